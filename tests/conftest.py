@@ -1,0 +1,36 @@
+"""Fixtures for every test: no network, no writing outside the temporary folder, real data by name."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any connection beyond this machine fails the test; loopback (DDP) and sockets by path pass."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        host = address[0] if isinstance(address, tuple) else "localhost"
+        if host not in ("localhost", "127.0.0.1", "::1", "0.0.0.0"):
+            raise AssertionError(f"a test tried to reach {host}")
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real samples (qata_images_sample/, qata_text/, ...)."""
+    folder = os.environ.get("TEXTSEG_REAL_DATA")
+    if not folder:
+        pytest.skip("TEXTSEG_REAL_DATA is unset: no real samples on this machine")
+    return Path(folder)

@@ -1,0 +1,65 @@
+"""The vocabulary between data, networks and scoring."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple, TypedDict
+
+from torch import Tensor
+
+
+class _AlwaysThere(TypedDict):
+    image: Tensor
+    text: list[str]
+    caption_id: Tensor
+    image_id: Tensor
+    index: Tensor
+    case: list[str]
+    case_id: list[str]
+    original_size: Tensor
+    spacing: Tensor
+
+
+class Batch(_AlwaysThere, total=False):
+    """What a DataModule yields.
+
+    | field | shape | meaning |
+    |---|---|---|
+    | image | [B, 3, H, W] float32 | in [0, 1]; mean and std belong to the image encoder |
+    | text | list of B | captions as strings; the text encoder owns its tokenizer |
+    | caption_id, image_id | [B] int64 | `stable_id` of the normalised caption, of the image |
+    | index | [B] int64 | position in the split; DDP pads with repeats, scoring drops them by it |
+    | case | list of B | one row: `<image stem>__<row>`, safe as a file name |
+    | case_id | list of B | patient or study; "" where unknown |
+    | original_size | [B, 2] int64 | height and width on disk, pixels |
+    | spacing | [B, 2] float32 | millimetres per pixel, rows then columns; NaN where unknown |
+    | mask | [B, 1, H, W] float32 | 0 or 1; absent in predict |
+    | truth | list of B [H0, W0] uint8 | 0 or 1 at each image's own resolution; test only |
+    """
+
+    mask: Tensor
+    truth: list[Tensor]
+
+
+class TextFeatures(NamedTuple):
+    """An encoded caption.
+
+    tokens [B, L, D]; mask [B, L] bool, True for a real token, special ones included, so an empty
+    caption still has words to attend to; pooled [B, D], the mean over real tokens.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    pooled: Tensor
+
+
+class SegmentationOutput(NamedTuple):
+    """What every network returns: logits [B, 1, H, W] at input size, and tensors its loss needs."""
+
+    logits: Tensor
+    aux: dict[str, Tensor]
+
+
+def stable_id(text: str) -> int:
+    """A digest in [0, 2**63) that, unlike `hash`, is the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1

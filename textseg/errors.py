@@ -1,0 +1,16 @@
+"""The one exception for mistakes a user can mend."""
+
+
+class UserError(ValueError):
+    """A wrong file, value or setting: one line of cause and one of remedy.
+
+    The command line prints both without a traceback and exits with status 2; from Python it is a
+    ``ValueError``.
+
+    Args:
+        cause: what is wrong, naming the file or field and the value found there.
+        remedy: what the user can do about it.
+    """
+
+    def __init__(self, cause: str, remedy: str = "") -> None:
+        super().__init__(f"{cause}\n{remedy}" if remedy else cause)

@@ -1,0 +1,111 @@
+"""Reading, resizing and windowing: one definition for datamodules, prediction and demos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from textseg.errors import UserError
+
+Size = tuple[int, int]  # height, width
+Bytes = NDArray[np.uint8]
+
+MASK_THRESHOLD = 127  # MosMedData+ masks have a faint rim at 12..21
+
+
+def checked_size(image_size: int | tuple[int, int] | list[int]) -> Size:
+    """Height and width of the network's input.
+
+    Args:
+        image_size: one side for a square, or (height, width), in pixels.
+
+    Raises:
+        UserError: a side is not a positive multiple of 32, the deepest stride of the encoders.
+    """
+    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(sides) != 2 or any(side <= 0 or side % 32 for side in sides):
+        nearest = [max(32, round(side / 32) * 32) for side in sides[:2]]
+        raise UserError(
+            f"image_size={image_size!r} is not divisible by 32",
+            f"give one side or [height, width] in multiples of 32, for example {nearest[0]}",
+        )
+    return sides[0], sides[1]
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path)
+        image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read as an image ({error})",
+            "replace the file, or leave it out of the captions table",
+        ) from error
+    return image
+
+
+def probe_size(path: Path) -> Size:
+    """Height and width from the header, after a check of the file's integrity.
+
+    Raises:
+        UserError: the file is not an image or is cut short (by checksum, where the format has one).
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            image.verify()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read as an image ({error})",
+            "replace the file, or leave it out of the captions table",
+        ) from error
+    return height, width
+
+
+def read_image(path: Path) -> Bytes:
+    """An image file as [H, W, 3] uint8; 16-bit grey values are scaled by 255/65535."""
+    image = _open(path)
+    if image.mode.startswith("I"):
+        grey = np.asarray(image, dtype=np.float64) / 65535 * 255
+        image = Image.fromarray(grey.clip(0, 255).round().astype(np.uint8))
+    return np.asarray(image.convert("RGB"))
+
+
+def read_mask(path: Path) -> Bytes:
+    """A mask file of mode 1, L, RGB or RGBA as [H, W] uint8: 1 where any channel exceeds 127."""
+    image = _open(path)
+    if image.mode in ("1", "P", "LA", "RGBA"):
+        image = image.convert("L" if image.mode in ("1", "LA") else "RGB")
+    values = np.asarray(image)
+    if values.ndim == 3:
+        values = values.max(axis=2)
+    return (values > MASK_THRESHOLD).astype(np.uint8)
+
+
+def resize_image(image: Bytes, size: Size) -> Bytes:
+    """Bilinear with anti-aliasing: [H0, W0, 3] -> [H, W, 3]."""
+    if image.shape[:2] == size:
+        return image
+    return np.asarray(
+        Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    )
+
+
+def resize_mask(mask: Bytes, size: Size) -> Bytes:
+    """Nearest by pixel centres, so that a mask neither grows nor shifts: [H0, W0] -> [H, W]."""
+    if mask.shape == size:
+        return mask
+    return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
+def ct_window(hounsfield: NDArray[np.floating], centre: float = 40, width: float = 400) -> Bytes:
+    """Hounsfield units to uint8: centre - width/2 maps to 0 and centre + width/2 to 255.
+
+    The default is the usual abdominal soft-tissue window.
+    """
+    low = centre - width / 2
+    scaled = (np.asarray(hounsfield, dtype=np.float64) - low) / width
+    return (scaled.clip(0, 1) * 255).round().astype(np.uint8)
