@@ -89,9 +89,7 @@ def resize_image(image: Bytes, size: Size) -> Bytes:
     """Bilinear with anti-aliasing: [H0, W0, 3] -> [H, W, 3]."""
     if image.shape[:2] == size:
         return image
-    return np.asarray(
-        Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    )
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
 def resize_mask(mask: Bytes, size: Size) -> Bytes:

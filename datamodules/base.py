@@ -1,0 +1,285 @@
+"""What the four DataModules share: checked records, caption modes, loaders, phantoms."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+import shutil
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from datamodules.captions import CaptionMode, apply_caption_mode, normalise
+from datamodules.checks import check_files, divide, report_missing, without_caption
+from datamodules.dataset import (
+    EpochSampler,
+    Record,
+    Sample,
+    Stage,
+    TextSegDataset,
+    collate,
+)
+from datamodules.transforms import TrainAugmentation
+from textseg.errors import UserError
+from textseg.preprocess import checked_size
+
+__all__ = ["EpochSampler", "Record", "TextSegDataModule", "TextSegDataset", "collate"]
+
+_STAGES: dict[str | None, tuple[Stage, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("predict",),
+    None: ("train", "val", "test"),
+}
+
+
+class TextSegDataModule(LightningDataModule, ABC):
+    """Reads a dataset's captions and files, checks them all in `setup`, and yields Batch.
+
+    A subclass says how its dataset lies on disk in `read_records` and `write_phantoms`.
+
+    Args:
+        root: folder of the unpacked dataset.
+        captions: caption table, or the folder that holds the tables; by default they are looked
+            for in root.
+        split: how rows are divided into train, val and test.
+        image_size: side of the network's square input, or [height, width]; multiples of 32.
+        batch_size: rows per batch and process.
+        num_workers: processes that load data; 0 loads in the main process.
+        on_missing: what to do about captions without images and images without captions.
+        synthesize: write and use phantoms in the dataset's layout under data/phantoms instead of
+            root; a number asks for that many training images.
+        caption_mode: true captions, empty ones, or true ones shuffled among the rows of a split.
+        normalise_captions: repair spelling and spacing of captions.
+        augment: vary training images; words keep telling the truth.
+        seed: of shuffling, augmentation and caption_mode=shuffled.
+    """
+
+    phantom_images = 100  # training images when synthesize is true
+
+    def __init__(
+        self,
+        root: str | None = None,
+        captions: str | None = None,
+        *,
+        split: str = "manifest",
+        image_size: int | list[int] = 224,
+        batch_size: int = 16,
+        num_workers: int = 4,
+        on_missing: Literal["error", "skip"] = "error",
+        synthesize: bool | int = False,
+        caption_mode: CaptionMode = "true",
+        normalise_captions: bool = False,
+        augment: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.root = root
+        self.captions_path = captions
+        self.split = split
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.on_missing = on_missing
+        self.synthesize = synthesize
+        self.caption_mode: CaptionMode = caption_mode
+        self.normalise_captions = normalise_captions
+        self.augment = augment
+        self.seed = seed
+        self._read: dict[str, list[Record]] = {}
+        self._unlisted: list[Path] = []
+        self._checked: dict[Stage, list[Record]] = {}
+        self._records: dict[Stage, list[Record]] = {}
+
+    # --- what a subclass says ------------------------------------------------------------------
+
+    @abstractmethod
+    def read_records(self, root: Path) -> dict[str, list[Record]]:
+        """Every row the captions list, by "train", "val" and "test".
+
+        Membership is decided by the captions: a row whose image is missing names the path where it
+        was expected.
+        """
+
+    @abstractmethod
+    def write_phantoms(self, folder: Path, rows: int) -> None:
+        """Write `rows` training images, and val and test to match, in the dataset's own layout."""
+
+    def all_images(self, root: Path) -> Iterable[Path]:
+        """The images in the dataset's own folders, so that those without a caption are reported."""
+        return ()
+
+    # --- what others use -----------------------------------------------------------------------
+
+    def records(self, split: str) -> list[Record]:
+        """The rows of "train", "val", "test" or "predict", as `caption_mode` wants them."""
+        for stage in get_args(Stage):
+            if stage == split:
+                if stage not in self._records:
+                    self._prepare((stage,))
+                return self._records[stage]
+        raise ValueError(f"split={split!r} is none of {', '.join(get_args(Stage))}")
+
+    def captions(self, split: str) -> list[str]:
+        """The texts of a split, in row order."""
+        return [record.text for record in self.records(split)]
+
+    # --- Lightning -----------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        if self.synthesize:
+            self._build_phantoms()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Check everything the stage will read; `caption_mode` takes effect here.
+
+        Raises:
+            UserError: a wrong setting, path, table or file.
+        """
+        self._prepare(_STAGES[stage])
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        augment = TrainAugmentation() if self.augment else None
+        dataset = self._dataset("train", augment)
+        drop_last = len(dataset) > self.batch_size
+        sampler = EpochSampler(dataset, seed=self.seed)
+        return self._loader(dataset, sampler=sampler, drop_last=drop_last)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        return self._loader(self._dataset("val"))
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        return self._loader(self._dataset("test"))
+
+    def predict_dataloader(self) -> DataLoader[Sample]:
+        return self._loader(self._dataset("predict"))
+
+    # --- inside --------------------------------------------------------------------------------
+
+    def _dataset(self, stage: Stage, augment: TrainAugmentation | None = None) -> TextSegDataset:
+        return TextSegDataset(
+            self.records(stage),
+            root=self.folder(),
+            size=checked_size(self.image_size),
+            stage=stage,
+            augment=augment,
+            seed=self.seed,
+        )
+
+    def _loader(
+        self,
+        dataset: TextSegDataset,
+        *,
+        sampler: EpochSampler | None = None,
+        drop_last: bool = False,
+    ) -> DataLoader[Sample]:
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            drop_last=drop_last,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=collate,
+        )
+
+    def _prepare(self, stages: Sequence[Stage]) -> None:
+        checked_size(self.image_size)
+        self._check([stage for stage in stages if stage not in self._checked])
+        for stage in stages:
+            rows = self._checked[stage]
+            texts = apply_caption_mode([r.text for r in rows], self.caption_mode, self.seed)
+            self._records[stage] = [
+                replace(row, text=text) for row, text in zip(rows, texts, strict=True)
+            ]
+
+    def _check(self, stages: Sequence[Stage]) -> None:
+        """Find the usable rows of stages that were not checked before; the disk is read once."""
+        root = self.folder()
+        if not self._read:
+            self._read = self.read_records(root)
+            listed = [record for rows in self._read.values() for record in rows]
+            self._unlisted = without_caption(self.all_images(root), listed)
+        usable: dict[Stage, list[Record]] = {}
+        missing: list[Path] = []
+        for stage in stages:
+            rows = self._read.get("test" if stage == "predict" else stage, [])
+            usable[stage], absent = divide(rows, scored=stage != "predict")
+            missing += absent
+        report_missing(missing, self._unlisted, root=root, on_missing=self.on_missing)
+        self._unlisted = []  # warned of once
+        for stage, kept in usable.items():
+            if not kept:
+                raise UserError(
+                    f"split={self.split} leaves no row for {stage} in root={root}",
+                    "check that root and captions belong together and that no folder is empty",
+                )
+            check_files(kept, scored=stage != "predict", what=stage)
+            self._checked[stage] = [self._finished(record, stage) for record in kept]
+
+    def _finished(self, record: Record, stage: Stage) -> Record:
+        text = normalise(record.text) if self.normalise_captions else record.text
+        return replace(record, text=text, mask=None if stage == "predict" else record.mask)
+
+    def folder(self) -> Path:
+        """The dataset's folder: the phantoms' where these are asked for, otherwise root.
+
+        Raises:
+            UserError: root is unset or is no folder.
+        """
+        if self.synthesize:
+            return self._build_phantoms()
+        if self.root is None:
+            raise UserError(
+                f"{type(self).__name__}: root is unset",
+                "set root to the dataset's folder, or synthesize=true to try without data",
+            )
+        root = Path(self.root).expanduser()
+        if not root.is_dir():
+            raise UserError(
+                f"root={self.root} is not a folder", "give the unpacked dataset's folder"
+            )
+        return Path(os.path.abspath(root))  # noqa: PTH100 - as checks.inside, follows no links
+
+    def _build_phantoms(self) -> Path:
+        """The phantoms' folder, written unless it is there."""
+        # True and 1 are equal, so only the type tells a default from a count.
+        rows = self.phantom_images if isinstance(self.synthesize, bool) else self.synthesize
+        if rows < 1:
+            raise UserError(f"synthesize={rows} is below 1", "give true or a number of images")
+        folder = Path("data/phantoms") / f"{type(self).__name__}-{rows}-{_generator_digest()}"
+        folder = folder.absolute()
+        if folder.is_dir():
+            return folder
+        # Written aside and moved whole: an interrupted build is never taken for a finished one,
+        # and of two processes at once the slower one throws its own away.
+        aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+        aside.mkdir(parents=True)
+        try:
+            self.write_phantoms(aside, rows)
+            aside.replace(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        return folder
+
+
+def _generator_digest() -> str:
+    """Changes when the phantoms would, so that an older version's are not taken for this one's."""
+    from datamodules import phantoms_abdomen, phantoms_chest, phantoms_common, synthetic
+
+    modules = (synthetic, phantoms_abdomen, phantoms_chest, phantoms_common)
+    source = "".join(inspect.getsource(module) for module in modules)
+    return hashlib.blake2b(source.encode(), digest_size=4).hexdigest()

@@ -1,0 +1,239 @@
+"""Captions: repair, mirror and perturb. Pure functions of their arguments."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+
+from textseg.errors import UserError
+
+CaptionMode = Literal["true", "empty", "shuffled"]
+
+
+def key(text: str) -> str:
+    """What two captions must share to count as equal: case and spacing do not matter."""
+    return " ".join(text.split()).lower()
+
+
+# --- the optional normaliser -------------------------------------------------------------------
+
+# Every word of LViT's QaTa-COV19 and MosMedData+ workbooks that its template does not have. Bare
+# "l" and "ll" are left over from a neighbouring word.
+_REPAIRS = {
+    "upper": "higher uooer uppper upperl lupper",
+    "middle": "iddle mddle midde midddle midldle midle midlle middlel middlr mmiddle",
+    "lower": "loweer lowe lowerl lowoer lwoer llower ower rlower",
+    "all": "aall al alll",
+    "left": "eft leff lift",
+    "right": "ight rught",
+    "lung": "ung",
+    "three": "thrr",
+    "left lung": "leflung leftlung",
+    "right lung": "rightlung",
+    "lower left": "lowerleft",
+    "lower right": "lowerright",
+    "lower all": "lowerall",
+    "upper lower": "upperlower",
+    "middle lower": "middlelower",
+    "and upper": "andupper",
+    "one infected": "oneinfected",
+    "three infected": "threeinfected",
+    "": "l ll",
+}
+_REPAIR_OF = {wrong: right for right, wrongs in _REPAIRS.items() for wrong in wrongs.split()}
+_ZONE = r"(?:upper|middle|lower|all)"
+_TEMPLATE_RULES = (
+    (r"\(wait\b\)?", ""),
+    (r"\b(\w+) one infected areas?\b", r"\1 infected areas"),  # "two one infected area"
+    (r"\bone infected areas\b", "one infected area"),
+    (r"\b(two|three|four|five|six|seven|eight|nine) infected area\b", r"\1 infected areas"),
+    (r"\b(left|right) \1\b", r"\1"),
+    (r"\b(left|right) and\b", r"\1 lung and"),
+    # The workbook's formula wrote the left half although its position was empty.
+    (rf"^(unilateral\b.*?), left lung and ((?:{_ZONE} )+right lung)", r"\1, \2"),
+)
+
+
+def normalise(text: str) -> str:
+    """A caption with even spacing and one final period, and LViT's template repaired.
+
+    Misspelt and joined words, "higher" for "upper", the number of "area", and the empty left half
+    of "Unilateral ..., left lung and upper right lung" are mended, but only in captions that speak
+    of a pulmonary infection: in free text the same words may be right.
+    """
+    text = " ".join(text.split())
+    if "pulmonary infection" in text.lower():
+        text = re.sub(r"[A-Za-z]+", _repair_word, text)
+        text = _space_commas(text)
+        for pattern, replacement in _TEMPLATE_RULES:
+            text = re.sub(pattern, replacement, text, flags=re.IGNORECASE)
+    text = _space_commas(text).rstrip(" .")
+    return f"{text}." if text else ""
+
+
+def _repair_word(match: re.Match[str]) -> str:
+    word = match.group()
+    return _REPAIR_OF.get(word.lower(), word)
+
+
+def _space_commas(text: str) -> str:
+    return " ".join(re.sub(r"\s*,\s*(?=\D)", ", ", text).split())
+
+
+# --- left and right ----------------------------------------------------------------------------
+
+_ENDINGS = ("", "most", "ward", "wards", "hand", "handed", "side", "sided")
+_MIRROR = {
+    f"{a}{ending}": f"{b}{ending}"
+    for ending in _ENDINGS
+    for a, b in (("left", "right"), ("right", "left"))
+}
+# English words that hold "right", or are one letter away from a side word, yet name no side.
+_PLAIN = frozenset(
+    word
+    for line in (
+        "bright brighter brightest brightly brightness brighten brightened upright uprights",
+        "light lights slight eight eighth height weight night nights sight sights fight fights",
+        "tight might fright wright cleft clefts loft lent lest let heft deft weft",
+    )
+    for word in line.split()
+)
+# A side written as a letter or abbreviation.
+_SHORT_SIDES = frozenset(
+    ("l", "r", "lt", "rt", "lul", "lll", "rul", "rml", "rll", "luq", "llq", "ruq", "rlq")
+)
+# Organs whose left and right parts differ: a mirrored picture shows no true "right hepatic vein".
+_ASYMMETRIC = re.compile(
+    r"\b(lobes?|lobar|lobectomy|hepatic|hemilivers?|portal|ventricles?|ventricular|atrium|atria|"
+    r"atrial|auricles?|hemicolon|colic|flexures?|hypochondri\w+|iliac fossa|bundle branch|"
+    r"coronary|gastric|(left|right) (heart|colon))\b",
+    re.IGNORECASE,
+)
+_CLOCK = re.compile(r"o\s?['\u2019]?\s?clock\b|\b\d{1,2}:\d{2}\b", re.IGNORECASE)
+_WORD = re.compile(r"[A-Za-z]+")
+_NEIGHBOURS = ("lung", "lungs", "upper", "middle", "lower", "all", "and", "breast", "kidney")
+
+
+def swap_sides(text: str) -> str | None:
+    """The caption of the mirrored picture: "left" and "right" exchanged, case kept.
+
+    A text without a side comes back unchanged. ``swap_sides(swap_sides(t)) == t`` for every text
+    that can be rewritten.
+
+    Returns:
+        The rewritten text, or None where exchanging the words would not make it true or could
+        miss one: misspelt or joined side words, clock positions, sides given as letters, and sides
+        of organs that are not symmetric.
+    """
+    words = _WORD.findall(text)
+    if _CLOCK.search(text) or any(_is_doubtful(word) for word in words):
+        return None
+    if not any(word.lower() in _MIRROR for word in words):
+        return text
+    if _ASYMMETRIC.search(text):
+        return None
+    return _WORD.sub(lambda match: _mirrored(match.group()), text)
+
+
+def _mirrored(word: str) -> str:
+    other = _MIRROR.get(word.lower())
+    if other is None:
+        return word
+    if word.isupper():
+        return other.upper()
+    return other.capitalize() if word[0].isupper() else other
+
+
+def _is_doubtful(word: str) -> bool:
+    """Whether a word may hide a side that an exact match does not see."""
+    lower = word.lower()
+    if lower in _MIRROR:
+        return word not in (lower, lower.upper(), lower.capitalize())
+    if lower in _PLAIN:
+        return False
+    if lower in _SHORT_SIDES or "left" in lower or "right" in lower:
+        return True
+    return any(_within_one_edit(part, side) for part in _parts(lower) for side in ("left", "right"))
+
+
+def _parts(word: str) -> list[str]:
+    """The word, and what is left of it when a word that often stands beside a side is cut off."""
+    parts = [word]
+    for neighbour in _NEIGHBOURS:
+        if word.startswith(neighbour):
+            parts.append(word[len(neighbour) :])
+        if word.endswith(neighbour):
+            parts.append(word[: -len(neighbour)])
+    return parts
+
+
+def _within_one_edit(a: str, b: str) -> bool:
+    """Whether one insertion, deletion, substitution or exchange of neighbours turns a into b."""
+    if abs(len(a) - len(b)) > 1:
+        return False
+    start = 0
+    while start < min(len(a), len(b)) and a[start] == b[start]:
+        start += 1
+    rest_a, rest_b = a[start:], b[start:]
+    exchanged = rest_a[1::-1] + rest_a[2:]
+    return rest_b in (rest_a[1:], exchanged) or rest_b[1:] in (rest_a, rest_a[1:])
+
+
+# --- controls ----------------------------------------------------------------------------------
+
+
+def apply_caption_mode(texts: Sequence[str], mode: CaptionMode, seed: int) -> list[str]:
+    """The captions of one split as an experiment wants them.
+
+    Args:
+        texts: the split's captions, in row order.
+        mode: "true" keeps them, "empty" blanks them, "shuffled" deals them out again so that no row
+            keeps a caption equal to its own.
+        seed: decides the deal.
+
+    Raises:
+        UserError: an unknown mode, or one caption on more than half of the rows, where every deal
+            leaves some row its own.
+    """
+    if mode == "true":
+        return list(texts)
+    if mode == "empty":
+        return [""] * len(texts)
+    if mode == "shuffled":
+        return [texts[i] for i in _deal([key(text) for text in texts], seed)]
+    raise UserError(
+        f"caption_mode={mode!r} is unknown", f"choose one of {', '.join(get_args(CaptionMode))}"
+    )
+
+
+def _deal(keys: list[str], seed: int) -> list[int]:
+    """A permutation p with keys[p[i]] != keys[i] for every i."""
+    if not keys:
+        return []
+    _refuse_majority(keys)
+    own = np.unique(np.array(keys), return_inverse=True)[1]
+    generator = np.random.default_rng(seed)
+    dealt = generator.permutation(len(keys))
+    for row in np.flatnonzero(own[dealt] == own):
+        if own[dealt[row]] != own[row]:
+            continue  # mended as somebody's partner
+        # With at most half of the rows sharing this caption, at least one row neither has it nor
+        # holds it, so each exchange mends a row and spoils none.
+        partners = np.flatnonzero((own != own[row]) & (own[dealt] != own[row]))
+        partner = generator.choice(partners)
+        dealt[row], dealt[partner] = dealt[partner], dealt[row]
+    return [int(i) for i in dealt]
+
+
+def _refuse_majority(keys: list[str]) -> None:
+    caption, count = Counter(keys).most_common(1)[0]
+    if 2 * count > len(keys):
+        raise UserError(
+            f"caption_mode=shuffled cannot be done: {count} of {len(keys)} rows share the caption "
+            f"{caption!r}, over half, so some row would keep its own",
+            "use caption_mode=empty, or a split with more varied captions",
+        )

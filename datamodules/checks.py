@@ -1,0 +1,142 @@
+"""What must hold of files before training starts."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_warn
+from tqdm import tqdm
+
+from datamodules.dataset import Record
+from datamodules.tables import match_key
+from textseg.errors import UserError
+from textseg.preprocess import Size, probe_size
+
+_SHOWN = 5
+
+
+def first_few(items: Sequence[object]) -> str:
+    """The first five, for a message of one line."""
+    return ", ".join(str(item) for item in items[:_SHOWN]) + (
+        ", ..." if len(items) > _SHOWN else ""
+    )
+
+
+def inside(root: Path, entry: str, where: str) -> Path:
+    """The file an entry of a table names, which must lie in the dataset's own folder.
+
+    Compared by name, so that a folder inside `root` may itself be a link to another disk.
+
+    Raises:
+        UserError: the entry leads out of `root`.
+    """
+    entry = entry.strip()
+    root = Path(os.path.abspath(root))  # noqa: PTH100 - resolve() would follow links
+    path = Path(os.path.abspath(root / entry.replace("\\", "/")))  # noqa: PTH100
+    if re.match(r"[A-Za-z]:", entry) or not path.is_relative_to(root):
+        raise UserError(
+            f"{where}: {entry!r} lies outside root={root}",
+            "name files by their path below root",
+        )
+    return path
+
+
+def divide(records: Sequence[Record], *, scored: bool) -> tuple[list[Record], list[Path]]:
+    """The rows whose files are there, and a file that is not for each other row.
+
+    Args:
+        records: what the captions table lists.
+        scored: whether a row needs its mask too.
+    """
+    kept: list[Record] = []
+    missing: list[Path] = []
+    for record in records:
+        absent = _absent(record, scored)
+        if absent is None:
+            kept.append(record)
+        else:
+            missing.append(absent)
+    return kept, missing
+
+
+def report_missing(
+    missing: Sequence[Path], unlisted: Sequence[Path], *, root: Path, on_missing: str
+) -> None:
+    """Say what has no counterpart, once for both sides.
+
+    Args:
+        missing: files that captions speak of.
+        unlisted: images that no caption speaks of.
+        root: the dataset's folder.
+        on_missing: "error" or "skip".
+
+    Raises:
+        UserError: anything is missing and on_missing is "error".
+    """
+    if not missing and not unlisted:
+        return
+    cause = (
+        f"root={root}: {len(missing)} captions without their image or mask{_named(missing, root)}; "
+        f"{len(unlisted)} images without a caption{_named(unlisted, root)}"
+    )
+    if on_missing == "error":
+        raise UserError(cause, "complete the download, or set on_missing=skip to leave these out")
+    rank_zero_warn(f"left out because on_missing=skip: {cause}")
+
+
+def _named(paths: Sequence[Path], root: Path) -> str:
+    names = [p.relative_to(root) if p.is_relative_to(root) else p for p in paths]
+    return f" ({first_few(names)})" if names else ""
+
+
+def _absent(record: Record, scored: bool) -> Path | None:
+    """The first file of a row that is not there."""
+    if not record.image.is_file():
+        return record.image
+    assert record.mask is not None, "readers name a mask for every row"
+    return record.mask if scored and not record.mask.is_file() else None
+
+
+def without_caption(images: Iterable[Path], records: Iterable[Record]) -> list[Path]:
+    """The images that no record names."""
+    listed = {match_key(record.image.name) for record in records}
+    return [image for image in images if match_key(image.name) not in listed]
+
+
+def check_files(records: Sequence[Record], *, scored: bool, what: str) -> None:
+    """Every image can be read, and every mask too and has its image's size.
+
+    Raises:
+        UserError: with the number of bad rows and the first five.
+    """
+    sizes: dict[Path, Size] = {}
+    problems = []
+    for record in tqdm(records, f"checking {what}", delay=2, unit="row"):
+        problem = _problem(record, scored, sizes)
+        if problem:
+            problems.append(problem)
+    if problems:
+        raise UserError(
+            f"{len(problems)} of {len(records)} rows of {what} cannot be used: "
+            + "; ".join(problems[:_SHOWN]),
+            "replace these files, or delete their rows from the captions table",
+        )
+
+
+def _problem(record: Record, scored: bool, sizes: dict[Path, Size]) -> str:
+    """What is wrong with a row's files, or nothing."""
+    try:
+        for path in (record.image, record.mask if scored else None):
+            if path is not None and path not in sizes:
+                sizes[path] = probe_size(path)
+    except UserError as error:
+        return str(error).splitlines()[0]
+    if not record.text.strip():
+        return f"{record.case} has an empty caption"
+    if not scored or record.mask is None or sizes[record.image] == sizes[record.mask]:
+        return ""
+    (h, w), (mask_h, mask_w) = sizes[record.image], sizes[record.mask]
+    return f"{record.image} is {h}x{w} but {record.mask} is {mask_h}x{mask_w} (height x width)"

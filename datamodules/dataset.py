@@ -1,0 +1,185 @@
+"""One row of a dataset on disk -> one sample -> a Batch."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, DistributedSampler
+
+from datamodules.captions import key
+from datamodules.transforms import TrainAugmentation
+from textseg.batch import Batch, stable_id
+from textseg.preprocess import (
+    Bytes,
+    Size,
+    read_image,
+    read_mask,
+    resize_image,
+    resize_mask,
+)
+
+Stage = Literal["train", "val", "test", "predict"]
+UNKNOWN_SPACING = (float("nan"), float("nan"))
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row: an image, its mask and an expression.
+
+    `mask` is None only where nothing is scored; `case` names the row and is safe as a file name,
+    `case_id` is the patient or study, "" where unknown; `row` counts from 0 in the caption table;
+    `spacing` is millimetres per pixel, rows then columns.
+    """
+
+    image: Path
+    mask: Path | None
+    text: str
+    case: str
+    case_id: str
+    row: int
+    spacing: tuple[float, float] | None = None
+
+
+def case_name(image: Path, row: int) -> str:
+    """``<image stem>__<row>``, unique even where several rows share an image."""
+    stem = re.sub(r"[^\w.+ -]", "_", image.stem)
+    return f"{stem}__{row}"
+
+
+class Sample(TypedDict, total=False):
+    """A Batch's fields for one row; `mask` is [1, H, W], `truth` [H0, W0]."""
+
+    image: Tensor
+    mask: Tensor
+    truth: Tensor
+    text: str
+    image_id: int
+    index: int
+    case: str
+    case_id: str
+    original_size: Size
+    spacing: tuple[float, float]
+
+
+class TextSegDataset(Dataset[Sample]):
+    """Reads, resizes and augments rows.
+
+    Args:
+        records: the split's rows.
+        root: the dataset's folder; images are identified by their path below it.
+        size: height and width of the network's input.
+        stage: masks come in all but predict, masks at their own resolution in test.
+        augment: applied if given, seeded from (seed, epoch, index).
+        seed: of the augmentation.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        *,
+        root: Path,
+        size: Size,
+        stage: Stage,
+        augment: TrainAugmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.records = list(records)
+        self.root = root
+        self.size = size
+        self.stage = stage
+        self.augment = augment
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> Sample:
+        """The sample at an index, or at (epoch, index) as `EpochSampler` draws them."""
+        epoch, index = item if isinstance(item, tuple) else (0, item)
+        record = self.records[index]
+        image = read_image(record.image)
+        sample = Sample(
+            text=record.text,
+            image_id=stable_id(_identity(record.image, self.root)),
+            index=index,
+            case=record.case,
+            case_id=record.case_id,
+            original_size=(image.shape[0], image.shape[1]),
+            spacing=record.spacing or UNKNOWN_SPACING,
+        )
+        image = resize_image(image, self.size)
+        if self.stage == "predict":
+            sample["image"] = _image_tensor(image)
+            return sample
+        assert record.mask is not None
+        truth = read_mask(record.mask)
+        mask = resize_mask(truth, self.size)
+        if self.stage == "test":
+            sample["truth"] = torch.from_numpy(truth.copy())
+        if self.augment is not None:
+            seed = augmentation_seed(self.seed, epoch, index)
+            image, mask, sample["text"] = self.augment(image, mask, record.text, seed)
+        sample["image"] = _image_tensor(image)
+        sample["mask"] = torch.from_numpy(mask.astype(np.float32))[None]  # [1, H, W]
+        return sample
+
+
+def augmentation_seed(seed: int, epoch: int, index: int) -> int:
+    """32 bits that depend on these three numbers alone, not on workers, processes or restarts."""
+    digest = hashlib.blake2b(f"{seed}/{epoch}/{index}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big")
+
+
+def _identity(image: Path, root: Path) -> str:
+    return image.relative_to(root).as_posix() if image.is_relative_to(root) else image.name
+
+
+def _image_tensor(image: Bytes) -> Tensor:
+    channels_first = np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32)
+    return torch.from_numpy(channels_first) / 255  # [3, H, W]
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Samples of one split, stacked as `Batch` says."""
+    batch = Batch(
+        image=torch.stack([s["image"] for s in samples]),  # [B, 3, H, W]
+        text=[s["text"] for s in samples],
+        caption_id=torch.tensor([stable_id(key(s["text"])) for s in samples], dtype=torch.int64),
+        image_id=torch.tensor([s["image_id"] for s in samples], dtype=torch.int64),
+        index=torch.tensor([s["index"] for s in samples], dtype=torch.int64),
+        case=[s["case"] for s in samples],
+        case_id=[s["case_id"] for s in samples],
+        original_size=torch.tensor([s["original_size"] for s in samples], dtype=torch.int64),
+        spacing=torch.tensor([s["spacing"] for s in samples], dtype=torch.float32),
+    )
+    if "mask" in samples[0]:
+        batch["mask"] = torch.stack([s["mask"] for s in samples])  # [B, 1, H, W]
+    if "truth" in samples[0]:
+        batch["truth"] = [s["truth"] for s in samples]
+    return batch
+
+
+class EpochSampler(DistributedSampler[tuple[int, int]]):
+    """Shuffles and yields (epoch, index), so that a worker knows the epoch it augments for.
+
+    A DistributedSampler because Lightning calls `set_epoch` on it, resumed runs included, and does
+    not wrap it in another under DDP. Without a process group it is a plain seeded shuffle.
+    """
+
+    def __init__(self, dataset: TextSegDataset, *, seed: int = 0) -> None:
+        ranks, rank = 1, 0
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            ranks, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+        super().__init__(dataset, num_replicas=ranks, rank=rank, shuffle=True, seed=seed)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        indices: Iterator[int] = super().__iter__()  # type: ignore[assignment]
+        return ((self.epoch, index) for index in indices)

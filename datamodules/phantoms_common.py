@@ -1,0 +1,67 @@
+"""What the abdominal and the chest phantom share: a unit canvas, soft edges, smooth random fields.
+
+Coordinates are fractions of the picture's side, x to the right and y downwards, so a phantom is the
+same drawing at every resolution.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Field = NDArray[np.floating[Any]]
+Flags = NDArray[np.bool_]
+
+
+@lru_cache(maxsize=4)
+def unit_grid(size: int) -> tuple[Field, Field]:
+    """x and y of the pixel centres, each [size, size] float32 in (0, 1)."""
+    axis = (np.arange(size, dtype=np.float32) + 0.5) / size
+    x, y = np.meshgrid(axis, axis)
+    x.flags.writeable = y.flags.writeable = False
+    return x, y
+
+
+def wobble(rng: np.random.Generator, angle_count: int = 3, depth: float = 0.06) -> Field:
+    """Random harmonics of an outline, [angle_count, 3]: order (from 2), amplitude, phase."""
+    order = np.arange(2, 2 + angle_count, dtype=np.float64)
+    amplitude = depth * rng.uniform(0.4, 1.0, angle_count) * 2 / order
+    return np.stack([order, amplitude, rng.uniform(0, 2 * np.pi, angle_count)], axis=1)
+
+
+def outline(theta: Field, harmonics: Field) -> Field:
+    """1 + the sum of the harmonics at each angle in radians; the mean over a turn is 1."""
+    radius = np.ones_like(theta)
+    for order, amplitude, phase in harmonics:
+        radius += float(amplitude) * np.cos(float(order) * theta + float(phase))
+    return radius
+
+
+def ellipse(x: Field, y: Field, centre: tuple[float, float], axes: tuple[float, float]) -> Field:
+    """Approximate signed distance to an ellipse (centre and semi-axes as x, y), positive inside."""
+    rho = np.hypot((x - centre[0]) / axes[0], (y - centre[1]) / axes[1])
+    return (1 - rho) * min(axes)
+
+
+def paint(canvas: Field, inside: Field, value: Field | float, softness: float = 1.0) -> None:
+    """Blend `value` into `canvas` [S, S] where the signed distance `inside` is positive.
+
+    The edge is `softness` pixels wide.
+    """
+    alpha = np.clip(inside * (canvas.shape[0] / softness) + 0.5, 0, 1)
+    canvas += alpha * (value - canvas)
+
+
+def smooth_field(rng: np.random.Generator, size: int, cells: int) -> Field:
+    """A random field [size, size] of unit variance at its `cells` x `cells` nodes."""
+    nodes = rng.standard_normal((cells, cells), dtype=np.float32)
+    return np.asarray(Image.fromarray(nodes).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def to_bytes(canvas: Field) -> NDArray[np.uint8]:
+    """Grey values, rounded and clipped to [0, 255]."""
+    return canvas.round().clip(0, 255).astype(np.uint8)

@@ -1,0 +1,172 @@
+"""Caption tables: workbooks, comma- or semicolon-separated text, JSON lines, SGSeg's JSON."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from textseg.errors import UserError
+
+IMAGE_COLUMNS = ("image", "filename", "image_path")  # compared without case: Image is one of them
+TEXT_COLUMNS = ("description", "text", "caption")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+TABLE_SUFFIXES = (".csv", ".xlsx", ".jsonl", ".json")
+
+_SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_TABLE_REMEDY = "accepted are .xlsx, .csv with , or ;, .jsonl, and SGSeg's annotation.json"
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One row of a caption table.
+
+    `row` counts from 0 within the table; `split` is "" unless the table names one.
+    """
+
+    name: str
+    text: str
+    row: int
+    split: str = ""
+
+
+def match_key(name: str) -> str:
+    """What an image, its mask and its caption have in common.
+
+    The file name without folders, case, one leading ``mask_`` and a known image extension.
+    """
+    base = name.strip().replace("\\", "/").rsplit("/", 1)[-1].casefold().removeprefix("mask_")
+    for suffix in IMAGE_SUFFIXES:
+        if base.endswith(suffix):
+            return base.removesuffix(suffix)
+    return base
+
+
+def read_captions(file: Path) -> list[Caption]:
+    """The captions of one table, in its order.
+
+    Raises:
+        UserError: the file cannot be read, has no image or no text column, or an empty caption.
+    """
+    rows = read_rows(file)
+    if not rows:
+        raise UserError(f"{file} has no rows", "is it the downloaded table, complete?")
+    image = _column(file, rows[0], IMAGE_COLUMNS, "an image column")
+    text = _column(file, rows[0], TEXT_COLUMNS, "a text column")
+    return [
+        Caption(
+            name=required(file, number, row, image),
+            text=required(file, number, row, text),
+            row=number,
+            split=_SPLIT_NAMES.get(str(row.get("split", "")).casefold(), ""),
+        )
+        for number, row in enumerate(rows)
+    ]
+
+
+def read_rows(file: Path) -> list[Row]:
+    """The rows of a table as dictionaries; cells are strings, except in the JSON formats.
+
+    Raises:
+        UserError: the file does not exist or is none of the accepted formats.
+    """
+    readers = {".csv": _csv, ".xlsx": _xlsx, ".jsonl": _jsonl, ".json": _sgseg}
+    reader = readers.get(file.suffix.lower())
+    if reader is None:
+        raise UserError(f"{file} is not a kind of table that is read here", _TABLE_REMEDY)
+    try:
+        return reader(file)
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file} cannot be read as a table ({reason})", _TABLE_REMEDY) from error
+    except Exception as error:  # zipfile and openpyxl share no base class for a broken workbook
+        raise UserError(f"{file} cannot be read ({type(error).__name__})", _TABLE_REMEDY) from error
+
+
+def required(file: Path, number: int, row: Row, column: str) -> str:
+    """A cell that must hold something.
+
+    Raises:
+        UserError: it is empty.
+    """
+    value = row.get(column)
+    text = "" if value is None else str(value)
+    if not text.strip():
+        raise UserError(
+            f"{file}, {place(file, number)}: {column!r} is empty",
+            "fill it in or delete the row; for an experiment without text set caption_mode=empty",
+        )
+    return text
+
+
+def place(file: Path, number: int) -> str:
+    """Where a reader finds row `number` (from 0) when the file is opened in an editor."""
+    if file.suffix.lower() in (".csv", ".xlsx"):
+        return f"row {number + 2} (the header is row 1)"
+    return f"entry {number + 1}"
+
+
+def _column(file: Path, row: Row, accepted: Sequence[str], what: str) -> str:
+    for column in row:
+        if column.casefold() in accepted:
+            return column
+    raise UserError(
+        f"{file} has no {what.split(maxsplit=1)[1]}; its columns are {', '.join(row) or '(none)'}",
+        f"name {what} one of {', '.join(accepted)} (upper or lower case)",
+    )
+
+
+def _named(file: Path, header: list[str], cells: list[list[str]]) -> list[Row]:
+    """Rows by column name; wholly empty rows, which workbooks end with, are left out."""
+    header = [name.strip() for name in header]
+    rows: list[Row] = []
+    for line, values in enumerate(cells, start=2):
+        if not any(value.strip() for value in values):
+            continue
+        if len(values) != len(header):
+            raise UserError(
+                f"{file}, row {line}: {len(values)} cells under {len(header)} columns",
+                "put captions that hold the separator between double quotes",
+            )
+        rows.append(dict(zip(header, values, strict=True)))
+    return rows
+
+
+def _csv(file: Path) -> list[Row]:
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        header = lines.readline()
+        lines.seek(0)
+        separator = ";" if header.count(";") > header.count(",") else ","
+        table = list(csv.reader(lines, delimiter=separator))
+    return _named(file, table[0], table[1:]) if table else []
+
+
+def _xlsx(file: Path) -> list[Row]:
+    table = pd.read_excel(file, sheet_name=0, dtype=str, keep_default_na=False, engine="openpyxl")
+    cells = table.fillna("").astype(str).to_numpy().tolist()
+    return _named(file, [str(column) for column in table.columns], cells)
+
+
+def _jsonl(file: Path) -> list[Row]:
+    lines = file.read_text(encoding="utf-8-sig").splitlines()
+    rows = [json.loads(line) for line in lines if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("a line is not an object")
+    return rows
+
+
+def _sgseg(file: Path) -> list[Row]:
+    """``{"train": [{...}], "valid": [...], "test": [...]}``; each row is told its split."""
+    splits = json.loads(file.read_text(encoding="utf-8-sig"))
+    if not isinstance(splits, dict) or not set(splits) <= set(_SPLIT_NAMES):
+        raise ValueError("not an object with the keys train, valid and test")
+    return [{**row, "split": split} for split, rows in splits.items() for row in rows]

@@ -1,0 +1,272 @@
+"""The command ``textseg``: fit, validate, test and predict by LightningCLI, and the suite's own."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # nothing reaches the network unasked
+
+import lightning as L
+import yaml
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_info
+
+import datamodules  # noqa: F401  short class names in YAML
+import textseg.models  # noqa: F401  short class names in YAML
+from datamodules.base import TextSegDataModule
+from textseg.benchmark import benchmark, format_benchmark
+from textseg.callbacks import PredictionWriter, RunConfig, TestReport, WandbSamples, wandb_obstacle
+from textseg.checkpoint import RUN_CONFIG, fresh_folder, read_checkpoint, run_folder_of
+from textseg.cli_errors import explain
+from textseg.encoders import restoring
+from textseg.errors import UserError
+from textseg.models.base import SegmentationModule
+from textseg.report import format_results
+
+__all__ = ["WandbSamples", "main"]
+
+RUN_VARIABLE = "TEXTSEG_RUN_FOLDER"  # the processes that DDP starts find the run they belong to
+CAPTION_MODES_AFTER_FIT = ("true", "empty", "shuffled")
+
+
+class SuiteParser(LightningArgumentParser):
+    """A parser whose errors are one line of cause and one of remedy."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        if "--debug" in sys.argv:
+            traceback.print_exception(ex)
+        _fail(explain(message, self))
+
+
+class SuiteCLI(LightningCLI):
+    """LightningCLI with run folders, checkpoints that bring their config, and more subcommands."""
+
+    def __init__(self, args: Sequence[str]) -> None:
+        self.arguments = list(args)
+        super().__init__(
+            SegmentationModule,
+            TextSegDataModule,
+            save_config_callback=RunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            parser_class=SuiteParser,
+            parser_kwargs={"description": main.__doc__, "prog": "textseg"},
+            seed_everything_default=0,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            args=_with_run_config(self.arguments),
+        )
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        super()._add_subcommands(parser, **kwargs)
+        self._subcommand_parsers["fit"].add_argument(
+            "--test_after_fit",
+            type=bool,
+            default=False,
+            help="Test the best checkpoint afterwards, with true, empty and shuffled captions.",
+        )
+        commands = parser._subcommands_action
+        assert commands is not None
+        for name, function in SUITE_COMMANDS.items():
+            description = (function.__doc__ or "").splitlines()[0]
+            own = self.init_parser(description=description)
+            self._add_arguments(own)
+            added = own.add_function_arguments(function, skip={"model", "datamodule"})
+            self._subcommand_method_arguments[name] = added
+            self._subcommand_parsers[name] = own
+            commands.add_subcommand(name, own, help=description)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(TestReport, "test_report")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Check the checkpoint against the config, which Lightning would let it override."""
+        settings = self.config[self.config.subcommand]
+        self.checkpoint_path = settings.get("ckpt_path")
+        self.checkpoint = read_checkpoint(self.checkpoint_path) if self.checkpoint_path else None
+        if self.checkpoint is None:
+            return
+        stored = self.checkpoint.get("hyper_parameters", {}).get("_class_path")
+        wanted = settings.model.class_path
+        if stored and stored != wanted:
+            raise UserError(
+                f"{self.checkpoint_path} is of {stored}, but the config asks for {wanted}",
+                "leave --config out to use the run's own, or give a checkpoint of that network",
+            )
+
+    def before_instantiate_classes(self) -> None:
+        settings = self.config[self.subcommand]
+        self.run_folder = self._run_folder(settings)
+        loggers = settings.trainer.logger
+        for logger in loggers if isinstance(loggers, list) else [loggers]:
+            if getattr(logger, "class_path", "").endswith("WandbLogger"):
+                logger.init_args.save_dir = str(self.run_folder)
+                obstacle = wandb_obstacle()
+                if obstacle:
+                    logger.init_args.offline = True
+                    rank_zero_info(f"W&B runs offline: {obstacle}")
+
+    def instantiate_classes(self) -> None:
+        # A checkpoint brings the encoders' config and tokenizer, so that no hub is asked for them.
+        with restoring(self.checkpoint["state_dict"]) if self.checkpoint else nullcontext():
+            super().instantiate_classes()
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        configured = self._get(self.config_init, "trainer").logger
+        fitting = self.subcommand == "fit"
+        loggers: list[Logger] = []
+        if configured is not False:
+            given = configured if isinstance(configured, list) else [configured]
+            loggers = [logger for logger in given if isinstance(logger, Logger)]
+            if fitting:
+                loggers.append(CSVLogger(self.run_folder, name="", version=""))
+        for logger in loggers:
+            if isinstance(logger, WandbLogger):
+                self.run_folder.mkdir(parents=True, exist_ok=True)
+        callbacks: list[L.Callback] = [PredictionWriter()]
+        if fitting:
+            callbacks.append(_checkpointing(self.run_folder))
+            callbacks += [LearningRateMonitor("step")] if loggers else []
+        self.trainer_defaults["callbacks"] = callbacks
+        kwargs |= {"default_root_dir": str(self.run_folder), "logger": loggers or False}
+        return super().instantiate_trainer(**kwargs)
+
+    def after_fit(self) -> None:
+        """Report where the run lies and, if asked, test its best checkpoint three ways."""
+        rank_zero_info(f"run folder: {self.run_folder}")
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        if not self.config.fit.test_after_fit:
+            return
+        if not best:
+            raise UserError(
+                "test_after_fit found no checkpoint to test",
+                "let at least one validation run (no fast_dev_run, limit_val_batches above 0)",
+            )
+        mode = self.datamodule.caption_mode
+        for self.datamodule.caption_mode in CAPTION_MODES_AFTER_FIT:
+            self.trainer.test(self.model, self.datamodule, best, verbose=False, weights_only=True)
+        self.datamodule.caption_mode = mode
+        self._print_results()
+
+    def test(self, **kwargs: Any) -> None:
+        """Test, and print the scores of both conventions."""
+        self.trainer.test(**kwargs | {"verbose": False, "weights_only": True})
+        self._print_results()
+
+    def predict(self, **kwargs: Any) -> None:
+        """Predict to disk; the masks are not kept in memory."""
+        self.trainer.predict(**kwargs | {"return_predictions": False, "weights_only": True})
+
+    def benchmark(self, **kwargs: Any) -> None:
+        """Measure and print."""
+        print(format_benchmark(benchmark(**kwargs)))
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if subcommand in SUITE_COMMANDS:
+            getattr(self, subcommand)(**self._prepare_subcommand_kwargs(subcommand))
+        else:
+            super()._run_subcommand(subcommand)
+
+    def _print_results(self) -> None:
+        (report,) = (c for c in _callbacks(self.trainer) if isinstance(c, TestReport))
+        if self.trainer.is_global_zero:
+            print(format_results(report.results))
+            print(f"written to {report.folder.parent}")
+
+    def _run_folder(self, settings: Any) -> Path:
+        if self.subcommand != "fit":
+            given = self.checkpoint_path
+            return run_folder_of(given) if given else Path("runs") / _config_name(self.arguments)
+        if RUN_VARIABLE in os.environ:
+            return Path(os.environ[RUN_VARIABLE])
+        base = Path(settings.trainer.default_root_dir or "runs") / _config_name(self.arguments)
+        folder = fresh_folder(base / time.strftime("%Y-%m-%d_%H-%M-%S"))
+        os.environ[RUN_VARIABLE] = str(folder)
+        return folder
+
+
+SUITE_COMMANDS = {"benchmark": benchmark}
+
+
+def _checkpointing(run_folder: Path) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        run_folder / "checkpoints",
+        filename="best",
+        monitor="val/dice",
+        mode="max",
+        save_last=True,
+        auto_insert_metric_name=False,
+    )
+
+
+def _callbacks(trainer: Any) -> list[L.Callback]:
+    return trainer.callbacks
+
+
+def _option(arguments: Sequence[str], *names: str) -> str | None:
+    """The first value given to an option, as `--name value` or `--name=value`."""
+    for position, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in names:
+            return value if equals else next(iter(arguments[position + 1 :]), None)
+    return None
+
+
+def _config_name(arguments: Sequence[str]) -> str:
+    config = _option(arguments, "--config", "-c")
+    return Path(config).stem if config else "run"
+
+
+def _with_run_config(arguments: Sequence[str]) -> list[str]:
+    """With a checkpoint but no config, the model and data settings of the checkpoint's run."""
+    checkpoint = _option(arguments, "--ckpt_path")
+    takes_it = arguments[:1] and arguments[0] in ("validate", "test", "predict")
+    if not takes_it or checkpoint is None or _option(arguments, "--config", "-c"):
+        return list(arguments)
+    config = run_folder_of(checkpoint) / RUN_CONFIG
+    if not config.is_file():
+        read_checkpoint(checkpoint)  # a missing checkpoint is the better error
+        raise UserError(
+            f"{config} does not exist, so the settings of {checkpoint} are unknown",
+            "give --config with the experiment's file",
+        )
+    stored = yaml.safe_load(config.read_text())
+    kept = {key: stored[key] for key in ("seed_everything", "model", "data") if key in stored}
+    kept["trainer"] = {"precision": stored.get("trainer", {}).get("precision")}
+    return [arguments[0], "--config", yaml.safe_dump(kept), *arguments[1:]]
+
+
+def _fail(error: UserError) -> None:
+    # Of an error in a worker process only its own words are kept, not the traceback it brought.
+    cause, _, remedy = str(error).rsplit("UserError: ", 1)[-1].partition("\n")
+    sys.stderr.write(f"error: {cause}\n" + (f"remedy: {remedy}\n" if remedy else ""))
+    sys.exit(2)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Text-guided medical image segmentation. Add --debug to any command to see tracebacks."""
+    arguments = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        SuiteCLI(arguments)
+    except UserError as error:
+        if debug:
+            traceback.print_exception(error)
+        _fail(error)
+
+
+if __name__ == "__main__":
+    main()

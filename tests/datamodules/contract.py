@@ -1,0 +1,231 @@
+"""What every DataModule promises. A test class inherits `DataModuleContract` and gives `make`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+
+from datamodules.base import TextSegDataModule
+from datamodules.captions import key
+from textseg.batch import Batch, stable_id
+from textseg.preprocess import read_mask
+
+SIZE = (64, 96)
+ALWAYS = {
+    *("image", "text", "caption_id", "image_id", "index", "case", "case_id"),
+    *("original_size", "spacing"),
+}
+STAGES = {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}
+
+
+def batches(datamodule: TextSegDataModule, split: str) -> list[Batch]:
+    return list(getattr(datamodule, f"{split}_dataloader")())
+
+
+def assert_equal(left: Batch, right: Batch) -> None:
+    assert set(left) == set(right)
+    for field, value in left.items():
+        other = right[field]  # type: ignore[literal-required]
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(value, other, rtol=0, atol=0, equal_nan=True)
+        elif field == "truth":
+            assert all(torch.equal(a, b) for a, b in zip(value, other, strict=True))
+        else:
+            assert value == other
+
+
+class DataModuleContract(ABC):
+    @abstractmethod
+    def make(self, folder: Path, **settings: Any) -> TextSegDataModule:
+        """A DataModule over a tiny dataset written into `folder` (idempotent), at least 8 rows."""
+
+    @pytest.fixture
+    def ready(self, tmp_path: Path) -> TextSegDataModule:
+        datamodule = self.small(tmp_path)
+        datamodule.setup()
+        datamodule.setup("predict")
+        return datamodule
+
+    def small(self, folder: Path, **settings: Any) -> TextSegDataModule:
+        defaults = {"image_size": list(SIZE), "batch_size": 3, "num_workers": 0}
+        return self.make(folder, **{**defaults, **settings})
+
+    @pytest.mark.parametrize("split", ["train", "val", "test", "predict"])
+    def test_a_batch_has_exactly_the_fields_of_its_stage(
+        self, ready: TextSegDataModule, split: str
+    ) -> None:
+        extra = {"train": {"mask"}, "val": {"mask"}, "test": {"mask", "truth"}, "predict": set()}
+        for batch in batches(ready, split):
+            assert set(batch) == ALWAYS | extra[split]
+
+    @pytest.mark.parametrize("split", ["train", "val", "test"])
+    def test_fields_have_the_shapes_and_types_that_batch_documents(
+        self, ready: TextSegDataModule, split: str
+    ) -> None:
+        batch = batches(ready, split)[0]
+        B = len(batch["text"])
+        assert batch["image"].shape == (B, 3, *SIZE)
+        assert batch["image"].dtype == torch.float32
+        assert 0 <= batch["image"].min() < batch["image"].max() <= 1
+        assert batch["mask"].shape == (B, 1, *SIZE)
+        assert batch["mask"].dtype == torch.float32
+        assert set(batch["mask"].unique().tolist()) <= {0.0, 1.0}
+        for field in ("caption_id", "image_id", "index"):
+            ids = batch[field]  # type: ignore[literal-required]
+            assert (ids.shape, ids.dtype) == ((B,), torch.int64)
+        assert batch["original_size"].shape == (B, 2)
+        assert batch["original_size"].dtype == torch.int64
+        assert batch["spacing"].shape == (B, 2)
+        assert batch["spacing"].dtype == torch.float32
+        assert len(batch["case"]) == len(batch["case_id"]) == B
+
+    def test_caption_id_is_the_digest_of_the_caption_in_the_batch(
+        self, ready: TextSegDataModule
+    ) -> None:
+        for batch in batches(ready, "train"):
+            assert batch["caption_id"].tolist() == [stable_id(key(t)) for t in batch["text"]]
+
+    def test_truth_is_the_mask_on_disk_at_its_own_resolution(
+        self, ready: TextSegDataModule
+    ) -> None:
+        records = ready.records("test")
+        for batch in batches(ready, "test"):
+            for index, truth, size in zip(
+                batch["index"].tolist(), batch["truth"], batch["original_size"], strict=True
+            ):
+                path = records[index].mask
+                assert path is not None
+                assert truth.dtype == torch.uint8
+                assert tuple(truth.shape) == tuple(size.tolist())
+                assert torch.equal(truth, torch.from_numpy(read_mask(path).copy()))
+
+    def test_evaluation_goes_through_every_row_once_in_order(
+        self, ready: TextSegDataModule
+    ) -> None:
+        for split in ("val", "test", "predict"):
+            indices = [i for batch in batches(ready, split) for i in batch["index"].tolist()]
+            assert indices == list(range(len(ready.records(split))))
+
+    def test_cases_are_unique_and_safe_as_file_names(self, ready: TextSegDataModule) -> None:
+        for split in ("train", "val", "test"):
+            cases = [record.case for record in ready.records(split)]
+            assert len(set(cases)) == len(cases)
+            assert not any(set(case) & set('/\\:*?"<>|\n') for case in cases)
+
+    def test_splits_share_no_image(self, ready: TextSegDataModule) -> None:
+        images = {s: {r.image for r in ready.records(s)} for s in ("train", "val", "test")}
+        assert not images["train"] & images["val"]
+        assert not (images["train"] | images["val"]) & images["test"]
+
+    def test_prediction_needs_no_mask(self, tmp_path: Path) -> None:
+        datamodule = self.small(tmp_path)
+        for record in datamodule.records("test"):
+            assert record.mask is not None
+            record.mask.unlink(missing_ok=True)
+        datamodule = self.small(tmp_path)
+        datamodule.setup("predict")
+        assert sum(len(batch["text"]) for batch in batches(datamodule, "predict")) > 0
+
+    def test_an_odd_last_training_batch_is_dropped_but_a_lone_one_is_kept(
+        self, tmp_path: Path
+    ) -> None:
+        n = len(self.small(tmp_path).records("train"))
+        dropped = self.small(tmp_path, batch_size=n - 1)
+        kept = self.small(tmp_path, batch_size=n + 1)
+        assert [len(b["text"]) for b in batches(dropped, "train")] == [n - 1]
+        assert [len(b["text"]) for b in batches(kept, "train")] == [n]
+
+    # --- captions
+
+    def test_captions_are_the_texts_of_the_records(self, ready: TextSegDataModule) -> None:
+        for split in ("train", "val", "test"):
+            assert ready.captions(split) == [record.text for record in ready.records(split)]
+
+    def test_caption_mode_empty_blanks_every_caption(self, tmp_path: Path) -> None:
+        datamodule = self.small(tmp_path, caption_mode="empty")
+        assert set(datamodule.captions("test")) == {""}
+        assert all(set(batch["text"]) == {""} for batch in batches(datamodule, "train"))
+
+    def test_caption_mode_shuffled_leaves_no_row_its_caption(self, tmp_path: Path) -> None:
+        true = self.small(tmp_path).captions("train")
+        shuffled = self.small(tmp_path, caption_mode="shuffled").captions("train")
+        assert sorted(shuffled) == sorted(true)
+        assert not any(key(a) == key(b) for a, b in zip(true, shuffled, strict=True))
+
+    def test_caption_mode_takes_effect_at_the_next_setup(self, ready: TextSegDataModule) -> None:
+        true = ready.captions("test")
+        ready.caption_mode = "empty"
+        assert ready.captions("test") == true
+        ready.setup("test")
+        assert set(ready.captions("test")) == {""}
+        ready.caption_mode = "true"
+        ready.setup("test")
+        assert ready.captions("test") == true
+
+    # --- augmentation
+
+    def test_augmentation_depends_on_seed_epoch_and_index_alone(self, tmp_path: Path) -> None:
+        def sample(epoch: int, index: int, seed: int = 5) -> torch.Tensor:
+            loader = self.small(tmp_path, seed=seed).train_dataloader()
+            return loader.dataset[epoch, index]["image"]  # type: ignore[index]
+
+        assert torch.equal(sample(2, 1), sample(2, 1))
+        assert not torch.equal(sample(2, 1), sample(3, 1))
+        assert not torch.equal(sample(2, 1), sample(2, 1, seed=6))
+
+    def test_workers_change_nothing(self, tmp_path: Path) -> None:
+        alone = self.small(tmp_path, num_workers=0).train_dataloader()
+        helped = self.small(tmp_path, num_workers=2).train_dataloader()
+        for epoch in (0, 1):  # workers persist, so the epoch must reach them through the sampler
+            for loader in (alone, helped):
+                loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+            for left, right in zip(alone, helped, strict=True):
+                assert_equal(left, right)
+
+    def test_epochs_differ_in_order_and_in_pictures(self, tmp_path: Path) -> None:
+        loader = self.small(tmp_path).train_dataloader()
+        orders = []
+        for epoch in (0, 1):
+            loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+            orders.append([i for batch in loader for i in batch["index"].tolist()])
+        assert orders[0] != orders[1]
+        assert not torch.equal(loader.dataset[0, 0]["image"], loader.dataset[1, 0]["image"])
+
+    def test_lightning_tells_the_sampler_the_epoch(self, tmp_path: Path) -> None:
+        class Listener(LightningModule):
+            def __init__(self) -> None:
+                super().__init__()
+                self.epochs: list[int] = []
+                self.weight = torch.nn.Parameter(torch.zeros(()))
+
+            def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+                self.epochs.append(self.trainer.train_dataloader.sampler.epoch)
+                return self.weight * batch["image"].mean()
+
+            def configure_optimizers(self) -> torch.optim.Optimizer:
+                return torch.optim.SGD(self.parameters(), lr=0.1)
+
+        listener = Listener()
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=3,
+            limit_train_batches=1,
+            enable_model_summary=False,
+            **quiet,  # type: ignore[arg-type]
+        )
+        trainer.fit(listener, datamodule=self.small(tmp_path))
+        assert listener.epochs == [0, 1, 2]
+
+    def test_augment_false_gives_the_picture_as_it_is(self, tmp_path: Path) -> None:
+        dataset = self.small(tmp_path, augment=False).train_dataloader().dataset
+        assert torch.equal(dataset[0, 0]["image"], dataset[7, 0]["image"])  # type: ignore[index]
+
+    def test_validation_is_not_augmented(self, ready: TextSegDataModule) -> None:
+        for first, second in zip(batches(ready, "val"), batches(ready, "val"), strict=True):
+            assert_equal(first, second)

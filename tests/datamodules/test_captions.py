@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from datamodules.captions import apply_caption_mode, key, normalise, swap_sides
+from datamodules.tables import read_captions
+from textseg.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("text", "mirrored"),
+    [
+        ("upper left lung", "upper right lung"),
+        ("Left lung and right lung", "Right lung and left lung"),
+        ("LEFT breast", "RIGHT breast"),
+        ("left-sided effusion, leftmost", "right-sided effusion, rightmost"),
+        ("drifts leftward", "drifts rightward"),
+        ("a bright slight upright shadow on the left at night", None),
+        ("no side at all", "no side at all"),
+        ("", ""),
+    ],
+)
+def test_sides_are_exchanged_and_case_is_kept(text: str, mirrored: str | None) -> None:
+    if mirrored is None:
+        mirrored = text.replace("left", "right")
+    assert swap_sides(text) == mirrored
+    assert swap_sides(mirrored) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("lower lift lung", "all leff lung", "rught lung", "rightlung", "lowerright lung"),
+        *("rlower ight lung", "all eft lung", "lower leflung", "the elft lung", "letf lung"),
+        *("left breast, 10 o'clock", "mass at 2:30", "3 o\u2019clock", "L 9 medial", "R 10-11"),
+        *("left hepatic vein", "right portal branch", "left upper lobe", "right ventricle"),
+        *("dilated left atrium", "enlarged right lobes", "LUL nodule", "lEFT lung"),
+    ],
+)
+def test_a_text_that_cannot_be_mirrored_safely_is_refused(text: str) -> None:
+    assert swap_sides(text) is None
+
+
+@pytest.mark.parametrize("text", ["a hepatic lesion", "one lobe", "bright", "lest it lift a loft"])
+def test_anatomy_without_a_side_is_no_obstacle(text: str) -> None:
+    assert swap_sides(text) == (None if "lift" in text else text)
+
+
+def test_key_ignores_case_and_spacing() -> None:
+    assert key("  Left \t Lung ") == key("left lung")
+    assert key("left lung") != key("right lung")
+
+
+@pytest.mark.parametrize(
+    ("written", "mended"),
+    [
+        ("a  nodule , left", "a nodule, left."),
+        ("size 3,5 cm..", "size 3,5 cm."),
+        (
+            "Bilateral pulmonary infection,two infected areas, lower left and lowerright lung",
+            "Bilateral pulmonary infection, two infected areas, lower left lung and lower right "
+            "lung.",
+        ),
+        (
+            "Unilateral pulmonary infection, seven infected areas, left lung and upper right lung.",
+            "Unilateral pulmonary infection, seven infected areas, upper right lung.",
+        ),
+        (
+            "Bilateral pulmonary infection, two one infected area, all eft lung and higher right "
+            "lung.(wait",
+            "Bilateral pulmonary infection, two infected areas, all left lung and upper right "
+            "lung.",
+        ),
+        (
+            "the lift is higher than the left and right",
+            "the lift is higher than the left and right.",
+        ),
+        ("", ""),
+    ],
+)
+def test_normalise_mends_the_template_and_leaves_free_text_alone(written: str, mended: str) -> None:
+    assert normalise(written) == mended
+    assert normalise(mended) == mended
+
+
+# --- controls
+
+
+def test_true_and_empty_captions() -> None:
+    assert apply_caption_mode(["a", "b"], "true", 0) == ["a", "b"]
+    assert apply_caption_mode(["a", "b"], "empty", 0) == ["", ""]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_shuffled_keeps_no_caption_even_when_half_the_rows_share_one(seed: int) -> None:
+    texts = ["Same", "same ", "SAME", "same", "a", "b", "b", "c"]
+    shuffled = apply_caption_mode(texts, "shuffled", seed)
+    assert Counter(shuffled) == Counter(texts)
+    assert all(key(a) != key(b) for a, b in zip(texts, shuffled, strict=True))
+
+
+def test_shuffled_depends_on_the_seed_alone() -> None:
+    texts = [str(i % 9) for i in range(50)]
+    assert apply_caption_mode(texts, "shuffled", 3) == apply_caption_mode(texts, "shuffled", 3)
+    assert apply_caption_mode(texts, "shuffled", 3) != apply_caption_mode(texts, "shuffled", 4)
+
+
+def test_shuffled_says_when_over_half_of_the_rows_share_a_caption() -> None:
+    with pytest.raises(UserError, match="3 of 5 rows share the caption 'same'"):
+        apply_caption_mode(["same"] * 3 + ["a", "b"], "shuffled", 0)
+
+
+def test_shuffling_nothing_gives_nothing() -> None:
+    assert apply_caption_mode([], "shuffled", 0) == []
+
+
+# --- the real captions
+
+
+@pytest.fixture(scope="module")
+def qata(real_data: Path) -> list[str]:
+    tables = (read_captions(real_data / "qata_text" / f"{s}.csv") for s in ("train", "test"))
+    return [row.text for table in tables for row in table]
+
+
+@pytest.mark.real_data
+def test_real_captions_swap_and_swap_back_or_are_declared_unsafe(qata: list[str]) -> None:
+    assert len(qata) == 9258
+    swapped = {text: swap_sides(text) for text in qata}
+    assert all(swap_sides(new) == text for text, new in swapped.items() if new is not None)
+    assert sum(swapped[text] is None for text in qata) == 18
+
+
+@pytest.mark.real_data
+def test_a_real_caption_and_its_mirror_have_as_many_sides(qata: list[str]) -> None:
+    for text in set(qata):
+        mirrored = swap_sides(text)
+        if mirrored is not None:
+            assert text.lower().split().count("left") == mirrored.lower().split().count("right")
+
+
+@pytest.mark.real_data
+def test_real_shuffled_keeps_no_caption(qata: list[str]) -> None:
+    shuffled = apply_caption_mode(qata, "shuffled", 0)
+    assert not any(key(a) == key(b) for a, b in zip(qata, shuffled, strict=True))
+    assert Counter(shuffled) == Counter(qata)
+
+
+@pytest.mark.real_data
+def test_normalise_settles_after_one_pass_and_lowers_the_count_of_captions(
+    qata: list[str],
+) -> None:
+    mended = {normalise(text) for text in qata}
+    assert {normalise(text) for text in mended} == mended
+    assert len(mended) < len({text.strip() for text in qata}) == 394

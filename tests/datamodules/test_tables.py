@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from datamodules.tables import match_key, read_captions
+from tests.datamodules.trees import write_table
+from textseg.errors import UserError
+
+ROWS = [("mask_a.png", "left, upper"), ("mask_b.png", "NA")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("mask_covid_1.png", "covid_1.PNG", "Covid_1", "Images\\covid_1.png", "x/y/mask_covid_1"),
+        *("covid_1.tif", " covid_1.jpg "),
+    ],
+)
+def test_image_mask_and_caption_meet_under_one_key(name: str) -> None:
+    assert match_key(name) == "covid_1"
+
+
+def test_only_one_mask_prefix_is_dropped_and_other_dots_are_kept() -> None:
+    assert match_key("mask_mask_1.png") == "mask_1"
+    assert match_key("study.v2") == "study.v2"
+
+
+@pytest.mark.parametrize(("suffix", "separator"), [(".csv", ","), (".csv", ";"), (".xlsx", ",")])
+@pytest.mark.parametrize("image", ["Image", "image", "filename", "image_path"])
+@pytest.mark.parametrize("text", ["Description", "text", "caption"])
+def test_every_accepted_form_reads_alike(
+    tmp_path: Path, suffix: str, separator: str, image: str, text: str
+) -> None:
+    write_table(tmp_path / f"t{suffix}", ROWS, (image, text), separator)
+    captions = read_captions(tmp_path / f"t{suffix}")
+    assert [(c.name, c.text, c.row) for c in captions] == [(*r, n) for n, r in enumerate(ROWS)]
+
+
+def test_json_lines_and_sgseg_json_are_read(tmp_path: Path) -> None:
+    entries = [{"image_path": name, "caption": text, "infected_area": 2} for name, text in ROWS]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(entry) for entry in entries) + "\n")
+    (tmp_path / "b.json").write_text(json.dumps({"train": entries[:1], "valid": entries[1:]}))
+    assert [(c.name, c.text) for c in read_captions(tmp_path / "a.jsonl")] == ROWS
+    assert [(c.name, c.text) for c in read_captions(tmp_path / "b.json")] == ROWS
+    assert [c.split for c in read_captions(tmp_path / "b.json")] == ["train", "val"]
+
+
+def test_an_unknown_column_is_answered_with_those_found_and_those_accepted(tmp_path: Path) -> None:
+    write_table(tmp_path / "t.csv", ROWS, ("Image", "Sentence"))
+    with pytest.raises(
+        UserError, match=r"t\.csv has no text column; its columns are Image, Sent"
+    ) as e:
+        read_captions(tmp_path / "t.csv")
+    assert "description, text, caption" in str(e.value)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".xlsx"])
+def test_an_empty_caption_is_named_with_its_row(tmp_path: Path, suffix: str) -> None:
+    write_table(tmp_path / f"t{suffix}", [*ROWS, ("mask_c.png", " ")])
+    with pytest.raises(UserError, match=rf"t{suffix}, row 4 .*'Description' is empty"):
+        read_captions(tmp_path / f"t{suffix}")
+
+
+def test_an_unquoted_separator_in_a_caption_is_named_with_its_row(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("Image,Description\na.png,one, two\n")
+    with pytest.raises(UserError, match="row 2: 3 cells under 2 columns"):
+        read_captions(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("name", ["t.xlsx", "t.json", "t.jsonl", "t.csv", "t.txt"])
+def test_a_file_of_something_else_is_a_users_mistake(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\xff\xfe\x00garbage")
+    with pytest.raises(UserError, match=name):
+        read_captions(tmp_path / name)
+
+
+def test_a_table_without_rows_is_a_users_mistake(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("Image,Description\n")
+    with pytest.raises(UserError, match="no rows"):
+        read_captions(tmp_path / "t.csv")
+
+
+@pytest.mark.real_data
+def test_the_real_tables_have_their_known_number_of_rows(real_data: Path) -> None:
+    def rows(name: str) -> int:
+        return len(read_captions(real_data / name))
+
+    assert rows("qata_text/train.csv") + rows("qata_text/test.csv") == 9258
+    assert rows("qata_text/sgseg_annotation.json") == 9258
+    assert rows("lvit_monuseg_text/Train_text.xlsx") == 24
+    mosmed = sorted((real_data / "mosmed_text").glob("*.csv"))
+    assert [len(read_captions(file)) for file in mosmed] == [273, 2183, 273]

@@ -1,0 +1,247 @@
+"""Losses against numpy, and what empty masks and saturated logits do to them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import f1_score, log_loss
+from torch import Tensor
+
+from textseg.losses import dice_loss, segmentation_loss, text_to_pixel_contrastive_loss
+
+
+def numpy_soft_dice(logits: np.ndarray, target: np.ndarray, smooth: float) -> float:
+    losses = []
+    for row, truth in zip(logits, target, strict=True):
+        probs = 1 / (1 + np.exp(-row.astype(np.float64)))
+        overlap = sum(p * t for p, t in zip(probs.ravel(), truth.ravel(), strict=True))
+        losses.append(1 - (2 * overlap + smooth) / (probs.sum() + truth.sum() + smooth))
+    return float(np.mean(losses))
+
+
+def area_mean(mask: np.ndarray, grid: int) -> np.ndarray:
+    step = mask.shape[0] // grid
+    return np.array(
+        [
+            [mask[i * step : (i + 1) * step, j * step : (j + 1) * step].mean() for j in range(grid)]
+            for i in range(grid)
+        ]
+    )
+
+
+def numpy_contrastive(
+    text: np.ndarray, pixels: np.ndarray, mask: np.ndarray, tau: float, bias: float
+) -> float:
+    halves = []
+    grid = pixels.shape[-1]
+    for words, places, lesion in zip(text, pixels, mask, strict=True):
+        weight = area_mean(lesion[0], grid)
+        above = {True: 0.0, False: 0.0}
+        below = {True: 0.0, False: 0.0}
+        for i in range(grid):
+            for j in range(grid):
+                vector = places[:, i, j]
+                cosine = words @ vector / (np.linalg.norm(words) * np.linalg.norm(vector))
+                score = cosine / tau + bias
+                for inside, share in ((True, weight[i, j]), (False, 1 - weight[i, j])):
+                    above[inside] += share * np.log1p(np.exp(-score if inside else score))
+                    below[inside] += share
+        halves.append(sum(above[k] / below[k] for k in above if below[k] > 0) / 2)
+    return float(np.mean(halves))
+
+
+def lesion_mask(*, side: int = 16) -> Tensor:
+    mask = torch.zeros(2, 1, side, side)
+    mask[0, 0, 3:9, 2:7] = 1
+    mask[1, 0, 10:12, 10:15] = 1
+    return mask
+
+
+def embeddings(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    text = torch.randn(2, 6, generator=generator)
+    pixels = torch.randn(2, 6, 4, 4, generator=generator)
+    return text, pixels, torch.tensor(0.07).log(), torch.tensor(-0.3)
+
+
+def aligned_pixels(text: Tensor, mask: Tensor, *, sign: float = 1.0) -> Tensor:
+    """A map that points along the caption inside the mask and against it outside: [B, D, H, W]."""
+    return sign * text[:, :, None, None] * (2 * mask - 1)
+
+
+@pytest.mark.parametrize("smooth", [1.0, 0.25])
+def test_dice_loss_equals_a_numpy_sum_per_sample(smooth: float) -> None:
+    logits = torch.randn(3, 1, 9, 7, generator=torch.Generator().manual_seed(1))
+    target = (torch.rand(3, 1, 9, 7, generator=torch.Generator().manual_seed(2)) > 0.7).float()
+    expected = numpy_soft_dice(logits.numpy(), target.numpy(), smooth)
+    assert dice_loss(logits, target, smooth=smooth).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_dice_loss_of_saturated_logits_is_one_minus_the_f1_score() -> None:
+    generator = torch.Generator().manual_seed(3)
+    target = (torch.rand(1, 1, 20, 20, generator=generator) > 0.5).float()
+    pred = torch.rand(1, 1, 20, 20, generator=generator) > 0.5
+    loss = dice_loss(torch.where(pred, 200.0, -200.0), target, smooth=0)
+    f1 = f1_score(target.flatten().numpy(), pred.flatten().numpy())
+    assert loss.item() == pytest.approx(1 - f1, abs=1e-6)
+
+
+def test_a_small_lesion_weighs_as_much_in_the_dice_loss_as_a_large_one() -> None:
+    small, large = torch.zeros(1, 1, 32, 32), torch.zeros(1, 1, 32, 32)
+    small[..., :4, :4], large[..., :28, :28] = 1, 1
+    target = torch.cat([small, large])
+    missed_small = torch.cat([torch.zeros_like(small), large]) * 60 - 30
+    missed_large = torch.cat([small, torch.zeros_like(large)]) * 60 - 30
+    losses = dice_loss(missed_small, target), dice_loss(missed_large, target)
+    assert losses[0].item() == pytest.approx(0.5, abs=0.04)
+    assert losses[1].item() == pytest.approx(0.5, abs=0.04)
+
+
+def test_bce_equals_the_log_loss_of_scikit_learn() -> None:
+    logits = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(4))
+    terms = segmentation_loss(logits, lesion_mask(side=16)[..., ::2, ::2])
+    probs = logits.double().sigmoid().flatten().numpy()
+    expected = log_loss(lesion_mask(side=16)[..., ::2, ::2].flatten().numpy(), probs)
+    assert terms["loss_bce"].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_total_is_the_plain_sum_of_dice_and_bce() -> None:
+    terms = segmentation_loss(torch.randn(2, 1, 16, 16), lesion_mask())
+    assert set(terms) == {"loss", "loss_dice", "loss_bce"}
+    assert all(term.ndim == 0 for term in terms.values())
+    assert terms["loss"].item() == (terms["loss_dice"] + terms["loss_bce"]).item()
+
+
+def test_both_terms_are_near_zero_when_right_and_large_when_wrong() -> None:
+    sure = (lesion_mask() * 2 - 1) * 30
+    right, wrong = segmentation_loss(sure, lesion_mask()), segmentation_loss(-sure, lesion_mask())
+    for name in ("loss_dice", "loss_bce"):
+        assert right[name].item() < 1e-4
+        assert wrong[name].item() > 0.8
+
+
+def test_an_empty_mask_rewards_an_empty_prediction() -> None:
+    empty = torch.zeros(1, 1, 16, 16)
+    quiet, loud = torch.full_like(empty, -30.0), torch.full_like(empty, 30.0)
+    assert dice_loss(quiet, empty).item() == pytest.approx(0, abs=1e-6)
+    assert dice_loss(loud, empty).item() > 0.99
+    logits = torch.zeros_like(empty, requires_grad=True)
+    segmentation_loss(logits, empty)["loss"].backward()
+    assert logits.grad is not None
+    assert (logits.grad > 0).all(), "a step downhill must lower every logit"
+
+
+def test_an_empty_mask_contributes_to_the_batch_mean() -> None:
+    target = torch.cat([lesion_mask()[:1], torch.zeros(1, 1, 16, 16)])
+    logits = torch.cat([(lesion_mask()[:1] * 2 - 1) * 30, torch.full((1, 1, 16, 16), 30.0)])
+    assert dice_loss(logits, target).item() == pytest.approx((1 - 1 / 257) / 2, abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_contrastive_loss_equals_a_numpy_loop(seed: int) -> None:
+    text, pixels, log_temperature, bias = embeddings(seed)
+    loss = text_to_pixel_contrastive_loss(text, pixels, lesion_mask(), log_temperature, bias)
+    expected = numpy_contrastive(
+        text.double().numpy(), pixels.double().numpy(), lesion_mask().numpy(), 0.07, -0.3
+    )
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_mask_of_one_class_contributes_only_the_half_it_has(value: float) -> None:
+    text, pixels, log_temperature, bias = embeddings()
+    mask = torch.full((2, 1, 16, 16), value)
+    loss = text_to_pixel_contrastive_loss(text, pixels, mask, log_temperature, bias)
+    expected = numpy_contrastive(
+        text.double().numpy(), pixels.double().numpy(), mask.numpy(), 0.07, -0.3
+    )
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    mixed = torch.cat([mask[:1], lesion_mask()[1:]])
+    loss = text_to_pixel_contrastive_loss(text, pixels, mixed, log_temperature, bias)
+    assert torch.isfinite(loss)
+
+
+def test_an_empty_mask_pushes_every_pixel_away() -> None:
+    text, pixels, log_temperature, _ = embeddings()
+    bias = torch.zeros((), requires_grad=True)
+    mask = torch.zeros(2, 1, 16, 16)
+    text_to_pixel_contrastive_loss(text, pixels, mask, log_temperature, bias).backward()
+    assert bias.grad is not None
+    assert bias.grad.item() > 0, "a step downhill must lower every score"
+
+
+def test_the_contrastive_loss_is_low_for_aligned_pixels_and_high_for_opposed_ones() -> None:
+    text, _, log_temperature, _ = embeddings()
+    bias = torch.zeros(())
+    aligned = aligned_pixels(text, lesion_mask())
+    right = text_to_pixel_contrastive_loss(text, aligned, lesion_mask(), log_temperature, bias)
+    wrong = text_to_pixel_contrastive_loss(text, -aligned, lesion_mask(), log_temperature, bias)
+    assert right.item() < 1e-5
+    assert wrong.item() == pytest.approx(1 / 0.07, rel=1e-4)
+
+
+def test_a_lesion_the_caption_does_not_name_is_a_negative() -> None:
+    text, _, log_temperature, bias = embeddings()
+    both = lesion_mask()[:1].maximum(lesion_mask()[1:])
+    pixels = aligned_pixels(text[:1], both)
+    named = text_to_pixel_contrastive_loss(text[:1], pixels, both, log_temperature, bias)
+    one = text_to_pixel_contrastive_loss(text[:1], pixels, lesion_mask()[:1], log_temperature, bias)
+    assert one.item() > named.item() + 0.1
+
+
+def test_a_one_pixel_lesion_survives_the_coarse_grid() -> None:
+    text, pixels, log_temperature, bias = embeddings()
+    mask = torch.zeros(2, 1, 16, 16)
+    mask[:, :, 5, 6] = 1
+    loss = text_to_pixel_contrastive_loss(text, pixels, mask, log_temperature, bias)
+    empty = text_to_pixel_contrastive_loss(
+        text, pixels, torch.zeros_like(mask), log_temperature, bias
+    )
+    assert (loss - empty).abs().item() > 0.01
+
+
+def test_the_length_of_the_embeddings_changes_nothing() -> None:
+    text, pixels, log_temperature, bias = embeddings()
+    plain = text_to_pixel_contrastive_loss(text, pixels, lesion_mask(), log_temperature, bias)
+    scaled = text_to_pixel_contrastive_loss(
+        text * 50, pixels * 0.01, lesion_mask(), log_temperature, bias
+    )
+    assert scaled.item() == pytest.approx(plain.item(), rel=1e-5)
+
+
+def test_losses_stay_in_fp32_under_autocast() -> None:
+    text, pixels, log_temperature, bias = embeddings()
+    logits = torch.randn(2, 1, 16, 16).bfloat16()
+    plain = segmentation_loss(logits.float(), lesion_mask())
+    contrast = (text, pixels, lesion_mask(), log_temperature, bias)
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = segmentation_loss(logits, lesion_mask())
+        contrastive = text_to_pixel_contrastive_loss(*contrast)
+    assert {term.dtype for term in (*terms.values(), contrastive)} == {torch.float32}
+    assert all(terms[name].item() == plain[name].item() for name in plain)
+    assert contrastive.item() == text_to_pixel_contrastive_loss(*contrast).item()
+
+
+@pytest.mark.parametrize("size", [1e4, -1e4, 3e38])
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_gradients_are_finite_at_extreme_logits(size: float, value: float) -> None:
+    logits = torch.full((2, 1, 8, 8), size, requires_grad=True)
+    target = torch.full((2, 1, 8, 8), value)
+    dice_loss(logits, target).backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("size", [1e4, -1e4])
+def test_gradients_of_both_losses_are_finite_far_from_the_origin(size: float) -> None:
+    logits = torch.full((2, 1, 16, 16), size, requires_grad=True)
+    segmentation_loss(logits, lesion_mask())["loss"].backward()
+    text, pixels, _, _ = embeddings()
+    leaves = [text * size, pixels * 0, torch.tensor(-6.0), torch.tensor(size)]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    text_to_pixel_contrastive_loss(*leaves[:2], lesion_mask(), *leaves[2:]).backward()
+    for leaf in (logits, *leaves):
+        assert leaf.grad is not None
+        assert torch.isfinite(leaf.grad).all()

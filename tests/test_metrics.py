@@ -1,0 +1,392 @@
+"""The table and its numbers against scikit-learn, torchmetrics, MONAI, scipy and two processes.
+
+References are imported where they are used, because the second process imports this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from textseg import metrics
+from textseg.metrics import CaseTable, Rows
+
+Pair = tuple[Tensor, Tensor]
+UNKNOWN = (float("nan"), float("nan"))
+
+
+def blobs(seed: int, size: tuple[int, int] = (24, 20)) -> Pair:
+    """A random truth and a prediction that overlaps it, both with ragged edges."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(1, 1, 6, 5, generator=generator)
+    smooth = torch.nn.functional.interpolate(noise, size=size, mode="bilinear")[0, 0]
+    wobble = torch.rand(size, generator=generator) * 0.3
+    return smooth + wobble > 0.75, smooth > 0.6
+
+
+def pairs_with_empty_ones(number: int) -> list[Pair]:
+    """Random pairs of several sizes; one with both empty, one false alarm, one miss."""
+    pairs = [blobs(seed, (20 + seed, 30 - seed)) for seed in range(number - 3)]
+    nothing, something = torch.zeros(8, 9, dtype=torch.bool), torch.ones(8, 9, dtype=torch.bool)
+    return [*pairs, (nothing, nothing), (something, nothing), (nothing, something)]
+
+
+def tabulate(
+    pairs: Sequence[Pair],
+    index: Sequence[int] | None = None,
+    spacing: tuple[float, float] = UNKNOWN,
+    *,
+    surface: bool = False,
+) -> Rows:
+    table = CaseTable(surface=surface)
+    fill(table, pairs, range(len(pairs)) if index is None else index, spacing)
+    return table.compute()
+
+
+def fill(
+    table: CaseTable,
+    pairs: Sequence[Pair],
+    index: Sequence[int],
+    spacing: tuple[float, float] = UNKNOWN,
+) -> None:
+    """Two cases to a batch."""
+    for start in range(0, len(pairs), 2):
+        batch, numbers = pairs[start : start + 2], torch.tensor(index[start : start + 2])
+        preds, truths = [p for p, _ in batch], [t for _, t in batch]
+        table.update(preds, truths, numbers, torch.tensor([spacing] * len(batch)))
+
+
+def assert_same_rows(one: Rows, two: Rows) -> None:
+    for name, left, right in zip(Rows._fields, one, two, strict=True):
+        np.testing.assert_array_equal(left, right, err_msg=name)
+
+
+def boundary_distances(pred: Tensor, truth: Tensor, spacing: Sequence[float]) -> list[np.ndarray]:
+    """From each boundary to the other, by all pairs of points."""
+    from scipy.ndimage import binary_erosion
+    from scipy.spatial.distance import cdist
+
+    edges = [m.numpy() & ~binary_erosion(m.numpy()) for m in (pred, truth)]
+    points = [np.argwhere(edge) * np.asarray(spacing) for edge in edges]
+    table = cdist(*points)
+    return [table.min(axis=1), table.min(axis=0)]
+
+
+def loop_interval(scores: np.ndarray, groups: list[str], draws: int) -> np.ndarray:
+    names, rng, means = sorted(set(groups)), np.random.default_rng(99), []
+    members = {name: [i for i, g in enumerate(groups) if g == name] for name in names}
+    for _ in range(draws):
+        drawn = [i for name in rng.choice(names, len(names)) for i in members[name]]
+        means.append(scores[drawn].mean())
+    return np.quantile(means, [0.025, 0.975])
+
+
+def test_per_image_scores_equal_scikit_learn() -> None:
+    from sklearn.metrics import f1_score, jaccard_score
+
+    pairs = [blobs(seed) for seed in range(6)]
+    rows = tabulate(pairs)
+    flat = [(t.flatten().numpy(), p.flatten().numpy()) for p, t in pairs]
+    np.testing.assert_allclose(metrics.dice(rows), [f1_score(t, p) for t, p in flat], rtol=1e-12)
+    np.testing.assert_allclose(
+        metrics.iou(rows), [jaccard_score(t, p) for t, p in flat], rtol=1e-12
+    )
+
+
+def test_global_scores_equal_scikit_learn_on_all_pixels_at_once() -> None:
+    from sklearn.metrics import f1_score, jaccard_score
+
+    pairs = pairs_with_empty_ones(9)
+    rows = tabulate(pairs)
+    pred = torch.cat([p.flatten() for p, _ in pairs]).numpy()
+    truth = torch.cat([t.flatten() for _, t in pairs]).numpy()
+    assert metrics.dice_global(rows) == pytest.approx(f1_score(truth, pred), rel=1e-12)
+    assert metrics.iou_global(rows) == pytest.approx(jaccard_score(truth, pred), rel=1e-12)
+
+
+def test_scores_equal_torchmetrics() -> None:
+    from torchmetrics.classification import BinaryJaccardIndex
+    from torchmetrics.segmentation import DiceScore
+
+    pairs = [blobs(seed) for seed in range(5)]
+    rows = tabulate(pairs)
+    pred, truth = (torch.stack(masks)[:, None] for masks in zip(*pairs, strict=True))
+    mean = DiceScore(num_classes=1, average="micro", input_format="one-hot")
+    assert metrics.mean_scores(rows)["dice"] == pytest.approx(mean(pred, truth).item(), abs=1e-6)
+    pooled = BinaryJaccardIndex()(pred, truth.long()).item()
+    assert metrics.iou_global(rows) == pytest.approx(pooled, abs=1e-6)
+
+
+def test_per_image_dice_equals_monai_also_for_empty_masks() -> None:
+    from monai.metrics import compute_dice
+
+    pairs = pairs_with_empty_ones(7)
+    expected = [compute_dice(p[None, None], t[None, None], True, False).item() for p, t in pairs]
+    np.testing.assert_allclose(metrics.dice(tabulate(pairs)), expected, atol=1e-6)
+
+
+def test_empty_masks_score_one_together_and_zero_apart() -> None:
+    rows = tabulate(pairs_with_empty_ones(3))
+    assert metrics.dice(rows).tolist() == metrics.iou(rows).tolist() == [1.0, 0.0, 0.0]
+    assert metrics.dice(rows, protocol="lvit").tolist() == [0.0, 0.0, 0.0]
+    assert metrics.iou(rows, protocol="lvit").tolist() == [0.0, 0.0, 0.0]
+    assert metrics.summary(rows)["empty_cases"] == 1
+    assert metrics.summary(rows)["dice"] == pytest.approx(1 / 3)
+    assert metrics.summary(rows, protocol="lvit")["dice"] == 0
+
+
+def test_iou_is_d_over_two_minus_d_for_global_scores_only() -> None:
+    scores = metrics.mean_scores(tabulate([blobs(seed) for seed in range(8)]))
+    pooled, mean = scores["dice_global"], scores["dice"]
+    assert scores["iou_global"] == pytest.approx(pooled / (2 - pooled), rel=1e-12)
+    assert abs(scores["miou"] - mean / (2 - mean)) > 1e-4
+
+
+def test_precision_counts_cases_whose_iou_exceeds_the_threshold() -> None:
+    truth = torch.zeros(4, 5, dtype=torch.bool)
+    truth[:2] = True  # 10 pixels
+    preds = []
+    for hits in (4, 5, 6, 7, 10):  # IoU 0.4, 0.5, 0.6, 0.7, 1
+        pred = torch.zeros(20, dtype=torch.bool)
+        pred[:hits] = True
+        preds.append(pred.reshape(4, 5))
+    result = metrics.summary(tabulate([(pred, truth) for pred in preds]))
+    shares = [result[f"precision_at_{t}"] for t in (0.5, 0.6, 0.7, 0.8, 0.9)]
+    assert shares == [0.6, 0.4, 0.2, 0.2, 0.2]
+
+
+def test_a_probability_of_exactly_one_half_is_background() -> None:
+    logits = torch.tensor([-1e-6, 0.0, 1e-6])
+    assert metrics.predict_mask(logits).tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("spacing", [UNKNOWN, (1.0, 1.0), (0.7, 2.5)])
+def test_surface_scores_equal_all_pairs_of_boundary_points(spacing: tuple[float, float]) -> None:
+    pixel, line = torch.zeros(24, 20), torch.zeros(24, 20)
+    pixel[0, 0], line[23, 4:9] = 1, 1
+    pairs = [blobs(seed) for seed in range(4)]
+    pairs += [(pixel.bool(), line.bool()), (pixel.bool(), pairs[0][1]), (pixel.bool(),) * 2]
+    rows = tabulate(pairs, spacing=spacing, surface=True)
+    scale = (1.0, 1.0) if np.isnan(spacing).any() else spacing
+    for row, (pred, truth) in enumerate(pairs):
+        there, back = boundary_distances(pred, truth, scale)
+        expected = max(np.percentile(there, 95), np.percentile(back, 95))
+        assert rows.hd95[row] == pytest.approx(expected, rel=1e-5)
+        near = np.concatenate([there, back]) <= 2.0
+        assert rows.nsd[row] == pytest.approx(near.mean(), rel=1e-5)
+
+
+def test_surface_scores_of_an_empty_mask_are_left_out_and_counted() -> None:
+    pairs = pairs_with_empty_ones(5)
+    rows = tabulate(pairs, surface=True)
+    assert np.isnan(rows.hd95[2:]).all()
+    assert np.isnan(rows.nsd[2:]).all()
+    result = metrics.summary(rows)
+    assert result["surface_undefined"] == 3
+    assert result["hd95"] == rows.hd95[:2].mean()
+    assert result["nsd"] == rows.nsd[:2].mean()
+
+
+@pytest.mark.parametrize(
+    ("spacings", "unit"),
+    [
+        ([UNKNOWN, UNKNOWN], "px"),
+        ([(1.0, 1.0), (2.0, 2.0)], "mm"),
+        ([(1.0, 1.0), (1.0, float("nan"))], "mixed"),
+    ],
+)
+def test_the_unit_of_distances_is_said(spacings: list, unit: str) -> None:
+    preds, truths = zip(blobs(0), blobs(1), strict=True)
+    table = CaseTable(surface=True)
+    table.update(preds, truths, torch.arange(2), torch.tensor(spacings))
+    assert metrics.summary(table.compute())["surface_unit"] == unit
+
+
+def test_surface_scores_are_absent_unless_asked_for() -> None:
+    rows = tabulate([blobs(0), blobs(1)], spacing=(1.0, 1.0))
+    assert np.isnan(rows.hd95).all()
+    assert not {"hd95", "nsd", "surface_unit"} & set(metrics.summary(rows))
+
+
+def test_the_cheap_counts_never_read_a_value_from_the_device() -> None:
+    """The meta device has no values: waiting for one would raise."""
+    table = CaseTable().to("meta")
+    masks = torch.ones(3, 8, 8, dtype=torch.bool, device="meta")
+    index = torch.arange(3, device="meta")
+    table.update(masks, masks, index, torch.ones(3, 2, device="meta"))
+    assert [(tuple(part.shape), part.dtype) for part in table.rows] == [((3, 7), torch.int64)]
+
+
+def test_the_table_stays_exact_when_the_network_turns_to_half_precision() -> None:
+    table = CaseTable(surface=True)
+    fill(table, [blobs(0), blobs(1)], [100_001, 100_003])
+    network = torch.nn.ModuleDict({"table": table}).to(torch.bfloat16)
+    assert_same_rows(
+        network["table"].compute(),
+        tabulate([blobs(0), blobs(1)], [100_001, 100_003], surface=True),
+    )
+
+
+def test_rows_are_sorted_by_index_and_repeats_are_dropped() -> None:
+    pairs = [blobs(seed) for seed in range(4)]
+    order = [3, 1, 0, 2, 1, 3]
+    shuffled = tabulate([pairs[i] for i in order], order, surface=True)
+    assert shuffled.index.tolist() == [0, 1, 2, 3]
+    assert_same_rows(shuffled, tabulate(pairs, surface=True))
+
+
+def test_a_batch_tensor_and_a_list_of_masks_give_the_same_rows() -> None:
+    pairs = [blobs(seed) for seed in range(3)]
+    table = CaseTable()
+    pred, truth = (torch.stack(masks) for masks in zip(*pairs, strict=True))
+    table.update(pred, truth.float(), torch.arange(3), torch.full((3, 2), float("nan")))
+    assert_same_rows(table.compute(), tabulate(pairs))
+
+
+def test_a_reset_table_has_no_cases_and_no_scores() -> None:
+    table = CaseTable()
+    fill(table, [blobs(0)], [0])
+    table.reset()
+    with pytest.warns(UserWarning, match="before the ``update``"):
+        rows = table.compute()
+    result = metrics.summary(rows)
+    assert result["cases"] == 0
+    assert np.isnan(result["dice"])
+    assert np.isnan(result["dice_ci_low"])
+
+
+def test_the_summary_has_the_names_that_are_logged() -> None:
+    scores = ["dice", "miou", "dice_global", "iou_global"]
+    expected = {*scores, "hd95", "nsd", "surface_undefined", "surface_unit"}
+    expected |= {f"precision_at_{t}" for t in (0.5, 0.6, 0.7, 0.8, 0.9)}
+    expected |= {f"{score}_ci_{end}" for score in scores for end in ("low", "high")}
+    expected |= {"cases", "empty_cases", "bootstrap_units"}
+    result = metrics.summary(tabulate(pairs_with_empty_ones(6), surface=True))
+    assert set(result) == expected
+    for score in scores:
+        assert result[f"{score}_ci_low"] <= result[score] <= result[f"{score}_ci_high"]
+
+
+def correlated_rows() -> tuple[Rows, list[str]]:
+    """30 patients of 8 nearly equal slices each."""
+    groups = [f"patient {i // 8}" for i in range(240)]
+    rng = np.random.default_rng(5)
+    both = np.repeat(rng.integers(5, 95, 30), 8) + rng.integers(-3, 4, 240)
+    hundred, nan = np.full(240, 100), np.full(240, np.nan)
+    return Rows(np.arange(240), both, hundred, hundred, np.zeros_like(both), nan, nan), groups
+
+
+def test_the_bootstrap_interval_equals_a_plain_loop_over_patients() -> None:
+    rows, groups = correlated_rows()
+    intervals = metrics.bootstrap_interval(rows, groups)
+    expected = loop_interval(metrics.dice(rows), groups, 2000)
+    width = expected[1] - expected[0]
+    np.testing.assert_allclose(intervals["dice"], expected, atol=0.08 * width)
+    # Equal areas in all cases: the pooled Dice is the mean Dice, and so are their intervals.
+    np.testing.assert_allclose(intervals["dice_global"], intervals["dice"], rtol=1e-12)
+
+
+def test_drawing_whole_patients_widens_the_interval_of_correlated_slices() -> None:
+    rows, groups = correlated_rows()
+    low, high = metrics.bootstrap_interval(rows)["dice"]
+    grouped_low, grouped_high = metrics.bootstrap_interval(rows, groups)["dice"]
+    assert grouped_high - grouped_low > 2 * (high - low)
+    assert metrics.summary(rows, groups)["bootstrap_units"] == 30
+
+
+def test_cases_without_a_patient_are_drawn_alone() -> None:
+    rows, groups = correlated_rows()
+    alone = metrics.bootstrap_interval(rows)
+    assert metrics.bootstrap_interval(rows, [""] * 240) == alone
+    assert metrics.bootstrap_interval(rows, [None] * 240) == alone
+    some = [*groups[:16], *[""] * 224]
+    assert metrics.summary(rows, some)["bootstrap_units"] == 2 + 224
+    with pytest.raises(ValueError, match="3 patients for 240 cases"):
+        metrics.bootstrap_interval(rows, ["a", "b", "c"])
+
+
+def test_a_stratum_scores_like_a_table_of_its_own() -> None:
+    pairs = [blobs(seed) for seed in range(6)]
+    part = metrics.select(tabulate(pairs), np.array([False, True] * 3))
+    assert metrics.mean_scores(part) == metrics.mean_scores(tabulate(pairs[1::2], [1, 3, 5]))
+
+
+@pytest.mark.parametrize("leading", [(), (1,)])
+def test_logits_are_resized_by_pixel_centres_in_full_precision(leading: tuple[int, ...]) -> None:
+    cv2 = pytest.importorskip("cv2")
+    logits = torch.randn(*leading, 8, 6, generator=torch.Generator().manual_seed(0))
+    resized = metrics.resize_logits(logits.bfloat16(), (19, 25))
+    assert resized.shape == (*leading, 19, 25)
+    expected = cv2.resize(logits.bfloat16().float().numpy().reshape(8, 6), (25, 19))
+    np.testing.assert_allclose(resized.numpy().reshape(19, 25), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(224, 224), (512, 512), (672, 448), (300, 401), (150, 180)])
+def test_lvit_grows_the_truth_as_its_loader_does(size: tuple[int, int]) -> None:
+    cv2 = pytest.importorskip("cv2")
+    truth = (torch.rand(size, generator=torch.Generator().manual_seed(1)) > 0.97).to(torch.uint8)
+    pred, grown = metrics.lvit_pair(torch.full((1, 96, 96), 2.0), truth)
+    expected = cv2.resize(truth.numpy() * 255, (224, 224)) > 0
+    assert pred.shape == grown.shape == (224, 224)
+    assert pred.all()
+    # OpenCV weighs in steps of 1/2048, which decides a few pixels at an odd ratio of sizes.
+    assert (grown.numpy() != expected).mean() <= (1e-4 if size == (300, 401) else 0)
+
+
+def scenarios() -> dict[str, tuple[list[int], list[int]]]:
+    """Cases of rank 0 and of rank 1; repeats are what a sampler pads with."""
+    return {
+        "no rows on rank 1": ([2, 0, 1], []),
+        "uneven and padded": ([0, 2, 4, 6, 8], [1, 3, 5, 7, 0, 2, 3]),
+        "no rows at all": ([], []),
+    }
+
+
+def one_rank(rank: int, folder: Path) -> None:
+    torch.distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{folder / 'meeting'}",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=60),
+    )
+    try:
+        pairs = pairs_with_empty_ones(9)
+        for name, ranks in scenarios().items():
+            table = CaseTable()
+            fill(table, [pairs[i] for i in ranks[rank]], ranks[rank])
+            np.savez(folder / f"{name}-{rank}.npz", **table.compute()._asdict())
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This process is rank 0: starting one other costs half the imports of starting two."""
+    folder = tmp_path_factory.mktemp("ranks")
+    other = torch.multiprocessing.get_context("spawn").Process(target=one_rank, args=(1, folder))
+    other.start()
+    try:
+        one_rank(0, folder)
+    finally:
+        other.join(timeout=60)
+        other.kill()
+    assert other.exitcode == 0
+    return folder
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("name", list(scenarios()))
+def test_two_processes_give_exactly_the_rows_of_one(name: str, two_processes: Path) -> None:
+    cases = sorted({case for rank in scenarios()[name] for case in rank})
+    pairs = pairs_with_empty_ones(9)
+    expected = tabulate([pairs[i] for i in cases], cases)
+    for rank in (0, 1):
+        saved = np.load(two_processes / f"{name}-{rank}.npz")
+        assert_same_rows(Rows(**saved), expected)

@@ -1,0 +1,167 @@
+"""Groups partition the parameters; schedules follow their formula."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, AdamW
+
+from textseg.errors import UserError
+from textseg.optim import parameter_groups, schedule_factor, warmup_schedule
+
+
+class Network(nn.Module):
+    """A pretrained part, a frozen one, a new one, and a weight two modules share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        self.frozen = nn.Linear(5, 5).requires_grad_(False)
+        self.words = nn.Embedding(7, 4)
+        self.head = nn.Linear(4, 7)
+        self.head.weight = self.words.weight
+        self.temperature = nn.Parameter(torch.tensor(0.0))
+
+
+def by_name(groups: list[dict]) -> dict[str, dict]:
+    return {group["name"]: group for group in groups}
+
+
+def test_groups_hold_every_trainable_parameter_exactly_once() -> None:
+    network = Network()
+    groups = parameter_groups(network, lr=1.0, weight_decay=0.1, pretrained=[network.encoder])
+    grouped = [id(parameter) for group in groups for parameter in group["params"]]
+    trainable = {id(parameter) for parameter in network.parameters() if parameter.requires_grad}
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == trainable
+    AdamW(groups)  # refuses a parameter that is in two groups
+
+
+def test_a_shared_parameter_counts_as_pretrained_if_one_owner_is() -> None:
+    network = Network()
+    groups = parameter_groups(network, lr=1.0, weight_decay=0.1, pretrained=[network.words])
+    holders = [
+        group["name"]
+        for group in groups
+        for parameter in group["params"]
+        if parameter is network.head.weight
+    ]
+    assert holders == ["pretrained/decay"]
+
+
+def test_parameters_under_two_dimensions_do_not_decay() -> None:
+    groups = parameter_groups(Network(), lr=1.0, weight_decay=0.1)
+    for group in groups:
+        for parameter in group["params"]:
+            assert group["weight_decay"] == (0.1 if parameter.ndim >= 2 else 0.0)
+
+
+def test_pretrained_parts_learn_at_their_own_rate() -> None:
+    network = Network()
+    groups = by_name(
+        parameter_groups(
+            network,
+            lr=0.5,
+            weight_decay=0.1,
+            pretrained=[network.encoder],
+            pretrained_lr_scale=0.2,
+        )
+    )
+    encoder = {id(parameter) for parameter in network.encoder.parameters()}
+    for name, group in groups.items():
+        assert group["lr"] == pytest.approx(0.1 if name.startswith("pretrained") else 0.5)
+        for parameter in group["params"]:
+            assert (id(parameter) in encoder) == name.startswith("pretrained")
+
+
+def test_empty_groups_are_left_out() -> None:
+    assert [g["name"] for g in parameter_groups(nn.LayerNorm(3), lr=1.0, weight_decay=0.1)] == [
+        "new/no_decay"
+    ]
+    frozen = nn.Linear(2, 2).requires_grad_(False)
+    assert parameter_groups(frozen, lr=1.0, weight_decay=0.1) == []
+
+
+def test_groups_come_in_the_order_of_the_parameters() -> None:
+    network = Network()
+    first = parameter_groups(network, lr=1.0, weight_decay=0.1, pretrained=[network.encoder])
+    again = parameter_groups(network, lr=1.0, weight_decay=0.1, pretrained=[network.encoder])
+    order = {id(parameter): place for place, parameter in enumerate(network.parameters())}
+    for one, two in zip(first, again, strict=True):
+        places = [order[id(parameter)] for parameter in one["params"]]
+        assert places == sorted(places)
+        assert [id(parameter) for parameter in two["params"]] == [id(p) for p in one["params"]]
+
+
+def learning_rates(kind: str, *, total: int, warmup: int, steps: int, power: float) -> list[float]:
+    """The rate every optimizer step really used."""
+    optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    scheduler = warmup_schedule(
+        optimizer, total_steps=total, warmup_steps=warmup, kind=kind, power=power
+    )
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize("power", [0.9, 2.0])
+@pytest.mark.parametrize("kind", ["poly", "cosine", "constant"])
+def test_the_rate_of_every_step_follows_the_formula(kind: str, power: float) -> None:
+    decay = {
+        "poly": lambda x: math.pow(1 - x, power),
+        "cosine": lambda x: 0.5 * (1 + math.cos(math.pi * x)),
+        "constant": lambda x: 1.0,
+    }[kind]
+    expected = [2.0 * (step + 1) / 4 for step in range(3)]
+    expected += [2.0 * decay(step / 7) for step in range(7)]
+    rates = learning_rates(kind, total=10, warmup=3, steps=10, power=power)
+    assert rates == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["poly", "cosine", "constant"])
+@pytest.mark.parametrize(("total", "warmup"), [(1, 0), (2, 1), (50, 0), (50, 49), (100_000, 1500)])
+def test_no_step_of_the_run_has_a_rate_of_zero(kind: str, total: int, warmup: int) -> None:
+    factors = [
+        schedule_factor(step, total_steps=total, warmup_steps=warmup, kind=kind)
+        for step in range(total)
+    ]
+    assert min(factors) > 0
+    assert max(factors) == 1.0
+
+
+@pytest.mark.parametrize("kind", ["poly", "cosine"])
+def test_the_rate_rises_to_the_peak_and_falls_from_it(kind: str) -> None:
+    rates = learning_rates(kind, total=20, warmup=5, steps=20, power=0.9)
+    assert rates[:6] == sorted(set(rates[:6]))
+    assert rates[5:] == sorted(set(rates[5:]), reverse=True)
+    assert rates[5] == 2.0
+
+
+def test_steps_beyond_the_planned_end_are_harmless() -> None:
+    assert learning_rates("poly", total=4, warmup=1, steps=7, power=0.9)[4:] == [0.0] * 3
+    assert learning_rates("constant", total=4, warmup=1, steps=7, power=0.9)[4:] == [2.0] * 3
+
+
+def test_every_group_keeps_its_own_rate() -> None:
+    network = Network()
+    groups = parameter_groups(network, lr=1.0, weight_decay=0.1, pretrained=[network.encoder])
+    optimizer = AdamW(groups)
+    scheduler = warmup_schedule(optimizer, total_steps=10, warmup_steps=2, kind="cosine")
+    for _ in range(5):
+        rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+        assert rates["pretrained/decay"] == pytest.approx(0.1 * rates["new/decay"])
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize(("total", "warmup"), [(10, 10), (10, 11), (0, 0), (10, -1)])
+def test_a_warmup_that_does_not_fit_is_the_users_mistake(total: int, warmup: int) -> None:
+    optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    with pytest.raises(UserError, match=f"warmup_steps={warmup} does not fit"):
+        warmup_schedule(optimizer, total_steps=total, warmup_steps=warmup, kind="poly")

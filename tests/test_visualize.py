@@ -1,0 +1,163 @@
+"""Pictures: what each colour means, and that no caption breaks them."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from textseg.visualize import FALSE_ALARM, HIT, MISS, PREDICTION, TRUTH, overlay, tp_fp_fn
+
+# Severity 1 of each kind: Machado, Oliveira and Fernandes 2009, linear RGB.
+VISION = {
+    "full": np.eye(3),
+    "protan": [[0.1523, 1.0526, -0.2049], [0.1145, 0.7863, 0.0992], [-0.0039, -0.0481, 1.0520]],
+    "deutan": [[0.3673, 0.8606, -0.2280], [0.2801, 0.6725, 0.0474], [-0.0118, 0.0429, 0.9689]],
+    "tritan": [[1.2555, -0.0767, -0.1788], [-0.0784, 0.9308, 0.1476], [0.0047, 0.6914, 0.3039]],
+}
+
+
+def masks(side: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    truth, pred = np.zeros((side, side), np.uint8), np.zeros((side, side), bool)
+    truth[10:40, 10:40] = 1
+    pred[20:50, 20:50] = True
+    return truth, pred
+
+
+def grey(height: int, width: int) -> np.ndarray:
+    return np.full((height, width, 3), 128, dtype=np.uint8)
+
+
+def contains(picture: np.ndarray, colour: tuple[int, int, int]) -> bool:
+    return bool((picture == colour).all(axis=-1).any())
+
+
+def lab(colour: tuple[int, int, int], vision: str) -> np.ndarray:
+    """CIE L*a*b* (D65) of an sRGB colour as somebody with this vision sees it."""
+    value = np.array(colour) / 255
+    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    seen = (np.array(VISION[vision]) @ linear).clip(0, 1)
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    x, y, z = np.cbrt(np.array(to_xyz) @ seen / [0.9505, 1, 1.089])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def test_agreement_colours_partition_the_two_masks() -> None:
+    truth, pred = masks()
+    colours = tp_fp_fn(truth, pred)
+    assert (colours.shape, colours.dtype) == ((64, 64, 3), np.uint8)
+    counts = {c: int((colours == c).all(axis=-1).sum()) for c in (HIT, FALSE_ALARM, MISS)}
+    assert counts == {HIT: 400, FALSE_ALARM: 500, MISS: 500}
+    assert int((colours == 0).all(axis=-1).sum()) == 64 * 64 - 1400
+
+
+@pytest.mark.parametrize("vision", list(VISION))
+def test_agreement_colours_differ_for_colour_blind_readers(vision: str) -> None:
+    for one, two in combinations((HIT, FALSE_ALARM, MISS), 2):
+        assert np.linalg.norm(lab(one, vision) - lab(two, vision)) > 40
+
+
+@pytest.mark.parametrize(
+    ("size", "factor"), [((64, 64), 4), ((224, 200), 2), ((256, 300), 1), ((300, 7), 1)]
+)
+def test_panels_show_the_images_own_pixels_enlarged_by_a_whole_factor(
+    size: tuple[int, int], factor: int
+) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    picture = overlay(image, None, np.zeros(size), caption="")
+    expected = np.kron(image, np.ones((factor, factor, 1), np.uint8))
+    tall, wide = expected.shape[:2]
+    rows = [
+        top
+        for top in range(picture.shape[0] - tall + 1)
+        for left in [int(np.argmin((picture[top] == 255).all(axis=-1)))]
+        if np.array_equal(picture[top : top + tall, left : left + wide], expected)
+    ]
+    assert len(rows) == 1
+
+
+def test_a_picture_with_a_truth_shows_all_three_kinds_of_pixels() -> None:
+    truth, pred = masks()
+    picture = overlay(grey(64, 64), truth, pred, caption="two lesions")
+    assert picture.dtype == np.uint8
+    assert all(contains(picture, c) for c in (HIT, FALSE_ALARM, MISS, TRUTH, PREDICTION))
+
+
+def test_a_picture_without_a_truth_makes_no_claim_about_agreement() -> None:
+    picture = overlay(grey(64, 64), None, masks()[1], caption="two lesions")
+    assert contains(picture, PREDICTION)
+    assert not any(contains(picture, c) for c in (HIT, FALSE_ALARM, MISS, TRUTH))
+
+
+def test_tissue_under_a_mask_stays_visible() -> None:
+    image = np.random.default_rng(1).integers(60, 200, (256, 256, 3), dtype=np.uint8)
+    everywhere = np.ones((256, 256), bool)
+    picture = overlay(image, None, everywhere, caption="")
+    panel = picture[:, picture.shape[1] // 2 + 20 : -40].astype(float)
+    inside = panel[panel.shape[0] // 2 - 40 : panel.shape[0] // 2 + 40]
+    assert inside.std(axis=(0, 1)).min() > 20
+
+
+def test_float_planes_and_bytes_give_the_same_picture() -> None:
+    truth, pred = masks()
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    planes = (image / 255).transpose(2, 0, 1).astype(np.float32)
+    one, two = (overlay(i, truth, pred, caption="same") for i in (image, planes))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_a_longer_caption_makes_a_taller_picture_and_no_wider_one() -> None:
+    truth, pred = masks()
+    short = overlay(grey(64, 64), truth, pred, caption="left lung")
+    long = overlay(grey(64, 64), truth, pred, caption="upper left lung, " * 60)
+    assert long.shape[0] > short.shape[0] + 5 * 14
+    assert long.shape[1] == short.shape[1]
+
+
+def test_no_letter_touches_the_edge_of_the_picture() -> None:
+    truth, pred = masks()
+    for caption in ("W" * 400, "upper left lung, " * 60):
+        picture = overlay(grey(64, 64), truth, pred, caption=caption, title=["W" * 200])
+        for edge in (picture[:6], picture[-6:], picture[:, :6], picture[:, -6:]):
+            assert (edge == 255).all()
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "",
+        " ",
+        "Läsion \u2013 \u201clinks\u201d",
+        "左肺下叶感染",
+        "\x00\n\t\r",
+        "\ud800 lone",
+        "🙂 é",
+        "infiltrat\u0301",
+    ],
+)
+def test_no_caption_breaks_the_picture(caption: str) -> None:
+    truth, pred = masks(32)
+    picture = overlay(grey(32, 32), truth, pred, caption=caption, title=[caption])
+    assert picture.ndim == 3
+
+
+def test_accents_are_dropped_rather_than_drawn_as_boxes() -> None:
+    _, pred = masks(64)
+    captions = ("Läsion \u2013 é", "Lasion - e")
+    one, two = (overlay(grey(64, 64), None, pred, caption=c) for c in captions)
+    np.testing.assert_array_equal(one, two)
+
+
+def test_empty_masks_leave_the_panels_unpainted() -> None:
+    nothing = np.zeros((64, 64), bool)
+    picture = overlay(grey(64, 64), nothing, nothing, caption="healthy")
+    assert not any(contains(picture, c) for c in (TRUTH, PREDICTION))
+
+
+def test_a_mask_of_another_size_is_refused_by_name() -> None:
+    truth, pred = masks()
+    with pytest.raises(ValueError, match=r"truth is \(64, 64\), but \(32, 48\)"):
+        overlay(grey(32, 48), truth, np.zeros((32, 48)), caption="")
+    with pytest.raises(ValueError, match="pred is"):
+        tp_fp_fn(truth, pred[:5])

@@ -1,0 +1,297 @@
+"""Pictures, tables and predictions on disk and on W&B; never in a step method."""
+
+from __future__ import annotations
+
+import csv
+import json
+import netrc
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import lightning as L
+import numpy as np
+import torch.distributed
+import wandb
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_info
+from PIL import Image
+from torch import Tensor
+
+from textseg.batch import Batch
+from textseg.checkpoint import RUN_CONFIG, fresh_folder
+from textseg.metrics import Protocol, Rows, dice, iou, summary
+from textseg.models.base import SegmentationModule, caption_mode_of
+from textseg.preprocess import Bytes, resize_image
+from textseg.visualize import overlay
+
+
+def claim_folder(trainer: L.Trainer, name: str) -> Path:
+    """A folder `name` of the run that nobody has written to, the same on every process."""
+    folder = Path(trainer.default_root_dir) / name
+    if trainer.is_global_zero:
+        folder = fresh_folder(folder)
+    return Path(trainer.strategy.broadcast(str(folder)))
+
+
+def evenly_spaced(count: int, total: int) -> set[int]:
+    """`count` indices over range(total), ends included."""
+    return set(np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist())
+
+
+def _rows_in(loader: Any) -> int:
+    return len(loader.dataset)
+
+
+def picture_of(batch: Batch, row: int) -> Bytes:
+    """The image of one row at its original size: [H0, W0, 3] uint8."""
+    image = (batch["image"][row].float().cpu().permute(1, 2, 0).numpy() * 255).round()
+    height, width = batch["original_size"][row].tolist()
+    return resize_image(image.clip(0, 255).astype(np.uint8), (height, width))
+
+
+def _mask(mask: Tensor) -> Bytes:
+    return mask.cpu().numpy().astype(np.uint8)
+
+
+def write_mask(mask: Tensor, path: Path) -> None:
+    """A mask [H, W] as an 8-bit PNG of 0 and 255."""
+    Image.fromarray(_mask(mask) * 255).save(path)
+
+
+class TestReport(L.Callback):
+    """Writes test/<caption mode>/: metrics.json, cases.csv, overlays/ and, if asked, masks/.
+
+    A second test of the same checkpoint writes beside the first, never over it.
+
+    Args:
+        overlays: pictures to draw, evenly spaced over the test set.
+        save_masks: also write every predicted mask, as predict does.
+    """
+
+    __test__ = False  # not a test case, whatever pytest makes of the name
+
+    def __init__(self, overlays: int = 24, save_masks: bool = False) -> None:
+        self.overlays = overlays
+        self.save_masks = save_masks
+        self.results: dict[str, dict[str, Any]] = {}
+        self.folder = Path()
+        self._drawn: set[int] = set()
+        self._cases: dict[int, tuple[str, str, str]] = {}
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.mode = caption_mode_of(trainer)
+        self.folder = claim_folder(trainer, f"test/{self.mode}")
+        (self.folder / "overlays").mkdir(exist_ok=True)
+        if self.save_masks:
+            (self.folder / "masks").mkdir(exist_ok=True)
+        self._drawn = evenly_spaced(self.overlays, _rows_in(trainer.test_dataloaders))
+        self._cases = {}
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,  # {"pred": B masks}
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        for row, index in enumerate(batch["index"].tolist()):
+            case, text = batch["case"][row], batch["text"][row]
+            self._cases[index] = (case, batch["case_id"][row], text)
+            if self.save_masks:
+                write_mask(outputs["pred"][row], self.folder / "masks" / f"{case}.png")
+            if index in self._drawn:
+                picture = overlay(
+                    picture_of(batch, row),
+                    _mask(batch["truth"][row]),
+                    _mask(outputs["pred"][row]),
+                    caption=text,
+                    title=[case],
+                )
+                Image.fromarray(picture).save(self.folder / "overlays" / f"{case}.png")
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, SegmentationModule)
+        rows = pl_module.test_cases.compute()
+        cases = _gathered(self._cases)
+        groups = [cases[int(index)][1] for index in rows.index]
+        result: dict[str, Any] = {"caption_mode": self.mode, "protocol": pl_module.protocol}
+        result |= summary(rows, groups, protocol=pl_module.protocol)
+        self.results[self.mode] = result
+        if trainer.is_global_zero:
+            (self.folder / "metrics.json").write_text(json.dumps(result, indent=2) + "\n")
+            _write_cases(self.folder / "cases.csv", rows, cases, pl_module.protocol)
+
+
+def _gathered(cases: dict[int, tuple[str, str, str]]) -> dict[int, tuple[str, str, str]]:
+    if not torch.distributed.is_initialized():
+        return cases
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, cases)
+    return {index: case for part in parts for index, case in part.items()}
+
+
+def _write_cases(
+    path: Path, rows: Rows, cases: Mapping[int, tuple[str, str, str]], protocol: Protocol
+) -> None:
+    header = ["case", "case_id", "text", "dice", "iou", "intersection", "predicted", "true"]
+    scores = zip(
+        dice(rows, protocol=protocol).tolist(),
+        iou(rows, protocol=protocol).tolist(),
+        rows.intersection.tolist(),
+        rows.predicted.tolist(),
+        rows.true.tolist(),
+        rows.hd95.tolist(),
+        rows.nsd.tolist(),
+        strict=True,
+    )
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*header, "hd95", "nsd"])
+        for index, values in zip(rows.index.tolist(), scores, strict=True):
+            writer.writerow([*cases[index], *("" if v != v else v for v in values)])
+
+
+class PredictionWriter(L.Callback):
+    """Writes predict/<image stem>__<row>.png: masks of 0 and 255 at each image's original size."""
+
+    def __init__(self) -> None:
+        self.folder = Path()
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.folder = claim_folder(trainer, "predict")
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,  # {"pred": B masks}
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        for case, mask in zip(batch["case"], outputs["pred"], strict=True):
+            write_mask(mask, self.folder / f"{case}.png")
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        rank_zero_info(f"masks written to {self.folder}")
+
+
+class RunConfig(SaveConfigCallback):
+    """Puts the resolved config of a fit into the run's folder and into its W&B run.
+
+    Lightning's own way writes ./config.yaml for every W&B run, so that runs overwrite each other.
+    """
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, folder / RUN_CONFIG, skip_none=False)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_hyperparams(self.config.as_dict())
+
+
+class WandbSamples(L.Callback):
+    """A W&B table of the same validation samples after each epoch.
+
+    Args:
+        samples: rows, evenly spaced over the validation set.
+        every_n_epochs: epochs between two tables.
+        upload: also send image, caption and masks. Off by default: they are patient data, and
+            without it the table holds row numbers and scores only.
+    """
+
+    def __init__(self, samples: int = 8, every_n_epochs: int = 5, upload: bool = False) -> None:
+        self.samples = samples
+        self.every_n_epochs = every_n_epochs
+        self.upload = upload
+        self._chosen: set[int] = set()
+        self._rows: list[Any] = []
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self.upload and self._loggers(trainer):
+            rank_zero_info("W&B sample table: scores only (upload: false keeps pictures here)")
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        if trainer.sanity_checking or not due or not self._loggers(trainer):
+            self._chosen = set()
+        else:
+            self._chosen = evenly_spaced(self.samples, _rows_in(trainer.val_dataloaders))
+        self._rows = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,  # {"pred": [B, H, W]}
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        for row, index in enumerate(batch["index"].tolist()):
+            if index in self._chosen:
+                self._rows.append(self._row(index, row, outputs["pred"][row], batch))
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        columns: list[Any] = ["index", "dice", "predicted", "true"]
+        columns += ["caption", "picture"] if self.upload else []
+        for logger in self._loggers(trainer) if self._rows else []:
+            table = wandb.Table(columns=columns, data=self._rows)
+            logger.experiment.log({"val/samples": table, "epoch": trainer.current_epoch})
+
+    def _row(self, index: int, row: int, pred: Tensor, batch: Batch) -> list[Any]:
+        truth = batch["mask"][row, 0] > 0.5
+        overlap, total = int((pred & truth).sum()), int(pred.sum() + truth.sum())
+        values: list[Any] = [index, 2 * overlap / total if total else 1.0]
+        values += [int(pred.sum()), int(truth.sum())]
+        if self.upload:
+            size = (pred.shape[0], pred.shape[1])
+            image = resize_image(picture_of(batch, row), size)
+            masks = {
+                "truth": {"mask_data": _mask(truth), "class_labels": {1: "lesion"}},
+                "prediction": {"mask_data": _mask(pred), "class_labels": {1: "lesion"}},
+            }
+            values += [batch["text"][row], wandb.Image(image, masks=masks)]
+        return values
+
+    @staticmethod
+    def _loggers(trainer: L.Trainer) -> list[WandbLogger]:
+        if not trainer.is_global_zero:
+            return []
+        return [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+
+
+def wandb_obstacle() -> str:
+    """Why W&B cannot be reached from here ("" if it can), found without asking or waiting."""
+    mode = os.environ.get("WANDB_MODE", "online")
+    if mode != "online":
+        return f"WANDB_MODE={mode}"
+    url = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
+    server = urlsplit(url)
+    host = server.hostname or ""
+    if not (os.environ.get("WANDB_API_KEY") or _netrc_key(host)):
+        return "no API key (wandb login sets one)"
+    try:
+        port = server.port or (443 if server.scheme == "https" else 80)
+        socket.create_connection((host, port), timeout=3).close()
+    except OSError as error:
+        return f"{host} cannot be reached ({error})"
+    return ""
+
+
+def _netrc_key(host: str) -> str | None:
+    try:
+        login = netrc.netrc(os.environ.get("NETRC")).authenticators(host)
+    except (OSError, netrc.NetrcParseError):
+        return None
+    return login[2] if login else None

@@ -1,0 +1,63 @@
+"""Checkpoints and the run folders they live in."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from textseg.errors import UserError
+
+RUN_CONFIG = "config.yaml"
+
+
+def load_plain(path: str | Path) -> Any:
+    """What a .ckpt or .pth file holds, if that is tensors and plain values only.
+
+    Raises:
+        UserError: the file is missing, cut short, or holds code, which is never run.
+    """
+    if not Path(path).is_file():
+        raise UserError(
+            f"{path} does not exist",
+            "give a file such as runs/<config>/<time>/checkpoints/best.ckpt",
+        )
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        raise UserError(
+            f"{path} cannot be read as weights ({str(error).splitlines()[0][:120]})",
+            "it is cut short, or holds code, which is never run: give an intact weights file",
+        ) from error
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A Lightning checkpoint, tensors and plain values only: no code in it is run.
+
+    Raises:
+        UserError: the file is missing, is no checkpoint, or holds more than weights and settings.
+    """
+    checkpoint = load_plain(path)
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise UserError(f"{path} holds no state_dict", "give a checkpoint that textseg wrote")
+    return checkpoint
+
+
+def run_folder_of(path: str | Path) -> Path:
+    """The run that a checkpoint belongs to: the folder above ``checkpoints/``, or its own."""
+    folder = Path(path).resolve().parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
+def fresh_folder(folder: Path) -> Path:
+    """`folder`, or the first of `folder_2`, `folder_3`, ... that does not exist; created."""
+    for number in range(1, 10_000):
+        candidate = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
+        try:
+            candidate.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return candidate
+    raise UserError(f"{folder} exists ten thousand times", "clear out old results")

@@ -1,0 +1,205 @@
+"""SegmentationModule: steps, scoring and optimisation, the same for every network."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from textseg.batch import Batch, SegmentationOutput, TextFeatures
+from textseg.errors import UserError
+from textseg.losses import segmentation_loss
+from textseg.metrics import CaseTable, lvit_pair, mean_scores, predict_mask, resize_logits
+from textseg.optim import warmup_schedule
+
+
+class SegmentationModule(L.LightningModule):
+    """What all networks share; it knows nothing of encoders.
+
+    A network gives `encode_text`, `forward_features` and `parameter_groups` (the backbone mixin has
+    the first and the last) and calls ``save_hyperparameters(logger=False)`` itself.
+
+    Args:
+        lr: peak learning rate of AdamW.
+        weight_decay: of weights with two or more dimensions.
+        pretrained_lr_scale: learning rate of pretrained parts over lr.
+        schedule: course of the learning rate after the warm-up.
+        warmup: share of all steps over which the learning rate rises.
+        protocol: how test masks are scored; "lvit" reproduces LViT's test and nothing else.
+    """
+
+    def __init__(
+        self,
+        *,
+        lr: float,
+        weight_decay: float,
+        pretrained_lr_scale: float,
+        schedule: Literal["poly", "cosine", "constant"],
+        warmup: float,
+        protocol: Literal["standard", "lvit"],
+    ) -> None:
+        super().__init__()
+        if not 0 <= warmup < 1:
+            raise UserError(f"warmup={warmup} is no share of the steps", "give a value in [0, 1)")
+        self.lr, self.weight_decay = lr, weight_decay
+        self.pretrained_lr_scale = pretrained_lr_scale
+        self.schedule, self.warmup = schedule, warmup
+        self.protocol = protocol
+        self.val_cases = CaseTable()
+        self.test_cases = CaseTable(surface=protocol == "standard")
+
+    @abstractmethod
+    def encode_text(self, text: Sequence[str]) -> TextFeatures:
+        """Captions to word features."""
+
+    @abstractmethod
+    def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
+        """Images and word features to logits."""
+
+    @abstractmethod
+    def parameter_groups(
+        self, *, lr: float, weight_decay: float, pretrained_lr_scale: float
+    ) -> list[dict[str, Any]]:
+        """Trainable parameters for the optimizer."""
+
+    def forward(self, image: Tensor, text: Sequence[str]) -> SegmentationOutput:
+        """image [B, 3, H, W] in [0, 1] and B captions -> logits [B, 1, H, W] and aux."""
+        return self.forward_features(image, self.encode_text(text))
+
+    def on_captions(self, captions: Sequence[str], *, training: bool) -> None:
+        """Called in setup with the captions to come; a text encoder may learn its vocabulary."""
+
+    def setup(self, stage: str) -> None:
+        """Show the captions of this stage to the text encoder."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if datamodule is not None:
+            split = {"fit": "train", "validate": "val"}.get(stage, stage)
+            self.on_captions(datamodule.captions(split), training=stage == "fit")
+
+    def compute_loss(self, output: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
+        """Terms by name, their total under ``loss``: Dice + BCE on logits."""
+        return segmentation_loss(output.logits, batch["mask"])
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._step(batch, "train")[1]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Score at the network's resolution; returns the masks [B, H, W] for whoever draws them."""
+        output, _ = self._step(batch, "val")
+        preds, truths = predict_mask(output.logits)[:, 0], batch["mask"][:, 0] > 0.5
+        self.val_cases.update(preds, truths, batch["index"], batch["spacing"])
+        return {"pred": preds}
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Tensor]]:
+        """Score at each truth's own resolution; returns the masks for whoever draws them."""
+        output, _ = self._step(batch, self._test_prefix)
+        preds = self.masks_at(output.logits, batch["original_size"])
+        truths = [truth > 0 for truth in batch["truth"]]
+        if self.protocol == "lvit":
+            pairs = [
+                lvit_pair(logits, truth)
+                for logits, truth in zip(output.logits[:, 0], batch["truth"], strict=True)
+            ]
+            scored, truths = [p for p, _ in pairs], [t for _, t in pairs]
+        else:
+            scored = preds
+        self.test_cases.update(scored, truths, batch["index"], batch["spacing"])
+        return {"pred": preds}
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Tensor]]:
+        """Masks at each image's original size: a list of B [H0, W0] bool."""
+        logits = self(batch["image"], batch["text"]).logits
+        return {"pred": self.masks_at(logits, batch["original_size"])}
+
+    @staticmethod
+    def masks_at(logits: Tensor, sizes: Tensor) -> list[Tensor]:
+        """Logits [B, 1, H, W], resized to each of `sizes` [B, 2] and cut at probability 0.5."""
+        return [
+            predict_mask(resize_logits(one, (int(height), int(width))))[0]
+            for one, (height, width) in zip(logits, sizes.tolist(), strict=True)
+        ]
+
+    def _step(self, batch: Batch, stage: str) -> tuple[SegmentationOutput, Tensor]:
+        output = self(batch["image"], batch["text"])
+        losses = self.compute_loss(output, batch)
+        self.log_dict(
+            {f"{stage}/{name}": value for name, value in losses.items()},
+            batch_size=len(batch["text"]),
+            on_step=False,
+            on_epoch=True,
+            sync_dist=stage != "train",
+        )
+        return output, losses["loss"]
+
+    def on_validation_epoch_start(self) -> None:
+        self.val_cases.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        scores = mean_scores(self.val_cases.compute())
+        self.log_dict({f"val/{name}": value for name, value in scores.items()})
+        self.log("val_dice", scores["dice"], prog_bar=True, logger=False)
+
+    def on_test_epoch_start(self) -> None:
+        self.test_cases.reset()
+
+    def on_test_epoch_end(self) -> None:
+        scores = mean_scores(self.test_cases.compute(), protocol=self.protocol)
+        self.log_dict({f"{self._test_prefix}/{name}": value for name, value in scores.items()})
+
+    @property
+    def _test_prefix(self) -> str:
+        """A test with other than true captions is logged apart: test_empty, test_shuffled."""
+        mode = caption_mode_of(self.trainer)
+        return "test" if mode == "true" else f"test_{mode}"
+
+    def configure_optimizers(self) -> Any:
+        """AdamW over `parameter_groups`, and a schedule by step with the trainer's length."""
+        groups = self.parameter_groups(
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            pretrained_lr_scale=self.pretrained_lr_scale,
+        )
+        optimizer = torch.optim.AdamW(groups, lr=self.lr)
+        total = int(self.trainer.estimated_stepping_batches)
+        scheduler = warmup_schedule(
+            optimizer,
+            total_steps=total,
+            warmup_steps=int(total * self.warmup),
+            kind=self.schedule,
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Refuse a checkpoint of another network before any weight is changed."""
+        check_state_dict(self, checkpoint["state_dict"])
+
+
+def caption_mode_of(trainer: L.Trainer) -> str:
+    """How the captions of the data in use were changed: "true" if not at all."""
+    return getattr(getattr(trainer, "datamodule", None), "caption_mode", "true")
+
+
+def check_state_dict(model: torch.nn.Module, state_dict: Mapping[str, Any]) -> None:
+    """Raises:
+    UserError: names or shapes in `state_dict` are not the model's.
+    """
+    own = model.state_dict()
+    odd = [k for k in own if k not in state_dict] + [k for k in state_dict if k not in own]
+    odd += [
+        k
+        for k in own
+        if isinstance(own[k], Tensor) and k in state_dict and own[k].shape != state_dict[k].shape
+    ]
+    if odd:
+        raise UserError(
+            f"the checkpoint is of another network than {type(model).__name__} as configured: "
+            f"{len(odd)} weights differ, first {odd[:3]}",
+            "give the config of the run that the checkpoint came from, or another checkpoint",
+        )

@@ -1,0 +1,52 @@
+"""LSMS: Language-guided Scale-aware MedSegmentor (Ouyang et al., arXiv 2408.17347).
+
+A reconstruction from the published description: neither the code nor RefHL-Seg is released.
+
+From the paper:
+  * the task, referring lesion segmentation: outline the lesion that an expression refers to;
+  * a vision embedding gives V_1 and BERT gives L; both enter a language-guided vision encoder of
+    four stages whose blocks hold the Scale-aware Vision-Language Attention (SVLA), giving
+    multi-modal features F_1..F_4;
+  * SVLA sees through convolution kernels of several receptive fields, and each of them interacts
+    with the language, in parallel;
+  * the Full-Scale Decoder (FSD): Position Alignment brings F_1..F_4 to one grid with their own
+    channel counts (P_1..P_4), and P_2, P_3, P_4 are modelled globally across scales;
+  * loss: segmentation loss + vision-language contrastive loss.
+
+Our choice:
+  * the visual half of SVLA is SegNeXt's MSCAN attention (Guo et al. 2022): 5x5 depthwise, then
+    strips of 7, 11 and 21; widths and depths are its tiny, small and base, its parameter names are
+    kept and its published weights load by name;
+  * the language branch: positions of the map, with a 2-D position code, query the words by
+    multi-head attention; the result is normalised by channel and gated by a tanh MLP. One query
+    from the 5x5 map ("shared"), or one for it and for each strip ("per_scale"). Keys and values of
+    the words are made once a stage;
+  * the FSD's global operator: two pre-norm self-attention layers over the squeezed joint map at
+    1/8 of the input; P_1 joins after them, for boundaries, where `decoder_stages` names it;
+  * the contrastive term is text to pixel, sigmoid by position, balanced by class, weight 0.1;
+  * kernel sizes, widths, and all settings of training.
+
+Shapes: image [B, 3, H, W], H and W multiples of 32; words [B, L, D];
+F_i [B, C_i, H/s_i, W/s_i] with strides s = 4, 8, 16, 32; decoder map [B, 256, H/8, W/8].
+"""
+
+from textseg.models.lsms.decoder import FullScaleDecoder, PositionAlignment, TopDownDecoder
+from textseg.models.lsms.encoder import (
+    STRIPS,
+    VARIANTS,
+    LanguageGuidedVisionEncoder,
+    ScaleAwareVisionLanguageAttention,
+)
+from textseg.models.lsms.network import LSMS, TextToPixelContrast
+
+__all__ = [
+    "LSMS",
+    "STRIPS",
+    "VARIANTS",
+    "FullScaleDecoder",
+    "LanguageGuidedVisionEncoder",
+    "PositionAlignment",
+    "ScaleAwareVisionLanguageAttention",
+    "TextToPixelContrast",
+    "TopDownDecoder",
+]

@@ -1,0 +1,133 @@
+"""LSMS's Full-Scale Decoder, and the plain top-down sum that its ablation puts in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from textseg.layers import LayerNorm2d, SelfAttentionLayer, sine_positions, to_map, to_tokens
+
+
+class PositionAlignment(nn.Module):
+    """Brings a feature to the decoder's grid, its channels kept: F_i -> P_i.
+
+    Bilinear where the feature is coarser; a strided depthwise convolution where it is finer.
+    """
+
+    def __init__(self, channels: int, stride: int, grid: int) -> None:
+        super().__init__()
+        step = grid // stride
+        self.down = (
+            nn.Conv2d(channels, channels, step + 1, step, step // 2, groups=channels)
+            if step > 1
+            else nn.Identity()
+        )
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        x = self.down(x)
+        if x.shape[-2:] == size:
+            return x
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def _alignments(
+    channels: Sequence[int], strides: Sequence[int], stages: Sequence[int], grid: int
+) -> nn.ModuleDict:
+    return nn.ModuleDict(
+        {str(i): PositionAlignment(channels[i - 1], strides[i - 1], grid) for i in stages}
+    )
+
+
+class FullScaleDecoder(nn.Module):
+    """FSD: aligned stages, squeezed to one map, modelled globally, P_1 merged for boundaries.
+
+    Args:
+        channels, strides: of F_1..F_4.
+        stages: which of 1..4 are used; those from 2 on are modelled globally.
+        stride: of the decoder's grid, 4 or 8.
+        dim: width of the joint map.
+        layers: self-attention layers over the joint map.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        *,
+        stages: Sequence[int] = (2, 3, 4),
+        stride: int = 8,
+        dim: int = 256,
+        layers: int = 2,
+    ) -> None:
+        super().__init__()
+        self.stages = tuple(sorted(stages))
+        self.stride = stride
+        self.align = nn.ModuleDict(
+            {
+                str(i): PositionAlignment(channels[i - 1], strides[i - 1], stride)
+                for i in self.stages
+            }
+        )
+        joint = sum(channels[i - 1] for i in self.stages if i > 1)
+        self.squeeze = nn.Sequential(
+            nn.Conv2d(joint, dim, 1, bias=False), nn.BatchNorm2d(dim), nn.GELU()
+        )
+        self.layers = nn.ModuleList(SelfAttentionLayer(dim) for _ in range(layers))
+        self.norm = LayerNorm2d(dim)
+        if 1 in self.stages:
+            self.boundary = nn.Sequential(
+                nn.Conv2d(dim + channels[0], dim, 1, bias=False),
+                nn.BatchNorm2d(dim),
+                nn.GELU(),
+                nn.Conv2d(dim, dim, 3, padding=1, groups=dim),
+            )
+
+    def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """F_1..F_4 and the input's (H, W) -> [B, dim, H/stride, W/stride]."""
+        grid = (size[0] // self.stride, size[1] // self.stride)
+        aligned = {i: self.align[str(i)](features[i - 1], grid) for i in self.stages}  # P_i
+        joint = self.squeeze(torch.cat([aligned[i] for i in self.stages if i > 1], dim=1))
+        tokens = to_tokens(joint)  # [B, N, dim]
+        positions = sine_positions(*grid, tokens.shape[-1], tokens)
+        for layer in self.layers:
+            tokens = layer(tokens, positions)
+        out = self.norm(to_map(tokens, *grid))
+        if 1 in self.stages:
+            out = out + self.boundary(torch.cat([out, aligned[1]], dim=1))
+        return out
+
+
+class TopDownDecoder(nn.Module):
+    """The ablation without FSD: F_4..F_1 projected to one width, upsampled and summed."""
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        *,
+        stages: Sequence[int],
+        stride: int,
+        dim: int,
+    ) -> None:
+        super().__init__()
+        self.stages = tuple(sorted(stages))
+        self.stride = stride
+        self.align = nn.ModuleDict(
+            {
+                str(i): PositionAlignment(channels[i - 1], strides[i - 1], stride)
+                for i in self.stages
+            }
+        )
+        self.lateral = nn.ModuleDict(
+            {str(i): nn.Conv2d(channels[i - 1], dim, 1) for i in self.stages}
+        )
+
+    def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        grid = (size[0] // self.stride, size[1] // self.stride)
+        parts = [
+            self.lateral[str(i)](self.align[str(i)](features[i - 1], grid)) for i in self.stages
+        ]
+        return torch.stack(parts).sum(0)

@@ -1,0 +1,106 @@
+"""Parameter groups, and learning rates per step: warm-up, then polynomial or cosine decay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from textseg.errors import UserError
+
+Schedule = Literal["poly", "cosine", "constant"]
+
+
+def parameter_groups(
+    module: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    pretrained: Sequence[nn.Module] = (),
+    pretrained_lr_scale: float = 0.1,
+) -> list[dict[str, Any]]:
+    """Every trainable parameter in exactly one group, also one that two modules share.
+
+    Parameters under two dimensions (biases, norms, layer scales, temperatures) get no weight decay:
+    they hold no directions to shrink. Parameters of pretrained parts learn more slowly.
+
+    Args:
+        module: the network.
+        lr: learning rate of the new parts.
+        weight_decay: of parameters with two dimensions or more.
+        pretrained: parts of `module` that start from pretrained weights.
+        pretrained_lr_scale: their learning rate, as a share of `lr`.
+
+    Returns:
+        groups for an optimizer, empty ones left out, in the order of the module's parameters, each
+        with a `name`: `new/decay`, `new/no_decay`, `pretrained/decay` or `pretrained/no_decay`.
+    """
+    slow = {id(parameter) for part in pretrained for parameter in part.parameters()}
+    groups: dict[str, dict[str, Any]] = {}
+    for origin, rate in (("new", lr), ("pretrained", lr * pretrained_lr_scale)):
+        for kind, decay in (("decay", weight_decay), ("no_decay", 0.0)):
+            name = f"{origin}/{kind}"
+            groups[name] = {"params": [], "lr": rate, "weight_decay": decay, "name": name}
+    for parameter in module.parameters():  # yields a shared parameter once
+        if parameter.requires_grad:
+            origin = "pretrained" if id(parameter) in slow else "new"
+            kind = "decay" if parameter.ndim >= 2 else "no_decay"
+            groups[f"{origin}/{kind}"]["params"].append(parameter)
+    return [group for group in groups.values() if group["params"]]
+
+
+def schedule_factor(
+    step: int, *, total_steps: int, warmup_steps: int, kind: Schedule, power: float = 0.9
+) -> float:
+    """What the learning rate is multiplied by in optimizer step 0, 1, ..., total_steps - 1.
+
+    Warm-up, step < w: (step + 1) / (w + 1). From step w on, with x = (step - w) / (total - w):
+    poly (1 - x)^power, cosine (1 + cos(pi x)) / 2, constant 1. Continuous at w, where it is 1, and
+    above 0 in every step; it reaches 0 after the last.
+    """
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    done = min(1.0, (step - warmup_steps) / (total_steps - warmup_steps))
+    if kind == "poly":
+        return (1 - done) ** power
+    return (1 + math.cos(math.pi * done)) / 2 if kind == "cosine" else 1.0
+
+
+def warmup_schedule(
+    optimizer: Optimizer,
+    *,
+    total_steps: int,
+    warmup_steps: int,
+    kind: Schedule,
+    power: float = 0.9,
+) -> LambdaLR:
+    """A scheduler to be stepped after every optimizer step; see `schedule_factor`.
+
+    Every group keeps its own learning rate, multiplied by the same factor.
+
+    Args:
+        optimizer: whose learning rates are the peak ones.
+        total_steps: optimizer steps in the whole run.
+        warmup_steps: steps before the peak.
+        kind: what follows the warm-up.
+        power: of the polynomial.
+
+    Raises:
+        UserError: warmup_steps is negative, or the run is over before the warm-up is.
+    """
+    if not 0 <= warmup_steps < total_steps:
+        raise UserError(
+            f"warmup_steps={warmup_steps} does not fit in a run of {total_steps} optimizer steps",
+            "give 0 <= warmup_steps < the run's steps: fewer warm-up steps, or more epochs",
+        )
+
+    def factor(step: int) -> float:
+        return schedule_factor(
+            step, total_steps=total_steps, warmup_steps=warmup_steps, kind=kind, power=power
+        )
+
+    return LambdaLR(optimizer, factor)

@@ -1,0 +1,255 @@
+"""Pictures of a prediction beside its truth, with numpy and PIL alone.
+
+Hits are blue, false alarms orange, misses magenta: chosen to stay apart for readers who do not tell
+red from green, or blue from yellow.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from textseg.preprocess import Bytes
+
+Colour = tuple[int, int, int]
+Mask = NDArray[np.bool_]
+
+HIT: Colour = (40, 140, 255)
+FALSE_ALARM: Colour = (255, 170, 20)
+MISS: Colour = (250, 60, 130)
+TRUTH: Colour = (250, 230, 70)
+PREDICTION: Colour = (70, 220, 230)
+
+_INK: Colour = (35, 35, 40)
+_FAINT: Colour = (110, 110, 118)
+_PAPER: Colour = (255, 255, 255)
+_LEAST_HEIGHT = 256  # of a panel, pixels
+_LEAST_WIDTH = 480  # of the whole row, so that a caption has room under a narrow image
+_DASHES_AND_QUOTES = str.maketrans(
+    "\u2010\u2011\u2012\u2013\u2014\u2018\u2019\u201c\u201d", "-----''\"\""
+)
+_LEGEND = ((HIT, "found (TP)"), (FALSE_ALARM, "false alarm (FP)"), (MISS, "missed (FN)"))
+
+
+def tp_fp_fn(truth: NDArray[Any], pred: NDArray[Any]) -> Bytes:
+    """Agreement of two masks as colours on black: two [H, W], nonzero is foreground -> [H, W, 3].
+
+    HIT where both are foreground, FALSE_ALARM where only the prediction is, MISS where only the
+    truth is.
+    """
+    truth, pred = np.asarray(truth, dtype=bool), np.asarray(pred, dtype=bool)
+    _check_size("pred", pred, truth.shape)
+    colours = np.zeros((*truth.shape, 3), dtype=np.uint8)
+    colours[truth & pred] = HIT
+    colours[pred & ~truth] = FALSE_ALARM
+    colours[truth & ~pred] = MISS
+    return colours
+
+
+def overlay(
+    image: NDArray[Any],
+    truth: NDArray[Any] | None,
+    pred: NDArray[Any],
+    *,
+    caption: str,
+    title: Sequence[str] = (),
+) -> Bytes:
+    """Image | truth | prediction | agreement, with title lines above and the caption below.
+
+    Panels have the image's own pixels, enlarged by a whole factor to 256 pixels of height or more.
+    Without a truth only image | prediction.
+
+    Args:
+        image: [H, W, 3] uint8, or [3, H, W] float in [0, 1].
+        truth: [H, W], nonzero is foreground; None where there is none.
+        pred: [H, W], nonzero is foreground.
+        caption: of any length and script. It is wrapped; PIL's built-in font is all but ASCII, so
+            letters lose their accents and what remains unknown is drawn as an empty box.
+        title: lines above the panels.
+
+    Returns:
+        [.., .., 3] uint8.
+
+    Raises:
+        ValueError: image, truth and pred differ in size.
+    """
+    picture = _as_bytes(image)
+    size = picture.shape[:2]
+    masks = {"pred": np.asarray(pred, dtype=bool)}
+    if truth is not None:
+        masks["truth"] = np.asarray(truth, dtype=bool)
+    for name, mask in masks.items():
+        _check_size(name, mask, size)
+    factor = max(1, -(-_LEAST_HEIGHT // size[0]))
+    masks = {name: _enlarge(mask, factor) for name, mask in masks.items()}
+    panels = _panels(_enlarge(picture, factor), masks["pred"], masks.get("truth"))
+    return _page(panels, caption, title, legend=truth is not None)
+
+
+def _panels(picture: Bytes, pred: Mask, truth: Mask | None) -> list[tuple[str, Bytes]]:
+    """Name and picture of each panel, from left to right."""
+    predicted = ("prediction", _paint(picture, pred, PREDICTION))
+    if truth is None:
+        return [("image", picture), predicted]
+    return [
+        ("image", picture),
+        ("truth", _paint(picture, truth, TRUTH)),
+        predicted,
+        ("agreement", _agreement(picture, truth, pred)),
+    ]
+
+
+def _check_size(name: str, mask: NDArray[Any], size: tuple[int, ...]) -> None:
+    if mask.shape != size:
+        raise ValueError(f"{name} is {mask.shape}, but {size} is expected; resize the logits first")
+
+
+def _as_bytes(image: NDArray[Any]) -> Bytes:
+    """[H, W, 3] uint8 as it is; [3, H, W] floats in [0, 1] scaled and transposed."""
+    values = np.asarray(image)
+    if values.dtype == np.uint8:
+        return values
+    return (values.transpose(1, 2, 0).clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def _enlarge(values: NDArray[Any], factor: int) -> NDArray[Any]:
+    """Every pixel as factor x factor equal ones."""
+    return values.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def _rim(mask: Mask, width: int) -> Mask:
+    """The mask's pixels within `width` steps of its outside or of the picture's edge."""
+    inner = mask
+    for _ in range(width):
+        padded = np.pad(inner, 1)
+        inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask & ~inner
+
+
+def _blend(picture: Bytes, colours: NDArray[Any], where: Mask, share: float) -> Bytes:
+    """`share` of the colours over the picture where asked: all [H, W, 3] but the mask [H, W]."""
+    mixed = picture * (1 - share) + colours * share
+    return np.where(where[..., None], mixed.round(), picture).astype(np.uint8)
+
+
+def _rim_width(picture: Bytes) -> int:
+    return max(2, min(picture.shape[:2]) // 180)
+
+
+def _paint(picture: Bytes, mask: Mask, colour: Colour) -> Bytes:
+    """A light fill under a solid contour, so that the tissue inside stays visible."""
+    colours = np.broadcast_to(np.array(colour), picture.shape)
+    filled = _blend(picture, colours, mask, 0.25)
+    return _blend(filled, colours, _rim(mask, _rim_width(picture)), 1.0)
+
+
+def _agreement(picture: Bytes, truth: Mask, pred: Mask) -> Bytes:
+    """TP, FP and FN over a dimmed image, each region with a solid contour."""
+    colours = tp_fp_fn(truth, pred)
+    dimmed = (picture * 0.75).astype(np.uint8)
+    painted = _blend(dimmed, colours, truth | pred, 0.5)
+    for region in (truth & pred, pred & ~truth, truth & ~pred):
+        painted = _blend(painted, colours, _rim(region, _rim_width(picture)), 0.9)
+    return painted
+
+
+def _clean(text: str) -> str:
+    """One line the built-in font can draw most of: no accents, no control characters."""
+    letters = unicodedata.normalize("NFKD", text).translate(_DASHES_AND_QUOTES)
+    kept = (c if c.isprintable() else " " for c in letters if not unicodedata.combining(c))
+    return " ".join("".join(kept).split())
+
+
+def _wrap(text: str, font: Any, width: int) -> list[str]:
+    """Lines no wider than `width` pixels; a word wider than that is cut."""
+    lines = [""]
+    for word in _clean(text).split(" "):
+        joined = f"{lines[-1]} {word}".lstrip()
+        if font.getlength(joined) <= width:
+            lines[-1] = joined
+        elif font.getlength(word) <= width:
+            lines.append(word)
+        else:
+            lines.append("")
+            for letter in word:
+                if lines[-1] and font.getlength(lines[-1] + letter) > width:
+                    lines.append("")
+                lines[-1] += letter
+    return [line for line in lines if line]
+
+
+class _Sheet:
+    """Strips of one width, drawn from top to bottom and joined at the end."""
+
+    def __init__(self, width: int, size: int) -> None:
+        self.width = width
+        self.size = size
+        self.font: Any = ImageFont.load_default(size=size)
+        self.strips: list[Bytes] = []
+
+    def _blank(self, height: int) -> Image.Image:
+        return Image.new("RGB", (self.width, height), _PAPER)
+
+    def space(self) -> None:
+        self.strips.append(np.asarray(self._blank(self.size // 2)))
+
+    def text(self, text: str, colour: Colour = _INK) -> None:
+        """A paragraph, as tall as it needs to be."""
+        lines = _wrap(text, self.font, self.width)
+        step = round(self.size * 1.4)
+        strip = self._blank(step * len(lines))
+        for number, line in enumerate(lines):
+            ImageDraw.Draw(strip).text((0, number * step), line, fill=colour, font=self.font)
+        self.strips.append(np.asarray(strip))
+
+    def panels(self, panels: Sequence[tuple[str, Bytes]], gap: int) -> None:
+        """Pictures side by side under their names."""
+        top = round(self.size * 1.5)
+        strip = self._blank(top + panels[0][1].shape[0])
+        left = 0
+        for name, panel in panels:
+            ImageDraw.Draw(strip).text((left, 0), name, fill=_FAINT, font=self.font)
+            strip.paste(Image.fromarray(panel), (left, top))
+            left += panel.shape[1] + gap
+        self.strips.append(np.asarray(strip))
+
+    def legend(self, entries: Sequence[tuple[Colour, str]]) -> None:
+        """A coloured square and a word for each entry."""
+        strip = self._blank(round(self.size * 1.4))
+        draw, left, side, top = ImageDraw.Draw(strip), 0, round(self.size * 0.8), self.size // 4
+        for colour, name in entries:
+            draw.rectangle((left, top, left + side, top + side), fill=colour)
+            left += side + self.size // 2
+            draw.text((left, 0), name, fill=_FAINT, font=self.font)
+            left += round(self.font.getlength(name)) + self.size
+        self.strips.append(np.asarray(strip))
+
+    def joined(self, margin: int) -> Bytes:
+        page = np.concatenate(self.strips)
+        return np.pad(page, ((margin, margin), (margin, margin), (0, 0)), constant_values=255)
+
+
+def _page(
+    panels: Sequence[tuple[str, Bytes]], caption: str, title: Sequence[str], *, legend: bool
+) -> Bytes:
+    """Title lines, panels, legend, caption."""
+    height, width = panels[0][1].shape[:2]
+    gap = max(4, height // 64)
+    size = int(np.clip(height // 18, 14, 26))
+    sheet = _Sheet(max(_LEAST_WIDTH, len(panels) * (width + gap) - gap), size)
+    for line in title:
+        sheet.text(line)
+    if title:
+        sheet.space()
+    sheet.panels(panels, gap)
+    sheet.space()
+    if legend:
+        sheet.legend(_LEGEND)
+        sheet.space()
+    sheet.text(caption)
+    return sheet.joined(margin=size)
