@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import time
@@ -9,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # nothing reaches the network unasked
 
@@ -41,17 +42,21 @@ CAPTION_MODES_AFTER_FIT = ("true", "empty", "shuffled")
 class SuiteParser(LightningArgumentParser):
     """A parser whose errors are one line of cause and one of remedy."""
 
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        if "--debug" in sys.argv:
-            traceback.print_exception(ex)
-        _fail(explain(message, self))
+    arguments: Sequence[str] = ()  # the command line, for messages
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise _Refused(explain(message, self.arguments, _known_names())) from ex
+
+
+class _Refused(BaseException):
+    """A parser's error on its way out; jsonargparse would wrap an Exception once more."""
 
 
 class SuiteCLI(LightningCLI):
     """LightningCLI with run folders, checkpoints that bring their config, and more subcommands."""
 
     def __init__(self, args: Sequence[str]) -> None:
-        self.arguments = list(args)
+        self.arguments = SuiteParser.arguments = list(args)
         super().__init__(
             SegmentationModule,
             TextSegDataModule,
@@ -142,6 +147,12 @@ class SuiteCLI(LightningCLI):
         self.trainer_defaults["callbacks"] = callbacks
         kwargs |= {"default_root_dir": str(self.run_folder), "logger": loggers or False}
         return super().instantiate_trainer(**kwargs)
+
+    def before_fit(self) -> None:
+        """Where a test follows, check its data before the training, not after."""
+        if self.config.fit.test_after_fit:
+            self.datamodule.prepare_data()
+            self.datamodule.setup("test")
 
     def after_fit(self) -> None:
         """Report where the run lies and, if asked, test its best checkpoint three ways."""
@@ -248,9 +259,27 @@ def _with_run_config(arguments: Sequence[str]) -> list[str]:
     return [arguments[0], "--config", yaml.safe_dump(kept), *arguments[1:]]
 
 
-def _fail(error: UserError) -> None:
+def _known_names() -> set[str]:
+    """Names of classes and settings, for proposals."""
+    names = {"seed_everything", "trainer", "model", "data", "class_path", "init_args"}
+    for base in (SegmentationModule, TextSegDataModule, L.Trainer):
+        for kind in (base, *base.__subclasses__()):
+            names |= {kind.__name__, *inspect.signature(kind.__init__).parameters}
+    return names - {"self"}
+
+
+def _user_error(error: BaseException | None) -> UserError | None:
+    """The user's mistake behind an error, however often it was wrapped on its way."""
+    while error is not None and not isinstance(error, UserError):
+        if isinstance(error, _Refused):
+            return error.args[0]
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _fail(error: UserError) -> NoReturn:
     # Of an error in a worker process only its own words are kept, not the traceback it brought.
-    cause, _, remedy = str(error).rsplit("UserError: ", 1)[-1].partition("\n")
+    cause, _, remedy = str(error).rsplit("UserError: ", 1)[-1].strip().partition("\n")
     sys.stderr.write(f"error: {cause}\n" + (f"remedy: {remedy}\n" if remedy else ""))
     sys.exit(2)
 
@@ -259,13 +288,15 @@ def main(args: Sequence[str] | None = None) -> None:
     """Text-guided medical image segmentation. Add --debug to any command to see tracebacks."""
     arguments = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        SuiteCLI(arguments)
-    except UserError as error:
+        SuiteCLI([argument for argument in arguments if argument != "--debug"])
+    except (Exception, _Refused) as error:
+        cause = _user_error(error)
+        if cause is None:
+            raise
         if debug:
             traceback.print_exception(error)
-        _fail(error)
+        _fail(cause)
 
 
 if __name__ == "__main__":

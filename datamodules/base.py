@@ -136,6 +136,7 @@ class TextSegDataModule(LightningDataModule, ABC):
     # --- Lightning -----------------------------------------------------------------------------
 
     def prepare_data(self) -> None:
+        checked_size(self.image_size)
         if self.synthesize:
             self._build_phantoms()
 

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from datamodules.phantoms_abdomen import Traits, draw_patient, draw_slice
 from datamodules.phantoms_chest import SIDES, ZONES, Run, draw_areas, draw_chest, draw_film

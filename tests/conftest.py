@@ -1,4 +1,4 @@
-"""Fixtures for every test: no network, no writing outside the temporary folder, real data by name."""
+"""Fixtures for every test: no network, and real data by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any connection beyond this machine fails the test; loopback (DDP) and sockets by path pass."""
+    """A connection beyond this machine fails the test; loopback and sockets by path pass."""
     connect = socket.socket.connect
 
     def guarded(self: socket.socket, address: object) -> None:

@@ -1,11 +1,83 @@
-"""jsonargparse's messages as one line of cause and one of remedy."""
+"""jsonargparse's messages, several nested lines each, as one line of cause and one of remedy."""
 
 from __future__ import annotations
 
-from typing import Any
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from textseg.errors import UserError
 
+_UNKNOWN = (
+    r"Option '([\w.]+)' is not accepted",
+    r"does not accept option '([\w.]+)'",
+    r"Unexpected keys: \{'([\w.]+)'",
+    r"Unrecognized arguments: -*([\w.]+)",
+)
+_FRAME = (  # lines that say where an error was passed on, not what it is
+    "Does not validate",
+    "Subtypes:",
+    "Errors:",
+    "Given value",
+    "Problem with given class_path",
+    "Expected a <class 'NoneType'>",
+)
 
-def explain(message: str, parser: Any) -> UserError:
-    return UserError(message)
+
+def explain(message: str, arguments: Sequence[str], known: Iterable[str]) -> UserError:
+    """One line of cause and one of remedy.
+
+    Args:
+        message: what jsonargparse says.
+        arguments: the command line, to find the file that a setting stands in.
+        known: names of settings and classes, to propose near ones.
+    """
+    for pattern in _UNKNOWN:
+        if found := re.search(pattern, message):
+            return _unknown(found[1], arguments, known)
+    if found := re.search(r"Expected a dot import path string: (\S+)", message):
+        return _unknown(found[1], arguments, known, what="class")
+    if found := re.search(r"arguments are required: (.*)", message):
+        return UserError(
+            f"settings are missing: {found[1]}",
+            "give an experiment: --config experiments/quickstart.yaml",
+        )
+    help_of = "textseg " + (f"{arguments[0]} " if arguments else "") + "--help"
+    return UserError(_innermost(message), f"{help_of} tells what each setting takes")
+
+
+def _unknown(
+    name: str, arguments: Sequence[str], known: Iterable[str], what: str = "setting"
+) -> UserError:
+    # The misspelt part may be any of a dotted name: trainr.max_epochs.
+    names = set(known)
+    part = next((p for p in name.split(".") if p not in names), name)
+    near = difflib.get_close_matches(part, names, n=2, cutoff=0.6)
+    where = _place(part, arguments)
+    remedy = f"did you mean {' or '.join(near)}?" if near else "see textseg fit --help"
+    return UserError(f"unknown {what} {part!r}{where}", remedy)
+
+
+def _place(name: str, arguments: Sequence[str]) -> str:
+    """The config file and line in which `name` stands."""
+    for argument in arguments:
+        path = Path(argument.partition("=")[2] or argument)
+        if path.suffix in (".yaml", ".yml") and path.is_file():
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                if re.search(rf"\b{re.escape(name)}\b", line.partition("#")[0]):
+                    return f" in {path}, line {number}"
+    return ""
+
+
+def _innermost(message: str) -> str:
+    """The line that names the fault, behind the last key on the way to it."""
+    key, cause = "", ""
+    for line in message.splitlines():
+        text = line.strip().removeprefix("- ")
+        if found := re.match(r'Parser key "([\w.]+)":\s*(.*)', text):
+            key, text = found[1], found[2]
+        if text and not text.startswith(_FRAME):
+            cause = re.sub(r"<class '([\w.]+)'>", r"\1", text)
+            break
+    return f"{key}: {cause}" if key and cause else cause or " ".join(message.split())[:300]

@@ -108,7 +108,9 @@ class ImageEncoder(nn.Module):
                 f"image_encoder={name!r} is not a timm model", f"did you mean one of {near}?"
             )
         try:
-            self.body = timm.create_model(name, pretrained=fetch, features_only=True, **settings)
+            self.body: Any = timm.create_model(
+                name, pretrained=fetch, features_only=True, **settings
+            )
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"image_encoder={name!r} could not be built ({_first_line(error)})",
@@ -166,6 +168,7 @@ class NoText(nn.Module):
 
     dim = 0
     pretrained = False
+    _device: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -215,6 +218,7 @@ class TextEncoder(nn.Module):
         self.pretrained = pretrained and name != SCRATCH
         self._tokenizer: Tokenizer | None = None
         self._cache: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+        self.model: Any
         restored = _restored.get()
         if restored is not None:
             state = _text_state(restored)
@@ -306,7 +310,7 @@ class TextEncoder(nn.Module):
             self._cache[caption] = feature  # the newest go last
         while len(self._cache) > CACHED_CAPTIONS:
             self._cache.popitem(last=False)
-        tokens, masks = zip(*(found[caption] for caption in text), strict=True)  # type: ignore[arg-type]
+        tokens, masks = zip(*(found[caption] for caption in text), strict=True)
         return torch.stack(tokens), torch.stack(masks)
 
     def _encode_alone(self, caption: str) -> tuple[Tensor, Tensor]:
@@ -383,13 +387,17 @@ def _config_from(values: dict[str, Any]) -> PretrainedConfig:
 
 
 def _build(config: PretrainedConfig) -> Any:
-    kind = BertModel if isinstance(config, BertConfig) else AutoModel._model_mapping[type(config)]
+    kind: Any = BertModel if isinstance(config, BertConfig) else _model_class(config)
     return kind(config, **_without_pooler(kind))
+
+
+def _model_class(config: PretrainedConfig) -> Any:
+    return AutoModel._model_mapping[type(config)]
 
 
 def _without_pooler(model_class: type) -> dict[str, bool]:
     # An unused pooler has parameters without gradients, which DDP refuses.
-    accepted = inspect.signature(model_class.__init__).parameters
+    accepted = inspect.signature(model_class).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}
 
 

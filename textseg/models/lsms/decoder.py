@@ -42,12 +42,13 @@ def _alignments(
 
 
 class FullScaleDecoder(nn.Module):
-    """FSD: aligned stages, squeezed to one map, modelled globally, P_1 merged for boundaries.
+    """FSD: aligned stages, squeezed to one map, modelled globally, F_1 merged for boundaries.
 
     Args:
         channels, strides: of F_1..F_4.
-        stages: which of 1..4 are used; those from 2 on are modelled globally.
-        stride: of the decoder's grid, 4 or 8.
+        stages: which of 1..4 are used; those from 2 on are modelled globally. With 1 the result
+            lies on F_1's own grid, where boundaries are seen best.
+        stride: of the grid of the global operator, 4 or 8.
         dim: width of the joint map.
         layers: self-attention layers over the joint map.
     """
@@ -63,41 +64,49 @@ class FullScaleDecoder(nn.Module):
         layers: int = 2,
     ) -> None:
         super().__init__()
-        self.stages = tuple(sorted(stages))
+        self.stages = [i for i in sorted(stages) if i > 1]
         self.stride = stride
-        self.align = nn.ModuleDict(
-            {
-                str(i): PositionAlignment(channels[i - 1], strides[i - 1], stride)
-                for i in self.stages
-            }
-        )
-        joint = sum(channels[i - 1] for i in self.stages if i > 1)
+        self.align = _alignments(channels, strides, self.stages, stride)
+        joint = sum(channels[i - 1] for i in self.stages)
         self.squeeze = nn.Sequential(
             nn.Conv2d(joint, dim, 1, bias=False), nn.BatchNorm2d(dim), nn.GELU()
         )
         self.layers = nn.ModuleList(SelfAttentionLayer(dim) for _ in range(layers))
         self.norm = LayerNorm2d(dim)
-        if 1 in self.stages:
-            self.boundary = nn.Sequential(
-                nn.Conv2d(dim + channels[0], dim, 1, bias=False),
-                nn.BatchNorm2d(dim),
-                nn.GELU(),
-                nn.Conv2d(dim, dim, 3, padding=1, groups=dim),
-            )
+        self.boundary = Boundary(dim, channels[0]) if 1 in stages else WithoutBoundary()
 
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """F_1..F_4 and the input's (H, W) -> [B, dim, H/stride, W/stride]."""
+        """F_1..F_4 and the input's (H, W) -> [B, dim, H/s, W/s], s = 4 with stage 1."""
         grid = (size[0] // self.stride, size[1] // self.stride)
-        aligned = {i: self.align[str(i)](features[i - 1], grid) for i in self.stages}  # P_i
-        joint = self.squeeze(torch.cat([aligned[i] for i in self.stages if i > 1], dim=1))
-        tokens = to_tokens(joint)  # [B, N, dim]
+        aligned = [self.align[str(i)](features[i - 1], grid) for i in self.stages]  # P_2..P_4
+        tokens = to_tokens(self.squeeze(torch.cat(aligned, dim=1)))  # [B, N, dim]
         positions = sine_positions(*grid, tokens.shape[-1], tokens)
         for layer in self.layers:
             tokens = layer(tokens, positions)
-        out = self.norm(to_map(tokens, *grid))
-        if 1 in self.stages:
-            out = out + self.boundary(torch.cat([out, aligned[1]], dim=1))
-        return out
+        return self.boundary(self.norm(to_map(tokens, *grid)), features[0])
+
+
+class Boundary(nn.Module):
+    """Joins the global map with the finest feature, on the latter's grid."""
+
+    def __init__(self, dim: int, fine: int) -> None:
+        super().__init__()
+        self.reduce = nn.Sequential(
+            nn.Conv2d(dim + fine, dim, 1, bias=False), nn.BatchNorm2d(dim), nn.GELU()
+        )
+        self.refine = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        """coarse [B, dim, h, w] and F_1 [B, C_1, H/4, W/4] -> [B, dim, H/4, W/4]."""
+        coarse = F.interpolate(coarse, fine.shape[-2:], mode="bilinear", align_corners=False)
+        return coarse + self.refine(self.reduce(torch.cat([coarse, fine], dim=1)))
+
+
+class WithoutBoundary(nn.Module):
+    """The paper's decoder, which models stages 2 to 4 alone."""
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        return coarse
 
 
 class TopDownDecoder(nn.Module):

@@ -1,0 +1,271 @@
+"""What every network promises. A test class inherits `NetworkContract` and gives `make`.
+
+class TestTMC(NetworkContract):
+    gradient_free = (*NetworkContract.gradient_free, r"stem\\.conv\\.bias")
+
+    def make(self, **settings):
+        defaults = {"text_encoder": "scratch", "pretrained": False, ...tiny, drop path 0...}
+        return TMC(**{**defaults, **settings})
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor
+
+from tests.models.stand_ins import (
+    CAPTIONS,
+    BatchesInMemory,
+    make_batch,
+    pictures,
+    quiet_trainer,
+    write_bert,
+)
+from textseg.batch import Batch, SegmentationOutput, TextFeatures
+from textseg.checkpoint import read_checkpoint
+from textseg.encoders import masked_mean, restoring
+from textseg.errors import UserError
+from textseg.models.base import SegmentationModule
+
+
+def largest(gradient: Tensor | None) -> float | None:
+    return None if gradient is None else gradient.abs().max().item()
+
+
+def train_three_steps(model: SegmentationModule, batch: Batch) -> list[dict[str, float | None]]:
+    """The largest gradient of every trainable parameter in each step, in double precision.
+
+    Double, so that a gradient that cancels (1e-17) is told from a small one (1e-7).
+    """
+    model.double().train()
+    image, mask = batch["image"].double(), batch["mask"].double()
+    groups = model.parameter_groups(lr=1e-3, weight_decay=0.01, pretrained_lr_scale=1.0)
+    optimizer = torch.optim.AdamW(groups)
+    steps = []
+    for _ in range(3):
+        optimizer.zero_grad(set_to_none=True)
+        losses = model.compute_loss(model(image, batch["text"]), {**batch, "mask": mask})
+        losses["loss"].backward()
+        trainable = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        steps.append(
+            {n: None if p.grad is None else p.grad.abs().max().item() for n, p in trainable}
+        )
+        optimizer.step()
+    return steps
+
+
+def without_gradient(steps: list[dict[str, float | None]]) -> list[str]:
+    """Parameters whose gradient is missing at step 1: DDP refuses them."""
+    return [name for name, size in steps[0].items() if size is None]
+
+
+def never_moved(steps: list[dict[str, float | None]], *, but_for: Sequence[str]) -> list[str]:
+    """Parameters whose gradient is zero, but for rounding, in every step; `but_for` is allowed."""
+    still = [n for n in steps[0] if max(step[n] or 0.0 for step in steps) < 1e-12]
+    return [n for n in still if not any(re.search(pattern, n) for pattern in but_for)]
+
+
+class ModeRecorder(L.Callback):
+    """Whether the network and its text encoder are in training mode at every training batch."""
+
+    def __init__(self) -> None:
+        self.network: list[bool] = []
+        self.text: list[bool] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+        self.network.append(pl_module.image_encoder.training)
+        self.text += [module.training for module in pl_module.text_encoder.modules()]
+
+
+class NetworkContract(ABC):
+    # Gradients that are zero by arithmetic: a softmax does not see what is added to every key.
+    gradient_free: tuple[str, ...] = (r"text_encoder\..*\.key\.bias",)
+
+    @abstractmethod
+    def make(self, **settings: Any) -> SegmentationModule:
+        """A tiny network with scratch text, nothing pretrained, no drop path; settings override."""
+
+    def make_frozen(self, folder: Path) -> SegmentationModule:
+        """The same with a frozen BERT of the architecture in `folder`."""
+        return self.make(text_encoder=str(folder), pretrained=False, freeze_text=True)
+
+    def taught(self, **settings: Any) -> SegmentationModule:
+        torch.manual_seed(0)
+        model = self.make(**settings)
+        model.on_captions(CAPTIONS, training=True)
+        return model
+
+    @pytest.fixture
+    def network(self) -> SegmentationModule:
+        return self.taught().eval()
+
+    def logits(self, network: SegmentationModule, image: Tensor, text: list[str]) -> Tensor:
+        with torch.no_grad():
+            return network(image, text).logits
+
+    # --- forward
+
+    @pytest.mark.parametrize("size", [(64, 64), (64, 96)])
+    @pytest.mark.parametrize("training", [True, False])
+    def test_logits_have_one_channel_at_input_size(
+        self, network: SegmentationModule, size: tuple[int, int], training: bool
+    ) -> None:
+        output = network.train(training)(pictures(2, *size), CAPTIONS)
+        assert type(output) is SegmentationOutput
+        assert output.logits.shape == (2, 1, *size)
+        assert torch.isfinite(output.logits).all()
+
+    def test_train_and_eval_give_the_same_fields(self, network: SegmentationModule) -> None:
+        train = network.train()(pictures(2), CAPTIONS)
+        evaluated = network.eval()(pictures(2), CAPTIONS)
+        assert set(train.aux) == set(evaluated.aux)
+        shapes = [{k: v.shape for k, v in output.aux.items()} for output in (train, evaluated)]
+        assert shapes[0] == shapes[1]
+
+    def test_forward_is_forward_features_of_encoded_text(self, network: SegmentationModule) -> None:
+        with torch.no_grad():
+            whole = network(pictures(2), CAPTIONS)
+            parts = network.forward_features(pictures(2), network.encode_text(CAPTIONS))
+        assert torch.equal(whole.logits, parts.logits)
+
+    def test_eval_is_deterministic(self, network: SegmentationModule) -> None:
+        first, second = (self.logits(network, pictures(2), CAPTIONS) for _ in range(2))
+        assert torch.equal(first, second)
+
+    def test_the_words_change_the_mask(self, network: SegmentationModule) -> None:
+        first = self.logits(network, pictures(1), CAPTIONS[:1])
+        second = self.logits(network, pictures(1), CAPTIONS[1:])
+        assert not torch.equal(first, second)
+
+    def test_padding_tokens_do_not_change_the_mask(self, network: SegmentationModule) -> None:
+        with torch.no_grad():
+            text = network.encode_text(CAPTIONS)
+            assert not text.mask.all(), "the captions must leave padding"
+            noise = torch.randn(text.tokens.shape, generator=torch.Generator().manual_seed(1))
+            tokens = torch.where(text.mask.unsqueeze(-1), text.tokens, 50 * noise)
+            other = TextFeatures(tokens, text.mask, masked_mean(tokens, text.mask))
+            before, after = (network.forward_features(pictures(2), t) for t in (text, other))
+        torch.testing.assert_close(before.logits, after.logits, rtol=0, atol=0)
+
+    def test_more_padding_does_not_change_the_mask(self, network: SegmentationModule) -> None:
+        with torch.no_grad():
+            text = network.encode_text(CAPTIONS)
+            B, _, D = text.tokens.shape
+            longer = TextFeatures(
+                torch.cat([text.tokens, torch.full((B, 5, D), 9.0)], dim=1),
+                torch.cat([text.mask, torch.zeros(B, 5, dtype=torch.bool)], dim=1),
+                text.pooled,
+            )
+            before, after = (network.forward_features(pictures(2), t) for t in (text, longer))
+        torch.testing.assert_close(before.logits, after.logits, rtol=1e-4, atol=1e-5)
+
+    def test_a_batch_of_one_is_a_row_of_a_batch_of_two(self, network: SegmentationModule) -> None:
+        both = self.logits(network, pictures(2), CAPTIONS)
+        alone = self.logits(network, pictures(2)[:1], CAPTIONS[:1])
+        assert alone.shape[0] == 1
+        torch.testing.assert_close(alone, both[:1], rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("caption", ["", "lesion", "lesion " * 200])
+    def test_captions_of_any_length_give_finite_logits(
+        self, network: SegmentationModule, caption: str
+    ) -> None:
+        assert torch.isfinite(self.logits(network, pictures(1), [caption])).all()
+
+    def test_bf16_autocast_gives_a_finite_loss_in_fp32(self, network: SegmentationModule) -> None:
+        batch = make_batch()
+        with torch.autocast("cpu", torch.bfloat16):
+            output = network.train()(batch["image"], batch["text"])
+            losses = network.compute_loss(output, batch)
+        losses["loss"].backward()
+        assert {loss.dtype for loss in losses.values()} == {torch.float32}
+        assert torch.isfinite(losses["loss"])
+        grads = [p.grad for p in network.parameters() if p.grad is not None]
+        assert all(torch.isfinite(grad).all() for grad in grads)
+
+    # --- parameters
+
+    def test_every_parameter_gets_a_gradient_and_moves(self, network: SegmentationModule) -> None:
+        steps = train_three_steps(network, make_batch())
+        assert without_gradient(steps) == []
+        assert never_moved(steps, but_for=self.gradient_free) == []
+
+    def test_the_optimizer_holds_every_trainable_parameter_once(
+        self, network: SegmentationModule
+    ) -> None:
+        trainer = quiet_trainer(max_steps=1, limit_val_batches=0)
+        trainer.fit(network.train(), datamodule=BatchesInMemory([make_batch()]))
+        (optimizer,) = trainer.optimizers
+        held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+        assert len(held) == len(set(held))
+        assert set(held) == {id(p) for p in network.parameters() if p.requires_grad}
+
+    def test_a_frozen_text_encoder_stays_in_eval_and_unchanged_through_fit(
+        self, tmp_path: Path
+    ) -> None:
+        write_bert(tmp_path / "bert")
+        network, recorder = self.make_frozen(tmp_path / "bert"), ModeRecorder()
+        before = {k: v.clone() for k, v in network.text_encoder.named_parameters()}
+        trainer = quiet_trainer(max_epochs=2, callbacks=[recorder])
+        trainer.fit(network, datamodule=BatchesInMemory([make_batch(seed=s) for s in (0, 1)]))
+        assert recorder.network == [True] * 4
+        assert recorder.text
+        assert not any(recorder.text)
+        frozen = dict(network.text_encoder.named_parameters())
+        assert all(torch.equal(before[k], frozen[k]) for k in before)
+        assert not any(p.requires_grad for p in frozen.values())
+
+    # --- checkpoints
+
+    def save(self, network: SegmentationModule, path: Path) -> None:
+        trainer = quiet_trainer(max_steps=2, limit_val_batches=0)
+        data = BatchesInMemory([make_batch(), make_batch(seed=1)])
+        trainer.fit(network.train(), datamodule=data)  # Lightning keeps the mode it finds
+        trainer.save_checkpoint(path)
+
+    def test_a_checkpoint_loads_weights_only_and_gives_equal_masks(
+        self, network: SegmentationModule, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "last.ckpt"
+        self.save(network, path)
+        with restoring(read_checkpoint(path)["state_dict"]):
+            restored = self.make()
+        data = BatchesInMemory([make_batch()])
+        quiet_trainer().validate(
+            restored, data, ckpt_path=str(path), weights_only=True, verbose=False
+        )
+        expected = self.logits(network.eval(), pictures(2), CAPTIONS)
+        assert torch.equal(self.logits(restored.eval(), pictures(2), CAPTIONS), expected)
+
+    def test_a_checkpoint_rebuilds_its_network_from_its_own_hyper_parameters(
+        self, network: SegmentationModule, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "last.ckpt"
+        self.save(network, path)
+        restored = type(network).load_from_checkpoint(path, weights_only=True).eval()
+        expected = self.logits(network.eval(), pictures(2), CAPTIONS)
+        assert torch.equal(self.logits(restored, pictures(2), CAPTIONS), expected)
+
+    def test_a_checkpoint_of_other_shapes_is_refused_and_changes_nothing(
+        self, network: SegmentationModule, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "last.ckpt"
+        self.save(network, path)
+        checkpoint = torch.load(path, weights_only=True)
+        name = next(k for k, v in checkpoint["state_dict"].items() if getattr(v, "ndim", 0) == 4)
+        checkpoint["state_dict"][name] = torch.zeros(1, 1, 1, 1)
+        torch.save(checkpoint, path)
+        fresh = self.taught()
+        before = {k: v.clone() for k, v in fresh.named_parameters()}
+        with pytest.raises(UserError, match=re.escape(name)):
+            quiet_trainer().validate(
+                fresh, BatchesInMemory([make_batch()]), ckpt_path=str(path), weights_only=True
+            )
+        assert all(torch.equal(before[k], v) for k, v in fresh.named_parameters())

@@ -1,0 +1,278 @@
+"""LSMS whole: the shared promises, its loss, its settings, and that words steer the mask."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.models.contract import (
+    NetworkContract,
+    never_moved,
+    train_three_steps,
+    without_gradient,
+)
+from tests.models.stand_ins import CAPTIONS, make_batch, pictures, write_bert
+from textseg.benchmark import count_gflops
+from textseg.encoders import restoring
+from textseg.errors import UserError
+from textseg.models.lsms import LSMS
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "lsms_mscan_tiny.txt"
+
+
+def make(**settings: Any) -> LSMS:
+    defaults: dict[str, Any] = {
+        "image_encoder": "mscan_tiny",
+        "text_encoder": "scratch",
+        "pretrained": False,
+        "drop_path": 0.0,
+        "max_tokens": 16,
+        "decoder_dim": 32,
+    }
+    torch.manual_seed(0)
+    model = LSMS(**{**defaults, **settings})
+    model.on_captions(CAPTIONS, training=True)
+    return model
+
+
+def key_lines(model: torch.nn.Module) -> list[str]:
+    """Name and shape of everything in the state_dict, sorted."""
+    shapes = {k: list(getattr(v, "shape", ["text"])) for k, v in model.state_dict().items()}
+    return sorted(f"{name} {shape}" for name, shape in shapes.items())
+
+
+class TestLSMS(NetworkContract):
+    gradient_free = (
+        *NetworkContract.gradient_free,
+        r"words\d\.to_key\.bias",
+        # A bias that a batch norm takes out again; those of MSCAN are kept for its weights' names.
+        r"patch_embed\d\.proj(\.\d)?\.bias",
+        r"image_encoder\.norm4\.bias",
+    )
+
+    def make(self, **settings: Any) -> LSMS:
+        return make(**settings)
+
+
+VARIATIONS: dict[str, dict[str, Any]] = {
+    "per scale": {"language_branch": "per_scale"},
+    "no strips": {"strips": ()},
+    "strip 7": {"strips": (7,)},
+    "strips 7 and 11": {"strips": (7, 11)},
+    "strips 21 and 7, per scale": {"strips": (21, 7), "language_branch": "per_scale"},
+    "top-down": {"full_scale_decoder": False},
+    "all stages at H/4": {"decoder_stages": (1, 2, 3, 4), "decoder_stride": 4},
+    "all stages at H/8": {"decoder_stages": (4, 1, 3, 2)},
+    "top-down over all stages at H/4": {
+        "decoder_stages": (1, 2, 3, 4),
+        "decoder_stride": 4,
+        "full_scale_decoder": False,
+    },
+    "without the deepest stage": {"decoder_stages": (2, 3)},
+    "no contrast": {"contrastive_weight": 0.0},
+    "no text": {"language_branch": "none", "contrastive_weight": 0.0},
+}
+
+
+@pytest.mark.parametrize("settings", VARIATIONS.values(), ids=VARIATIONS)
+def test_every_variation_trains_all_of_its_parameters(settings: dict[str, Any]) -> None:
+    model = make(**settings)
+    assert model.eval()(pictures(1, 64, 96), CAPTIONS[:1]).logits.shape == (1, 1, 64, 96)
+    steps = train_three_steps(model, make_batch())
+    assert without_gradient(steps) == []
+    assert never_moved(steps, but_for=TestLSMS.gradient_free) == []
+
+
+@pytest.mark.parametrize("stride", [4, 8])
+@pytest.mark.parametrize("full_scale", [True, False])
+def test_the_decoder_works_on_the_grid_that_its_stride_says(stride: int, full_scale: bool) -> None:
+    model = make(decoder_stride=stride, full_scale_decoder=full_scale).eval()
+    with torch.no_grad():
+        output = model(pictures(1, 64, 96), CAPTIONS[:1])
+    assert output.aux["pixel"].shape[-2:] == (64 // stride, 96 // stride)
+
+
+def test_contrastive_weight_0_builds_no_parameters_and_no_term() -> None:
+    with_it, without = make(), make(contrastive_weight=0.0)
+    kept = {n for n, _ in with_it.named_parameters() if not n.startswith("contrast.")}
+    assert {n for n, _ in without.named_parameters()} == kept
+    output = without(pictures(2), CAPTIONS)
+    assert output.aux == {}
+    assert set(without.compute_loss(output, make_batch())) == {"loss", "loss_dice", "loss_bce"}
+
+
+def test_image_only_mode_builds_no_language_part_and_ignores_the_words() -> None:
+    model = make(language_branch="none", contrastive_weight=0.0).eval()
+    names = {n for n, _ in model.named_parameters()}
+    assert not [n for n in names if "language" in n or "words" in n or "text" in n]
+    with torch.no_grad():
+        first, second = (model(pictures(1), [text]).logits for text in CAPTIONS)
+    assert torch.equal(first, second)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def numpy_contrast(aux: dict[str, np.ndarray], mask: np.ndarray) -> float:
+    """L_con straight from the text of the specification, row by row."""
+    total = 0.0
+    for text, pixel, truth in zip(aux["text"], aux["pixel"], mask[:, 0], strict=True):
+        h, w = pixel.shape[1:]
+        cells = truth.reshape(h, truth.shape[0] // h, w, truth.shape[1] // w)
+        m = cells.mean(axis=(1, 3)).ravel()
+        z_t = text / np.linalg.norm(text)
+        z_j = pixel.reshape(len(pixel), -1)
+        z_j = z_j / np.linalg.norm(z_j, axis=0)
+        s = z_t @ z_j / math.exp(aux["log_temperature"]) + aux["bias"]
+        positives = (m * -np.log(sigmoid(s))).sum() / m.sum() if m.any() else 0.0
+        negatives = ((1 - m) * -np.log(sigmoid(-s))).sum() / (1 - m).sum()
+        total += (positives + negatives) / 2
+    return total / len(mask)
+
+
+def numpy_dice_and_bce(logits: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
+    p, t = sigmoid(logits).reshape(len(mask), -1), mask.reshape(len(mask), -1)
+    dice = 1 - (2 * (p * t).sum(1) + 1) / (p.sum(1) + t.sum(1) + 1)
+    bce = -(t * np.log(p) + (1 - t) * np.log(1 - p))
+    return float(dice.mean()), float(bce.mean())
+
+
+@pytest.mark.parametrize("weight", [0.1, 2.0])
+def test_the_total_is_dice_plus_bce_plus_weighted_contrast(weight: float) -> None:
+    model = make(contrastive_weight=weight).train()
+    batch = make_batch(3, 64, 96)
+    batch["mask"][2] = 0
+    output = model(batch["image"], batch["text"])
+    losses = model.compute_loss(output, batch)
+    mask = batch["mask"].double().numpy()
+    aux = {k: v.detach().double().numpy() for k, v in output.aux.items()}
+    dice, bce = numpy_dice_and_bce(output.logits.detach().double().numpy(), mask)
+    contrast = numpy_contrast(aux, mask)
+    assert aux["log_temperature"] == pytest.approx(math.log(0.07), abs=1e-6)
+    assert losses["loss_con"].item() == pytest.approx(contrast, rel=1e-4)
+    assert losses["loss"].item() == pytest.approx(dice + bce + weight * contrast, rel=1e-4)
+
+
+def test_two_expressions_of_one_image_are_learnt_and_swapping_them_swaps_the_masks() -> None:
+    model = make(layer_scale=0.1, decoder_stages=(1, 2, 3, 4), decoder_stride=4, decoder_dim=64)
+    image, mask = 0.2 * pictures(1), torch.zeros(2, 1, 64, 64)
+    mask[0, :, 8:24, 8:24] = 1
+    mask[1, :, 36:56, 36:56] = 1
+    image = (image + 0.5 * mask.sum(0)).repeat(2, 1, 1, 1)
+    batch = {**make_batch(), "image": image, "mask": mask}
+    optimizer = torch.optim.AdamW(
+        model.parameter_groups(lr=2e-3, weight_decay=0.0, pretrained_lr_scale=1.0)
+    )
+    for _ in range(30):
+        model.train().compute_loss(model(image, CAPTIONS), batch)["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        straight = model.eval()(image, CAPTIONS).logits > 0
+        swapped = model(image, CAPTIONS[::-1]).logits > 0
+    for pred, truth in ((straight, mask), (swapped, mask.flip(0))):
+        overlap = (pred & truth.bool()).sum((1, 2, 3)) / (pred | truth.bool()).sum((1, 2, 3))
+        assert (overlap > 0.9).all()
+
+
+def test_variant_small_costs_under_10_gflops_at_224_without_its_text_encoder() -> None:
+    model = make(image_encoder="mscan_small", decoder_dim=256, max_tokens=32).eval()
+    with torch.no_grad():
+        text = model.encode_text(CAPTIONS[:1])
+    cost = count_gflops(lambda: model.forward_features(pictures(1, 224, 224), text))
+    assert 7.0 < cost < 10.0, "a trial counted 8.07"
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown variant": ({"image_encoder": "mscan_huge"}, "mscan_huge"),
+    "unknown branch": ({"language_branch": "both"}, "both"),
+    "other strip": ({"strips": (7, 9)}, "9"),
+    "strip twice": ({"strips": (7, 7)}, "strips"),
+    "stage 5": ({"decoder_stages": (2, 5)}, "decoder_stages"),
+    "stage twice": ({"decoder_stages": (2, 2, 3)}, "decoder_stages"),
+    "no stages": ({"decoder_stages": ()}, "decoder_stages"),
+    "boundaries alone": ({"decoder_stages": (1,)}, "decoder_stages"),
+    "stride 6": ({"decoder_stride": 6}, "decoder_stride"),
+    "width that heads do not divide": ({"decoder_dim": 100}, "decoder_dim"),
+    "width of odd position code": ({"decoder_dim": 30}, "decoder_dim"),
+    "contrast without words": ({"language_branch": "none"}, "contrastive_weight"),
+    "negative contrast": ({"contrastive_weight": -0.1}, "contrastive_weight"),
+    "warm-up of all steps": ({"warmup": 1.0}, "warmup"),
+    "missing weights": ({"image_weights": "nowhere/mscan_t.pth"}, "mscan_t.pth"),
+    "drop path of 1": ({"drop_path": 1.0}, "drop_path"),
+}
+
+
+@pytest.mark.parametrize(("settings", "named"), BAD.values(), ids=BAD)
+def test_a_bad_setting_is_a_user_error_that_names_it(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        make(**settings)
+
+
+# --- pretrained parts
+
+
+def test_a_pretrained_text_encoder_is_frozen_by_default_and_can_be_trained(tmp_path: Path) -> None:
+    write_bert(tmp_path)
+    frozen = make(text_encoder=str(tmp_path), pretrained=True)
+    assert frozen.text_encoder.frozen
+    tuned = make(text_encoder=str(tmp_path), pretrained=True, freeze_text=False)
+    groups = tuned.parameter_groups(lr=1.0, weight_decay=0.0, pretrained_lr_scale=0.1)
+    slow = {id(p) for g in groups if g["lr"] == pytest.approx(0.1) for p in g["params"]}
+    assert slow == {id(p) for p in tuned.text_encoder.parameters()}
+
+
+@pytest.fixture
+def image_weights(tmp_path: Path) -> Path:
+    plain = make(language_branch="none", contrastive_weight=0.0).image_encoder
+    path = tmp_path / "mscan_t.pth"
+    torch.save({"state_dict": plain.state_dict()}, path)
+    return path
+
+
+def test_new_language_parts_beside_published_image_weights_learn_at_the_full_rate(
+    image_weights: Path,
+) -> None:
+    model = make(image_weights=str(image_weights))
+    groups = model.parameter_groups(lr=1.0, weight_decay=0.0, pretrained_lr_scale=0.1)
+    slow = {id(p) for g in groups if g["lr"] == pytest.approx(0.1) for p in g["params"]}
+    names = {n for n, p in model.named_parameters() if id(p) in slow}
+    assert names == {
+        f"image_encoder.{n}"
+        for n, _ in model.image_encoder.named_parameters()
+        if ".language." not in n and not n.startswith("words")
+    }
+
+
+def test_restoring_a_checkpoint_does_not_read_the_published_image_weights_again(
+    image_weights: Path,
+) -> None:
+    model = make(image_weights=str(image_weights)).eval()
+    state = model.state_dict()
+    image_weights.unlink()
+    with restoring(state):
+        restored = make(image_weights=str(image_weights)).eval()
+    restored.load_state_dict(state)
+    with torch.no_grad():
+        pair = [m(pictures(1), CAPTIONS[:1]).logits for m in (model, restored)]
+    assert torch.equal(*pair)
+
+
+def test_the_names_and_shapes_of_the_state_dict_are_the_golden_ones() -> None:
+    """A renamed weight makes published checkpoints unreadable: mean it, then rewrite the list.
+
+    TEXTSEG_WRITE_GOLDEN=1 rewrites it.
+    """
+    lines = key_lines(make(decoder_stages=(1, 2, 3, 4), language_branch="per_scale"))
+    if os.environ.get("TEXTSEG_WRITE_GOLDEN"):
+        GOLDEN.write_text("\n".join(lines) + "\n")
+    golden = GOLDEN.read_text().splitlines()
+    assert sorted(set(golden) - set(lines)) == [], "these are gone"
+    assert sorted(set(lines) - set(golden)) == [], "these are new"

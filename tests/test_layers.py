@@ -1,0 +1,143 @@
+"""Layers against explicit computations."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from textseg.layers import (
+    DropPath,
+    LayerNorm2d,
+    SelfAttentionLayer,
+    merge_heads,
+    sine_positions,
+    split_heads,
+    to_map,
+    to_tokens,
+)
+
+
+def numpy_softmax(scores: np.ndarray) -> np.ndarray:
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def attend_by_hand(layer: SelfAttentionLayer, x: Tensor, positions: Tensor) -> Tensor:
+    """A pre-norm layer by a loop over heads, attention as softmax(q k^T / sqrt(d)) v."""
+    weight, bias = layer.qkv.weight, layer.qkv.bias
+    read = F.layer_norm(x, x.shape[-1:], layer.norm1.weight, layer.norm1.bias) + positions
+    query, key, value = (
+        read @ w.T + b for w, b in zip(weight.chunk(3), bias.chunk(3), strict=True)
+    )
+    d = x.shape[-1] // layer.heads
+    parts = []
+    for head in range(layer.heads):
+        q, k, v = (t[..., head * d : (head + 1) * d].detach().numpy() for t in (query, key, value))
+        parts.append(numpy_softmax(q @ k.swapaxes(1, 2) / math.sqrt(d)) @ v)
+    x = x + layer.proj(torch.from_numpy(np.concatenate(parts, axis=-1)))
+    hidden = F.layer_norm(x, x.shape[-1:], layer.norm2.weight, layer.norm2.bias)
+    return x + layer.mlp[2](F.gelu(layer.mlp[0](hidden)))
+
+
+@pytest.mark.parametrize("dim", [24, 64, 96])
+def test_self_attention_equals_an_explicit_softmax(dim: int) -> None:
+    torch.manual_seed(0)
+    layer = SelfAttentionLayer(dim).double()
+    x, positions = torch.randn(2, 7, dim).double(), torch.randn(1, 7, dim).double()
+    assert layer.heads == max(1, dim // 32)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x, positions), attend_by_hand(layer, x, positions))
+
+
+def test_self_attention_without_positions_does_not_know_the_order_of_its_tokens() -> None:
+    torch.manual_seed(0)
+    layer, x = SelfAttentionLayer(32).double(), torch.randn(1, 6, 32).double()
+    none, some = torch.zeros(1, 6, 32).double(), torch.randn(1, 6, 32).double()
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x.flip(1), none), layer(x, none).flip(1))
+        assert not torch.allclose(layer(x.flip(1), some), layer(x, some).flip(1))
+
+
+def numpy_code(row: float, column: float, dim: int) -> np.ndarray:
+    """sin and cos of both coordinates in (0, 1), over six octaves from half a turn upwards."""
+    bands = dim // 4
+    frequency = np.pi * 2.0 ** (np.arange(bands) / max(1.0, bands / 6))
+    angles = [row * frequency, column * frequency]
+    return np.concatenate([f(angle) for angle in angles for f in (np.sin, np.cos)])
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (3, 10)])
+def test_the_position_code_of_a_cell_is_that_of_its_centre(height: int, width: int) -> None:
+    code = sine_positions(height, width, 32, torch.zeros(1)).view(height, width, 32)
+    for i in range(height):
+        for j in range(width):
+            expected = numpy_code((i + 0.5) / height, (j + 0.5) / width, 32)
+            np.testing.assert_allclose(code[i, j].numpy(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("times", [3, 5, 7])
+def test_a_place_has_the_same_code_at_every_resolution(times: int) -> None:
+    """A cell's centre is a centre again on a grid finer by an odd factor."""
+    coarse = sine_positions(4, 6, 64, torch.zeros(1)).view(4, 6, 64)
+    fine = sine_positions(4 * times, 6 * times, 64, torch.zeros(1)).view(4 * times, 6 * times, 64)
+    centres = fine[times // 2 :: times, times // 2 :: times]
+    torch.testing.assert_close(centres, coarse, rtol=0, atol=2e-4)
+
+
+def test_no_two_cells_share_a_position_code() -> None:
+    code = sine_positions(12, 12, 64, torch.zeros(1))[0]
+    distance = torch.cdist(code, code) + 10 * torch.eye(len(code))
+    assert distance.min() > 0.1
+
+
+def test_left_and_right_and_up_and_down_have_different_codes() -> None:
+    code = sine_positions(8, 8, 64, torch.zeros(1)).view(8, 8, 64)
+    corners = torch.stack([code[0, 0], code[0, -1], code[-1, 0], code[-1, -1]])
+    assert (torch.cdist(corners, corners) + 10 * torch.eye(4)).min() > 1
+
+
+def test_the_position_code_takes_dtype_from_its_example_and_refuses_odd_widths() -> None:
+    assert sine_positions(2, 3, 8, torch.zeros(1, dtype=torch.float64)).dtype == torch.float64
+    assert sine_positions(2, 3, 8, torch.zeros(1)).shape == (1, 6, 8)
+    with pytest.raises(ValueError, match="30"):
+        sine_positions(2, 2, 30, torch.zeros(1))
+
+
+def test_drop_path_drops_whole_samples_at_its_rate_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    dropped = DropPath(0.3).train()(torch.ones(20000, 2, 3))
+    values = dropped.flatten(1)
+    assert (values == values[:, :1]).all(), "a sample is dropped whole or not at all"
+    kept = values[:, 0] > 0
+    assert kept.float().mean().item() == pytest.approx(0.7, abs=0.015)
+    assert values[kept].unique().tolist() == pytest.approx([1 / 0.7])
+    assert values.mean().item() == pytest.approx(1.0, abs=0.02)
+
+
+def test_drop_path_is_the_identity_in_eval_and_at_rate_0() -> None:
+    x = torch.randn(4, 3)
+    assert DropPath(0.9).eval()(x) is x
+    assert DropPath(0.0).train()(x) is x
+
+
+def test_layer_norm_2d_normalises_every_place_over_its_channels() -> None:
+    x = torch.randn(2, 16, 3, 5) * 4 + 2
+    out = LayerNorm2d(16)(x)
+    x_np = x.numpy()
+    mean, var = x_np.mean(1, keepdims=True), x_np.var(1, keepdims=True)
+    expected = (x_np - mean) / np.sqrt(var + 1e-5)
+    np.testing.assert_allclose(out.detach().numpy(), expected, atol=1e-5)
+
+
+def test_maps_and_tokens_and_heads_survive_the_way_there_and_back() -> None:
+    x = torch.randn(2, 12, 3, 5)
+    assert torch.equal(to_map(to_tokens(x), 3, 5), x)
+    assert to_tokens(x)[1, 5 * 2 + 4].tolist() == x[1, :, 2, 4].tolist()
+    tokens = to_tokens(x)
+    assert torch.equal(merge_heads(split_heads(tokens, 4)), tokens)
+    assert split_heads(tokens, 4)[0, 1, 7].tolist() == tokens[0, 7, 3:6].tolist()
