@@ -26,7 +26,7 @@ from datamodules.phantoms_common import (
     wobble,
 )
 
-RADIUS = {"small": (0.0425, 0.0485), "large": (0.090, 0.102)}
+RADIUS = {"small": (0.056, 0.063), "large": (0.100, 0.112)}
 CONTRAST = {"hypodense": (-48.0, -34.0), "hyperdense": (34.0, 48.0)}
 PLACES = ("upper left", "upper right", "lower left", "lower right")
 PLACE_MARGIN = 0.055  # between a lesion's centre and either axis of the liver

@@ -29,11 +29,9 @@ def numpy_softmax(scores: np.ndarray) -> np.ndarray:
 
 def attend_by_hand(layer: SelfAttentionLayer, x: Tensor, positions: Tensor) -> Tensor:
     """A pre-norm layer by a loop over heads, attention as softmax(q k^T / sqrt(d)) v."""
-    weight, bias = layer.qkv.weight, layer.qkv.bias
+    projections = zip(layer.qkv.weight.chunk(3), layer.qkv.bias.chunk(3), strict=True)
     read = F.layer_norm(x, x.shape[-1:], layer.norm1.weight, layer.norm1.bias) + positions
-    query, key, value = (
-        read @ w.T + b for w, b in zip(weight.chunk(3), bias.chunk(3), strict=True)
-    )
+    query, key, value = (read @ weight.T + bias for weight, bias in projections)
     d = x.shape[-1] // layer.heads
     parts = []
     for head in range(layer.heads):

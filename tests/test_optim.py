@@ -30,9 +30,13 @@ def by_name(groups: list[dict]) -> dict[str, dict]:
     return {group["name"]: group for group in groups}
 
 
+def slow(part: nn.Module) -> list[nn.Parameter]:
+    return list(part.parameters())
+
+
 def test_groups_hold_every_trainable_parameter_exactly_once() -> None:
     network = Network()
-    groups = parameter_groups(network, lr=1.0, weight_decay=0.1, pretrained=[network.encoder])
+    groups = parameter_groups(network, lr=1.0, weight_decay=0.1, pretrained=slow(network.encoder))
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     trainable = {id(parameter) for parameter in network.parameters() if parameter.requires_grad}
     assert len(grouped) == len(set(grouped))
@@ -42,7 +46,7 @@ def test_groups_hold_every_trainable_parameter_exactly_once() -> None:
 
 def test_a_shared_parameter_counts_as_pretrained_if_one_owner_is() -> None:
     network = Network()
-    groups = parameter_groups(network, lr=1.0, weight_decay=0.1, pretrained=[network.words])
+    groups = parameter_groups(network, lr=1.0, weight_decay=0.1, pretrained=slow(network.words))
     holders = [
         group["name"]
         for group in groups
@@ -66,7 +70,7 @@ def test_pretrained_parts_learn_at_their_own_rate() -> None:
             network,
             lr=0.5,
             weight_decay=0.1,
-            pretrained=[network.encoder],
+            pretrained=slow(network.encoder),
             pretrained_lr_scale=0.2,
         )
     )
@@ -87,8 +91,8 @@ def test_empty_groups_are_left_out() -> None:
 
 def test_groups_come_in_the_order_of_the_parameters() -> None:
     network = Network()
-    first = parameter_groups(network, lr=1.0, weight_decay=0.1, pretrained=[network.encoder])
-    again = parameter_groups(network, lr=1.0, weight_decay=0.1, pretrained=[network.encoder])
+    first = parameter_groups(network, lr=1.0, weight_decay=0.1, pretrained=slow(network.encoder))
+    again = parameter_groups(network, lr=1.0, weight_decay=0.1, pretrained=slow(network.encoder))
     order = {id(parameter): place for place, parameter in enumerate(network.parameters())}
     for one, two in zip(first, again, strict=True):
         places = [order[id(parameter)] for parameter in one["params"]]
@@ -150,7 +154,7 @@ def test_steps_beyond_the_planned_end_are_harmless() -> None:
 
 def test_every_group_keeps_its_own_rate() -> None:
     network = Network()
-    groups = parameter_groups(network, lr=1.0, weight_decay=0.1, pretrained=[network.encoder])
+    groups = parameter_groups(network, lr=1.0, weight_decay=0.1, pretrained=slow(network.encoder))
     optimizer = AdamW(groups)
     scheduler = warmup_schedule(optimizer, total_steps=10, warmup_steps=2, kind="cosine")
     for _ in range(5):

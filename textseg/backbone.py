@@ -19,7 +19,7 @@ class TextImageBackboneMixin(nn.Module):
     the network calls `build_backbone` once, after ``super().__init__()``.
     """
 
-    image_encoder: nn.Module
+    image_encoder: Any
     text_encoder: TextEncoder | NoText
 
     def build_backbone(
@@ -36,7 +36,8 @@ class TextImageBackboneMixin(nn.Module):
 
         Args:
             image_encoder: a timm name, or a function from the width of the word features to a
-                module with ``channels``, ``strides`` and ``takes_text``.
+                module with ``channels``, ``strides``, ``takes_text`` and
+                ``pretrained_parameters()``.
             text_encoder: ``scratch``, a local folder, a hub name, or None for an image-only
                 network.
             pretrained: load published weights of both.
@@ -79,7 +80,7 @@ class TextImageBackboneMixin(nn.Module):
             fuse: ``fuse(i, x) -> x`` after stage i of a timm encoder; feeds the next stage.
             text: for an encoder with ``takes_text``, the words it reads while it sees.
         """
-        if getattr(self.image_encoder, "takes_text", False):
+        if self.image_encoder.takes_text:
             return self.image_encoder(image, text)
         return self.image_encoder(image, fuse)
 
@@ -97,9 +98,8 @@ class TextImageBackboneMixin(nn.Module):
     ) -> list[dict[str, Any]]:
         """Trainable parameters, each once; those of pretrained encoders at a slower rate."""
         pretrained = [
-            encoder
-            for encoder in (self.image_encoder, self.text_encoder)
-            if getattr(encoder, "pretrained", False)
+            *self.image_encoder.pretrained_parameters(),
+            *self.text_encoder.pretrained_parameters(),
         ]
         return parameter_groups(
             self,

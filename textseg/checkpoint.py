@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from textseg.errors import UserError
+from textseg.errors import UserError, first_line
 
 RUN_CONFIG = "config.yaml"
 
@@ -26,9 +25,9 @@ def load_plain(path: str | Path) -> Any:
         )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+    except Exception as error:  # a broken file fails in as many ways as it can be broken
         raise UserError(
-            f"{path} cannot be read as weights ({str(error).splitlines()[0][:120]})",
+            f"{path} cannot be read as weights ({first_line(error)})",
             "it is cut short, or holds code, which is never run: give an intact weights file",
         ) from error
 

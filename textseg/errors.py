@@ -14,3 +14,8 @@ class UserError(ValueError):
 
     def __init__(self, cause: str, remedy: str = "") -> None:
         super().__init__(f"{cause}\n{remedy}" if remedy else cause)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's message, or its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from torch import nn
@@ -20,7 +20,7 @@ def parameter_groups(
     *,
     lr: float,
     weight_decay: float,
-    pretrained: Sequence[nn.Module] = (),
+    pretrained: Iterable[nn.Parameter] = (),
     pretrained_lr_scale: float = 0.1,
 ) -> list[dict[str, Any]]:
     """Every trainable parameter in exactly one group, also one that two modules share.
@@ -32,14 +32,14 @@ def parameter_groups(
         module: the network.
         lr: learning rate of the new parts.
         weight_decay: of parameters with two dimensions or more.
-        pretrained: parts of `module` that start from pretrained weights.
+        pretrained: those of its parameters that start from pretrained weights.
         pretrained_lr_scale: their learning rate, as a share of `lr`.
 
     Returns:
         groups for an optimizer, empty ones left out, in the order of the module's parameters, each
         with a `name`: `new/decay`, `new/no_decay`, `pretrained/decay` or `pretrained/no_decay`.
     """
-    slow = {id(parameter) for part in pretrained for parameter in part.parameters()}
+    slow = {id(parameter) for parameter in pretrained}
     groups: dict[str, dict[str, Any]] = {}
     for origin, rate in (("new", lr), ("pretrained", lr * pretrained_lr_scale)):
         for kind, decay in (("decay", weight_decay), ("no_decay", 0.0)):

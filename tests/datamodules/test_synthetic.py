@@ -215,10 +215,10 @@ def measured(image: np.ndarray, masks: np.ndarray) -> list[dict[str, str]]:
         assert abs(step) > 3 * tissue.std()
         row, column = ndimage.center_of_mass(mask)
         assert min(abs(row - row0), abs(column - column0)) > 0.03 * len(image)
-        assert radius < 0.053 or radius > 0.085
+        assert radius < 0.068 or radius > 0.094
         found.append(
             {
-                "size": "small" if radius < 0.07 else "large",
+                "size": "small" if radius < 0.081 else "large",
                 "density": "hypodense" if step < 0 else "hyperdense",
                 "vertical": "upper" if row < row0 else "lower",
                 "side": "left" if column < column0 else "right",

@@ -270,7 +270,7 @@ def test_the_names_and_shapes_of_the_state_dict_are_the_golden_ones() -> None:
 
     TEXTSEG_WRITE_GOLDEN=1 rewrites it.
     """
-    lines = key_lines(make(decoder_stages=(1, 2, 3, 4), language_branch="per_scale"))
+    lines = key_lines(make(decoder_stages=(1, 2, 3, 4)))
     if os.environ.get("TEXTSEG_WRITE_GOLDEN"):
         GOLDEN.write_text("\n".join(lines) + "\n")
     golden = GOLDEN.read_text().splitlines()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from textseg.batch import TextFeatures
 from textseg.checkpoint import load_plain
-from textseg.encoders import Normalize
+from textseg.encoders import Normalize, is_restoring
 from textseg.errors import UserError
 from textseg.layers import (
     DropPath,
@@ -60,7 +60,7 @@ class StageWords(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(text_dim)
-        self.to_key = nn.Linear(text_dim, channels)
+        self.to_key = nn.Linear(text_dim, channels, bias=False)  # a bias cancels in the softmax
         self.to_value = nn.Linear(text_dim, channels)
         self.place = nn.Linear(POSITION_DIM, channels)
 
@@ -290,14 +290,14 @@ class LanguageGuidedVisionEncoder(nn.Module):
             ]
             self.add_module(f"patch_embed{i}", PatchEmbedding(inputs, channels, first=i == 1))
             self.add_module(f"block{i}", nn.ModuleList(blocks))
-            self.add_module(f"norm{i}", LayerNorm2d(channels, eps=1e-6))
+            self.add_module(f"norm{i}", LayerNorm2d(channels))
             if looks:
                 self.add_module(f"words{i}", StageWords(text_dim, channels, heads))
             inputs = channels
         self.reads = bool(looks)
         self.pretrained = weights is not None
         self.apply(_initialise)
-        if weights is not None:
+        if weights is not None and not is_restoring():
             self.load_mscan(weights)
 
     def forward(self, image: Tensor, text: TextFeatures | None = None) -> list[Tensor]:
@@ -314,6 +314,11 @@ class LanguageGuidedVisionEncoder(nn.Module):
             features.append(x)
         return features
 
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        """What started from MSCAN's weights: all but the language branch."""
+        named = self.named_parameters() if self.pretrained else ()
+        return [parameter for name, parameter in named if _is_visual(name)]
+
     def load_mscan(self, path: str) -> None:
         """SegNeXt's published ImageNet weights, by name; only language parts may be missing.
 
@@ -321,10 +326,11 @@ class LanguageGuidedVisionEncoder(nn.Module):
             UserError: the file is missing, or a visual weight is missing or of another shape.
         """
         stored = load_plain(path)
-        stored = stored.get("state_dict", stored)
-        stored = {k.removeprefix("backbone."): v for k, v in stored.items()}
+        stored = stored.get("state_dict", stored) if isinstance(stored, dict) else {}
+        tensors = {k: v for k, v in stored.items() if isinstance(v, Tensor)}
+        stored = {k.removeprefix("backbone."): v for k, v in tensors.items()}
         own = self.state_dict()
-        visual = {k for k in own if ".language." not in k and not k.startswith("words")}
+        visual = {k for k in own if _is_visual(k)}
         wrong = sorted(k for k in visual if k not in stored or stored[k].shape != own[k].shape)
         if wrong:
             raise UserError(
@@ -334,13 +340,16 @@ class LanguageGuidedVisionEncoder(nn.Module):
         self.load_state_dict({k: stored[k] for k in visual}, strict=False)
 
 
+def _is_visual(name: str) -> bool:
+    """Whether a parameter is MSCAN's, not the language branch's."""
+    return ".language." not in name and not name.startswith("words")
+
+
 def _initialise(module: nn.Module) -> None:
     # As MSCAN: fan-out for convolutions, so that depthwise and dense ones start at one scale.
+    # Linear layers keep torch's default: MSCAN's 0.02 would leave the gates all but closed.
     if isinstance(module, nn.Conv2d):
         fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
         nn.init.normal_(module.weight, std=(2.0 / (fan_out // module.groups)) ** 0.5)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -105,7 +105,10 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
             protocol=protocol,
         )
         self.save_hyperparameters(logger=False)
-        _check(image_encoder, language_branch, strips, decoder_stages, contrastive_weight)
+        _check_names(image_encoder, language_branch)
+        _check_lists(strips, decoder_stages)
+        _check_numbers(decoder_stride, decoder_dim, drop_path)
+        _check_contrast(contrastive_weight, language_branch)
         self.build_backbone(
             lambda text_dim: LanguageGuidedVisionEncoder(
                 image_encoder,
@@ -158,23 +161,48 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
         return {**losses, "loss_con": contrastive, "loss": total}
 
 
-def _check(
-    image_encoder: str,
-    language_branch: str,
-    strips: Sequence[int],
-    decoder_stages: Sequence[int],
-    contrastive_weight: float,
-) -> None:
+def _check_names(image_encoder: str, language_branch: str) -> None:
     if image_encoder not in VARIANTS:
         raise UserError(
             f"image_encoder={image_encoder!r} is no variant of LSMS", f"choose of {list(VARIANTS)}"
         )
-    if not set(strips) <= set(STRIPS):
-        raise UserError(f"strips={list(strips)} has others than 7, 11, 21", "leave those out")
-    if not set(decoder_stages) <= {1, 2, 3, 4} or not set(decoder_stages) & {2, 3, 4}:
+    if language_branch not in get_args(LanguageBranch):
         raise UserError(
-            f"decoder_stages={list(decoder_stages)} names no stage of 2, 3, 4, or others than 1..4",
-            "give for example [2, 3, 4]",
+            f"language_branch={language_branch!r} is unknown",
+            f"choose of {list(get_args(LanguageBranch))}",
+        )
+
+
+def _check_lists(strips: Sequence[int], decoder_stages: Sequence[int]) -> None:
+    if not set(strips) <= set(STRIPS) or len(set(strips)) < len(strips):
+        raise UserError(
+            f"strips={list(strips)} names others than 7, 11, 21, or one twice",
+            "give each length once, for example [7, 11]",
+        )
+    stages = set(decoder_stages)
+    if not {4} <= stages <= {1, 2, 3, 4} or len(stages) < len(decoder_stages):
+        raise UserError(
+            f"decoder_stages={list(decoder_stages)} lacks 4, names others than 1..4, or one twice",
+            "the deepest stage is always read: give for example [2, 3, 4]",
+        )
+
+
+def _check_numbers(decoder_stride: int, decoder_dim: int, drop_path: float) -> None:
+    if decoder_stride not in (4, 8):
+        raise UserError(f"decoder_stride={decoder_stride} is neither 4 nor 8", "give one of these")
+    if decoder_dim < 32 or decoder_dim % 32:
+        raise UserError(
+            f"decoder_dim={decoder_dim} is no multiple of 32, the width of an attention head",
+            "give for example 128 or 256",
+        )
+    if not 0 <= drop_path < 1:
+        raise UserError(f"drop_path={drop_path} is not in [0, 1)", "0.1 is usual, 0 for short runs")
+
+
+def _check_contrast(contrastive_weight: float, language_branch: str) -> None:
+    if contrastive_weight < 0:
+        raise UserError(
+            f"contrastive_weight={contrastive_weight} is negative", "give 0 or more; 0.1 is usual"
         )
     if language_branch == "none" and contrastive_weight:
         raise UserError(

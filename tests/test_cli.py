@@ -1,0 +1,414 @@
+"""What `textseg fit`, `test` and `predict` leave behind, from one tiny training run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from tests.models.stand_ins import write_bert
+from tests.tiny_run import (
+    ROOT,
+    ROWS,
+    Outcome,
+    call,
+    fingerprints,
+    masks_in,
+    only,
+    train_arguments,
+    write_experiment,
+    write_refhl,
+)
+
+MODES = ["true", "empty", "shuffled"]
+SCORES = ["dice", "miou", "dice_global", "iou_global"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished fit: where it was started, its run folder, its data and what it printed."""
+
+    home: Path
+    run: Path
+    root: Path
+    outcome: Outcome
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.run / "checkpoints" / "best.ckpt"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    home = tmp_path_factory.mktemp("home")
+    root = write_refhl(home / "refhl")
+    more = ["--test_after_fit", "true", "--test_report.save_masks", "true"]
+    outcome = call(*train_arguments(write_experiment(home), root, *more), cwd=home)
+    assert outcome.status == 0, outcome.err
+    return Trained(home, only(home / "runs" / "tiny"), root, outcome)
+
+
+@dataclass(frozen=True)
+class Again:
+    """`test` and `predict`, each given only a checkpoint, and the run's files before them."""
+
+    before: dict[str, str]
+    test: Outcome
+    predict: Outcome
+
+
+@pytest.fixture(scope="module")
+def again(trained: Trained) -> Again:
+    before = fingerprints(trained.run)
+    saving = ["--test_report.save_masks", "true"]
+    test = call("test", "--ckpt_path", trained.checkpoint, *saving, cwd=trained.home)
+    predict = call("predict", "--ckpt_path", trained.checkpoint, cwd=trained.home)
+    return Again(before, test, predict)
+
+
+def moved_run(trained: Trained, folder: Path) -> Path:
+    """The config and the checkpoints of the run, elsewhere and without its results."""
+    moved = folder / "moved"
+    shutil.copytree(trained.run / "checkpoints", moved / "checkpoints")
+    shutil.copy(trained.run / "config.yaml", moved)
+    return moved
+
+
+def cases(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO((folder / "cases.csv").read_text())))
+
+
+def manifest(root: Path) -> list[dict[str, str]]:
+    """The rows of test, with the `case` each must have."""
+    rows = [json.loads(line) for line in (root / "manifest.jsonl").read_text().splitlines()]
+    named = [{**r, "case": f"{Path(r['image']).stem}__{n}"} for n, r in enumerate(rows)]
+    return [row for row in named if row["split"] == "test"]
+
+
+def metrics_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+# --- fit -------------------------------------------------------------------------------------
+
+
+def test_main_returns_none_so_that_the_script_exits_with_0(trained: Trained) -> None:
+    assert trained.outcome.returned is None
+
+
+def test_a_run_leaves_exactly_the_promised_files(trained: Trained, again: Again) -> None:
+    files = {name for name in again.before if not name.endswith(".png")}
+    assert files == {
+        *("config.yaml", "metrics.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
+        *(f"test/{mode}/{name}" for mode in MODES for name in ("metrics.json", "cases.csv")),
+    }
+
+
+def test_a_run_lies_under_its_configs_name_and_a_time_stamp(trained: Trained) -> None:
+    assert trained.run.parent == trained.home / "runs" / "tiny"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", trained.run.name)
+
+
+def test_fit_writes_nothing_outside_its_run_folder(trained: Trained) -> None:
+    assert {path.name for path in trained.home.iterdir()} == {"refhl", "runs", "tiny.yaml"}
+
+
+def test_fit_says_where_the_run_lies(trained: Trained) -> None:
+    assert f"run folder: {trained.run.relative_to(trained.home)}" in trained.outcome.err
+
+
+def test_the_config_of_a_run_holds_every_setting_with_its_value(trained: Trained) -> None:
+    config = yaml.safe_load((trained.run / "config.yaml").read_text())
+    assert config["seed_everything"] == 1
+    assert config["data"]["init_args"]["root"] == str(trained.root)
+    assert config["data"]["init_args"]["caption_mode"] == "true"
+    assert config["model"]["init_args"]["decoder_dim"] == 32
+    assert config["model"]["init_args"]["weight_decay"] == 0.05, "a default is written out too"
+
+
+def test_the_config_of_a_run_starts_the_same_run_again(trained: Trained, tmp_path: Path) -> None:
+    quick = ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
+    stored = trained.run / "config.yaml"
+    outcome = call("fit", "--config", stored, *quick, "--test_after_fit", "false", cwd=tmp_path)
+    assert outcome.status == 0, outcome.err
+    repeated = yaml.safe_load((only(tmp_path / "runs/config") / "config.yaml").read_text())
+    first = yaml.safe_load(stored.read_text())
+    assert repeated["model"] == first["model"]
+    assert repeated["data"] == first["data"]
+
+
+def test_metrics_csv_has_losses_and_both_conventions(trained: Trained) -> None:
+    with (trained.run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for name in ["train/loss", "val/loss", *(f"val/{score}" for score in SCORES)]:
+        values = [float(row[name]) for row in rows if row[name]]
+        assert len(values) == 1, f"{name} once an epoch"
+        assert math.isfinite(values[0])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_metrics_json_has_both_conventions_with_intervals(trained: Trained, mode: str) -> None:
+    result = metrics_of(trained.run / "test" / mode)
+    assert result["caption_mode"] == mode
+    assert result["protocol"] == "standard"
+    assert result["cases"] == ROWS["test"]
+    assert result["bootstrap_units"] == len({row["case_id"] for row in manifest(trained.root)})
+    for name in SCORES:
+        assert 0 <= result[f"{name}_ci_low"] <= result[f"{name}_ci_high"] <= 1
+
+
+def test_cases_csv_begins_with_case_and_case_id(trained: Trained) -> None:
+    header = (trained.run / "test/true/cases.csv").read_text().splitlines()[0]
+    assert header.startswith("case,case_id,")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_cases_csv_has_the_rows_of_the_test_set_in_order(trained: Trained, mode: str) -> None:
+    found = [(row["case"], row["case_id"]) for row in cases(trained.run / "test" / mode)]
+    assert found == [(row["case"], row["case_id"]) for row in manifest(trained.root)]
+
+
+def test_cases_csv_tells_the_caption_each_mode_used(trained: Trained) -> None:
+    texts = {mode: [r["text"] for r in cases(trained.run / "test" / mode)] for mode in MODES}
+    assert texts["true"] == [row["text"] for row in manifest(trained.root)]
+    assert set(texts["empty"]) == {""}
+    assert sorted(texts["shuffled"]) == sorted(texts["true"])
+    assert texts["shuffled"] != texts["true"]
+
+
+def table(outcome: Outcome) -> list[str]:
+    """The printed lines from the head of the table on."""
+    lines = outcome.out.splitlines()
+    (start,) = (n for n, line in enumerate(lines) if line.startswith("captions "))
+    return lines[start:]
+
+
+def counts(trained: Trained, folder: Path) -> list[tuple[int, int, int]]:
+    """Pixels in both, in the prediction and in the truth, from the mask files alone."""
+    result = []
+    for row in manifest(trained.root):
+        pred = np.asarray(Image.open(folder / "masks" / f"{row['case']}.png")) > 0
+        truth = np.asarray(Image.open(trained.root / row["mask"])) > 127
+        result.append((int((pred & truth).sum()), int(pred.sum()), int(truth.sum())))
+    return result
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_cases_csv_agrees_with_the_masks_on_disk(trained: Trained, mode: str) -> None:
+    folder = trained.run / "test" / mode
+    for row, (both, pred, true) in zip(cases(folder), counts(trained, folder), strict=True):
+        expected = 2 * both / (pred + true) if pred + true else 1.0
+        assert [int(row[k]) for k in ("intersection", "predicted", "true")] == [both, pred, true]
+        assert float(row["dice"]) == pytest.approx(expected)
+        union = pred + true - both
+        assert float(row["iou"]) == pytest.approx(both / union if union else 1.0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_metrics_json_agrees_with_the_masks_on_disk(trained: Trained, mode: str) -> None:
+    both, pred, true = np.array(counts(trained, trained.run / "test" / mode), dtype=float).T
+    total = pred + true
+    single = [2 * b / t if t else 1.0 for b, t in zip(both, total, strict=True)]
+    result = metrics_of(trained.run / "test" / mode)
+    assert result["dice"] == pytest.approx(np.mean(single))
+    assert result["dice_global"] == pytest.approx(2 * both.sum() / total.sum())
+    assert result["iou_global"] == pytest.approx(both.sum() / (total.sum() - both.sum()))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_case_of_a_small_test_set_has_an_overlay(trained: Trained, mode: str) -> None:
+    names = {path.name for path in (trained.run / "test" / mode / "overlays").iterdir()}
+    assert names == {f"{row['case']}.png" for row in manifest(trained.root)}
+
+
+def test_the_printed_table_has_both_conventions_and_intervals(trained: Trained) -> None:
+    head, *lines = table(trained.outcome)
+    assert head.split()[:7] == ["captions", "cases", "empty", *SCORES]
+    for mode, line in zip(MODES, lines[:3], strict=True):
+        result = metrics_of(trained.run / "test" / mode)
+        assert line.split()[:2] == [mode, str(ROWS["test"])]
+        for name in SCORES:
+            low, high = result[f"{name}_ci_low"], result[f"{name}_ci_high"]
+            assert f"{result[name]:.3f} [{low:.3f}, {high:.3f}]" in line
+
+
+# --- the checkpoint --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_a_checkpoint_holds_tensors_and_plain_values_only(trained: Trained, name: str) -> None:
+    stored = torch.load(trained.run / f"checkpoints/{name}.ckpt", weights_only=True)
+    assert stored["hyper_parameters"]["_class_path"].endswith("LSMS")
+    assert stored["hyper_parameters"]["decoder_dim"] == 32
+
+
+def strings(value: Any, at: str = "") -> dict[str, str]:
+    """Every string in a nest of containers, by its place."""
+    if isinstance(value, str):
+        return {at: value}
+    pairs = value.items() if isinstance(value, dict) else ()
+    if isinstance(value, (list, tuple)):
+        pairs = enumerate(value)
+    return {
+        k: v
+        for key, inner in pairs
+        for k, v in {**strings(key, f"{at}.key"), **strings(inner, f"{at}.{key}")}.items()
+    }
+
+
+def test_a_checkpoint_holds_no_path_of_the_machine_besides_settings(trained: Trained) -> None:
+    stored = torch.load(trained.checkpoint, weights_only=True)
+    machine = (str(trained.home), str(ROOT), str(Path.home()) + "/")
+    # ModelCheckpoint remembers where the best weights lie, for a run that is resumed.
+    settings = (".hyper_parameters", ".datamodule_hyper_parameters", ".callbacks.ModelCheckpoint")
+    odd = {
+        place: text
+        for place, text in strings(stored).items()
+        if not place.startswith(settings) and any(part in text for part in machine)
+    }
+    assert odd == {}
+
+
+# --- test and predict, given a checkpoint alone -------------------------------------------------
+
+
+def test_a_checkpoint_alone_suffices_for_test_and_predict(again: Again) -> None:
+    assert (again.test.status, again.predict.status) == (0, 0), again.test.err + again.predict.err
+    assert (again.test.returned, again.predict.returned) == (None, None)
+
+
+def test_a_second_test_writes_beside_the_first(trained: Trained, again: Again) -> None:
+    assert (trained.run / "test/true_2/metrics.json").is_file()
+    first, second = (trained.run / "test" / name for name in ("true", "true_2"))
+    for name in ("metrics.json", "cases.csv"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_test_and_predict_change_no_file_that_was_there(trained: Trained, again: Again) -> None:
+    after = fingerprints(trained.run)
+    assert {name: after.get(name) for name in again.before} == again.before
+    new = {name.split("/")[0] for name in set(after) - set(again.before)}
+    assert new == {"test", "predict"}
+
+
+def test_test_and_predict_leave_nothing_where_they_were_started(
+    trained: Trained, again: Again
+) -> None:
+    assert {path.name for path in trained.home.iterdir()} == {"refhl", "runs", "tiny.yaml"}
+    assert only(trained.home / "runs" / "tiny") == trained.run
+
+
+def test_predict_gives_the_masks_of_test(trained: Trained, again: Again) -> None:
+    tested, predicted = (masks_in(trained.run / f) for f in ("test/true/masks", "predict"))
+    assert set(predicted) == {f"{row['case']}.png" for row in manifest(trained.root)}
+    assert set(tested) == set(predicted)
+    assert all(np.array_equal(tested[name], predicted[name]) for name in tested)
+
+
+def test_predicted_masks_are_8_bit_grey_of_0_and_255_at_the_images_size(
+    trained: Trained, again: Again
+) -> None:
+    values = set()
+    for row in manifest(trained.root):
+        mask = Image.open(trained.run / "predict" / f"{row['case']}.png")
+        assert (mask.format, mask.mode) == ("PNG", "L")
+        assert mask.size == Image.open(trained.root / row["image"]).size
+        values |= set(np.unique(mask).tolist())
+    assert values <= {0, 255}
+
+
+def test_predict_needs_no_masks(trained: Trained, tmp_path: Path) -> None:
+    unscored = shutil.copytree(trained.root, tmp_path / "unscored")
+    shutil.rmtree(unscored / "masks")
+    moved = moved_run(trained, tmp_path)
+    best = moved / "checkpoints/best.ckpt"
+    outcome = call("predict", "--ckpt_path", best, "--data.root", unscored, cwd=tmp_path)
+    assert outcome.status == 0, outcome.err
+    assert len(masks_in(moved / "predict")) == ROWS["test"]
+
+
+def test_test_prints_one_row_and_where_it_wrote(trained: Trained, again: Again) -> None:
+    lines = table(again.test)
+    assert lines[1].split()[:2] == ["true", str(ROWS["test"])]
+    assert lines[-1] == f"written to {trained.run / 'test'}"
+
+
+# --- further runs ----------------------------------------------------------------------------
+
+QUICK = ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
+
+
+def test_two_fits_in_one_process_leave_two_folders(tmp_path: Path) -> None:
+    """On phantoms, which the first fit writes and the second one finds."""
+    fit = ["fit", "--config", write_experiment(tmp_path), "--data.synthesize", "2", *QUICK]
+    assert call(*fit, cwd=tmp_path).status == 0
+    first = only(tmp_path / "runs/tiny")
+    before = fingerprints(tmp_path)
+    second = call(*fit, cwd=tmp_path, same_shell=True)
+    assert second.status == 0, second.err
+    assert len(list((tmp_path / "runs/tiny").iterdir())) == 2
+    after = fingerprints(tmp_path)
+    assert {name: after.get(name) for name in before} == before
+    assert all(first.name not in name for name in set(after) - set(before))
+    assert only(tmp_path / "data/phantoms").name.startswith("RefHLSegDataModule-2-")
+
+
+def test_a_resumed_fit_goes_on_counting_in_a_folder_of_its_own(
+    trained: Trained, tmp_path: Path
+) -> None:
+    before = fingerprints(trained.run)
+    last = trained.run / "checkpoints/last.ckpt"
+    more = ["--trainer.max_epochs", "2", "--ckpt_path", str(last)]
+    fit = train_arguments(write_experiment(tmp_path), trained.root, *more)
+    outcome = call(*fit, cwd=tmp_path)
+    assert outcome.status == 0, outcome.err
+    with (only(tmp_path / "runs/tiny") / "metrics.csv").open() as file:
+        assert {row["epoch"] for row in csv.DictReader(file)} == {"1"}
+    assert fingerprints(trained.run) == before
+
+
+def test_a_checkpoint_is_tested_after_its_text_encoders_folder_is_gone(
+    trained: Trained, tmp_path: Path
+) -> None:
+    """conftest's guard would fail it if a hub were asked instead."""
+    write_bert(tmp_path / "bert")
+    encoder = ["--model.text_encoder", str(tmp_path / "bert"), "--test_after_fit", "true"]
+    fit = train_arguments(write_experiment(tmp_path), trained.root, *encoder, *QUICK)
+    assert call(*fit, cwd=tmp_path).status == 0
+    shutil.rmtree(tmp_path / "bert")
+    run = only(tmp_path / "runs/tiny")
+    outcome = call("test", "--ckpt_path", run / "checkpoints/best.ckpt", cwd=tmp_path)
+    assert outcome.status == 0, outcome.err
+    assert metrics_of(run / "test/true_2") == metrics_of(run / "test/true")
+
+
+def test_a_run_is_tested_where_it_was_moved_to(trained: Trained, tmp_path: Path) -> None:
+    moved = moved_run(trained, tmp_path)
+    outcome = call("test", "--ckpt_path", moved / "checkpoints/best.ckpt", cwd=tmp_path)
+    assert outcome.status == 0, outcome.err
+    assert [p.name for p in tmp_path.iterdir()] == ["moved"]
+    assert cases(moved / "test/true") == cases(trained.run / "test/true")
+
+
+def test_a_setting_given_beside_the_checkpoint_overrides_the_runs_own(
+    trained: Trained, tmp_path: Path
+) -> None:
+    moved = moved_run(trained, tmp_path)
+    own = ["--data.caption_mode", "empty", "--data.batch_size", "1", "--test_report.overlays", "2"]
+    outcome = call("test", "--ckpt_path", moved / "checkpoints/best.ckpt", *own, cwd=tmp_path)
+    assert outcome.status == 0, outcome.err
+    assert cases(moved / "test/empty") == cases(trained.run / "test/empty")
+    assert len(list((moved / "test/empty/overlays").iterdir())) == 2
+    assert [folder.name for folder in (moved / "test").iterdir()] == ["empty"]

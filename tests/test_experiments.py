@@ -1,0 +1,181 @@
+"""Every file in experiments/ says what its results row needs, and nothing of a machine."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import yaml
+from lightning.pytorch.loggers import WandbLogger
+
+import datamodules
+import lightning_cli
+import textseg.models
+from lightning_cli import SuiteCLI
+from textseg.encoders import SCRATCH
+from textseg.models.base import SegmentationModule
+
+EXPERIMENTS = Path(lightning_cli.__file__).parent / "experiments"
+BASES = sorted(EXPERIMENTS.glob("*.yaml"))
+OVERLAYS = sorted((EXPERIMENTS / "cpu").glob("*.yaml"))
+IDS = [path.stem for path in BASES]
+
+
+class Parsed(SuiteCLI):
+    """A command line that is read and not obeyed."""
+
+    def before_instantiate_classes(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        pass
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def parse(*configs: Path) -> Any:
+    arguments = ["fit"]
+    for config in configs:
+        arguments += ["--config", str(config)]
+    return Parsed(arguments).config.fit
+
+
+def load(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def network_of(path: Path) -> str:
+    return load(path)["model"]["class_path"]
+
+
+def class_named(name: str) -> type:
+    """A class by the short name that YAML uses."""
+    for home in (textseg.models, datamodules, lightning_cli):
+        if hasattr(home, name):
+            return getattr(home, name)
+    assert name == "WandbLogger", f"{name} is none of the suite's classes"
+    return WandbLogger
+
+
+def defaults_of(kind: type) -> dict[str, Any]:
+    parameters = inspect.signature(kind.__init__).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def classes_in(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every class_path in a config, with its init_args."""
+    if isinstance(value, dict):
+        if "class_path" in value:
+            yield value["class_path"], value.get("init_args", {})
+        for inner in value.values():
+            yield from classes_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from classes_in(inner)
+
+
+def pairs() -> list[tuple[Path, Path]]:
+    """An overlay with each experiment of its network: cpu/lsms.yaml on lsms_*.yaml."""
+    return [(b, o) for o in OVERLAYS for b in BASES if b.stem.split("_")[0] == o.stem]
+
+
+def test_there_are_experiments_and_every_overlay_has_one() -> None:
+    assert BASES
+    assert {overlay for _, overlay in pairs()} == set(OVERLAYS)
+
+
+@pytest.mark.parametrize("path", BASES, ids=IDS)
+def test_an_experiment_is_accepted_by_the_command_line(path: Path) -> None:
+    config = parse(path)
+    assert config.model.class_path.rpartition(".")[2] == network_of(path)
+
+
+@pytest.mark.parametrize(("base", "overlay"), pairs(), ids=lambda path: path.stem)
+def test_an_overlay_changes_only_what_it_names(base: Path, overlay: Path) -> None:
+    small, full = parse(base, overlay), parse(base)
+    over = load(overlay)
+    for part in ("model", "data"):
+        changes = over.get(part, {}).get("init_args", {})
+        expected = {**full[part].init_args.as_dict(), **changes}
+        found = small[part].init_args.as_dict()
+        assert {k: _plain(v) for k, v in found.items()} == {
+            k: _plain(v) for k, v in expected.items()
+        }
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize(("base", "overlay"), pairs(), ids=lambda path: path.stem)
+def test_an_overlay_makes_a_run_without_hub_gpu_and_wandb(base: Path, overlay: Path) -> None:
+    """The network is built, which conftest's guard would fail if it asked a hub."""
+    config = parse(base, overlay)
+    assert config.trainer.precision == "32-true"
+    assert "WandbLogger" not in str(config.trainer.logger)
+    assert not config.trainer.callbacks
+    settings = config.model.init_args.as_dict()
+    assert settings["text_encoder"] == SCRATCH
+    model = class_named(network_of(base))(**settings)
+    assert isinstance(model, SegmentationModule)
+    assert sum(p.numel() for p in model.parameters()) < 15e6
+
+
+@pytest.mark.parametrize("path", BASES + OVERLAYS, ids=lambda path: path.stem)
+def test_the_first_line_is_a_comment_and_lines_are_short(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert re.match(r"# \w", lines[0])
+    assert max(map(len, lines)) <= 110
+
+
+@pytest.mark.parametrize("path", BASES, ids=IDS)
+def test_the_comment_names_the_results_row_or_the_readme(path: Path) -> None:
+    assert re.match(r"# (Results row|README)", path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", BASES + OVERLAYS, ids=lambda path: path.stem)
+def test_no_path_is_absolute_and_no_machine_is_described(path: Path) -> None:
+    config = load(path)
+    text = yaml.safe_dump(config)
+    assert not re.search(r"(?m)[:\-\s]['\"]?(/|~|[A-Za-z]:\\)", text), "an absolute path"
+    machine = {"devices", "num_nodes", "strategy", "default_root_dir"}
+    assert not machine & set(config.get("trainer", {}))
+
+
+def test_a_configs_class_names_are_short() -> None:
+    names = {name for path in BASES for name, _ in classes_in(load(path))}
+    assert {name for name in names if "." in name} == set()
+
+
+@pytest.mark.parametrize("path", BASES, ids=IDS)
+def test_an_experiment_repeats_no_default(path: Path) -> None:
+    config = load(path)
+    repeated = []
+    for name, arguments in [*classes_in(config), ("Trainer", config.get("trainer", {}))]:
+        known = defaults_of(L.Trainer if name == "Trainer" else class_named(name))
+        repeated += [
+            f"{name}.{key}={value}"
+            for key, value in arguments.items()
+            if key in known and _plain(known[key]) == value and type(known[key]) is type(value)
+        ]
+    assert repeated == []
+
+
+@pytest.mark.parametrize("path", BASES, ids=IDS)
+def test_an_experiment_uploads_no_pictures(path: Path) -> None:
+    samples = [args for name, args in classes_in(load(path)) if name == "WandbSamples"]
+    assert not any(arguments.get("upload") for arguments in samples)
+
+
+@pytest.mark.parametrize("path", BASES, ids=IDS)
+def test_a_wandb_run_is_named_after_its_file(path: Path) -> None:
+    for name, arguments in classes_in(load(path)):
+        if name == "WandbLogger":
+            assert arguments["name"] == path.stem
+            assert path.stem.split("_")[1] == arguments["group"]

@@ -1,0 +1,147 @@
+"""Who may import whom: the one-way imports of the suite, read from the syntax trees."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import textseg.models
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("textseg", "datamodules")
+FILES = [
+    ROOT / "lightning_cli.py",
+    *(f for p in PACKAGES for f in sorted((ROOT / p).rglob("*.py"))),
+]
+
+# A third-party package -> the only modules that may import it.
+CONFINED = {
+    "timm": {"textseg.encoders.image"},
+    "transformers": {"textseg.encoders.pretrained"},
+    "tokenizers": {f"textseg.encoders.{m}" for m in ("pretrained", "text", "vocabulary")},
+    "albumentations": {"datamodules.transforms"},
+    "wandb": {"textseg.callbacks", "lightning_cli"},
+    "segmentation_models_pytorch": {"textseg.models.baseline", "textseg.losses"},
+}
+# Modules of textseg, from those that all may import to those that none of the others may. A name
+# that is not here belongs to the last layer.
+LAYERS = [
+    {"batch", "errors", "preprocess"},
+    {"layers", "losses", "metrics", "optim", "visualize", "checkpoint", "report", "cli_errors"},
+    {"encoders"},
+    {"backbone"},
+    {"models"},
+]
+DATAMODULES_MAY_USE = {"textseg.batch", "textseg.preprocess", "textseg.errors"}
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(file: Path) -> Iterator[str]:
+    """Full dotted names of everything a file imports, inside functions too."""
+    package = (
+        module_name(file) if file.name == "__init__.py" else module_name(file).rpartition(".")[0]
+    )
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *filter(None, [base])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def within(name: str, module: str) -> bool:
+    return name == module or name.startswith(f"{module}.")
+
+
+def layer_of(name: str) -> int:
+    part = name.split(".")[1] if "." in name else ""
+    return next((i for i, names in enumerate(LAYERS) if part in names), len(LAYERS))
+
+
+IMPORTS = {module_name(file): sorted(set(imported(file))) for file in FILES}
+
+
+def test_the_reader_of_imports_sees_through_functions_and_relative_names(tmp_path: Path) -> None:
+    assert "monai.metrics.compute_surface_dice" in IMPORTS["textseg.metrics"], "in a function"
+    assert "timm" in IMPORTS["textseg.encoders.image"]
+    assert "textseg.encoders.Normalize" in IMPORTS["textseg.models.lsms.encoder"]
+
+
+@pytest.mark.parametrize("package", CONFINED)
+def test_a_heavy_package_is_imported_only_where_it_is_confined(package: str) -> None:
+    users = {m for m, names in IMPORTS.items() if any(within(n, package) for n in names)}
+    assert users <= CONFINED[package]
+
+
+def test_textseg_never_imports_datamodules_or_the_command_line() -> None:
+    wrong = {
+        m: [n for n in names if within(n, "datamodules") or within(n, "lightning_cli")]
+        for m, names in IMPORTS.items()
+        if within(m, "textseg")
+    }
+    assert {m: names for m, names in wrong.items() if names} == {}
+
+
+def test_datamodules_import_from_textseg_only_its_vocabulary() -> None:
+    wrong = {
+        m: [
+            n
+            for n in names
+            if (within(n, "textseg") and not any(within(n, ok) for ok in DATAMODULES_MAY_USE))
+            or within(n, "lightning_cli")
+        ]
+        for m, names in IMPORTS.items()
+        if within(m, "datamodules")
+    }
+    assert {m: names for m, names in wrong.items() if names} == {}
+
+
+@pytest.mark.parametrize("module", [m for m in IMPORTS if within(m, "textseg") and m != "textseg"])
+def test_a_module_imports_from_its_own_layer_or_from_below(module: str) -> None:
+    own = layer_of(module)
+    above = [n for n in IMPORTS[module] if within(n, "textseg") and layer_of(n) > own]
+    assert above == []
+
+
+def test_networks_do_not_import_each_other() -> None:
+    networks = {m.split(".")[2] for m in IMPORTS if m.startswith("textseg.models.")} - {"base"}
+    for module, names in IMPORTS.items():
+        own = module.split(".")[2:3]
+        if module.startswith("textseg.models.") and own[0] in networks:
+            others = {n.split(".")[2] for n in names if n.startswith("textseg.models.")}
+            assert others <= {"base", own[0]}, module
+
+
+def test_importing_textseg_imports_neither_torch_nor_lightning() -> None:
+    code = "import sys, textseg; print(sorted({m.split('.')[0] for m in sys.modules}))"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    loaded = set(ast.literal_eval(found))
+    assert "textseg" in loaded
+    assert not loaded & {"torch", "lightning", "numpy", "timm", "transformers", "datamodules"}
+
+
+@pytest.mark.parametrize(
+    "name", [m.name for m in pkgutil.iter_modules(textseg.models.__path__) if m.name != "base"]
+)
+def test_a_network_says_what_is_the_papers_and_what_is_ours(name: str) -> None:
+    text = importlib.import_module(f"textseg.models.{name}").__doc__ or ""
+    if name != "baseline":  # segmentation-models-pytorch's networks rebuild no paper
+        assert "From the paper" in text
+        assert "Our choice" in text
+        assert text.index("From the paper") < text.index("Our choice")

@@ -1,0 +1,25 @@
+"""Image encoders from timm and text encoders from transformers: the only file importing either.
+
+A text encoder is one of
+  * ``scratch``: a small BERT trained with the network, its word-piece vocabulary built from the
+    training captions;
+  * a local folder or a hub name: weights-only, never running code that comes with the weights.
+
+Whichever it is, its config and its tokenizer are kept as text in the network's ``state_dict``, so
+that a checkpoint is rebuilt without any hub (`restoring`).
+"""
+
+from textseg.encoders.image import ImageEncoder, Normalize
+from textseg.encoders.restore import is_restoring, restoring
+from textseg.encoders.text import NoText, TextEncoder, masked_mean, warn_of_truncation
+
+__all__ = [
+    "ImageEncoder",
+    "NoText",
+    "Normalize",
+    "TextEncoder",
+    "is_restoring",
+    "masked_mean",
+    "restoring",
+    "warn_of_truncation",
+]

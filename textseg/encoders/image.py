@@ -1,0 +1,130 @@
+"""timm networks as feature pyramids."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import timm
+import torch
+from timm.models import FeatureListNet
+from torch import Tensor, nn
+
+from textseg.encoders.restore import is_restoring
+from textseg.errors import UserError, first_line
+
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+class Normalize(nn.Module):
+    """Pixels in [0, 1] to zero mean and unit variance by channel; no state in the checkpoint."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return (image - self.mean) / self.std
+
+
+class ImageEncoder(nn.Module):
+    """A timm network as a feature pyramid.
+
+    Args:
+        name: a timm model name.
+        pretrained: fetch its published weights.
+        options: further arguments of ``timm.create_model``, such as ``drop_path_rate``.
+
+    Attributes:
+        channels, strides: of each stage, fine to coarse.
+
+    Raises:
+        UserError: the name is unknown, has no feature pyramid, or its weights cannot be fetched.
+    """
+
+    takes_text = False
+
+    def __init__(
+        self, name: str, *, pretrained: bool = True, options: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__()
+        fetch = pretrained and not is_restoring()
+        settings = dict(options or {})
+        if "swin" in name:
+            settings.setdefault("strict_img_size", False)
+        if not timm.is_model(name):
+            near = difflib.get_close_matches(name, timm.list_models(), n=3)
+            raise UserError(
+                f"image_encoder={name!r} is not a timm model",
+                f"did you mean one of {near}?" if near else "timm.list_models() tells their names",
+            )
+        try:
+            self.body: Any = timm.create_model(
+                name, pretrained=fetch, features_only=True, **settings
+            )
+        except TypeError as error:
+            raise UserError(
+                f"image_encoder={name!r} does not take options {settings} ({first_line(error)})",
+                "leave out what this timm model does not know",
+            ) from error
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"image_encoder={name!r} could not be built ({first_line(error)})",
+                "connect to the hub once so that the weights are cached, or set pretrained: false",
+            ) from error
+        self.pretrained = pretrained
+        self.channels: tuple[int, ...] = tuple(self.body.feature_info.channels())
+        self.strides: tuple[int, ...] = tuple(self.body.feature_info.reduction())
+        self.normalize = Normalize(
+            *(self.body.pretrained_cfg.get(key) or default for key, default in _IMAGENET.items())
+            if hasattr(self.body, "pretrained_cfg")
+            else ()
+        )
+        layout = getattr(self.body, "output_fmt", "NCHW")
+        self._nhwc = getattr(layout, "value", layout) == "NHWC"
+
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        """What started from published weights."""
+        return list(self.parameters()) if self.pretrained else []
+
+    def forward(
+        self, image: Tensor, fuse: Callable[[int, Tensor], Tensor] | None = None
+    ) -> list[Tensor]:
+        """Feature maps fine to coarse.
+
+        Args:
+            image: [B, 3, H, W] in [0, 1].
+            fuse: ``fuse(i, x) -> x`` runs after stage i on [B, C_i, H/s_i, W/s_i]; its result is
+                the stage's feature and the next stage's input.
+
+        Returns:
+            A list of [B, C_i, H/s_i, W/s_i].
+        """
+        x = self.normalize(image)
+        if fuse is None:
+            return [self._nchw(feature) for feature in self.body(x)]
+        if not isinstance(self.body, FeatureListNet):
+            raise UserError(
+                f"image_encoder {type(self.body).__name__} cannot be stepped stage by stage",
+                "choose a ConvNeXt, ResNet or Swin for networks that fuse text inside the encoder",
+            )
+        features: list[Tensor] = []
+        for stage, module in self.body.items():
+            x = module(x)
+            if stage in self.body.return_layers:
+                fused = fuse(len(features), self._nchw(x))
+                features.append(fused)
+                x = fused.permute(0, 2, 3, 1) if self._nhwc else fused
+        return features
+
+    def _nchw(self, feature: Tensor) -> Tensor:
+        return feature.permute(0, 3, 1, 2).contiguous() if self._nhwc else feature

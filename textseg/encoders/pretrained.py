@@ -1,0 +1,123 @@
+"""Published text encoders: config, weights and tokenizer, and never code that comes with them."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    BertTokenizerFast,
+    PretrainedConfig,
+)
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from textseg.errors import UserError, first_line
+
+
+def config_from(values: dict[str, Any]) -> PretrainedConfig:
+    """A config class of transformers' own; a custom BERT (CXR-BERT) is read as BERT."""
+    kind = str(values.get("model_type", ""))
+    if kind in CONFIG_MAPPING:
+        config_class = CONFIG_MAPPING[kind]
+    elif "bert" in kind.lower():
+        config_class = BertConfig
+    else:
+        raise UserError(
+            f"text encoder of type {kind!r} is not one that transformers provides",
+            "choose a BERT-like encoder, or text_encoder: scratch",
+        )
+    known = {k: v for k, v in values.items() if k not in ("auto_map", "model_type")}
+    return config_class.from_dict(known)
+
+
+def build(config: PretrainedConfig) -> Any:
+    kind: Any = BertModel if isinstance(config, BertConfig) else _model_class(config)
+    return kind(config, **_without_pooler(kind))
+
+
+def _model_class(config: PretrainedConfig) -> Any:
+    return AutoModel._model_mapping[type(config)]
+
+
+def _without_pooler(model_class: type) -> dict[str, bool]:
+    # An unused pooler has parameters without gradients, which DDP refuses.
+    accepted = inspect.signature(model_class).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}
+
+
+def scratch_config(vocab_size: int, dim: int, depth: int) -> BertConfig:
+    """A small BERT."""
+    return BertConfig(
+        vocab_size=vocab_size,
+        hidden_size=dim,
+        num_hidden_layers=depth,
+        num_attention_heads=4,
+        intermediate_size=2 * dim,
+        max_position_embeddings=512,
+    )
+
+
+def load(name: str, pretrained: bool) -> tuple[Any, Tokenizer]:
+    """The model, with its weights if `pretrained`, and the tokenizer of a folder or hub name.
+
+    Raises:
+        UserError: something is missing, broken, or does not belong together.
+    """
+    try:
+        values, _ = PretrainedConfig.get_config_dict(name)
+        config = config_from(values)
+        tokenizer = _tokenizer(name, config)
+        model = _weights(name, config) if pretrained else build(config)
+    except UserError:
+        raise
+    except Exception as error:  # each weights format has errors of its own
+        what = (
+            "is a local folder without a usable config, tokenizer and weights"
+            if Path(name).is_dir()
+            else "is no local folder and not in the hub's reach"
+        )
+        raise UserError(
+            f"text_encoder={name!r} {what} ({first_line(error)})",
+            "give a folder saved by transformers, connect to the hub once so that it is cached, "
+            "or set text_encoder: scratch",
+        ) from error
+    return model, tokenizer
+
+
+def _tokenizer(name: str, config: PretrainedConfig) -> Tokenizer:
+    if isinstance(config, BertConfig):
+        tokenizer = BertTokenizerFast.from_pretrained(name)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or backend.get_vocab_size() <= len(tokenizer.all_special_tokens):
+        raise UserError(
+            f"text_encoder={name!r} has no fast tokenizer with a vocabulary",
+            "put its tokenizer.json or vocab.txt beside its config, or choose another encoder",
+        )
+    return backend
+
+
+def _weights(name: str, config: PretrainedConfig) -> Any:
+    kind = type(build(config))
+    model, found = kind.from_pretrained(
+        name,
+        config=config,
+        dtype=torch.float32,
+        output_loading_info=True,
+        **_without_pooler(kind),
+    )
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise UserError(
+            f"text_encoder={name!r}: {len(missing)} weights are missing, first {missing[0]!r}",
+            "config.json and the weights are of different networks: give a matching folder",
+        )
+    return model

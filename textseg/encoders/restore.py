@@ -1,0 +1,48 @@
+"""Rebuilding encoders from a checkpoint instead of from files and hubs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from textseg.errors import UserError
+
+_restored: ContextVar[Mapping[str, Any] | None] = ContextVar("_restored", default=None)
+
+
+@contextmanager
+def restoring(state_dict: Mapping[str, Any]) -> Iterator[None]:
+    """While open, encoders are built as `state_dict` describes them and nothing is fetched.
+
+    The weights themselves are left random: the caller loads `state_dict` next.
+    """
+    token = _restored.set(state_dict)
+    try:
+        yield
+    finally:
+        _restored.reset(token)
+
+
+def is_restoring() -> bool:
+    """Whether a checkpoint's weights follow, so that no others need be read."""
+    return _restored.get() is not None
+
+
+def restored_text_state() -> Mapping[str, str] | None:
+    """Config and tokenizer of the checkpoint's text encoder; None outside `restoring`.
+
+    Raises:
+        UserError: the checkpoint has no text encoder.
+    """
+    state_dict = _restored.get()
+    if state_dict is None:
+        return None
+    for key, value in state_dict.items():
+        if key.endswith("text_encoder._extra_state"):
+            return value
+    raise UserError(
+        "the checkpoint describes no text encoder",
+        "it is of another network: give the config of the run it came from",
+    )

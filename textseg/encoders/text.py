@@ -1,0 +1,225 @@
+"""Captions to word features, encoded once each where the encoder is frozen."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from textseg.batch import TextFeatures
+from textseg.encoders.pretrained import build, config_from, load, scratch_config
+from textseg.encoders.restore import restored_text_state
+from textseg.encoders.vocabulary import build_tokenizer
+from textseg.errors import UserError
+
+SCRATCH = "scratch"
+CACHED_CAPTIONS = 8192
+
+
+class NoText(nn.Module):
+    """Stands in for a text encoder in an image-only network: every caption is one empty word."""
+
+    dim = 0
+    pretrained = False
+    _device: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("_device", torch.empty(0), persistent=False)
+
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        """None."""
+        return []
+
+    def forward(self, text: Sequence[str]) -> TextFeatures:
+        device = self._device.device
+        return TextFeatures(
+            torch.zeros(len(text), 1, 0, device=device),
+            torch.ones(len(text), 1, dtype=torch.bool, device=device),
+            torch.zeros(len(text), 0, device=device),
+        )
+
+
+class TextEncoder(nn.Module):
+    """Captions to word features of a fixed length.
+
+    Args:
+        name: ``scratch``, a local folder, or a hub name.
+        pretrained: load the published weights; without them the architecture is kept and trained.
+        max_tokens: length L to which every caption is padded or cut, special tokens included.
+        vocab_size: rows of the vocabulary of ``scratch``.
+        dim: width of ``scratch``.
+        depth: layers of ``scratch``.
+
+    Attributes:
+        dim: width D of the word features.
+        pretrained: whether it came with weights.
+
+    Raises:
+        UserError: the name can be neither found locally nor fetched.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        pretrained: bool = True,
+        max_tokens: int = 32,
+        vocab_size: int = 512,
+        dim: int = 128,
+        depth: int = 2,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.max_tokens = max_tokens
+        self.pretrained = pretrained and name != SCRATCH
+        self._tokenizer: Tokenizer | None = None
+        self._cache: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+        self.model: Any
+        state = restored_text_state()
+        if state is not None:
+            self.model = build(config_from(json.loads(state["config"])))
+            self.set_extra_state(state)
+        elif name == SCRATCH:
+            self.model = build(scratch_config(vocab_size, dim, depth))
+        else:
+            self.model, self._tokenizer = load(name, pretrained)
+        longest = self.model.config.max_position_embeddings
+        if not 3 <= max_tokens <= longest:
+            raise UserError(
+                f"max_tokens={max_tokens} is not in 3..{longest}, what {name!r} can take",
+                "give a number in between; 32 fits the captions of all four datasets",
+            )
+        if self._tokenizer is not None:
+            self._fix_length()
+        self.dim: int = self.model.config.hidden_size
+
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        """What started from published weights."""
+        return list(self.parameters()) if self.pretrained else []
+
+    @property
+    def frozen(self) -> bool:
+        """Whether no parameter is trained: then a caption is encoded once and kept."""
+        return not any(parameter.requires_grad for parameter in self.parameters())
+
+    @property
+    def needs_vocabulary(self) -> bool:
+        """Whether captions must be shown to `learn_vocabulary` before the first forward."""
+        return self._tokenizer is None
+
+    def learn_vocabulary(self, captions: Sequence[str]) -> None:
+        """Build the word-piece vocabulary of ``scratch`` from the training captions.
+
+        The same captions give the same vocabulary, in any process.
+        """
+        self._tokenizer = build_tokenizer(captions, self.model.config.vocab_size)
+        self._fix_length()
+
+    def count_truncated(self, captions: Sequence[str]) -> int:
+        """How many captions are longer than `max_tokens`."""
+        tokenizer = self._require_tokenizer()
+        return sum(bool(e.overflowing) for e in tokenizer.encode_batch(list(captions)))
+
+    def forward(self, text: Sequence[str]) -> TextFeatures:
+        """Encode captions.
+
+        A frozen encoder runs once for each distinct caption, alone and in fp32, so that a feature
+        depends neither on the rest of its batch nor on the precision of the training.
+
+        Args:
+            text: B captions; an empty one is its special tokens.
+
+        Returns:
+            tokens [B, L, D], mask [B, L], pooled [B, D] with L = max_tokens.
+        """
+        if self.frozen:
+            tokens, mask = self._cached(text)
+        else:
+            self._cache.clear()  # what was kept before a thaw is out of date
+            tokens, mask = self._encode(text)
+        return TextFeatures(tokens, mask, masked_mean(tokens, mask))
+
+    def _encode(self, text: Sequence[str]) -> tuple[Tensor, Tensor]:
+        device = self.model.device
+        encodings = self._require_tokenizer().encode_batch(list(text))
+        ids = torch.tensor([e.ids for e in encodings], device=device)  # [B, L]
+        mask = torch.tensor([e.attention_mask for e in encodings], device=device)
+        tokens = self.model(input_ids=ids, attention_mask=mask).last_hidden_state  # [B, L, D]
+        return tokens, mask.bool()
+
+    def _cached(self, text: Sequence[str]) -> tuple[Tensor, Tensor]:
+        device = self.model.device
+        kept = [self._cache.pop(caption, None) for caption in dict.fromkeys(text)]
+        found = dict(zip(dict.fromkeys(text), kept, strict=True))
+        for caption, feature in found.items():
+            if feature is None or feature[0].device != device:
+                feature = found[caption] = self._encode_alone(caption)
+            self._cache[caption] = feature  # the newest go last
+        while len(self._cache) > CACHED_CAPTIONS:
+            self._cache.popitem(last=False)
+        tokens, masks = zip(*(found[caption] for caption in text), strict=True)
+        return torch.stack(tokens), torch.stack(masks)
+
+    def _encode_alone(self, caption: str) -> tuple[Tensor, Tensor]:
+        # A feature made in inference mode could not be used in training later: leave that mode.
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            torch.autocast(self.model.device.type, enabled=False),
+        ):
+            tokens, mask = self._encode([caption])
+        return tokens[0], mask[0]
+
+    def _fix_length(self) -> None:
+        tokenizer = self._require_tokenizer()
+        pad = self.model.config.pad_token_id or 0
+        tokenizer.enable_truncation(self.max_tokens)
+        tokenizer.enable_padding(
+            length=self.max_tokens, pad_id=pad, pad_token=tokenizer.id_to_token(pad) or "[PAD]"
+        )
+
+    def _require_tokenizer(self) -> Tokenizer:
+        if self._tokenizer is None:
+            raise RuntimeError(
+                "the from-scratch text encoder has no vocabulary yet: call learn_vocabulary "
+                "with the training captions, or load a checkpoint"
+            )
+        return self._tokenizer
+
+    def get_extra_state(self) -> dict[str, str]:
+        tokenizer = "" if self._tokenizer is None else self._tokenizer.to_str()
+        return {"config": self.model.config.to_json_string(), "tokenizer": tokenizer}
+
+    def set_extra_state(self, state: Any) -> None:
+        self._cache.clear()
+        if state["tokenizer"]:
+            self._tokenizer = Tokenizer.from_str(state["tokenizer"])
+            self._fix_length()
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> TextEncoder:
+        self._cache.clear()  # the weights move or change precision
+        return super()._apply(fn, recurse)
+
+
+def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Mean over real tokens: [B, L, D] and [B, L] -> [B, D]."""
+    weight = mask.unsqueeze(-1).to(tokens.dtype)
+    return (tokens * weight).sum(1) / weight.sum(1)
+
+
+def warn_of_truncation(encoder: TextEncoder, captions: Sequence[str]) -> None:
+    """One warning with the count where captions are cut at `max_tokens`."""
+    count = encoder.count_truncated(captions)
+    if count:
+        warnings.warn(
+            f"{count} of {len(captions)} captions are longer than max_tokens="
+            f"{encoder.max_tokens} and are cut; raise max_tokens to keep their ends",
+            stacklevel=2,
+        )

@@ -1,0 +1,42 @@
+"""The word-piece vocabulary of the from-scratch text encoder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def build_tokenizer(captions: Sequence[str], vocab_size: int) -> Tokenizer:
+    """A lower-case word-piece tokenizer: special tokens, then letters, then whole words by use.
+
+    The same captions give the same vocabulary in any process, which tokenizers' own trainer does
+    not: it breaks ties by hash order. A word that is not in it is spelt in letters.
+    """
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    splitter = pre_tokenizers.BertPreTokenizer()
+    words = Counter(
+        word
+        for caption in sorted(set(captions))
+        for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(caption))
+    )
+    letters: Counter[str] = Counter()
+    for word, count in words.items():
+        for place, letter in enumerate(word):
+            letters[f"##{letter}" if place else letter] += count
+    pieces = dict.fromkeys([*SPECIAL, *_by_use(letters), *_by_use(words)])
+    vocabulary = {piece: row for row, piece in enumerate(list(pieces)[:vocab_size])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    return tokenizer
+
+
+def _by_use(counts: Counter[str]) -> list[str]:
+    return [piece for piece, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
