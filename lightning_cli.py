@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,8 +18,8 @@ import lightning as L
 import yaml
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 import datamodules  # noqa: F401  short class names in YAML
 import textseg.models  # noqa: F401  short class names in YAML
@@ -30,12 +30,11 @@ from textseg.checkpoint import RUN_CONFIG, fresh_folder, read_checkpoint, run_fo
 from textseg.cli_errors import explain
 from textseg.encoders import restoring
 from textseg.errors import UserError
-from textseg.models.base import SegmentationModule
+from textseg.models.base import SegmentationModule, check_state_dict
 from textseg.report import format_results
 
 __all__ = ["WandbSamples", "main"]
 
-RUN_VARIABLE = "TEXTSEG_RUN_FOLDER"  # the processes that DDP starts find the run they belong to
 CAPTION_MODES_AFTER_FIT = ("true", "empty", "shuffled")
 
 
@@ -57,6 +56,16 @@ class SuiteCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str]) -> None:
         self.arguments = SuiteParser.arguments = list(args)
+        self.run_folder = Path()
+        self.checkpoint_path: str | None = None
+        self.checkpoint: dict[str, Any] | None = None
+        try:
+            self._run_cli()
+        except BaseException:
+            self._forget_empty_folder()
+            raise
+
+    def _run_cli(self) -> None:
         super().__init__(
             SegmentationModule,
             TextSegDataModule,
@@ -71,14 +80,12 @@ class SuiteCLI(LightningCLI):
             args=_with_run_config(self.arguments),
         )
 
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        # Abbreviated options would slip past what reads the command line before the parser does.
+        return super().init_parser(**{"allow_abbrev": False, **kwargs})
+
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         super()._add_subcommands(parser, **kwargs)
-        self._subcommand_parsers["fit"].add_argument(
-            "--test_after_fit",
-            type=bool,
-            default=False,
-            help="Test the best checkpoint afterwards, with true, empty and shuffled captions.",
-        )
         commands = parser._subcommands_action
         assert commands is not None
         for name, function in SUITE_COMMANDS.items():
@@ -92,17 +99,30 @@ class SuiteCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(TestReport, "test_report")
+        # Known to every subcommand, so that all of them take the same experiment files.
+        parser.add_argument(
+            "--test_after_fit",
+            type=bool,
+            default=False,
+            help="fit only: then test the best checkpoint with true, empty and shuffled captions.",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
         """Check the checkpoint against the config, which Lightning would let it override."""
-        settings = self.config[self.config.subcommand]
+        subcommand = self.config.subcommand
+        settings = self.config[subcommand]
         self.checkpoint_path = settings.get("ckpt_path")
-        self.checkpoint = read_checkpoint(self.checkpoint_path) if self.checkpoint_path else None
-        if self.checkpoint is None:
+        if self.checkpoint_path is None:
+            if subcommand in NEED_CHECKPOINT:
+                raise UserError(
+                    f"{subcommand} has no checkpoint, so the network would be untrained",
+                    "give --ckpt_path runs/<config>/<time>/checkpoints/best.ckpt",
+                )
             return
+        self.checkpoint = read_checkpoint(self.checkpoint_path)
         stored = self.checkpoint.get("hyper_parameters", {}).get("_class_path")
         wanted = settings.model.class_path
         if stored and stored != wanted:
@@ -118,28 +138,18 @@ class SuiteCLI(LightningCLI):
         for logger in loggers if isinstance(loggers, list) else [loggers]:
             if getattr(logger, "class_path", "").endswith("WandbLogger"):
                 logger.init_args.save_dir = str(self.run_folder)
-                obstacle = wandb_obstacle()
-                if obstacle:
-                    logger.init_args.offline = True
-                    rank_zero_info(f"W&B runs offline: {obstacle}")
+                _take_offline(logger)
 
     def instantiate_classes(self) -> None:
         # A checkpoint brings the encoders' config and tokenizer, so that no hub is asked for them.
         with restoring(self.checkpoint["state_dict"]) if self.checkpoint else nullcontext():
             super().instantiate_classes()
+        if self.checkpoint:
+            check_state_dict(self.model, self.checkpoint["state_dict"])
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        configured = self._get(self.config_init, "trainer").logger
         fitting = self.subcommand == "fit"
-        loggers: list[Logger] = []
-        if configured is not False:
-            given = configured if isinstance(configured, list) else [configured]
-            loggers = [logger for logger in given if isinstance(logger, Logger)]
-            if fitting:
-                loggers.append(CSVLogger(self.run_folder, name="", version=""))
-        for logger in loggers:
-            if isinstance(logger, WandbLogger):
-                self.run_folder.mkdir(parents=True, exist_ok=True)
+        loggers = self._loggers(self._get(self.config_init, "trainer").logger, fitting)
         callbacks: list[L.Callback] = [PredictionWriter()]
         if fitting:
             callbacks.append(_checkpointing(self.run_folder))
@@ -147,6 +157,18 @@ class SuiteCLI(LightningCLI):
         self.trainer_defaults["callbacks"] = callbacks
         kwargs |= {"default_root_dir": str(self.run_folder), "logger": loggers or False}
         return super().instantiate_trainer(**kwargs)
+
+    def _loggers(self, configured: Any, fitting: bool) -> list[Logger]:
+        """The configured loggers and, in a fit, metrics.csv in the run's folder."""
+        if configured is False:
+            return []
+        given = configured if isinstance(configured, list) else [configured]
+        loggers = [logger for logger in given if isinstance(logger, Logger)]
+        if fitting:
+            table = CSVLogger(self.run_folder, name="", version="")
+            _ = table.experiment  # claims the folder before W&B puts anything there
+            loggers.append(table)
+        return loggers
 
     def before_fit(self) -> None:
         """Where a test follows, check its data before the training, not after."""
@@ -200,15 +222,29 @@ class SuiteCLI(LightningCLI):
         if self.subcommand != "fit":
             given = self.checkpoint_path
             return run_folder_of(given) if given else Path("runs") / _config_name(self.arguments)
-        if RUN_VARIABLE in os.environ:
-            return Path(os.environ[RUN_VARIABLE])
         base = Path(settings.trainer.default_root_dir or "runs") / _config_name(self.arguments)
-        folder = fresh_folder(base / time.strftime("%Y-%m-%d_%H-%M-%S"))
-        os.environ[RUN_VARIABLE] = str(folder)
-        return folder
+        if getattr(rank_zero_only, "rank", 0):  # every path that is written to comes from rank 0
+            return base
+        return fresh_folder(base / time.strftime("%Y-%m-%d_%H-%M-%S"))
+
+    def _forget_empty_folder(self) -> None:
+        """A run that was refused before it wrote anything leaves nothing."""
+        if getattr(self, "subcommand", None) == "fit":
+            with suppress(OSError):
+                self.run_folder.rmdir()
+                self.run_folder.parent.rmdir()
 
 
 SUITE_COMMANDS = {"benchmark": benchmark}
+NEED_CHECKPOINT = ("validate", "test", "predict")
+
+
+def _take_offline(logger: Any) -> None:
+    obstacle = wandb_obstacle()
+    if obstacle:
+        disabled = os.environ.get("WANDB_MODE") == "disabled"
+        logger.init_args.offline = not disabled
+        rank_zero_info(f"W&B {'is off' if disabled else 'runs offline'}: {obstacle}")
 
 
 def _checkpointing(run_folder: Path) -> ModelCheckpoint:
@@ -243,7 +279,7 @@ def _config_name(arguments: Sequence[str]) -> str:
 def _with_run_config(arguments: Sequence[str]) -> list[str]:
     """With a checkpoint but no config, the model and data settings of the checkpoint's run."""
     checkpoint = _option(arguments, "--ckpt_path")
-    takes_it = arguments[:1] and arguments[0] in ("validate", "test", "predict")
+    takes_it = arguments[:1] and arguments[0] in NEED_CHECKPOINT
     if not takes_it or checkpoint is None or _option(arguments, "--config", "-c"):
         return list(arguments)
     config = run_folder_of(checkpoint) / RUN_CONFIG
@@ -261,8 +297,9 @@ def _with_run_config(arguments: Sequence[str]) -> list[str]:
 
 def _known_names() -> set[str]:
     """Names of classes and settings, for proposals."""
-    names = {"seed_everything", "trainer", "model", "data", "class_path", "init_args"}
-    for base in (SegmentationModule, TextSegDataModule, L.Trainer):
+    names = {"seed_everything", "trainer", "model", "data", "class_path", "init_args", "config"}
+    names |= {"test_after_fit", "test_report", "ckpt_path"}
+    for base in (SegmentationModule, TextSegDataModule, L.Trainer, TestReport):
         for kind in (base, *base.__subclasses__()):
             names |= {kind.__name__, *inspect.signature(kind.__init__).parameters}
     return names - {"self"}

@@ -236,7 +236,7 @@ def test_a_checkpoint_of_another_width_is_refused_with_the_weights_that_differ(h
     quick = ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
     assert call("fit", "--config", "tiny.yaml", *quick, cwd=home).status == 0
     (last,) = home.glob("runs/tiny/*/checkpoints/last.ckpt")
-    more = ["--ckpt_path", last, "--model.decoder_dim", "48"]
+    more = ["--ckpt_path", last, "--model.decoder_dim", "64"]
     for command in (["fit", "--config", "tiny.yaml"], ["test"], ["predict"]):
         cause, _ = refused(home, *command, *more)
         assert "another network than LSMS" in cause

@@ -17,7 +17,6 @@ import datamodules
 import lightning_cli
 import textseg.models
 from lightning_cli import SuiteCLI
-from textseg.encoders import SCRATCH
 from textseg.models.base import SegmentationModule
 
 EXPERIMENTS = Path(lightning_cli.__file__).parent / "experiments"
@@ -121,7 +120,7 @@ def test_an_overlay_makes_a_run_without_hub_gpu_and_wandb(base: Path, overlay: P
     assert "WandbLogger" not in str(config.trainer.logger)
     assert not config.trainer.callbacks
     settings = config.model.init_args.as_dict()
-    assert settings["text_encoder"] == SCRATCH
+    assert settings["text_encoder"] == "scratch"
     model = class_named(network_of(base))(**settings)
     assert isinstance(model, SegmentationModule)
     assert sum(p.numel() for p in model.parameters()) < 15e6

@@ -7,10 +7,11 @@ import json
 import netrc
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import lightning as L
 import numpy as np
@@ -28,6 +29,8 @@ from textseg.metrics import Protocol, Rows, dice, iou, summary
 from textseg.models.base import SegmentationModule, caption_mode_of
 from textseg.preprocess import Bytes, resize_image
 from textseg.visualize import overlay
+
+T = TypeVar("T")
 
 
 def claim_folder(trainer: L.Trainer, name: str) -> Path:
@@ -129,7 +132,8 @@ class TestReport(L.Callback):
             _write_cases(self.folder / "cases.csv", rows, cases, pl_module.protocol)
 
 
-def _gathered(cases: dict[int, tuple[str, str, str]]) -> dict[int, tuple[str, str, str]]:
+def _gathered(cases: dict[int, T]) -> dict[int, T]:
+    """What all processes know, by index."""
     if not torch.distributed.is_initialized():
         return cases
     parts: list[Any] = [None] * torch.distributed.get_world_size()
@@ -215,7 +219,7 @@ class WandbSamples(L.Callback):
         self.every_n_epochs = every_n_epochs
         self.upload = upload
         self._chosen: set[int] = set()
-        self._rows: list[Any] = []
+        self._rows: dict[int, tuple[list[Any], tuple[Bytes, Bytes, Bytes] | None]] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self.upload and self._loggers(trainer):
@@ -223,11 +227,9 @@ class WandbSamples(L.Callback):
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if trainer.sanity_checking or not due or not self._loggers(trainer):
-            self._chosen = set()
-        else:
+        self._chosen, self._rows = set(), {}
+        if due and self._loggers(trainer) and not trainer.sanity_checking:
             self._chosen = evenly_spaced(self.samples, _rows_in(trainer.val_dataloaders))
-        self._rows = []
 
     def on_validation_batch_end(
         self,
@@ -240,35 +242,47 @@ class WandbSamples(L.Callback):
     ) -> None:
         for row, index in enumerate(batch["index"].tolist()):
             if index in self._chosen:
-                self._rows.append(self._row(index, row, outputs["pred"][row], batch))
+                self._rows[index] = self._row(index, row, outputs["pred"][row], batch)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self._chosen:
+            return
+        rows = _gathered(self._rows)
         columns: list[Any] = ["index", "dice", "predicted", "true"]
         columns += ["caption", "picture"] if self.upload else []
-        for logger in self._loggers(trainer) if self._rows else []:
-            table = wandb.Table(columns=columns, data=self._rows)
-            logger.experiment.log({"val/samples": table, "epoch": trainer.current_epoch})
+        if trainer.is_global_zero:
+            data: list[Any] = [_table_row(*rows[index]) for index in sorted(rows)]
+            for logger in self._loggers(trainer):
+                table = wandb.Table(columns=columns, data=data)
+                logger.experiment.log({"val/samples": table, "epoch": trainer.current_epoch})
 
-    def _row(self, index: int, row: int, pred: Tensor, batch: Batch) -> list[Any]:
+    def _row(
+        self, index: int, row: int, pred: Tensor, batch: Batch
+    ) -> tuple[list[Any], tuple[Bytes, Bytes, Bytes] | None]:
+        """Cells, and image, truth and prediction if they may be sent."""
         truth = batch["mask"][row, 0] > 0.5
         overlap, total = int((pred & truth).sum()), int(pred.sum() + truth.sum())
-        values: list[Any] = [index, 2 * overlap / total if total else 1.0]
-        values += [int(pred.sum()), int(truth.sum())]
-        if self.upload:
-            size = (pred.shape[0], pred.shape[1])
-            image = resize_image(picture_of(batch, row), size)
-            masks = {
-                "truth": {"mask_data": _mask(truth), "class_labels": {1: "lesion"}},
-                "prediction": {"mask_data": _mask(pred), "class_labels": {1: "lesion"}},
-            }
-            values += [batch["text"][row], wandb.Image(image, masks=masks)]
-        return values
+        cells: list[Any] = [index, 2 * overlap / total if total else 1.0]
+        cells += [int(pred.sum()), int(truth.sum())]
+        if not self.upload:
+            return cells, None
+        image = resize_image(picture_of(batch, row), (pred.shape[0], pred.shape[1]))
+        return [*cells, batch["text"][row]], (image, _mask(truth), _mask(pred))
 
     @staticmethod
     def _loggers(trainer: L.Trainer) -> list[WandbLogger]:
-        if not trainer.is_global_zero:
-            return []
         return [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+
+
+def _table_row(cells: list[Any], pictures: tuple[Bytes, Bytes, Bytes] | None) -> list[Any]:
+    if pictures is None:
+        return cells
+    image, truth, pred = pictures
+    masks = {
+        name: {"mask_data": mask, "class_labels": {1: "lesion"}}
+        for name, mask in (("truth", truth), ("prediction", pred))
+    }
+    return [*cells, wandb.Image(image, masks=masks)]
 
 
 def wandb_obstacle() -> str:
@@ -276,22 +290,29 @@ def wandb_obstacle() -> str:
     mode = os.environ.get("WANDB_MODE", "online")
     if mode != "online":
         return f"WANDB_MODE={mode}"
-    url = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
+    default = wandb.Settings().base_url
+    url = os.environ.get("WANDB_BASE_URL") or default
     server = urlsplit(url)
-    host = server.hostname or ""
-    if not (os.environ.get("WANDB_API_KEY") or _netrc_key(host)):
+    hosts = [server.netloc, server.hostname or "", *([CLOUD] if url == default else [])]
+    if not any(os.environ.get(name) for name in CREDENTIALS) and not _in_netrc(hosts):
         return "no API key (wandb login sets one)"
+    # Behind a proxy only the proxy is asked directly.
+    reached = urlsplit(getproxies().get(server.scheme, url))
+    port = reached.port or (443 if reached.scheme == "https" else 80)
     try:
-        port = server.port or (443 if server.scheme == "https" else 80)
-        socket.create_connection((host, port), timeout=3).close()
+        socket.create_connection((reached.hostname or "", port), timeout=3).close()
     except OSError as error:
-        return f"{host} cannot be reached ({error})"
+        return f"{reached.hostname} cannot be reached ({error})"
     return ""
 
 
-def _netrc_key(host: str) -> str | None:
+CLOUD = "api.wandb.ai"  # where keys of W&B's own cloud are kept, whatever its host is called now
+CREDENTIALS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
+
+
+def _in_netrc(hosts: Sequence[str]) -> bool:
     try:
-        login = netrc.netrc(os.environ.get("NETRC")).authenticators(host)
+        logins = netrc.netrc(os.environ.get("NETRC"))
     except (OSError, netrc.NetrcParseError):
-        return None
-    return login[2] if login else None
+        return False
+    return any(logins.authenticators(host) for host in hosts)

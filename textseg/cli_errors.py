@@ -7,13 +7,15 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import yaml
+
 from textseg.errors import UserError
 
 _UNKNOWN = (
     r"Option '([\w.]+)' is not accepted",
     r"does not accept option '([\w.]+)'",
     r"Unexpected keys: \{'([\w.]+)'",
-    r"Unrecognized arguments: -*([\w.]+)",
+    r"[Uu]nrecognized arguments: -*([\w.]+)",
 )
 _FRAME = (  # lines that say where an error was passed on, not what it is
     "Does not validate",
@@ -43,8 +45,12 @@ def explain(message: str, arguments: Sequence[str], known: Iterable[str]) -> Use
             f"settings are missing: {found[1]}",
             "give an experiment: --config experiments/quickstart.yaml",
         )
+    if "Problems parsing config" in message and (broken := _broken_yaml(arguments)):
+        return broken
     help_of = "textseg " + (f"{arguments[0]} " if arguments else "") + "--help"
-    return UserError(_innermost(message), f"{help_of} tells what each setting takes")
+    cause, key = _innermost(message)
+    where = _place(key.split(".")[-1], arguments) if key else ""
+    return UserError(cause + where, f"{help_of} tells what each setting takes")
 
 
 def _unknown(
@@ -61,23 +67,40 @@ def _unknown(
 
 def _place(name: str, arguments: Sequence[str]) -> str:
     """The config file and line in which `name` stands."""
-    for argument in arguments:
-        path = Path(argument.partition("=")[2] or argument)
-        if path.suffix in (".yaml", ".yml") and path.is_file():
-            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-                if re.search(rf"\b{re.escape(name)}\b", line.partition("#")[0]):
-                    return f" in {path}, line {number}"
+    for path in _configs(arguments):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if re.search(rf"\b{re.escape(name)}\b", line.partition("#")[0]):
+                return f" in {path}, line {number}"
     return ""
 
 
-def _innermost(message: str) -> str:
-    """The line that names the fault, behind the last key on the way to it."""
-    key, cause = "", ""
+def _broken_yaml(arguments: Sequence[str]) -> UserError | None:
+    """The first config file on the command line that is no YAML."""
+    for path in _configs(arguments):
+        try:
+            yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark
+            at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+            return UserError(f"{path}{at}: {error.problem}", "mend the YAML there")
+    return None
+
+
+def _configs(arguments: Sequence[str]) -> list[Path]:
+    paths = [Path(argument.partition("=")[2] or argument) for argument in arguments]
+    return [path for path in paths if path.suffix in (".yaml", ".yml") and path.is_file()]
+
+
+def _innermost(message: str) -> tuple[str, str]:
+    """The line that names the fault, behind the last key on the way to it, and that key."""
+    key, cause, given = "", "", ""
     for line in message.splitlines():
         text = line.strip().removeprefix("- ")
         if found := re.match(r'Parser key "([\w.]+)":\s*(.*)', text):
             key, text = found[1], found[2]
-        if text and not text.startswith(_FRAME):
+        if text.startswith("Given value:"):
+            given = given or f". Got value: {text.partition(':')[2].strip()[:80]}"
+        if text and not text.startswith(_FRAME) and not cause:
             cause = re.sub(r"<class '([\w.]+)'>", r"\1", text)
-            break
-    return f"{key}: {cause}" if key and cause else cause or " ".join(message.split())[:300]
+    cause += given if cause and "Got value" not in cause else ""
+    return (f"{key}: {cause}" if key and cause else cause or " ".join(message.split())[:300]), key

@@ -328,13 +328,13 @@ def bootstrap_interval(
         seed: of the draws; equal seeds give equal intervals.
 
     Returns:
-        name -> (low, high); NaN without cases.
+        name -> (low, high); NaN with fewer than two units to draw from.
     """
     number = _group_numbers(groups, len(rows.index))
     scores = np.stack([dice(rows, protocol=protocol), iou(rows, protocol=protocol)], axis=1)
     columns = np.concatenate([scores, np.ones((len(number), 1)), _counts(rows)], axis=1)  # [N, 6]
     size = int(number.max(initial=-1)) + 1
-    if not size:
+    if size < 2:  # one unit drawn again and again shows no spread
         return dict.fromkeys(mean_scores(rows), (float("nan"), float("nan")))
     total = _resampled(columns, number, size, resamples, seed)
     means = {"dice": total[:, 0] / total[:, 2], "miou": total[:, 1] / total[:, 2]}

@@ -30,7 +30,7 @@ def config_from(values: dict[str, Any]) -> PretrainedConfig:
         config_class = BertConfig
     else:
         raise UserError(
-            f"text encoder of type {kind!r} is not one that transformers provides",
+            f"text_encoder is of type {kind!r}, which transformers does not provide",
             "choose a BERT-like encoder, or text_encoder: scratch",
         )
     known = {k: v for k, v in values.items() if k not in ("auto_map", "model_type")}
@@ -72,6 +72,8 @@ def load(name: str, pretrained: bool) -> tuple[Any, Tokenizer]:
     """
     try:
         values, _ = PretrainedConfig.get_config_dict(name)
+        if not values:
+            raise FileNotFoundError("no config.json")
         config = config_from(values)
         tokenizer = _tokenizer(name, config)
         model = _weights(name, config) if pretrained else build(config)

@@ -1,0 +1,97 @@
+"""Two processes train and score as one does, in one run folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from tests.tiny_run import ROWS, call, only, shell, train_arguments, write_experiment, write_refhl
+
+pytestmark = [pytest.mark.ddp, pytest.mark.slow]
+
+TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompletedProcess[str]]:
+    """A fit of two steps in two processes. Plain ddp refuses unused parameters at the second."""
+    home = tmp_path_factory.mktemp("ddp")
+    experiment = write_experiment(home, data={"init_args": {"batch_size": 1, "image_size": 64}})
+    arguments = train_arguments(experiment, write_refhl(home / "refhl"), *TWO)
+    return home, shell("-m", "lightning_cli", *arguments, cwd=home)
+
+
+@pytest.fixture(scope="module")
+def tested(fitted: tuple[Path, CompletedProcess[str]]) -> tuple[Path, Path]:
+    """test/true of one process and of two, on five rows, which two cannot share evenly."""
+    home = fitted[0]
+    best = only(home / "runs/tiny") / "checkpoints/best.ckpt"
+    saving = ["--test_report.save_masks", "true"]
+    for name, more in (("one", ["--trainer.devices", "1"]), ("two", TWO)):
+        copy = home / name / "best.ckpt"
+        copy.parent.mkdir()
+        shutil.copy(best, copy)
+        shutil.copy(best.parents[1] / "config.yaml", copy.parent)
+        if name == "one":
+            outcome = call("test", "--ckpt_path", copy, *more, *saving, cwd=home)
+            assert outcome.status == 0, outcome.err
+            continue
+        done = shell("-m", "lightning_cli", "test", "--ckpt_path", copy, *more, *saving, cwd=home)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("captions  cases") == 1, "the table is printed once"
+    return home / "one/test/true", home / "two/test/true"
+
+
+def test_two_processes_train_and_find_no_unused_parameter(
+    fitted: tuple[Path, CompletedProcess[str]],
+) -> None:
+    assert fitted[1].returncode == 0, fitted[1].stderr
+    assert "did not receive grad" not in fitted[1].stderr
+
+
+def test_two_processes_leave_one_run_folder(fitted: tuple[Path, CompletedProcess[str]]) -> None:
+    run = only(fitted[0] / "runs/tiny")
+    assert {p.name for p in run.iterdir()} == {"config.yaml", "metrics.csv", "checkpoints"}
+    names = {p.name for p in (run / "checkpoints").iterdir()}
+    assert names == {"best.ckpt", "last.ckpt"}
+    assert fitted[1].stderr.count("run folder:") == 1
+
+
+def test_two_processes_log_each_metric_once(fitted: tuple[Path, CompletedProcess[str]]) -> None:
+    with (only(fitted[0] / "runs/tiny") / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for name in ("train/loss", "val/dice", "val/iou_global"):
+        assert len([row[name] for row in rows if row[name]]) == 1
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "cases.csv"])
+def test_two_processes_score_exactly_as_one(tested: tuple[Path, Path], name: str) -> None:
+    one, two = ((folder / name).read_text() for folder in tested)
+    assert one == two
+
+
+def test_two_processes_count_no_row_twice(tested: tuple[Path, Path]) -> None:
+    assert json.loads((tested[1] / "metrics.json").read_text())["cases"] == ROWS["test"]
+
+
+@pytest.mark.parametrize("folder", ["masks", "overlays"])
+def test_two_processes_write_the_pictures_of_one(tested: tuple[Path, Path], folder: str) -> None:
+    one, two = ({p.name: p.read_bytes() for p in (t / folder).iterdir()} for t in tested)
+    assert len(one) == ROWS["test"]
+    assert one == two
+
+
+def test_processes_that_a_launcher_started_leave_one_run_folder(tmp_path: Path) -> None:
+    """torchrun and srun start all ranks at once, so none inherits what the first one chose."""
+    root = write_refhl(tmp_path / "refhl")
+    experiment = write_experiment(tmp_path, data={"init_args": {"batch_size": 1, "image_size": 64}})
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    arguments = train_arguments(experiment, root, *TWO)
+    done = shell(*torchrun, "-m", "lightning_cli", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "runs/tiny").iterdir())) == 1

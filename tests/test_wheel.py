@@ -1,0 +1,76 @@
+"""The wheel holds three names and works from any folder."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_run import ROOT, only, shell, train_arguments, write_experiment, write_refhl
+
+pytestmark = pytest.mark.slow
+
+IGNORED = shutil.ignore_patterns(".*", "__pycache__", "runs", "data", "build", "dist", "*.egg-info")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, so that the tree stays as it is."""
+    folder = tmp_path_factory.mktemp("wheel")
+    copy = shutil.copytree(ROOT, folder / "tree", ignore=IGNORED)
+    build = ["-m", "build", "--wheel", "--no-isolation", "--outdir", folder / "dist"]
+    done = shell(*build, cwd=copy)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return only(folder / "dist", "*.whl")
+
+
+@pytest.fixture(scope="module")
+def unzipped(wheel: Path) -> Path:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(wheel.parent / "site")
+    return wheel.parent / "site"
+
+
+def test_the_wheel_has_exactly_three_top_level_names(unzipped: Path) -> None:
+    names = {path.name for path in unzipped.iterdir() if path.suffix != ".dist-info"}
+    assert names == {"lightning_cli.py", "textseg", "datamodules"}
+
+
+def test_the_wheel_holds_every_module_of_the_tree(unzipped: Path) -> None:
+    for package in ("textseg", "datamodules"):
+        ours = {p.relative_to(ROOT) for p in (ROOT / package).rglob("*.py")}
+        assert {p.relative_to(unzipped) for p in (unzipped / package).rglob("*.py")} == ours
+
+
+def test_the_wheel_holds_no_data_and_is_small(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        suffixes = {Path(name).suffix for name in archive.namelist() if ".dist-info" not in name}
+    assert suffixes <= {".py", ".typed"}
+    assert wheel.stat().st_size < 500_000
+
+
+def test_the_wheel_names_the_command_and_the_licence(unzipped: Path) -> None:
+    info = only(unzipped, "*.dist-info")
+    assert "textseg = lightning_cli:main" in (info / "entry_points.txt").read_text()
+    assert "License-Expression: Apache-2.0" in (info / "METADATA").read_text()
+    assert (info / "licenses/LICENSE").is_file()
+
+
+def test_the_wheel_shows_its_help_from_another_folder(unzipped: Path, tmp_path: Path) -> None:
+    done = shell("-m", "lightning_cli", "fit", "--help", cwd=tmp_path, python_path=unzipped)
+    assert done.returncode == 0, done.stderr
+    assert "--test_after_fit" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_wheel_trains_from_another_folder(unzipped: Path, tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path)
+    arguments = train_arguments(experiment, write_refhl(tmp_path / "refhl"))
+    code = "import runpy, sys, textseg; print(textseg.__file__); sys.argv[0] = 'textseg'; "
+    code += "runpy.run_module('lightning_cli', run_name='__main__')"
+    done = shell("-c", code, *arguments, cwd=tmp_path, python_path=unzipped)
+    assert done.returncode == 0, done.stderr
+    assert str(unzipped) in done.stdout, "the installed package was used, not the tree"
+    assert only(tmp_path / "runs/tiny", "*/checkpoints/best.ckpt").is_file()
