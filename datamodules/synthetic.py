@@ -2,8 +2,8 @@
 
 `write_refhl` poses a true referring task: every lesion of a slice has a row of its own, so a
 network that cannot read cannot know which one is meant. Measured on 300 training slices of seed 0
-(seeds 1 and 2 lie lower), text-blind predictions reach a mean Dice over rows of 0.461 (all
-lesions), 0.345 (the largest, the smallest or any one) and at most 0.464 (an oracle that chooses the
+(seed 1 lies lower), text-blind predictions reach a mean Dice over rows of 0.477 (all
+lesions), 0.345 (the largest, the smallest or any one) and at most 0.477 (an oracle that chooses the
 best lesions or parts of lesions anew for each slice).
 
 `write_qata` writes chest films whose captions follow QaTa-COV19's template, true of the mask.

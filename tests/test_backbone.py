@@ -41,6 +41,9 @@ class Reader(nn.Module):
         self.seen = text
         return [image]
 
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        return []
+
 
 @pytest.fixture
 def bert(tmp_path: Path) -> str:

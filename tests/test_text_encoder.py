@@ -397,7 +397,7 @@ def test_a_move_empties_the_cache(bert: Path) -> None:
 def test_the_cache_is_bounded_and_drops_what_was_used_longest_ago(
     bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoders, "CACHED_CAPTIONS", 3)
+    monkeypatch.setattr(encoders.text, "CACHED_CAPTIONS", 3)
     encoder = frozen(bert)
     calls = Calls(encoder)
     for caption in ("small", "large", "upper", "small", "lower"):
@@ -413,7 +413,7 @@ def test_the_cache_is_bounded_and_drops_what_was_used_longest_ago(
 def test_a_batch_of_more_captions_than_the_cache_holds_is_encoded_whole(
     bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoders, "CACHED_CAPTIONS", 1)
+    monkeypatch.setattr(encoders.text, "CACHED_CAPTIONS", 1)
     encoder = frozen(bert)
     assert torch.equal(encoder(CAPTIONS).tokens[1], frozen(bert)(CAPTIONS[1:]).tokens[0])
     assert len(encoder._cache) == 1

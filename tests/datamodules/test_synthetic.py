@@ -380,7 +380,7 @@ def blind_scores(folder: Path) -> dict[str, float]:
 def test_who_cannot_read_scores_a_mean_dice_under_one_half(refhl: Path) -> None:
     scores = blind_scores(refhl)
     oracle = scores.pop("oracle, parts of lesions")
-    assert oracle <= 0.47
+    assert oracle <= 0.48
     assert all(score <= oracle + 1e-9 for score in scores.values())
 
 

@@ -74,7 +74,6 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "decoder_stride": 4,
         "full_scale_decoder": False,
     },
-    "without the deepest stage": {"decoder_stages": (2, 3)},
     "no contrast": {"contrastive_weight": 0.0},
     "no text": {"language_branch": "none", "contrastive_weight": 0.0},
 }

@@ -61,6 +61,8 @@ def scratch_config(vocab_size: int, dim: int, depth: int) -> BertConfig:
         num_attention_heads=4,
         intermediate_size=2 * dim,
         max_position_embeddings=512,
+        hidden_dropout_prob=0.0,  # a few hundred templated captions: losing words costs more
+        attention_probs_dropout_prob=0.0,
     )
 
 

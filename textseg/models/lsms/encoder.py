@@ -92,6 +92,7 @@ class LanguageAttention(nn.Module):
         self.gate = nn.Sequential(
             nn.Linear(channels, channels // 4), nn.ReLU(), nn.Linear(channels // 4, channels)
         )
+        nn.init.ones_(self.gate[-1].bias)  # open: words steer from the first step
 
     def forward(self, x: Tensor, words: Words, places: Tensor) -> Tensor:
         """x [B, C, H, W], places [1, C, H, W] -> [B, C, H, W]."""
