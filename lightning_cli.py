@@ -310,7 +310,7 @@ def _user_error(error: BaseException | None) -> UserError | None:
     while error is not None and not isinstance(error, UserError):
         if isinstance(error, _Refused):
             return error.args[0]
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
     return error
 
 
