@@ -356,7 +356,7 @@ def test_two_fits_in_one_process_leave_two_folders(tmp_path: Path) -> None:
     assert call(*fit, cwd=tmp_path).status == 0
     first = only(tmp_path / "runs/tiny")
     before = fingerprints(tmp_path)
-    second = call(*fit, cwd=tmp_path, same_shell=True)
+    second = call(*fit, cwd=tmp_path)
     assert second.status == 0, second.err
     assert len(list((tmp_path / "runs/tiny").iterdir())) == 2
     after = fingerprints(tmp_path)

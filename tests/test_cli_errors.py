@@ -379,6 +379,5 @@ def test_a_mistake_of_ours_keeps_its_traceback(home: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("textseg.models.base.SegmentationModule.training_step", broken)
     monkeypatch.chdir(home)
-    monkeypatch.delenv("TEXTSEG_RUN_FOLDER", raising=False)
     with pytest.raises(RuntimeError, match="ours"):
         main(["fit", "--config", "tiny.yaml"])

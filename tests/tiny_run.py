@@ -88,16 +88,8 @@ def lightning_log(stream: io.StringIO) -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def call(*arguments: str | Path, cwd: Path, same_shell: bool = False) -> Outcome:
-    """Run main in this process, in the folder `cwd`.
-
-    Args:
-        arguments: of the command.
-        cwd: the folder it is given in.
-        same_shell: keep what earlier commands left in this process's environment.
-    """
-    if not same_shell:
-        os.environ.pop(lightning_cli.RUN_VARIABLE, None)
+def call(*arguments: str | Path, cwd: Path) -> Outcome:
+    """Run main in this process, in the folder `cwd`."""
     out, err = io.StringIO(), io.StringIO()
     status: Any = 0
     returned: Any = None
@@ -116,8 +108,7 @@ def shell(
     *command: str | Path, cwd: Path, python_path: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
     """Run a command of Python's in a process of its own, with one thread and nothing to ask."""
-    environment = {k: v for k, v in os.environ.items() if k != lightning_cli.RUN_VARIABLE}
-    environment |= {"PYTHONPATH": str(python_path), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(python_path), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=cwd,
