@@ -66,8 +66,8 @@ def _unknown(
 
 
 def _place(name: str, arguments: Sequence[str]) -> str:
-    """The config file and line in which `name` stands."""
-    for path in _configs(arguments):
+    """The config file and line in which `name` stands; the last file given is the one in force."""
+    for path in reversed(_configs(arguments)):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             if re.search(rf"\b{re.escape(name)}\b", line.partition("#")[0]):
                 return f" in {path}, line {number}"
