@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from textseg.errors import UserError
+from textseg.errors import UserError, first_line
 
 Size = tuple[int, int]  # height, width
 Bytes = NDArray[np.uint8]
@@ -35,15 +35,19 @@ def checked_size(image_size: int | tuple[int, int] | list[int]) -> Size:
     return sides[0], sides[1]
 
 
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path} cannot be read as an image ({first_line(error)})",
+        "replace the file, or leave it out of the captions table",
+    )
+
+
 def _open(path: Path) -> Image.Image:
     try:
         image = Image.open(path)
         image.load()
     except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read as an image ({error})",
-            "replace the file, or leave it out of the captions table",
-        ) from error
+        raise _unreadable(path, error) from error
     return image
 
 
@@ -58,10 +62,7 @@ def probe_size(path: Path) -> Size:
             width, height = image.size
             image.verify()
     except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read as an image ({error})",
-            "replace the file, or leave it out of the captions table",
-        ) from error
+        raise _unreadable(path, error) from error
     return height, width
 
 

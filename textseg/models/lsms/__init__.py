@@ -18,9 +18,9 @@ Our choice:
     strips of 7, 11 and 21; widths and depths are its tiny, small and base, its parameter names are
     kept and its published weights load by name;
   * the language branch: positions of the map, with a 2-D position code, query the words by
-    multi-head attention; the result is normalised by channel and gated by a tanh MLP. One query
-    from the 5x5 map ("shared"), or one for it and for each strip ("per_scale"). Keys and values of
-    the words are made once a stage;
+    multi-head attention; the result is normalised by channel and gated by a tanh MLP that starts
+    open. One query from the 5x5 map ("shared"), or one for it and for each strip ("per_scale").
+    Keys and values of the words are made once a stage;
   * the FSD's global operator: two pre-norm self-attention layers over the squeezed joint map at
     1/8 of the input; F_1 joins after them on its own grid, for boundaries, where
     `decoder_stages` names it (by default it does not);

@@ -89,10 +89,9 @@ class LanguageAttention(nn.Module):
         self.to_query = nn.Conv2d(channels, channels, 1)
         self.proj = nn.Linear(channels, channels)
         self.norm = nn.LayerNorm(channels)
-        self.gate = nn.Sequential(
-            nn.Linear(channels, channels // 4), nn.ReLU(), nn.Linear(channels // 4, channels)
-        )
-        nn.init.ones_(self.gate[-1].bias)  # open: words steer from the first step
+        squeeze, widen = nn.Linear(channels, channels // 4), nn.Linear(channels // 4, channels)
+        nn.init.ones_(widen.bias)  # open: words steer from the first step
+        self.gate = nn.Sequential(squeeze, nn.ReLU(), widen)
 
     def forward(self, x: Tensor, words: Words, places: Tensor) -> Tensor:
         """x [B, C, H, W], places [1, C, H, W] -> [B, C, H, W]."""
