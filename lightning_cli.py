@@ -27,7 +27,7 @@ from datamodules.base import TextSegDataModule
 from textseg.benchmark import benchmark, format_benchmark
 from textseg.callbacks import PredictionWriter, RunConfig, TestReport, WandbSamples, wandb_obstacle
 from textseg.checkpoint import RUN_CONFIG, fresh_folder, read_checkpoint, run_folder_of
-from textseg.cli_errors import explain
+from textseg.cli_errors import broken_yaml, explain
 from textseg.encoders import restoring
 from textseg.errors import UserError
 from textseg.models.base import SegmentationModule, check_state_dict
@@ -289,7 +289,12 @@ def _with_run_config(arguments: Sequence[str]) -> list[str]:
             f"{config} does not exist, so the settings of {checkpoint} are unknown",
             "give --config with the experiment's file",
         )
-    stored = yaml.safe_load(config.read_text())
+    try:
+        stored = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        stored = None
+    if not isinstance(stored, dict):
+        raise UserError(f"{config} holds no settings", "give --config with the experiment's file")
     kept = {key: stored[key] for key in ("seed_everything", "model", "data") if key in stored}
     kept["trainer"] = {"precision": stored.get("trainer", {}).get("precision")}
     return [arguments[0], "--config", yaml.safe_dump(kept), *arguments[1:]]
@@ -329,6 +334,8 @@ def main(args: Sequence[str] | None = None) -> None:
         SuiteCLI([argument for argument in arguments if argument != "--debug"])
     except (Exception, _Refused) as error:
         cause = _user_error(error)
+        if cause is None and isinstance(error, UnicodeDecodeError):
+            cause = broken_yaml(arguments)
         if cause is None:
             raise
         if debug:

@@ -60,11 +60,11 @@ def test_a_benchmark_reports_size_cost_and_times(result: dict[str, Any]) -> None
     assert set(result) == {
         *("network", "image_size", "batch_size", "threads"),
         *("parameters_m", "trainable_m", "gflops", "gflops_without_text_encoder"),
-        *("forward_s", "forward_spread", "step_s", "step_spread"),
+        *("forward_s", "forward_spread_s", "step_s", "step_spread_s"),
     }
     assert (result["network"], result["image_size"], result["batch_size"]) == ("LSMS", 64, 2)
     assert 0 < result["forward_s"] < result["step_s"]
-    assert min(result["forward_spread"], result["step_spread"]) >= 0
+    assert min(result["forward_spread_s"], result["step_spread_s"]) >= 0
 
 
 def test_a_benchmark_counts_parameters_in_millions(result: dict[str, Any]) -> None:

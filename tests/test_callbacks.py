@@ -168,7 +168,8 @@ def test_a_key_where_wandb_finds_it_and_an_open_port_are_no_obstacle(
     assert asked == [address]
 
 
-def test_a_proxy_is_asked_where_there_is_one(nobody: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("proxy", ["http://proxy.ward:3128", "proxy.ward:3128"])
+def test_a_proxy_is_asked_where_there_is_one(nobody: pytest.MonkeyPatch, proxy: str) -> None:
     """Behind a proxy the server itself is never to be reached, and W&B works."""
 
     def only_the_proxy(address: tuple[str, int], timeout: float) -> SimpleNamespace:
@@ -177,7 +178,7 @@ def test_a_proxy_is_asked_where_there_is_one(nobody: pytest.MonkeyPatch) -> None
         return SimpleNamespace(close=lambda: None)
 
     nobody.setenv("WANDB_API_KEY", "k" * 40)
-    nobody.setenv("HTTPS_PROXY", "http://proxy.ward:3128")
+    nobody.setenv("HTTPS_PROXY", proxy)
     nobody.setattr(socket, "create_connection", only_the_proxy)
     assert wandb_obstacle() == ""
 

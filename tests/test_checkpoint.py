@@ -63,13 +63,13 @@ def test_a_damaged_file_is_a_user_error_that_names_it(tmp_path: Path, kind: str)
     content = damaged(tmp_path / "whole.ckpt")[kind]
     (tmp_path / "bad.ckpt").write_bytes(content)
     with pytest.raises(UserError, match=re.escape(str(tmp_path / "bad.ckpt"))):
-        load_plain(tmp_path / "bad.ckpt")
+        load_plain(tmp_path / "bad.ckpt", field="ckpt_path", wanted="another")
 
 
 @pytest.mark.parametrize("name", ["missing.ckpt", "."])
 def test_a_missing_file_or_a_folder_is_a_user_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="does not exist"):
-        load_plain(tmp_path / name)
+        load_plain(tmp_path / name, field="ckpt_path", wanted="another")
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"weights": {}}, torch.zeros(2)])

@@ -244,7 +244,10 @@ def test_a_checkpoint_of_another_width_is_refused_with_the_weights_that_differ(h
 
 
 def test_a_checkpoint_that_does_not_exist_is_named(home: Path) -> None:
-    assert "gone.ckpt does not exist" in refused(home, "test", "--ckpt_path", "gone.ckpt")[0]
+    assert (
+        "ckpt_path='gone.ckpt' does not exist"
+        in refused(home, "test", "--ckpt_path", "gone.ckpt")[0]
+    )
 
 
 def test_a_checkpoint_without_its_runs_config_asks_for_the_experiment(home: Path) -> None:
@@ -257,7 +260,7 @@ def test_a_checkpoint_without_its_runs_config_asks_for_the_experiment(home: Path
 def test_a_file_that_is_no_checkpoint_is_named(home: Path) -> None:
     (home / "a.ckpt").write_bytes(b"PK\x03\x04 cut short")
     cause, _ = refused(home, "test", "--config", "tiny.yaml", "--ckpt_path", "a.ckpt")
-    assert "a.ckpt cannot be read as weights" in cause
+    assert "a.ckpt' cannot be read as weights" in cause
 
 
 @pytest.mark.parametrize("command", ["test", "predict", "validate"])
@@ -343,6 +346,32 @@ def test_a_config_file_that_does_not_exist_is_named(home: Path) -> None:
 def test_a_config_file_that_is_no_yaml_is_named(home: Path) -> None:
     (home / "bad.yaml").write_text("model: [LSMS\ntrainer: }")
     assert "bad.yaml" in refused(home, "fit", "--config", "bad.yaml")[0]
+
+
+@pytest.mark.parametrize("content", [b"a: \xe9\n", b"a: \x01\n"])
+def test_a_config_file_in_no_known_encoding_is_named(home: Path, content: bytes) -> None:
+    (home / "bad.yaml").write_bytes(content)
+    assert "bad.yaml" in refused(home, "fit", "--config", "bad.yaml")[0]
+
+
+def test_a_negative_number_of_pictures_is_refused_before_training(home: Path) -> None:
+    cause, _ = refused(home, "fit", "--config", "tiny.yaml", "--test_report.overlays", "-1")
+    assert "overlays=-1" in cause
+
+
+def test_a_run_whose_config_is_empty_asks_for_another(home: Path) -> None:
+    (home / "run" / "checkpoints").mkdir(parents=True)
+    torch.save({"state_dict": {}}, home / "run" / "checkpoints" / "best.ckpt")
+    (home / "run" / "config.yaml").touch()
+    cause, remedy = refused(home, "test", "--ckpt_path", "run/checkpoints/best.ckpt")
+    assert "config.yaml" in cause
+    assert "--config" in remedy
+
+
+def test_a_fit_without_an_end_is_refused(home: Path) -> None:
+    outcome = call("fit", "--config", "tiny.yaml", "--trainer.max_epochs", "-1", cwd=home)
+    check(outcome)
+    assert "max_steps" in outcome.err.splitlines()[-1]
 
 
 def test_fit_without_settings_proposes_an_experiment(home: Path) -> None:

@@ -14,7 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from textseg.batch import Batch
+from textseg.errors import UserError
 from textseg.models.base import SegmentationModule
+from textseg.preprocess import checked_size
 
 CAPTION = "Bilateral pulmonary infection, two infected areas, upper left lung and lower right lung."
 
@@ -43,20 +45,29 @@ def benchmark(
     Args:
         model: the network.
         datamodule: gives the image size; no data is read.
-        image_size: side of the square input, by default that of the data settings.
+        image_size: side of the square input, a multiple of 32; by default that of the data
+            settings.
         batch_size: images in a timed batch; GFLOPs are for one image.
         rounds: timed repetitions; medians are reported.
         threads: CPU threads.
 
     Returns:
         parameters and trainable in millions; gflops of one image, with and without the text
-        encoder; forward_s and step_s (forward, backward and AdamW) in seconds a batch, median and
-        spread (interquartile range).
+        encoder; forward_s and step_s (forward, backward and AdamW), the median seconds of a batch
+        with a frozen text encoder's captions cached, and their spread (interquartile range).
+
+    Raises:
+        UserError: a size or number that cannot be measured.
     """
+    if min(batch_size, rounds, threads) < 1:
+        raise UserError(
+            f"batch_size={batch_size}, rounds={rounds}, threads={threads}: one is below 1",
+            "give 1 or more of each",
+        )
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        side = image_size or _side(datamodule)
+        side, _ = checked_size(_side(datamodule) if image_size is None else image_size)
         model.on_captions([CAPTION], training=True)
         return {
             "network": type(model).__name__,
@@ -125,18 +136,18 @@ def _times(model: SegmentationModule, batch: Batch, rounds: int) -> dict[str, fl
         optimizer.step()
         optimizer.zero_grad()
 
-    times: dict[str, list[float]] = {"forward_s": [], "step_s": []}
+    times: dict[str, list[float]] = {"forward": [], "step": []}
     for i in tqdm(range(rounds + 2), desc="timing", leave=False):
-        for name, function in (("forward_s", forward), ("step_s", step)):
+        for name, function in (("forward", forward), ("step", step)):
             start = time.perf_counter()
             function()
             if i >= 2:  # the first two warm up
                 times[name].append(time.perf_counter() - start)
     result = {}
     for name, values in times.items():
-        result[name] = statistics.median(values)
+        result[f"{name}_s"] = statistics.median(values)
         quarters = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
-        result[f"{name}pread"] = quarters[2] - quarters[0]
+        result[f"{name}_spread_s"] = quarters[2] - quarters[0]
     return result
 
 

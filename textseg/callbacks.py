@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
-from urllib.request import getproxies
+from urllib.request import getproxies, proxy_bypass
 
 import lightning as L
 import numpy as np
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from textseg.batch import Batch
 from textseg.checkpoint import RUN_CONFIG, fresh_folder
+from textseg.errors import UserError
 from textseg.metrics import Protocol, Rows, dice, iou, summary
 from textseg.models.base import SegmentationModule, caption_mode_of
 from textseg.preprocess import Bytes, resize_image
@@ -79,6 +80,8 @@ class TestReport(L.Callback):
     __test__ = False  # not a test case, whatever pytest makes of the name
 
     def __init__(self, overlays: int = 24, save_masks: bool = False) -> None:
+        if overlays < 0:
+            raise UserError(f"overlays={overlays} is negative", "give 0 for none")
         self.overlays = overlays
         self.save_masks = save_masks
         self.results: dict[str, dict[str, Any]] = {}
@@ -215,6 +218,11 @@ class WandbSamples(L.Callback):
     """
 
     def __init__(self, samples: int = 8, every_n_epochs: int = 5, upload: bool = False) -> None:
+        if samples < 0 or every_n_epochs < 1:
+            raise UserError(
+                f"samples={samples}, every_n_epochs={every_n_epochs}: one is too small",
+                "give samples of 0 or more and every_n_epochs of 1 or more",
+            )
         self.samples = samples
         self.every_n_epochs = every_n_epochs
         self.upload = upload
@@ -296,8 +304,10 @@ def wandb_obstacle() -> str:
     hosts = [server.netloc, server.hostname or "", *([CLOUD] if url == default else [])]
     if not any(os.environ.get(name) for name in CREDENTIALS) and not _in_netrc(hosts):
         return "no API key (wandb login sets one)"
-    # Behind a proxy only the proxy is asked directly.
-    reached = urlsplit(getproxies().get(server.scheme, url))
+    # Behind a proxy only the proxy is asked directly; its scheme may be left out.
+    proxy = "" if proxy_bypass(server.hostname or "") else getproxies().get(server.scheme, "")
+    target = proxy or url
+    reached = urlsplit(target if "://" in target else f"http://{target}")
     port = reached.port or (443 if reached.scheme == "https" else 80)
     try:
         socket.create_connection((reached.hostname or "", port), timeout=3).close()

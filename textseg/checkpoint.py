@@ -12,23 +12,28 @@ from textseg.errors import UserError, first_line
 RUN_CONFIG = "config.yaml"
 
 
-def load_plain(path: str | Path) -> Any:
+def load_plain(path: str | Path, *, field: str, wanted: str) -> Any:
     """What a .ckpt or .pth file holds, if that is tensors and plain values only.
+
+    Args:
+        path: the file.
+        field: the setting that names it, for messages.
+        wanted: what to give instead, for messages.
 
     Raises:
         UserError: the file is missing, cut short, or holds code, which is never run.
     """
     if not Path(path).is_file():
         raise UserError(
-            f"{path} does not exist",
-            "give a file such as runs/<config>/<time>/checkpoints/best.ckpt",
+            f"{field}={str(path)!r} does not exist",
+            f"give {wanted}",
         )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file fails in as many ways as it can be broken
         raise UserError(
-            f"{path} cannot be read as weights ({first_line(error)})",
-            "it is cut short, or holds code, which is never run: give an intact weights file",
+            f"{field}={str(path)!r} cannot be read as weights ({first_line(error)})",
+            f"it is cut short, or holds code, which is never run: give {wanted}",
         ) from error
 
 
@@ -38,7 +43,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, is no checkpoint, or holds more than weights and settings.
     """
-    checkpoint = load_plain(path)
+    checkpoint = load_plain(
+        path,
+        field="ckpt_path",
+        wanted="a file such as runs/<config>/<time>/checkpoints/best.ckpt",
+    )
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path} holds no state_dict", "give a checkpoint that textseg wrote")
     return checkpoint

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from textseg.errors import UserError
+from textseg.errors import UserError, first_line
 
 _UNKNOWN = (
     r"Option '([\w.]+)' is not accepted",
@@ -45,7 +45,7 @@ def explain(message: str, arguments: Sequence[str], known: Iterable[str]) -> Use
             f"settings are missing: {found[1]}",
             "give an experiment: --config experiments/quickstart.yaml",
         )
-    if "Problems parsing config" in message and (broken := _broken_yaml(arguments)):
+    if "Problems parsing config" in message and (broken := broken_yaml(arguments)):
         return broken
     help_of = "textseg " + (f"{arguments[0]} " if arguments else "") + "--help"
     cause, key = _innermost(message)
@@ -68,13 +68,14 @@ def _unknown(
 def _place(name: str, arguments: Sequence[str]) -> str:
     """The config file and line in which `name` stands; the last file given is the one in force."""
     for path in reversed(_configs(arguments)):
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        for number, line in enumerate(text.splitlines(), 1):
             if re.search(rf"\b{re.escape(name)}\b", line.partition("#")[0]):
                 return f" in {path}, line {number}"
     return ""
 
 
-def _broken_yaml(arguments: Sequence[str]) -> UserError | None:
+def broken_yaml(arguments: Sequence[str]) -> UserError | None:
     """The first config file on the command line that is no YAML."""
     for path in _configs(arguments):
         try:
@@ -83,6 +84,8 @@ def _broken_yaml(arguments: Sequence[str]) -> UserError | None:
             mark = error.problem_mark
             at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
             return UserError(f"{path}{at}: {error.problem}", "mend the YAML there")
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            return UserError(f"{path}: {first_line(error)}", "save it as YAML in UTF-8")
     return None
 
 

@@ -1,4 +1,4 @@
-"""Image encoders from timm and text encoders from transformers: the only file importing either.
+"""Image encoders from timm and text encoders from transformers: the only package importing either.
 
 A text encoder is one of
   * ``scratch``: a small BERT trained with the network, its word-piece vocabulary built from the

@@ -138,6 +138,8 @@ class TextEncoder(nn.Module):
 
         Returns:
             tokens [B, L, D], mask [B, L], pooled [B, D] with L = max_tokens.
+
+        Up to CACHED_CAPTIONS features stay on the device: 0.1 MB each for a BERT-base at L = 32.
         """
         if self.frozen:
             tokens, mask = self._cached(text)

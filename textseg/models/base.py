@@ -164,7 +164,13 @@ class SegmentationModule(L.LightningModule):
             pretrained_lr_scale=self.pretrained_lr_scale,
         )
         optimizer = torch.optim.AdamW(groups, lr=self.lr)
-        total = int(self.trainer.estimated_stepping_batches)
+        length = self.trainer.estimated_stepping_batches
+        if length == float("inf"):
+            raise UserError(
+                "the run has no end, so the learning rate has no course",
+                "give --trainer.max_epochs or --trainer.max_steps",
+            )
+        total = int(length)
         scheduler = warmup_schedule(
             optimizer,
             total_steps=total,

@@ -25,10 +25,11 @@ Our choice:
     1/8 of the input; F_1 joins after them on its own grid, for boundaries, where
     `decoder_stages` names it (by default it does not);
   * the contrastive term is text to pixel, sigmoid by position, balanced by class, weight 0.1;
-  * kernel sizes, widths, and all settings of training.
+  * layer scale, kernel sizes, widths, and all settings of training.
 
 Shapes: image [B, 3, H, W], H and W multiples of 32; words [B, L, D];
-F_i [B, C_i, H/s_i, W/s_i] with strides s = 4, 8, 16, 32; decoder map [B, 256, H/8, W/8].
+F_i [B, C_i, H/s_i, W/s_i] with strides s = 4, 8, 16, 32; decoder map
+[B, decoder_dim, H/s, W/s], s = decoder_stride, or 4 where the FSD reads stage 1.
 """
 
 from textseg.models.lsms.decoder import FullScaleDecoder, PositionAlignment, TopDownDecoder

@@ -124,12 +124,7 @@ class TopDownDecoder(nn.Module):
         super().__init__()
         self.stages = tuple(sorted(stages))
         self.stride = stride
-        self.align = nn.ModuleDict(
-            {
-                str(i): PositionAlignment(channels[i - 1], strides[i - 1], stride)
-                for i in self.stages
-            }
-        )
+        self.align = _alignments(channels, strides, self.stages, stride)
         self.lateral = nn.ModuleDict(
             {str(i): nn.Conv2d(channels[i - 1], dim, 1) for i in self.stages}
         )

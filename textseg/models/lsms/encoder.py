@@ -325,7 +325,9 @@ class LanguageGuidedVisionEncoder(nn.Module):
         Raises:
             UserError: the file is missing, or a visual weight is missing or of another shape.
         """
-        stored = load_plain(path)
+        stored = load_plain(
+            path, field="image_weights", wanted="SegNeXt's MSCAN file of the same variant"
+        )
         stored = stored.get("state_dict", stored) if isinstance(stored, dict) else {}
         tensors = {k: v for k, v in stored.items() if isinstance(v, Tensor)}
         stored = {k.removeprefix("backbone."): v for k, v in tensors.items()}
@@ -334,7 +336,8 @@ class LanguageGuidedVisionEncoder(nn.Module):
         wrong = sorted(k for k in visual if k not in stored or stored[k].shape != own[k].shape)
         if wrong:
             raise UserError(
-                f"{path} lacks {len(wrong)} of {len(visual)} visual weights, first {wrong[:3]}",
+                f"image_weights={path!r} lacks {len(wrong)} of {len(visual)} visual weights, "
+                f"first {wrong[:3]}",
                 "give the file of the same variant: tiny, small or base",
             )
         self.load_state_dict({k: stored[k] for k in visual}, strict=False)
@@ -347,7 +350,7 @@ def _is_visual(name: str) -> bool:
 
 def _initialise(module: nn.Module) -> None:
     # As MSCAN: fan-out for convolutions, so that depthwise and dense ones start at one scale.
-    # Linear layers keep torch's default: MSCAN's 0.02 would leave the gates all but closed.
+    # Linear layers keep torch's default: with MSCAN's 0.02 the words steer too little at first.
     if isinstance(module, nn.Conv2d):
         fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
         nn.init.normal_(module.weight, std=(2.0 / (fan_out // module.groups)) ** 0.5)
