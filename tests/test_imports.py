@@ -34,7 +34,8 @@ CONFINED = {
 # that is not here belongs to the last layer.
 LAYERS = [
     {"batch", "errors", "preprocess"},
-    {"layers", "losses", "metrics", "optim", "visualize", "checkpoint", "report", "cli_errors"},
+    {"layers", "losses", "metrics", "optim", "visualize", "checkpoint", "report", "cli_errors"}
+    | {"explain"},
     {"encoders"},
     {"backbone"},
     {"models"},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from textseg.layers import (
+    CrossAttention,
     DropPath,
     LayerNorm2d,
     SelfAttentionLayer,
+    UNetDecoder,
     merge_heads,
     sine_positions,
     split_heads,
@@ -27,29 +31,45 @@ def numpy_softmax(scores: np.ndarray) -> np.ndarray:
     return weights / weights.sum(-1, keepdims=True)
 
 
-def attend_by_hand(layer: SelfAttentionLayer, x: Tensor, positions: Tensor) -> Tensor:
-    """A pre-norm layer by a loop over heads, attention as softmax(q k^T / sqrt(d)) v."""
-    projections = zip(layer.qkv.weight.chunk(3), layer.qkv.bias.chunk(3), strict=True)
-    read = F.layer_norm(x, x.shape[-1:], layer.norm1.weight, layer.norm1.bias) + positions
-    query, key, value = (read @ weight.T + bias for weight, bias in projections)
-    d = x.shape[-1] // layer.heads
+def numpy_attention(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Any = True) -> Any:
+    """A loop over heads of softmax(q k^T / sqrt(d)) v: [B, N, C], [B, M, C] -> [B, N, C]."""
+    d = query.shape[-1] // heads
     parts = []
-    for head in range(layer.heads):
+    for head in range(heads):
         q, k, v = (t[..., head * d : (head + 1) * d].detach().numpy() for t in (query, key, value))
-        parts.append(numpy_softmax(q @ k.swapaxes(1, 2) / math.sqrt(d)) @ v)
-    x = x + layer.proj(torch.from_numpy(np.concatenate(parts, axis=-1)))
-    hidden = F.layer_norm(x, x.shape[-1:], layer.norm2.weight, layer.norm2.bias)
+        scores = np.where(mask, q @ k.swapaxes(1, 2) / math.sqrt(d), -np.inf)
+        parts.append(numpy_softmax(scores) @ v)
+    return torch.from_numpy(np.concatenate(parts, axis=-1))
+
+
+def attend_by_hand(
+    layer: SelfAttentionLayer, x: Tensor, positions: Tensor, grid: tuple[int, int]
+) -> Tensor:
+    """A pre-norm layer; a key is the mean of a cell of r x r positions."""
+    B, _, C = x.shape
+    read = F.layer_norm(x, (C,), layer.norm1.weight, layer.norm1.bias) + positions
+    r = layer.reduction
+    cells = read.view(B, grid[0] // r, r, grid[1] // r, r, C).mean((2, 4)).view(B, -1, C)
+    projections = zip(layer.qkv.weight.chunk(3), layer.qkv.bias.chunk(3), strict=True)
+    query, key, value = (
+        source @ weight.T + bias
+        for source, (weight, bias) in zip((read, cells, cells), projections, strict=True)
+    )
+    x = x + layer.proj(numpy_attention(query, key, value, layer.heads))
+    hidden = F.layer_norm(x, (C,), layer.norm2.weight, layer.norm2.bias)
     return x + layer.mlp[2](F.gelu(layer.mlp[0](hidden)))
 
 
+@pytest.mark.parametrize("reduction", [1, 2])
 @pytest.mark.parametrize("dim", [24, 64, 96])
-def test_self_attention_equals_an_explicit_softmax(dim: int) -> None:
+def test_self_attention_equals_an_explicit_softmax(dim: int, reduction: int) -> None:
     torch.manual_seed(0)
-    layer = SelfAttentionLayer(dim).double()
-    x, positions = torch.randn(2, 7, dim).double(), torch.randn(1, 7, dim).double()
+    layer = SelfAttentionLayer(dim, reduction=reduction).double()
+    x, positions = torch.randn(2, 24, dim).double(), torch.randn(1, 24, dim).double()
     assert layer.heads == max(1, dim // 32)
     with torch.no_grad():
-        torch.testing.assert_close(layer(x, positions), attend_by_hand(layer, x, positions))
+        found, wanted = (f(x, positions, (4, 6)) for f in (layer, partial(attend_by_hand, layer)))
+    torch.testing.assert_close(found, wanted)
 
 
 def test_self_attention_without_positions_does_not_know_the_order_of_its_tokens() -> None:
@@ -57,8 +77,64 @@ def test_self_attention_without_positions_does_not_know_the_order_of_its_tokens(
     layer, x = SelfAttentionLayer(32).double(), torch.randn(1, 6, 32).double()
     none, some = torch.zeros(1, 6, 32).double(), torch.randn(1, 6, 32).double()
     with torch.no_grad():
-        torch.testing.assert_close(layer(x.flip(1), none), layer(x, none).flip(1))
-        assert not torch.allclose(layer(x.flip(1), some), layer(x, some).flip(1))
+        torch.testing.assert_close(layer(x.flip(1), none, (2, 3)), layer(x, none, (2, 3)).flip(1))
+        assert not torch.allclose(layer(x.flip(1), some, (2, 3)), layer(x, some, (2, 3)).flip(1))
+
+
+def cross_attention(dim: int = 96) -> tuple[CrossAttention, Tensor, Tensor, Tensor, Tensor]:
+    torch.manual_seed(0)
+    layer = CrossAttention(dim, 20).double()
+    query, key, value = (torch.randn(2, n, w).double() for n, w in ((7, dim), (5, 20), (5, 20)))
+    mask = torch.tensor([[True] * 5, [True, True, False, True, False]])
+    return layer, query, key, value, mask
+
+
+@pytest.mark.parametrize("dim", [24, 64, 80, 96])
+def test_cross_attention_equals_an_explicit_masked_softmax(dim: int) -> None:
+    layer, query, key, value, mask = cross_attention(dim)
+    q, k, v = layer.to_query(query), layer.to_key(key), layer.to_value(value)
+    wanted = layer.proj(numpy_attention(q, k, v, layer.heads, mask[:, None, :].numpy()))
+    torch.testing.assert_close(layer(query, key, value, mask), wanted)
+    assert dim % layer.heads == 0
+
+
+def test_the_weights_of_cross_attention_are_those_its_forward_uses() -> None:
+    layer, query, key, value, mask = cross_attention()
+    weights = layer.weights(query, key, value, mask)
+    assert weights.shape == (2, 3, 7, 5)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3, 7).double())
+    assert (weights[1, :, :, [2, 4]] == 0).all(), "masked words weigh nothing"
+    values = split_heads(layer.to_value(value), layer.heads)
+    torch.testing.assert_close(
+        layer.proj(merge_heads(weights @ values)), layer(query, key, value, mask)
+    )
+
+
+def test_the_unet_decoder_joins_every_feature_on_the_finest_grid() -> None:
+    torch.manual_seed(0)
+    decoder = UNetDecoder((8, 12, 20, 32)).eval()
+    sizes = ((24, 16), (12, 8), (6, 4), (3, 2))
+    features = [
+        torch.randn(2, c, *size, requires_grad=True)
+        for c, size in zip((8, 12, 20, 32), sizes, strict=True)
+    ]
+    out = decoder(features)
+    assert out.shape == (2, 8, 24, 16)
+    out.square().sum().backward()
+    assert all(f.grad is not None and f.grad.abs().sum() > 0 for f in features)
+
+
+def test_one_step_of_the_unet_decoder_is_upsample_concatenate_two_convolutions() -> None:
+    torch.manual_seed(0)
+    decoder = UNetDecoder((4, 6)).eval()
+    fine, coarse = torch.randn(1, 4, 6, 10), torch.randn(1, 6, 3, 5)
+    x = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
+    x = torch.cat([x, fine], dim=1)
+    (block,) = decoder.blocks
+    for convolution, norm in ((block[0], block[1]), (block[3], block[4])):
+        x = F.conv2d(x, convolution.weight, padding=1) / math.sqrt(1 + norm.eps)
+        x = x.clamp_min(0)  # fresh running statistics: mean 0, variance 1
+    torch.testing.assert_close(decoder([fine, coarse]), x)
 
 
 def numpy_code(row: float, column: float, dim: int) -> np.ndarray:

@@ -67,6 +67,10 @@ class TextImageBackboneMixin(nn.Module):
         """Captions to tokens [B, L, D], mask [B, L] and pooled [B, D]."""
         return self.text_encoder(text)
 
+    def select_words(self, text: Sequence[str], word: str | None) -> Tensor:
+        """[B, L] bool: which tokens of the captions are `word`, or any content word if None."""
+        return self.text_encoder.word_mask(text, word)
+
     def encode_image(
         self,
         image: Tensor,

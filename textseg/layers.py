@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -83,11 +85,13 @@ class SelfAttentionLayer(nn.Module):
     Args:
         dim: width C; heads are 32 wide.
         mlp_ratio: hidden width of the MLP over `dim`.
+        reduction: side of the cells whose mean is one key; every position still asks all of them.
     """
 
-    def __init__(self, dim: int, mlp_ratio: float = 2.0) -> None:
+    def __init__(self, dim: int, mlp_ratio: float = 2.0, reduction: int = 1) -> None:
         super().__init__()
         self.heads = max(1, dim // 32)
+        self.reduction = reduction
         self.norm1 = nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
@@ -95,13 +99,94 @@ class SelfAttentionLayer(nn.Module):
         hidden = int(dim * mlp_ratio)
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
-    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
-        """x [B, N, C] and a position code [1, N, C] -> [B, N, C].
+    def forward(self, x: Tensor, positions: Tensor, grid: tuple[int, int]) -> Tensor:
+        """x [B, H*W, C], a position code [1, H*W, C] and (H, W) -> [B, H*W, C].
 
         The code joins what the attention reads, not what it passes on.
         """
+        read = self.norm1(x) + positions
+        cells = to_tokens(F.avg_pool2d(to_map(read, *grid), self.reduction))  # [B, H*W/r^2, C]
+        query_weight, *rest = self.qkv.weight.chunk(3)
+        query_bias, *rest_bias = self.qkv.bias.chunk(3)
+        key_value = F.linear(cells, torch.cat(rest), torch.cat(rest_bias))
         query, key, value = (
-            split_heads(t, self.heads) for t in self.qkv(self.norm1(x) + positions).chunk(3, -1)
+            split_heads(t, self.heads)
+            for t in (F.linear(read, query_weight, query_bias), *key_value.chunk(2, -1))
         )
         x = x + self.proj(merge_heads(F.scaled_dot_product_attention(query, key, value)))
         return x + self.mlp(self.norm2(x))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of one sequence to another.
+
+    Args:
+        dim: width C of the queries and of the result.
+        context_dim: width D of the keys and values.
+        head_width: wanted width of a head; the number of heads is the largest that divides C.
+    """
+
+    def __init__(self, dim: int, context_dim: int, head_width: int = 32) -> None:
+        super().__init__()
+        self.heads = next(h for h in range(max(1, dim // head_width), 0, -1) if dim % h == 0)
+        self.to_query = nn.Linear(dim, dim)
+        self.to_key = nn.Linear(context_dim, dim, bias=False)  # a bias cancels in the softmax
+        self.to_value = nn.Linear(context_dim, dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """query [B, N, C]; key and value [B, M, D]; mask [B, M], True may be read -> [B, N, C]."""
+        allowed = None if mask is None else mask[:, None, None, :]
+        q = split_heads(self.to_query(query), self.heads)
+        k = split_heads(self.to_key(key), self.heads)
+        v = split_heads(self.to_value(value), self.heads)
+        return self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v, allowed)))
+
+    def weights(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """What `forward` weighs the values with: [B, heads, N, M], rows sum to 1."""
+        q = split_heads(self.to_query(query), self.heads)
+        k = split_heads(self.to_key(key), self.heads)
+        return attention_weights(q, k, None if mask is None else mask[:, None, None, :])
+
+
+def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(Q K^T / sqrt(d)), masked: [B, h, N, d] and [B, h, M, d] -> [B, h, N, M].
+
+    `scaled_dot_product_attention` keeps these to itself; pictures need them.
+    """
+    scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return scores.softmax(-1)
+
+
+class UNetDecoder(nn.Module):
+    """From the coarsest feature up: upsample x2, concatenate, two 3x3 conv-BN-ReLU.
+
+    Args:
+        channels: of the features, fine to coarse; step i is as wide as feature i.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*_conv_bn_relu(fine + coarse, fine), *_conv_bn_relu(fine, fine))
+            for fine, coarse in pairwise(channels)
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """[B, C_i, H/s_i, W/s_i], fine to coarse -> [B, C_1, H/s_1, W/s_1]."""
+        x = features[-1]
+        for block, skip in zip(reversed(self.blocks), features[-2::-1], strict=True):
+            x = F.interpolate(x, skip.shape[-2:], mode="bilinear", align_corners=False)
+            x = block(torch.cat([x, skip], dim=1))
+        return x
+
+
+def _conv_bn_relu(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    return convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
+import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -90,3 +93,83 @@ def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     """sum(weights * values) / sum(weights) over the last dimension, 0 where all weights are 0."""
     least = torch.finfo(weights.dtype).tiny
     return (weights * values).sum(1) / weights.sum(1).clamp_min(least)
+
+
+class _GatherRows(torch.autograd.Function):
+    """torch's own gather with a gradient is deprecated for a private one."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.rows = len(rows)
+        parts = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, rows)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone(
+            memory_format=torch.contiguous_format
+        )  # of the gathered rows, on this process
+        torch.distributed.all_reduce(total)
+        return total[ctx.rows * torch.distributed.get_rank() :][: ctx.rows]
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """[B, ...] of every process, in the order of their ranks: [processes * B, ...].
+
+    Gradients flow back to the process a row came from, summed over the processes that used it.
+    Where every process computes the same loss of all rows, DDP's mean over processes is the
+    gradient of one process with all rows. B must be the same on every process.
+    """
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return rows
+    return _GatherRows.apply(rows.contiguous())
+
+
+class Matches(NamedTuple):
+    """Who belongs to whom in a contrastive batch of N rows; symmetric but for `targets`' scale.
+
+    targets [N, N]: 1/n for each of an anchor's n positives, else 0; allowed [N, N] bool: what
+    enters the softmax; anchors [N] bool: rows that have a loss of their own.
+    """
+
+    targets: Tensor
+    allowed: Tensor
+    anchors: Tensor
+
+
+def caption_matches(caption_id: Tensor, image_id: Tensor, present: Tensor | None = None) -> Matches:
+    """Positives, negatives and neither, by what rows share.
+
+    Rows with the same caption are positives of each other: at batch 32 a row of QaTa has about four
+    others with its very caption. Rows of the same image with another caption are neither.
+
+    Args:
+        caption_id, image_id: [N] int64 (`stable_id`).
+        present: [N] bool; rows that are False are neither anchors nor candidates.
+    """
+    itself = torch.eye(len(caption_id), dtype=torch.bool, device=caption_id.device)
+    present = torch.ones_like(itself[0]) if present is None else present
+    same_caption = caption_id[:, None] == caption_id[None, :]
+    same_image = image_id[:, None] == image_id[None, :]
+    # A row that is not present keeps itself, so that no softmax is empty; it is no anchor.
+    positive = (same_caption & present[None, :]) | itself
+    allowed = ((same_caption | ~same_image) & present[None, :]) | itself
+    return Matches(positive / positive.sum(1, keepdim=True), allowed, present)
+
+
+def soft_cross_entropy(scores: Tensor, matches: Matches) -> Tensor:
+    """Mean over anchors i of -sum_j targets_ij log softmax_j(scores_ij), j over what is allowed.
+
+    0, connected to the graph, where there is no anchor.
+
+    Args:
+        scores: [N, M]; columns beyond N are further negatives of each row.
+    """
+    with _full_precision(scores):
+        further = scores.shape[1] - scores.shape[0]
+        allowed = F.pad(matches.allowed, (0, further), value=True)
+        targets = F.pad(matches.targets, (0, further))
+        log_probs = scores.float().masked_fill(~allowed, -torch.inf).log_softmax(1)
+        rows = -(targets * log_probs.masked_fill(targets == 0, 0.0)).sum(1)
+        return (rows * matches.anchors).sum() / matches.anchors.sum().clamp_min(1)

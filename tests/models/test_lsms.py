@@ -17,7 +17,14 @@ from tests.models.contract import (
     train_three_steps,
     without_gradient,
 )
-from tests.models.stand_ins import CAPTIONS, make_batch, pictures, write_bert
+from tests.models.stand_ins import (
+    CAPTIONS,
+    BatchesInMemory,
+    make_batch,
+    pictures,
+    quiet_trainer,
+    write_bert,
+)
 from textseg.benchmark import count_gflops
 from textseg.encoders import restoring
 from textseg.errors import UserError
@@ -74,6 +81,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "decoder_stride": 4,
         "full_scale_decoder": False,
     },
+    "every position a key": {"decoder_reduction": 1},
     "no contrast": {"contrastive_weight": 0.0},
     "no text": {"language_branch": "none", "contrastive_weight": 0.0},
 }
@@ -201,6 +209,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "stride 6": ({"decoder_stride": 6}, "decoder_stride"),
     "width that heads do not divide": ({"decoder_dim": 100}, "decoder_dim"),
     "width of odd position code": ({"decoder_dim": 30}, "decoder_dim"),
+    "cells of 3": ({"decoder_reduction": 3}, "decoder_reduction"),
     "contrast without words": ({"language_branch": "none"}, "contrastive_weight"),
     "negative contrast": ({"contrastive_weight": -0.1}, "contrastive_weight"),
     "warm-up of all steps": ({"warmup": 1.0}, "warmup"),
@@ -213,6 +222,24 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_bad_setting_is_a_user_error_that_names_it(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=named):
         make(**settings)
+
+
+# --- checkpoints from before an option existed
+
+
+def test_a_checkpoint_without_decoder_reduction_is_refused_unless_it_is_1(tmp_path: Path) -> None:
+    """Its names and shapes fit both values, so nothing else would tell."""
+    path = tmp_path / "old.ckpt"
+    model = make(decoder_reduction=1)
+    quiet_trainer(max_steps=1, limit_val_batches=0).fit(model, BatchesInMemory([make_batch()]))
+    model.trainer.save_checkpoint(path)
+    old = torch.load(path, weights_only=True)
+    del old["hyper_parameters"]["decoder_reduction"]
+    torch.save(old, path)
+    data = BatchesInMemory([make_batch()])
+    with pytest.raises(UserError, match="decoder_reduction: 1"):
+        quiet_trainer().validate(make(), data, ckpt_path=str(path), weights_only=True)
+    quiet_trainer().validate(model, data, ckpt_path=str(path), weights_only=True, verbose=False)
 
 
 # --- pretrained parts

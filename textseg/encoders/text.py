@@ -17,6 +17,7 @@ from textseg.encoders.pretrained import build, config_from, load, scratch_config
 from textseg.encoders.restore import restored_text_state
 from textseg.encoders.vocabulary import build_tokenizer
 from textseg.errors import UserError
+from textseg.explain import word_spans
 
 SCRATCH = "scratch"
 CACHED_CAPTIONS = 8192
@@ -44,6 +45,19 @@ class NoText(nn.Module):
             torch.ones(len(text), 1, dtype=torch.bool, device=device),
             torch.zeros(len(text), 0, device=device),
         )
+
+    def word_mask(self, text: Sequence[str], word: str | None) -> Tensor:
+        """The one empty word of each caption: [B, 1].
+
+        Raises:
+            UserError: a word is asked for.
+        """
+        if word is not None:
+            raise UserError(
+                f"word={word!r} cannot be explained: the network reads no words",
+                "leave word out; saliency is drawn for every network",
+            )
+        return self(text).mask
 
 
 class TextEncoder(nn.Module):
@@ -147,6 +161,44 @@ class TextEncoder(nn.Module):
             self._cache.clear()  # what was kept before a thaw is out of date
             tokens, mask = self._encode(text)
         return TextFeatures(tokens, mask, masked_mean(tokens, mask))
+
+    def word_mask(self, text: Sequence[str], word: str | None) -> Tensor:
+        """Which tokens are `word` in each caption, or any content word if it is None: [B, L] bool.
+
+        Content words are all but the special tokens; a caption without any (an empty one) gives its
+        special tokens, so that no row is empty.
+
+        Args:
+            text: B captions.
+            word: a word or phrase, in any case; all of its occurrences count.
+
+        Raises:
+            UserError: a caption does not hold `word` within `max_tokens`.
+        """
+        rows = [self._tokens_of(caption, word) for caption in text]
+        return torch.tensor(rows, dtype=torch.bool, device=self.model.device)
+
+    def _tokens_of(self, caption: str, word: str | None) -> list[bool]:
+        encoding = self._require_tokenizer().encode(caption)
+        real = [bool(on) for on in encoding.attention_mask]
+        content = [
+            on and not special
+            for on, special in zip(real, encoding.special_tokens_mask, strict=True)
+        ]
+        if word is None:
+            return content if any(content) else real
+        spans = word_spans(caption, word)
+        chosen = [
+            on and any(start < end_ and begin < end for begin, end_ in spans)
+            for on, (start, end) in zip(content, encoding.offsets, strict=True)
+        ]
+        if not any(chosen):
+            raise UserError(
+                f"the caption {caption!r} does not hold the word {word!r} "
+                f"within its first {self.max_tokens} tokens",
+                "give a word of the caption, or leave word out for all words together",
+            )
+        return chosen
 
     def _encode(self, text: Sequence[str]) -> tuple[Tensor, Tensor]:
         device = self.model.device

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from textseg.batch import Batch, SegmentationOutput, TextFeatures
 from textseg.errors import UserError
+from textseg.explain import evaluating, saliency, to_picture
 from textseg.losses import segmentation_loss
 from textseg.metrics import CaseTable, lvit_pair, mean_scores, predict_mask, resize_logits
 from textseg.optim import warmup_schedule
@@ -59,6 +60,52 @@ class SegmentationModule(L.LightningModule):
     @abstractmethod
     def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
         """Images and word features to logits."""
+
+    @abstractmethod
+    def select_words(self, text: Sequence[str], word: str | None) -> Tensor:
+        """[B, L] bool: tokens of `word`, or of all content words; see `TextEncoder.word_mask`."""
+
+    def explanation_maps(
+        self, image: Tensor, text: TextFeatures, words: Tensor
+    ) -> dict[str, Tensor]:
+        """Raw maps [B, h, w] of the network's own attention or gates, by stage and kind.
+
+        Called in eval mode without gradients. A network without such parts has none.
+
+        Args:
+            image: [B, 3, H, W].
+            text: features of B captions.
+            words: [B, L] bool, the tokens to explain; at least one in each row.
+        """
+        return {}
+
+    def explain(
+        self, image: Tensor, text: Sequence[str], word: str | None = None
+    ) -> dict[str, Tensor]:
+        """What the network looked at; docs/explanations.md says what each map means.
+
+        Args:
+            image: [B, 3, H, W] in [0, 1].
+            text: B captions.
+            word: explain this word of the captions; by default all content words together.
+
+        Returns:
+            [B, H, W] in [0, 1], min-max by row: the network's own maps, and ``saliency``.
+
+        Raises:
+            UserError: a caption lacks `word`, or the network reads no words.
+        """
+        # Gradients are needed, and Lightning tests in inference mode, which has none.
+        with evaluating(self), torch.inference_mode(False), torch.no_grad():
+            image = image.clone()
+            words = self.select_words(text, word)
+            features = self.encode_text(text)
+            maps = self.explanation_maps(image, features, words)
+            maps["saliency"] = saliency(
+                lambda pixels: self.forward_features(pixels, features).logits, image
+            )
+        size = (image.shape[-2], image.shape[-1])
+        return {name: to_picture(raw, size) for name, raw in maps.items()}
 
     @abstractmethod
     def parameter_groups(

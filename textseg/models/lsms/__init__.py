@@ -22,7 +22,8 @@ Our choice:
     open. One query from the 5x5 map ("shared"), or one for it and for each strip ("per_scale").
     Keys and values of the words are made once a stage;
   * the FSD's global operator: two pre-norm self-attention layers over the squeezed joint map at
-    1/8 of the input; F_1 joins after them on its own grid, for boundaries, where
+    1/8 of the input, whose keys are means of 2x2 positions (`decoder_reduction`: a quarter of the
+    attention's cost); F_1 joins after them on its own grid, for boundaries, where
     `decoder_stages` names it (by default it does not);
   * the contrastive term is text to pixel, sigmoid by position, balanced by class, weight 0.1;
   * layer scale, kernel sizes, widths, and all settings of training.

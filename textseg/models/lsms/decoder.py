@@ -51,6 +51,7 @@ class FullScaleDecoder(nn.Module):
         stride: of the grid of the global operator, 4 or 8.
         dim: width of the joint map.
         layers: self-attention layers over the joint map.
+        reduction: side of the cells whose mean is one key of these layers.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class FullScaleDecoder(nn.Module):
         stride: int = 8,
         dim: int = 256,
         layers: int = 2,
+        reduction: int = 2,
     ) -> None:
         super().__init__()
         self.stages = [i for i in sorted(stages) if i > 1]
@@ -71,7 +73,9 @@ class FullScaleDecoder(nn.Module):
         self.squeeze = nn.Sequential(
             nn.Conv2d(joint, dim, 1, bias=False), nn.BatchNorm2d(dim), nn.GELU()
         )
-        self.layers = nn.ModuleList(SelfAttentionLayer(dim) for _ in range(layers))
+        self.layers = nn.ModuleList(
+            SelfAttentionLayer(dim, reduction=reduction) for _ in range(layers)
+        )
         self.norm = LayerNorm2d(dim)
         self.boundary = Boundary(dim, channels[0]) if 1 in stages else WithoutBoundary()
 
@@ -82,7 +86,7 @@ class FullScaleDecoder(nn.Module):
         tokens = to_tokens(self.squeeze(torch.cat(aligned, dim=1)))  # [B, N, dim]
         positions = sine_positions(*grid, tokens.shape[-1], tokens)
         for layer in self.layers:
-            tokens = layer(tokens, positions)
+            tokens = layer(tokens, positions, grid)
         return self.boundary(self.norm(to_map(tokens, *grid)), features[0])
 
 

@@ -17,6 +17,7 @@ from textseg.errors import UserError
 from textseg.layers import (
     DropPath,
     LayerNorm2d,
+    attention_weights,
     merge_heads,
     sine_positions,
     split_heads,
@@ -96,10 +97,17 @@ class LanguageAttention(nn.Module):
     def forward(self, x: Tensor, words: Words, places: Tensor) -> Tensor:
         """x [B, C, H, W], places [1, C, H, W] -> [B, C, H, W]."""
         height, width = x.shape[-2:]
-        query = split_heads(to_tokens(self.to_query(x) + places), self.heads)  # [B, h, N, d]
+        query = self._query(x, places)
         seen = F.scaled_dot_product_attention(query, words.keys, words.values, words.mask)
         out = self.norm(self.proj(merge_heads(seen)))  # [B, N, C]
         return to_map(out * torch.tanh(self.gate(out)), height, width)
+
+    def weights(self, x: Tensor, words: Words, places: Tensor) -> Tensor:
+        """How `forward` weighs the words at each position: [B, heads, N, L], rows sum to 1."""
+        return attention_weights(self._query(x, places), words.keys, words.mask)
+
+    def _query(self, x: Tensor, places: Tensor) -> Tensor:
+        return split_heads(to_tokens(self.to_query(x) + places), self.heads)  # [B, h, N, d]
 
 
 class ScaleAwareVisionLanguageAttention(nn.Module):
@@ -313,6 +321,13 @@ class LanguageGuidedVisionEncoder(nn.Module):
             x = getattr(self, f"norm{i}")(x)
             features.append(x)
         return features
+
+    def last_looks(self) -> dict[str, list[LanguageAttention]]:
+        """The looks at the words of each stage's last SVLA, by stage; none in image-only mode."""
+        if not self.reads:
+            return {}
+        last = {f"stage{i}": getattr(self, f"block{i}")[-1] for i in range(1, 5)}
+        return {i: list(block.attn.spatial_gating_unit.language) for i, block in last.items()}
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
         """What started from MSCAN's weights: all but the language branch."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from textseg.backbone import TextImageBackboneMixin
 from textseg.batch import Batch, SegmentationOutput, TextFeatures
 from textseg.errors import UserError
+from textseg.explain import recorded
 from textseg.losses import text_to_pixel_contrastive_loss
 from textseg.models.base import SegmentationModule
 from textseg.models.lsms.decoder import FullScaleDecoder, TopDownDecoder
@@ -62,6 +63,8 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
         decoder_stages: encoder stages the decoder reads; 1 adds boundaries.
         decoder_stride: pixels per cell of the decoder's grid, 4 or 8.
         decoder_dim: width of the decoder's map.
+        decoder_reduction: side of the cells whose mean the decoder's self-attention reads as one
+            key: 1 or 2. Checkpoints that do not name it were trained with 1.
         contrastive_weight: weight of the text-to-pixel contrastive loss; 0 builds no such part.
         lr: peak learning rate of AdamW.
         weight_decay: of weights with two or more dimensions.
@@ -88,6 +91,7 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
         decoder_stages: tuple[int, ...] = (2, 3, 4),
         decoder_stride: Literal[4, 8] = 8,
         decoder_dim: int = 256,
+        decoder_reduction: Literal[1, 2] = 2,
         contrastive_weight: float = 0.1,
         lr: float = 6e-4,
         weight_decay: float = 0.05,
@@ -107,7 +111,7 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
         self.save_hyperparameters(logger=False)
         _check_names(image_encoder, language_branch)
         _check_lists(strips, decoder_stages)
-        _check_numbers(decoder_stride, decoder_dim, drop_path)
+        _check_numbers(decoder_stride, decoder_dim, decoder_reduction, drop_path)
         _check_contrast(contrastive_weight, language_branch)
         self.build_backbone(
             lambda text_dim: LanguageGuidedVisionEncoder(
@@ -124,14 +128,16 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
             freeze=freeze_text,
             max_tokens=max_tokens,
         )
-        decoder = FullScaleDecoder if full_scale_decoder else TopDownDecoder
-        self.decoder = decoder(
-            VARIANTS[image_encoder].channels,
-            LanguageGuidedVisionEncoder.strides,
-            stages=decoder_stages,
-            stride=decoder_stride,
-            dim=decoder_dim,
-        )
+        grid: dict[str, Any] = {"stages": decoder_stages, "stride": decoder_stride}
+        channels, strides = self.image_encoder.channels, self.image_encoder.strides
+        self.full_scale, self.decoder_reduction = full_scale_decoder, decoder_reduction
+        self.decoder: nn.Module
+        if full_scale_decoder:
+            self.decoder = FullScaleDecoder(
+                channels, strides, dim=decoder_dim, reduction=decoder_reduction, **grid
+            )
+        else:
+            self.decoder = TopDownDecoder(channels, strides, dim=decoder_dim, **grid)
         self.head = nn.Conv2d(decoder_dim, 1, 1)
         self.contrastive_weight = contrastive_weight
         self.contrast = (
@@ -147,6 +153,39 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
             self.head(decoded), size=image.shape[-2:], mode="bilinear", align_corners=False
         )
         return SegmentationOutput(logits, self.contrast(text, decoded) if self.contrast else {})
+
+    def explanation_maps(
+        self, image: Tensor, text: TextFeatures, words: Tensor
+    ) -> dict[str, Tensor]:
+        """How the last SVLA of each stage reads: raw maps [B, H/s_i, W/s_i], means over its looks.
+
+        ``stage<i>.attention``: weight of `words` among all words at a position, mean over heads;
+        ``stage<i>.gate``: size of what the language branch adds there, |A_L|, mean over channels.
+        """
+        stages = self.image_encoder.last_looks()
+        looks = {f"{i}.{n}": look for i in stages for n, look in enumerate(stages[i])}
+        with recorded(looks) as seen:
+            self.encode_image(image, text=text)
+        maps = {}
+        for stage in stages:
+            calls = [(looks[name], seen[name]) for name in looks if name.startswith(f"{stage}.")]
+            weights = torch.stack([look.weights(*x).mean(1) for look, x in calls])  # [., B, N, L]
+            answers = torch.stack([look(*x).abs().mean(1) for look, x in calls])  # [., B, h, w]
+            on_words = (weights.mean(0) * words[:, None]).sum(-1)  # [B, N]
+            maps[f"{stage}.attention"] = on_words.view_as(answers[0])
+            maps[f"{stage}.gate"] = answers.mean(0)
+        return maps
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Refuse a checkpoint from before `decoder_reduction` unless it is 1, as it was then."""
+        super().on_load_checkpoint(checkpoint)
+        trained = checkpoint.get("hyper_parameters", {}).get("decoder_reduction", 1)
+        if self.full_scale and trained != self.decoder_reduction:
+            raise UserError(
+                f"the checkpoint was trained with decoder_reduction={trained}, "
+                f"not {self.decoder_reduction}",
+                f"set model.decoder_reduction: {trained}",
+            )
 
     def compute_loss(self, output: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
         """L = L_seg + contrastive_weight * L_con."""
@@ -187,7 +226,13 @@ def _check_lists(strips: Sequence[int], decoder_stages: Sequence[int]) -> None:
         )
 
 
-def _check_numbers(decoder_stride: int, decoder_dim: int, drop_path: float) -> None:
+def _check_numbers(
+    decoder_stride: int, decoder_dim: int, decoder_reduction: int, drop_path: float
+) -> None:
+    if decoder_reduction not in (1, 2):
+        raise UserError(
+            f"decoder_reduction={decoder_reduction} is neither 1 nor 2", "give one of these"
+        )
     if decoder_stride not in (4, 8):
         raise UserError(f"decoder_stride={decoder_stride} is neither 4 nor 8", "give one of these")
     if decoder_dim < 32 or decoder_dim % 32:
