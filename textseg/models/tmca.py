@@ -1,0 +1,460 @@
+"""TMCA: Target-informed Multi-level Contrastive Alignments (Li et al., arXiv 2412.13533).
+
+"Language-guided Medical Image Segmentation with Target-informed Multi-level Contrastive
+Alignments". A reconstruction from the published description: the authors' repository holds no code.
+
+From the paper:
+- a target-sensitive semantic distance module: disease-relevant local regions, rather than whole
+  images, are aligned with the description;
+- a multi-level strategy: the contrastive alignment also reaches low-level features, which carry the
+  lesion's boundary;
+- a language-guided target enhancement module: cross-modal attention and text-conditioned
+  modulation redirect attention to critical local features.
+
+Our choice:
+- every formula of the three modules, and every number;
+- ConvNeXt-T and a frozen CXR-BERT; one pair of projections phi_l, psi_l for each level;
+- equal captions are positives of each other, rows of one image with another caption are left out;
+- each row's own background is one more negative of its text: this makes the term target-sensitive;
+- the gate re-uses the projections, hence the similarity, that the alignment trains;
+- the decoder: transposed convolutions, residual blocks, sub-pixel upsampling by 4.
+
+Shapes: B rows of a process, N rows of all processes, L tokens, T width of the text encoder,
+D width of the shared space; level l = 1..4 has C_l channels on H_l x W_l = H/4..H/32 x W/4..W/32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from textseg.backbone import TextImageBackboneMixin
+from textseg.batch import Batch, SegmentationOutput, TextFeatures
+from textseg.errors import UserError
+from textseg.explain import recorded
+from textseg.layers import CrossAttention, sine_positions, to_map, to_tokens
+from textseg.losses import Matches, caption_matches, gather_rows, soft_cross_entropy
+from textseg.models.base import SegmentationModule
+
+Alignment = Literal["target", "global", "none"]
+LEVELS = (1, 2, 3, 4)
+STRIDES = (4, 8, 16, 32)
+POSITION_DIM = 64
+SUBPIXEL_WIDTH = 16  # channels at input size
+
+
+# --- target-sensitive semantic distance
+
+
+class SharedSpace(nn.Module):
+    """phi_l and psi_l: the unit sphere on which the places of level l and the text meet.
+
+    Args:
+        channels: C_l.
+        text_dim: T.
+        dim: D.
+    """
+
+    def __init__(self, channels: int, text_dim: int, dim: int) -> None:
+        super().__init__()
+        self.phi = nn.Conv2d(channels, dim, 1)
+        self.psi = nn.Linear(text_dim, dim)
+
+    def forward(self, feature: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """F_l [B, C_l, H_l, W_l] and text [B, T] -> p_l [B, D, H_l, W_l] and t_l [B, D]."""
+        places = F.normalize(self.phi(feature).float(), dim=1)
+        return places, F.normalize(self.psi(pooled).float(), dim=1)
+
+
+def pool_regions(places: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """v+_l and v-_l: means of p_l, weighted with the target map m_l and with 1 - m_l.
+
+    m_l is the mask averaged by area, so that a lesion of one pixel still weighs at H/32. A region
+    without any pixel gives 0.
+
+    Args:
+        places: p_l [B, D, H_l, W_l].
+        mask: [B, 1, H, W], 0 or 1.
+
+    Returns:
+        two of [B, D].
+    """
+    grid = (places.shape[2], places.shape[3])
+
+    def mean_over(region: Tensor) -> Tensor:
+        weight = F.adaptive_avg_pool2d(region.float(), grid).flatten(1)  # [B, H_l W_l]
+        total = weight.sum(1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+        return torch.einsum("bdn,bn->bd", places.flatten(2), weight / total)
+
+    # Pooled apart, because 1 minus a pooled full mask need not be exactly 0.
+    return mean_over(mask), mean_over(1 - mask)
+
+
+def semantic_distance(lesions: Tensor, texts: Tensor) -> Tensor:
+    """d_l(i, j) = 1 - <v+_l,i, t_l,j>: [N, D] and [N, D] -> [N, N], in [0, 2]."""
+    return 1 - lesions @ texts.T
+
+
+# --- multi-level contrastive alignment
+
+
+def level_alignment_loss(
+    vectors: Tensor, matches: Matches, has_background: Tensor, temperature: float
+) -> Tensor:
+    """Mean of image-to-text and text-to-image cross-entropy of <v+_i, t_j> / tau, at one level.
+
+    Text to image has one negative more: <v-_i, t_i> / tau, the row's own background. It gives a
+    gradient even where a whole batch shares one caption. A full mask has no such negative.
+
+    Args:
+        vectors: v+, v- and t of each row, [N, 3, D].
+        matches: who belongs to whom; rows with an empty mask are no anchors.
+        has_background: [N] bool.
+        temperature: tau.
+    """
+    lesions, backgrounds, texts = vectors.unbind(1)
+    similarity = 1 - semantic_distance(lesions, texts)  # [N, N]
+    background = (backgrounds * texts).sum(1, keepdim=True)  # [N, 1]
+    background = background.masked_fill(~has_background[:, None], -torch.inf)
+    image_to_text = soft_cross_entropy(similarity / temperature, matches)
+    candidates = torch.cat([similarity.T, background], dim=1)  # [N, N + 1]
+    text_to_image = soft_cross_entropy(candidates / temperature, matches)
+    return (image_to_text + text_to_image) / 2
+
+
+# --- language-guided target enhancement
+
+
+class TargetGate(nn.Module):
+    """g_l = sigmoid(gamma_l <p_l, t_l> + beta_l), gamma_l from 10 = 1 / tau, beta_l from 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.tensor(10.0))
+        self.beta = nn.Parameter(torch.tensor(0.0))
+
+    def forward(self, places: Tensor, text: Tensor) -> Tensor:
+        """p_l [B, D, H_l, W_l] and t_l [B, D] -> [B, 1, H_l, W_l] in (0, 1)."""
+        similarity = (places * text[:, :, None, None]).sum(1, keepdim=True)
+        return torch.sigmoid(self.gamma * similarity + self.beta)
+
+
+class LanguageGuidedTargetEnhancement(nn.Module):
+    """A gated modulation by the text, then cross-attention from the places to the words.
+
+        F~ = F + alpha_l g_l * (scale * W F + shift),   (scale, shift) = MLP(pooled text)
+        F^ = F~ + rho_l attention(queries: LayerNorm(F~) + positions; keys and values: words)
+
+    Args:
+        channels: C_l.
+        text_dim: T.
+        residual: start of alpha_l and rho_l.
+    """
+
+    def __init__(self, channels: int, text_dim: int, residual: float) -> None:
+        super().__init__()
+        self.gate = TargetGate()
+        self.modulation = nn.Sequential(
+            nn.Linear(text_dim, channels), nn.GELU(), nn.Linear(channels, 2 * channels)
+        )
+        self.project = nn.Conv2d(channels, channels, 1, bias=False)  # W
+        self.alpha = nn.Parameter(torch.tensor(float(residual)))
+        self.norm = nn.LayerNorm(channels)
+        self.position = nn.Linear(POSITION_DIM, channels, bias=False)
+        self.attention = CrossAttention(channels, text_dim)
+        self.rho = nn.Parameter(torch.tensor(float(residual)))
+
+    def forward(
+        self, feature: Tensor, places: Tensor, text_vector: Tensor, text: TextFeatures
+    ) -> Tensor:
+        """F_l [B, C_l, H_l, W_l], p_l, t_l and the words -> the enhanced F_l."""
+        height, width = feature.shape[-2:]
+        scale, shift = self.modulation(text.pooled)[..., None, None].chunk(2, 1)  # [B, C_l, 1, 1]
+        modulated = scale * self.project(feature) + shift
+        x = feature + self.alpha * self.gate(places, text_vector) * modulated
+        # Words name places ("upper left"), which a convolution does not know.
+        position = self.position(sine_positions(height, width, POSITION_DIM, x))
+        query = self.norm(to_tokens(x)) + position  # [B, H_l W_l, C_l]
+        read = self.attention(query, text.tokens, text.tokens, text.mask)
+        return x + self.rho * to_map(read, height, width)
+
+
+# --- decoder
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 conv-BN beside a 1x1 conv-BN: [B, C, H, W] -> [B, D, H, W]."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.shortcut = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.body(x) + self.shortcut(x))
+
+
+class UpStep(nn.Module):
+    """Transposed conv x2, concatenate the skip, residual block.
+
+    Args:
+        coarse: channels from below.
+        fine: channels of the skip and of the result.
+    """
+
+    def __init__(self, coarse: int, fine: int) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(coarse, fine, 2, stride=2, bias=False)
+        self.block = ResidualBlock(2 * fine, fine)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """[B, C_l+1, H_l / 2, W_l / 2] and [B, C_l, H_l, W_l] -> [B, C_l, H_l, W_l]."""
+        return self.block(torch.cat([self.up(x), skip], dim=1))
+
+
+class SubPixelDecoder(nn.Module):
+    """Three up-steps to H/4, sub-pixel upsampling by 4, and a 1x1 head.
+
+    Args:
+        channels: C_1..C_4.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(UpStep(coarse, fine) for fine, coarse in pairwise(channels))
+        self.spread = nn.Conv2d(channels[0], STRIDES[0] ** 2 * SUBPIXEL_WIDTH, 1)
+        self.head = nn.Conv2d(SUBPIXEL_WIDTH, 1, 1)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """F_1..F_4 -> logits [B, 1, H, W]."""
+        x = features[-1]
+        for step, skip in zip(reversed(self.steps), features[-2::-1], strict=True):
+            x = step(x, skip)  # [B, C_l, H_l, W_l]
+        fine = F.pixel_shuffle(self.spread(x), STRIDES[0])  # [B, SUBPIXEL_WIDTH, H, W]
+        # Leaky: with a ReLU the channels that vote for a lesion die while all learn the background,
+        # and no probability passes that of the head's bias (on phantoms 0.47 after three epochs).
+        return self.head(F.leaky_relu(fine, 0.1))
+
+
+# --- the network
+
+
+class TMCA(TextImageBackboneMixin, SegmentationModule):
+    """Target-informed Multi-level Contrastive Alignments (arXiv 2412.13533), rebuilt from its text.
+
+    Args:
+        image_encoder: a timm network with feature maps at strides 4, 8, 16 and 32.
+        text_encoder: hub name or local folder of a BERT, or "scratch" for a small one trained along
+            with the network. Not built where neither alignment nor enhancement reads words.
+        pretrained: load the published weights of both encoders.
+        freeze_text: keep the text encoder fixed; by default if and only if it is pretrained.
+        max_tokens: length of every caption in tokens, special ones included.
+        image_encoder_options: further arguments of the timm network, such as drop_path_rate.
+        alignment: what a text is drawn to: the region of the mask and away from its background
+            ("target"), the whole image ("global"), or nothing ("none").
+        alignment_levels: encoder levels that are aligned, 1 (finest) to 4; an empty list is none.
+        alignment_dim: width of the space that text and places share.
+        temperature: of the contrastive softmax.
+        alignment_weight: weight of the alignment loss; 0 builds no such part.
+        enhancement_levels: encoder levels that the words enhance; an empty list is none.
+        enhancement_scale: initial weight of both residual branches of an enhancement; a larger one
+            helps short runs from scratch.
+        lr: peak learning rate of AdamW.
+        weight_decay: of weights with two or more dimensions.
+        pretrained_lr_scale: learning rate of pretrained parts over lr.
+        schedule: course of the learning rate after the warm-up.
+        warmup: share of all steps over which the learning rate rises.
+        protocol: how test masks are scored; "lvit" reproduces LViT's test and nothing else.
+    """
+
+    def __init__(
+        self,
+        image_encoder: str = "convnext_tiny",
+        text_encoder: str = "microsoft/BiomedVLP-CXR-BERT-specialized",
+        *,
+        pretrained: bool = True,
+        freeze_text: bool | None = None,
+        max_tokens: int = 32,
+        image_encoder_options: dict[str, Any] | None = None,
+        alignment: Alignment = "target",
+        alignment_levels: tuple[int, ...] = LEVELS,
+        alignment_dim: int = 128,
+        temperature: float = 0.1,
+        alignment_weight: float = 0.1,
+        enhancement_levels: tuple[int, ...] = LEVELS,
+        enhancement_scale: float = 0.01,
+        lr: float = 3e-4,
+        weight_decay: float = 0.05,
+        pretrained_lr_scale: float = 0.1,
+        schedule: Literal["poly", "cosine", "constant"] = "poly",
+        warmup: float = 0.05,
+        protocol: Literal["standard", "lvit"] = "standard",
+    ) -> None:
+        super().__init__(
+            lr=lr,
+            weight_decay=weight_decay,
+            pretrained_lr_scale=pretrained_lr_scale,
+            schedule=schedule,
+            warmup=warmup,
+            protocol=protocol,
+        )
+        self.save_hyperparameters(logger=False)
+        _check_levels("alignment_levels", alignment_levels)
+        _check_levels("enhancement_levels", enhancement_levels)
+        _check_alignment(alignment, alignment_dim, temperature, alignment_weight)
+        _check_enhancement_scale(enhancement_scale)
+        builds_alignment = alignment != "none" and alignment_weight > 0
+        self.aligned = tuple(sorted(alignment_levels)) if builds_alignment else ()
+        read_levels = sorted({*self.aligned, *enhancement_levels})
+        self.build_backbone(
+            image_encoder,
+            text_encoder if read_levels else None,
+            pretrained=pretrained,
+            freeze=freeze_text,
+            max_tokens=max_tokens,
+            image_encoder_options=image_encoder_options,
+        )
+        channels, text_dim = self.image_encoder.channels, self.text_encoder.dim
+        _check_strides(image_encoder, self.image_encoder.strides)
+        self.spaces = nn.ModuleDict(
+            {_key(n): SharedSpace(channels[n - 1], text_dim, alignment_dim) for n in read_levels}
+        )
+        self.enhancement = nn.ModuleDict(
+            {
+                _key(n): LanguageGuidedTargetEnhancement(
+                    channels[n - 1], text_dim, enhancement_scale
+                )
+                for n in sorted(enhancement_levels)
+            }
+        )
+        self.decoder = SubPixelDecoder(channels)
+        self.alignment, self.temperature = alignment, temperature
+        self.alignment_weight = alignment_weight
+        self.to(memory_format=torch.channels_last)
+
+    def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
+        """The tensor part: what compile, export, benchmark and explanations act on."""
+        features = dict(zip(map(_key, LEVELS), self.encode_image(image), strict=True))  # F_1..F_4
+        shared = {n: space(features[n], text.pooled) for n, space in self.spaces.items()}
+        for n, enhance in self.enhancement.items():
+            features[n] = enhance(features[n], *shared[n], text)
+        logits = self.decoder(list(features.values()))
+        places = {f"places_{n}": shared[_key(n)][0] for n in self.aligned}  # p_l
+        texts = {f"text_{n}": shared[_key(n)][1] for n in self.aligned}  # t_l
+        return SegmentationOutput(logits, {**places, **texts})
+
+    def compute_loss(self, output: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
+        """L = L_seg + alignment_weight * L_align, L_align the mean over the aligned levels.
+
+        `empty_masks` is the share of rows that the alignment leaves out.
+        """
+        losses = super().compute_loss(output, batch)
+        if not self.aligned:
+            return losses
+        terms = self._alignment_terms(output.aux, batch)
+        total = losses["loss"] + self.alignment_weight * terms["loss_align"]
+        return {**losses, **terms, "loss": total}
+
+    def _alignment_terms(self, aux: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        # Global alignment is that of a mask that covers the whole image: no row is empty, no row
+        # has a background.
+        mask = batch["mask"] if self.alignment == "target" else torch.ones_like(batch["mask"])
+        with torch.autocast(mask.device.type, enabled=False):
+            own = [
+                torch.stack([*pool_regions(aux[f"places_{n}"], mask), aux[f"text_{n}"]], dim=1)
+                for n in self.aligned
+            ]  # each [B, 3, D]
+            levels = gather_rows(torch.stack(own, dim=1)).unbind(1)  # each [N, 3, D]
+            flags = [mask.flatten(1).amax(1) > 0, mask.flatten(1).amin(1) < 1]
+            ids = torch.stack([batch["caption_id"], batch["image_id"], *(f.long() for f in flags)])
+            caption_id, image_id, has_lesion, has_background = gather_rows(ids.T).T  # each [N]
+            matches = caption_matches(caption_id, image_id, has_lesion.bool())
+            terms = [
+                level_alignment_loss(vectors, matches, has_background.bool(), self.temperature)
+                for vectors in levels
+            ]
+        return {
+            **{f"loss_align_{n}": term for n, term in zip(self.aligned, terms, strict=True)},
+            "loss_align": torch.stack(terms).mean(),
+            "empty_masks": 1 - has_lesion.float().mean(),
+        }
+
+    def explanation_maps(
+        self, image: Tensor, text: TextFeatures, words: Tensor
+    ) -> dict[str, Tensor]:
+        """Of each enhanced level, two maps [B, H_l, W_l].
+
+        ``level1.gate`` is g_l, where the whole text opens the gate, whatever `words`;
+        ``level1.attention`` is the share of a place's attention that `words` get, mean over heads.
+        """
+        parts = {
+            f"{n}.{part}": getattr(block, part)
+            for n, block in self.enhancement.items()
+            for part in ("gate", "attention")
+        }
+        with recorded(parts) as calls:
+            self.forward_features(image, text)
+        maps: dict[str, Tensor] = {}
+        for n in self.enhancement:
+            gate, attention = f"{n}.gate", f"{n}.attention"
+            maps[gate] = parts[gate](*calls[gate])[:, 0]
+            weights = parts[attention].weights(*calls[attention]).mean(1)  # [B, H_l W_l, L]
+            chosen = (weights * words[:, None]).sum(-1)
+            maps[attention] = chosen.unflatten(1, maps[gate].shape[1:])
+        return maps
+
+
+def _key(level: int) -> str:
+    return f"level{level}"
+
+
+def _check_levels(field: str, levels: Sequence[int]) -> None:
+    if not set(levels) <= set(LEVELS) or len(set(levels)) < len(levels):
+        raise UserError(
+            f"{field}={list(levels)} names others than 1, 2, 3, 4, or one twice",
+            "give each level once, for example [3, 4], or [] for none",
+        )
+
+
+def _check_alignment(alignment: str, dim: int, temperature: float, weight: float) -> None:
+    if alignment not in get_args(Alignment):
+        raise UserError(
+            f"alignment={alignment!r} is unknown", f"choose of {list(get_args(Alignment))}"
+        )
+    if dim < 1:
+        raise UserError(f"alignment_dim={dim} is no width", "128 is usual")
+    if not temperature > 0:
+        raise UserError(f"temperature={temperature} is not above 0", "0.1 is usual")
+    if not weight >= 0:
+        raise UserError(f"alignment_weight={weight} is negative", "give 0 or more; 0.1 is usual")
+
+
+def _check_enhancement_scale(scale: float) -> None:
+    if not scale > 0:
+        raise UserError(
+            f"enhancement_scale={scale} is not above 0",
+            "0.01 is usual; for no enhancement give enhancement_levels: []",
+        )
+
+
+def _check_strides(image_encoder: str, strides: Sequence[int]) -> None:
+    if tuple(strides) != STRIDES:
+        raise UserError(
+            f"image_encoder={image_encoder!r} has feature maps at strides {list(strides)}, "
+            f"not {list(STRIDES)}",
+            "choose a ConvNeXt or a Swin, or pick the stages of another network with "
+            "image_encoder_options: {out_indices: [1, 2, 3, 4]}",
+        )
