@@ -1,0 +1,263 @@
+"""Image-only baselines: the networks of segmentation-models-pytorch, trained and scored as all are.
+
+They say what the images alone give; a network that reads captions has to beat them on equal terms.
+The architectures and encoders are that library's and rebuild no paper here.
+
+Shapes: image [B, 3, H, W], H and W multiples of the encoder's output stride (32 for most);
+logits [B, 1, H, W].
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor
+
+from textseg.batch import SegmentationOutput, TextFeatures
+from textseg.encoders import Normalize, NoText, is_restoring
+from textseg.errors import UserError, first_line
+from textseg.models.base import SegmentationModule
+from textseg.optim import parameter_groups
+
+TIMM = "tu-"  # how the library marks the encoders that it takes from timm
+# Arguments of every architecture that are settings of ours, or that would change the result's type.
+FIXED = ("encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params")
+
+
+class StoredNormalize(Normalize):
+    """`Normalize` whose mean and std travel in the checkpoint, because they came from a hub."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__(mean, std)
+        self.register_buffer("mean", self.mean, persistent=True)
+        self.register_buffer("std", self.std, persistent=True)
+
+
+class ImageBaseline(SegmentationModule):
+    """A network that sees the image alone: any architecture and encoder of the smp library.
+
+    Args:
+        architecture: unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, deeplabv3plus,
+            pan, upernet, segformer or dpt.
+        image_encoder: the library's name of an encoder: "tu-" and a timm name, or one of its own
+            such as resnet34 or mit_b0.
+        pretrained: load the encoder's published ImageNet weights.
+        image_encoder_options: further arguments of a "tu-" encoder, such as drop_path_rate.
+        decoder_options: further arguments of the architecture, such as decoder_channels or
+            encoder_depth (below 5, take a "tu-" encoder: the others keep stages that nothing
+            reads, which several processes refuse to train).
+        lr: peak learning rate of AdamW.
+        weight_decay: of weights with two or more dimensions.
+        pretrained_lr_scale: learning rate of the pretrained encoder over lr.
+        schedule: course of the learning rate after the warm-up.
+        warmup: share of all steps over which the learning rate rises.
+        protocol: how test masks are scored; "lvit" reproduces LViT's test and nothing else.
+    """
+
+    def __init__(
+        self,
+        architecture: str = "unet",
+        image_encoder: str = "tu-convnext_tiny",
+        *,
+        pretrained: bool = True,
+        image_encoder_options: dict[str, Any] | None = None,
+        decoder_options: dict[str, Any] | None = None,
+        lr: float = 6e-4,
+        weight_decay: float = 0.05,
+        pretrained_lr_scale: float = 0.1,
+        schedule: Literal["poly", "cosine", "constant"] = "poly",
+        warmup: float = 0.05,
+        protocol: Literal["standard", "lvit"] = "standard",
+    ) -> None:
+        super().__init__(
+            lr=lr,
+            weight_decay=weight_decay,
+            pretrained_lr_scale=pretrained_lr_scale,
+            schedule=schedule,
+            warmup=warmup,
+            protocol=protocol,
+        )
+        self.save_hyperparameters(logger=False)
+        encoder_options = dict(image_encoder_options or {})
+        _check_names(architecture, image_encoder)
+        _check_options(architecture, image_encoder, encoder_options, decoder_options or {})
+        self.pretrained = pretrained
+        self.network = _build(
+            architecture,
+            image_encoder,
+            pretrained=pretrained and not is_restoring(),
+            options={**encoder_options, **(decoder_options or {})},
+        )
+        self.normalize = _normalize(image_encoder, pretrained=pretrained)
+        self.text_encoder = NoText()
+        self.to(memory_format=torch.channels_last)
+
+    def encode_text(self, text: Sequence[str]) -> TextFeatures:
+        """One empty word for each caption: nothing of it reaches the network."""
+        return self.text_encoder(text)
+
+    def select_words(self, text: Sequence[str], word: str | None) -> Tensor:
+        """The one empty word of each caption; a UserError if `word` is asked for."""
+        return self.text_encoder.word_mask(text, word)
+
+    def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
+        """The tensor part: what compile, export, benchmark and explanations act on."""
+        self._check_size(image.shape[-2], image.shape[-1])
+        return SegmentationOutput(self.network(self.normalize(image)), {})
+
+    def parameter_groups(
+        self, *, lr: float, weight_decay: float, pretrained_lr_scale: float
+    ) -> list[dict[str, Any]]:
+        """Trainable parameters, each once; those of a pretrained encoder at a slower rate."""
+        return parameter_groups(
+            self,
+            lr=lr,
+            weight_decay=weight_decay,
+            pretrained=self.network.encoder.parameters() if self.pretrained else (),
+            pretrained_lr_scale=pretrained_lr_scale,
+        )
+
+    def _check_size(self, height: int, width: int) -> None:
+        stride = self.network.encoder.output_stride
+        if height % stride or width % stride:
+            raise UserError(
+                f"images of {height} x {width} do not suit image_encoder="
+                f"{self.hparams['image_encoder']!r}, whose deepest stage has one position for "
+                f"{stride} x {stride} pixels",
+                f"set data.image_size to multiples of {stride}",
+            )
+
+
+def _build(
+    architecture: str, image_encoder: str, *, pretrained: bool, options: Mapping[str, Any]
+) -> Any:
+    """The smp network with one logit and three colours.
+
+    Raises:
+        UserError: the library refuses the settings, or the weights cannot be fetched.
+    """
+    published: str | bool = True if image_encoder.startswith(TIMM) else "imagenet"
+    try:
+        return smp.create_model(
+            architecture,
+            image_encoder,
+            encoder_weights=published if pretrained else None,
+            in_channels=3,
+            classes=1,
+            **options,
+        )
+    except OSError as error:
+        raise _out_of_reach(image_encoder, error) from error
+    except RuntimeError as error:
+        if pretrained:
+            raise _out_of_reach(image_encoder, error) from error
+        raise _refused(architecture, image_encoder, options, error) from error
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
+        raise _refused(architecture, image_encoder, options, error) from error
+
+
+def _normalize(image_encoder: str, *, pretrained: bool) -> Normalize:
+    """The colours that the encoder was published with; ImageNet's for one without weights."""
+    if not pretrained:
+        return Normalize()
+    if not image_encoder.startswith(TIMM) and is_restoring():
+        return StoredNormalize((0.0,) * 3, (1.0,) * 3)  # the checkpoint has them
+    try:
+        published = smp.encoders.get_preprocessing_params(image_encoder, pretrained="imagenet")
+    except OSError as error:
+        raise _out_of_reach(image_encoder, error) from error
+    colours = (published["input_space"], published["input_range"])
+    if colours != ("RGB", [0, 1]):
+        raise UserError(
+            f"image_encoder={image_encoder!r} was published for colours {colours}, not for RGB in "
+            "0..1",
+            "choose another encoder, or set pretrained: false",
+        )
+    kind = Normalize if image_encoder.startswith(TIMM) else StoredNormalize
+    return kind(published["mean"], published["std"])
+
+
+def _check_names(architecture: str, image_encoder: str) -> None:
+    architectures = list(smp.MODEL_ARCHITECTURES_MAPPING)
+    if architecture not in architectures:
+        raise UserError(
+            f"architecture={architecture!r} is unknown",
+            f"choose {_near(architecture, architectures)}",
+        )
+    own = smp.encoders.get_encoder_names()
+    if image_encoder not in own and not image_encoder.startswith(TIMM):
+        near = _near(
+            image_encoder, [*own, *(f"{TIMM}{m}" for m in smp.encoders.timm.list_models())]
+        )
+        raise UserError(
+            f"image_encoder={image_encoder!r} is no encoder of segmentation-models-pytorch",
+            f"choose {near or f'{TIMM!r} and the name of a timm model'}",
+        )
+    timm = smp.encoders.timm
+    name = image_encoder.removeprefix(TIMM)
+    if image_encoder.startswith(TIMM) and not timm.is_model(name):
+        near = _near(image_encoder, [f"{TIMM}{model}" for model in timm.list_models()])
+        raise UserError(
+            f"image_encoder={image_encoder!r} names no timm model",
+            f"choose {near}" if near else "timm.list_models() tells their names",
+        )
+
+
+def _check_options(
+    architecture: str,
+    image_encoder: str,
+    encoder_options: Mapping[str, Any],
+    decoder_options: Mapping[str, Any],
+) -> None:
+    """The library drops what an encoder of its own does not know; here nothing is dropped."""
+    if encoder_options and not image_encoder.startswith(TIMM):
+        raise UserError(
+            f"image_encoder={image_encoder!r} takes no options, given {dict(encoder_options)}",
+            f'leave image_encoder_options out, or take a "{TIMM}" encoder',
+        )
+    signature = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[architecture].__init__)
+    known = [p for p in signature.parameters if p not in (*FIXED, "self", "kwargs")]
+    odd = [name for name in decoder_options if name not in known]
+    if odd:
+        raise UserError(
+            f"decoder_options={odd} are unknown to architecture={architecture!r}",
+            f"choose of {known}",
+        )
+    both = sorted(set(encoder_options) & {*signature.parameters})
+    if both:
+        raise UserError(
+            f"image_encoder_options={both} belong to the architecture {architecture!r}",
+            "give such settings under decoder_options, or not at all",
+        )
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    """The most similar of the known names, for a remedy; "" where there is none to say."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=3)
+    if near:
+        return f"one of {near}"
+    return f"one of {names}" if len(names) <= 20 else ""
+
+
+def _out_of_reach(image_encoder: str, error: Exception) -> UserError:
+    return UserError(
+        f"the weights of image_encoder={image_encoder!r} could not be fetched "
+        f"({first_line(error)})",
+        "connect to the hub once so that the weights are cached, or set pretrained: false",
+    )
+
+
+def _refused(
+    architecture: str, image_encoder: str, options: Mapping[str, Any], error: Exception
+) -> UserError:
+    return UserError(
+        f"architecture={architecture!r} cannot be built with image_encoder={image_encoder!r} and "
+        f"options {dict(options)} ({first_line(error)})",
+        "change what the message in brackets names; pretrained: false needs no published weights",
+    )

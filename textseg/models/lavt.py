@@ -1,0 +1,279 @@
+"""LAVT: Language-Aware Vision Transformer (Yang et al., CVPR 2022, arXiv 2112.02244).
+
+A reconstruction from the published description; its public code was not read.
+
+From the paper:
+  * the words enter inside the encoder: after each stage i of a Swin transformer, pixel-word
+    attention of its positions V_i to the BERT tokens L gives the joint feature F_i:
+    V_q = IN(W_q V_i), G_i = softmax(V_q K^T / sqrt(C_i), masked over words) Val,
+    G_i = IN(W_w G_i), V_m = ReLU(W_m V_i), F_i = ReLU(W_o (V_m * G_i)); keys K and values Val are
+    linear maps of L, IN is the instance norm over positions, all maps are 1x1, one head;
+  * the language gate S_i = tanh(MLP(F_i)), two bias-free maps with a ReLU between; stage i + 1
+    reads E_i = V_i + S_i * F_i. The last stage has no successor, hence no gate;
+  * the decoder reads F_i: Y_4 = F_4, Y_i = two 3x3 conv-BN-ReLU of [upsample(Y_{i+1}); F_i], and a
+    1x1 head on Y_1, bilinear to the input;
+  * loss: the pixels' cross-entropy over two classes (`loss: cross_entropy`). On the one logit
+    z = z_lesion - z_background that we keep it is the binary cross-entropy, number by number;
+  * its setting: swin_base_patch4_window12_384 at 480 x 480, 20 tokens, BERT fine-tuned
+    (`freeze_text: false`), lr 5e-5 for all parts (`pretrained_lr_scale: 1`), weight decay 1e-2,
+    polynomial decay of power 0.9, 40 epochs.
+
+Our choice:
+  * a learnt map of a 2-D position code joins the queries, V_q = IN(W_q V_i) + W_p P, because
+    captions name places ("upper left") and Swin has no absolute positions. `position_code: false`
+    is the paper's form;
+  * no bias where it cancels: before an instance norm, in K (softmax) and in Val (instance norm);
+  * W_w acts on the values of the words, not on their sums at the positions: the same by linearity,
+    for 32 words instead of thousands of positions. Softmax, sum and second norm run in fp32: the
+    norm magnifies differences between positions that bf16 would round away;
+  * any timm encoder that can be stepped, Swin-T and the suite's Dice + BCE by default, for equal
+    terms with the other networks; a frozen text encoder, learning rates and warm-up likewise.
+
+Shapes: image [B, 3, H, W], H and W multiples of 32 and at least 64 (an instance norm needs more
+than one position); words L [B, L, D]; V_i, F_i, S_i, E_i [B, C_i, H/s_i, W/s_i] with strides
+s = 4, 8, 16, 32; N = H/s_i * W/s_i positions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from textseg.backbone import TextImageBackboneMixin
+from textseg.batch import Batch, SegmentationOutput, TextFeatures
+from textseg.errors import UserError
+from textseg.explain import recorded
+from textseg.layers import UNetDecoder, attention_weights, sine_positions
+from textseg.losses import segmentation_loss
+from textseg.models.base import SegmentationModule
+
+POSITION_DIM = 64
+
+
+def _at_least_fp32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class PixelQueries(nn.Module):
+    """V_q = IN(W_q V_i): zero mean and unit variance of each channel over the positions."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(channels, channels, 1, bias=False)
+        self.norm = nn.InstanceNorm1d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, N, C]."""
+        return self.norm(self.project(x).flatten(2)).transpose(1, 2)
+
+
+class PlacedPixelQueries(PixelQueries):
+    """V_q = IN(W_q V_i) + W_p P, P the sine code of both coordinates."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.place = nn.Linear(POSITION_DIM, channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = self.place(sine_positions(x.shape[-2], x.shape[-1], POSITION_DIM, x))  # [1, N, C]
+        return super().forward(x) + places
+
+
+class PixelWordAttention(nn.Module):
+    """F_i = ReLU(W_o (ReLU(W_m V_i) * IN(W_w softmax(V_q K^T / sqrt(C)) Val))).
+
+    Args:
+        channels: width C of the stage.
+        text_dim: width D of the words.
+        position_code: whether the queries know where they are.
+    """
+
+    def __init__(self, channels: int, text_dim: int, *, position_code: bool) -> None:
+        super().__init__()
+        self.to_query = PlacedPixelQueries(channels) if position_code else PixelQueries(channels)
+        self.to_key = nn.Linear(text_dim, channels, bias=False)
+        self.to_value = nn.Linear(text_dim, channels, bias=False)
+        self.to_language = nn.Linear(channels, channels, bias=False)  # W_w
+        self.norm = nn.InstanceNorm1d(channels)
+        self.to_vision = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU())  # W_m
+        self.to_joint = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU())  # W_o
+
+    def forward(self, x: Tensor, text: TextFeatures) -> Tensor:
+        """V_i [B, C, H, W] and the words -> F_i [B, C, H, W]."""
+        weights = self.weights(x, text)  # [B, N, L]
+        values = self.to_language(self.to_value(text.tokens))  # [B, L, C]
+        with torch.autocast(x.device.type, enabled=False):
+            seen = (weights @ values.to(weights.dtype)).transpose(1, 2)  # [B, C, N]
+            language = self.norm(seen).unflatten(2, x.shape[-2:])  # G_i [B, C, H, W]
+        return self.to_joint(self.to_vision(x) * language)
+
+    def weights(self, x: Tensor, text: TextFeatures) -> Tensor:
+        """How much each position reads of each word: [B, N, L], rows sum to 1, padding is 0."""
+        query, key = self.to_query(x), self.to_key(text.tokens)  # [B, N, C], [B, L, C]
+        with torch.autocast(x.device.type, enabled=False):
+            return attention_weights(
+                _at_least_fp32(query), _at_least_fp32(key), text.mask[:, None, :]
+            )
+
+
+class LanguageGate(nn.Module):
+    """E_i = V_i + S_i * F_i with S_i = tanh(W_2 ReLU(W_1 F_i))."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Conv2d(channels, channels, 1, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 1, bias=False),
+        )
+
+    def forward(self, x: Tensor, joint: Tensor) -> Tensor:
+        """V_i and F_i [B, C, H, W] -> E_i [B, C, H, W]."""
+        return x + self.let_through(joint)
+
+    def let_through(self, joint: Tensor) -> Tensor:
+        """S_i * F_i: what the words add to the next stage, [B, C, H, W]."""
+        return torch.tanh(self.mlp(joint)) * joint
+
+
+def pixel_cross_entropy(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """The paper's loss: mean over pixels of the two classes' cross-entropy, in fp32.
+
+    softmax(z_background, z_lesion) is sigmoid(z_lesion - z_background), so one logit holds both. An
+    empty mask contributes as any other.
+
+    Args:
+        logits: [B, 1, H, W].
+        target: [B, 1, H, W], 0 or 1.
+    """
+    cross_entropy = F.binary_cross_entropy_with_logits(logits.float(), target.float())
+    return {"loss": cross_entropy, "loss_bce": cross_entropy}
+
+
+LOSSES = {"dice_bce": segmentation_loss, "cross_entropy": pixel_cross_entropy}
+
+
+class LAVT(TextImageBackboneMixin, SegmentationModule):
+    """Language-Aware Vision Transformer (arXiv 2112.02244), rebuilt from its description.
+
+    Args:
+        image_encoder: timm name of an encoder whose stages can be run one by one; the paper's is
+            swin_base_patch4_window12_384.
+        text_encoder: hub name or local folder of a BERT, or "scratch" for a small one trained along
+            with the network.
+        pretrained: load the published weights of both encoders.
+        freeze_text: keep the text encoder fixed; by default if and only if it is pretrained. The
+            paper trains it.
+        max_tokens: length of every caption in tokens, special ones included; the paper's is 20.
+        image_encoder_options: further arguments of the timm model, such as drop_path_rate.
+        position_code: let the pixels' queries know where they are; false is the paper's form.
+        loss: Dice + BCE as for all networks, or the paper's cross_entropy.
+        lr: peak learning rate of AdamW; the paper's is 5e-5 for all parts.
+        weight_decay: of weights with two or more dimensions; the paper's is 0.01.
+        pretrained_lr_scale: learning rate of pretrained parts over lr; the paper's is 1.
+        schedule: course of the learning rate after the warm-up.
+        warmup: share of all steps over which the learning rate rises.
+        protocol: how test masks are scored; "lvit" reproduces LViT's test and nothing else.
+    """
+
+    def __init__(
+        self,
+        image_encoder: str = "swin_tiny_patch4_window7_224",
+        text_encoder: str = "google-bert/bert-base-uncased",
+        *,
+        pretrained: bool = True,
+        freeze_text: bool | None = None,
+        max_tokens: int = 32,
+        image_encoder_options: dict[str, Any] | None = None,
+        position_code: bool = True,
+        loss: Literal["dice_bce", "cross_entropy"] = "dice_bce",
+        lr: float = 3e-4,
+        weight_decay: float = 0.05,
+        pretrained_lr_scale: float = 0.1,
+        schedule: Literal["poly", "cosine", "constant"] = "poly",
+        warmup: float = 0.05,
+        protocol: Literal["standard", "lvit"] = "standard",
+    ) -> None:
+        super().__init__(
+            lr=lr,
+            weight_decay=weight_decay,
+            pretrained_lr_scale=pretrained_lr_scale,
+            schedule=schedule,
+            warmup=warmup,
+            protocol=protocol,
+        )
+        self.save_hyperparameters(logger=False)
+        if loss not in LOSSES:
+            raise UserError(f"loss={loss!r} is unknown", f"choose of {list(LOSSES)}")
+        self._loss = LOSSES[loss]
+        self.build_backbone(
+            image_encoder,
+            text_encoder,
+            pretrained=pretrained,
+            freeze=freeze_text,
+            max_tokens=max_tokens,
+            image_encoder_options=image_encoder_options,
+        )
+        channels = self.image_encoder.channels
+        self.attention = nn.ModuleList(
+            PixelWordAttention(width, self.text_encoder.dim, position_code=position_code)
+            for width in channels
+        )
+        self.gate = nn.ModuleList(LanguageGate(width) for width in channels[:-1])
+        self.decoder = UNetDecoder(channels)
+        self.head = nn.Conv2d(channels[0], 1, 1)
+        self.to(memory_format=torch.channels_last)
+
+    def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
+        """The tensor part: what compile, export, benchmark and explanations act on."""
+        height, width = image.shape[-2:]
+        self._check_size(height, width)
+        joint: list[Tensor] = []  # F_1..F_4
+
+        def fuse(i: int, x: Tensor) -> Tensor:
+            """V_i -> E_i; F_i is kept for the decoder."""
+            joint.append(self.attention[i](x, text))
+            return self.gate[i](x, joint[i]) if i < len(self.gate) else x
+
+        self.encode_image(image, fuse)
+        decoded = self.decoder(joint)  # Y_1 [B, C_1, H/4, W/4]
+        logits = F.interpolate(
+            self.head(decoded), size=(height, width), mode="bilinear", align_corners=False
+        )
+        return SegmentationOutput(logits, {})
+
+    def compute_loss(self, output: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
+        """Dice + BCE, or the paper's cross-entropy."""
+        return self._loss(output.logits, batch["mask"])
+
+    def explanation_maps(
+        self, image: Tensor, text: TextFeatures, words: Tensor
+    ) -> dict[str, Tensor]:
+        """``stage<i>.attention``: the share of a position's attention that `words` [B, L] get;
+        ``stage<i>.gate``, all but the last stage: mean over channels of |S_i * F_i|."""
+        parts: dict[str, Any] = {
+            f"stage{i}.attention": module for i, module in enumerate(self.attention, 1)
+        }
+        gates: dict[str, Any] = {f"stage{i}.gate": m for i, m in enumerate(self.gate, 1)}
+        with recorded({**parts, **gates}) as calls:
+            self.forward_features(image, text)
+        maps: dict[str, Tensor] = {}
+        for name, attention in parts.items():
+            x, seen = calls[name]
+            share = (attention.weights(x, seen) * words[:, None, :]).sum(-1)  # [B, N]
+            maps[name] = share.unflatten(1, x.shape[-2:])  # [B, h, w]
+        for name, gate in gates.items():
+            maps[name] = gate.let_through(calls[name][1]).abs().mean(1)  # [B, h, w]
+        return maps
+
+    def _check_size(self, height: int, width: int) -> None:
+        stride = self.image_encoder.strides[-1]
+        if height % stride or width % stride or min(height, width) < 2 * stride:
+            raise UserError(
+                f"images of {height} x {width} do not suit this network: its deepest stage has one "
+                f"position for {stride} x {stride} pixels and needs two each way",
+                f"set data.image_size to multiples of {stride}, at least {2 * stride}",
+            )
