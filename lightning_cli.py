@@ -25,7 +25,14 @@ import datamodules  # noqa: F401  short class names in YAML
 import textseg.models  # noqa: F401  short class names in YAML
 from datamodules.base import TextSegDataModule
 from textseg.benchmark import benchmark, format_benchmark
-from textseg.callbacks import PredictionWriter, RunConfig, TestReport, WandbSamples, wandb_obstacle
+from textseg.callbacks import (
+    ExplanationWriter,
+    PredictionWriter,
+    RunConfig,
+    TestReport,
+    WandbSamples,
+    wandb_obstacle,
+)
 from textseg.checkpoint import RUN_CONFIG, fresh_folder, read_checkpoint, run_folder_of
 from textseg.cli_errors import broken_yaml, explain
 from textseg.encoders import restoring
@@ -99,6 +106,7 @@ class SuiteCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(TestReport, "test_report")
+        parser.add_lightning_class_args(ExplanationWriter, "explain")
         # Known to every subcommand, so that all of them take the same experiment files.
         parser.add_argument(
             "--test_after_fit",
@@ -303,8 +311,8 @@ def _with_run_config(arguments: Sequence[str]) -> list[str]:
 def _known_names() -> set[str]:
     """Names of classes and settings, for proposals."""
     names = {"seed_everything", "trainer", "model", "data", "class_path", "init_args", "config"}
-    names |= {"test_after_fit", "test_report", "ckpt_path"}
-    for base in (SegmentationModule, TextSegDataModule, L.Trainer, TestReport):
+    names |= {"test_after_fit", "test_report", "explain", "ckpt_path"}
+    for base in (SegmentationModule, TextSegDataModule, L.Trainer, TestReport, ExplanationWriter):
         for kind in (base, *base.__subclasses__()):
             names |= {kind.__name__, *inspect.signature(kind.__init__).parameters}
     return names - {"self"}

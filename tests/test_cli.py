@@ -116,6 +116,29 @@ def test_a_run_leaves_exactly_the_promised_files(trained: Trained, again: Again)
     }
 
 
+def test_a_run_that_was_not_asked_to_explain_has_no_explanations(
+    trained: Trained, again: Again
+) -> None:
+    assert not [path for path in trained.run.rglob("*") if "explain" in path.name]
+
+
+@pytest.mark.parametrize("command", ["fit", "test", "predict", "validate", "benchmark"])
+def test_every_command_knows_and_describes_the_settings_of_explanations(
+    command: str, tmp_path: Path
+) -> None:
+    shown = " ".join(call(command, "--help", cwd=tmp_path).out.split())
+    assert "--explain.pictures" in shown
+    assert "cases to explain, evenly spaced over the set; 0 for none" in shown
+    assert "--explain.word" in shown
+    assert "whose maps are drawn" in shown
+
+
+def test_a_misspelt_setting_of_explanations_is_answered_with_the_right_one(tmp_path: Path) -> None:
+    outcome = call("fit", "--explain.picturs", "3", cwd=tmp_path)
+    assert outcome.status == 2
+    assert outcome.message()[1] == "remedy: did you mean pictures?"
+
+
 def test_a_run_lies_under_its_configs_name_and_a_time_stamp(trained: Trained) -> None:
     assert trained.run.parent == trained.home / "runs" / "tiny"
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", trained.run.name)

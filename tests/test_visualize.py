@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
 
-from textseg.visualize import FALSE_ALARM, HIT, MISS, PREDICTION, TRUTH, overlay, tp_fp_fn
+from textseg.visualize import (
+    FALSE_ALARM,
+    HEAT,
+    HIT,
+    MISS,
+    PREDICTION,
+    TRUTH,
+    _reading_order,
+    explanation,
+    heat,
+    overlay,
+    tp_fp_fn,
+)
 
 # Severity 1 of each kind: Machado, Oliveira and Fernandes 2009, linear RGB.
 VISION = {
@@ -161,3 +174,106 @@ def test_a_mask_of_another_size_is_refused_by_name() -> None:
         overlay(grey(32, 48), truth, np.zeros((32, 48)), caption="")
     with pytest.raises(ValueError, match="pred is"):
         tp_fp_fn(truth, pred[:5])
+
+
+# --- explanations
+
+
+def bowl(side: int = 32) -> np.ndarray:
+    """Low in the upper left corner, high in the lower right one."""
+    return np.add.outer(np.arange(side), np.arange(side)) / (2 * side - 2)
+
+
+@pytest.mark.parametrize("vision", list(VISION))
+def test_more_heat_is_lighter_to_every_reader_in_nearly_even_steps(vision: str) -> None:
+    lightness = [lab(tuple(colour), vision)[0] for colour in heat(np.linspace(0, 1, 9))]
+    steps = np.diff(lightness)
+    assert steps.min() > 4
+    assert lightness[-1] - lightness[0] > 75
+
+
+def test_heat_takes_the_ends_of_its_scale_and_mixes_in_between() -> None:
+    colours = heat(np.array([[0.0, 1.0], [0.5 / 7, 1 / 7]]))
+    assert colours[0].tolist() == [list(HEAT[0]), list(HEAT[-1])]
+    assert np.abs(colours[1, 0] - np.mean(HEAT[:2], axis=0)).max() <= 0.5
+    assert colours[1, 1].tolist() == list(HEAT[1])
+
+
+def page(maps: dict[str, np.ndarray], **settings: Any) -> np.ndarray:
+    values: dict[str, Any] = {"truth": None, "caption": "lesion on the left", **settings}
+    truth = values.pop("truth")
+    return explanation(grey(64, 64), truth, np.zeros((64, 64)), maps, **values)
+
+
+def test_a_map_is_brightest_where_it_is_highest() -> None:
+    blank, hot = (page({"stage1.gate": m}).astype(float) for m in (np.zeros((8, 8)), bowl(8)))
+    changed = np.abs(hot - blank).sum(-1)
+    rows, columns = np.nonzero(changed > 0.5 * changed.max())
+    half = page({"stage1.gate": bowl(8)}).shape[1] / 2
+    left, right = half + 4, 2 * half - 14
+    assert columns.min() > left, "the image's own panel is as it was"
+    assert columns.mean() > (left + right) / 2 + 30
+    quarter = rows.min() + np.ptp(rows) * 0.5
+    assert rows.mean() > quarter
+
+
+@pytest.mark.parametrize(
+    ("count", "rows", "columns"), [(1, 1, 2), (5, 2, 3), (9, 2, 5), (11, 3, 4)]
+)
+def test_panels_wrap_into_even_rows_of_five_at_most(count: int, rows: int, columns: int) -> None:
+    one = page({"a": bowl()})
+    many = page({f"stage{i}.gate": bowl() for i in range(count)})
+    panel, gap = 320, 5
+    assert many.shape[1] - one.shape[1] == (columns - 2) * (panel + gap)
+    extra = (many.shape[0] - one.shape[0]) / max(1, rows - 1)
+    assert extra == 0 if rows == 1 else panel < extra < panel + 40
+
+
+def test_maps_of_one_kind_stand_together_with_the_networks_own_after_the_first() -> None:
+    names = [f"stage{i}.{kind}" for i in (1, 2) for kind in ("attention", "gate")]
+    order = _reading_order(dict.fromkeys([*names, "saliency"], bowl()))
+    assert order == ["stage1.attention", "stage2.attention", "saliency", "stage1.gate", names[3]]
+    assert _reading_order({"saliency": bowl()}) == ["saliency"]
+
+
+@pytest.mark.parametrize("size", [(50, 120), (700, 500), (7, 3000)])
+def test_images_of_any_size_give_panels_of_one_size(size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    truth = np.zeros(size, np.uint8)
+    truth[1:4] = 1
+    drawn = explanation(image, truth, truth, {"saliency": bowl()}, caption="", word=None)
+    assert drawn.shape[1] <= 2 * 320 + 60
+    assert drawn.shape[0] < 320 + 250
+
+
+def test_outlines_are_the_predictions_and_where_known_the_truths() -> None:
+    truth, pred = masks()
+    with_truth = explanation(grey(64, 64), truth, pred, {"a": bowl()}, caption="")
+    without = explanation(grey(64, 64), None, pred, {"a": bowl()}, caption="")
+    assert contains(with_truth, TRUTH)
+    assert contains(with_truth, PREDICTION)
+    assert contains(without, PREDICTION)
+    assert not contains(without, TRUTH)
+
+
+def marked_width(caption: str, word: str | None) -> int:
+    """Pixels of the marker's colour."""
+    return int((page({"a": bowl()}, caption=caption, word=word) == (255, 226, 120)).all(-1).sum())
+
+
+def test_the_explained_word_is_marked_wherever_it_stands_whole() -> None:
+    assert marked_width("lesion on the left", None) == 0
+    assert marked_width("lesion on the left", "lef") == 0
+    once = marked_width("lesion on the left", "LEFT")
+    assert once > 100
+    assert marked_width("lesion on the left, left", "left") == pytest.approx(2 * once, rel=0.2)
+    wrapped = "left " * 200
+    assert marked_width(wrapped, "left") == pytest.approx(200 * once, rel=0.2)
+    assert marked_width("un\u0301 \u2013 upper  left", "upper left") > once
+
+
+@pytest.mark.parametrize("caption", ["", "W" * 400, "\ud800 lone", "左肺下叶感染", "\x00\n"])
+def test_no_caption_breaks_an_explanation(caption: str) -> None:
+    drawn = page({"a": bowl()}, caption=caption, word="left", title=[caption])
+    for edge in (drawn[:6], drawn[-6:], drawn[:, :6], drawn[:, -6:]):
+        assert (edge == 255).all()

@@ -1,20 +1,23 @@
-"""Pictures of a prediction beside its truth, with numpy and PIL alone.
+"""Pictures of a prediction beside its truth, and of what a network looked at.
 
-Hits are blue, false alarms orange, misses magenta: chosen to stay apart for readers who do not tell
-red from green, or blue from yellow.
+Drawn with numpy and PIL alone. Hits are blue, false alarms orange, misses magenta: chosen to stay
+apart for readers who do not tell red from green, or blue from yellow. Heat goes from dark violet to
+pale yellow: every step is lighter than the last to all of them.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from textseg.preprocess import Bytes
+from textseg.explain import word_spans
+from textseg.preprocess import Bytes, Size, resize_image, resize_mask
 
 Colour = tuple[int, int, int]
 Mask = NDArray[np.bool_]
@@ -24,12 +27,19 @@ FALSE_ALARM: Colour = (255, 170, 20)
 MISS: Colour = (250, 60, 130)
 TRUTH: Colour = (250, 230, 70)
 PREDICTION: Colour = (70, 220, 230)
+HEAT: tuple[Colour, ...] = (  # low to high, evenly spaced
+    *((22, 11, 57), (72, 20, 104), (126, 37, 111), (180, 54, 99)),
+    *((222, 85, 66), (244, 134, 34), (248, 192, 60), (250, 250, 170)),
+)
 
 _INK: Colour = (35, 35, 40)
 _FAINT: Colour = (110, 110, 118)
 _PAPER: Colour = (255, 255, 255)
+_MARKER: Colour = (255, 226, 120)  # behind a word
 _LEAST_HEIGHT = 256  # of a panel, pixels
 _LEAST_WIDTH = 480  # of the whole row, so that a caption has room under a narrow image
+_MAP_SIDE = 320  # the longer side of a panel of an explanation, pixels
+_MOST_COLUMNS = 5
 _DASHES_AND_QUOTES = str.maketrans(
     "\u2010\u2011\u2012\u2013\u2014\u2018\u2019\u201c\u201d", "-----''\"\""
 )
@@ -89,6 +99,101 @@ def overlay(
     masks = {name: _enlarge(mask, factor) for name, mask in masks.items()}
     panels = _panels(_enlarge(picture, factor), masks["pred"], masks.get("truth"))
     return _page(panels, caption, title, legend=truth is not None)
+
+
+def heat(values: NDArray[Any]) -> Bytes:
+    """Values in [0, 1] as colours: [...] -> [..., 3]."""
+    places = np.linspace(0, 1, len(HEAT))
+    channels = [np.interp(values, places, channel) for channel in np.array(HEAT).T]
+    return np.stack(channels, axis=-1).round().astype(np.uint8)
+
+
+def explanation(
+    image: NDArray[Any],
+    truth: NDArray[Any] | None,
+    pred: NDArray[Any],
+    maps: Mapping[str, NDArray[Any]],
+    *,
+    caption: str,
+    word: str | None = None,
+    title: Sequence[str] = (),
+) -> Bytes:
+    """The image with its outlines, then every map as heat over the image, the caption below.
+
+    All panels have one size, 320 pixels on the longer side, and the prediction's outline.
+
+    Args:
+        image: [H, W, 3] uint8, or [3, H, W] float in [0, 1].
+        truth: [H, W], nonzero is foreground; None where there is none.
+        pred: [H, W], nonzero is foreground.
+        maps: by name, ``<where>.<kind>`` or ``<kind>``; [h, w] in [0, 1] of any size.
+        caption: of any length and script, as for `overlay`.
+        word: the word or phrase of the caption to mark.
+        title: lines above the panels.
+
+    Returns:
+        [.., .., 3] uint8.
+    """
+    picture = _as_bytes(image)
+    scale = _MAP_SIDE / max(picture.shape[:2])
+    size = (max(1, round(picture.shape[0] * scale)), max(1, round(picture.shape[1] * scale)))
+    picture = resize_image(picture, size)
+    outlines = [(PREDICTION, "prediction", _resized(pred, size))]
+    if truth is not None:
+        outlines.insert(0, (TRUTH, "truth", _resized(truth, size)))
+    panels = [("image", _outlined(picture, outlines))]
+    for name in _reading_order(maps):
+        panels.append((name, _outlined(_warmed(picture, maps[name]), outlines[-1:])))
+
+    sheet, gap = _sheet_for(panels, _columns(len(panels)), title)
+    for first in range(0, len(panels), _columns(len(panels))):
+        sheet.panels(panels[first : first + _columns(len(panels))], gap)
+        sheet.space()
+    sheet.legend([(colour, f"{name} (outline)") for colour, name, _ in outlines])
+    sheet.scale("low", "high", "each map on its own scale, from its least to its greatest value")
+    sheet.space()
+    sheet.text(caption or "(empty caption)", word=word)
+    return sheet.joined(margin=sheet.size)
+
+
+def _reading_order(maps: Mapping[str, NDArray[Any]]) -> list[str]:
+    """Maps of one kind together; what stands for the whole network after the first kind.
+
+    With the image before them, stage i of each kind then stands in one column.
+    """
+    kinds: dict[str, list[str]] = {}
+    whole = [name for name in maps if "." not in name]
+    for name in maps:
+        if "." in name:
+            kinds.setdefault(name.rpartition(".")[2], []).append(name)
+    groups = list(kinds.values())
+    return list(chain(*groups[:1], whole, *groups[1:]))
+
+
+def _columns(panels: int) -> int:
+    """Columns of rows that are as even as can be."""
+    rows = -(-panels // _MOST_COLUMNS)
+    return -(-panels // rows)
+
+
+def _resized(mask: NDArray[Any], size: Size) -> Mask:
+    return resize_mask(np.asarray(mask, dtype=bool).astype(np.uint8), size) > 0
+
+
+def _warmed(picture: Bytes, values: NDArray[Any]) -> Bytes:
+    """Heat over the dimmed grey of the picture, so that only the map can be bright."""
+    height, width = picture.shape[:2]
+    plane = Image.fromarray(np.asarray(values, dtype=np.float32))
+    resized = np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR)).clip(0, 1)
+    grey = picture.mean(axis=-1, keepdims=True)
+    return (0.22 * grey + 0.78 * heat(resized)).round().astype(np.uint8)
+
+
+def _outlined(picture: Bytes, outlines: Sequence[tuple[Colour, str, Mask]]) -> Bytes:
+    for colour, _, mask in outlines:
+        colours = np.broadcast_to(np.array(colour), picture.shape)
+        picture = _blend(picture, colours, _rim(mask, _rim_width(picture)), 1.0)
+    return picture
 
 
 def _panels(picture: Bytes, pred: Mask, truth: Mask | None) -> list[tuple[str, Bytes]]:
@@ -198,13 +303,18 @@ class _Sheet:
     def space(self) -> None:
         self.strips.append(np.asarray(self._blank(self.size // 2)))
 
-    def text(self, text: str, colour: Colour = _INK) -> None:
-        """A paragraph, as tall as it needs to be."""
+    def text(self, text: str, colour: Colour = _INK, word: str | None = None) -> None:
+        """A paragraph, as tall as it needs to be; `word` stands on a coloured ground."""
         lines = _wrap(text, self.font, self.width)
         step = round(self.size * 1.4)
         strip = self._blank(step * len(lines))
-        for number, line in enumerate(lines):
-            ImageDraw.Draw(strip).text((0, number * step), line, fill=colour, font=self.font)
+        draw = ImageDraw.Draw(strip)
+        for number, spans in enumerate(_spans_by_line(lines, _clean(text), word)):
+            top, line = number * step, lines[number]
+            for start, end in spans:
+                left, right = (self.font.getlength(line[:n]) for n in (start, end))
+                draw.rectangle((left - 2, top, right + 1, top + step - 2), fill=_MARKER)
+            draw.text((0, top), line, fill=colour, font=self.font)
         self.strips.append(np.asarray(strip))
 
     def panels(self, panels: Sequence[tuple[str, Bytes]], gap: int) -> None:
@@ -229,27 +339,63 @@ class _Sheet:
             left += round(self.font.getlength(name)) + self.size
         self.strips.append(np.asarray(strip))
 
+    def scale(self, low: str, high: str, note: str) -> None:
+        """The bar of heat between two words, and a note."""
+        strip = self._blank(round(self.size * 1.4))
+        draw, top, side = ImageDraw.Draw(strip), self.size // 4, round(self.size * 0.8)
+        bar = heat(np.tile(np.linspace(0, 1, 8 * self.size), (side, 1)))
+        draw.text((0, 0), low, fill=_FAINT, font=self.font)
+        left = round(self.font.getlength(low)) + self.size // 2
+        strip.paste(Image.fromarray(bar), (left, top))
+        left += bar.shape[1] + self.size // 2
+        draw.text((left, 0), high, fill=_FAINT, font=self.font)
+        self.strips.append(np.asarray(strip))
+        self.text(note, _FAINT)
+
     def joined(self, margin: int) -> Bytes:
         page = np.concatenate(self.strips)
         return np.pad(page, ((margin, margin), (margin, margin), (0, 0)), constant_values=255)
+
+
+def _spans_by_line(
+    lines: Sequence[str], text: str, word: str | None
+) -> list[list[tuple[int, int]]]:
+    """Where `word` stands in each of the lines that `text` was wrapped to."""
+    spans = word_spans(text, _clean(word)) if word else []
+    result, start = [], 0
+    for line in lines:
+        start = text.index(line, start)
+        end = start + len(line)
+        inside = [(max(a, start) - start, min(b, end) - start) for a, b in spans]
+        result.append([(a, b) for a, b in inside if a < b])
+        start = end
+    return result
+
+
+def _sheet_for(
+    panels: Sequence[tuple[str, Bytes]], columns: int, title: Sequence[str]
+) -> tuple[_Sheet, int]:
+    """A sheet as wide as `columns` panels, begun with the title lines, and the gap of panels."""
+    height, width = panels[0][1].shape[:2]
+    gap = max(4, height // 64)
+    size = int(np.clip(height // 18, 14, 26))
+    sheet = _Sheet(max(_LEAST_WIDTH, columns * (width + gap) - gap), size)
+    for line in title:
+        sheet.text(line)
+    if title:
+        sheet.space()
+    return sheet, gap
 
 
 def _page(
     panels: Sequence[tuple[str, Bytes]], caption: str, title: Sequence[str], *, legend: bool
 ) -> Bytes:
     """Title lines, panels, legend, caption."""
-    height, width = panels[0][1].shape[:2]
-    gap = max(4, height // 64)
-    size = int(np.clip(height // 18, 14, 26))
-    sheet = _Sheet(max(_LEAST_WIDTH, len(panels) * (width + gap) - gap), size)
-    for line in title:
-        sheet.text(line)
-    if title:
-        sheet.space()
+    sheet, gap = _sheet_for(panels, len(panels), title)
     sheet.panels(panels, gap)
     sheet.space()
     if legend:
         sheet.legend(_LEGEND)
         sheet.space()
     sheet.text(caption)
-    return sheet.joined(margin=size)
+    return sheet.joined(margin=sheet.size)
