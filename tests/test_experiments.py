@@ -20,7 +20,8 @@ from lightning_cli import SuiteCLI
 from textseg.models.base import SegmentationModule
 
 EXPERIMENTS = Path(lightning_cli.__file__).parent / "experiments"
-BASES = sorted(EXPERIMENTS.glob("*.yaml"))
+ABLATIONS = sorted((EXPERIMENTS / "ablations").glob("*.yaml"))
+BASES = sorted(EXPERIMENTS.glob("*.yaml")) + ABLATIONS
 OVERLAYS = sorted((EXPERIMENTS / "cpu").glob("*.yaml"))
 IDS = [path.stem for path in BASES]
 
@@ -89,6 +90,13 @@ def test_there_are_experiments_and_every_overlay_has_one() -> None:
     assert {overlay for _, overlay in pairs()} == set(OVERLAYS)
 
 
+@pytest.mark.parametrize("dataset", ["qata", "refhl"])
+@pytest.mark.parametrize("network", ["lsms", "tmc", "tmca", "lavt", "unet"])
+def test_every_network_has_an_experiment_on_every_dataset(network: str, dataset: str) -> None:
+    assert (EXPERIMENTS / f"{network}_{dataset}.yaml") in BASES
+    assert (EXPERIMENTS / "cpu" / f"{network}.yaml") in OVERLAYS
+
+
 @pytest.mark.parametrize("path", BASES, ids=IDS)
 def test_an_experiment_is_accepted_by_the_command_line(path: Path) -> None:
     config = parse(path)
@@ -120,7 +128,7 @@ def test_an_overlay_makes_a_run_without_hub_gpu_and_wandb(base: Path, overlay: P
     assert "WandbLogger" not in str(config.trainer.logger)
     assert not config.trainer.callbacks
     settings = config.model.init_args.as_dict()
-    assert settings["text_encoder"] == "scratch"
+    assert settings.get("text_encoder", "scratch") == "scratch"
     model = class_named(network_of(base))(**settings)
     assert isinstance(model, SegmentationModule)
     assert sum(p.numel() for p in model.parameters()) < 15e6
