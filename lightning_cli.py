@@ -315,6 +315,8 @@ def _known_names() -> set[str]:
     for base in (SegmentationModule, TextSegDataModule, L.Trainer, TestReport, ExplanationWriter):
         for kind in (base, *base.__subclasses__()):
             names |= {kind.__name__, *inspect.signature(kind.__init__).parameters}
+    for command in SUITE_COMMANDS.values():
+        names |= {*inspect.signature(command).parameters}
     return names - {"self"}
 
 

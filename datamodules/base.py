@@ -151,8 +151,8 @@ class TextSegDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader[Sample]:
         augment = TrainAugmentation() if self.augment else None
         dataset = self._dataset("train", augment)
-        drop_last = len(dataset) > self.batch_size
         sampler = EpochSampler(dataset, seed=self.seed)
+        drop_last = len(sampler) > self.batch_size  # of this process's share
         return self._loader(dataset, sampler=sampler, drop_last=drop_last)
 
     def val_dataloader(self) -> DataLoader[Sample]:

@@ -124,6 +124,22 @@ def test_the_unet_decoder_joins_every_feature_on_the_finest_grid() -> None:
     assert all(f.grad is not None and f.grad.abs().sum() > 0 for f in features)
 
 
+def test_the_unet_decoder_takes_features_that_are_not_halves_of_each_other() -> None:
+    sizes = ((13, 9), (7, 5), (4, 3), (2, 2))
+    features = [torch.randn(1, c, *s) for c, s in zip((4, 6, 8, 10), sizes, strict=True)]
+    assert UNetDecoder((4, 6, 8, 10)).eval()(features).shape == (1, 4, 13, 9)
+
+
+def test_on_an_odd_grid_every_position_is_part_of_a_key() -> None:
+    torch.manual_seed(0)
+    layer, x = SelfAttentionLayer(32, reduction=2), torch.randn(1, 15, 32)
+    changed = x.clone()
+    changed[0, 14] += torch.randn(32)  # the last row and column of 3 x 5
+    with torch.no_grad():
+        first, second = (layer(t, torch.zeros(1, 15, 32), (3, 5))[0, 0] for t in (x, changed))
+    assert not torch.equal(first, second)
+
+
 def test_one_step_of_the_unet_decoder_is_upsample_concatenate_two_convolutions() -> None:
     torch.manual_seed(0)
     decoder = UNetDecoder((4, 6)).eval()

@@ -86,6 +86,7 @@ class SelfAttentionLayer(nn.Module):
         dim: width C; heads are 32 wide.
         mlp_ratio: hidden width of the MLP over `dim`.
         reduction: side of the cells whose mean is one key; every position still asks all of them.
+            At the far edge of an odd grid a cell is what is left.
     """
 
     def __init__(self, dim: int, mlp_ratio: float = 2.0, reduction: int = 1) -> None:
@@ -105,7 +106,9 @@ class SelfAttentionLayer(nn.Module):
         The code joins what the attention reads, not what it passes on.
         """
         read = self.norm1(x) + positions
-        cells = to_tokens(F.avg_pool2d(to_map(read, *grid), self.reduction))  # [B, H*W/r^2, C]
+        cells = to_tokens(
+            F.avg_pool2d(to_map(read, *grid), self.reduction, ceil_mode=True)
+        )  # [B, H*W/r^2, C]
         query_weight, *rest = self.qkv.weight.chunk(3)
         query_bias, *rest_bias = self.qkv.bias.chunk(3)
         key_value = F.linear(cells, torch.cat(rest), torch.cat(rest_bias))

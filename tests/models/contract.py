@@ -190,6 +190,14 @@ class NetworkContract(ABC):
         grads = [p.grad for p in network.parameters() if p.grad is not None]
         assert all(torch.isfinite(grad).all() for grad in grads)
 
+    def test_a_step_in_pure_bf16_has_a_finite_loss(self, network: SegmentationModule) -> None:
+        batch = make_batch()
+        network.to(torch.bfloat16).train()
+        output = network(batch["image"].to(torch.bfloat16), batch["text"])
+        loss = network.compute_loss(output, batch)["loss"]
+        loss.backward()
+        assert torch.isfinite(loss)
+
     # --- parameters
 
     def test_every_parameter_gets_a_gradient_and_moves(self, network: SegmentationModule) -> None:

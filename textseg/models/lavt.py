@@ -14,7 +14,8 @@ From the paper:
     1x1 head on Y_1, bilinear to the input;
   * loss: the pixels' cross-entropy over two classes (`loss: cross_entropy`). On the one logit
     z = z_lesion - z_background that we keep it is the binary cross-entropy, number by number;
-  * its setting: swin_base_patch4_window12_384 at 480 x 480, 20 tokens, BERT fine-tuned
+  * its setting: swin_base_patch4_window12_384 at 480 x 480 (`image_encoder_options:
+    {img_size: 480}`, or the last stage's windows are not shifted), 20 tokens, BERT fine-tuned
     (`freeze_text: false`), lr 5e-5 for all parts (`pretrained_lr_scale: 1`), weight decay 1e-2,
     polynomial decay of power 0.9, 40 epochs.
 
@@ -108,7 +109,7 @@ class PixelWordAttention(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             seen = (weights @ values.to(weights.dtype)).transpose(1, 2)  # [B, C, N]
             language = self.norm(seen).unflatten(2, x.shape[-2:])  # G_i [B, C, H, W]
-        return self.to_joint(self.to_vision(x) * language)
+        return self.to_joint((self.to_vision(x) * language).to(x.dtype))
 
     def weights(self, x: Tensor, text: TextFeatures) -> Tensor:
         """How much each position reads of each word: [B, N, L], rows sum to 1, padding is 0."""
@@ -168,7 +169,8 @@ class LAVT(TextImageBackboneMixin, SegmentationModule):
         freeze_text: keep the text encoder fixed; by default if and only if it is pretrained. The
             paper trains it.
         max_tokens: length of every caption in tokens, special ones included; the paper's is 20.
-        image_encoder_options: further arguments of the timm model, such as drop_path_rate.
+        image_encoder_options: further arguments of the timm model, such as drop_path_rate; a Swin
+            on other than 224 pixels wants img_size, by which timm decides where windows shift.
         position_code: let the pixels' queries know where they are; false is the paper's form.
         loss: Dice + BCE as for all networks, or the paper's cross_entropy.
         lr: peak learning rate of AdamW; the paper's is 5e-5 for all parts.

@@ -338,7 +338,8 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
         pretrained: load the published weights of both encoders.
         freeze_text: keep the text encoder fixed; by default if and only if it is pretrained.
         max_tokens: length of every caption in tokens, special ones included; 24 holds QaTa's.
-        image_encoder_options: further arguments of the timm model, such as drop_path_rate.
+        image_encoder_options: further arguments of the timm model, such as drop_path_rate; a Swin
+            on other than 224 pixels wants img_size, by which timm decides where windows shift.
         mcm_stages: stages, out of 1..4, with cross-attention to the words; [] for none.
         gate: where the gates of MCM start; by default 0 over a pretrained image encoder and 0.1
             from scratch.

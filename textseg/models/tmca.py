@@ -176,7 +176,8 @@ class LanguageGuidedTargetEnhancement(nn.Module):
         height, width = feature.shape[-2:]
         scale, shift = self.modulation(text.pooled)[..., None, None].chunk(2, 1)  # [B, C_l, 1, 1]
         modulated = scale * self.project(feature) + shift
-        x = feature + self.alpha * self.gate(places, text_vector) * modulated
+        gate = self.gate(places, text_vector).to(modulated.dtype)  # the similarity is in fp32
+        x = feature + self.alpha * gate * modulated
         # Words name places ("upper left"), which a convolution does not know.
         position = self.position(sine_positions(height, width, POSITION_DIM, x))
         query = self.norm(to_tokens(x)) + position  # [B, H_l W_l, C_l]

@@ -114,7 +114,7 @@ class WithoutBoundary(nn.Module):
 
 
 class TopDownDecoder(nn.Module):
-    """The ablation without FSD: F_4..F_1 projected to one width, upsampled and summed."""
+    """The ablation without FSD: selected stages projected to one width, upsampled and summed."""
 
     def __init__(
         self,

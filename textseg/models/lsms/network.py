@@ -43,6 +43,13 @@ class TextToPixelContrast(nn.Module):
         }
 
 
+class NoContrast(nn.Module):
+    """Stands in for `TextToPixelContrast` where L_con has no weight: nothing built or computed."""
+
+    def forward(self, text: TextFeatures, decoded: Tensor) -> dict[str, Tensor]:
+        return {}
+
+
 class LSMS(TextImageBackboneMixin, SegmentationModule):
     """Language-guided Scale-aware MedSegmentor (arXiv 2408.17347), rebuilt from its description.
 
@@ -141,7 +148,9 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
         self.head = nn.Conv2d(decoder_dim, 1, 1)
         self.contrastive_weight = contrastive_weight
         self.contrast = (
-            TextToPixelContrast(self.text_encoder.dim, decoder_dim) if contrastive_weight else None
+            TextToPixelContrast(self.text_encoder.dim, decoder_dim)
+            if contrastive_weight
+            else NoContrast()
         )
         self.to(memory_format=torch.channels_last)
 
@@ -152,7 +161,7 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
         logits = F.interpolate(
             self.head(decoded), size=image.shape[-2:], mode="bilinear", align_corners=False
         )
-        return SegmentationOutput(logits, self.contrast(text, decoded) if self.contrast else {})
+        return SegmentationOutput(logits, self.contrast(text, decoded))
 
     def explanation_maps(
         self, image: Tensor, text: TextFeatures, words: Tensor
@@ -190,7 +199,7 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
     def compute_loss(self, output: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
         """L = L_seg + contrastive_weight * L_con."""
         losses = super().compute_loss(output, batch)
-        if self.contrast is None:
+        if not self.contrastive_weight:
             return losses
         aux = output.aux
         contrastive = text_to_pixel_contrastive_loss(
