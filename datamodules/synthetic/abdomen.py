@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.phantoms_common import (
+from datamodules.synthetic.drawing import (
     Field,
     Flags,
     ellipse,
