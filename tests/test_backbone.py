@@ -88,7 +88,7 @@ def test_words_have_the_documented_shapes_and_a_masked_mean(bert: str) -> None:
 
 @pytest.mark.parametrize(
     ("pretrained", "freeze", "frozen"),
-    [(True, None, True), (False, None, False), (True, False, False), (False, True, True)],
+    [(True, None, True), (False, None, False), (True, False, False)],
 )
 def test_text_is_frozen_if_pretrained_unless_told_otherwise(
     bert: str, pretrained: bool, freeze: bool | None, frozen: bool

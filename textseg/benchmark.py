@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 import os
 import statistics
@@ -15,17 +14,14 @@ from typing import Any
 
 import lightning as L
 import torch
-import yaml
-from jsonargparse import ArgumentError, ArgumentParser
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-import textseg.models
 from textseg.batch import Batch, stable_id
-from textseg.cli_errors import explain
+from textseg.beside import freeze_text_encoder, name_of, network_from
 from textseg.errors import UserError
-from textseg.models.base import SegmentationModule
+from textseg.models.base import SegmentationModule, enough_values
 from textseg.preprocess import checked_size
 
 CAPTION = "Bilateral pulmonary infection, two infected areas, upper left lung and lower right lung."
@@ -35,8 +31,6 @@ MEMORY_FORMATS = {
 }
 MEASURES = ("forward", "step")
 WARM_UP = 2  # rounds
-# Settings of a network from `beside`, where it has them: times do not depend on weights.
-WITHOUT_WEIGHTS = {"pretrained": False, "freeze_text": True, "image_weights": None}
 
 
 def count_gflops(function: Callable[[], Any]) -> float:
@@ -60,6 +54,7 @@ def benchmark(
     threads: int = 1,
     beside: list[str] | None = None,
     text_encoder: str | None = None,
+    freeze_text: bool = False,
     reference: str | None = None,
     output: str | None = None,
 ) -> dict[str, Any]:
@@ -80,12 +75,17 @@ def benchmark(
         rounds: timed repetitions; medians are reported.
         threads: CPU threads.
         beside: experiment files whose networks are measured in the same rounds: [a.yaml,b.yaml], or
-            --beside+ before each. They load no weights (pretrained false) and their text encoders
-            are frozen (freeze_text true); for the network of --config, set this under --model.
+            --beside+ before each. An experiment with overlays is its files joined by "+":
+            a.yaml+cpu/a.yaml. These networks load no weights (pretrained false) and their text
+            encoders are frozen; for the network of --config, set --model.pretrained false and
+            --freeze_text true.
         text_encoder: text encoder of the text-guided networks of beside, in place of their own: a
             folder, a hub name or "scratch".
+        freeze_text: freeze the text encoder of --config's network as well, whatever its weights:
+            its captions are cached and training leaves it out. A fit does not freeze random words.
         reference: row by whose median times all are divided, by its name in the table: the class
-            of --config's network or a file of beside without its suffix; by default the first.
+            of --config's network or a file of beside without its suffix, joined by "+" if several;
+            by default the first.
         output: a JSON file for the figures; one that exists is not overwritten.
 
     Returns:
@@ -100,6 +100,8 @@ def benchmark(
     _check(batch_size, rounds, threads, text_encoder if not beside else None, output)
     side, _ = checked_size(_side(datamodule) if image_size is None else image_size)
     networks = _networks(model, beside or [], text_encoder)
+    if freeze_text:
+        freeze_text_encoder(model)
     reference = _checked_reference(reference, list(networks))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -157,91 +159,22 @@ def _side(datamodule: L.LightningDataModule) -> int:
     return size if isinstance(size, int) else int(size[0])
 
 
-# Networks from experiment files
+# Networks
 
 
 def _networks(
     model: SegmentationModule, beside: Sequence[str], text_encoder: str | None
 ) -> dict[str, SegmentationModule]:
     """The network of --config by its class, those of `beside` by their files' stems."""
-    names = [type(model).__name__, *(Path(path).stem for path in beside)]
-    for path, name in zip(beside, names[1:], strict=True):
+    names = [type(model).__name__, *map(name_of, beside)]
+    for entry, name in zip(beside, names[1:], strict=True):
         if names.count(name) > 1:
             raise UserError(
-                f"beside: {path} would be called {name!r} in the table, as another network is",
+                f"beside: {entry} would be called {name!r} in the table, as another network is",
                 "give each experiment once, and rename one of two files of the same name",
             )
-    built = (network_from(path, text_encoder) for path in beside)
+    built = (network_from(entry, text_encoder) for entry in beside)
     return dict(zip(names, [model, *built], strict=True))
-
-
-def network_from(path: str, text_encoder: str | None = None) -> SegmentationModule:
-    """The network of an experiment file, without published weights, its text encoder frozen.
-
-    Args:
-        path: YAML with ``model: {class_path: ..., init_args: {...}}``.
-        text_encoder: instead of the experiment's, if that has one.
-
-    Raises:
-        UserError: the file cannot be read, or its settings do not make a network.
-    """
-    class_path, settings = _model_section(path)
-    network = _network_class(path, class_path)
-    known = inspect.signature(network).parameters
-    changes: dict[str, Any] = {k: v for k, v in WITHOUT_WEIGHTS.items() if k in known}
-    if text_encoder is not None and "text_encoder" in known:
-        own = settings.get("text_encoder", known["text_encoder"].default)
-        if own is not None:  # None is an image-only network
-            changes["text_encoder"] = text_encoder
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(SegmentationModule, "model")
-    full_name = f"{network.__module__}.{network.__qualname__}"
-    section = {"class_path": full_name, "init_args": {**settings, **changes}}
-    try:
-        config = parser.parse_object({"model": section})
-        return network(**config.model.init_args.as_dict())
-    except ArgumentError as error:
-        raise explain(str(error), ["benchmark", path], known) from error
-    except UserError as error:
-        cause, _, remedy = str(error).partition("\n")
-        raise UserError(f"beside: {path}: {cause}", remedy) from error
-
-
-def _model_section(path: str) -> tuple[str, dict[str, Any]]:
-    """class_path and init_args of an experiment."""
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"beside: {path} cannot be read as YAML ({reason})",
-            "give experiment files, for example [experiments/lsms_qata.yaml]",
-        ) from error
-    model = content.get("model") if isinstance(content, dict) else None
-    class_path = model.get("class_path") if isinstance(model, dict) else None
-    settings = (model.get("init_args") or {}) if isinstance(model, dict) else None
-    if not isinstance(class_path, str) or not isinstance(settings, dict):
-        raise UserError(
-            f"beside: {path} has no model with class_path and init_args",
-            "give whole experiments, as in experiments/; an overlay alone is none",
-        )
-    return class_path, settings
-
-
-def _network_class(path: str, class_path: str) -> type[SegmentationModule]:
-    """A network by its short name, or by a dotted one as in a run's config.yaml."""
-    home, _, name = class_path.rpartition(".")
-    found = getattr(textseg.models, name, None)
-    ours = not home or f"{home}.".startswith("textseg.models.")
-    network = isinstance(found, type) and issubclass(found, SegmentationModule)
-    if ours and network and found is not SegmentationModule:
-        assert found is not None
-        return found
-    names = [name for name in textseg.models.__all__ if name != SegmentationModule.__name__]
-    raise UserError(
-        f"beside: {path}: class_path {class_path!r} is no network of the suite",
-        f"choose of {names}",
-    )
 
 
 # What does not depend on the machine
@@ -343,7 +276,8 @@ def contender(name: str, model: SegmentationModule, memory_format: str, batch: B
             model.eval()(batch["image"], batch["text"])
 
     def step() -> None:
-        output = model.train()(batch["image"], batch["text"])
+        with enough_values(model, batch["image"]):
+            output = model.train()(batch["image"], batch["text"])
         model.compute_loss(output, batch)["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -17,6 +17,7 @@ _UNKNOWN = (
     r"Unexpected keys: \{'([\w.]+)'",
     r"[Uu]nrecognized arguments: -*([\w.]+)",
 )
+_CONFIG_OPTIONS = ("--config", "-c", "--trainer", "--model", "--data")
 _FRAME = (  # lines that say where an error was passed on, not what it is
     "Does not validate",
     "Subtypes:",
@@ -90,7 +91,13 @@ def broken_yaml(arguments: Sequence[str]) -> UserError | None:
 
 
 def _configs(arguments: Sequence[str]) -> list[Path]:
-    paths = [Path(argument.partition("=")[2] or argument) for argument in arguments]
+    """The config files on the command line; other options name YAML files that are none."""
+    values = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        if name in _CONFIG_OPTIONS:
+            values.append(value if equals else following)
+    paths = map(Path, values)
     return [path for path in paths if path.suffix in (".yaml", ".yml") and path.is_file()]
 
 

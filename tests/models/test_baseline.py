@@ -242,6 +242,32 @@ def test_a_size_it_cannot_take_is_a_user_error_that_names_it(size: tuple[int, in
         make().eval()(pictures(1, *size), CAPTIONS[:1])
 
 
+def test_pan_takes_no_image_that_its_poolings_bring_to_nothing() -> None:
+    model = make(architecture="pan").eval()
+    assert model(pictures(1, 128, 128), CAPTIONS[:1]).logits.shape == (1, 1, 128, 128)
+    with pytest.raises(UserError) as caught:
+        model(pictures(1, 128, 64), CAPTIONS[:1])
+    cause, remedy = str(caught.value).splitlines()
+    assert "128 x 64" in cause
+    assert "architecture='pan' on image_encoder='tu-convnext_atto'" in cause
+    assert "data.image_size to 128 or more" in remedy
+
+
+def test_logits_of_another_size_than_the_image_are_a_user_error_that_names_the_factor() -> None:
+    """PSPNet widens by 8 whatever the depth; at depth 5 the encoder leaves 1/32."""
+    options: dict[str, Any] = {"encoder_depth": 5, "psp_out_channels": 16}
+    settings = {"architecture": "pspnet", "image_encoder": "resnet18"}
+    model = make(**settings, decoder_options=options).eval()
+    with pytest.raises(UserError) as caught:
+        model(pictures(1, 64, 96), CAPTIONS[:1])
+    cause, remedy = str(caught.value).splitlines()
+    assert "architecture='pspnet' on image_encoder='resnet18'" in cause
+    assert "logits of 16 x 24 for images of 64 x 96" in cause
+    assert "multiply decoder_options.upsampling by 4" in remedy
+    mended = make(**settings, decoder_options={**options, "upsampling": 4 * 8}).eval()
+    assert mended(pictures(1, 64, 96), CAPTIONS[:1]).logits.shape == (1, 1, 64, 96)
+
+
 def test_explain_gives_saliency_and_refuses_a_word() -> None:
     model = make()
     assert set(model.explain(pictures(1), CAPTIONS[:1])) == {"saliency"}

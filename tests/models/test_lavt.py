@@ -13,6 +13,8 @@ from torch import Tensor
 
 from tests.models.contract import (
     NetworkContract,
+    TextGuidedContract,
+    changed_keys,
     never_moved,
     train_three_steps,
     without_gradient,
@@ -49,8 +51,10 @@ GRADIENT_FREE = (
 )
 
 
-class TestLAVT(NetworkContract):
+class TestLAVT(NetworkContract, TextGuidedContract):
     gradient_free = GRADIENT_FREE
+    learning_rate, learning_steps = 4e-3, 60
+    learnt_iou = 0.75  # a grid of 4 pixels rounds the corners of boxes
 
     def make(self, **settings: Any) -> LAVT:
         return make(**settings)
@@ -275,31 +279,6 @@ def test_bf16_keeps_the_language_map_within_a_tenth_of_its_spread() -> None:
     assert (kept[0] - kept[1]).std() < 0.1 * kept[0].std()
 
 
-# --- words steer
-
-
-def test_two_expressions_of_one_image_are_learnt_and_swapping_them_swaps_the_masks() -> None:
-    model = make()
-    image, mask = 0.2 * pictures(1), torch.zeros(2, 1, 64, 64)
-    mask[0, :, 8:24, 8:24] = 1
-    mask[1, :, 36:56, 36:56] = 1
-    image = (image + 0.5 * mask.sum(0)).repeat(2, 1, 1, 1)
-    batch = {**make_batch(), "image": image, "mask": mask}
-    optimizer = torch.optim.AdamW(
-        model.parameter_groups(lr=4e-3, weight_decay=0.0, pretrained_lr_scale=1.0)
-    )
-    for _ in range(60):
-        model.train().compute_loss(model(image, CAPTIONS), batch)["loss"].backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    with torch.no_grad():
-        straight = model.eval()(image, CAPTIONS).logits > 0
-        swapped = model(image, CAPTIONS[::-1]).logits > 0
-    for pred, truth in ((straight, mask), (swapped, mask.flip(0))):
-        overlap = (pred & truth.bool()).sum((1, 2, 3)) / (pred | truth.bool()).sum((1, 2, 3))
-        assert (overlap > 0.75).all(), "a grid of 4 pixels rounds the corners of boxes"
-
-
 # --- explanations
 
 
@@ -357,11 +336,17 @@ def test_without_the_position_code_only_its_map_is_missing() -> None:
     assert without <= with_it
 
 
+def test_the_names_and_shapes_of_the_state_dict_are_the_golden_ones() -> None:
+    model = make(image_encoder_options=None)
+    assert changed_keys(model, "lavt_swin_tiny.txt") == {"gone": [], "new": []}
+
+
 def test_pretrained_parts_learn_more_slowly_and_bert_is_frozen_unless_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_bert(tmp_path)
-    frozen = make(text_encoder=str(tmp_path), freeze_text=True)
+    frozen = make(text_encoder=str(tmp_path))
+    frozen.text_encoder.freeze()
     assert frozen.text_encoder.frozen
     tuned = make(text_encoder=str(tmp_path), freeze_text=False)
     monkeypatch.setattr(tuned.text_encoder, "pretrained", True)

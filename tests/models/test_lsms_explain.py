@@ -178,7 +178,8 @@ def state_of(network: LSMS) -> dict[str, Any]:
 def test_explaining_changes_nothing_of_the_network(tmp_path: Path, training: bool) -> None:
     """Neither modes, a frozen text encoder's among them, nor gradients, nor running statistics."""
     write_bert(tmp_path)
-    network = make(text_encoder=str(tmp_path), freeze_text=True)
+    network = make(text_encoder=str(tmp_path))
+    network.text_encoder.freeze()
     network.train(training)
     network(pictures(2), CAPTIONS).logits.sum().backward()
     before = state_of(network)
@@ -196,7 +197,9 @@ def test_explaining_in_inference_mode_gives_the_same_maps_and_harms_no_later_tra
     tmp_path: Path, frozen: bool
 ) -> None:
     write_bert(tmp_path)
-    network = make(text_encoder=str(tmp_path), freeze_text=frozen).eval()
+    network = make(text_encoder=str(tmp_path)).eval()
+    if frozen:
+        network.text_encoder.freeze()
     with torch.inference_mode():
         found = network.explain(pictures(2), CAPTIONS, "lesion")
     expected = network.explain(pictures(2), CAPTIONS, "lesion")

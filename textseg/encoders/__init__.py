@@ -9,7 +9,7 @@ Whichever it is, its config and its tokenizer are kept as text in the network's 
 that a checkpoint is rebuilt without any hub (`restoring`).
 """
 
-from textseg.encoders.image import ImageEncoder, Normalize
+from textseg.encoders.image import ImageEncoder, Normalize, is_timm_model, near_timm_names
 from textseg.encoders.restore import is_restoring, restoring
 from textseg.encoders.text import NoText, TextEncoder, masked_mean, warn_of_truncation
 
@@ -19,7 +19,9 @@ __all__ = [
     "Normalize",
     "TextEncoder",
     "is_restoring",
+    "is_timm_model",
     "masked_mean",
+    "near_timm_names",
     "restoring",
     "warn_of_truncation",
 ]

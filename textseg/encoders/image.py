@@ -36,6 +36,23 @@ class Normalize(nn.Module):
         return (image - self.mean) / self.std
 
 
+def is_timm_model(name: str) -> bool:
+    """Whether timm has a network of this name."""
+    return timm.is_model(name)
+
+
+def near_timm_names(name: str, *, prefix: str = "", others: Sequence[str] = ()) -> list[str]:
+    """Up to three names that a misspelt one may have meant.
+
+    Args:
+        name: the misspelt name.
+        prefix: stands before timm's names wherever `name` is read.
+        others: further names that may have been meant.
+    """
+    known = [*others, *(f"{prefix}{model}" for model in timm.list_models())]
+    return difflib.get_close_matches(name, known, n=3)
+
+
 class ImageEncoder(nn.Module):
     """A timm network as a feature pyramid.
 
@@ -61,8 +78,8 @@ class ImageEncoder(nn.Module):
         settings = dict(options or {})
         if "swin" in name:
             settings.setdefault("strict_img_size", False)
-        if not timm.is_model(name):
-            near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        if not is_timm_model(name):
+            near = near_timm_names(name)
             raise UserError(
                 f"image_encoder={name!r} is not a timm model",
                 f"did you mean one of {near}?" if near else "timm.list_models() tells their names",
@@ -81,7 +98,7 @@ class ImageEncoder(nn.Module):
                 f"image_encoder={name!r} could not be built ({first_line(error)})",
                 "connect to the hub once so that the weights are cached, or set pretrained: false",
             ) from error
-        self.pretrained = pretrained
+        self.name, self.pretrained = name, pretrained
         self.channels: tuple[int, ...] = tuple(self.body.feature_info.channels())
         self.strides: tuple[int, ...] = tuple(self.body.feature_info.reduction())
         self.normalize = Normalize(
@@ -108,10 +125,15 @@ class ImageEncoder(nn.Module):
 
         Returns:
             A list of [B, C_i, H/s_i, W/s_i].
+
+        Raises:
+            UserError: H or W is no multiple of the deepest stride, or timm refuses it.
         """
+        size = (image.shape[-2], image.shape[-1])
+        self._check_size(*size)
         x = self.normalize(image)
         if fuse is None:
-            return [self._nchw(feature) for feature in self.body(x)]
+            return [self._nchw(feature) for feature in self._run(self.body, x, size)]
         if not isinstance(self.body, FeatureListNet):
             raise UserError(
                 f"image_encoder {type(self.body).__name__} cannot be stepped stage by stage",
@@ -119,12 +141,35 @@ class ImageEncoder(nn.Module):
             )
         features: list[Tensor] = []
         for stage, module in self.body.items():
-            x = module(x)
+            x = self._run(module, x, size)
             if stage in self.body.return_layers:
                 fused = fuse(len(features), self._nchw(x))
                 features.append(fused)
                 x = fused.permute(0, 2, 3, 1) if self._nhwc else fused
         return features
 
+    def _check_size(self, height: int, width: int) -> None:
+        stride = max(self.strides)
+        if height % stride or width % stride:
+            raise UserError(
+                f"images of {height} x {width} do not suit image_encoder={self.name!r}, whose "
+                f"deepest stage has one position for {stride} x {stride} pixels",
+                f"set data.image_size to multiples of {stride}",
+            )
+
+    def _run(self, module: Any, x: Tensor, size: tuple[int, int]) -> Any:
+        """What a module of timm makes of `x`; its asserts on sizes are the user's to mend."""
+        try:
+            return module(x)
+        except AssertionError as error:
+            raise UserError(
+                f"images of {size[0]} x {size[1]} do not suit image_encoder={self.name!r} "
+                f"({first_line(error)})",
+                "set data.image_size to what the message in brackets asks for, or give the encoder "
+                "that size: image_encoder_options: {img_size: ...}",
+            ) from error
+
     def _nchw(self, feature: Tensor) -> Tensor:
+        # Copied, not viewed: as a view it would choose channels-last kernels for the layers after
+        # it, which round differently and are no faster.
         return feature.permute(0, 3, 1, 2).contiguous() if self._nhwc else feature

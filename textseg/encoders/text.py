@@ -93,6 +93,7 @@ class TextEncoder(nn.Module):
         self.name = name
         self.max_tokens = max_tokens
         self.pretrained = pretrained and name != SCRATCH
+        self._random = not self.pretrained  # until it is trained or loaded
         self._tokenizer: Tokenizer | None = None
         self._cache: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
         self.model: Any
@@ -117,6 +118,28 @@ class TextEncoder(nn.Module):
     def pretrained_parameters(self) -> list[nn.Parameter]:
         """What started from published weights."""
         return list(self.parameters()) if self.pretrained else []
+
+    def requires_grad_(self, requires_grad: bool = True) -> TextEncoder:
+        """As of every module, except that random weights are not frozen unasked.
+
+        Raises:
+            UserError: the weights are neither published nor restored nor trained, and words that
+                mean nothing would stay so.
+        """
+        if self._random and not requires_grad:
+            raise UserError(
+                f"freeze_text: true would keep text_encoder={self.name!r} at random weights"
+                + ("" if self.name == SCRATCH else " (pretrained: false)"),
+                "leave freeze_text out, or give a published text_encoder with pretrained: true; "
+                "to measure cost only: textseg benchmark --freeze_text true",
+            )
+        return super().requires_grad_(requires_grad)
+
+    def freeze(self) -> None:
+        """Keep the weights as they are, random ones too, so that a caption is encoded once."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+        self.eval()
 
     @property
     def frozen(self) -> bool:
@@ -159,6 +182,7 @@ class TextEncoder(nn.Module):
             tokens, mask = self._cached(text)
         else:
             self._cache.clear()  # what was kept before a thaw is out of date
+            self._random = self._random and not self.training
             tokens, mask = self._encode(text)
         return TextFeatures(tokens, mask, masked_mean(tokens, mask))
 
@@ -253,6 +277,7 @@ class TextEncoder(nn.Module):
 
     def set_extra_state(self, state: Any) -> None:
         self._cache.clear()
+        self._random = False  # a checkpoint's weights come with its config
         if state["tokenizer"]:
             self._tokenizer = Tokenizer.from_str(state["tokenizer"])
             self._fix_length()

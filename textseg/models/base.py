@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import lightning as L
@@ -171,7 +172,8 @@ class SegmentationModule(L.LightningModule):
         ]
 
     def _step(self, batch: Batch, stage: str) -> tuple[SegmentationOutput, Tensor]:
-        output = self(batch["image"], batch["text"])
+        with enough_values(self, batch["image"]):
+            output = self(batch["image"], batch["text"])
         losses = self.compute_loss(output, batch)
         self.log_dict(
             {f"{stage}/{name}": value for name, value in losses.items()},
@@ -232,6 +234,31 @@ class SegmentationModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Refuse a checkpoint of another network before any weight is changed."""
         check_state_dict(self, checkpoint["state_dict"])
+
+
+@contextmanager
+def enough_values(model: SegmentationModule, image: Tensor) -> Iterator[None]:
+    """Say what to do where a batch norm in training is left with one value for each channel.
+
+    Args:
+        model: the network that runs.
+        image: what it runs on, [B, 3, H, W].
+
+    Raises:
+        UserError: it was, as one image is where a stage or a pooling comes down to one position.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "Expected more than 1 value per channel when training" not in str(error):
+            raise
+        height, width = image.shape[-2:]
+        raise UserError(
+            f"{type(model).__name__} cannot be trained on a batch of 1 image of "
+            f"{height} x {width}: a batch norm is left with one value for each channel",
+            "give data.batch_size and the training split 2 or more, or data.image_size 64 or more, "
+            "which does not help a network that pools whole images",
+        ) from error
 
 
 def caption_mode_of(trainer: L.Trainer) -> str:

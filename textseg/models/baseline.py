@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import segmentation_models_pytorch as smp
@@ -19,12 +19,15 @@ import torch
 from torch import Tensor
 
 from textseg.batch import SegmentationOutput, TextFeatures
-from textseg.encoders import Normalize, NoText, is_restoring
+from textseg.encoders import Normalize, NoText, is_restoring, is_timm_model, near_timm_names
 from textseg.errors import UserError, first_line
 from textseg.models.base import SegmentationModule
 from textseg.optim import parameter_groups
 
 TIMM = "tu-"  # how the library marks the encoders that it takes from timm
+# Positions that an architecture needs at the deepest stage, along each side, where one is too few:
+# PAN pools it three times by two.
+DEEPEST_CELLS = {"pan": 8}
 # Arguments of every architecture that are settings of ours, or that would change the result's type.
 FIXED = ("encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params")
 
@@ -87,6 +90,7 @@ class ImageBaseline(SegmentationModule):
         _check_names(architecture, image_encoder)
         _check_options(architecture, image_encoder, encoder_options, decoder_options or {})
         self.pretrained = pretrained
+        self.cells = DEEPEST_CELLS.get(architecture, 1)
         self.network = _build(
             architecture,
             image_encoder,
@@ -108,7 +112,9 @@ class ImageBaseline(SegmentationModule):
     def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
         """The tensor part: what compile, export, benchmark and explanations act on."""
         self._check_size(image.shape[-2], image.shape[-1])
-        return SegmentationOutput(self.network(self.normalize(image)), {})
+        logits = self.network(self.normalize(image))
+        self._check_grid(logits, image)
+        return SegmentationOutput(logits, {})
 
     def parameter_groups(
         self, *, lr: float, weight_decay: float, pretrained_lr_scale: float
@@ -131,6 +137,27 @@ class ImageBaseline(SegmentationModule):
                 f"{stride} x {stride} pixels",
                 f"set data.image_size to multiples of {stride}",
             )
+        if min(height, width) < self.cells * stride:
+            raise UserError(
+                f"images of {height} x {width} are too small for {self._names()}, which needs "
+                f"{self.cells} x {self.cells} positions at its deepest stage",
+                f"set data.image_size to {self.cells * stride} or more",
+            )
+
+    def _check_grid(self, logits: Tensor, image: Tensor) -> None:
+        """Some architectures widen their logits by a fixed factor, whatever the encoder gives."""
+        if logits.shape[-2:] != image.shape[-2:]:
+            given, wanted = logits.shape[-2:], image.shape[-2:]
+            raise UserError(
+                f"{self._names()} gives logits of {given[0]} x {given[1]} for images of "
+                f"{wanted[0]} x {wanted[1]}",
+                f"multiply decoder_options.upsampling by {wanted[0] / given[0]:g}, or leave "
+                "decoder_options.encoder_depth out",
+            )
+
+    def _names(self) -> str:
+        architecture, image_encoder = (self.hparams[k] for k in ("architecture", "image_encoder"))
+        return f"architecture={architecture!r} on image_encoder={image_encoder!r}"
 
 
 def _build(
@@ -185,26 +212,20 @@ def _normalize(image_encoder: str, *, pretrained: bool) -> Normalize:
 def _check_names(architecture: str, image_encoder: str) -> None:
     architectures = list(smp.MODEL_ARCHITECTURES_MAPPING)
     if architecture not in architectures:
-        raise UserError(
-            f"architecture={architecture!r} is unknown",
-            f"choose {_near(architecture, architectures)}",
-        )
+        near = difflib.get_close_matches(architecture, architectures) or architectures
+        raise UserError(f"architecture={architecture!r} is unknown", f"choose one of {near}")
     own = smp.encoders.get_encoder_names()
     if image_encoder not in own and not image_encoder.startswith(TIMM):
-        near = _near(
-            image_encoder, [*own, *(f"{TIMM}{m}" for m in smp.encoders.timm.list_models())]
-        )
+        near = near_timm_names(image_encoder, prefix=TIMM, others=own)
         raise UserError(
             f"image_encoder={image_encoder!r} is no encoder of segmentation-models-pytorch",
-            f"choose {near or f'{TIMM!r} and the name of a timm model'}",
+            f"choose one of {near}" if near else f"choose {TIMM!r} and the name of a timm model",
         )
-    timm = smp.encoders.timm
-    name = image_encoder.removeprefix(TIMM)
-    if image_encoder.startswith(TIMM) and not timm.is_model(name):
-        near = _near(image_encoder, [f"{TIMM}{model}" for model in timm.list_models()])
+    if image_encoder.startswith(TIMM) and not is_timm_model(image_encoder.removeprefix(TIMM)):
+        near = near_timm_names(image_encoder, prefix=TIMM)
         raise UserError(
             f"image_encoder={image_encoder!r} names no timm model",
-            f"choose {near}" if near else "timm.list_models() tells their names",
+            f"choose one of {near}" if near else "timm.list_models() tells their names",
         )
 
 
@@ -234,15 +255,6 @@ def _check_options(
             f"image_encoder_options={both} belong to the architecture {architecture!r}",
             "give such settings under decoder_options, or not at all",
         )
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    """The most similar of the known names, for a remedy; "" where there is none to say."""
-    names = list(known)
-    near = difflib.get_close_matches(name, names, n=3)
-    if near:
-        return f"one of {near}"
-    return f"one of {names}" if len(names) <= 20 else ""
 
 
 def _out_of_reach(image_encoder: str, error: Exception) -> UserError:
