@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -16,6 +14,8 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from datamodules.building import build_once
+from datamodules.cache import CachedRows, PictureCache, open_cache
 from datamodules.captions import CaptionMode, apply_caption_mode, normalise
 from datamodules.checks import check_files, divide, report_missing, without_caption
 from datamodules.dataset import (
@@ -28,7 +28,7 @@ from datamodules.dataset import (
 )
 from datamodules.transforms import TrainAugmentation
 from textseg.errors import UserError
-from textseg.preprocess import checked_size
+from textseg.preprocess import checked_size, probe_size
 
 __all__ = ["EpochSampler", "Record", "TextSegDataModule", "TextSegDataset", "collate"]
 
@@ -60,10 +60,13 @@ class TextSegDataModule(LightningDataModule, ABC):
         caption_mode: true captions, empty ones, or true ones shuffled among the rows of a split.
         normalise_captions: repair spelling and spacing of captions.
         augment: vary training images; words keep telling the truth.
+        cache: folder for the decoded, resized pictures, built once and memory-mapped; null reads
+            the files every time.
         seed: of shuffling, augmentation and caption_mode=shuffled.
     """
 
     phantom_images = 100  # training images when synthesize is true
+    mask_source: str = ""  # what the masks are where they are not outlines, such as "boxes"
 
     def __init__(
         self,
@@ -79,6 +82,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         caption_mode: CaptionMode = "true",
         normalise_captions: bool = False,
         augment: bool = True,
+        cache: str | None = "data/cache",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -93,9 +97,11 @@ class TextSegDataModule(LightningDataModule, ABC):
         self.caption_mode: CaptionMode = caption_mode
         self.normalise_captions = normalise_captions
         self.augment = augment
+        self.cache = cache
         self.seed = seed
         self._read: dict[str, list[Record]] = {}
         self._unlisted: list[Path] = []
+        self._pictures: PictureCache | None = None
         self._checked: dict[Stage, list[Record]] = {}
         self._records: dict[Stage, list[Record]] = {}
 
@@ -132,12 +138,27 @@ class TextSegDataModule(LightningDataModule, ABC):
         """The texts of a split, in row order."""
         return [record.text for record in self.records(split)]
 
+    def cached_rows(self, split: str) -> CachedRows | None:
+        """The cached pictures and masks of a split's `records`; None without a cache."""
+        records = self.records(split)
+        pictures = self._open_cache()
+        if pictures is None:
+            return None
+        masks = [record.mask for record in records if record.mask is not None]
+        return pictures.rows([record.image for record in records], masks)
+
     # --- Lightning -----------------------------------------------------------------------------
 
     def prepare_data(self) -> None:
+        """Build phantoms and the cache, where asked for and not there yet."""
         checked_size(self.image_size)
-        if self.synthesize:
-            self._build_phantoms()
+        root = self.folder()
+        self._read_once(root)
+        listed = [record for rows in self._read.values() for record in rows]
+        # Where files are missing, `setup` knows whether that is a mistake; if so, it must not be
+        # told after minutes of caching.
+        if self.on_missing == "skip" or not divide(listed, scored=True)[1]:
+            self._open_cache()
 
     def setup(self, stage: str | None = None) -> None:
         """Check everything the stage will read; `caption_mode` takes effect here.
@@ -173,6 +194,7 @@ class TextSegDataModule(LightningDataModule, ABC):
             stage=stage,
             augment=augment,
             seed=self.seed,
+            cached=self.cached_rows(stage),
         )
 
     def _loader(
@@ -206,10 +228,7 @@ class TextSegDataModule(LightningDataModule, ABC):
     def _check(self, stages: Sequence[Stage]) -> None:
         """Find the usable rows of stages that were not checked before; the disk is read once."""
         root = self.folder()
-        if not self._read:
-            self._read = self.read_records(root)
-            listed = [record for rows in self._read.values() for record in rows]
-            self._unlisted = without_caption(self.all_images(root), listed)
+        self._read_once(root)
         usable: dict[Stage, list[Record]] = {}
         missing: list[Path] = []
         for stage in stages:
@@ -224,8 +243,30 @@ class TextSegDataModule(LightningDataModule, ABC):
                     f"split={self.split} leaves no row for {stage} in root={root}",
                     "check that root and captions belong together and that no folder is empty",
                 )
-            check_files(kept, scored=stage != "predict", what=stage)
+        pictures = self._open_cache()
+        file_size = probe_size if pictures is None else pictures.file_size
+        for stage, kept in usable.items():
+            check_files(kept, scored=stage != "predict", what=stage, file_size=file_size)
             self._checked[stage] = [self._finished(record, stage) for record in kept]
+
+    def _read_once(self, root: Path) -> None:
+        if not self._read:
+            self._read = self.read_records(root)
+            listed = [record for rows in self._read.values() for record in rows]
+            self._unlisted = without_caption(self.all_images(root), listed)
+
+    def _open_cache(self) -> PictureCache | None:
+        """The cache of all splits' files, built where it is first needed; None without one."""
+        if self.cache is not None and self._pictures is None:
+            listed = [record for rows in self._read.values() for record in rows]
+            self._pictures = open_cache(
+                Path(self.cache),
+                [record.image for record in listed],
+                [record.mask for record in listed if record.mask is not None],
+                size=checked_size(self.image_size),
+                name=type(self).__name__,
+            )
+        return self._pictures
 
     def _finished(self, record: Record, stage: Stage) -> Record:
         text = normalise(record.text) if self.normalise_captions else record.text
@@ -258,22 +299,12 @@ class TextSegDataModule(LightningDataModule, ABC):
         if rows < 1:
             raise UserError(f"synthesize={rows} is below 1", "give true or a number of images")
         folder = Path("data/phantoms") / f"{type(self).__name__}-{rows}-{_generator_digest()}"
-        folder = folder.absolute()
-        if folder.is_dir():
-            return folder
-        # Written aside and moved whole: an interrupted build is never taken for a finished one,
-        # and of two processes at once the slower one throws its own away.
-        aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-        aside.mkdir(parents=True)
-        try:
-            self.write_phantoms(aside, rows)
-            aside.replace(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-        return folder
+        return build_once(
+            folder,
+            lambda aside: self.write_phantoms(aside, rows),
+            identity=folder.name,
+            what="phantoms",
+        )
 
 
 def _generator_digest() -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
+from datamodules.cache import CachedRows
 from datamodules.captions import key
 from datamodules.transforms import TrainAugmentation
 from textseg.batch import Batch, stable_id
@@ -79,6 +80,7 @@ class TextSegDataset(Dataset[Sample]):
         stage: masks come in all but predict, masks at their own resolution in test.
         augment: applied if given, seeded from (seed, epoch, index).
         seed: of the augmentation.
+        cached: the same rows' pictures and masks; without it files are read.
     """
 
     def __init__(
@@ -90,13 +92,17 @@ class TextSegDataset(Dataset[Sample]):
         stage: Stage,
         augment: TrainAugmentation | None = None,
         seed: int = 0,
+        cached: CachedRows | None = None,
     ) -> None:
         self.records = list(records)
-        self.root = root
         self.size = size
         self.stage = stage
         self.augment = augment
         self.seed = seed
+        self.cached = cached
+        self._image_ids = np.array(
+            [stable_id(_identity(record.image, root)) for record in records], dtype=np.int64
+        )
 
     def __len__(self) -> int:
         return len(self.records)
@@ -105,24 +111,21 @@ class TextSegDataset(Dataset[Sample]):
         """The sample at an index, or at (epoch, index) as `EpochSampler` draws them."""
         epoch, index = item if isinstance(item, tuple) else (0, item)
         record = self.records[index]
-        image = read_image(record.image)
+        image, original_size = self._image(index)
         sample = Sample(
             text=record.text,
-            image_id=stable_id(_identity(record.image, self.root)),
+            image_id=int(self._image_ids[index]),
             index=index,
             case=record.case,
             case_id=record.case_id,
-            original_size=(image.shape[0], image.shape[1]),
+            original_size=original_size,
             spacing=record.spacing or UNKNOWN_SPACING,
         )
-        image = resize_image(image, self.size)
         if self.stage == "predict":
             sample["image"] = _image_tensor(image)
             return sample
-        assert record.mask is not None
-        truth = read_mask(record.mask)
-        mask = resize_mask(truth, self.size)
-        if self.stage == "test":
+        mask, truth = self._mask(index)
+        if truth is not None:
             sample["truth"] = torch.from_numpy(truth.copy())
         if self.augment is not None:
             seed = augmentation_seed(self.seed, epoch, index)
@@ -130,6 +133,22 @@ class TextSegDataset(Dataset[Sample]):
         sample["image"] = _image_tensor(image)
         sample["mask"] = torch.from_numpy(mask.astype(np.float32))[None]  # [1, H, W]
         return sample
+
+    def _image(self, index: int) -> tuple[Bytes, Size]:
+        """[H, W, 3], or [H, W, 1] where the channels are equal, and the size on disk."""
+        if self.cached is not None:
+            return self.cached.image(index), self.cached.original_size(index)
+        image = read_image(self.records[index].image)
+        return resize_image(image, self.size), (image.shape[0], image.shape[1])
+
+    def _mask(self, index: int) -> tuple[Bytes, Bytes | None]:
+        """[H, W], and in test the mask at its own resolution, which a cache does not hold."""
+        if self.cached is not None and self.stage != "test":
+            return self.cached.mask(index), None
+        path = self.records[index].mask
+        assert path is not None
+        truth = read_mask(path)
+        return resize_mask(truth, self.size), truth if self.stage == "test" else None
 
 
 def augmentation_seed(seed: int, epoch: int, index: int) -> int:
@@ -143,8 +162,9 @@ def _identity(image: Path, root: Path) -> str:
 
 
 def _image_tensor(image: Bytes) -> Tensor:
+    """[H, W, 1 or 3] -> [3, H, W]; equal channels are converted once and share their memory."""
     channels_first = np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32)
-    return torch.from_numpy(channels_first) / 255  # [3, H, W]
+    return torch.from_numpy(channels_first).div_(255).expand(3, -1, -1)
 
 
 def collate(samples: list[Sample]) -> Batch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,18 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _working_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What goes to the working folder by default (data/cache, runs) stays out of the repository."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("working_folder"))
+        yield
+
+
 @pytest.fixture(scope="session")
-def real_data() -> Path:
+def real_data(pytestconfig: pytest.Config) -> Path:
     """The folder of real samples (qata_images_sample/, qata_text/, ...)."""
     folder = os.environ.get("TEXTSEG_REAL_DATA")
     if not folder:
         pytest.skip("TEXTSEG_REAL_DATA is unset: no real samples on this machine")
-    return Path(folder)
+    return pytestconfig.invocation_params.dir / folder

@@ -13,6 +13,11 @@ from textseg.errors import UserError, first_line
 Size = tuple[int, int]  # height, width
 Bytes = NDArray[np.uint8]
 
+# What Pillow raises for a file that is cut short, spoiled, or claims to be gigantic.
+_BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+# Raise it when a change below gives other pixels: caches built before are then built anew.
+PIXELS_VERSION = 1
 MASK_THRESHOLD = 127  # MosMedData+ masks have a faint rim at 12..21
 
 
@@ -46,7 +51,7 @@ def _open(path: Path) -> Image.Image:
     try:
         image = Image.open(path)
         image.load()
-    except (OSError, SyntaxError, ValueError) as error:
+    except _BROKEN as error:
         raise _unreadable(path, error) from error
     return image
 
@@ -61,7 +66,7 @@ def probe_size(path: Path) -> Size:
         with Image.open(path) as image:
             width, height = image.size
             image.verify()
-    except (OSError, SyntaxError, ValueError) as error:
+    except _BROKEN as error:
         raise _unreadable(path, error) from error
     return height, width
 

@@ -140,6 +140,20 @@ class DataModuleContract(ABC):
         assert [len(b["text"]) for b in batches(dropped, "train")] == [n - 1]
         assert [len(b["text"]) for b in batches(kept, "train")] == [n]
 
+    # --- cache
+
+    @pytest.mark.parametrize("split", ["train", "val", "test", "predict"])
+    def test_the_cache_changes_no_batch(self, tmp_path: Path, split: str) -> None:
+        cached, plain = self.small(tmp_path), self.small(tmp_path)
+        cached.cache, plain.cache = str(tmp_path / "cache"), None
+        for left, right in zip(batches(cached, split), batches(plain, split), strict=True):
+            assert_equal(left, right)
+        assert len(list((tmp_path / "cache").iterdir())) == 1
+
+    def test_the_cache_is_put_where_the_constructor_says(self, tmp_path: Path) -> None:
+        self.small(tmp_path, cache=str(tmp_path / "here")).prepare_data()
+        assert len(list((tmp_path / "here").iterdir())) == 1
+
     # --- captions
 
     def test_captions_are_the_texts_of_the_records(self, ready: TextSegDataModule) -> None:

@@ -1,0 +1,142 @@
+"""Folders that are built once and whole, whatever interrupts or competes."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from lightning.pytorch.utilities import rank_zero_info
+
+from textseg.errors import UserError, first_line
+
+_IDENTITY = ".identity"
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # no space, or none of the user's share
+
+
+def build_once(
+    folder: Path,
+    write: Callable[[Path], None],
+    *,
+    identity: str,
+    what: str,
+    elsewhere: str = "choose a folder on another disk",
+) -> Path:
+    """The folder, built unless a whole one of this identity is there.
+
+    `write` fills a new folder beside it, which is moved into place when it is complete, so that an
+    interrupted build is never taken for a whole one. One process builds, the others wait. A folder
+    of another identity, or of none, is replaced.
+
+    Args:
+        folder: where the result belongs.
+        write: fills the empty folder it is given.
+        identity: changes whenever the result would.
+        what: names the result in messages.
+        elsewhere: how the user chooses another folder, for messages.
+
+    Returns:
+        `folder` as an absolute path.
+
+    Raises:
+        UserError: the folder cannot be written, or its disk is full.
+    """
+    folder = folder.absolute()
+    if is_whole(folder, identity):
+        return folder
+    with _alone(folder, what, elsewhere):
+        if not is_whole(folder, identity):  # while waiting, another process may have built it
+            _build(folder, write, identity, what, elsewhere)
+    return folder
+
+
+def is_whole(folder: Path, identity: str) -> bool:
+    """Whether the folder was built to its end, and with this identity."""
+    try:
+        return (folder / _IDENTITY).read_text(encoding="utf-8") == identity
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def forget(folder: Path) -> None:
+    """Have the next `build_once` build the folder anew."""
+    (folder / _IDENTITY).unlink(missing_ok=True)
+
+
+def sources_identity(paths: Iterable[Path], *settings: object) -> str:
+    """A digest of files by name, size and time of change, and of settings by their `repr`.
+
+    The order of the files and their repetitions do not matter; a file that does not exist counts
+    as that.
+    """
+    digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
+    for path in sorted({str(path) for path in paths}):
+        try:
+            found = os.stat(path)  # noqa: PTH116 - of thousands of files, Path.stat takes longer
+            state = f"{found.st_size}/{found.st_mtime_ns}"
+        except (FileNotFoundError, NotADirectoryError):
+            state = "absent"
+        digest.update(f"\0{path}\0{state}".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+@contextmanager
+def _alone(folder: Path, what: str, elsewhere: str) -> Iterator[None]:
+    """Hold the folder's lock."""
+    path = folder.with_name(f".{folder.name}.lock")
+    lock = FileLock(path)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            rank_zero_info(f"waiting for another process that builds {what} in {folder}")
+            lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"{what} cannot be written into {folder.parent} ({first_line(error)})",
+            elsewhere,
+        ) from error
+    try:
+        yield
+    finally:
+        # Removed while held: who waits for the removed file finds that it has no name any more
+        # and starts over (filelock looks at its link count).
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
+def _build(
+    folder: Path, write: Callable[[Path], None], identity: str, what: str, elsewhere: str
+) -> None:
+    """Write aside and move into place; what killed builds have left is removed first."""
+    leftover = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{32}}")
+    for path in folder.parent.iterdir():
+        if leftover.fullmatch(path.name):
+            shutil.rmtree(path)
+    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    try:
+        aside.mkdir()
+        write(aside)
+        (aside / _IDENTITY).write_text(identity, encoding="utf-8")
+        if folder.exists():
+            folder.replace(old)
+        aside.replace(folder)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise UserError(
+            f"the disk of {folder.parent} is full; {what} was not written",
+            f"free some space, or {elsewhere}",
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
