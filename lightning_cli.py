@@ -160,7 +160,7 @@ class SuiteCLI(LightningCLI):
         loggers = self._loggers(self._get(self.config_init, "trainer").logger, fitting)
         callbacks: list[L.Callback] = [PredictionWriter()]
         if fitting:
-            callbacks.append(_checkpointing(self.run_folder))
+            callbacks += _checkpointing(self.run_folder)
             callbacks += [LearningRateMonitor("step")] if loggers else []
         self.trainer_defaults["callbacks"] = callbacks
         kwargs |= {"default_root_dir": str(self.run_folder), "logger": loggers or False}
@@ -244,6 +244,11 @@ class SuiteCLI(LightningCLI):
 
 
 SUITE_COMMANDS = {"benchmark": benchmark}
+# What a network goes by, whatever it is tested on.
+KEPT_FOR_OTHER_DATA = (
+    *("image_size", "batch_size", "num_workers", "caption_mode", "normalise_captions"),
+    *("cache", "seed"),
+)
 NEED_CHECKPOINT = ("validate", "test", "predict")
 
 
@@ -255,15 +260,20 @@ def _take_offline(logger: Any) -> None:
         rank_zero_info(f"W&B {'is off' if disabled else 'runs offline'}: {obstacle}")
 
 
-def _checkpointing(run_folder: Path) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        run_folder / "checkpoints",
-        filename="best",
-        monitor="val/dice",
-        mode="max",
-        save_last=True,
-        auto_insert_metric_name=False,
+def _checkpointing(run_folder: Path) -> list[L.Callback]:
+    """best.ckpt whenever val/dice rises, and last.ckpt after every epoch, better or not.
+
+    `save_last` would move last.ckpt with best.ckpt only (Lightning 2.6). The best one comes first:
+    Lightning takes the first for the trainer's `checkpoint_callback`.
+    """
+    folder = run_folder / "checkpoints"
+    best = ModelCheckpoint(
+        folder, filename="best", monitor="val/dice", mode="max", auto_insert_metric_name=False
     )
+    last = ModelCheckpoint(
+        folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    return [best, last]
 
 
 def _callbacks(trainer: Any) -> list[L.Callback]:
@@ -285,10 +295,11 @@ def _config_name(arguments: Sequence[str]) -> str:
 
 
 def _with_run_config(arguments: Sequence[str]) -> list[str]:
-    """With a checkpoint but no config, the model and data settings of the checkpoint's run."""
+    """With a checkpoint, the model and data settings of its run, unless a config gives a model."""
     checkpoint = _option(arguments, "--ckpt_path")
     takes_it = arguments[:1] and arguments[0] in NEED_CHECKPOINT
-    if not takes_it or checkpoint is None or _option(arguments, "--config", "-c"):
+    given = _given_settings(arguments)
+    if not takes_it or checkpoint is None or "model" in given:
         return list(arguments)
     config = run_folder_of(checkpoint) / RUN_CONFIG
     if not config.is_file():
@@ -305,7 +316,28 @@ def _with_run_config(arguments: Sequence[str]) -> list[str]:
         raise UserError(f"{config} holds no settings", "give --config with the experiment's file")
     kept = {key: stored[key] for key in ("seed_everything", "model", "data") if key in stored}
     kept["trainer"] = {"precision": stored.get("trainer", {}).get("precision")}
+    settings = kept.get("data", {}).get("init_args", {})
+    if "data" in given or _option(arguments, "--data", "--data.class_path"):
+        # Other data bring their own root, captions and split.
+        kept["data"]["init_args"] = {k: v for k, v in settings.items() if k in KEPT_FOR_OTHER_DATA}
+    elif _option(arguments, "--data.root", "--data.init_args.root"):
+        settings["synthesize"] = False  # phantoms would be taken instead of root
     return [arguments[0], "--config", yaml.safe_dump(kept), *arguments[1:]]
+
+
+def _given_settings(arguments: Sequence[str]) -> set[str]:
+    """The groups ("model", "data", ...) that the config files on the command line set."""
+    groups: set[str] = set()
+    for position, argument in enumerate(arguments):
+        file = _option(arguments[position : position + 2], "--config", "-c")
+        if file is None or not argument.startswith(("--config", "-c")):
+            continue
+        try:
+            settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError, UnicodeDecodeError):
+            return {"model"}  # the parser says what is wrong with the file
+        groups |= set(settings) if isinstance(settings, dict) else set()
+    return groups
 
 
 def _known_names() -> set[str]:

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from textseg.batch import Batch
-from textseg.checkpoint import RUN_CONFIG, fresh_folder
+from textseg.checkpoint import RUN_CONFIG, data_identity, fresh_folder, results_home
 from textseg.errors import UserError
 from textseg.metrics import Protocol, Rows, dice, iou, summary
 from textseg.models.base import SegmentationModule, caption_mode_of
@@ -40,6 +40,19 @@ def claim_folder(trainer: L.Trainer, name: str) -> Path:
     if trainer.is_global_zero:
         folder = fresh_folder(folder)
     return Path(trainer.strategy.broadcast(str(folder)))
+
+
+def claim_test_folder(trainer: L.Trainer) -> Path:
+    """A folder for a test with these data and captions that nobody has written to."""
+    home = "test"
+    data = getattr(trainer, "datamodule", None)
+    if trainer.is_global_zero and data is not None:
+        # From Python, data may be of a class that has none of these.
+        settings = {name: getattr(data, name, None) for name in ("root", "split", "synthesize")}
+        settings["captions"] = getattr(data, "captions_path", None)
+        identity = data_identity(type(data).__name__, settings)
+        home = results_home(Path(trainer.default_root_dir), identity).name
+    return claim_folder(trainer, f"{home}/{caption_mode_of(trainer)}")
 
 
 def evenly_spaced(count: int, total: int) -> set[int]:
@@ -74,7 +87,8 @@ def write_mask(mask: Tensor, path: Path) -> None:
 class TestReport(L.Callback):
     """Writes test/<caption mode>/: metrics.json, cases.csv, overlays/ and, if asked, masks/.
 
-    A second test of the same checkpoint writes beside the first, never over it.
+    A second test of the same checkpoint writes beside the first, never over it. A test on other
+    data than the run's own writes test_on_<dataset folder>/<caption mode>/.
 
     Args:
         overlays: pictures to draw, evenly spaced over the test set.
@@ -95,7 +109,7 @@ class TestReport(L.Callback):
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.mode = caption_mode_of(trainer)
-        self.folder = claim_folder(trainer, f"test/{self.mode}")
+        self.folder = claim_test_folder(trainer)
         (self.folder / "overlays").mkdir(exist_ok=True)
         if self.save_masks:
             (self.folder / "masks").mkdir(exist_ok=True)
@@ -229,7 +243,7 @@ class ExplanationWriter(L.Callback):
         if not self.pictures:
             return
         folders = [c.folder for c in _callbacks(trainer) if isinstance(c, TestReport)]
-        own = folders[0] if folders else claim_folder(trainer, f"test/{caption_mode_of(trainer)}")
+        own = folders[0] if folders else claim_test_folder(trainer)
         self.folder = own / "explain"
         self.folder.mkdir(exist_ok=True)
 

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -38,7 +39,9 @@ def entries(folder: Path) -> list[Entry]:
 
 def write(folder: Path, rows: list[Entry], name: str = "manifest.jsonl") -> Path:
     file = folder / name
-    if name.endswith(".csv"):
+    if name.endswith(".xlsx"):
+        pd.DataFrame(rows).to_excel(file, index=False)
+    elif name.endswith(".csv"):
         with file.open("w", newline="") as lines:
             writer = csv.DictWriter(lines, list(rows[0]))
             writer.writeheader()
@@ -62,8 +65,8 @@ class TestContract(DataModuleContract):
         return make(folder, **settings)
 
 
-@pytest.mark.parametrize("name", ["manifest.jsonl", "manifest.csv", "other.csv"])
-def test_both_forms_of_the_manifest_read_alike(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["manifest.jsonl", "manifest.csv", "manifest.xlsx", "other.csv"])
+def test_all_forms_of_the_manifest_read_alike(tmp_path: Path, name: str) -> None:
     rows = entries(tmp_path)
     file = write(tmp_path, rows, name)
     datamodule = make(tmp_path, file if name == "other.csv" else None)
@@ -167,7 +170,7 @@ def test_an_entry_that_leads_out_and_back_or_through_a_link_is_accepted(tmp_path
 
 
 def test_a_missing_column_or_manifest_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"neither manifest\.jsonl nor manifest\.csv"):
+    with pytest.raises(UserError, match=r"neither manifest\.jsonl, manifest\.csv nor m"):
         make(tmp_path).setup("fit")
     rows = [{k: v for k, v in row.items() if k != "case_id"} for row in entries(tmp_path)]
     write(tmp_path, rows, "manifest.csv")
