@@ -28,24 +28,14 @@ from typing import Literal, get_args
 
 from datamodules.base import TextSegDataModule
 from datamodules.captions import CaptionMode
-from datamodules.checks import first_few
-from datamodules.dataset import Record, case_name
-from datamodules.qata_layouts import (
-    Folders,
-    Layout,
-    Tables,
-    Tree,
-    find_tree,
-    id_lists,
-    index_images,
-    read_tables,
-)
+from datamodules.dataset import Record
+from datamodules.layouts import Parts, Shelf, Tree, divide_by_lists, images_of, index_images
+from datamodules.qata_layouts import Layout, find_tree, id_lists, read_tables
 from datamodules.tables import Caption, match_key
 from textseg.batch import stable_id
 from textseg.errors import UserError
 
 Split = Literal["first80", "official", "subject"]
-Parts = dict[str, list[Caption]]
 
 
 class QaTaCov19DataModule(TextSegDataModule):
@@ -68,6 +58,8 @@ class QaTaCov19DataModule(TextSegDataModule):
         caption_mode: true captions, empty ones, or true ones shuffled among the rows of a split.
         normalise_captions: repair spelling and spacing of captions.
         augment: vary training images; words keep telling the truth.
+        cache: folder for the decoded, resized pictures, built once and memory-mapped; null reads
+            the files every time.
         seed: of shuffling, augmentation and caption_mode=shuffled.
     """
 
@@ -88,6 +80,7 @@ class QaTaCov19DataModule(TextSegDataModule):
         caption_mode: CaptionMode = "true",
         normalise_captions: bool = False,
         augment: bool = True,
+        cache: str | None = "data/cache",
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -102,6 +95,7 @@ class QaTaCov19DataModule(TextSegDataModule):
             caption_mode=caption_mode,
             normalise_captions=normalise_captions,
             augment=augment,
+            cache=cache,
             seed=seed,
         )
         self.layout: Layout = layout
@@ -122,15 +116,15 @@ class QaTaCov19DataModule(TextSegDataModule):
                 f"split={self.split!r} is unknown", f"choose one of {', '.join(get_args(Split))}"
             )
         parts["test"] = tables["test"]
-        training, test = Shelf(tree, ("train", "val")), Shelf(tree, ("test",))
+        training = Shelf(tree, ("train", "val"), mask_prefix="mask_", case_id=subject)
+        test = Shelf(tree, ("test",), mask_prefix="mask_", case_id=subject)
         return {
             split: [(test if split == "test" else training).record(row) for row in rows]
             for split, rows in parts.items()
         }
 
     def all_images(self, root: Path) -> Iterable[Path]:
-        tree = find_tree(root, self.layout)
-        return [p for f in tree.splits.values() for p in index_images(f.images).values()]
+        return images_of(find_tree(root, self.layout))
 
     def write_phantoms(self, folder: Path, rows: int) -> None:
         from datamodules.synthetic import write_qata
@@ -144,41 +138,13 @@ class QaTaCov19DataModule(TextSegDataModule):
         return Path(self.captions_path).expanduser()
 
 
-class Shelf:
-    """The images and masks of some splits, found by key.
-
-    A row whose files are missing gets the path where they would be.
-    """
-
-    def __init__(self, tree: Tree, splits: tuple[str, ...]) -> None:
-        here = [tree.splits[split] for split in splits if split in tree.splits]
-        self.folders = here[0] if here else Folders(tree.base / splits[0], tree.base / splits[0])
-        self.images: dict[str, Path] = {}
-        self.masks: dict[str, Path] = {}
-        for folders in reversed(here):
-            self.images |= index_images(folders.images)
-            self.masks |= index_images(folders.masks)
-
-    def record(self, caption: Caption) -> Record:
-        name = match_key(caption.name)
-        image = self.images.get(name, self.folders.images / f"{name}.png")
-        return Record(
-            image=image,
-            mask=self.masks.get(name, self.folders.masks / f"mask_{name}.png"),
-            text=caption.text,
-            case=case_name(image, caption.row),
-            case_id=subject(name),
-            row=caption.row,
-        )
-
-
 def subject(name: str) -> str:
     """``sub-S12345`` of a BIMCV file, "" for ``covid_<n>``, whose patient is unknown."""
     found = re.match(r"sub-s(\w+?)_", match_key(name))
     return f"sub-S{found[1]}" if found else ""
 
 
-def pooled(tables: Tables) -> list[Caption]:
+def pooled(tables: Parts) -> list[Caption]:
     """The rows of train and val in one list, numbered through if they are of two tables.
 
     A train table that also holds the val table's rows, as LViT's does, counts them once.
@@ -208,7 +174,7 @@ def by_subject(pool: list[Caption]) -> Parts:
 
 
 def official(
-    pool: list[Caption], tables: Tables, tree: Tree, lists: dict[str, set[str]] | None
+    pool: list[Caption], tables: Parts, tree: Tree, lists: dict[str, set[str]] | None
 ) -> Parts:
     """LViT's random lists: from its workbooks, or from the tables or images in its folders.
 
@@ -223,24 +189,11 @@ def official(
             "Train_ID.xlsx and Val_ID.xlsx",
             "both come with LViT's text download: put them beside the captions, or use first80",
         )
-    parts: Parts = {"train": [], "val": []}
-    astray = []
-    for row in pool:
-        homes = [split for split in parts if match_key(row.name) in lists[split]]
-        if len(homes) == 1:
-            parts[homes[0]].append(row)
-        else:
-            astray.append(row.name)
-    if astray:
-        raise UserError(
-            f"split=official: {len(astray)} captions are in no list or in both: "
-            f"{first_few(astray)}",
-            "use the ID workbooks that belong to this caption table",
-        )
-    return parts
+    remedy = "use the ID workbooks that belong to this caption table"
+    return divide_by_lists(pool, lists, split="official", remedy=remedy)
 
 
-def _folder_lists(tables: Tables, tree: Tree) -> dict[str, set[str]]:
+def _folder_lists(tables: Parts, tree: Tree) -> dict[str, set[str]]:
     """Membership by val table; without one, by the folder an image lies in."""
     train = {match_key(row.name) for row in tables["train"]}
     val = {match_key(row.name) for row in tables.get("val", ())}

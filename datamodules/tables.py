@@ -13,7 +13,8 @@ import pandas as pd
 
 from textseg.errors import UserError
 
-IMAGE_COLUMNS = ("image", "filename", "image_path")  # compared without case: Image is one of them
+# Compared without case: Image is one of them.
+IMAGE_COLUMNS = ("image", "filename", "image_path", "original_image_filename")
 TEXT_COLUMNS = ("description", "text", "caption")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 TABLE_SUFFIXES = (".csv", ".xlsx", ".jsonl", ".json")
@@ -151,7 +152,19 @@ def _csv(file: Path) -> list[Row]:
 
 
 def _xlsx(file: Path) -> list[Row]:
-    table = pd.read_excel(file, sheet_name=0, dtype=str, keep_default_na=False, engine="openpyxl")
+    """The rows of the only sheet that has cells; the empty ones that Excel adds do not matter."""
+    with pd.ExcelFile(file, engine="openpyxl") as book:
+        names = [sheet.title for sheet in book.book.worksheets]  # unlike pandas', without charts
+        if not names:
+            raise UserError(f"{file} has no sheet of cells", "save the table as its only sheet")
+        sheets = book.parse(sheet_name=names, dtype=str, keep_default_na=False)
+    filled = [name for name, table in sheets.items() if len(table.columns)]
+    if len(filled) > 1:
+        raise UserError(
+            f"{file} has {len(filled)} sheets with cells: {', '.join(map(str, filled))}",
+            "keep the sheet with the captions, or save it as .csv",
+        )
+    table = sheets[filled[0]] if filled else pd.DataFrame()
     cells = table.fillna("").astype(str).to_numpy().tolist()
     return _named(file, [str(column) for column in table.columns], cells)
 

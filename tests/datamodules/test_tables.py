@@ -3,6 +3,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import openpyxl
+import openpyxl.chart
+import pandas as pd
 import pytest
 
 from datamodules.tables import match_key, read_captions
@@ -29,7 +32,9 @@ def test_only_one_mask_prefix_is_dropped_and_other_dots_are_kept() -> None:
 
 
 @pytest.mark.parametrize(("suffix", "separator"), [(".csv", ","), (".csv", ";"), (".xlsx", ",")])
-@pytest.mark.parametrize("image", ["Image", "image", "filename", "image_path"])
+@pytest.mark.parametrize(
+    "image", ["Image", "image", "filename", "image_path", "original_image_filename"]
+)
 @pytest.mark.parametrize("text", ["Description", "text", "caption"])
 def test_every_accepted_form_reads_alike(
     tmp_path: Path, suffix: str, separator: str, image: str, text: str
@@ -77,6 +82,49 @@ def test_a_file_of_something_else_is_a_users_mistake(tmp_path: Path, name: str) 
         read_captions(tmp_path / name)
 
 
+def add_chart(book: openpyxl.Workbook) -> None:
+    """A sheet, before all others, that has a chart and no cells."""
+    book.create_chartsheet("chart", 0).add_chart(openpyxl.chart.BarChart())
+
+
+def write_sheets(file: Path, sheets: dict[str, list[tuple[str, str]]]) -> None:
+    with pd.ExcelWriter(file, engine="openpyxl") as book:
+        for name, rows in sheets.items():
+            columns = ["Image", "text"] if rows else []
+            pd.DataFrame(rows, columns=columns).to_excel(book, sheet_name=name, index=False)
+
+
+def test_empty_sheets_beside_the_captions_do_not_matter(tmp_path: Path) -> None:
+    write_sheets(tmp_path / "t.xlsx", {"Sheet2": [], "in": ROWS, "Sheet3": []})
+    assert [(c.name, c.text) for c in read_captions(tmp_path / "t.xlsx")] == ROWS
+
+
+def test_a_chart_before_the_captions_does_not_matter(tmp_path: Path) -> None:
+    write_sheets(tmp_path / "t.xlsx", {"in": ROWS})
+    book = openpyxl.load_workbook(tmp_path / "t.xlsx")
+    add_chart(book)
+    book.save(tmp_path / "t.xlsx")
+    assert [(c.name, c.text) for c in read_captions(tmp_path / "t.xlsx")] == ROWS
+
+
+def test_two_filled_sheets_are_named_instead_of_one_being_guessed(tmp_path: Path) -> None:
+    write_sheets(tmp_path / "t.xlsx", {"old": ROWS, "new": ROWS[:1]})
+    with pytest.raises(UserError, match=r"t\.xlsx has 2 sheets with cells: old, new\n.*keep"):
+        read_captions(tmp_path / "t.xlsx")
+
+
+def test_a_workbook_without_cells_is_a_users_mistake(tmp_path: Path) -> None:
+    write_sheets(tmp_path / "empty.xlsx", {"Sheet1": []})
+    with pytest.raises(UserError, match=r"empty\.xlsx has no rows"):
+        read_captions(tmp_path / "empty.xlsx")
+    book = openpyxl.Workbook()
+    add_chart(book)
+    book.remove(book.worksheets[0])
+    book.save(tmp_path / "chart.xlsx")
+    with pytest.raises(UserError, match=r"chart\.xlsx has no sheet of cells"):
+        read_captions(tmp_path / "chart.xlsx")
+
+
 def test_a_table_without_rows_is_a_users_mistake(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("Image,Description\n")
     with pytest.raises(UserError, match="no rows"):
@@ -91,5 +139,6 @@ def test_the_real_tables_have_their_known_number_of_rows(real_data: Path) -> Non
     assert rows("qata_text/train.csv") + rows("qata_text/test.csv") == 9258
     assert rows("qata_text/sgseg_annotation.json") == 9258
     assert rows("lvit_monuseg_text/Train_text.xlsx") == 24
+    assert rows("mosmed_images_sample/Train_Val_text.xlsx") == 25
     mosmed = sorted((real_data / "mosmed_text").glob("*.csv"))
     assert [len(read_captions(file)) for file in mosmed] == [273, 2183, 273]

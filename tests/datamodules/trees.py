@@ -182,3 +182,113 @@ def prepared_nested(root: Path) -> Path:
     write_table(root / "Text/train.csv", rows_of(TRAIN))
     write_table(root / "Text/test.csv", rows_of(TEST))
     return root
+
+
+# --- MosMedData+ -------------------------------------------------------------------------------
+
+# Official tables share Jun_coronacases_case1 (train, val), Morozov_study_0255 (train, test) and
+# Jun_coronacases_case8 (val, test), as the real ones share some.
+MOSMED = {
+    "train": [
+        *("bjorke_1", "bjorke_10", "Jun_coronacases_case1_100", "Jun_coronacases_case1_99"),
+        *("Jun_radiopaedia_10_85902_1_case11_10", "Jun_radiopaedia_10_85902_3_case12_20"),
+        *("Morozov_study_0255_11", "Morozov_study_0255_12", "Morozov_study_0256_7"),
+    ],
+    "val": [
+        *("bjorke_81", "Jun_coronacases_case1_140", "Jun_coronacases_case8_3"),
+        "Morozov_study_0300_5",
+    ],
+    "test": ["Jun_coronacases_case8_77", "Morozov_study_0255_30", "Morozov_study_0298_9"],
+}
+HEALTHY = "bjorke_10"
+
+
+def mosmed_text(name: str) -> str:
+    """A caption of the real kinds, equal for no two names."""
+    number = [n for names in MOSMED.values() for n in names].index(name)
+    count = ("one", "two", "three", "four")[number // 4 % 4]
+    if name == HEALTHY:
+        return "No pulmonary infection, zero infected areas."
+    extent, where = (
+        ("Unilateral", "middle left lung."),
+        ("Unilateral", "left lung and middle right lung."),
+        ("Bilateral", "upper left lung and lower right lung."),
+        ("Bilateral", "all left lung and all right lung.."),
+    )[number % 4]
+    return f"{extent} pulmonary infection, {count} infected areas, {where}"
+
+
+def write_mosmed_images(folder: Path, names: Sequence[str], images: str, masks: str) -> None:
+    """RGB slices and masks of the same names; a mask's edge is faint, and one mask is empty."""
+    for number, name in enumerate(names):
+        generator = np.random.default_rng(number)
+        grey = generator.integers(0, 255, (SIDE, SIDE), dtype=np.uint8)
+        mask = np.zeros((SIDE, SIDE), np.uint8)
+        if name != HEALTHY:
+            row, column = generator.integers(4, SIDE // 2, 2)
+            mask[row - 1 : row + 13, column - 1 : column + 10] = 17
+            mask[row : row + 12, column : column + 9] = 255
+        for kind, picture in ((images, grey), (masks, mask)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).convert("RGB").save(folder / kind / f"{name}.png")
+
+
+def mosmed_rows(names: Sequence[str]) -> list[tuple[str, str]]:
+    return [(f"{name}.png", mosmed_text(name)) for name in names]
+
+
+def mosmed_kaggle(root: Path) -> Path:
+    """The unpacked archive, and LViT's tables as Excel's web page saves them as text."""
+    for names in MOSMED.values():
+        write_mosmed_images(root, names, "frames", "masks")
+    for split, ending in (("train", " 1(in)"), ("val", " 1(in)"), ("test", "(in)")):
+        file = root / f"{split.title()}_text_MosMedData+{ending}.csv"
+        write_table(file, mosmed_rows(MOSMED[split]), ("Image", "text"), ";")
+    return root
+
+
+def mosmed_workbooks(root: Path) -> Path:
+    """The archive two folders further in, and the workbooks as they are downloaded."""
+    base = root / "MosMedData+/2"
+    for names in MOSMED.values():
+        write_mosmed_images(base, names, "frames", "masks")
+    for split, ending in (("train", " 1"), ("val", " 1"), ("test", "")):
+        file = root / f"text_annotations/{split.title()}_text_MosMedData+{ending}.xlsx"
+        write_table(file, mosmed_rows(MOSMED[split]), ("Image", "text"))
+    return root
+
+
+def mosmed_lvit(
+    root: Path, *, folder: str = "datasets/MosMedDataPlus", table: str | None = None
+) -> Path:
+    for split, names in MOSMED.items():
+        own = root / folder / f"{split.title()}_Folder"
+        write_mosmed_images(own, names, "img", "labelcol")
+        write_table(own / (table or f"{split.title()}_text.xlsx"), mosmed_rows(names))
+    return root
+
+
+def mosmed_reclmis(root: Path) -> Path:
+    return mosmed_lvit(root, folder="MosMedplus", table="text_alpha.xlsx")
+
+
+def mosmed_mmiunet(root: Path) -> Path:
+    base = root / "data/MosMedDataPlus"
+    for split, names in MOSMED.items():
+        write_mosmed_images(base / split.title(), names, "Images", "GTs")
+        write_table(base / f"prompt/{split}.csv", mosmed_rows(names))
+    return root
+
+
+def mosmed_prepared(root: Path) -> Path:
+    """Images divided by slice, with lists; LViT's tables, which divide them otherwise, beside."""
+    pool = [name for names in MOSMED.values() for name in names]
+    for number, split in enumerate(("train", "val", "test")):
+        names = pool[number::3]
+        write_mosmed_images(root / "MosMedData+_prepared" / split, names, "images", "masks")
+        rows = [(f"{name}.png", f"{name}.png") for name in names]
+        columns = ("original_image_filename", "mask_filename")
+        write_table(root / f"mosmed_{split}_split.csv", rows, columns)
+        file = root / f"{split.title()}_text_MosMedData+.csv"
+        write_table(file, mosmed_rows(MOSMED[split]), ("Image", "text"), ";")
+    return root
