@@ -1,0 +1,394 @@
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from datamodules.duke_breast_mri import DukeBreastMRIDataModule, phantom_cases
+from datamodules.duke_layouts import patient_split
+from datamodules.duke_tables import read_mamamia
+from datamodules.manifest import write_manifest
+from datamodules.synthetic.duke import write_duke_mamamia, write_duke_tcia
+from tests.datamodules.contract import DataModuleContract
+from tests.datamodules.duke_files import (
+    PATIENTS,
+    SCANNERS,
+    SHAPE,
+    SPACING,
+    TUMOUR_SLICES,
+    Patient,
+    make,
+    records,
+    tumour,
+    volume,
+    write_clinical,
+    write_mamamia,
+    write_tcia,
+)
+from textseg.errors import UserError
+
+
+def picture(path: Path | None) -> NDArray[np.uint8]:
+    assert path is not None
+    return np.asarray(Image.open(path))
+
+
+def picture_side(mask: NDArray[np.uint8]) -> str:
+    """The half of the picture that holds the mask's middle."""
+    return "left" if np.nonzero(mask)[1].mean() < (mask.shape[1] - 1) / 2 else "right"
+
+
+def text_side(text: str) -> str:
+    found = re.match(r"(left|right) breast\b", text.lower())
+    assert found, text
+    return found[1]
+
+
+class TestContract(DataModuleContract):
+    """Over MAMA-MIA's volumes, sliced beforehand: slices of its own would lie in the cache too."""
+
+    def make(self, folder: Path, **settings: Any) -> DukeBreastMRIDataModule:
+        volumes = folder / "volumes"
+        if not volumes.exists():
+            write_mamamia(volumes, PATIENTS)
+        sliced = DukeBreastMRIDataModule(str(volumes), cache=str(folder / "sliced"))
+        sliced.read_records(volumes)
+        (slices,) = (folder / "sliced").iterdir()
+        return make(slices, **{"cache": str(folder / "cache"), **settings})
+
+
+# --- MAMA-MIA
+
+
+@pytest.fixture(scope="module")
+def mamamia(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_mamamia(tmp_path_factory.mktemp("duke") / "mamamia", PATIENTS)
+
+
+def test_every_tumour_slice_of_every_patient_is_a_row_and_no_other(mamamia: Path) -> None:
+    found = Counter(record.case_id for record in records(make(mamamia)))
+    assert found == {patient.duke: len(TUMOUR_SLICES) for patient in PATIENTS}
+
+
+def test_the_side_in_words_is_the_side_in_the_picture_however_nifti_is_stored(
+    mamamia: Path,
+) -> None:
+    sides = {patient.duke: patient.side for patient in PATIENTS}
+    for record in records(make(mamamia)):
+        assert text_side(record.text) == sides[record.case_id]
+        assert picture_side(picture(record.mask)) == sides[record.case_id]
+
+
+def test_pictures_are_the_first_phase_after_contrast_and_masks_the_experts(mamamia: Path) -> None:
+    by_number = {patient.duke: patient for patient in PATIENTS}
+    for record in records(make(mamamia)):
+        patient = by_number[record.case_id]
+        values = volume(patient, "post1").astype(float)
+        z = int(re.search(r"_z(\d+)", record.image.stem)[1])  # type: ignore[index]
+        # rows from anterior, columns from the patient's left: both against the array's growth
+        expected = values[:, ::-1, z].T
+        low, high = np.percentile(values, (0.5, 99.5))
+        expected = np.rint(np.clip((expected - low) / (high - low), 0, 1) * 255)
+        assert np.abs(picture(record.image) - expected).max() <= 1
+        outline = tumour(patient)[:, ::-1, z].T
+        assert np.array_equal(picture(record.mask), outline * np.uint8(255))
+        assert record.spacing == pytest.approx((SPACING[1], SPACING[0]))
+
+
+def test_subtraction_is_a_channel_with_a_scale_of_its_own(mamamia: Path) -> None:
+    patient = PATIENTS[0]
+    pre, post = (volume(patient, phase).astype(float) for phase in ("pre", "post1"))
+    for record in records(make(mamamia, phases="pre_post1_subtraction")):
+        if record.case_id != patient.duke:
+            continue
+        z = int(re.search(r"_z(\d+)", record.image.stem)[1])  # type: ignore[index]
+        for channel, values in enumerate((pre, post, post - pre)):
+            low, high = np.percentile(values, (0.5, 99.5))
+            expected = np.clip((values[:, ::-1, z].T - low) / (high - low), 0, 1) * 255
+            assert np.abs(picture(record.image)[..., channel] - expected).max() <= 1
+
+
+def test_all_slices_can_be_asked_for(mamamia: Path) -> None:
+    found = records(make(mamamia, slices="all"))
+    assert len(found) == len(PATIENTS) * SHAPE[2]
+    empty = [record for record in found if not picture(record.mask).any()]
+    assert len(empty) == len(PATIENTS) * (SHAPE[2] - len(TUMOUR_SLICES))
+
+
+def test_volumes_are_sliced_once_and_again_when_a_caption_changes(tmp_path: Path) -> None:
+    root = write_mamamia(tmp_path / "mamamia", PATIENTS)
+    before = {r.image: r.image.stat().st_mtime_ns for r in records(make(root))}
+    assert {r.image: r.image.stat().st_mtime_ns for r in records(make(root))} == before
+    changed = [Patient(1, "left", "L 3", "RAS"), *PATIENTS[1:]]
+    write_clinical(root / "Clinical_and_Other_Features.xlsx", changed)
+    texts = {r.text for r in records(make(root)) if r.case_id == "DUKE_001"}
+    assert {text.split(";")[0] for text in texts} == {"Left breast, 3 o'clock"}
+
+
+def test_without_tcias_sheet_no_side_is_said_and_one_warning_tells_why(tmp_path: Path) -> None:
+    root = write_mamamia(tmp_path / "mamamia", PATIENTS, clinical=False)
+    with pytest.warns(UserWarning, match="captions name no side"):
+        found = records(make(root))
+    assert {record.text for record in found} == {
+        "Multifocal, triple-negative, grade 3 breast tumour."
+    }
+
+
+def test_the_sheets_may_lie_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    root = write_mamamia(tmp_path / "mamamia", PATIENTS, clinical=False)
+    sheets = tmp_path / "sheets"
+    sheets.mkdir()
+    write_clinical(sheets / "clinical_and_other_features.XLSX", PATIENTS)
+    for record in records(make(root, captions=str(sheets))):
+        assert text_side(record.text) == picture_side(picture(record.mask))
+
+
+# --- splits
+
+
+def test_no_patient_is_in_two_splits_and_who_else_is_there_does_not_matter(
+    mamamia: Path, tmp_path: Path
+) -> None:
+    datamodule = make(mamamia)
+    datamodule.setup()
+    homes = {
+        split: {r.case_id for r in datamodule.records(split)} for split in ("train", "val", "test")
+    }
+    assert homes == {
+        "train": {"DUKE_001", "DUKE_003", "DUKE_005", "DUKE_006"},
+        "val": {"DUKE_004", "DUKE_013"},
+        "test": {"DUKE_002", "DUKE_007"},
+    }
+    fewer = make(write_mamamia(tmp_path / "fewer", PATIENTS[:4]))
+    fewer.setup()
+    for split, patients in homes.items():
+        assert {r.case_id for r in fewer.records(split)} == patients & {
+            p.duke for p in PATIENTS[:4]
+        }
+
+
+def test_a_patient_has_the_same_split_in_both_releases() -> None:
+    for number in range(1, 923):
+        split = patient_split(f"Breast_MRI_{number:03d}")
+        assert patient_split(f"DUKE_{number:03d}") == patient_split(f"duke_{number:03d}") == split
+
+
+@pytest.mark.real_data
+def test_about_70_15_15_percent_of_the_real_patients_are_in_the_splits(real_data: Path) -> None:
+    both = Counter(patient_split(f"Breast_MRI_{n:03d}") for n in range(1, 923))
+    assert both == {"train": 640, "val": 144, "test": 138}
+    info = read_mamamia(real_data / "duke_tables" / "clinical_and_imaging_info.xlsx")
+    masked = Counter(patient_split(f"DUKE_{n:03d}") for n in info)
+    assert masked == {"train": 207, "val": 40, "test": 44}
+
+
+def write_splits(root: Path, train: list[int], test: list[int]) -> None:
+    names = [[f"DUKE_{n:03d}" for n in numbers] for numbers in (train, test)]
+    lines = ["train_split,test_split"]
+    lines += [f"{a},{b}" for a, b in zip(names[0], [*names[1], *[""] * 9], strict=False)]
+    (root / "train_test_splits.csv").write_text("\n".join([*lines, "ISPY1_1001,NACT_01", ""]))
+
+
+def test_official_follows_mamamias_lists_with_validation_taken_from_training(
+    tmp_path: Path,
+) -> None:
+    root = write_mamamia(tmp_path / "mamamia", PATIENTS)
+    write_splits(root, train=[2, 4, 5, 7, 13], test=[1, 3, 6])
+    datamodule = make(root, split="official")
+    datamodule.setup()
+    assert {r.case_id for r in datamodule.records("test")} == {"DUKE_001", "DUKE_003", "DUKE_006"}
+    assert {r.case_id for r in datamodule.records("val")} == {"DUKE_004", "DUKE_013"}
+    assert {r.case_id for r in datamodule.records("train")} == {
+        *("DUKE_002", "DUKE_005", "DUKE_007"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        ([1, 2, 3, 4, 5, 6, 7], [13, 1], "1 patients are in no list or in both: DUKE_001"),
+        ([1, 2, 3, 4, 5, 6], [13], "1 patients are in no list or in both: DUKE_007"),
+        ([1, 2, 3], [], "3 Duke patients under train_split and 0 under test_split"),
+    ],
+)
+def test_official_refuses_lists_that_do_not_fit(
+    tmp_path: Path, train: list[int], test: list[int], message: str
+) -> None:
+    root = write_mamamia(tmp_path / "mamamia", PATIENTS)
+    write_splits(root, train, test)
+    with pytest.raises(UserError, match=message):
+        make(root, split="official").setup()
+
+
+# --- TCIA
+
+
+@pytest.fixture(scope="module")
+def tcia(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tcia(tmp_path_factory.mktemp("duke") / "tcia", SCANNERS)
+
+
+def test_the_side_in_words_is_the_side_in_the_picture_for_ge_and_siemens(tcia: Path) -> None:
+    sides = {patient.tcia: patient.side for patient in SCANNERS}
+    for record in records(make(tcia)):
+        assert text_side(record.text) == sides[record.case_id]
+        assert picture_side(picture(record.mask)) == sides[record.case_id]
+
+
+def test_boxes_fall_on_the_tumour_and_slices_keep_their_place(tcia: Path) -> None:
+    by_name = {patient.tcia: patient for patient in SCANNERS}
+    found = records(make(tcia))
+    assert Counter(r.case_id for r in found) == {p.tcia: len(TUMOUR_SLICES) for p in SCANNERS}
+    for record in found:
+        z = int(re.search(r"_z(\d+)", record.image.stem)[1])  # type: ignore[index]
+        outline = tumour(by_name[record.case_id])[:, ::-1, z].T  # this tumour is a block
+        assert np.array_equal(picture(record.mask) > 0, outline)
+        assert picture(record.image)[outline].min() == 255 > picture(record.image)[~outline].max()
+
+
+def test_root_may_start_further_in_and_folders_may_have_descriptive_names(tmp_path: Path) -> None:
+    root = write_tcia(tmp_path / "tcia", SCANNERS)
+    collection = root / "manifest-1654" / "Duke-Breast-Cancer-MRI"
+    expected = {(r.case_id, r.text) for r in records(make(root))}
+    for start in (collection, collection.parent):
+        found = records(make(start, captions=str(root)))
+        assert {(r.case_id, r.text) for r in found} == expected
+    for series in sorted(collection.glob("*/*/*")):
+        number = series.name[-1]  # the mapping sheet has a slash for what is left out here
+        series.rename(series.with_name(f"{number}.000000-Ph{number}ax dyn-0"))
+    for study in sorted(collection.glob("*/*")):
+        study.rename(study.with_name("01-01-1990-NA-MRI-9"))
+    assert {(r.case_id, r.text) for r in records(make(root))} == expected
+
+
+def test_weak_masks_are_flagged_in_the_module_and_in_every_case(tcia: Path, mamamia: Path) -> None:
+    weak, outlined = make(tcia), make(mamamia)
+    assert all("box" in record.case for record in records(weak))
+    assert weak.mask_source == "boxes"
+    assert not any("box" in record.case for record in records(outlined))
+    assert outlined.mask_source == ""
+
+
+def test_sliced_boxes_stay_flagged_when_used_as_prepared_slices(tcia: Path) -> None:
+    folder = records(make(tcia))[0].image.parents[1]
+    again = make(folder, split="manifest", layout="slices", cache=None)
+    assert len(records(again)) == len(records(make(tcia)))
+    assert again.mask_source == "boxes"
+
+
+def test_both_releases_of_a_patient_give_the_same_pictures(tmp_path: Path) -> None:
+    nifti = records(make(write_mamamia(tmp_path / "m", PATIENTS)))
+    dicom = records(make(write_tcia(tmp_path / "t", PATIENTS)))
+    pictures = {(r.case_id[-3:], r.image.stem.split("_z")[1][:3]): r for r in dicom}
+    assert len(nifti) == len(pictures)
+    for record in nifti:
+        other = pictures[record.case_id[-3:], record.image.stem.split("_z")[1][:3]]
+        assert np.array_equal(picture(record.image), picture(other.image))
+        assert record.spacing == pytest.approx(other.spacing)
+
+
+# --- oracle
+
+
+def test_oracle_captions_come_from_the_mask_and_say_so_in_text_and_case(mamamia: Path) -> None:
+    clinical = {record.image: record for record in records(make(mamamia))}
+    for record in records(make(mamamia, captions_from="oracle")):
+        assert record.text.startswith("Oracle from the mask: one tumour area")
+        assert f" {picture_side(picture(record.mask))} half" in record.text
+        assert record.case == f"{clinical[record.image].case}_oracle"
+        assert "racle" not in clinical[record.image].text
+
+
+# --- prepared slices
+
+
+def write_slices(root: Path, cases: dict[str, str]) -> Path:
+    """Two slices of each case, with the case's split."""
+    root.mkdir(parents=True)
+    rows = []
+    for case, split in cases.items():
+        for z in range(2):
+            name = f"{case}_{z}.png"
+            Image.fromarray(np.full((32, 40), 40 + z, np.uint8)).save(root / name)
+            Image.fromarray(np.eye(32, 40, dtype=bool)).save(root / f"mask_{name}")
+            rows.append(
+                {
+                    "image": name,
+                    "mask": f"mask_{name}",
+                    "text": f"Left breast, {z} cm.",
+                    "case_id": case,
+                    "split": split,
+                }
+            )
+    write_manifest(root, rows)
+    return root
+
+
+def test_prepared_slices_are_divided_by_patient_or_as_their_manifest_says(tmp_path: Path) -> None:
+    told = {"DUKE_001": "test", "DUKE_002": "train", "DUKE_004": "val"}
+    root = write_slices(tmp_path / "slices", told)
+    for split, expected in (
+        ("manifest", told),
+        ("patient", {"DUKE_001": "train", "DUKE_002": "test", "DUKE_004": "val"}),
+    ):
+        datamodule = make(root, split=split)
+        assert len(records(datamodule)) == 6
+        assert {
+            r.case_id: part for part in ("train", "val", "test") for r in datamodule.records(part)
+        } == expected
+        assert datamodule.mask_source == ""
+
+
+def test_prepared_slices_may_have_their_manifest_elsewhere(tmp_path: Path) -> None:
+    told = {"DUKE_001": "test", "DUKE_002": "train", "DUKE_004": "val"}
+    root = write_slices(tmp_path / "slices", told)
+    (tmp_path / "table.jsonl").write_bytes((root / "manifest.jsonl").read_bytes())
+    (root / "manifest.jsonl").unlink()
+    assert len(records(make(root, captions=str(tmp_path / "table.jsonl")))) == 6
+
+
+# --- phantoms
+
+
+@pytest.mark.parametrize("write", [write_duke_mamamia, write_duke_tcia])
+def test_phantoms_of_both_makers_have_the_tumour_on_the_side_that_is_said(
+    tmp_path: Path, write: Any
+) -> None:
+    root = tmp_path / "phantoms"
+    write(root, cases=12, image_size=32)
+    sided = 0
+    for record in records(make(root)):
+        found = re.match("(Left|Right) breast", record.text)
+        if found:
+            sided += 1
+            assert found[1].lower() == picture_side(picture(record.mask)), record.case
+    assert sided > 30
+
+
+def test_synthesize_writes_about_as_many_training_slices_as_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    datamodule = DukeBreastMRIDataModule(synthesize=24, image_size=64, batch_size=4, num_workers=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        found = records(datamodule)
+    assert 16 <= len(datamodule.records("train")) <= 48
+    assert all(record.text.endswith("tumour.") for record in found)
+    assert Path("data/phantoms").is_dir()
+    assert json.loads((found[0].image.parents[1] / "manifest.jsonl").read_text().splitlines()[0])
+
+
+def test_phantom_patients_reach_every_split() -> None:
+    for rows in (1, 24, 320):
+        splits = Counter(patient_split(f"DUKE_{n:03d}") for n in range(1, phantom_cases(rows) + 1))
+        assert set(splits) == {"train", "val", "test"}
+        assert splits["train"] * 6 >= rows

@@ -1,0 +1,406 @@
+"""The breast phantoms are read back with nibabel, pydicom and arithmetic of the test's own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import openpyxl
+import pandas as pd
+import pydicom
+import pytest
+from scipy import ndimage
+
+from datamodules.synthetic.breast import draw_patient
+from datamodules.synthetic.duke import write_duke_mamamia, write_duke_tcia
+from datamodules.volumes import canonical, read_dicom_series, read_nifti
+from textseg.errors import UserError
+
+CASES, SIZE, SLICES = 12, 48, 10
+BOX = ["Start Row", "End Row", "Start Column", "End Column", "Start Slice", "End Slice"]
+
+
+@pytest.fixture(scope="module")
+def mamamia(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mamamia") / "new" / "folder"
+    write_duke_mamamia(folder, cases=CASES, image_size=SIZE, slices=SLICES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tcia(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tcia")
+    write_duke_tcia(folder, cases=CASES, image_size=SIZE, slices=SLICES)
+    return folder
+
+
+def clinical(folder: Path) -> pd.DataFrame:
+    """As datasets.md says it must be read; the unnamed column 40 is the side annotated."""
+    path = folder / "Clinical_and_Other_Features.xlsx"
+    return pd.read_excel(path, header=1, skiprows=[2], keep_default_na=False).set_index(
+        "Patient ID"
+    )
+
+
+def side_of(row: pd.Series) -> str:
+    """The side annotated, or else the first letter of Position."""
+    annotated = row["Unnamed: 40"]
+    return str(annotated) if annotated in ("L", "R") else str(row["Position"])[0]
+
+
+def image(folder: Path, number: int, phase: int) -> nibabel.Nifti1Image:
+    return nibabel.load(folder / f"images/DUKE_{number:03d}/duke_{number:03d}_{phase:04d}.nii.gz")
+
+
+def mask(folder: Path, number: int, kind: str = "expert") -> nibabel.Nifti1Image:
+    return nibabel.load(folder / f"segmentations/{kind}/duke_{number:03d}.nii.gz")
+
+
+def places(image: nibabel.Nifti1Image, flags: np.ndarray) -> np.ndarray:
+    """RAS mm [n, 3] of the true voxels."""
+    return nibabel.affines.apply_affine(image.affine, np.argwhere(flags))
+
+
+def voxels(image: nibabel.Nifti1Image) -> np.ndarray:
+    return np.asarray(image.dataobj)
+
+
+def breast(image: nibabel.Nifti1Image, side: str) -> np.ndarray:
+    """RAS mm of the tissue that hangs in front of the chest on one side."""
+    tissue = places(image, voxels(image) > 25)
+    front = tissue[tissue[:, 1] > 0]
+    return front[front[:, 0] > 0] if side == "R" else front[front[:, 0] < 0]
+
+
+def hours(position: str, side: str) -> list[float]:
+    """The clock hours said of one side."""
+    said = []
+    for site in re.split(r"[,.]", position):
+        found = re.fullmatch(rf"\s*{side} (\d+)(?::30|-(\d+))?( .*)?", site)
+        if found:
+            half = 0.5 if ":30" in site or found[2] else 0.0
+            said.append(int(found[1]) + half)
+    return said
+
+
+# --- MAMA-MIA
+
+
+def test_the_mamamia_tree_is_complete(mamamia: Path) -> None:
+    expected = {
+        "Clinical_and_Other_Features.xlsx",
+        "clinical_and_imaging_info.xlsx",
+        "train_test_splits.csv",
+    }
+    info = pd.read_excel(mamamia / "clinical_and_imaging_info.xlsx").set_index("patient_id")
+    for n in range(1, CASES + 1):
+        lower = f"duke_{n:03d}"
+        count = int(info.loc[f"DUKE_{n:03d}", "num_phases"])
+        assert 3 <= count <= 5
+        expected |= {f"images/DUKE_{n:03d}/{lower}_{k:04d}.nii.gz" for k in range(count)}
+        expected |= {f"segmentations/{kind}/{lower}.nii.gz" for kind in ("expert", "automatic")}
+        expected.add(f"patient_info_files/{lower}.json")
+    found = {str(p.relative_to(mamamia)) for p in mamamia.rglob("*") if p.is_file()}
+    assert found == expected
+
+
+def test_makers_and_slice_orders_give_four_ways_of_storing(mamamia: Path) -> None:
+    codes = ["".join(nibabel.aff2axcodes(image(mamamia, n, 1).affine)) for n in range(1, 5)]
+    assert codes == ["RAS", "LPS", "RAI", "LPI"]
+    rows = clinical(mamamia)
+    assert rows["Manufacturer"].tolist()[:4] == [0, 2, 0, 2]
+
+
+def test_tumour_and_words_agree_on_side_and_clock_in_the_patients_own_frame(mamamia: Path) -> None:
+    clocks = 0
+    for n, (_, row) in enumerate(clinical(mamamia).iterrows(), start=1):
+        side = side_of(row)
+        truth = mask(mamamia, n)
+        centre = places(truth, voxels(truth) > 0).mean(axis=0)
+        axis = breast(image(mamamia, n, 0), side).mean(axis=0)
+        assert (centre[0] > 0) == (side == "R")
+        right, _, up = centre - axis
+        said = hours(row["Position"], side)
+        if said:
+            clocks += 1
+            turn = np.exp(1j * np.array(said) / 6 * np.pi).mean()  # clockwise from 12
+            drawn = np.exp(1j * np.arctan2(-right, up))  # the patient's right is the clock's left
+            assert abs(np.degrees(np.angle(drawn / turn))) < 15
+        elif "quadrant" in row["Position"]:
+            assert ("upper" in row["Position"]) == (up > 0)
+            assert ("outer" in row["Position"]) == ((right > 0) == (side == "R"))
+        elif "subareolar" in row["Position"]:
+            assert np.hypot(right, up) < 12
+    assert clocks >= 6
+
+
+def test_the_texts_take_many_forms(mamamia: Path) -> None:
+    forms = {re.sub(r"\d+|^[LR]", "#", p) for p in clinical(mamamia)["Position"]}
+    assert len(forms) >= 8
+    assert any("quadrant" in form for form in forms)
+
+
+def test_a_tumour_is_dim_before_contrast_and_the_brightest_breast_tissue_after(
+    mamamia: Path,
+) -> None:
+    for n in range(1, CASES + 1):
+        inside = voxels(mask(mamamia, n)) > 0
+        before, after, later = (voxels(image(mamamia, n, k)) for k in range(3))
+        assert before[inside].mean() < 100 < 240 < after[inside].mean()
+        assert later[inside].mean() < after[inside].mean() - 15
+        spread = ndimage.binary_dilation(inside, iterations=3) & ~inside
+        assert after[inside].min() > after[spread].max() + 50
+
+
+def test_the_automatic_outline_is_wider_than_the_experts(mamamia: Path) -> None:
+    for n in range(1, CASES + 1):
+        expert, automatic = (voxels(mask(mamamia, n, kind)) for kind in ("expert", "automatic"))
+        assert set(np.unique(expert)) == {0, 1}
+        assert (automatic[expert == 1] == 1).all()
+        assert automatic.sum() > expert.sum()
+
+
+def test_several_tumours_are_there_exactly_where_the_sheets_say_multifocal(mamamia: Path) -> None:
+    info = pd.read_excel(mamamia / "clinical_and_imaging_info.xlsx").set_index("patient_id")
+    said = clinical(mamamia)["Multicentric/Multifocal"].astype(int).tolist()
+    assert set(said) == {0, 1}
+    for n, several in enumerate(said, start=1):
+        _, count = ndimage.label(voxels(mask(mamamia, n)), np.ones((3, 3, 3)))
+        assert count == 1 + several
+        assert info.loc[f"DUKE_{n:03d}", "multifocal_cancer"] == several
+
+
+def test_the_other_breast_enhances_in_bilateral_cancer_alone_and_is_not_annotated(
+    mamamia: Path,
+) -> None:
+    for n, (_, row) in enumerate(clinical(mamamia).iterrows(), start=1):
+        after = image(mamamia, n, 1)
+        bright = places(after, voxels(after) > 200)
+        bright = bright[bright[:, 1] > -40]  # not the heart
+        other = bright[:, 0] > 0 if side_of(row) == "L" else bright[:, 0] < 0
+        assert other.any() == (row["Bilateral Information"] == 1)
+
+
+def test_bilateral_cancer_may_be_located_on_the_side_that_is_not_annotated() -> None:
+    drawn = [draw_patient(np.random.default_rng(seed), 5) for seed in range(20)]
+    assert all(patient.bilateral for patient in drawn)
+    assert {patient.location == patient.side for patient in drawn} == {True, False}
+    assert {patient.position[0] == patient.side for patient in drawn} == {True, False}
+
+
+def test_the_breasts_box_counts_slices_rows_and_columns(mamamia: Path) -> None:
+    for n in range(1, CASES + 1):
+        info = json.loads((mamamia / f"patient_info_files/duke_{n:03d}.json").read_text())
+        box = info["primary_lesion"]["breast_coordinates"]
+        stored = voxels(mask(mamamia, n)).transpose(2, 1, 0)  # [slices, rows, columns]
+        inside = stored[tuple(slice(box[f"{a}_min"], box[f"{a}_max"]) for a in "xyz")]
+        assert inside.sum() == stored.sum()
+        assert inside.size < 0.4 * stored.size
+
+
+def test_the_splits_part_the_patients(mamamia: Path) -> None:
+    table = pd.read_csv(mamamia / "train_test_splits.csv")
+    assert list(table) == ["train_split", "test_split"]
+    train, test = (table[column].dropna().tolist() for column in table)
+    assert sorted(train + test) == [f"DUKE_{n:03d}" for n in range(1, CASES + 1)]
+    assert len(test) == CASES // 4
+
+
+def test_both_sheets_speak_of_the_same_patients(mamamia: Path) -> None:
+    info = pd.read_excel(mamamia / "clinical_and_imaging_info.xlsx", sheet_name="dataset_info")
+    assert info["dataset"].tolist() == ["DUKE"] * CASES + ["ISPY1"]
+    rows = clinical(mamamia)
+    subtypes = {0: "luminal", 1: "her2_enriched", 2: "her2_pure", 3: "triple_negative"}
+    assert info["tumor_subtype"].tolist()[:-1] == [subtypes[c] for c in rows["Mol Subtype"]]
+    grades = {1: "low", 2: "intermediate", 3: "high", "": None}
+    told = [g if isinstance(g, str) else None for g in info["nottingham_grade"]]
+    assert told[:-1] == [grades[g] for g in rows["Nottingham grade"]]
+
+
+def test_every_fourth_patients_side_is_not_collected(mamamia: Path) -> None:
+    rows = clinical(mamamia)
+    for n, (_, row) in enumerate(rows.iterrows(), start=1):
+        assert (row["Tumor Location"] == "") == (n % 4 == 0)
+        assert (row["Bilateral Information"] == "NC") == (n % 4 == 0)
+
+
+@pytest.mark.real_data
+def test_the_sheets_have_the_real_ones_columns(mamamia: Path, tcia: Path, real_data: Path) -> None:
+    def top(folder: Path, name: str, rows: int) -> tuple[list[str], list[list[Any]]]:
+        book = openpyxl.load_workbook(folder / name, read_only=True)
+        lines = book.worksheets[0].iter_rows(max_row=rows, values_only=True)
+        return book.sheetnames, [list(line) for line in lines]
+
+    real = real_data / "duke_tables"
+    for name, folder, rows in (
+        ("Clinical_and_Other_Features.xlsx", mamamia, 3),
+        ("clinical_and_imaging_info.xlsx", mamamia, 1),
+        ("Annotation_Boxes.xlsx", tcia, 1),
+    ):
+        (our_titles, ours), (their_titles, theirs) = top(folder, name, rows), top(real, name, rows)
+        assert our_titles == their_titles
+        for our_line, their_line in zip(ours[:2], theirs[:2], strict=True):
+            assert our_line == their_line[: len(our_line)]
+            assert not any(their_line[len(our_line) :])
+        for legends in zip(ours[2:], theirs[2:], strict=True):  # we repeat those that are needed
+            spoken = [(our, their) for our, their in zip(*legends, strict=False) if our]
+            assert len(spoken) >= 20
+            assert all(our == their for our, their in spoken)
+
+
+# --- TCIA
+
+
+def series_of(folder: Path, number: int) -> dict[str, Path]:
+    """Folder of each phase, by the mapping sheet's folders."""
+    table = pd.read_excel(folder / "Breast-Cancer-MRI-filepath_filename-mapping.xlsx")
+    found = {}
+    for original, classic in zip(
+        table["original_path_and_filename"], table["classic_path"], strict=True
+    ):
+        _, patient, phase, _ = original.split("/")
+        if patient == f"Breast_MRI_{number:03d}":
+            found[phase] = (folder / "manifest-1" / classic.replace("//", "/")).parent
+    return found
+
+
+def stack(series: Path) -> tuple[np.ndarray, list[pydicom.Dataset]]:
+    """[rows, columns, slices] by file name, by pydicom alone."""
+    slices = [pydicom.dcmread(file) for file in sorted(series.glob("*.dcm"))]
+    return np.stack([s.pixel_array for s in slices], axis=-1), slices
+
+
+def test_the_tree_holds_three_series_a_patient(tcia: Path) -> None:
+    base = tcia / "manifest-1" / "Duke-Breast-Cancer-MRI"
+    assert sorted(p.name for p in base.iterdir()) == [
+        *(f"Breast_MRI_{n:03d}" for n in range(1, CASES + 1)),
+        "LICENSE",
+    ]
+    for n in range(1, CASES + 1):
+        (study,) = (base / f"Breast_MRI_{n:03d}").iterdir()
+        named = series_of(tcia, n)
+        assert set(named) == {"pre", "post_1", "post_2"}
+        assert set(study.iterdir()) == set(named.values())
+        for series in named.values():
+            assert len(list(series.iterdir())) == SLICES
+            assert pydicom.dcmread(next(series.iterdir())).SeriesInstanceUID == series.name
+    first = series_of(tcia, 1)["pre"]
+    assert sorted(f.name for f in first.iterdir())[::9] == ["1-001.dcm", "1-010.dcm"]
+
+
+def test_the_mapping_has_the_real_sheets_faults_and_no_other(tcia: Path) -> None:
+    table = pd.read_excel(tcia / "Breast-Cancer-MRI-filepath_filename-mapping.xlsx")
+    assert len(table) == CASES * 3 * SLICES
+    for number, classic, described in zip(
+        table["original_path_and_filename"].str.extract(r"MRI_(\d+)/")[0].astype(int),
+        table["classic_path"],
+        table["descriptive_path"],
+        strict=True,
+    ):
+        fault = (number - 1) % 3
+        assert ("//" in classic) == ("//" in described) == (fault == 0)
+        assert (f"BreastMRI{number:03d}/" in described) == (fault == 1)
+        path = tcia / "manifest-1" / classic
+        assert path.is_file() == (fault != 2)
+        if fault == 2:
+            assert path.with_name(path.name.replace("1-0", "1-")).is_file()
+
+
+def test_boxes_hold_the_annotated_tumours_of_the_stored_slices(tcia: Path) -> None:
+    rows = clinical(tcia)
+    boxes = pd.read_excel(tcia / "Annotation_Boxes.xlsx").set_index("Patient ID")
+    assert list(boxes) == BOX
+    for n in range(1, CASES + 1):
+        name = f"Breast_MRI_{n:03d}"
+        values, slices = stack(series_of(tcia, n)["post_1"])
+        bright = np.argwhere(values > 200)
+        corner = np.array(slices[0].ImagePositionPatient, dtype=float)
+        across, down = np.array(slices[0].ImageOrientationPatient, dtype=float).reshape(2, 3)
+        step = float(slices[0].PixelSpacing[0])
+        left, back, _ = (corner + step * (bright[:, :1] * down + bright[:, 1:2] * across)).T
+        kept = bright[(back < 40) & ((left > 0) == (side_of(rows.loc[name]) == "L"))]
+        low, high = kept.min(axis=0), kept.max(axis=0)
+        expected = [low[0], high[0] + 1, low[1], high[1] + 1, low[2] + 1, high[2] + 2]
+        assert boxes.loc[name].tolist() == expected
+
+
+def test_raw_side_depends_on_the_maker_as_measured_on_the_real_sheet(tcia: Path) -> None:
+    rows = clinical(tcia)
+    boxes = pd.read_excel(tcia / "Annotation_Boxes.xlsx").set_index("Patient ID")
+    for name, row in rows.iterrows():
+        middle = (boxes.loc[name, "Start Column"] + boxes.loc[name, "End Column"]) / 2 / SIZE
+        patients_left = side_of(row) == "L"
+        assert (middle < 0.5) == (patients_left == (row["Manufacturer"] == 0))
+
+
+def test_both_layouts_tell_of_the_same_patients(mamamia: Path, tcia: Path) -> None:
+    pd.testing.assert_frame_equal(clinical(mamamia), clinical(tcia))
+    for n in (1, 2, 3, 4):
+        for phase, series in enumerate(series_of(tcia, n).values()):
+            read = read_dicom_series(series)
+            volume = canonical(read.values, read.affine)
+            stored = image(mamamia, n, phase)
+            expected = nibabel.as_closest_canonical(stored)
+            np.testing.assert_array_equal(volume.values, voxels(expected))
+            np.testing.assert_allclose(volume.affine, expected.affine, atol=1e-3)
+            path = Path(stored.get_filename())
+            np.testing.assert_array_equal(read_nifti(path).values, volume.values)
+
+
+# --- both
+
+
+def digests(folder: Path, *endings: str) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.name.endswith(endings)
+    }
+
+
+@pytest.mark.parametrize("write", [write_duke_mamamia, write_duke_tcia])
+def test_a_patient_depends_on_seed_and_number_alone(
+    tmp_path: Path, write: Callable[..., None]
+) -> None:
+    kinds = (".nii.gz", ".dcm", ".json")
+    for name, cases, seed in (("a", 1, 3), ("b", 2, 3), ("c", 1, 4)):
+        write(tmp_path / name, cases=cases, image_size=32, slices=8, seed=seed)
+    a, b, c = (digests(tmp_path / name, *kinds) for name in "abc")
+    assert a
+    assert a.items() <= b.items()
+    assert len(b) > len(a)
+    assert not set(a.values()) & {v for k, v in c.items() if not k.endswith(".json")}
+    frame = clinical(tmp_path / "b")
+    pd.testing.assert_frame_equal(clinical(tmp_path / "a").astype(str), frame.iloc[:1].astype(str))
+
+
+@pytest.mark.parametrize("write", [write_duke_mamamia, write_duke_tcia])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"cases": 0}, "cases=0"),
+        ({"slices": 5}, "slices=5"),
+        ({"image_size": 16}, "image_size=16"),
+        ({"seed": -1}, "seed=-1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_anything_is_written(
+    tmp_path: Path, write: Callable[..., None], wrong: dict[str, int], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        write(tmp_path / "new", **{"cases": 1, **wrong})
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("write", [write_duke_mamamia, write_duke_tcia])
+def test_a_folder_with_files_is_left_alone(tmp_path: Path, write: Callable[..., None]) -> None:
+    (tmp_path / "mine.txt").write_text("kept")
+    with pytest.raises(UserError, match="not an empty folder"):
+        write(tmp_path, cases=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
