@@ -70,7 +70,10 @@ _ASYMMETRIC = re.compile(
     r"coronary|gastric|(left|right) (heart|colon))\b",
     re.IGNORECASE,
 )
-_CLOCK = re.compile(r"o\s?['\u2019]?\s?clock\b|\b\d{1,2}:\d{2}\b", re.IGNORECASE)
+_HOUR = r"(?:1[0-2]|[1-9])(?::[0-5]\d)?"
+_CLOCK = re.compile(rf"\b({_HOUR})(?:( to | ?- ?)({_HOUR}))?(?= o['\u2019]clock\b)")
+# What is left of a clock position when those that are plainly written are taken out.
+_DOUBTFUL_CLOCK = re.compile(r"o\s?['\u2019]?\s?clock\b|\d:\d\d", re.IGNORECASE)
 _WORD = re.compile(r"[A-Za-z]+")
 _NEIGHBOURS = ("lung", "lungs", "upper", "middle", "lower", "all", "and", "breast", "kidney")
 
@@ -79,26 +82,43 @@ def swap_sides(text: str) -> str | None:
     """The caption of the mirrored picture: "left" and "right" exchanged, case kept.
 
     In LViT's template the zones of two lungs change places instead, so that the left lung is still
-    named first, as in every caption a network learns from. A text without a side comes back
-    unchanged. ``swap_sides(swap_sides(t)) == t`` for every text that can be rewritten.
+    named first, as in every caption a network learns from. A clock position, as a breast's is
+    given, is read on the mirrored face: 10 o'clock becomes 2 o'clock. A text without a side comes
+    back unchanged. ``swap_sides(swap_sides(t)) == t`` for every text that can be rewritten.
 
     Returns:
         The rewritten text, or None where exchanging the words would not make it true or could
-        miss one: clock positions, sides given as letters, sides of organs that are not symmetric,
-        misspelt or joined side words, which within the template hinder only where they are misspelt
-        and name a single lung.
+        miss one: times that may be clock positions, sides given as letters, sides of organs that
+        are not symmetric, misspelt or joined side words, which within the template hinder only
+        where they are misspelt and name a single lung.
     """
     in_template = mirrored(text)
     if in_template is not None:
         return in_template
     words = _WORD.findall(text)
-    if _CLOCK.search(text) or any(_is_doubtful(word) for word in words):
+    without = re.sub(rf"{_CLOCK.pattern} o['\u2019]clock\b", "", text)
+    if _DOUBTFUL_CLOCK.search(without) or any(_is_doubtful(word) for word in words):
         return None
+    text = _CLOCK.sub(_mirrored_clock, text)
     if not any(word.lower() in _MIRROR for word in words):
         return text
     if _ASYMMETRIC.search(text):
         return None
     return _WORD.sub(lambda match: _mirrored(match.group()), text)
+
+
+def _mirrored_clock(match: re.Match[str]) -> str:
+    """Of a span the ends change places, so that it still runs clockwise."""
+    first, joint, last = match.groups()
+    if last is None:
+        return _mirrored_hour(first)
+    return f"{_mirrored_hour(last)}{joint}{_mirrored_hour(first)}"
+
+
+def _mirrored_hour(hour: str) -> str:
+    hours, _, minutes = hour.partition(":")
+    mirrored_hours, mirrored_minutes = divmod(-(int(hours) * 60 + int(minutes or 0)) % 720, 60)
+    return f"{mirrored_hours or 12}" + (f":{mirrored_minutes:02d}" if minutes else "")
 
 
 def _mirrored(word: str) -> str:

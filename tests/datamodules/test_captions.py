@@ -38,13 +38,37 @@ def test_sides_are_exchanged_and_case_is_kept(text: str, mirrored: str | None) -
     [
         *("lower lift lung", "all leff lung", "rught lung", "rightlung", "lowerright lung"),
         *("rlower ight lung", "all eft lung", "lower leflung", "the elft lung", "letf lung"),
-        *("left breast, 10 o'clock", "mass at 2:30", "3 o\u2019clock", "L 9 medial", "R 10-11"),
+        *(
+            "mass at 2:30",
+            "3 oclock",
+            "02 o'clock",
+            "13 o'clock",
+            "at ten o'clock",
+            "2-3:75 o'clock",
+        ),
+        *("L 9 medial", "R 10-11", "left lobe, 10 o'clock"),
         *("left hepatic vein", "right portal branch", "left upper lobe", "right ventricle"),
         *("dilated left atrium", "enlarged right lobes", "LUL nodule", "lEFT lung"),
     ],
 )
 def test_a_text_that_cannot_be_mirrored_safely_is_refused(text: str) -> None:
     assert swap_sides(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "mirrored"),
+    [
+        ("Left breast, 9 o'clock, medial.", "Right breast, 3 o'clock, medial."),
+        ("right breast, 12 o'clock", "left breast, 12 o'clock"),
+        ("6 o\u2019clock", "6 o\u2019clock"),
+        ("at 2:30 o'clock and 12:30 o'clock", "at 9:30 o'clock and 11:30 o'clock"),
+        ("left breast, 10 to 11 o'clock", "right breast, 1 to 2 o'clock"),
+        ("11-1 o'clock, 3 lesions", "11-1 o'clock, 3 lesions"),
+    ],
+)
+def test_a_clock_position_is_read_on_the_mirrored_face(text: str, mirrored: str) -> None:
+    assert swap_sides(text) == mirrored
+    assert swap_sides(mirrored) == text
 
 
 @pytest.mark.parametrize("text", ["a hepatic lesion", "one lobe", "bright", "lest it lift a loft"])

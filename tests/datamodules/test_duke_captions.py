@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from datamodules.captions import swap_sides
 from datamodules.duke_captions import (
     Site,
     clock_words,
@@ -314,3 +315,19 @@ def test_the_side_said_is_the_side_of_the_real_box_in_nearly_every_patient(
             agree.append((row["side"] == "left") == (on_image_left != siemens))
     assert len(agree) == 914
     assert np.mean(agree) > 0.97
+
+
+@pytest.mark.real_data
+def test_every_real_caption_can_be_mirrored_and_stays_true_of_its_quadrant(
+    rows: pd.DataFrame,
+) -> None:
+    checked = 0
+    for caption in rows["box"]:
+        mirrored = swap_sides(caption)
+        assert mirrored is not None
+        assert swap_sides(mirrored) == caption
+        said = re.match(r"(L|R)\w+ breast, (\d+) o'clock, (\w+ \w+) quadrant;", mirrored)
+        if said and (expected := quadrant_of_hours(said[1], said[2])):
+            assert said[3] == expected, caption
+            checked += 1
+    assert checked > 200
