@@ -109,7 +109,7 @@ class TextSegDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def read_records(self, root: Path) -> dict[str, list[Record]]:
-        """Every row the captions list, by "train", "val" and "test".
+        """Every row the captions list, by "train", "val" and "test", and "predict" if there is one.
 
         Membership is decided by the captions: a row whose image is missing names the path where it
         was expected.
@@ -122,6 +122,13 @@ class TextSegDataModule(LightningDataModule, ABC):
     def all_images(self, root: Path) -> Iterable[Path]:
         """The images in the dataset's own folders, so that those without a caption are reported."""
         return ()
+
+    def nothing_for(self, stage: Stage, root: Path) -> UserError:
+        """What to tell the user of a stage without rows."""
+        return UserError(
+            f"split={self.split} leaves no row for {stage} in root={root}",
+            "check that root and captions belong together and that no folder is empty",
+        )
 
     # --- what others use -----------------------------------------------------------------------
 
@@ -154,10 +161,10 @@ class TextSegDataModule(LightningDataModule, ABC):
         checked_size(self.image_size)
         root = self.folder()
         self._read_once(root)
-        listed = [record for rows in self._read.values() for record in rows]
+        scored = [r for split, rows in self._read.items() if split != "predict" for r in rows]
         # Where files are missing, `setup` knows whether that is a mistake; if so, it must not be
         # told after minutes of caching.
-        if self.on_missing == "skip" or not divide(listed, scored=True)[1]:
+        if self.on_missing == "skip" or not divide(scored, scored=True)[1]:
             self._open_cache()
 
     def setup(self, stage: str | None = None) -> None:
@@ -232,22 +239,24 @@ class TextSegDataModule(LightningDataModule, ABC):
         usable: dict[Stage, list[Record]] = {}
         missing: list[Path] = []
         for stage in stages:
-            rows = self._read.get("test" if stage == "predict" else stage, [])
-            usable[stage], absent = divide(rows, scored=stage != "predict")
+            usable[stage], absent = divide(self._rows_for(stage), scored=stage != "predict")
             missing += absent
         report_missing(missing, self._unlisted, root=root, on_missing=self.on_missing)
         self._unlisted = []  # warned of once
         for stage, kept in usable.items():
             if not kept:
-                raise UserError(
-                    f"split={self.split} leaves no row for {stage} in root={root}",
-                    "check that root and captions belong together and that no folder is empty",
-                )
+                raise self.nothing_for(stage, root)
         pictures = self._open_cache()
         file_size = probe_size if pictures is None else pictures.file_size
         for stage, kept in usable.items():
             check_files(kept, scored=stage != "predict", what=stage, file_size=file_size)
             self._checked[stage] = [self._finished(record, stage) for record in kept]
+
+    def _rows_for(self, stage: Stage) -> list[Record]:
+        """A split's rows; predict has those of test unless the dataset has some of its own."""
+        if stage == "predict":
+            return self._read.get("predict") or self._read.get("test", [])
+        return self._read.get(stage, [])
 
     def _read_once(self, root: Path) -> None:
         if not self._read:

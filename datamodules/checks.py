@@ -99,8 +99,10 @@ def _absent(record: Record, scored: bool) -> Path | None:
     """The first file of a row that is not there."""
     if not record.image.is_file():
         return record.image
-    assert record.mask is not None, "readers name a mask for every row"
-    return record.mask if scored and not record.mask.is_file() else None
+    if not scored:
+        return None
+    assert record.mask is not None, "readers name a mask for every row that is scored"
+    return None if record.mask.is_file() else record.mask
 
 
 def without_caption(images: Iterable[Path], records: Iterable[Record]) -> list[Path]:

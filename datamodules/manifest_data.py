@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -28,8 +27,6 @@ from textseg.errors import UserError
 
 Split = Literal["manifest", "random", "all_test"]
 Splits = dict[str, list[Record]]
-
-NO_MASK = "(no mask)"  # a file of this name does not exist
 
 
 class ManifestDataModule(TextSegDataModule):
@@ -105,10 +102,6 @@ class ManifestDataModule(TextSegDataModule):
             raise UserError(
                 f"split={self.split!r} is unknown", f"choose one of {', '.join(get_args(Split))}"
             )
-        # What is never scored may lack its mask, but every record names where one would be.
-        parts[PREDICT] = [
-            row if row.mask else replace(row, mask=root / NO_MASK) for row in parts[PREDICT]
-        ]
         return parts
 
     def write_phantoms(self, folder: Path, rows: int) -> None:
@@ -123,34 +116,16 @@ class ManifestDataModule(TextSegDataModule):
             return None
         return Path(self.captions_path).expanduser()
 
-    def _check(self, stages: Sequence[Stage]) -> None:
-        """As every DataModule, but predict has rows of its own, and an empty split is explained."""
-        root = self.folder()
-        self._read_once(root)
-        test = self._read["test"]
-        for stage in stages:
-            if not (self._read[stage] or (stage == "predict" and test)):
-                raise _nothing_for(stage, find_manifest(root, self._manifest()), self._read)
-        # First the others, also where there are none: the cache is opened here, and must see the
-        # rows of test.
-        super()._check([stage for stage in stages if stage != "predict"])
-        if "predict" in stages:
-            self._read["test"] = self._read["predict"] or test
-            try:
-                super()._check(["predict"])
-            finally:
-                self._read["test"] = test
-
-
-def _nothing_for(stage: Stage, file: Path, rows: Splits) -> UserError:
-    counts = ", ".join(f"{len(part)} {split}" for split, part in rows.items() if part)
-    remedies: dict[Stage, str] = {
-        "train": "training needs rows of train and of val, with masks",
-        "val": "training needs rows of train and of val, with masks",
-        "test": "write split=test with a mask, or set split=all_test to test on all with a mask",
-        "predict": "write split=predict for rows without truth, or split=test",
-    }
-    return UserError(f"{file} has no rows for {stage} (it has: {counts})", remedies[stage])
+    def nothing_for(self, stage: Stage, root: Path) -> UserError:
+        file = find_manifest(root, self._manifest())
+        counts = ", ".join(f"{len(rows)} {split}" for split, rows in self._read.items() if rows)
+        remedies: dict[Stage, str] = {
+            "train": "training needs rows of train and of val, with masks",
+            "val": "training needs rows of train and of val, with masks",
+            "test": "write split=test with a mask, or set split=all_test to test on all such",
+            "predict": "write split=predict for rows without truth, or split=test",
+        }
+        return UserError(f"{file} has no rows for {stage} (it has: {counts})", remedies[stage])
 
 
 def as_written(file: Path, rows: Splits) -> Splits:
