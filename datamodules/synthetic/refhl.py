@@ -18,25 +18,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from datamodules.expressions import say_traits
 from datamodules.synthetic.abdomen import Traits, draw_patient, draw_slice
 from datamodules.synthetic.common import SPLITS, check_counts, claim, save_mask, stream
-
-WORDS = {  # the first of each is the commonest
-    "small": ("small", "small", "little"),
-    "large": ("large", "large", "big"),
-    "hypodense": ("hypodense", "hypodense", "dark", "hypoattenuating"),
-    "hyperdense": ("hyperdense", "hyperdense", "dense", "hyperattenuating"),
-    "upper left": ("upper left", "upper left", "top left"),
-    "upper right": ("upper right", "upper right", "top right"),
-    "lower left": ("lower left", "lower left", "bottom left"),
-    "lower right": ("lower right", "lower right", "bottom right"),
-}
-PLACE_PHRASES = (
-    "in the {} liver",
-    "in the {} of the liver",
-    "at the {} of the liver",
-    "in the {} part of the liver",
-)
 
 
 def _telling(traits: Traits, others: list[Traits]) -> list[tuple[str, ...]]:
@@ -49,25 +33,6 @@ def _telling(traits: Traits, others: list[Traits]) -> list[tuple[str, ...]]:
     ]
 
 
-def _say(rng: np.random.Generator, traits: Traits, names: tuple[str, ...]) -> str:
-    """An expression with the named traits, in one of several word orders."""
-    word = {name: str(rng.choice(WORDS[getattr(traits, name)])) for name in names}
-    adjectives = [word[name] for name in ("size", "density") if name in word]
-    where = str(rng.choice(PLACE_PHRASES)).format(word["place"]) if "place" in word else ""
-    article = str(rng.choice(["the ", ""]))
-    order = rng.integers(4)
-    noun = "lesion" if where else str(rng.choice(["liver lesion", "lesion", "lesion of the liver"]))
-    before = " ".join([*adjectives, noun])
-    if order == 1 and where:
-        return f"{where}, {article}{before}"
-    if order == 2 and where and adjectives:
-        return f"{article}lesion {where}, {' and '.join(adjectives)}"
-    if order == 3 and adjectives:
-        place = f", {where.removeprefix('in the ').removeprefix('at the ')}" if where else ""
-        return f"{article}{' '.join(adjectives[::-1])} lesion{place}"
-    return f"{article}{before} {where}".rstrip()
-
-
 def expression(rng: np.random.Generator, traits: Traits, others: list[Traits]) -> str:
     """Words true of one lesion and of none of the others.
 
@@ -76,7 +41,7 @@ def expression(rng: np.random.Generator, traits: Traits, others: list[Traits]) -
     choices = _telling(traits, others)
     full = rng.random() < 0.5
     names = choices[-1] if full else choices[rng.integers(len(choices))]
-    return _say(rng, traits, names)
+    return say_traits(rng, {name: getattr(traits, name) for name in names})
 
 
 def _slices(seed: int, split: int) -> Iterator[tuple[int, int]]:

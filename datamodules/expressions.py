@@ -1,0 +1,71 @@
+"""Words for a lesion that is told from the others of its slice: by traits, or by rank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+TRAITS = ("size", "density", "place")
+WORDS = {  # the first of each is the commonest
+    "small": ("small", "small", "little"),
+    "large": ("large", "large", "big"),
+    "hypodense": ("hypodense", "hypodense", "dark", "hypoattenuating"),
+    "hyperdense": ("hyperdense", "hyperdense", "dense", "hyperattenuating"),
+    "isodense": ("isodense", "isodense", "isoattenuating"),
+    "upper left": ("upper left", "upper left", "top left"),
+    "upper right": ("upper right", "upper right", "top right"),
+    "lower left": ("lower left", "lower left", "bottom left"),
+    "lower right": ("lower right", "lower right", "bottom right"),
+}
+PLACE_PHRASES = (
+    "in the {} liver",
+    "in the {} of the liver",
+    "at the {} of the liver",
+    "in the {} part of the liver",
+)
+RANKS = {"largest": "larger", "smallest": "smaller"}  # of three or more lesions, and of two
+_NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+def say_traits(rng: np.random.Generator, traits: Mapping[str, str]) -> str:
+    """An expression with these traits, in one of several word orders.
+
+    Args:
+        rng: chooses words and their order.
+        traits: at least one of size, density and place, in this order, with a key of `WORDS`.
+    """
+    word = {name: str(rng.choice(WORDS[value])) for name, value in traits.items()}
+    adjectives = [word[name] for name in ("size", "density") if name in word]
+    where = str(rng.choice(PLACE_PHRASES)).format(word["place"]) if "place" in word else ""
+    article = str(rng.choice(["the ", ""]))
+    order = rng.integers(4)
+    noun = "lesion" if where else str(rng.choice(["liver lesion", "lesion", "lesion of the liver"]))
+    before = " ".join([*adjectives, noun])
+    if order == 1 and where:
+        return f"{where}, {article}{before}"
+    if order == 2 and where and adjectives:
+        return f"{article}lesion {where}, {' and '.join(adjectives)}"
+    if order == 3 and adjectives:
+        place = f", {where.removeprefix('in the ').removeprefix('at the ')}" if where else ""
+        return f"{article}{' '.join(adjectives[::-1])} lesion{place}"
+    return f"{article}{before} {where}".rstrip()
+
+
+def say_rank(rng: np.random.Generator, rank: str, number: int | None) -> str:
+    """An expression by rank.
+
+    Args:
+        rng: chooses among wordings.
+        rank: only, or a key of `RANKS`.
+        number: lesions in the slice; None leaves the number unsaid.
+    """
+    if rank == "only":
+        nouns = ("the only lesion", "the only lesion in this slice", "the only liver lesion shown")
+        return str(rng.choice(nouns))
+    word = RANKS[rank] if number == 2 else rank
+    phrases = [f"the {word} lesion", f"the {word} liver lesion"]
+    if number is not None:
+        among = _NUMBERS[number - 2] if number < len(_NUMBERS) + 2 else str(number)
+        phrases += [f"the {word} of the {among} lesions", f"the {word} of {among} lesions"]
+    return str(rng.choice(phrases))
