@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import lightning as L
-import numpy as np
 import torch.distributed
 import wandb
 from lightning.pytorch.cli import SaveConfigCallback
@@ -24,40 +23,24 @@ from PIL import Image
 from torch import Tensor
 
 from textseg.batch import Batch
-from textseg.checkpoint import RUN_CONFIG, data_identity, fresh_folder, results_home
+from textseg.checkpoint import RUN_CONFIG
 from textseg.errors import UserError
 from textseg.metrics import Protocol, Rows, dice, iou, summary
 from textseg.models.base import SegmentationModule, caption_mode_of
+from textseg.outputs import (
+    OUTLINES,
+    claim_folder,
+    claim_test_folder,
+    evenly_spaced,
+    mask_bytes,
+    picture_of,
+    truth_of,
+    write_mask,
+)
 from textseg.preprocess import Bytes, resize_image
 from textseg.visualize import explanation, overlay
 
 T = TypeVar("T")
-
-
-def claim_folder(trainer: L.Trainer, name: str) -> Path:
-    """A folder `name` of the run that nobody has written to, the same on every process."""
-    folder = Path(trainer.default_root_dir) / name
-    if trainer.is_global_zero:
-        folder = fresh_folder(folder)
-    return Path(trainer.strategy.broadcast(str(folder)))
-
-
-def claim_test_folder(trainer: L.Trainer) -> Path:
-    """A folder for a test with these data and captions that nobody has written to."""
-    home = "test"
-    data = getattr(trainer, "datamodule", None)
-    if trainer.is_global_zero and data is not None:
-        # From Python, data may be of a class that has none of these.
-        settings = {name: getattr(data, name, None) for name in ("root", "split", "synthesize")}
-        settings["captions"] = getattr(data, "captions_path", None)
-        identity = data_identity(type(data).__name__, settings)
-        home = results_home(Path(trainer.default_root_dir), identity).name
-    return claim_folder(trainer, f"{home}/{caption_mode_of(trainer)}")
-
-
-def evenly_spaced(count: int, total: int) -> set[int]:
-    """`count` indices over range(total), ends included."""
-    return set(np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist())
 
 
 def _callbacks(trainer: Any) -> list[L.Callback]:
@@ -68,27 +51,12 @@ def _rows_in(loader: Any) -> int:
     return len(loader.dataset)
 
 
-def picture_of(batch: Batch, row: int) -> Bytes:
-    """The image of one row at its original size: [H0, W0, 3] uint8."""
-    image = (batch["image"][row].float().cpu().permute(1, 2, 0).numpy() * 255).round()
-    height, width = batch["original_size"][row].tolist()
-    return resize_image(image.clip(0, 255).astype(np.uint8), (height, width))
-
-
-def _mask(mask: Tensor) -> Bytes:
-    return mask.cpu().numpy().astype(np.uint8)
-
-
-def write_mask(mask: Tensor, path: Path) -> None:
-    """A mask [H, W] as an 8-bit PNG of 0 and 255."""
-    Image.fromarray(_mask(mask) * 255).save(path)
-
-
 class TestReport(L.Callback):
     """Writes test/<caption mode>/: metrics.json, cases.csv, overlays/ and, if asked, masks/.
 
     A second test of the same checkpoint writes beside the first, never over it. A test on other
-    data than the run's own writes test_on_<dataset folder>/<caption mode>/.
+    data than the run's own writes test_on_<dataset folder>/<caption mode>/. Where the truth is no
+    outline (the DataModule's `mask_source`, such as "boxes"), each of them says so.
 
     Args:
         overlays: pictures to draw, evenly spaced over the test set.
@@ -109,6 +77,7 @@ class TestReport(L.Callback):
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.mode = caption_mode_of(trainer)
+        self.truth = truth_of(trainer)
         self.folder = claim_test_folder(trainer)
         (self.folder / "overlays").mkdir(exist_ok=True)
         if self.save_masks:
@@ -133,10 +102,10 @@ class TestReport(L.Callback):
             if index in self._drawn:
                 picture = overlay(
                     picture_of(batch, row),
-                    _mask(batch["truth"][row]),
-                    _mask(outputs["pred"][row]),
+                    mask_bytes(batch["truth"][row]),
+                    mask_bytes(outputs["pred"][row]),
                     caption=text,
-                    title=[case],
+                    title=[case, *([f"truth: {self.truth}"] * (self.truth != OUTLINES))],
                 )
                 Image.fromarray(picture).save(self.folder / "overlays" / f"{case}.png")
 
@@ -146,11 +115,12 @@ class TestReport(L.Callback):
         cases = _gathered(self._cases)
         groups = [cases[int(index)][1] for index in rows.index]
         result: dict[str, Any] = {"caption_mode": self.mode, "protocol": pl_module.protocol}
+        result["truth"] = self.truth
         result |= summary(rows, groups, protocol=pl_module.protocol)
         self.results[self.mode] = result
         if trainer.is_global_zero:
             (self.folder / "metrics.json").write_text(json.dumps(result, indent=2) + "\n")
-            _write_cases(self.folder / "cases.csv", rows, cases, pl_module.protocol)
+            _write_cases(self.folder / "cases.csv", rows, cases, pl_module, self.truth)
 
 
 def _gathered(cases: dict[int, T]) -> dict[int, T]:
@@ -163,8 +133,13 @@ def _gathered(cases: dict[int, T]) -> dict[int, T]:
 
 
 def _write_cases(
-    path: Path, rows: Rows, cases: Mapping[int, tuple[str, str, str]], protocol: Protocol
+    path: Path,
+    rows: Rows,
+    cases: Mapping[int, tuple[str, str, str]],
+    pl_module: SegmentationModule,
+    truth: str,
 ) -> None:
+    protocol: Protocol = pl_module.protocol
     header = ["case", "case_id", "text", "dice", "iou", "intersection", "predicted", "true"]
     scores = zip(
         dice(rows, protocol=protocol).tolist(),
@@ -178,9 +153,9 @@ def _write_cases(
     )
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([*header, "hd95", "nsd"])
+        writer.writerow([*header, "hd95", "nsd", "truth"])
         for index, values in zip(rows.index.tolist(), scores, strict=True):
-            writer.writerow([*cases[index], *("" if v != v else v for v in values)])
+            writer.writerow([*cases[index], *("" if v != v else v for v in values), truth])
 
 
 class PredictionWriter(L.Callback):
@@ -299,8 +274,8 @@ class ExplanationWriter(L.Callback):
         maps = pl_module.explain(batch["image"][row : row + 1], [text], self.word)
         page = explanation(
             picture_of(batch, row),
-            None if truth is None else _mask(truth[row]),
-            _mask(pred),
+            None if truth is None else mask_bytes(truth[row]),
+            mask_bytes(pred),
             {name: values[0].cpu().numpy() for name, values in maps.items()},
             caption=text,
             word=self.word,
@@ -395,7 +370,7 @@ class WandbSamples(L.Callback):
         if not self.upload:
             return cells, None
         image = resize_image(picture_of(batch, row), (pred.shape[0], pred.shape[1]))
-        return [*cells, batch["text"][row]], (image, _mask(truth), _mask(pred))
+        return [*cells, batch["text"][row]], (image, mask_bytes(truth), mask_bytes(pred))
 
     @staticmethod
     def _loggers(trainer: L.Trainer) -> list[WandbLogger]:

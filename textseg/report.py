@@ -31,6 +31,9 @@ def format_results(results: Mapping[str, Mapping[str, Any]]) -> str:
         "dice, miou: mean over images; dice_global, iou_global: pixels pooled over the test set",
         "in brackets: 95% bootstrap interval over patients (over images where none is known)",
     ]
+    weak = {result["truth"] for result in results.values()} - {"outlines"}
+    if weak:
+        notes.insert(0, f"the truth is {', '.join(weak)}, not outlines: scores are against those")
     for mode, result in results.items():
         if result.get("surface_undefined"):
             notes.append(

@@ -1,0 +1,65 @@
+"""What the callbacks share: the folders they write to, and a batch's rows as pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from textseg.batch import Batch
+from textseg.checkpoint import data_identity, fresh_folder, results_home
+from textseg.models.base import caption_mode_of
+from textseg.preprocess import Bytes, resize_image
+
+OUTLINES = "outlines"
+
+
+def claim_folder(trainer: L.Trainer, name: str) -> Path:
+    """A folder `name` of the run that nobody has written to, the same on every process."""
+    folder = Path(trainer.default_root_dir) / name
+    if trainer.is_global_zero:
+        folder = fresh_folder(folder)
+    return Path(trainer.strategy.broadcast(str(folder)))
+
+
+def claim_test_folder(trainer: L.Trainer) -> Path:
+    """A folder for a test with these data and captions that nobody has written to."""
+    home = "test"
+    data = getattr(trainer, "datamodule", None)
+    if trainer.is_global_zero and data is not None:
+        # From Python, data may be of a class that has none of these.
+        settings = {name: getattr(data, name, None) for name in ("root", "split", "synthesize")}
+        settings["captions"] = getattr(data, "captions_path", None)
+        identity = data_identity(type(data).__name__, settings)
+        home = results_home(Path(trainer.default_root_dir), identity).name
+    return claim_folder(trainer, f"{home}/{caption_mode_of(trainer)}")
+
+
+def truth_of(trainer: L.Trainer) -> str:
+    """What the truth is made of: "outlines", or what the DataModule says instead."""
+    datamodule = getattr(trainer, "datamodule", None)
+    return getattr(datamodule, "mask_source", "") or OUTLINES
+
+
+def evenly_spaced(count: int, total: int) -> set[int]:
+    """`count` indices over range(total), ends included."""
+    return set(np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist())
+
+
+def picture_of(batch: Batch, row: int) -> Bytes:
+    """The image of one row at its original size: [H0, W0, 3] uint8."""
+    image = (batch["image"][row].float().cpu().permute(1, 2, 0).numpy() * 255).round()
+    height, width = batch["original_size"][row].tolist()
+    return resize_image(image.clip(0, 255).astype(np.uint8), (height, width))
+
+
+def mask_bytes(mask: Tensor) -> Bytes:
+    return mask.cpu().numpy().astype(np.uint8)
+
+
+def write_mask(mask: Tensor, path: Path) -> None:
+    """A mask [H, W] as an 8-bit PNG of 0 and 255."""
+    Image.fromarray(mask_bytes(mask) * 255).save(path)
