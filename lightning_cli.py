@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # nothing reaches the network unasked
 
 import lightning as L
-import yaml
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger
@@ -24,6 +23,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 import datamodules  # noqa: F401  short class names in YAML
 import textseg.models  # noqa: F401  short class names in YAML
 from datamodules.base import TextSegDataModule
+from datamodules.commands import audit_dataset, prepare_dataset
+from datamodules.refhl_builder import build_refhl, format_summary, read_summary
 from textseg.benchmark import benchmark, format_benchmark
 from textseg.callbacks import (
     ExplanationWriter,
@@ -33,9 +34,15 @@ from textseg.callbacks import (
     WandbSamples,
     wandb_obstacle,
 )
-from textseg.checkpoint import RUN_CONFIG, fresh_folder, read_checkpoint, run_folder_of
+from textseg.checkpoint import fresh_folder, read_checkpoint, run_folder_of
 from textseg.cli_errors import broken_yaml, explain
-from textseg.encoders import restoring
+from textseg.command_line import (
+    NEED_CHECKPOINT,
+    config_name,
+    data_part_of_configs,
+    with_run_config,
+)
+from textseg.encoders import restoring, token_counter
 from textseg.errors import UserError
 from textseg.models.base import SegmentationModule, check_state_dict
 from textseg.report import format_results
@@ -84,7 +91,7 @@ class SuiteCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
-            args=_with_run_config(self.arguments),
+            args=with_run_config(self.arguments),
         )
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -103,6 +110,8 @@ class SuiteCLI(LightningCLI):
             self._subcommand_method_arguments[name] = added
             self._subcommand_parsers[name] = own
             commands.add_subcommand(name, own, help=description)
+        # Listed here and parsed in `_data_command`: these need no network and no trainer.
+        commands.add_subcommand("data", SuiteParser(description=DATA_HELP), help=DATA_HELP)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(TestReport, "test_report")
@@ -229,8 +238,8 @@ class SuiteCLI(LightningCLI):
     def _run_folder(self, settings: Any) -> Path:
         if self.subcommand != "fit":
             given = self.checkpoint_path
-            return run_folder_of(given) if given else Path("runs") / _config_name(self.arguments)
-        base = Path(settings.trainer.default_root_dir or "runs") / _config_name(self.arguments)
+            return run_folder_of(given) if given else Path("runs") / config_name(self.arguments)
+        base = Path(settings.trainer.default_root_dir or "runs") / config_name(self.arguments)
         if getattr(rank_zero_only, "rank", 0):  # every path that is written to comes from rank 0
             return base
         return fresh_folder(base / time.strftime("%Y-%m-%d_%H-%M-%S"))
@@ -244,12 +253,7 @@ class SuiteCLI(LightningCLI):
 
 
 SUITE_COMMANDS = {"benchmark": benchmark}
-# What a network goes by, whatever it is tested on.
-KEPT_FOR_OTHER_DATA = (
-    *("image_size", "batch_size", "num_workers", "caption_mode", "normalise_captions"),
-    *("cache", "seed"),
-)
-NEED_CHECKPOINT = ("validate", "test", "predict")
+DATA_HELP = "Audit a dataset, prepare its cache, or build a referring set from volumes."
 
 
 def _take_offline(logger: Any) -> None:
@@ -280,64 +284,44 @@ def _callbacks(trainer: Any) -> list[L.Callback]:
     return trainer.callbacks
 
 
-def _option(arguments: Sequence[str], *names: str) -> str | None:
-    """The first value given to an option, as `--name value` or `--name=value`."""
-    for position, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name in names:
-            return value if equals else next(iter(arguments[position + 1 :]), None)
-    return None
+def _data_command(arguments: Sequence[str]) -> int:
+    """`textseg data ...`; returns the exit status."""
+    SuiteParser.arguments = ["data", *arguments]
+    parser = SuiteParser(prog="textseg data", description=DATA_HELP, allow_abbrev=False)
+    commands = parser.add_subcommands(required=True, dest="command")
+    audit = SuiteParser(description=_summary(audit_dataset), allow_abbrev=False)
+    audit.add_function_arguments(audit_dataset, as_positional=True, skip={"count_tokens"})
+    audit.add_argument(
+        "--tokenizer",
+        default="scratch",
+        help="whose tokens max_tokens counts: a local folder or hub name of a text encoder; "
+        "scratch counts words and marks, the fewest that any encoder needs.",
+    )
+    commands.add_subcommand("audit", audit, help=_summary(audit_dataset))
+    prepare = SuiteParser(description=_summary(prepare_dataset), allow_abbrev=False)
+    prepare.add_argument("-c", "--config", action="config", help="an experiment; its data is read.")
+    prepare.add_subclass_arguments(TextSegDataModule, "data", required=True)
+    commands.add_subcommand("prepare", prepare, help=_summary(prepare_dataset))
+    build = SuiteParser(description=_summary(build_refhl), allow_abbrev=False)
+    build.add_function_arguments(build_refhl, as_positional=True)
+    commands.add_subcommand("build-refhl", build, help=_summary(build_refhl))
+
+    settings = parser.parse_args(data_part_of_configs(arguments))
+    command = settings.command
+    chosen = settings[command]
+    if command == "audit":
+        counter = token_counter(chosen.pop("tokenizer"))
+        return audit_dataset(**chosen.as_dict(), count_tokens=counter)
+    if command == "prepare":
+        prepare_dataset(prepare.instantiate_classes(chosen).data)
+    else:
+        output = build_refhl(**chosen.as_dict())
+        print(f"{format_summary(read_summary(output))}\nwritten to {output}")
+    return 0
 
 
-def _config_name(arguments: Sequence[str]) -> str:
-    config = _option(arguments, "--config", "-c")
-    return Path(config).stem if config else "run"
-
-
-def _with_run_config(arguments: Sequence[str]) -> list[str]:
-    """With a checkpoint, the model and data settings of its run, unless a config gives a model."""
-    checkpoint = _option(arguments, "--ckpt_path")
-    takes_it = arguments[:1] and arguments[0] in NEED_CHECKPOINT
-    given = _given_settings(arguments)
-    if not takes_it or checkpoint is None or "model" in given:
-        return list(arguments)
-    config = run_folder_of(checkpoint) / RUN_CONFIG
-    if not config.is_file():
-        read_checkpoint(checkpoint)  # a missing checkpoint is the better error
-        raise UserError(
-            f"{config} does not exist, so the settings of {checkpoint} are unknown",
-            "give --config with the experiment's file",
-        )
-    try:
-        stored = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        stored = None
-    if not isinstance(stored, dict):
-        raise UserError(f"{config} holds no settings", "give --config with the experiment's file")
-    kept = {key: stored[key] for key in ("seed_everything", "model", "data") if key in stored}
-    kept["trainer"] = {"precision": stored.get("trainer", {}).get("precision")}
-    settings = kept.get("data", {}).get("init_args", {})
-    if "data" in given or _option(arguments, "--data", "--data.class_path"):
-        # Other data bring their own root, captions and split.
-        kept["data"]["init_args"] = {k: v for k, v in settings.items() if k in KEPT_FOR_OTHER_DATA}
-    elif _option(arguments, "--data.root", "--data.init_args.root"):
-        settings["synthesize"] = False  # phantoms would be taken instead of root
-    return [arguments[0], "--config", yaml.safe_dump(kept), *arguments[1:]]
-
-
-def _given_settings(arguments: Sequence[str]) -> set[str]:
-    """The groups ("model", "data", ...) that the config files on the command line set."""
-    groups: set[str] = set()
-    for position, argument in enumerate(arguments):
-        file = _option(arguments[position : position + 2], "--config", "-c")
-        if file is None or not argument.startswith(("--config", "-c")):
-            continue
-        try:
-            settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError, UnicodeDecodeError):
-            return {"model"}  # the parser says what is wrong with the file
-        groups |= set(settings) if isinstance(settings, dict) else set()
-    return groups
+def _summary(function: Callable[..., Any]) -> str:
+    return (function.__doc__ or "").splitlines()[0]
 
 
 def _known_names() -> set[str]:
@@ -347,7 +331,7 @@ def _known_names() -> set[str]:
     for base in (SegmentationModule, TextSegDataModule, L.Trainer, TestReport, ExplanationWriter):
         for kind in (base, *base.__subclasses__()):
             names |= {kind.__name__, *inspect.signature(kind.__init__).parameters}
-    for command in SUITE_COMMANDS.values():
+    for command in (*SUITE_COMMANDS.values(), audit_dataset, build_refhl):
         names |= {*inspect.signature(command).parameters}
     return names - {"self"}
 
@@ -372,8 +356,13 @@ def main(args: Sequence[str] | None = None) -> None:
     """Text-guided medical image segmentation. Add --debug to any command to see tracebacks."""
     arguments = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    status = 0
     try:
-        SuiteCLI([argument for argument in arguments if argument != "--debug"])
+        if arguments[:1] == ["data"]:
+            status = _data_command(arguments[1:])
+        else:
+            SuiteCLI(arguments)
     except (Exception, _Refused) as error:
         cause = _user_error(error)
         if cause is None and isinstance(error, UnicodeDecodeError):
@@ -383,6 +372,8 @@ def main(args: Sequence[str] | None = None) -> None:
         if debug:
             traceback.print_exception(error)
         _fail(cause)
+    if status:
+        sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lightning_cli import _with_run_config
 from tests.tiny_run import ROWS, call, only, write_experiment, write_refhl
+from textseg.command_line import with_run_config
 
 OTHER = "data: {class_path: ManifestDataModule, init_args: {root: other, split: all_test}}"
 
@@ -26,7 +26,7 @@ class Run:
 
     def settings(self, *more: str) -> dict[str, object]:
         """The data settings of the run that a test with these arguments starts from."""
-        arguments = _with_run_config(self.arguments(*more))
+        arguments = with_run_config(self.arguments(*more))
         assert arguments[1] == "--config"
         return yaml.safe_load(arguments[2])["data"]["init_args"]
 
@@ -86,4 +86,4 @@ def test_a_root_alone_replaces_phantoms_and_leaves_all_else(run: Run) -> None:
 def test_a_config_with_a_model_stands_for_itself(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run.home)
     for more in (["--config", "tiny.yaml"], ["--config", "other.yaml", "--config", "tiny.yaml"]):
-        assert _with_run_config(run.arguments(*more)) == run.arguments(*more)
+        assert with_run_config(run.arguments(*more)) == run.arguments(*more)

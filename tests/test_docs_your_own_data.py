@@ -68,7 +68,8 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
     rewrite(write_refhl(home / "other_hospital"), ("image", "mask", "text"))
     shutil.rmtree(rewrite(write_refhl(home / "new_images"), ("image", "text")) / "masks")
     (home / "my_data.yaml").write_text(TESTED["my_data.yaml"])
-    outcomes = {"fit": call(*command("fit"), *QUICK, cwd=home)}
+    outcomes = {"audit": call(*command("audit"), cwd=home)}
+    outcomes["fit"] = call(*command("fit"), *QUICK, cwd=home)
     assert outcomes["fit"].status == 0, outcomes["fit"].err
     run = only(home / "runs/my_data")
     files = {"fit": fingerprints(run)}
@@ -83,6 +84,7 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
 
 def test_every_command_of_the_page_is_tested() -> None:
     assert [name for name, language, _ in BLOCKS if language == "bash"] == [
+        "audit",
         "fit",
         "test",
         "predict",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,9 @@ class Parsed(SuiteCLI):
         pass
 
 
+@cache
 def parse(*configs: Path) -> Any:
+    """The resolved settings; kept, because several tests only read them."""
     arguments = ["fit"]
     for config in configs:
         arguments += ["--config", str(config)]
@@ -90,7 +93,7 @@ def test_there_are_experiments_and_every_overlay_has_one() -> None:
     assert {overlay for _, overlay in pairs()} == set(OVERLAYS)
 
 
-@pytest.mark.parametrize("dataset", ["qata", "refhl"])
+@pytest.mark.parametrize("dataset", ["qata", "mosmed", "duke", "refhl"])
 @pytest.mark.parametrize("network", ["lsms", "tmc", "tmca", "lavt", "unet"])
 def test_every_network_has_an_experiment_on_every_dataset(network: str, dataset: str) -> None:
     assert (EXPERIMENTS / f"{network}_{dataset}.yaml") in BASES

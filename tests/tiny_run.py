@@ -46,7 +46,7 @@ EXPERIMENT: dict[str, Any] = {
     },
     "data": {
         "class_path": "RefHLSegDataModule",
-        "init_args": {"image_size": 32, "batch_size": 2, "num_workers": 0},
+        "init_args": {"image_size": 32, "batch_size": 2, "num_workers": 0, "cache": None},
     },
 }
 

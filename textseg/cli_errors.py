@@ -17,6 +17,7 @@ _UNKNOWN = (
     r"Unexpected keys: \{'([\w.]+)'",
     r"[Uu]nrecognized arguments: -*([\w.]+)",
 )
+DATA_COMMANDS = ("audit", "prepare", "build-refhl")
 _CONFIG_OPTIONS = ("--config", "-c", "--trainer", "--model", "--data")
 _FRAME = (  # lines that say where an error was passed on, not what it is
     "Does not validate",
@@ -42,16 +43,25 @@ def explain(message: str, arguments: Sequence[str], known: Iterable[str]) -> Use
     if found := re.search(r"Expected a dot import path string: (\S+)", message):
         return _unknown(found[1], arguments, known, what="class")
     if found := re.search(r"arguments are required: (.*)", message):
+        if arguments[:1] == ["data"]:
+            names = re.sub(r"\b(?:audit|prepare|build-refhl)\.", "", found[1])
+            return UserError(f"settings are missing: {names}", f"see {_help_of(arguments)}")
         return UserError(
             f"settings are missing: {found[1]}",
             "give an experiment: --config experiments/quickstart.yaml",
         )
     if "Problems parsing config" in message and (broken := broken_yaml(arguments)):
         return broken
-    help_of = "textseg " + (f"{arguments[0]} " if arguments else "") + "--help"
     cause, key = _innermost(message)
     where = _place(key.split(".")[-1], arguments) if key else ""
-    return UserError(cause + where, f"{help_of} tells what each setting takes")
+    return UserError(cause + where, f"{_help_of(arguments)} tells what each setting takes")
+
+
+def _help_of(arguments: Sequence[str]) -> str:
+    """The command whose help fits; `data` has commands of its own."""
+    own = arguments[:1] == ["data"] and set(arguments[1:2]) <= set(DATA_COMMANDS)
+    words = arguments[: 2 if own else 1]
+    return " ".join(["textseg", *(w for w in words if not w.startswith("-")), "--help"])
 
 
 def _unknown(
@@ -62,7 +72,7 @@ def _unknown(
     part = next((p for p in name.split(".") if p not in names), name)
     near = difflib.get_close_matches(part, names, n=2, cutoff=0.6)
     where = _place(part, arguments)
-    remedy = f"did you mean {' or '.join(near)}?" if near else "see textseg fit --help"
+    remedy = f"did you mean {' or '.join(near)}?" if near else f"see {_help_of(arguments)}"
     return UserError(f"unknown {what} {part!r}{where}", remedy)
 
 

@@ -11,7 +11,13 @@ that a checkpoint is rebuilt without any hub (`restoring`).
 
 from textseg.encoders.image import ImageEncoder, Normalize, is_timm_model, near_timm_names
 from textseg.encoders.restore import is_restoring, restoring
-from textseg.encoders.text import NoText, TextEncoder, masked_mean, warn_of_truncation
+from textseg.encoders.text import (
+    NoText,
+    TextEncoder,
+    masked_mean,
+    token_counter,
+    warn_of_truncation,
+)
 
 __all__ = [
     "ImageEncoder",
@@ -23,5 +29,6 @@ __all__ = [
     "masked_mean",
     "near_timm_names",
     "restoring",
+    "token_counter",
     "warn_of_truncation",
 ]

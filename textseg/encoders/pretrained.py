@@ -95,6 +95,24 @@ def load(name: str, pretrained: bool) -> tuple[Any, Tokenizer]:
     return model, tokenizer
 
 
+def load_tokenizer(name: str) -> Tokenizer:
+    """The tokenizer of a folder or hub name, without the model.
+
+    Raises:
+        UserError: it is missing or broken.
+    """
+    try:
+        values, _ = PretrainedConfig.get_config_dict(name)
+        return _tokenizer(name, config_from(values))
+    except UserError:
+        raise
+    except Exception as error:  # missing files, a broken one and an absent hub share no class
+        raise UserError(
+            f"tokenizer={name!r} cannot be loaded ({first_line(error)})",
+            "give a folder saved by transformers, or connect to the hub once so that it is cached",
+        ) from error
+
+
 def _tokenizer(name: str, config: PretrainedConfig) -> Tokenizer:
     if isinstance(config, BertConfig):
         tokenizer = BertTokenizerFast.from_pretrained(name)

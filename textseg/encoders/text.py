@@ -13,9 +13,15 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from textseg.batch import TextFeatures
-from textseg.encoders.pretrained import build, config_from, load, scratch_config
+from textseg.encoders.pretrained import (
+    build,
+    config_from,
+    load,
+    load_tokenizer,
+    scratch_config,
+)
 from textseg.encoders.restore import restored_text_state
-from textseg.encoders.vocabulary import build_tokenizer
+from textseg.encoders.vocabulary import build_tokenizer, words_of
 from textseg.errors import UserError
 from textseg.explain import word_spans
 
@@ -302,3 +308,21 @@ def warn_of_truncation(encoder: TextEncoder, captions: Sequence[str]) -> None:
             f"{encoder.max_tokens} and are cut; raise max_tokens to keep their ends",
             stacklevel=2,
         )
+
+
+def token_counter(name: str) -> Callable[[str], int]:
+    """Counts a caption's tokens, special ones included.
+
+    Args:
+        name: ``scratch`` counts whole words and marks, the fewest that any encoder needs; a local
+            folder or hub name counts by its own tokenizer.
+
+    Raises:
+        UserError: the tokenizer cannot be loaded.
+    """
+    if name == SCRATCH:
+        return lambda caption: len(words_of(caption)) + 2
+    tokenizer = load_tokenizer(name)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return lambda caption: len(tokenizer.encode(caption).ids)

@@ -9,6 +9,15 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
+_NORMALIZER = normalizers.BertNormalizer(lowercase=True)
+_SPLITTER = pre_tokenizers.BertPreTokenizer()
+
+
+def words_of(caption: str) -> list[str]:
+    """Its words and punctuation marks in lower case: the fewest pieces it can be cut into."""
+    pieces = _SPLITTER.pre_tokenize_str(_NORMALIZER.normalize_str(caption))
+    return [word for word, _ in pieces]
+
 
 def build_tokenizer(captions: Sequence[str], vocab_size: int) -> Tokenizer:
     """A lower-case word-piece tokenizer: special tokens, then letters, then whole words by use.
@@ -16,13 +25,8 @@ def build_tokenizer(captions: Sequence[str], vocab_size: int) -> Tokenizer:
     The same captions give the same vocabulary in any process, which tokenizers' own trainer does
     not: it breaks ties by hash order. A word that is not in it is spelt in letters.
     """
-    normalizer = normalizers.BertNormalizer(lowercase=True)
-    splitter = pre_tokenizers.BertPreTokenizer()
-    words = Counter(
-        word
-        for caption in sorted(set(captions))
-        for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(caption))
-    )
+    normalizer, splitter = _NORMALIZER, _SPLITTER
+    words = Counter(word for caption in sorted(set(captions)) for word in words_of(caption))
     letters: Counter[str] = Counter()
     for word, count in words.items():
         for place, letter in enumerate(word):

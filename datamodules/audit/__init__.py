@@ -1,0 +1,153 @@
+"""What is wrong with a dataset on disk: all of it, in one pass over the files.
+
+`findings.KINDS` lists what is looked for, how serious it is, and why.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from tqdm import tqdm
+
+from datamodules.audit.files import Files
+from datamodules.audit.findings import (
+    KINDS,
+    Audit,
+    Finding,
+    finding,
+    format_audit,
+    in_order,
+    write_audit,
+)
+from datamodules.audit.reading import rows_of
+from datamodules.audit.splits import empty_splits, leaks, repetitions
+from datamodules.audit.words import Words
+from datamodules.base import TextSegDataModule
+from datamodules.captions import key
+from datamodules.dataset import Record
+from datamodules.manifest import PREDICT, SPLITS
+from datamodules.mosmed import MosMedDataModule
+from datamodules.qata_cov19 import QaTaCov19DataModule
+from datamodules.templates import Template
+from textseg.errors import UserError
+from textseg.preprocess import checked_size
+
+__all__ = ["KINDS", "Audit", "Finding", "audit", "format_audit", "write_audit"]
+
+
+def audit(
+    datamodule: TextSegDataModule,
+    *,
+    count_tokens: Callable[[str], int] | None = None,
+    max_tokens: int = 32,
+) -> Audit:
+    """Read every row, picture and mask, and report everything that is wrong, not the first fault.
+
+    Captions are audited as they stand in the files, whatever `caption_mode` is. Each picture and
+    each mask is opened once.
+
+    Args:
+        datamodule: the dataset, with its split, on_missing and image_size.
+        count_tokens: the tokens of a caption, special ones included; None leaves this check out.
+        max_tokens: captions with more are reported.
+
+    Raises:
+        UserError: root is unset or no folder, or image_size cannot be used.
+    """
+    root = datamodule.folder()
+    rows, found = rows_of(datamodule, root)
+    template = _template(datamodule)
+    files = Files(
+        root,
+        network=checked_size(datamodule.image_size),
+        missing="error" if datamodule.on_missing == "error" else "warning",
+        count_areas=template is not None,
+    )
+    words = Words(
+        template,
+        count_tokens=count_tokens,
+        max_tokens=max_tokens,
+        normalised=datamodule.normalise_captions,
+    )
+    _look(rows, files, words)
+    published = _published(datamodule)
+    files.compare(published=published)
+    unlisted, refused = _all_images(datamodule, root)
+    if rows:
+        files.strays(unlisted)
+        found += empty_splits(rows)
+    found += refused if not found else []
+    found += leaks(rows, files, published=published) + repetitions(rows, files)
+    found += files.findings + words.finished()
+    facts = {**_facts(datamodule, rows, files), **words.facts()}
+    return Audit(in_order(found), facts)
+
+
+def _template(datamodule: TextSegDataModule) -> Template | None:
+    if isinstance(datamodule, QaTaCov19DataModule):
+        return "qata"
+    return "mosmed" if isinstance(datamodule, MosMedDataModule) else None
+
+
+def _published(datamodule: TextSegDataModule) -> tuple[str, ...]:
+    """Splits that others divided so: what they share is not the user's to mend."""
+    if isinstance(datamodule, QaTaCov19DataModule) and datamodule.split in ("official", "first80"):
+        return ("train", "val")
+    if isinstance(datamodule, MosMedDataModule) and datamodule.split in ("official", "lists"):
+        return SPLITS
+    return ()
+
+
+def _look(rows: dict[str, list[Record]], files: Files, words: Words) -> None:
+    listed = [(split, record) for split, records in rows.items() for record in records]
+    for split, record in tqdm(listed, "audit", delay=2, unit="row"):
+        # Rows for prediction need no mask, and may not have one.
+        words.read(record, split, files.look(record, split, scored=split != PREDICT))
+
+
+def _all_images(datamodule: TextSegDataModule, root: Path) -> tuple[list[Path], list[Finding]]:
+    try:
+        return list(datamodule.all_images(root)), []
+    except UserError as error:
+        cause, _, remedy = str(error).partition("\n")
+        return [], [finding("refused by the reader", "", str(root), cause, suggestion=remedy)]
+
+
+def _facts(
+    datamodule: TextSegDataModule, rows: dict[str, list[Record]], files: Files
+) -> dict[str, object]:
+    """Counts and shares; of what could be read."""
+    keys = {split: [key(record.text) for record in records] for split, records in rows.items()}
+    filled = {split: part for split, part in keys.items() if part}
+    images = [look for look in files.images.values() if look is not None]
+    masks = [look for look in files.masks.values() if look is not None]
+    sizes = Counter(f"{look.size[0]}x{look.size[1]} {look.mode}" for look in images)
+    facts: dict[str, object] = {
+        "rows": {split: len(part) for split, part in filled.items()},
+        "cases": {
+            split: len({record.case_id for record in records} - {""})
+            for split, records in rows.items()
+            if records
+        },
+        "rows without a case": sum(not r.case_id for part in rows.values() for r in part),
+        "images read": len(images),
+        "masks read": len(masks),
+        "image sizes": dict(sizes.most_common(5)),
+        "distinct captions": {split: len(set(part)) for split, part in filled.items()},
+    }
+    if filled.get("test") and filled.get("train"):
+        known = set(filled["train"])
+        share = sum(caption in known for caption in filled["test"]) / len(filled["test"])
+        facts["share of test captions that occur in train"] = share
+    if masks:
+        facts["share of masks that are empty"] = sum(not m.area for m in masks) / len(masks)
+        areas = [m.area / (m.size[0] * m.size[1]) for m in masks if m.area]
+        if areas:
+            facts["median foreground of the others"] = median(areas)
+        facts["masks with values but 0 and 255"] = sum(bool(m.others) for m in masks)
+    if datamodule.mask_source:
+        facts["masks are"] = datamodule.mask_source
+    return facts

@@ -1,0 +1,191 @@
+"""What an audit finds, how serious each kind is, and how it is shown."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+Severity = Literal["error", "warning", "note"]
+
+_ORDER: tuple[Severity, ...] = ("error", "warning", "note")
+_PLACES = 3  # shown on the screen of one kind
+
+
+class Kind(NamedTuple):
+    """How serious a kind of finding is, and what to do about it unless the finding knows better."""
+
+    severity: Severity
+    suggestion: str
+
+
+# error:   training or testing stops here, or the numbers would be false.
+# warning: words and pictures disagree, or something is odd; the numbers are what they are.
+# note:    a fact that somebody may want to know.
+# Files and captions without a counterpart are warnings where on_missing=skip leaves them out. What
+# two parts of a published split share (train and val of QaTa's first80 and official, any of
+# MosMedData+'s official and lists) is a warning: numbers are to be comparable with others', and it
+# is not the user's to mend.
+KINDS: dict[str, Kind] = {
+    "refused by the reader": Kind("error", ""),
+    "unreadable table": Kind("error", ""),
+    "missing column": Kind("error", "add the column, or give it its name"),
+    "invalid row": Kind("error", "fill it in, or delete the row"),
+    "invalid split name": Kind("error", "write train, val or test"),
+    "outside root": Kind("error", "name files by their path below root"),
+    "empty split": Kind("note", "training needs train and val, testing needs test"),
+    "empty caption": Kind("error", "write a caption, or delete the row"),
+    "caption without image": Kind("error", "complete the download, or delete the row"),
+    "image without mask": Kind("error", "complete the download, or delete the row"),
+    "mask without image": Kind("error", "complete the download, or remove the mask"),
+    "image without caption": Kind("error", "add a row for it, or remove the image"),
+    "unreadable image": Kind("error", "replace the file, or delete its row"),
+    "unreadable mask": Kind("error", "replace the file, or delete its row"),
+    "size mismatch": Kind("error", "is the mask of this image? Save both at the same size"),
+    "mask erased by the threshold": Kind("error", "save masks as 0 and 255, not as class numbers"),
+    "case in two splits": Kind("error", "give all rows of a patient or study the same split"),
+    "image in two splits": Kind("error", "list every image in one split only"),
+    "duplicate image across splits": Kind("error", "keep the copies in one split, or one of them"),
+    "duplicate image": Kind("warning", "keep one of the copies"),
+    "repeated row": Kind("warning", "delete one of the rows"),
+    "one caption, two masks": Kind("warning", "write words that tell the lesions apart"),
+    "soft mask": Kind("warning", "save masks as 0 and 255; do not interpolate them"),
+    "faint mask values": Kind("note", "nothing to do: only values above 127 count"),
+    "unusual mask mode": Kind("warning", "save masks as grey (mode L) of 0 and 255"),
+    "mask of everything": Kind("warning", "is the mask inverted?"),
+    "constant image": Kind("warning", "replace the file, or delete its row"),
+    "odd picture": Kind("note", "check that it belongs to the dataset"),
+    "empty mask, caption names lesions": Kind("warning", "check caption and mask"),
+    "mask, caption names no lesion": Kind("warning", "check caption and mask"),
+    "lesion lost at network size": Kind("warning", "choose a larger image_size"),
+    "caption breaks the template": Kind("warning", ""),
+    "caption beyond repair": Kind("warning", "write the caption anew from its mask"),
+    "extent against lungs": Kind("warning", "write Bilateral of two lungs, Unilateral of one"),
+    "caption side against mask": Kind("warning", "check which side the caption means"),
+    "named side against mask": Kind("note", "check which side the caption means"),
+    "caption count against mask": Kind("warning", "check the count, or whether areas touch"),
+    "truncated caption": Kind("warning", "raise max_tokens, or shorten the caption"),
+    "another wording": Kind("note", "nothing to do if this is intended"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing at one place.
+
+    Args:
+        kind: a key of `KINDS`.
+        severity: "error", "warning" or "note".
+        split: where its row is; several with commas; "" where no split is concerned.
+        where: a file below root, a row's case (`<image stem>__<row>`), a patient, or a table's row.
+        detail: what is there.
+        suggestion: what to do.
+    """
+
+    kind: str
+    severity: Severity
+    split: str
+    where: str
+    detail: str
+    suggestion: str
+
+
+def finding(
+    kind: str,
+    split: str,
+    where: str,
+    detail: str,
+    *,
+    severity: Severity | None = None,
+    suggestion: str | None = None,
+) -> Finding:
+    """A finding of a kind, with what the kind says unless told otherwise."""
+    usual = KINDS[kind]
+    return Finding(
+        kind,
+        usual.severity if severity is None else severity,
+        split,
+        where,
+        detail,
+        usual.suggestion if suggestion is None else suggestion,
+    )
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found.
+
+    Args:
+        findings: the most serious first, then in the order of `KINDS`, then as met.
+        facts: counts and shares; plain values only.
+    """
+
+    findings: list[Finding]
+    facts: dict[str, object]
+
+    @property
+    def exit_status(self) -> int:
+        """1 if there is any error, otherwise 0."""
+        return int(any(found.severity == "error" for found in self.findings))
+
+
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    kinds = list(KINDS)
+    return sorted(findings, key=lambda f: (_ORDER.index(f.severity), kinds.index(f.kind)))
+
+
+# --- shown and written -------------------------------------------------------------------------
+
+
+def format_audit(audit: Audit) -> str:
+    """A line for each kind with its count and first places, then the facts."""
+    groups: dict[tuple[Severity, str], list[Finding]] = {}
+    for found in audit.findings:
+        groups.setdefault((found.severity, found.kind), []).append(found)
+    lines = []
+    if groups:
+        wide = max(len(kind) for _, kind in groups)
+        for (severity, kind), members in groups.items():
+            lines.append(f"{severity:<8}{len(members):>6}  {kind:<{wide}}  {_places(members)}")
+    counts = Counter(found.severity for found in audit.findings)
+    lines += [", ".join(f"{counts[severity]} {severity}s" for severity in _ORDER), ""]
+    wide = max((len(name) for name in audit.facts), default=0)
+    lines += [f"{name:<{wide}}  {_shown(value)}" for name, value in audit.facts.items()]
+    return "\n".join(lines)
+
+
+def _places(members: list[Finding]) -> str:
+    if len(members) == 1:
+        return f"{members[0].where}: {members[0].detail}"
+    shown = ", ".join(found.where for found in members[:_PLACES])
+    return shown + (", ..." if len(members) > _PLACES else "")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_shown(inner)}" for name, inner in value.items())
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def write_audit(audit: Audit, folder: Path) -> None:
+    """audit.json (exit status, counts by kind, facts) and findings.csv (each finding a row)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    counts = Counter((found.severity, found.kind) for found in audit.findings)
+    summary = {
+        "exit_status": audit.exit_status,
+        "kinds": [
+            {"kind": kind, "severity": severity, "count": count}
+            for (severity, kind), count in counts.items()
+        ],
+        "facts": audit.facts,
+    }
+    text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / "audit.json").write_text(text + "\n", encoding="utf-8")
+    with (folder / "findings.csv").open("w", encoding="utf-8", newline="") as lines:
+        table = csv.DictWriter(lines, [field.name for field in fields(Finding)])
+        table.writeheader()
+        table.writerows(asdict(found) for found in audit.findings)

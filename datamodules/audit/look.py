@@ -1,0 +1,141 @@
+"""What an audit keeps of a picture or a mask after one look."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage  # type: ignore[import-untyped]
+
+from textseg.errors import UserError, first_line
+from textseg.preprocess import MASK_THRESHOLD, Size, resize_mask
+
+_BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+_DOUBTFUL = (64, 191)  # values that could as well have come out on the other side of the threshold
+_CORNERS_TOUCH = np.ones((3, 3), dtype=np.uint8)  # 8-connected
+
+
+@dataclass(frozen=True)
+class ImageLook:
+    """An image: `digest` is of its decoded pixels, equal for grey and for three equal channels."""
+
+    size: Size
+    mode: str
+    digest: str
+    constant: bool
+
+
+@dataclass(frozen=True)
+class MaskLook:
+    """A mask.
+
+    `oddness` says what is unusual about its mode, or nothing; `others` are its values but 0 and
+    255; `lost` is the share of the area above 0 that is not above 127; `area` and what follows are
+    of the mask as training reads it. `centre` is the centroid's column, from 0 (left edge) to 1,
+    None of an empty mask; `areas` counts 8-connected components, None where it was not asked for.
+    """
+
+    size: Size
+    digest: str
+    oddness: str
+    others: tuple[int, ...]
+    lost: float
+    area: int
+    centre: float | None
+    areas: int | None
+    vanishes: bool  # when resized to the network's size
+
+    @property
+    def doubtful(self) -> bool:
+        return any(_DOUBTFUL[0] <= value <= _DOUBTFUL[1] for value in self.others)
+
+
+def look_at_image(path: Path) -> ImageLook:
+    """Decode an image.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    image = _decoded(path)
+    plain = image.mode in ("1", "L", "RGB") or image.mode.startswith("I")
+    values = _one_channel(np.asarray(image if plain else image.convert("RGB")))
+    return ImageLook(
+        size=(image.height, image.width),
+        mode=image.mode,
+        digest=_digest(values),
+        constant=bool((values == values[:1, :1]).all()),
+    )
+
+
+def look_at_mask(path: Path, network: Size, *, count_areas: bool) -> MaskLook:
+    """Decode a mask.
+
+    Args:
+        path: the file.
+        network: height and width that training resizes it to.
+        count_areas: whether to count connected components.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    image = _decoded(path)
+    values, oddness = _mask_values(image)
+    mask = (values > MASK_THRESHOLD).astype(np.uint8)
+    area = int(mask.sum())
+    above_zero = int((values > 0).sum())
+    columns = mask.sum(axis=0, dtype=np.int64)
+    middle = np.arange(mask.shape[1]) + 0.5
+    return MaskLook(
+        size=(image.height, image.width),
+        digest=_digest(mask),
+        oddness=oddness,
+        others=tuple(int(value) for value in np.unique(values) if value not in (0, 255)),
+        lost=1 - area / above_zero if above_zero else 0.0,
+        area=area,
+        centre=float(columns @ middle) / area / mask.shape[1] if area else None,
+        areas=int(ndimage.label(mask, structure=_CORNERS_TOUCH)[1]) if count_areas else None,
+        vanishes=bool(area) and not resize_mask(mask, network).any(),
+    )
+
+
+def _mask_values(image: Image.Image) -> tuple[NDArray[np.integer], str]:
+    """[H, W] as `preprocess.read_mask` takes them, and what is unusual about the mode."""
+    oddness = "" if image.mode in ("1", "L", "RGB") else f"mode {image.mode}"
+    if image.mode in ("1", "P", "LA", "RGBA"):
+        image = image.convert("L" if image.mode in ("1", "LA") else "RGB")
+    values = np.asarray(image)
+    if values.ndim == 3:
+        if not oddness and _one_channel(values).ndim == 3:
+            oddness = "three channels that differ"
+        values = values.max(axis=2)
+    return values, oddness
+
+
+def _decoded(path: Path) -> Image.Image:
+    """The picture, if it also passes the check of integrity that training makes."""
+    try:
+        data = path.read_bytes()
+        with Image.open(BytesIO(data)) as image:
+            image.verify()
+        image = Image.open(BytesIO(data))  # a verified picture cannot be decoded any more
+        image.load()
+    except _BROKEN as error:
+        raise UserError(f"{first_line(error)}") from error
+    return image
+
+
+def _one_channel(values: NDArray[np.generic]) -> NDArray[np.generic]:
+    if values.ndim == 3 and bool((values == values[..., :1]).all()):
+        return values[..., 0]
+    return values
+
+
+def _digest(values: NDArray[np.generic]) -> str:
+    digest = hashlib.blake2b(f"{values.shape}{values.dtype}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()

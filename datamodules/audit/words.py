@@ -1,0 +1,193 @@
+"""Findings about captions: their wording, and whether their words are true of the masks."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+
+from datamodules.audit.findings import Finding, finding
+from datamodules.audit.look import MaskLook
+from datamodules.captions import normalise
+from datamodules.dataset import Record
+from datamodules.templates import (
+    Reading,
+    Template,
+    is_template_kind,
+    keeps_template,
+    read_template,
+    repaired,
+)
+
+# "nine" of MosMedData+ is nine and more: its formula has no higher word.
+_MOST = {"mosmed": 9}
+_OTHER_WORDING = 0.9  # if more of the captions break the template, they do not follow it at all
+_MIDDLE = 0.5
+# Organs of which the left one lies in the picture's left half. Of a liver's left lobe that is not
+# so, nor of a lesion that is "left" within an organ.
+_PAIRED = re.compile(r"\b(left|right)\s+(breast|lung|kidney)\b", re.IGNORECASE)
+_SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+_NOTHING = re.compile(r"\b(no|none|without|zero|normal|healthy|nothing)\b", re.IGNORECASE)
+
+
+class Words:
+    """Reads each row's caption, and remembers what is wrong.
+
+    Args:
+        template: of the dataset's captions; None where they are free.
+        count_tokens: the tokens of a caption; None leaves their number unchecked.
+        max_tokens: tokens that a network takes.
+        normalised: whether training repairs captions before it counts tokens.
+    """
+
+    def __init__(
+        self,
+        template: Template | None,
+        *,
+        count_tokens: Callable[[str], int] | None,
+        max_tokens: int,
+        normalised: bool,
+    ) -> None:
+        self.template = template
+        self.count_tokens = count_tokens
+        self.max_tokens = max_tokens
+        self.normalised = normalised
+        self.findings: list[Finding] = []
+        self.rows = 0
+        self.longest = 0
+        self.sides: Counter[tuple[str, bool]] = Counter()  # named side, and whether it is there
+        self.counts: Counter[bool] = Counter()
+        self._tokens: dict[str, int] = {}
+        self._wording: list[Finding] = []
+
+    def read(self, record: Record, split: str, mask: MaskLook | None) -> None:
+        """A row's caption, and against its mask, where that can be read."""
+        self.rows += 1
+        text = record.text
+        if not text.strip():
+            self._tell("empty caption", record, split, repr(text))
+            return
+        self._count_tokens(record, split)
+        reading = read_template(text) if is_template_kind(text) else None
+        if self.template is not None:
+            self._check_wording(self.template, record, split)
+        if reading is not None:
+            self._check_extent(reading, record, split)
+        if mask is None:
+            return
+        self._check_emptiness(reading, record, split, mask)
+        if reading is not None:
+            self._check_side(reading, record, split, mask)
+            self._check_count(reading, record, split, mask)
+        elif not is_template_kind(text):  # a caption that lacks words says nothing of one side
+            self._check_named_side(record, split, mask)
+
+    def finished(self) -> list[Finding]:
+        """All findings, after the last row."""
+        if len(self._wording) <= _OTHER_WORDING * self.rows:
+            return [*self.findings, *self._wording]
+        detail = f"{len(self._wording)} of {self.rows} captions are not worded by the template"
+        return [*self.findings, finding("another wording", "", "captions", detail)]
+
+    # --- wording -------------------------------------------------------------------------------
+
+    def _count_tokens(self, record: Record, split: str) -> None:
+        if self.count_tokens is None:
+            return
+        text = normalise(record.text) if self.normalised else record.text
+        if text not in self._tokens:
+            self._tokens[text] = self.count_tokens(text)
+        tokens = self._tokens[text]
+        self.longest = max(self.longest, tokens)
+        if tokens > self.max_tokens:
+            detail = f"{tokens} tokens, max_tokens={self.max_tokens}: {text}"
+            self._tell("truncated caption", record, split, detail)
+
+    def _check_wording(self, template: Template, record: Record, split: str) -> None:
+        if keeps_template(record.text, template):
+            return
+        mended = repaired(record.text)
+        kind = "caption beyond repair" if mended is None else "caption breaks the template"
+        suggestion = None if mended is None else f"normalise_captions=true reads: {mended}"
+        found = finding(kind, split, record.case, record.text, suggestion=suggestion)
+        self._wording.append(found)
+
+    def _check_extent(self, reading: Reading, record: Record, split: str) -> None:
+        lungs = len(reading.zones)
+        if lungs != {"bilateral": 2, "unilateral": 1, "none": 0}[reading.extent]:
+            detail = f"{reading.extent}, but names {lungs} of the lungs: {record.text}"
+            self._tell("extent against lungs", record, split, detail)
+
+    # --- against the mask ----------------------------------------------------------------------
+
+    def _check_emptiness(
+        self, reading: Reading | None, record: Record, split: str, mask: MaskLook
+    ) -> None:
+        none = reading.count == 0 if reading is not None else bool(_NOTHING.search(record.text))
+        if not mask.area and not none and not mask.others:
+            self._tell("empty mask, caption names lesions", record, split, record.text)
+        # "no" in free text may be about something else than the lesion.
+        if mask.area and none and reading is not None:
+            detail = f"{mask.area} pixels: {record.text}"
+            self._tell("mask, caption names no lesion", record, split, detail)
+
+    def _check_side(self, reading: Reading, record: Record, split: str, mask: MaskLook) -> None:
+        """Of captions that name one lung."""
+        if len(reading.zones) == 1 and reading.extent == "unilateral":
+            [side] = reading.zones
+            if self._compare(side, mask):
+                self._tell_side("caption side against mask", side, record, split, mask)
+
+    def _check_named_side(self, record: Record, split: str, mask: MaskLook) -> None:
+        """Of free captions with a single side, where it is that of a paired organ."""
+        sides = {word.lower() for word in _SIDE.findall(record.text)}
+        paired = {match[0].lower() for match in _PAIRED.findall(record.text)}
+        if len(sides) == 1 and sides == paired:
+            [side] = sides
+            if self._compare(side, mask):
+                self._tell_side("named side against mask", side, record, split, mask)
+
+    def _compare(self, side: str, mask: MaskLook) -> bool:
+        """Whether the mask's centroid lies in the other half of the picture."""
+        if mask.centre is None:
+            return False
+        there = mask.centre < _MIDDLE if side == "left" else mask.centre > _MIDDLE
+        self.sides[side, there] += 1
+        return not there
+
+    def _tell_side(self, kind: str, side: str, record: Record, split: str, mask: MaskLook) -> None:
+        detail = f"{side}, but the centroid is at {mask.centre:.2f} of the width: {record.text}"
+        self._tell(kind, record, split, detail)
+
+    def _check_count(self, reading: Reading, record: Record, split: str, mask: MaskLook) -> None:
+        """Of captions and masks that both have lesions."""
+        if not reading.count or not mask.areas:
+            return
+        most = _MOST.get(self.template or "", mask.areas)
+        agrees = reading.count == min(mask.areas, most)
+        self.counts[agrees] += 1
+        if not agrees:
+            detail = f"{reading.count} named, {mask.areas} 8-connected areas: {record.text}"
+            self._tell("caption count against mask", record, split, detail)
+
+    def _tell(self, kind: str, record: Record, split: str, detail: str) -> None:
+        self.findings.append(finding(kind, split, record.case, detail))
+
+    # --- facts ---------------------------------------------------------------------------------
+
+    def facts(self) -> dict[str, object]:
+        """Agreement of words and masks; only what was compared."""
+        facts: dict[str, object] = {}
+        for side in ("left", "right"):
+            told = self.sides[side, True] + self.sides[side, False]
+            if told:
+                facts[f"captions of one side, {side}: mask there"] = (
+                    f"{self.sides[side, True]} of {told}"
+                )
+        if self.counts.total():
+            facts["captions whose count is that of the mask's areas"] = (
+                f"{self.counts[True]} of {self.counts.total()}"
+            )
+        if self.count_tokens is not None:
+            facts["tokens of the longest caption"] = self.longest
+        return facts

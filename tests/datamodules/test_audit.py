@@ -1,0 +1,428 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from datamodules import (
+    DukeBreastMRIDataModule,
+    ManifestDataModule,
+    MosMedDataModule,
+    QaTaCov19DataModule,
+    RefHLSegDataModule,
+    TextSegDataModule,
+)
+from datamodules.audit import KINDS, Audit, audit, format_audit, write_audit
+from datamodules.synthetic import write_mosmed, write_qata, write_refhl
+from datamodules.synthetic.duke import write_duke_mamamia
+from tests.datamodules import spoil, trees
+from tests.datamodules.spoil import Planted
+from textseg.errors import UserError
+from textseg.preprocess import probe_size
+
+QUIET = pytest.mark.filterwarnings("ignore:split=official", "ignore:left out")
+
+
+def words(text: str) -> int:
+    return len(text.split()) + 2
+
+
+def found(result: Audit) -> Counter[tuple[str, str]]:
+    return Counter((finding.kind, finding.where) for finding in result.findings)
+
+
+def look(datamodule: TextSegDataModule) -> Audit:
+    return audit(datamodule, count_tokens=words, max_tokens=32)
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_qata(folder / "qata", train=60, test=8, image_size=64)
+    write_mosmed(folder / "mosmed", train=30, val=8, test=8, image_size=96)
+    write_refhl(folder / "refhl", train=20, val=4, test=4, image_size=64)
+    write_duke_mamamia(folder / "mamamia", cases=14, image_size=64, slices=8)
+    cache = folder / "cache"
+    DukeBreastMRIDataModule(str(folder / "mamamia"), cache=str(cache)).read_records(
+        folder / "mamamia"
+    )
+    [slices] = cache.glob("duke_mamamia_*/")
+    shutil.copytree(slices, folder / "duke")
+    return folder
+
+
+@pytest.fixture
+def copy(phantoms: Path, tmp_path: Path) -> Callable[[str], Path]:
+    def copied(name: str) -> Path:
+        shutil.copytree(phantoms / name, tmp_path / name)
+        return tmp_path / name
+
+    return copied
+
+
+DATASETS: dict[str, tuple[type[Any], dict[str, Any]]] = {
+    "qata": (QaTaCov19DataModule, {"split": "subject"}),
+    "mosmed": (MosMedDataModule, {}),
+    "refhl": (RefHLSegDataModule, {}),
+    "duke": (DukeBreastMRIDataModule, {"split": "patient"}),
+}
+
+
+def make(name: str, root: Path, **settings: Any) -> TextSegDataModule:
+    kind, defaults = DATASETS[name]
+    return kind(str(root), **{"image_size": 32, "cache": None, **defaults, **settings})
+
+
+# --- clean copies
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_clean_dataset_shows_its_own_quirks_and_nothing_else(phantoms: Path, name: str) -> None:
+    root = phantoms / name
+    result = look(make(name, root, image_size=64))
+    expected = spoil.mosmed_quirks(root) if name == "mosmed" else []
+    assert found(result) == Counter(expected)
+    assert result.exit_status == 0
+    assert (name == "mosmed") == bool(expected)
+
+
+def test_a_clean_manifest_of_ones_own_has_no_findings(phantoms: Path) -> None:
+    result = look(ManifestDataModule(str(phantoms / "refhl"), image_size=64, cache=None))
+    assert result.findings == []
+
+
+def test_volumes_of_mamamia_are_audited_as_their_slices(phantoms: Path, tmp_path: Path) -> None:
+    cache = str(tmp_path / "cache")
+    volumes = DukeBreastMRIDataModule(str(phantoms / "mamamia"), image_size=64, cache=cache)
+    result, slices = look(volumes), look(make("duke", phantoms / "duke", image_size=64))
+    assert result.findings == []
+    assert result.facts == slices.facts
+
+
+# --- spoilt copies
+
+
+SPOILERS: dict[str, tuple[str, Callable[[Path], Planted], int]] = {
+    "qata's files": ("qata", spoil.spoil_qata_files, 1),
+    "qata's captions": ("qata", spoil.spoil_qata_captions, 1),
+    "qata's tables": ("qata", spoil.refuse_qata, 1),
+    "a manifest": ("refhl", spoil.spoil_manifest, 1),
+    "a refused manifest": ("refhl", spoil.refuse_manifest, 1),
+    "mosmed": ("mosmed", spoil.spoil_mosmed, 0),
+    "mosmed's tables": ("mosmed", spoil.share_a_mosmed_slice, 1),
+    "duke": ("duke", spoil.spoil_duke, 0),
+}
+
+
+@QUIET
+@pytest.mark.parametrize("name", SPOILERS)
+def test_every_planted_fault_is_found_where_it_is_and_nothing_else(
+    copy: Callable[[str], Path], name: str
+) -> None:
+    dataset, plant, status = SPOILERS[name]
+    root = copy(dataset)
+    before = found(look(make(dataset, root)))
+    planted = Counter(plant(root))
+    result = look(make(dataset, root))
+    after = found(result)
+    if dataset == "mosmed":  # a spoilt caption may end a quirk
+        before = Counter(spoil.mosmed_quirks(root))
+    assert after - before == planted
+    assert before - after == Counter()
+    assert result.exit_status == status
+
+
+def test_every_kind_is_planted_by_one_of_these_tests(phantoms: Path, tmp_path: Path) -> None:
+    planted = set()
+    for name, (dataset, plant, _) in SPOILERS.items():
+        shutil.copytree(phantoms / dataset, tmp_path / name)
+        planted |= {kind for kind, _ in plant(tmp_path / name)}
+    tested_below = {"missing column", "unreadable table", "another wording", "empty split"}
+    assert planted | tested_below == set(KINDS)
+
+
+# --- tables that tell little
+
+
+def test_a_missing_column_and_a_broken_table_are_named(copy: Callable[[str], Path]) -> None:
+    root = copy("qata")
+    rows = spoil.read_table(root / "train.csv")
+    spoil.write_table(root / "train.csv", [["Image", "Words"], *rows[1:]])
+    (root / "test.csv").write_text("Image,Description\nmask_a.png,one, two\n")
+    result = look(make("qata", root))
+    kinds = Counter(finding.kind for finding in result.findings)
+    assert ("missing column", "train.csv") in found(result)
+    assert ("unreadable table", "test.csv") in found(result)
+    assert kinds["refused by the reader"] == 1
+    # The pictures of train are audited all the same, each with an empty caption.
+    assert kinds["empty caption"] == 60
+    assert result.facts["images read"] == 60
+
+
+def test_a_manifest_without_a_column_is_audited_by_what_it_has(copy: Callable[[str], Path]) -> None:
+    root = copy("refhl")
+    rows = [{k: v for k, v in row.items() if k != "case_id"} for row in spoil.read_lines(root)]
+    spoil.write_lines(root, rows)
+    result = look(make("refhl", root))
+    refused = ("refused by the reader", str(root))
+    assert found(result) == Counter([refused, ("missing column", "manifest.jsonl")])
+    assert result.facts["masks read"] == len(rows)
+
+
+def test_a_folder_without_any_dataset_is_one_error(tmp_path: Path) -> None:
+    result = look(make("qata", tmp_path))
+    assert found(result) == Counter([("refused by the reader", str(tmp_path))])
+    assert "looked for" in result.findings[0].detail
+    assert "set root" in result.findings[0].suggestion
+    assert result.exit_status == 1
+
+
+def test_another_wording_is_told_once(copy: Callable[[str], Path]) -> None:
+    root = copy("qata")
+    for name in ("train.csv", "test.csv"):
+        header, *rows = spoil.read_table(root / name)
+        spoil.write_table(root / name, [header, *[[image, t.lower()] for image, t in rows]])
+    assert found(look(make("qata", root))) == Counter([("another wording", "captions")])
+
+
+def test_an_empty_split_is_a_note(copy: Callable[[str], Path]) -> None:
+    root = copy("refhl")
+    rows = [row for row in spoil.read_lines(root) if row["split"] != "val"]
+    spoil.write_lines(root, rows)
+    [only] = [f for f in look(make("refhl", root)).findings if f.split == "val"]
+    assert (only.kind, only.severity) == ("empty split", "note")
+
+
+def test_rows_for_prediction_need_no_mask(copy: Callable[[str], Path]) -> None:
+    root = copy("refhl")
+    rows = spoil.read_lines(root)
+    for row in rows:
+        if row["image"] == rows[0]["image"]:
+            row["split"] = "predict"
+            if row is not rows[0]:  # whose mask is there, and named
+                (root / row["mask"]).unlink()
+                row["mask"] = None
+    spoil.write_lines(root, rows)
+    result = look(ManifestDataModule(str(root), image_size=64, cache=None))
+    assert result.findings == []
+    assert result.facts["images read"] == 28
+
+
+@QUIET
+@pytest.mark.parametrize(
+    ("write", "kind"),
+    [
+        *((tree, QaTaCov19DataModule) for tree in (trees.kaggle, trees.languide)),
+        *((tree, QaTaCov19DataModule) for tree in (trees.languide_lower, trees.prepared_nested)),
+        *((tree, MosMedDataModule) for tree in (trees.mosmed_kaggle, trees.mosmed_mmiunet)),
+    ],
+)
+def test_all_blank_captions_of_every_layout_are_found(
+    tmp_path: Path, write: Callable[[Path], Path], kind: type[Any]
+) -> None:
+    datamodule = kind(str(write(tmp_path)), image_size=32, cache=None)
+    rows = {s: len(part) for s, part in datamodule.read_records(tmp_path).items()}
+    blanked = []
+    for file in sorted(tmp_path.rglob("*.csv")):
+        separator = ";" if ";" in file.read_text(encoding="utf-8-sig").splitlines()[0] else ","
+        table = spoil.read_table(file, separator)
+        for row in (0, 2):
+            stem = Path(table[row + 1][0].replace("\\", "/")).stem.removeprefix("mask_")
+            blanked.append(("empty caption", f"{stem}__{row}"))
+            table[row + 1][1] = ""
+        spoil.write_table(file, table, separator)
+    result = look(datamodule)
+    blank = {place: n for place, n in found(result).items() if place[0] == "empty caption"}
+    assert blank == Counter(blanked)
+    assert result.facts["rows"] == rows  # divided as the DataModule would
+    assert result.facts["images read"] == sum(rows.values())
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+def test_an_incomplete_patient_does_not_hide_the_others(
+    copy: Callable[[str], Path], tmp_path: Path
+) -> None:
+    root = copy("mamamia")
+    [mask, *_] = sorted((root / "segmentations/expert").iterdir())
+    mask.unlink()
+    cache = str(tmp_path / "cache")
+    result = look(DukeBreastMRIDataModule(str(root), image_size=64, cache=cache))
+    assert found(result) == Counter([("refused by the reader", str(root))])
+    assert mask.name in result.findings[0].detail
+    cases = result.facts["cases"]
+    assert isinstance(cases, dict)
+    assert sum(cases.values()) == 13  # of 14
+
+
+# --- severity
+
+
+def test_what_is_missing_is_a_warning_where_it_is_to_be_skipped(
+    copy: Callable[[str], Path],
+) -> None:
+    root = copy("qata")
+    (root / spoil.QATA / "Test Set/Images").joinpath(
+        spoil.read_table(root / "test.csv")[1][0].removeprefix("mask_")
+    ).unlink()
+    missing = {"caption without image", "mask without image"}
+    for on_missing, severity in (("error", "error"), ("skip", "warning")):
+        result = look(make("qata", root, on_missing=on_missing))
+        assert {(f.kind, f.severity) for f in result.findings} == {(k, severity) for k in missing}
+
+
+@pytest.mark.parametrize(
+    ("split", "severity"), [("official", "warning"), ("study", None), ("lists", "warning")]
+)
+@QUIET
+@pytest.mark.filterwarnings("ignore:split=lists")
+def test_a_leak_of_a_published_split_is_a_warning_and_of_study_none(
+    copy: Callable[[str], Path], split: str, severity: str | None
+) -> None:
+    root = copy("mosmed")
+    spoil.spoil_mosmed(root)
+    for name in ("train", "val", "test"):
+        [file] = root.glob(f"{name.title()}_text*.csv")
+        rows = [[row[0], row[0]] for row in spoil.read_table(file, ";")[1:]]
+        header = ["original_image_filename", "mask_filename"]
+        spoil.write_table(root / f"mosmed_{name}_split.csv", [header, *rows])
+    result = look(make("mosmed", root, split=split))
+    leaks = [f.severity for f in result.findings if f.kind == "case in two splits"]
+    assert leaks == ([severity] if severity else [])
+
+
+def test_a_leak_into_test_is_an_error_under_first80_and_one_into_val_is_not(
+    copy: Callable[[str], Path],
+) -> None:
+    root = copy("qata")
+    spoil.spoil_qata_captions(root)
+    result = look(make("qata", root, split="first80"))
+    leaks = {f.split: f.severity for f in result.findings if f.kind == "case in two splits"}
+    assert all(
+        severity == ("error" if "test" in split else "warning") for split, severity in leaks.items()
+    )
+    assert "error" in leaks.values()
+
+
+def test_a_root_that_is_no_folder_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a folder"):
+        look(make("qata", tmp_path / "nowhere"))
+
+
+# --- one pass
+
+
+def test_each_file_is_opened_once(phantoms: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: Counter[Path] = Counter()
+    read = Path.read_bytes
+
+    def counting(self: Path) -> bytes:
+        opened[self] += 1
+        return read(self)
+
+    monkeypatch.setattr(Path, "read_bytes", counting)
+    result = look(make("refhl", phantoms / "refhl"))
+    files = [*(phantoms / "refhl").glob("*/*.png")]
+    assert opened == Counter(files)
+    assert result.facts["images read"] == 28
+
+
+def test_a_caption_is_counted_in_tokens_once(phantoms: Path) -> None:
+    asked: Counter[str] = Counter()
+
+    def counting(text: str) -> int:
+        asked[text] += 1
+        return 33 if text == rows[3]["text"] else 5
+
+    rows = spoil.read_lines(phantoms / "refhl")
+    result = audit(make("refhl", phantoms / "refhl", image_size=64), count_tokens=counting)
+    assert set(asked.values()) == {1}
+    long = [
+        spoil.manifest_case(rows, k) for k, r in enumerate(rows) if r["text"] == rows[3]["text"]
+    ]
+    assert [f.where for f in result.findings] == long
+    assert "33 tokens, max_tokens=32" in result.findings[0].detail
+    assert result.facts["tokens of the longest caption"] == 33
+
+
+def test_a_wrong_checksum_is_unreadable_as_in_training(copy: Callable[[str], Path]) -> None:
+    root = copy("refhl")
+    name = spoil.read_lines(root)[5]["image"]
+    data = bytearray((root / name).read_bytes())
+    data[-13] ^= 255  # the last byte before IEND: of the pixels' checksum
+    (root / name).write_bytes(data)
+    with pytest.raises(UserError):
+        probe_size(root / name)
+    result = look(make("refhl", root, image_size=64))
+    assert found(result) == Counter([("unreadable image", name)])
+
+
+def test_two_blank_pictures_are_not_each_others_copies(copy: Callable[[str], Path]) -> None:
+    root = copy("refhl")
+    images = sorted({row["image"] for row in spoil.read_lines(root)})[:2]
+    for image in images:
+        spoil.save(0 * spoil.pixels(root / image), root / image)
+    result = look(make("refhl", root, image_size=64))
+    assert found(result) == Counter(("constant image", image) for image in images)
+
+
+# --- what is shown
+
+
+def test_the_screen_has_a_line_a_kind_and_the_files_hold_everything(
+    copy: Callable[[str], Path], tmp_path: Path
+) -> None:
+    root = copy("qata")
+    spoil.spoil_qata_files(root)
+    result = look(make("qata", root))
+    shown = format_audit(result).splitlines()
+    counts = Counter((f.severity, f.kind) for f in result.findings)
+    for (severity, kind), count in counts.items():
+        [line] = [t for t in shown if re.fullmatch(rf"{severity} +{count}  {kind}  .*", t)]
+        places = [f.where for f in result.findings if (f.severity, f.kind) == (severity, kind)]
+        assert all(place in line for place in places[:3])
+    order = ["error", "warning", "note"]
+    severities = [order.index(line.split()[0]) for line in shown[: len(counts)]]
+    assert severities == sorted(severities)
+    totals = Counter(f.severity for f in result.findings)
+    assert f"{totals['error']} errors, {totals['warning']} warnings, 1 notes" in shown
+    write_audit(result, tmp_path / "out")
+    with (tmp_path / "out/findings.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    assert [(r["kind"], r["where"], r["detail"]) for r in rows] == [
+        (f.kind, f.where, f.detail) for f in result.findings
+    ]
+    summary = json.loads((tmp_path / "out/audit.json").read_text())
+    assert summary["exit_status"] == 1
+    assert sum(entry["count"] for entry in summary["kinds"]) == len(rows)
+    assert summary["facts"]["rows"] == {
+        split: len(part) for split, part in make("qata", root).read_records(root).items()
+    }
+
+
+def test_facts_count_what_is_on_disk(phantoms: Path) -> None:
+    facts = look(make("mosmed", phantoms / "mosmed", image_size=64)).facts
+    tables = {
+        file.name.split("_")[0].lower(): [r[1].lower() for r in spoil.read_table(file, ";")[1:]]
+        for file in (phantoms / "mosmed").glob("*.csv")
+    }
+    assert facts["rows"] == {split: len(texts) for split, texts in tables.items()}
+    assert facts["distinct captions"] == {split: len(set(t)) for split, t in tables.items()}
+    known = [text in tables["train"] for text in tables["test"]]
+    assert facts["share of test captions that occur in train"] == pytest.approx(np.mean(known))
+    empty = [text.startswith("no ") for texts in tables.values() for text in texts]
+    assert facts["share of masks that are empty"] == pytest.approx(np.mean(empty))
+    sides = {
+        side: sum("unilateral" in t and f"{side} lung." in t for ts in tables.values() for t in ts)
+        for side in ("left", "right")
+    }
+    for side, number in sides.items():
+        assert facts[f"captions of one side, {side}: mask there"] == f"{number} of {number}"
+        assert number > 0

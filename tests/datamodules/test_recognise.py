@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from datamodules import (
+    DukeBreastMRIDataModule,
+    ManifestDataModule,
+    MosMedDataModule,
+    QaTaCov19DataModule,
+    TextSegDataModule,
+)
+from datamodules.recognise import recognise
+from datamodules.synthetic import write_mosmed, write_qata, write_refhl
+from datamodules.synthetic.duke import write_duke_mamamia
+from tests.datamodules import trees
+from tests.datamodules.duke_files import Patient, write_tcia
+from textseg.errors import UserError
+
+Writer = Callable[[Path], object]
+
+TREES: dict[str, tuple[Writer, type[TextSegDataModule]]] = {
+    **{
+        f"qata: {write.__name__}": (write, QaTaCov19DataModule)
+        for write in (
+            *(trees.kaggle, trees.kaggle_workbooks, trees.raw_workbooks, trees.lvit, trees.sgseg),
+            *(trees.languide, trees.languide_lower, trees.prepared, trees.prepared_nested),
+        )
+    },
+    **{
+        write.__name__: (write, MosMedDataModule)
+        for write in (
+            *(trees.mosmed_kaggle, trees.mosmed_workbooks, trees.mosmed_lvit),
+            *(trees.mosmed_reclmis, trees.mosmed_mmiunet, trees.mosmed_prepared),
+        )
+    },
+    "qata phantoms": (
+        lambda root: write_qata(root / "data", train=4, test=1, image_size=32),
+        QaTaCov19DataModule,
+    ),
+    "mosmed phantoms": (
+        lambda root: write_mosmed(root / "data", train=4, val=1, test=1, image_size=48),
+        MosMedDataModule,
+    ),
+    "refhl phantoms": (
+        lambda root: write_refhl(root / "data", train=1, val=1, test=1, image_size=32),
+        ManifestDataModule,
+    ),
+    "mamamia phantoms": (
+        lambda root: write_duke_mamamia(root / "data", cases=1, image_size=32, slices=8),
+        DukeBreastMRIDataModule,
+    ),
+    "tcia": (lambda root: write_tcia(root, [Patient(1)]), DukeBreastMRIDataModule),
+}
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_every_tree_is_recognised_and_left_as_it_is(tmp_path: Path, name: str) -> None:
+    write, expected = TREES[name]
+    write(tmp_path)
+    root = tmp_path / "data" if "phantoms" in name else tmp_path
+    before = sorted(tmp_path.rglob("*"))
+    assert recognise(root) is expected
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_trees_that_both_read_are_told_apart_by_their_files(tmp_path: Path) -> None:
+    """The same folders for both; only names differ."""
+    for name, stem, expected in (
+        ("a", "covid_1", QaTaCov19DataModule),
+        ("b", "sub-S00001_ses-E00001_run-1_bp-chest_vp-ap_dx", QaTaCov19DataModule),
+        ("c", "bjorke_7", MosMedDataModule),
+        ("d", "Jun_coronacases_case1_99", MosMedDataModule),
+        ("e", "Morozov_study_0255_11", MosMedDataModule),
+    ):
+        folder = tmp_path / name / "Train_Folder"
+        trees.write_pair(folder / f"img/{stem}.png", folder / f"labelcol/mask_{stem}.png")
+        assert recognise(tmp_path / name) is expected
+
+
+@pytest.mark.parametrize("stems", [["patient_1"], ["covid_1", "bjorke_1"]])
+def test_names_of_neither_or_of_both_are_refused(tmp_path: Path, stems: list[str]) -> None:
+    for stem in stems:
+        trees.write_pair(
+            tmp_path / f"train/images/{stem}.png", tmp_path / f"train/masks/{stem}.png"
+        )
+    with pytest.raises(UserError, match="name the dataset") as refused:
+        recognise(tmp_path)
+    told = str(refused.value)
+    assert ("could be more than one" in told) == (len(stems) == 2)
+    assert len(told.splitlines()) == 2
+
+
+def test_two_datasets_below_one_root_are_refused(tmp_path: Path) -> None:
+    trees.lvit(tmp_path)
+    trees.mosmed_lvit(tmp_path)
+    with pytest.raises(UserError, match="QaTaCov19DataModule, MosMedDataModule"):
+        recognise(tmp_path)
+
+
+def test_images_and_segmentations_of_others_are_not_taken_for_duke(tmp_path: Path) -> None:
+    trees.write_pair(tmp_path / "images/a.png", tmp_path / "segmentations/a.png")
+    with pytest.raises(UserError, match="not recognised"):
+        recognise(tmp_path)
+
+
+def test_an_empty_folder_is_told_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as refused:
+        recognise(tmp_path)
+    for word in ("manifest.jsonl", "Breast_MRI_001", "covid_1", "bjorke_", "name the dataset"):
+        assert word in str(refused.value)
+
+
+def test_mosmeddatas_volumes_are_told_from_mosmeddata_plus(tmp_path: Path) -> None:
+    (tmp_path / "CT-0").mkdir()
+    with pytest.raises(UserError, match="1110 CT volumes"):
+        recognise(tmp_path)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a folder"):
+        recognise(tmp_path / "nowhere")
