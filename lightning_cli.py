@@ -331,7 +331,8 @@ def _known_names() -> set[str]:
     for base in (SegmentationModule, TextSegDataModule, L.Trainer, TestReport, ExplanationWriter):
         for kind in (base, *base.__subclasses__()):
             names |= {kind.__name__, *inspect.signature(kind.__init__).parameters}
-    for command in (*SUITE_COMMANDS.values(), audit_dataset, build_refhl):
+    commands: list[Callable[..., Any]] = [*SUITE_COMMANDS.values(), audit_dataset, build_refhl]
+    for command in commands:
         names |= {*inspect.signature(command).parameters}
     return names - {"self"}
 
