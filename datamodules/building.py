@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from textseg.errors import UserError, first_line
 
-_IDENTITY = ".identity"
+IDENTITY = ".identity"  # in every folder built here
 _FULL = (errno.ENOSPC, errno.EDQUOT)  # no space, or none of the user's share
 
 
@@ -60,14 +60,14 @@ def build_once(
 def is_whole(folder: Path, identity: str) -> bool:
     """Whether the folder was built to its end, and with this identity."""
     try:
-        return (folder / _IDENTITY).read_text(encoding="utf-8") == identity
+        return (folder / IDENTITY).read_text(encoding="utf-8") == identity
     except (FileNotFoundError, NotADirectoryError):
         return False
 
 
 def forget(folder: Path) -> None:
     """Have the next `build_once` build the folder anew."""
-    (folder / _IDENTITY).unlink(missing_ok=True)
+    (folder / IDENTITY).unlink(missing_ok=True)
 
 
 def sources_identity(paths: Iterable[Path], *settings: object) -> str:
@@ -126,7 +126,7 @@ def _build(
     try:
         aside.mkdir()
         write(aside)
-        (aside / _IDENTITY).write_text(identity, encoding="utf-8")
+        (aside / IDENTITY).write_text(identity, encoding="utf-8")
         if folder.exists():
             folder.replace(old)
         aside.replace(folder)

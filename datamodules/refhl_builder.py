@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from datamodules.building import build_once, sources_identity
+from datamodules.building import IDENTITY, build_once, sources_identity
 from datamodules.manifest import write_manifest
 from datamodules.refhl_lesions import Lesion, Scene, expression, lesions_of
 from datamodules.refhl_sources import Case, Layout, Source, check_names, find_source
@@ -204,7 +204,7 @@ def _check_output(source: Path, output: Path) -> None:
 
 
 def _is_build(folder: Path) -> bool:
-    identity = folder / ".identity"
+    identity = folder / IDENTITY
     return identity.is_file() and identity.read_bytes().startswith(f"{_BUILD} ".encode())
 
 
