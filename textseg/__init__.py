@@ -1,3 +1,28 @@
 """Text-guided medical image segmentation."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from textseg.segment import Segmenter
+
 __version__ = "0.1.0"
+
+
+def load(
+    ckpt_path: str | Path,
+    *,
+    image_size: int | Sequence[int] | None = None,
+    device: str = "auto",
+) -> Segmenter:
+    """The network of a checkpoint: ``load("best.ckpt").segment(image, text)`` gives mask and probs.
+
+    Args and errors as of `textseg.segment.load`; nothing heavy is imported before this is called.
+    """
+    from textseg.segment import load as load_network
+
+    return load_network(ckpt_path, image_size=image_size, device=device)
