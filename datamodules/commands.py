@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,7 @@ def audit_dataset(
     max_tokens: int = 32,
     count_tokens: Callable[[str], int] | None = None,
     output: str | None = None,
+    cache: str = "data/cache",
 ) -> int:
     """Look for everything that is wrong with a dataset on disk, in one pass.
 
@@ -52,6 +54,8 @@ def audit_dataset(
         max_tokens: captions with more tokens than this, which a network would cut, are reported.
         count_tokens: the tokens of a caption; None leaves this check out.
         output: folder for audit.json and findings.csv.
+        cache: where the slices of volumes (Duke's NIfTI and DICOM) are kept, which are cut once,
+            for the audit and for training; other datasets write nothing there.
 
     Returns:
         1 if anything is an error, else 0.
@@ -65,19 +69,30 @@ def audit_dataset(
     kind = recognise(folder) if dataset == "auto" else DATASETS[dataset]
     settings: dict[str, Any] = {"captions": captions, "split": split, "layout": layout}
     given = {name: value for name, value in settings.items() if value is not None}
-    try:
-        datamodule = kind(str(folder), image_size=image_size, cache=None, **given)
-    except TypeError as error:
+    if "layout" in given and "layout" not in inspect.signature(kind).parameters:
         raise UserError(
             f"{kind.__name__} has no setting layout", "leave --layout out for this dataset"
-        ) from error
+        )
+    home = None if output is None else _fresh(Path(output).expanduser())
+    datamodule = kind(str(folder), image_size=image_size, cache=cache, **given)
     result = audit(datamodule, count_tokens=count_tokens, max_tokens=max_tokens)
     print(f"{kind.__name__}, {folder}")
     print(format_audit(result))
-    if output is not None:
-        write_audit(result, Path(output).expanduser())
-        print(f"written to {output}")
+    if home is not None:
+        write_audit(result, home)
+        print(f"written to {home}")
     return result.exit_status
+
+
+def _fresh(folder: Path) -> Path:
+    """The folder, made before the long work rather than after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"output={folder} cannot be made ({error.strerror})", "name a folder"
+        ) from error
+    return folder
 
 
 def prepare_dataset(datamodule: TextSegDataModule) -> None:

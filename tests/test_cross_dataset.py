@@ -12,6 +12,7 @@ import yaml
 
 from tests.tiny_run import ROWS, call, only, write_experiment, write_refhl
 from textseg.command_line import with_run_config
+from textseg.errors import UserError
 
 OTHER = "data: {class_path: ManifestDataModule, init_args: {root: other, split: all_test}}"
 
@@ -81,6 +82,50 @@ def test_a_root_alone_replaces_phantoms_and_leaves_all_else(run: Run) -> None:
     before, after = run.settings(), run.settings("--data.root", "other")
     assert before["synthesize"] == 2
     assert {**before, "synthesize": False} == after
+
+
+def stored(run_folder: Path, **settings: object) -> list[str]:
+    """The arguments of a test of a made-up run with these data settings."""
+    (run_folder / "checkpoints").mkdir(parents=True)
+    data = {"class_path": "datamodules.MosMedDataModule", "init_args": settings}
+    (run_folder / "config.yaml").write_text(yaml.safe_dump({"data": data}))
+    return ["test", "--ckpt_path", str(run_folder / "checkpoints/best.ckpt")]
+
+
+def kept(arguments: list[str]) -> dict[str, object]:
+    return yaml.safe_load(with_run_config(arguments)[2])["data"]["init_args"]
+
+
+def test_a_runs_split_survives_a_config_and_a_class_that_name_the_same_data(
+    tmp_path: Path,
+) -> None:
+    test = stored(tmp_path / "run", root=str(tmp_path), split="study", layout="lvit")
+    (tmp_path / "over.yaml").write_text("data: {init_args: {batch_size: 4}}")
+    for more in (
+        ["--config", str(tmp_path / "over.yaml")],
+        ["--config", str(tmp_path / "over.yaml"), "--data.root", str(tmp_path)],
+        ["--data", "MosMedDataModule", "--data.root", f"{tmp_path}/run/.."],
+        ["--data", "MosMedDataModule"],
+    ):
+        settings = kept([*test, *more])
+        assert (settings["split"], settings["layout"]) == ("study", "lvit"), more
+
+
+def test_the_runs_captions_are_not_read_for_the_pictures_of_another_root(tmp_path: Path) -> None:
+    test = stored(tmp_path / "run", root="a", captions=str(tmp_path / "a.csv"))
+    with pytest.raises(UserError, match="captions would be"):
+        with_run_config([*test, "--data.root", str(tmp_path / "b")])
+    own = [*test, "--data.root", str(tmp_path / "b"), "--data.captions", "b.csv"]
+    assert kept(own)["root"] == "a", "the command line comes after"
+
+
+@pytest.mark.parametrize(
+    "text", ["trainer: null\ndata: 5", "data: {init_args: null}", "data: null"]
+)
+def test_a_config_emptied_by_hand_ends_in_no_traceback(tmp_path: Path, text: str) -> None:
+    test = stored(tmp_path / "run")
+    (tmp_path / "run/config.yaml").write_text(text)
+    assert with_run_config(test)[1] == "--config"
 
 
 def test_a_config_with_a_model_stands_for_itself(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

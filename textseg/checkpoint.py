@@ -16,6 +16,8 @@ from textseg.errors import UserError, first_line
 
 RUN_CONFIG = "config.yaml"
 TESTED_DATA = "data.json"
+# Settings that make another dataset of the same files.
+VARIANTS = ("captions_from", "slices", "phases", "layout")
 
 
 def load_plain(path: str | Path, *, field: str, wanted: str) -> Any:
@@ -88,6 +90,7 @@ def data_identity(class_path: str, settings: Mapping[str, Any]) -> dict[str, Any
         settings: its init_args.
     """
     identity = {"class": class_path.rpartition(".")[2], "split": settings.get("split")}
+    identity |= {name: settings[name] for name in VARIANTS if settings.get(name) is not None}
     if settings.get("synthesize"):
         return identity | {"synthesize": settings["synthesize"]}
     for name in ("root", "captions"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -34,7 +35,12 @@ def config_name(arguments: Sequence[str]) -> str:
 
 
 def with_run_config(arguments: Sequence[str]) -> list[str]:
-    """With a checkpoint, the model and data settings of its run, unless a config gives a model."""
+    """With a checkpoint, the model and data settings of its run, unless a config gives a model.
+
+    Raises:
+        UserError: the run's config is missing or broken, or the run's captions would be read for
+            the pictures of another root.
+    """
     checkpoint = option(arguments, "--ckpt_path")
     takes_it = arguments[:1] and arguments[0] in NEED_CHECKPOINT
     given = _given_settings(arguments)
@@ -54,19 +60,67 @@ def with_run_config(arguments: Sequence[str]) -> list[str]:
     if not isinstance(stored, dict):
         raise UserError(f"{config} holds no settings", "give --config with the experiment's file")
     kept = {key: stored[key] for key in ("seed_everything", "model", "data") if key in stored}
-    kept["trainer"] = {"precision": stored.get("trainer", {}).get("precision")}
-    settings = kept.get("data", {}).get("init_args", {})
-    if "data" in given or option(arguments, "--data", "--data.class_path"):
-        # Other data bring their own root, captions and split.
-        kept["data"]["init_args"] = {k: v for k, v in settings.items() if k in KEPT_FOR_OTHER_DATA}
-    elif option(arguments, "--data.root", "--data.init_args.root"):
-        settings["synthesize"] = False  # phantoms would be taken instead of root
+    kept["trainer"] = {"precision": _dict(stored.get("trainer")).get("precision")}
+    if "data" in kept:
+        kept["data"] = _data_of_test(_dict(kept["data"]), _asked_data(arguments, given))
     return [arguments[0], "--config", yaml.safe_dump(kept), *arguments[1:]]
 
 
-def _given_settings(arguments: Sequence[str]) -> set[str]:
-    """The groups ("model", "data", ...) that the config files on the command line set."""
-    groups: set[str] = set()
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _asked_data(arguments: Sequence[str], given: dict[str, Any]) -> dict[str, str | None]:
+    """Class, root and captions that the command line names, itself or in its configs."""
+    data = _dict(given.get("data"))
+    settings = _dict(data.get("init_args"))
+    asked = {"class": option(arguments, "--data", "--data.class_path") or data.get("class_path")}
+    for name in ("root", "captions"):
+        flag = option(arguments, f"--data.{name}", f"--data.init_args.{name}")
+        asked[name] = flag or settings.get(name)
+    return asked
+
+
+def _data_of_test(stored: dict[str, Any], asked: dict[str, str | None]) -> dict[str, Any]:
+    """The run's data settings that a test starts from.
+
+    Other data, which are another class or another root given with a class, bring their own root,
+    captions and split: a split of the run's must not fall back to the default unasked.
+    """
+    settings = _dict(stored.get("init_args"))
+    same_class = _short(asked["class"]) in (None, _short(stored.get("class_path")))
+    same_root = asked["root"] is None or _same_path(asked["root"], settings.get("root"))
+    if not same_class or (asked["class"] is not None and not same_root):
+        kept = {k: v for k, v in settings.items() if k in KEPT_FOR_OTHER_DATA}
+        return {**stored, "init_args": kept}
+    if asked["root"] is None:
+        return stored
+    captions = settings.get("captions")
+    outside = captions and not Path(captions).resolve().is_relative_to(
+        Path(asked["root"]).expanduser().resolve()
+    )
+    if not same_root and outside and asked["captions"] is None and not settings.get("synthesize"):
+        raise UserError(
+            f"root={asked['root']} is not the run's, but the captions would be: {captions}",
+            "add --data.captions with those of this root (null if they lie in it)",
+        )
+    # Phantoms would be taken instead of root.
+    return {**stored, "init_args": {**settings, "synthesize": False}}
+
+
+def _short(class_path: str | None) -> str | None:
+    return None if class_path is None else class_path.rpartition(".")[2]
+
+
+def _same_path(one: str, other: str | None) -> bool:
+    return (
+        other is not None and Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+    )
+
+
+def _given_settings(arguments: Sequence[str]) -> dict[str, Any]:
+    """What the config files on the command line set, by group ("model", "data", ...)."""
+    groups: dict[str, Any] = {}
     for position, argument in enumerate(arguments):
         file = option(arguments[position : position + 2], "--config", "-c")
         if file is None or not argument.startswith(("--config", "-c")):
@@ -74,8 +128,8 @@ def _given_settings(arguments: Sequence[str]) -> set[str]:
         try:
             settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError, UnicodeDecodeError):
-            return {"model"}  # the parser says what is wrong with the file
-        groups |= set(settings) if isinstance(settings, dict) else set()
+            return {"model": None}  # the parser says what is wrong with the file
+        groups |= _dict(settings)
     return groups
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from textseg.batch import Batch
-from textseg.checkpoint import data_identity, fresh_folder, results_home
+from textseg.checkpoint import VARIANTS, data_identity, fresh_folder, results_home
 from textseg.models.base import caption_mode_of
 from textseg.preprocess import Bytes, resize_image
 
@@ -31,7 +31,9 @@ def claim_test_folder(trainer: L.Trainer) -> Path:
     data = getattr(trainer, "datamodule", None)
     if trainer.is_global_zero and data is not None:
         # From Python, data may be of a class that has none of these.
-        settings = {name: getattr(data, name, None) for name in ("root", "split", "synthesize")}
+        settings = {
+            name: getattr(data, name, None) for name in (*VARIANTS, "root", "split", "synthesize")
+        }
         settings["captions"] = getattr(data, "captions_path", None)
         identity = data_identity(type(data).__name__, settings)
         home = results_home(Path(trainer.default_root_dir), identity).name
