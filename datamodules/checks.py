@@ -16,6 +16,12 @@ from textseg.errors import UserError
 from textseg.preprocess import Size, probe_size
 
 _SHOWN = 5
+_LONGEST_NAME = 255  # bytes, of the file systems in use
+_LONGEST_PATH = 4095
+
+
+class FileNameError(UserError):
+    """An entry that no file can be called by."""
 
 
 def first_few(items: Sequence[object]) -> str:
@@ -25,17 +31,25 @@ def first_few(items: Sequence[object]) -> str:
     )
 
 
-def inside(root: Path, entry: str, where: str) -> Path:
+def inside(root: Path, entry: str, where: str, *, spare: int = 0) -> Path:
     """The file an entry of a table names, which must lie in the dataset's own folder.
 
     Compared by name, so that a folder inside `root` may itself be a link to another disk.
 
+    Args:
+        root: the dataset's folder.
+        entry: what the table says.
+        where: the file and row, for messages.
+        spare: bytes that the name must leave for what is added to it.
+
     Raises:
+        FileNameError: the entry is too long for a name, or holds a NUL.
         UserError: the entry leads out of `root`.
     """
     entry = entry.strip()
     # As strings: of thousands of rows, Path takes seconds. resolve() would also follow links.
     base = os.path.abspath(root)  # noqa: PTH100
+    _refuse_impossible(base, entry, where, spare)
     path = os.path.abspath(os.path.join(base, entry.replace("\\", "/")))  # noqa: PTH100, PTH118
     below = os.path.join(path, "").startswith(os.path.join(base, ""))  # noqa: PTH118
     if re.match(r"[A-Za-z]:", entry) or not below:
@@ -44,6 +58,25 @@ def inside(root: Path, entry: str, where: str) -> Path:
             "name files by their path below root",
         )
     return Path(path)
+
+
+def _refuse_impossible(base: str, entry: str, where: str, spare: int) -> None:
+    """Refuse what the file system would answer with an error of its own."""
+    if "\0" in entry:
+        raise FileNameError(
+            f"{where}: {entry[:60]!r} holds a NUL, which no file name can", "is the table damaged?"
+        )
+    longest = max(map(_bytes, entry.replace("\\", "/").split("/")))
+    whole = _bytes(base) + 1 + _bytes(entry)
+    if longest > _LONGEST_NAME - spare or whole > _LONGEST_PATH - spare:
+        raise FileNameError(
+            f"{where}: {entry[:60]!r}... has {_bytes(entry)} bytes, too many for a file's name",
+            "have the columns of images and of texts changed places?",
+        )
+
+
+def _bytes(name: str) -> int:
+    return len(name.encode("utf-8", "surrogatepass"))
 
 
 def divide(records: Sequence[Record], *, scored: bool) -> tuple[list[Record], list[Path]]:

@@ -28,13 +28,13 @@ from typing import Literal, get_args
 from tqdm import tqdm
 
 from datamodules.base import TextSegDataModule
-from datamodules.building import build_once, sources_identity
+from datamodules.building import build_once
 from datamodules.captions import CaptionMode
 from datamodules.checks import first_few
 from datamodules.dataset import Record
 from datamodules.duke_captions import oracle_caption
 from datamodules.duke_layouts import (
-    CONVERSION,
+    ELSEWHERE,
     Layout,
     Phases,
     Slices,
@@ -43,8 +43,9 @@ from datamodules.duke_layouts import (
     mamamia_cases,
     official_splits,
     patient_split,
-    place_digest,
+    short_digest,
     tcia_cases,
+    volumes_identity,
 )
 from datamodules.duke_tables import patient_name, patient_number
 from datamodules.manifest import SPLITS, read_manifest
@@ -64,9 +65,10 @@ class DukeBreastMRIDataModule(TextSegDataModule):
         root: folder of the unpacked dataset; three layouts are recognised.
         captions: folder that holds the clinical sheets, where that is not root; of prepared slices,
             their manifest.
-        split: patient divides patients 70/15/15 by their numbers; official follows MAMA-MIA's
-            train_test_splits.csv, with some of its training patients for validation; manifest
-            follows the split column of prepared slices.
+        split: patient divides patients 70/15/15 by their numbers, and refuses prepared slices
+            whose split column says otherwise; official follows MAMA-MIA's train_test_splits.csv,
+            with some of its training patients for validation; manifest follows the split column of
+            prepared slices.
         layout: mamamia has experts' outlines; tcia has boxes only, and its masks are filled boxes;
             slices are prepared pictures with a manifest; auto finds out.
         phases: post1 is the first phase after contrast, in grey; pre_post1_subtraction puts the
@@ -201,16 +203,15 @@ class DukeBreastMRIDataModule(TextSegDataModule):
             tables=(root,) if captions is None else (captions, root),
             phases=self.phases,
             on_missing=self.on_missing,
-            cache=Path(self.cache or "data/cache"),
+            cache=Path(self.cache or "data/cache").expanduser(),
         )
 
     def _sliced(self, source: Source, layout: Layout) -> Path:
         """The folder of slices, written unless it is there."""
         cases = mamamia_cases(source) if layout == "mamamia" else tcia_cases(source)
-        paths = [path for case in cases for path in case.images.values()]
-        paths += [case.mask for case in cases if isinstance(case.mask, Path)]
         told = [(case.name, case.text, str(case.mask)) for case in cases]
-        name = f"duke_{layout}_{self.phases}_{self.slices}_{place_digest(source.root)}"
+        digests = f"{short_digest(source.root)}_{short_digest(told)}"
+        name = f"duke_{layout}_{self.phases}_{self.slices}_{digests}"
 
         def write(aside: Path) -> None:
             from datamodules.duke_slices import write_slices  # with nibabel and pydicom
@@ -220,8 +221,9 @@ class DukeBreastMRIDataModule(TextSegDataModule):
         return build_once(
             source.cache / name,
             write,
-            identity=sources_identity(paths, CONVERSION, self.phases, self.slices, told),
+            identity=volumes_identity(cases, self.phases, self.slices, told),
             what="slices of Duke's volumes",
+            elsewhere=ELSEWHERE,
         )
 
     def _divided(
@@ -231,6 +233,7 @@ class DukeBreastMRIDataModule(TextSegDataModule):
             return {split: rows[split] for split in SPLITS}
         pool = sorted((r for part in rows.values() for r in part), key=lambda record: record.row)
         if self.split == "patient":
+            _check_moves(rows)
             return _parts(pool, {record.case_id: patient_split(record.case_id) for record in pool})
         assert source is not None
         return _parts(pool, _official(pool, official_splits(source)))
@@ -244,6 +247,18 @@ def phantom_cases(rows: int) -> int:
         number += 1
         counts[patient_split(patient_name(number))] += 1
     return number
+
+
+def _check_moves(rows: dict[str, list[Record]]) -> None:
+    """A split column that says otherwise must not be overruled in silence."""
+    named = {record.case_id: split for split in SPLITS for record in rows[split]}
+    moved = [f"{case} ({split})" for case, split in named.items() if split != patient_split(case)]
+    if moved:
+        raise UserError(
+            f"split=patient, but the manifest has {len(moved)} of {len(named)} patients in other "
+            f"splits: {first_few(moved)}",
+            "set split=manifest to follow its split column, or delete the column",
+        )
 
 
 def _parts(pool: Iterable[Record], split_of: dict[str, str]) -> dict[str, list[Record]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from lightning.pytorch.utilities import rank_zero_warn
+from tqdm import tqdm
 
 from datamodules.building import build_once, sources_identity
 from datamodules.checks import report_missing
@@ -34,7 +36,8 @@ Layout = Literal["auto", "mamamia", "tcia", "slices"]
 Phases = Literal["post1", "pre_post1_subtraction"]
 Slices = Literal["tumour", "all"]
 
-CONVERSION = 1  # goes up when the same files would be sliced, or the mapping be read, differently
+CONVERSION = 2  # goes up when the same files would be sliced, or the mapping be read, differently
+ELSEWHERE = "set cache=FOLDER to one that can be written and has space"
 
 CLINICAL = "Clinical_and_Other_Features.xlsx"
 MAMAMIA_INFO = "clinical_and_imaging_info.xlsx"
@@ -129,9 +132,29 @@ def find_layout(root: Path, layout: Layout, captions: Path | None) -> Layout:
     )
 
 
-def place_digest(path: Path) -> str:
-    """Eight letters that tell folders of one name apart by where their source lies."""
-    return f"{stable_id(str(path)):016x}"[:8]
+def short_digest(source: object) -> str:
+    """Eight letters that tell folders of one name apart by what they were made from."""
+    return f"{stable_id(str(source)):016x}"[:8]
+
+
+def volumes_identity(cases: Sequence[Case], *settings: object) -> str:
+    """`sources_identity` of all files of the cases.
+
+    Of a series each DICOM file counts: overwriting one does not change the time of its folder.
+    """
+    found = []
+    for case in tqdm(cases, "checking Duke's files", delay=2, unit="patient"):
+        files = [case.mask] if isinstance(case.mask, Path) else []
+        for source in case.images.values():
+            files += _dicom_files(source) if source.is_dir() else [source]
+        found.append(sources_identity(files))
+    return sources_identity([], CONVERSION, found, *settings)
+
+
+def _dicom_files(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.casefold().endswith(".dcm")]
+    return [folder / name for name in names if not name.startswith(".")]
 
 
 def find_table(source: Source, name: str, *, suffixes: Sequence[str] = ("",)) -> Path | None:
@@ -318,10 +341,11 @@ def _phases(source: Source) -> dict[str, str]:
         (aside / "phases.json").write_text(text, encoding="utf-8")
 
     folder = build_once(
-        source.cache / f"duke_tcia_phases_{place_digest(sheet)}",
+        source.cache / f"duke_tcia_phases_{short_digest(sheet)}",
         write,
         identity=sources_identity([sheet], CONVERSION),
         what="the list of Duke's phases",
+        elsewhere=ELSEWHERE,
     )
     phases: dict[str, str] = json.loads((folder / "phases.json").read_text(encoding="utf-8"))
     return phases

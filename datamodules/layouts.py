@@ -6,6 +6,7 @@ one of them by name.
 
 from __future__ import annotations
 
+import filecmp
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -212,6 +213,8 @@ class TableNames:
 
 # Where tables lie below the dataset's folder.
 TEXT_FOLDERS = ("", "Text", "text", "prompt", "prompts", "text_annotations")
+# What a mask's name may have that its image's, as a table gives it, has not.
+ADDED_TO_NAMES = len("mask_.png")
 # A table inside a split's own folder need not tell the split.
 _OWN_NAMES = ("text_alpha",)
 
@@ -231,13 +234,33 @@ def table_folders(places: Iterable[Path]) -> list[Path]:
 
 
 def named_table(folders: Iterable[Path], stems: Names) -> Path | None:
-    """The first of the tables so named, folder by folder."""
+    """The first of the tables so named, folder by folder.
+
+    Raises:
+        UserError: it lies there twice, under names that mean the same, and the two differ.
+    """
     for folder in folders:
-        by_stem = {plain_stem(file.stem): file for file in reversed(_tables_in(folder))}
-        found = next((by_stem[stem] for stem in stems if stem in by_stem), None)
-        if found is not None:
-            return found
+        tables = _tables_in(folder)
+        for stem in stems:
+            same = [file for file in tables if plain_stem(file.stem) == stem]
+            if same:
+                return _one_of_copies(same)
     return None
+
+
+def _one_of_copies(tables: list[Path]) -> Path:
+    """Of tables of one name, the one of the first's suffix with nothing added to its name."""
+    suffix = tables[0].suffix.lower()
+    copies = [file for file in tables if file.suffix.lower() == suffix]
+    plainest = min(copies, key=lambda file: len(file.stem))
+    for copy in copies:
+        if copy != plainest and not filecmp.cmp(plainest, copy, shallow=False):
+            raise UserError(
+                f"{plainest.parent} holds {plainest.name!r} and {copy.name!r}, which differ: "
+                "which of them is meant?",
+                "remove one, or set captions to a folder that holds only the right tables",
+            )
+    return plainest
 
 
 def read_tables(root: Path, tree: Tree, captions: Path | None, names: TableNames) -> Parts:
@@ -334,7 +357,8 @@ def divide_by_lists(
 def _read(root: Path, file: Path) -> list[Caption]:
     captions = read_captions(file)
     for caption in captions:
-        inside(root, caption.name, f"{file}, {place(file, caption.row)}")
+        where = f"{file}, {place(file, caption.row, caption.line)}"
+        inside(root, caption.name, where, spare=ADDED_TO_NAMES)
     return captions
 
 

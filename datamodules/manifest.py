@@ -28,7 +28,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.checks import first_few, inside
 from datamodules.dataset import Record, case_name
-from datamodules.tables import Row, place, read_rows, required
+from datamodules.tables import Row, place, read_rows, required, split_name
 from textseg.errors import UserError
 
 MANIFEST_NAMES = ("manifest.jsonl", "manifest.csv", "manifest.xlsx")
@@ -38,7 +38,6 @@ UNSPLIT = "unsplit"  # rows of a manifest that names no splits
 REQUIRED = ("image", "mask", "text", "case_id", "split")
 OPTIONAL = ("lesion_id", "spacing", "attributes")
 
-_SPLIT_OF = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 _TEXT_NAMES = ("caption", "description", "sentence")
 # Names that tables use for our columns. Ignoring one of these where ours is absent would be
 # serious: an unread patient number lets a patient into two splits.
@@ -162,7 +161,9 @@ def _renamed(file: Path, rows: list[Row], needed: Sequence[str], *, lenient: boo
         )
     if unknown:
         rank_zero_warn(f"{file}: columns that are not read: {', '.join(unknown)}")
-    return [{names[c]: value for c, value in row.items() if c in names} for row in rows]
+    return [
+        Row({names[c]: value for c, value in row.items() if c in names}, row.line) for row in rows
+    ]
 
 
 def _leftover(column: str, rows: list[Row]) -> bool:
@@ -213,12 +214,11 @@ def _filled(row: Row, column: str) -> bool:
 
 def _split(file: Path, number: int, row: Row, known: Mapping[str, object]) -> str:
     written = required(file, number, row, "split")
-    split = written.strip().casefold()
-    split = _SPLIT_OF.get(split, split)
+    split = split_name(written)
     accepted = [name for name in known if name != UNSPLIT]
     if split not in accepted:
         raise UserError(
-            f"{file}, {place(file, number)}: split={written!r}",
+            f"{file}, {place(file, number, row.line)}: split={written!r}",
             f"write one of {', '.join(accepted)}",
         )
     return split
@@ -227,14 +227,14 @@ def _split(file: Path, number: int, row: Row, known: Mapping[str, object]) -> st
 def _require_mask(file: Path, number: int, row: Row, *, lenient: bool) -> None:
     if lenient and not _filled(row, "mask"):
         raise UserError(
-            f"{file}, {place(file, number)}: 'mask' is empty",
+            f"{file}, {place(file, number, row.line)}: 'mask' is empty",
             "name the mask, or write split=predict for a row without truth",
         )
     required(file, number, row, "mask")
 
 
 def _record(root: Path, file: Path, number: int, row: Row, *, has_case: bool) -> Record:
-    where = f"{file}, {place(file, number)}"
+    where = f"{file}, {place(file, number, row.line)}"
     for column in ("image", "mask", "text"):
         if isinstance(row.get(column), (list, dict, float, int)):
             raise UserError(
@@ -256,16 +256,24 @@ def _record(root: Path, file: Path, number: int, row: Row, *, has_case: bool) ->
 def _spacing(value: Any, where: str) -> tuple[float, float] | None:
     if value is None or value == "":
         return None
-    parts = value if isinstance(value, list) else str(value).strip("[]").replace(",", " ").split()
-    try:
-        numbers = [float(part) for part in parts]
-    except (TypeError, ValueError):
-        numbers = []
-    if len(numbers) not in (1, 2) or not all(math.isfinite(n) and n > 0 for n in numbers):
+    spacing = spacing_of(value)
+    if spacing is None:
         raise UserError(
             f"{where}: spacing={value!r}",
             'write millimetres per pixel as "0.8 0.8" (rows, columns) or as one number',
         )
+    return spacing
+
+
+def spacing_of(value: Any) -> tuple[float, float] | None:
+    """Millimetres per pixel along rows and columns; None where the cell does not hold them."""
+    parts = value if isinstance(value, list) else str(value).strip("[]").replace(",", " ").split()
+    try:
+        numbers = [float(part) for part in parts]
+    except (TypeError, ValueError):
+        return None
+    if len(numbers) not in (1, 2) or not all(math.isfinite(n) and n > 0 for n in numbers):
+        return None
     return numbers[0], numbers[-1]
 
 

@@ -18,6 +18,7 @@ from datamodules.base import TextSegDataModule
 from datamodules.captions import CaptionMode
 from datamodules.dataset import Record
 from datamodules.manifest import read_manifest
+from textseg.errors import UserError
 
 
 class RefHLSegDataModule(TextSegDataModule):
@@ -78,6 +79,8 @@ class RefHLSegDataModule(TextSegDataModule):
         )
 
     def read_records(self, root: Path) -> dict[str, list[Record]]:
+        if self.split != "manifest":
+            raise UserError(f"split={self.split!r} is unknown", "choose manifest")
         if self.synthesize or self.captions_path is None:
             return read_manifest(root, None)
         return read_manifest(root, Path(self.captions_path).expanduser())

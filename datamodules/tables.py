@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,23 +19,38 @@ TEXT_COLUMNS = ("description", "text", "caption")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 TABLE_SUFFIXES = (".csv", ".xlsx", ".jsonl", ".json")
 
-_SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_SPLITS = ("train", "val", "test")
+_SPLIT_OF = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 _TABLE_REMEDY = "accepted are .xlsx, .csv with , or ;, .jsonl, and SGSeg's annotation.json"
 
-Row = dict[str, Any]
+
+class Row(dict[str, Any]):
+    """A row's cells by column.
+
+    Args:
+        cells: the columns and what they hold.
+        line: the row in a .csv or .xlsx, counted from 1 with the header and the empty rows; None
+            for an entry of the JSON formats.
+    """
+
+    def __init__(self, cells: Mapping[str, Any], line: int | None = None) -> None:
+        super().__init__(cells)
+        self.line = line
 
 
 @dataclass(frozen=True)
 class Caption:
     """One row of a caption table.
 
-    `row` counts from 0 within the table; `split` is "" unless the table names one.
+    `row` counts from 0 within the table, without its empty rows; `split` is "" unless the table
+    names one; `line` is `Row`'s.
     """
 
     name: str
     text: str
     row: int
     split: str = ""
+    line: int | None = None
 
 
 def match_key(name: str) -> str:
@@ -48,6 +63,12 @@ def match_key(name: str) -> str:
         if base.endswith(suffix):
             return base.removesuffix(suffix)
     return base
+
+
+def split_name(written: str) -> str:
+    """The split that a cell means; of a cell that means none, its words in lower case."""
+    plain = written.strip().casefold()
+    return _SPLIT_OF.get(plain, plain)
 
 
 def read_captions(file: Path) -> list[Caption]:
@@ -66,10 +87,16 @@ def read_captions(file: Path) -> list[Caption]:
             name=required(file, number, row, image),
             text=required(file, number, row, text),
             row=number,
-            split=_SPLIT_NAMES.get(str(row.get("split", "")).casefold(), ""),
+            split=_known_split(row),
+            line=row.line,
         )
         for number, row in enumerate(rows)
     ]
+
+
+def _known_split(row: Row) -> str:
+    split = split_name(str(row.get("split", "")))
+    return split if split in _SPLITS else ""
 
 
 def read_rows(file: Path) -> list[Row]:
@@ -103,16 +130,22 @@ def required(file: Path, number: int, row: Row, column: str) -> str:
     text = "" if value is None else str(value)
     if not text.strip():
         raise UserError(
-            f"{file}, {place(file, number)}: {column!r} is empty",
+            f"{file}, {place(file, number, row.line)}: {column!r} is empty",
             "fill it in or delete the row; for an experiment without text set caption_mode=empty",
         )
     return text
 
 
-def place(file: Path, number: int) -> str:
-    """Where a reader finds row `number` (from 0) when the file is opened in an editor."""
+def place(file: Path, number: int, line: int | None = None) -> str:
+    """Where a reader finds a row when the file is opened in an editor.
+
+    Args:
+        file: the table.
+        number: the row, counted from 0 without the empty ones.
+        line: its `Row.line`; None for a row of a table without empty rows.
+    """
     if file.suffix.lower() in (".csv", ".xlsx"):
-        return f"row {number + 2} (the header is row 1)"
+        return f"row {number + 2 if line is None else line} (the header is row 1)"
     return f"entry {number + 1}"
 
 
@@ -138,7 +171,7 @@ def _named(file: Path, header: list[str], cells: list[list[str]]) -> list[Row]:
                 f"{file}, row {line}: {len(values)} cells under {len(header)} columns",
                 "put captions that hold the separator between double quotes",
             )
-        rows.append(dict(zip(header, values, strict=True)))
+        rows.append(Row(dict(zip(header, values, strict=True)), line))
     return rows
 
 
@@ -174,12 +207,12 @@ def _jsonl(file: Path) -> list[Row]:
     rows = [json.loads(line) for line in lines if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("a line is not an object")
-    return rows
+    return [Row(row) for row in rows]
 
 
 def _sgseg(file: Path) -> list[Row]:
     """``{"train": [{...}], "valid": [...], "test": [...]}``; each row is told its split."""
     splits = json.loads(file.read_text(encoding="utf-8-sig"))
-    if not isinstance(splits, dict) or not set(splits) <= set(_SPLIT_NAMES):
+    if not isinstance(splits, dict) or not set(map(split_name, splits)) <= set(_SPLITS):
         raise ValueError("not an object with the keys train, valid and test")
-    return [{**row, "split": split} for split, rows in splits.items() for row in rows]
+    return [Row({**row, "split": split}) for split, rows in splits.items() for row in rows]

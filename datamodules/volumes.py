@@ -275,8 +275,8 @@ _LENGTHS = {"ImageOrientationPatient": 6, "ImagePositionPatient": 3, "PixelSpaci
 def read_dicom_series(source: Path | Sequence[Path]) -> Series:
     """One series of single-frame DICOM files, neither flipped nor turned.
 
-    Slices follow the instance numbers, or the numbers in the files' names where the instance
-    numbers do not run along the patient.
+    Slices follow the numbers in the files' names, or the instance numbers where the names do not
+    run along the patient. The two may run against each other.
 
     Args:
         source: a folder (its .dcm files) or the files.
@@ -411,16 +411,19 @@ def _check_steps(slices: list[_Slice]) -> None:
 
 
 def _in_order(slices: list[_Slice]) -> list[_Slice]:
-    """By instance number, or else by name: the first that runs along the patient."""
+    """By name, or else by instance number: the first that runs along the patient.
+
+    Names come first because TCIA's boxes count slices by file.
+    """
     orders = [sorted(slices, key=lambda item: _name_numbers(item.file))]
     if all(item.number is not None for item in slices):
-        orders.insert(0, sorted(slices, key=lambda item: item.number or 0))
+        orders.append(sorted(slices, key=lambda item: item.number or 0))
     for order in orders:
         steps = np.diff(_depths(order))
         if (steps > 0).all() or (steps < 0).all():
             return order
     raise UserError(
-        f"{slices[0].file.parent}: neither the instance numbers nor the files' names follow the "
+        f"{slices[0].file.parent}: neither the files' names nor the instance numbers follow the "
         "slices' positions (ImagePositionPatient)",
         "download the series again; if several series share the folder, separate them",
     )

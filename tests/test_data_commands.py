@@ -60,6 +60,23 @@ def test_an_audit_that_finds_an_error_ends_with_status_1_and_names_the_file(
     assert image.name in found.out
 
 
+def test_an_output_that_cannot_be_is_told_before_the_audit(qata: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused = call("data", "audit", str(qata), "--output", str(tmp_path / "file/x"), cwd=tmp_path)
+    assert refused.status == 2
+    assert "output=" in refused.err
+    assert "QaTa" not in refused.out
+
+
+def test_a_layout_of_a_dataset_without_layouts_is_refused(tmp_path: Path) -> None:
+    root = write_refhl(tmp_path / "refhl")
+    refused = call(
+        *("data", "audit", str(root), "--dataset", "refhl", "--layout", "lvit"), cwd=tmp_path
+    )
+    assert refused.status == 2
+    assert "layout" in refused.err
+
+
 def test_an_audit_counts_tokens_against_max_tokens(qata: Path, tmp_path: Path) -> None:
     long = call("data", "audit", str(qata), "--max_tokens", "6", cwd=tmp_path)
     assert "max_tokens" in long.out or "truncat" in long.out.lower()

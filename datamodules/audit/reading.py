@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
 from datamodules import mosmed_layouts, qata_layouts
 from datamodules.audit.findings import Finding, finding
 from datamodules.base import TextSegDataModule
-from datamodules.checks import inside
+from datamodules.checks import FileNameError, inside
 from datamodules.dataset import Record, case_name
 from datamodules.duke_breast_mri import DukeBreastMRIDataModule
 from datamodules.duke_layouts import find_layout
-from datamodules.layouts import SPLITS, Parts, Shelf, Tree, named_table, table_folders
-from datamodules.manifest import PREDICT, REQUIRED, UNSPLIT, find_manifest
+from datamodules.layouts import (
+    ADDED_TO_NAMES,
+    SPLITS,
+    Parts,
+    Shelf,
+    Tree,
+    named_table,
+    table_folders,
+)
+from datamodules.manifest import PREDICT, REQUIRED, UNSPLIT, find_manifest, spacing_of
 from datamodules.manifest_data import ManifestDataModule
 from datamodules.mosmed import MosMedDataModule, study
 from datamodules.qata_cov19 import QaTaCov19DataModule, by_subject, first80, pooled, subject
 from datamodules.refhl_seg import RefHLSegDataModule
-from datamodules.tables import IMAGE_COLUMNS, TEXT_COLUMNS, Caption, Row, place, read_rows
+from datamodules.tables import (
+    IMAGE_COLUMNS,
+    TEXT_COLUMNS,
+    Caption,
+    Row,
+    place,
+    read_rows,
+    split_name,
+)
 from textseg.errors import UserError
 
 Rows = dict[str, list[Record]]
 
-_SPLIT_OF = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 _MANIFEST_TEXT = ("text", "caption", "description", "sentence")
 
 
@@ -88,7 +102,7 @@ def _from_manifest(root: Path, file: Path, findings: list[Finding], *, lenient: 
     rows: Rows = {split: [] for split in SPLITS}
     for number, row in enumerate(table):
         cells = {name: _cell(row, names.get(name, name)) for name in REQUIRED}
-        where = f"{file.name}, {place(file, number)}"
+        where = f"{file.name}, {place(file, number, row.line)}"
         findings += _odd_cells({name: row.get(column) for name, column in names.items()}, where)
         split = _split(cells["split"], where, findings, lenient=lenient, absent="split" in absent)
         record = _record(
@@ -99,7 +113,7 @@ def _from_manifest(root: Path, file: Path, findings: list[Finding], *, lenient: 
     return rows
 
 
-def _odd_cells(row: Row, where: str) -> list[Finding]:
+def _odd_cells(row: Mapping[str, object], where: str) -> list[Finding]:
     """Cells of the wrong type, and a spacing that is none."""
     told = [
         f"{name}={row[name]!r} is not one string"
@@ -107,25 +121,15 @@ def _odd_cells(row: Row, where: str) -> list[Finding]:
         if isinstance(row.get(name), (list, dict, float, int))
     ]
     spacing = row.get("spacing")
-    if spacing not in (None, "") and not _is_spacing(spacing):
+    if spacing not in (None, "") and spacing_of(spacing) is None:
         told.append(f"spacing={spacing!r} is not one or two positive numbers")
     return [finding("invalid row", "", where, detail) for detail in told]
-
-
-def _is_spacing(value: object) -> bool:
-    parts = value if isinstance(value, list) else str(value).strip("[]").replace(",", " ").split()
-    try:
-        numbers = [float(part) for part in parts]
-    except (TypeError, ValueError):
-        return False
-    return len(numbers) in (1, 2) and all(math.isfinite(n) and n > 0 for n in numbers)
 
 
 def _split(
     written: str, where: str, findings: list[Finding], *, lenient: bool, absent: bool
 ) -> str:
-    plain = written.strip().casefold()
-    plain = _SPLIT_OF.get(plain, plain)
+    plain = split_name(written)
     if not plain and (lenient or absent):
         return UNSPLIT
     if plain not in SPLITS and not (lenient and plain == PREDICT):
@@ -158,11 +162,17 @@ def _record(
         image = inside(root, cells["image"], where)
         mask = inside(root, cells["mask"], where) if cells["mask"].strip() else None
     except UserError as error:
-        cause = str(error).partition("\n")[0].removeprefix(f"{where}: ")
-        findings.append(finding("outside root", split, where, cause))
+        findings.append(_no_path(error, split, where))
         return None
     case = case_name(image, number)
     return Record(image, mask, cells["text"], case, cells["case_id"].strip(), number)
+
+
+def _no_path(error: UserError, split: str, where: str) -> Finding:
+    """What `inside` says of an entry."""
+    cause, _, remedy = str(error).partition("\n")
+    kind = "invalid row" if isinstance(error, FileNameError) else "outside root"
+    return finding(kind, split, where, cause.removeprefix(f"{where}: "), suggestion=remedy)
 
 
 # --- caption tables ----------------------------------------------------------------------------
@@ -225,21 +235,19 @@ def _captions(root: Path, file: Path, findings: list[Finding]) -> list[Caption]:
             findings.append(finding("missing column", "", file.name, what))
     captions = []
     for number, row in enumerate(table):
-        where = f"{file.name}, {place(file, number)}"
+        where = f"{file.name}, {place(file, number, row.line)}"
         name = "" if image is None else _cell(row, image)
         if image is not None and not name.strip():
             findings.append(finding("invalid row", "", where, f"{image!r} is empty"))
         if not name.strip():
             continue
         try:
-            inside(root, name, where)
+            inside(root, name, where, spare=ADDED_TO_NAMES)
         except UserError as error:
-            cause = str(error).partition("\n")[0].removeprefix(f"{where}: ")
-            findings.append(finding("outside root", "", where, cause))
+            findings.append(_no_path(error, "", where))
             continue
-        split = _cell(row, "split").casefold()
         words = "" if text is None else _cell(row, text)
-        captions.append(Caption(name, words, number, _SPLIT_OF.get(split, split)))
+        captions.append(Caption(name, words, number, split_name(_cell(row, "split"))))
     return captions
 
 

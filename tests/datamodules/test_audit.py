@@ -177,6 +177,29 @@ def test_a_manifest_without_a_column_is_audited_by_what_it_has(copy: Callable[[s
     assert result.facts["masks read"] == len(rows)
 
 
+@pytest.mark.parametrize("name", ["n" * 300, "n" * 250, "a\0.png"])
+def test_what_no_file_can_be_called_is_an_invalid_row(
+    copy: Callable[[str], Path], name: str
+) -> None:
+    qata, refhl = copy("qata"), copy("refhl")
+    header, first, second, *rest = spoil.read_table(qata / "train.csv")
+    # The empty row counts as a line of the file.
+    table = [header, first, ["", ""], [name, second[1]], *rest]
+    spoil.write_table(qata / "train.csv", table)
+    rows = spoil.read_lines(refhl)
+    rows[1]["mask"] = name + "a" * 10
+    spoil.write_lines(refhl, rows)
+    for dataset, root, where in (
+        ("qata", qata, "train.csv, row 4 (the header is row 1)"),
+        ("refhl", refhl, "manifest.jsonl, entry 2"),
+    ):
+        result = look(make(dataset, root))
+        assert found(result)["invalid row", where] == 1
+        assert found(result)["refused by the reader", str(root)] == 1
+        assert "outside root" not in {finding.kind for finding in result.findings}
+        assert result.facts["images read"] > 0
+
+
 def test_a_folder_without_any_dataset_is_one_error(tmp_path: Path) -> None:
     result = look(make("qata", tmp_path))
     assert found(result) == Counter([("refused by the reader", str(tmp_path))])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
@@ -133,6 +134,29 @@ def test_volumes_are_sliced_once_and_again_when_a_caption_changes(tmp_path: Path
     assert {text.split(";")[0] for text in texts} == {"Left breast, 3 o'clock"}
 
 
+def test_runs_with_other_sheets_keep_each_others_slices(tmp_path: Path) -> None:
+    root = write_mamamia(tmp_path / "mamamia", PATIENTS, clinical=False)
+    for name, position in (("one", "L 9 medial"), ("two", "L 3")):
+        (tmp_path / name).mkdir()
+        changed = [Patient(1, "left", position), *PATIENTS[1:]]
+        write_clinical(tmp_path / name / "Clinical_and_Other_Features.xlsx", changed)
+    first = records(make(root, captions=str(tmp_path / "one")))
+    written = {record.image: record.image.stat().st_mtime_ns for record in first}
+    second = records(make(root, captions=str(tmp_path / "two")))
+    assert {r.text for r in first} != {r.text for r in second}
+    assert {image: image.stat().st_mtime_ns for image in written} == written
+
+
+def test_slices_lie_under_the_home_folder_if_cache_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    found = records(make(write_mamamia(tmp_path / "mamamia", PATIENTS), cache="~/x"))
+    assert all(r.image.is_relative_to(tmp_path / "home" / "x") for r in found)
+    assert not (tmp_path / "~").exists()
+
+
 def test_without_tcias_sheet_no_side_is_said_and_one_warning_tells_why(tmp_path: Path) -> None:
     root = write_mamamia(tmp_path / "mamamia", PATIENTS, clinical=False)
     with pytest.warns(UserWarning, match="captions name no side"):
@@ -243,15 +267,37 @@ def test_the_side_in_words_is_the_side_in_the_picture_for_ge_and_siemens(tcia: P
         assert picture_side(picture(record.mask)) == sides[record.case_id]
 
 
-def test_boxes_fall_on_the_tumour_and_slices_keep_their_place(tcia: Path) -> None:
+@pytest.mark.parametrize("reversed_numbers", [False, True])
+def test_boxes_fall_on_the_tumour_and_slices_keep_their_place(
+    tmp_path: Path, reversed_numbers: bool
+) -> None:
+    root = write_tcia(tmp_path / "tcia", SCANNERS)
+    for file in root.rglob("*.dcm") if reversed_numbers else ():
+        data = pydicom.dcmread(file)
+        data.InstanceNumber = SHAPE[2] + 1 - data.InstanceNumber
+        data.save_as(file)
     by_name = {patient.tcia: patient for patient in SCANNERS}
-    found = records(make(tcia))
+    found = records(make(root))
     assert Counter(r.case_id for r in found) == {p.tcia: len(TUMOUR_SLICES) for p in SCANNERS}
     for record in found:
         z = int(re.search(r"_z(\d+)", record.image.stem)[1])  # type: ignore[index]
         outline = tumour(by_name[record.case_id])[:, ::-1, z].T  # this tumour is a block
         assert np.array_equal(picture(record.mask) > 0, outline)
         assert picture(record.image)[outline].min() == 255 > picture(record.image)[~outline].max()
+
+
+def test_a_series_overwritten_in_place_is_sliced_again(tmp_path: Path) -> None:
+    root = write_tcia(tmp_path / "tcia", SCANNERS)
+    old = [picture(r.image) for r in records(make(root))]
+    folders = {folder: folder.stat().st_mtime_ns for folder in root.rglob("*") if folder.is_dir()}
+    for file in root.rglob("*.dcm"):
+        data = pydicom.dcmread(file)
+        data.PixelData = (255 - data.pixel_array).tobytes()
+        file.write_bytes(b"")  # the same file, whatever pydicom does
+        data.save_as(file)
+    assert {folder: folder.stat().st_mtime_ns for folder in folders} == folders
+    for was, record in zip(old, records(make(root)), strict=True):
+        assert np.abs((255 - was) - picture(record.image).astype(int)).max() <= 1
 
 
 def test_root_may_start_further_in_and_folders_may_have_descriptive_names(tmp_path: Path) -> None:
@@ -335,6 +381,9 @@ def write_slices(root: Path, cases: dict[str, str]) -> Path:
 def test_prepared_slices_are_divided_by_patient_or_as_their_manifest_says(tmp_path: Path) -> None:
     told = {"DUKE_001": "test", "DUKE_002": "train", "DUKE_004": "val"}
     root = write_slices(tmp_path / "slices", told)
+    table = root / "manifest.jsonl"
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    unsplit = [json.dumps({k: v for k, v in row.items() if k != "split"}) for row in rows]
     for split, expected in (
         ("manifest", told),
         ("patient", {"DUKE_001": "train", "DUKE_002": "test", "DUKE_004": "val"}),
@@ -345,6 +394,16 @@ def test_prepared_slices_are_divided_by_patient_or_as_their_manifest_says(tmp_pa
             r.case_id: part for part in ("train", "val", "test") for r in datamodule.records(part)
         } == expected
         assert datamodule.mask_source == ""
+        table.write_text("\n".join(unsplit))
+
+
+def test_a_split_column_that_patient_would_overrule_is_refused(tmp_path: Path) -> None:
+    told = {"DUKE_001": "test", "DUKE_002": "test", "DUKE_004": "val"}
+    root = write_slices(tmp_path / "slices", told)
+    with pytest.raises(UserError, match=r"has 1 of 3 patients in other splits: DUKE_001 \(test\)"):
+        make(root).setup()
+    own = write_slices(tmp_path / "own", {case: patient_split(case) for case in told})
+    assert len(records(make(own))) == 6
 
 
 def test_prepared_slices_may_have_their_manifest_elsewhere(tmp_path: Path) -> None:
@@ -352,7 +411,8 @@ def test_prepared_slices_may_have_their_manifest_elsewhere(tmp_path: Path) -> No
     root = write_slices(tmp_path / "slices", told)
     (tmp_path / "table.jsonl").write_bytes((root / "manifest.jsonl").read_bytes())
     (root / "manifest.jsonl").unlink()
-    assert len(records(make(root, captions=str(tmp_path / "table.jsonl")))) == 6
+    datamodule = make(root, captions=str(tmp_path / "table.jsonl"), split="manifest")
+    assert len(records(datamodule)) == 6
 
 
 # --- phantoms

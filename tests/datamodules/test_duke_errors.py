@@ -147,6 +147,16 @@ def test_a_box_beyond_the_series_is_an_error(tmp_path: Path) -> None:
         make(root).setup()
 
 
+@pytest.mark.parametrize("write", [write_mamamia, write_tcia])
+def test_a_cache_that_cannot_be_written_says_which_setting_chooses_another(
+    tmp_path: Path, write: Any
+) -> None:
+    (tmp_path / "file").write_text("")
+    root = write(tmp_path / "data", PATIENTS[:1])
+    with pytest.raises(UserError, match=r"cannot be written into .*file[\s\S]*set cache=FOLDER"):
+        make(root, cache=str(tmp_path / "file")).setup()
+
+
 def test_a_phase_that_the_mapping_does_not_know_is_named(tmp_path: Path) -> None:
     root = write_tcia(tmp_path / "tcia", SCANNERS)
     lost = next(root.glob("manifest-*/*/Breast_MRI_002/*/*.1"))

@@ -167,6 +167,54 @@ def test_a_table_is_taken_by_name_before_folder_order_and_text_before_workbook(
     assert named_table(folders, ("other",)) is None
 
 
+@pytest.mark.parametrize(
+    ("exact", "copy"),
+    [
+        ("train.csv", "train (1).csv"),
+        ("train.csv", "Train 2.CSV"),
+        ("te+.xlsx", "te+ 1.xlsx"),
+    ],
+)
+def test_a_second_copy_of_a_table_never_silently_wins(
+    tmp_path: Path, exact: str, copy: str
+) -> None:
+    stem = plain_stem(Path(exact).stem)
+    (tmp_path / exact).write_bytes(b"same")
+    (tmp_path / copy).write_bytes(b"same")
+    assert named_table([tmp_path], (stem,)) == tmp_path / exact
+    (tmp_path / copy).write_bytes(b"else")
+    with pytest.raises(UserError, match=r"which differ.*\nremove one") as error:
+        named_table([tmp_path], (stem,))
+    assert repr(exact) in str(error.value)
+    assert repr(copy) in str(error.value)
+
+
+def test_a_table_that_names_no_file_is_answered_with_its_row(tmp_path: Path) -> None:
+    tree = flat(tmp_path)
+    write_table(tmp_path / "te.csv", ROWS)
+    # With mask_ and .png around it, the second is a byte too long for a mask's name.
+    for name, good in (("n" * 246, True), ("n" * 247, False), ("é" * 124, False)):
+        write_table(tmp_path / "tr.csv", [ROWS[0], (name, "left")])
+        if good:
+            tables = read_tables(tmp_path, tree, None, TABLES)
+            shelf = Shelf(tree, ("train",), mask_prefix="mask_", case_id=str)
+            record = shelf.record(tables["train"][1])
+            assert not record.image.is_file()
+            assert record.mask is not None
+            assert not record.mask.is_file()
+            continue
+        with pytest.raises(UserError, match=r"tr\.csv, row 3 .*too many for a file's name\nhave"):
+            read_tables(tmp_path, tree, None, TABLES)
+
+
+def test_a_row_outside_root_is_named_by_its_line_after_empty_ones(tmp_path: Path) -> None:
+    tree = flat(tmp_path)
+    write_table(tmp_path / "te.csv", ROWS)
+    (tmp_path / "tr.csv").write_text("Image,text\n\none.png,left\n,\n../x.png,left\n")
+    with pytest.raises(UserError, match=r"tr\.csv, row 5 .*'\.\./x\.png' lies outside"):
+        read_tables(tmp_path, tree, None, TABLES)
+
+
 def test_a_splits_own_folder_may_hold_its_table_under_any_name_in_text(tmp_path: Path) -> None:
     tree = divided(tmp_path)
     write_table(tmp_path / "Tr/Text/whatever.xlsx", ROWS)

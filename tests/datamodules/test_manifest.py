@@ -314,3 +314,42 @@ def test_a_workbook_in_which_numbers_are_numbers_is_read_as_text(tmp_path: Path)
     splits = read_manifest(tmp_path, save(tmp_path / "m.xlsx", rows))
     assert [record.case_id for record in splits["train"]] == ["1", "1"]
     assert splits["test"][0].spacing == (0.5, 0.5)
+
+
+def test_rows_after_empty_ones_are_named_by_their_line(tmp_path: Path) -> None:
+    head = "image,mask,text,case_id,split,spacing\n\na.png,b.png,left,1,train,\n,,,,,\n"
+    for row, fault in (
+        ("c.png,d.png,left,1,dev,", "split='dev'"),
+        ("c.png,,left,1,train,", "'mask' is empty"),
+        ("c.png,d.png,left,,train,", "'case_id' is empty"),
+        ("c.png,d.png,left,1,train,wide", "spacing='wide'"),
+        ("../c.png,d.png,left,1,train,", "lies outside"),
+    ):
+        file = tmp_path / "manifest.csv"
+        file.write_text(head + row + "\n")
+        with pytest.raises(UserError, match=rf"manifest\.csv, row 5 .*{fault}"):
+            read_manifest(tmp_path, None)
+
+
+@pytest.mark.parametrize("column", ["image", "mask"])
+@pytest.mark.parametrize(
+    ("cell", "fault"),
+    [
+        ("a" * 256, "has 256 bytes"),
+        ("images/" + "é" * 128 + "/a.png", "has 269 bytes"),
+        ("a/" * 2100 + "a.png", "has 4205 bytes"),
+        ("a\0.png", "holds a NUL"),
+    ],
+)
+def test_what_no_file_can_be_called_is_a_users_mistake(
+    tmp_path: Path, column: str, cell: str, fault: str
+) -> None:
+    save(tmp_path / "manifest.jsonl", [divided()[0] | {column: cell}])
+    with pytest.raises(UserError, match=rf"manifest\.jsonl, entry 1: .*{fault}"):
+        read_manifest(tmp_path, None)
+
+
+def test_a_name_as_long_as_file_systems_take_is_read(tmp_path: Path) -> None:
+    save(tmp_path / "manifest.jsonl", [divided()[0] | {"image": "i/" + "a" * 255}])
+    [record] = read_manifest(tmp_path, None)["train"]
+    assert not record.image.is_file()  # no OSError

@@ -189,3 +189,9 @@ def test_phantoms_read_like_the_dataset(tmp_path: Path, monkeypatch: pytest.Monk
     batch = next(iter(datamodule.test_dataloader()))
     assert batch["mask"].sum() > 0
     assert not batch["spacing"].isnan().any()
+
+
+def test_a_split_other_than_the_manifests_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, entries(tmp_path))
+    with pytest.raises(UserError, match="split='banana' is unknown\nchoose manifest"):
+        make(tmp_path, split="banana").setup()

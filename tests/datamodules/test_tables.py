@@ -69,6 +69,22 @@ def test_an_empty_caption_is_named_with_its_row(tmp_path: Path, suffix: str) -> 
         read_captions(tmp_path / f"t{suffix}")
 
 
+def test_empty_rows_count_as_lines_and_not_as_rows(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("Image,text\n\na.png,left\n,\nb.png,\n")
+    with pytest.raises(UserError, match=r"t\.csv, row 5 .*'text' is empty"):
+        read_captions(tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_text("Image,text\n\na.png,left\n,\nb.png,right\n")
+    captions = read_captions(tmp_path / "t.csv")
+    assert [(c.row, c.line) for c in captions] == [(0, 3), (1, 5)]
+    book = openpyxl.Workbook()
+    for row, cells in ((1, ("Image", "text")), (3, ("a.png", "left")), (5, ("b.png", " "))):
+        for column, cell in enumerate(cells, start=1):
+            book.active.cell(row, column, cell)
+    book.save(tmp_path / "t.xlsx")
+    with pytest.raises(UserError, match=r"t\.xlsx, row 5 .*'text' is empty"):
+        read_captions(tmp_path / "t.xlsx")
+
+
 def test_an_unquoted_separator_in_a_caption_is_named_with_its_row(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("Image,Description\na.png,one, two\n")
     with pytest.raises(UserError, match="row 2: 3 cells under 2 columns"):

@@ -411,10 +411,25 @@ def test_names_order_the_slices_where_instance_numbers_do_not(tmp_path: Path) ->
     np.testing.assert_array_equal(values, np.stack([raw(1), raw(2), raw(3)], axis=-1))
 
 
+def test_names_order_the_slices_where_instance_numbers_run_against_them(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        dicom(tmp_path / f"1-{number}.dcm", number, 2.0 * number, InstanceNumber=4 - number)
+    series = read_dicom_series(tmp_path)
+    np.testing.assert_array_equal(series.values, np.stack([raw(1), raw(2), raw(3)], axis=-1))
+    assert (series.affine @ [0, 0, 2, 1])[2] == 6.0
+
+
+def test_instance_numbers_order_the_slices_where_names_do_not(tmp_path: Path) -> None:
+    for number, name in ((1, "9f"), (2, "3a"), (3, "7c")):
+        dicom(tmp_path / f"{name}.dcm", number, 2.0 * number)
+    values = read_dicom_series(tmp_path).values
+    np.testing.assert_array_equal(values, np.stack([raw(1), raw(2), raw(3)], axis=-1))
+
+
 def test_slices_numbered_against_their_places_are_refused(tmp_path: Path) -> None:
     for number, z in ((1, 4.0), (2, 2.0), (3, 6.0)):
         dicom(tmp_path / f"1-{number}.dcm", number, z)
-    with pytest.raises(UserError, match="neither the instance numbers nor the files' names"):
+    with pytest.raises(UserError, match="neither the files' names nor the instance numbers"):
         read_dicom_series(tmp_path)
 
 
