@@ -46,6 +46,7 @@ from textseg.encoders import restoring, token_counter
 from textseg.errors import UserError
 from textseg.models.base import SegmentationModule, check_state_dict
 from textseg.report import format_results
+from textseg.segment import segment
 
 __all__ = ["WandbSamples", "main"]
 
@@ -110,8 +111,9 @@ class SuiteCLI(LightningCLI):
             self._subcommand_method_arguments[name] = added
             self._subcommand_parsers[name] = own
             commands.add_subcommand(name, own, help=description)
-        # Listed here and parsed in `_data_command`: these need no network and no trainer.
-        commands.add_subcommand("data", SuiteParser(description=DATA_HELP), help=DATA_HELP)
+        # Listed here and parsed by functions of their own: these need no trainer.
+        for name, description in (("data", DATA_HELP), ("segment", _summary(segment))):
+            commands.add_subcommand(name, SuiteParser(description=description), help=description)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(TestReport, "test_report")
@@ -320,6 +322,20 @@ def _data_command(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _segment_command(arguments: Sequence[str]) -> None:
+    """`textseg segment IMAGE [TEXT] --ckpt_path ...`."""
+    SuiteParser.arguments = ["segment", *arguments]
+    parser = SuiteParser(prog="textseg segment", description=_summary(segment), allow_abbrev=False)
+    parser.add_argument("image", type=str, help="an image, a folder, or a table of image and text.")
+    parser.add_argument(
+        "text", type=str, nargs="?", default=None, help="what to segment; a table gives its own."
+    )
+    parser.add_function_arguments(segment, skip={"image", "text"})
+    # --ckpt for short, as people type it.
+    given = ["--ckpt_path" if argument == "--ckpt" else argument for argument in arguments]
+    print(f"written to {segment(**parser.parse_args(given).as_dict())}")
+
+
 def _summary(function: Callable[..., Any]) -> str:
     return (function.__doc__ or "").splitlines()[0]
 
@@ -331,7 +347,10 @@ def _known_names() -> set[str]:
     for base in (SegmentationModule, TextSegDataModule, L.Trainer, TestReport, ExplanationWriter):
         for kind in (base, *base.__subclasses__()):
             names |= {kind.__name__, *inspect.signature(kind.__init__).parameters}
-    commands: list[Callable[..., Any]] = [*SUITE_COMMANDS.values(), audit_dataset, build_refhl]
+    commands: list[Callable[..., Any]] = [
+        *SUITE_COMMANDS.values(),
+        *(audit_dataset, build_refhl, segment),
+    ]
     for command in commands:
         names |= {*inspect.signature(command).parameters}
     return names - {"self"}
@@ -362,6 +381,8 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         if arguments[:1] == ["data"]:
             status = _data_command(arguments[1:])
+        elif arguments[:1] == ["segment"]:
+            _segment_command(arguments[1:])
         else:
             SuiteCLI(arguments)
     except (Exception, _Refused) as error:

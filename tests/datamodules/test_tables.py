@@ -158,3 +158,17 @@ def test_the_real_tables_have_their_known_number_of_rows(real_data: Path) -> Non
     assert rows("mosmed_images_sample/Train_Val_text.xlsx") == 25
     mosmed = sorted((real_data / "mosmed_text").glob("*.csv"))
     assert [len(read_captions(file)) for file in mosmed] == [273, 2183, 273]
+
+
+@pytest.mark.parametrize(
+    ("cell", "split"),
+    [
+        *(("Training ", "train"), ("valid", "val"), ("Validation", "val"), ("TESTING", "test")),
+        ("dev", ""),
+    ],
+)
+def test_a_caption_tables_splits_go_by_the_names_a_manifests_do(
+    tmp_path: Path, cell: str, split: str
+) -> None:
+    write_table(tmp_path / "t.csv", [("a.png", "left", cell)], ("Image", "text", "split"))
+    assert [c.split for c in read_captions(tmp_path / "t.csv")] == [split]

@@ -143,6 +143,7 @@ class TextGuidedContract(Made):
     learning_steps: int
     learnt_iou: float = 0.9  # every mask and the square that its caption names meet with more
 
+    @pytest.mark.slow
     def test_two_expressions_of_one_image_are_learnt_and_swapping_them_swaps_the_masks(
         self,
     ) -> None:

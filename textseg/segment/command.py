@@ -1,0 +1,103 @@
+"""The function behind `textseg segment`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from textseg.checkpoint import fresh_folder
+from textseg.errors import UserError, first_line
+from textseg.preprocess import probe_size
+from textseg.segment.network import Segmentation, load
+from textseg.segment.pictures import FULL_SCALE
+from textseg.segment.rows import Row, read_rows
+from textseg.visualize import overlay
+
+
+def segment(
+    image: str,
+    text: str | None = None,
+    *,
+    ckpt_path: str,
+    output: str = "segmented",
+    root: str | None = None,
+    probabilities: bool = False,
+    image_size: int | list[int] | None = None,
+    batch_size: int = 8,
+    device: str = "auto",
+) -> Path:
+    """Segment images by what a text names: one image, a folder of images, or a table.
+
+    Writes masks/ (PNG of 0 and 255, at each image's own size), overlays/ and, if asked,
+    probabilities/. Files are named <image stem>__<row>.png; rows count from 0, in a folder by name.
+
+    Args:
+        image: an image; a folder, of which all images are taken; or a table (.csv with , or ;,
+            .xlsx, .jsonl) with the columns image and text.
+        text: what to segment: one caption or expression for all images, where no table gives each
+            its own. An image-only network needs none.
+        ckpt_path: a checkpoint that `textseg fit` wrote, such as
+            runs/<config>/<time>/checkpoints/best.ckpt.
+        output: folder for the results; where it exists, <output>_2 and so on is taken.
+        root: folder that a table's paths start from; by default the table's own.
+        probabilities: also write the probability of each pixel as a 16-bit PNG: value / 65535.
+        image_size: side of the network's square input, or [height, width]; by default that of the
+            config.yaml in the checkpoint's run.
+        batch_size: images in one forward pass.
+        device: auto, cpu, cuda, cuda:1, mps and so on.
+
+    Returns:
+        the folder that was written.
+
+    Raises:
+        UserError: an image, a table, a text or the checkpoint cannot be used. Everything is checked
+            before the first mask is written.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch_size={batch_size} is below 1", "give 1 or more")
+    rows = list(read_rows(Path(image), text, root))
+    for path in tqdm(dict.fromkeys(row.image for row in rows), "check", delay=2, unit="image"):
+        probe_size(path)
+    net = load(ckpt_path, image_size=image_size, device=device)
+    if net.takes_text:
+        _check_texts(rows)
+    try:
+        folder = fresh_folder(Path(output).expanduser().resolve())
+        for name in ("masks", "overlays", *["probabilities"] * probabilities):
+            (folder / name).mkdir()
+        results = net.segment_all(
+            [row.image for row in rows], [row.text for row in rows], batch_size=batch_size
+        )
+        bar = tqdm(results, "segment", len(rows), delay=2, unit="image")
+        for row, result in zip(rows, bar, strict=True):
+            _write(folder, row, result, probabilities=probabilities)
+    except OSError as error:
+        raise UserError(
+            f"output={output!r} cannot be written to ({first_line(error)})",
+            "free space there, or give another folder",
+        ) from error
+    return folder
+
+
+def _check_texts(rows: Sequence[Row]) -> None:
+    for row in rows:
+        if not (row.text or "").strip():
+            raise UserError(
+                f"{row.where}: there is no text, but the network segments what is named",
+                'say what to look for: textseg segment IMAGE "text", or a table with a text in '
+                "each row",
+            )
+
+
+def _write(folder: Path, row: Row, result: Segmentation, *, probabilities: bool) -> None:
+    name, caption = f"{row.case}.png", row.text or "(no text)"
+    Image.fromarray(result.mask.astype(np.uint8) * 255).save(folder / "masks" / name)
+    page = overlay(result.image, None, result.mask, caption=caption, title=[row.case])
+    Image.fromarray(page).save(folder / "overlays" / name)
+    if probabilities:
+        levels = (result.probs.astype(np.float64) * FULL_SCALE).round().astype(np.uint16)
+        Image.fromarray(levels).save(folder / "probabilities" / name)

@@ -1,0 +1,264 @@
+"""A network from its checkpoint, and what it finds in an image."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from numpy.typing import NDArray
+
+import textseg.models
+from textseg.checkpoint import RUN_CONFIG, read_checkpoint, run_folder_of
+from textseg.encoders import NoText, restoring
+from textseg.errors import UserError, first_line
+from textseg.metrics import predict_mask, resize_logits
+from textseg.models.base import SegmentationModule
+from textseg.preprocess import Bytes, Size, checked_size
+from textseg.segment.pictures import Picture, pixels_of, to_tensor
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What a network finds in one image, at the image's own size.
+
+    `probs` [H0, W0] float32 is the probability of every pixel; `mask` [H0, W0] bool is where it
+    exceeds 0.5; `image` [H0, W0, 3] uint8 is the image as it was read.
+    """
+
+    mask: NDArray[np.bool_]
+    probs: NDArray[np.float32]
+    image: Bytes
+
+
+class Segmenter:
+    """A trained network that takes images and texts; `load` makes one.
+
+    Args:
+        model: the network, with its weights.
+        image_size: height and width of its input, pixels.
+        precision: of the forward pass, by Lightning's names.
+        device: as for `load`.
+
+    Attributes:
+        takes_text: whether it reads words; an image-only network does not.
+    """
+
+    def __init__(
+        self,
+        model: SegmentationModule,
+        *,
+        image_size: Size,
+        precision: str | int | None = None,
+        device: str = "auto",
+    ) -> None:
+        self.model = model.eval()
+        self.image_size = image_size
+        self.takes_text = not isinstance(getattr(model, "text_encoder", None), NoText)
+        self._fabric = _fabric(device, precision)
+        self._fabric.setup_module(model)  # moves it, and casts it for bf16-true and the like
+        self._dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+
+    def segment(self, image: Picture, text: str | None = None) -> Segmentation:
+        """Segment what `text` names in `image`.
+
+        Args:
+            image: a file, a PIL image, or uint8 values [H0, W0] or [H0, W0, 3] (RGB).
+            text: the caption or expression; an image-only network needs none and reads none.
+
+        Raises:
+            UserError: the image cannot be read, or a network that reads words is given none.
+        """
+        return next(self.segment_all([image], [text]))
+
+    def segment_all(
+        self,
+        images: Sequence[Picture],
+        texts: Sequence[str | None],
+        *,
+        batch_size: int = 8,
+    ) -> Iterator[Segmentation]:
+        """Segment images of any sizes, each by its own text, in their order.
+
+        Args:
+            images: as for `segment`; a file is read when its turn comes.
+            texts: one for each image. All are checked before the first result.
+            batch_size: images in one forward pass.
+        """
+        if len(images) != len(texts) or batch_size < 1:
+            raise UserError(
+                f"{len(images)} images, {len(texts)} texts and batch_size={batch_size}",
+                "give one text for each image, and a batch_size of 1 or more",
+            )
+        words = [self._checked_text(text) for text in texts]
+        self.model.on_captions(words, training=False)  # warns of texts that are cut
+        for first in range(0, len(images), batch_size):
+            part = slice(first, first + batch_size)
+            yield from self._forward([pixels_of(image) for image in images[part]], words[part])
+
+    def _checked_text(self, text: str | None) -> str:
+        if self.takes_text and not (text or "").strip():
+            raise UserError(
+                f"text={text!r} is empty, but {type(self.model).__name__} segments what is named",
+                "say what to look for, in the words of the captions it was trained on",
+            )
+        return text or ""
+
+    def _forward(self, pictures: list[Bytes], texts: list[str]) -> list[Segmentation]:
+        image = torch.stack([to_tensor(p, self.image_size) for p in pictures])  # [B, 3, H, W]
+        image = self._fabric.to_device(image).to(self._dtype)
+        results = []
+        # As the Trainer does in `textseg predict`. Fabric's own forward would also round the image
+        # to the mixed precision, and the masks would differ.
+        with torch.inference_mode(), self._fabric.autocast():
+            logits = self.model(image, texts).logits  # [B, 1, H, W]
+            for one, picture in zip(logits, pictures, strict=True):
+                plane = resize_logits(one, picture.shape[:2])[0]  # [H0, W0]
+                mask, probs = predict_mask(plane), plane.sigmoid()
+                results.append(Segmentation(mask.cpu().numpy(), probs.cpu().numpy(), picture))
+        return results
+
+
+def load(
+    ckpt_path: str | Path,
+    *,
+    image_size: int | Sequence[int] | None = None,
+    device: str = "auto",
+) -> Segmenter:
+    """The network of a checkpoint, ready for images and texts.
+
+    A network of your own is found if the module that defines it was imported before.
+
+    Args:
+        ckpt_path: a checkpoint that `textseg fit` wrote. No code in it is run.
+        image_size: side of the network's square input, or (height, width); by default that of the
+            config.yaml in the checkpoint's run.
+        device: auto, cpu, cuda, cuda:1, mps and so on.
+
+    Raises:
+        UserError: the checkpoint cannot be read or is of no known network, or there is neither a
+            config.yaml nor an `image_size`.
+    """
+    checkpoint = read_checkpoint(ckpt_path)
+    trained_size, precision = _run_settings(run_folder_of(ckpt_path) / RUN_CONFIG)
+    size = trained_size if image_size is None else image_size
+    if size is None:
+        raise UserError(
+            f"{run_folder_of(ckpt_path) / RUN_CONFIG} does not exist or sets no image_size, so the "
+            f"input size of {ckpt_path} is unknown",
+            "put the run's config.yaml there, or give image_size",
+        )
+    return Segmenter(
+        network_from(checkpoint, ckpt_path),
+        image_size=checked_size(size if isinstance(size, int) else list(size)),
+        precision=precision,
+        device=device,
+    )
+
+
+# --- the network -------------------------------------------------------------------------------
+
+
+def network_from(checkpoint: Mapping[str, Any], path: str | Path) -> SegmentationModule:
+    """The network that a checkpoint describes, with its weights; nothing is fetched.
+
+    Args:
+        checkpoint: what `read_checkpoint` gives.
+        path: of the checkpoint, for messages.
+
+    Raises:
+        UserError: it names no known network, or its settings or weights are another version's.
+    """
+    stored = checkpoint.get("hyper_parameters")
+    settings = dict(stored) if isinstance(stored, dict) else {}
+    class_path = settings.pop("_class_path", None)
+    settings.pop("_instantiator", None)  # Lightning's, of no use here
+    if class_path is None:
+        raise UserError(
+            f"{path} does not say which network it is of",
+            "give a checkpoint that `textseg fit` wrote",
+        )
+    network = _network_class(str(class_path), path)
+    odd = [name for name in settings if name not in inspect.signature(network).parameters]
+    if odd:
+        raise UserError(
+            f"{path} has settings that {network.__name__} does not know: {', '.join(odd)}",
+            "it is of another version of textseg: use that one, or train again",
+        )
+    with restoring(checkpoint["state_dict"]):
+        model = network(**settings)
+    model.on_load_checkpoint(checkpoint)  # refuses weights that do not fit
+    model.load_state_dict(checkpoint["state_dict"])
+    return model
+
+
+def _network_class(class_path: str, path: str | Path) -> type[SegmentationModule]:
+    """A network that is imported already: a checkpoint does not decide what is imported."""
+    home, _, name = class_path.rpartition(".")
+    for found in _networks():
+        module = found.__module__
+        if found.__name__ == name and (module == home or module.startswith(f"{home}.")):
+            return found
+    own = [network for network in textseg.models.__all__ if network != SegmentationModule.__name__]
+    raise UserError(
+        f"{path} is of {class_path}, which is no network that is known here",
+        f"known are {', '.join(own)}; for a network of your own, import its module in Python and "
+        "call textseg.load",
+    )
+
+
+def _networks() -> Iterator[type[SegmentationModule]]:
+    """Every subclass of SegmentationModule that has been imported."""
+    left = SegmentationModule.__subclasses__()
+    while left:
+        yield left[-1]
+        left += left.pop().__subclasses__()
+
+
+def _run_settings(config: Path) -> tuple[int | list[int] | None, str | int | None]:
+    """Image size and precision of a run; None for what its config.yaml does not tell.
+
+    Raises:
+        UserError: the file is there and cannot be read.
+    """
+    if not config.is_file():
+        return None, None
+    try:
+        stored = yaml.safe_load(config.read_text(encoding="utf-8"))
+        size = ((stored.get("data") or {}).get("init_args") or {}).get("image_size")
+        precision = (stored.get("trainer") or {}).get("precision")
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
+        raise UserError(
+            f"{config} cannot be read as a run's settings ({first_line(error)})",
+            "restore it, or move it away and give image_size",
+        ) from error
+    sides = size if isinstance(size, list) else [size]
+    if size is not None and not all(isinstance(side, int) for side in sides):
+        raise UserError(
+            f"{config}: image_size={size!r} is no size", "write one side or [height, width]"
+        )
+    return size, precision
+
+
+def _fabric(device: str, precision: Any) -> L.Fabric:
+    try:
+        chosen = None if device == "auto" else torch.device(device)
+        numbered = chosen is not None and chosen.type != "cpu" and chosen.index is not None
+        return L.Fabric(
+            accelerator="auto" if chosen is None else chosen.type,
+            devices=[chosen.index] if chosen is not None and numbered else 1,
+            precision=precision,
+        )
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
+        raise UserError(
+            f"device={device!r} with the run's precision {precision or '32-true'} cannot be used "
+            f"({first_line(error)})",
+            "give auto, cpu, or a device of this machine such as cuda:0",
+        ) from error

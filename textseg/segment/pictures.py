@@ -1,0 +1,73 @@
+"""Any accepted image as the values a network takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from textseg.errors import UserError, first_line
+from textseg.preprocess import Bytes, Size, read_image, resize_image
+
+FULL_SCALE = 65535  # of 16-bit grey
+# A file, a PIL image, or values [H, W] or [H, W, 3].
+Picture: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
+
+
+def require_file(path: Path, where: str = "") -> None:
+    """Raises:
+    UserError: there is no such file; `where` is the place that names it, if it is a table's.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"{where}: {path} does not exist" if where else f"{path} does not exist",
+            "a table's paths start from root, by default the table's own folder"
+            if where
+            else "give an image, a folder of images, or a table (.csv, .xlsx, .jsonl)",
+        )
+
+
+def pixels_of(image: Picture) -> Bytes:
+    """Any accepted image as [H0, W0, 3] uint8, as `read_image` gives a file."""
+    if isinstance(image, (str, Path)):
+        require_file(Path(image))
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        return _converted(image)
+    values = np.asarray(image)
+    sound = values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3)
+    if values.dtype != np.uint8 or not sound or not values.size:
+        raise UserError(
+            f"an image of shape {list(values.shape)} and type {values.dtype} cannot be used",
+            "give uint8 values [H, W] or [H, W, 3] (RGB); scale others to 0..255 as the training "
+            "images were",
+        )
+    return np.repeat(values[..., None], 3, axis=2) if values.ndim == 2 else values
+
+
+def _converted(image: Image.Image) -> Bytes:
+    """As `read_image` does with what it opens; a test compares the two for every mode."""
+    if image.mode == "F":
+        raise UserError(
+            "a PIL image of mode F has no fixed range", "scale it to 0..255 and convert it to L"
+        )
+    try:
+        if image.mode.startswith("I"):
+            grey = np.asarray(image, dtype=np.float64) / FULL_SCALE * 255
+            image = Image.fromarray(grey.clip(0, 255).round().astype(np.uint8))
+        return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow reads the file only now
+        raise UserError(
+            f"the PIL image cannot be read ({first_line(error)})", "replace its file"
+        ) from error
+
+
+def to_tensor(picture: Bytes, size: Size) -> Tensor:
+    """[H0, W0, 3] -> [3, H, W] in [0, 1], bit for bit what the DataModules give."""
+    channels_first = resize_image(picture, size).transpose(2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(channels_first, dtype=np.float32)).div_(255)
