@@ -42,6 +42,7 @@ from textseg.command_line import (
     data_part_of_configs,
     with_run_config,
 )
+from textseg.compare import compare, plain_table
 from textseg.encoders import restoring, token_counter
 from textseg.errors import UserError
 from textseg.models.base import SegmentationModule, check_state_dict
@@ -112,7 +113,8 @@ class SuiteCLI(LightningCLI):
             self._subcommand_parsers[name] = own
             commands.add_subcommand(name, own, help=description)
         # Listed here and parsed by functions of their own: these need no trainer.
-        for name, description in (("data", DATA_HELP), ("segment", _summary(segment))):
+        own_parsers = {"data": DATA_HELP} | {f.__name__: _summary(f) for f in (segment, compare)}
+        for name, description in own_parsers.items():
             commands.add_subcommand(name, SuiteParser(description=description), help=description)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -336,6 +338,20 @@ def _segment_command(arguments: Sequence[str]) -> None:
     print(f"written to {segment(**parser.parse_args(given).as_dict())}")
 
 
+def _compare_command(arguments: Sequence[str]) -> None:
+    """`textseg compare RUN RUN ...`."""
+    SuiteParser.arguments = ["compare", *arguments]
+    parser = SuiteParser(prog="textseg compare", description=_summary(compare), allow_abbrev=False)
+    parser.add_argument(
+        "runs", type=str, nargs="+", help="folders of runs, or of single tests (RUN/test/empty)."
+    )
+    parser.add_function_arguments(compare, skip={"runs"})
+    result = compare(**parser.parse_args(list(arguments)).as_dict())
+    print(plain_table(result))
+    if result.output:
+        print(f"written to {result.output}")
+
+
 def _summary(function: Callable[..., Any]) -> str:
     return (function.__doc__ or "").splitlines()[0]
 
@@ -349,7 +365,7 @@ def _known_names() -> set[str]:
             names |= {kind.__name__, *inspect.signature(kind.__init__).parameters}
     commands: list[Callable[..., Any]] = [
         *SUITE_COMMANDS.values(),
-        *(audit_dataset, build_refhl, segment),
+        *(audit_dataset, build_refhl, segment, compare),
     ]
     for command in commands:
         names |= {*inspect.signature(command).parameters}
@@ -383,6 +399,8 @@ def main(args: Sequence[str] | None = None) -> None:
             status = _data_command(arguments[1:])
         elif arguments[:1] == ["segment"]:
             _segment_command(arguments[1:])
+        elif arguments[:1] == ["compare"]:
+            _compare_command(arguments[1:])
         else:
             SuiteCLI(arguments)
     except (Exception, _Refused) as error:

@@ -29,6 +29,7 @@ CONFINED = {
     "albumentations": {"datamodules.transforms"},
     "wandb": {"textseg.callbacks", "lightning_cli"},
     "segmentation_models_pytorch": {"textseg.models.baseline", "textseg.losses"},
+    "matplotlib": {"textseg.compare.plots"},
     "nibabel": {f"datamodules.{m}" for m in ("volumes", "synthetic.duke", "synthetic.liver")},
     "pydicom": {f"datamodules.{m}" for m in ("volumes", "synthetic.duke")},
 }

@@ -43,7 +43,7 @@ def explain(message: str, arguments: Sequence[str], known: Iterable[str]) -> Use
     if found := re.search(r"Expected a dot import path string: (\S+)", message):
         return _unknown(found[1], arguments, known, what="class")
     if found := re.search(r"arguments are required: (.*)", message):
-        if arguments[:1] in (["data"], ["segment"]):
+        if arguments[:1] in (["data"], ["segment"], ["compare"]):
             names = re.sub(r"\b(?:audit|prepare|build-refhl)\.", "", found[1])
             return UserError(f"settings are missing: {names}", f"see {_help_of(arguments)}")
         return UserError(

@@ -284,7 +284,7 @@ def mean_scores(rows: Rows, *, protocol: Protocol = "standard") -> dict[str, flo
     }
 
 
-def _group_numbers(groups: Sequence[str | None] | None, cases: int) -> Ints:
+def group_numbers(groups: Sequence[str | None] | None, cases: int) -> Ints:
     """A number per case, equal within a patient; a case without a patient is alone: [N]."""
     if groups is None:
         return np.arange(cases)
@@ -330,7 +330,7 @@ def bootstrap_interval(
     Returns:
         name -> (low, high); NaN with fewer than two units to draw from.
     """
-    number = _group_numbers(groups, len(rows.index))
+    number = group_numbers(groups, len(rows.index))
     scores = np.stack([dice(rows, protocol=protocol), iou(rows, protocol=protocol)], axis=1)
     columns = np.concatenate([scores, np.ones((len(number), 1)), _counts(rows)], axis=1)  # [N, 6]
     size = int(number.max(initial=-1)) + 1
@@ -380,7 +380,7 @@ def summary(
         protocol: as in `dice`.
         seed: of the bootstrap.
     """
-    number = _group_numbers(groups, len(rows.index))
+    number = group_numbers(groups, len(rows.index))
     result: dict[str, float | int | str] = {**mean_scores(rows, protocol=protocol)}
     for threshold in THRESHOLDS:
         result[f"precision_at_{threshold}"] = precision_at(rows, threshold, protocol=protocol)

@@ -1,0 +1,206 @@
+"""Intervals that cover, tests of the right size, and a correction, against other computations."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import permutation_test
+
+from textseg.compare.statistics import (
+    SCORES,
+    bootstrap,
+    holm,
+    interval,
+    paired_test,
+    patient_sums,
+    run_scores,
+)
+from textseg.metrics import Rows, bootstrap_interval, mean_scores
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+def columns(quality: Floats, area: Floats) -> Floats:
+    """Runs whose prediction is as large as the truth, so that Dice is the overlap: [S, N, 5]."""
+    both = quality * area
+    return np.stack([quality, both / (2 * area - both), both, 0 * both + area, 0 * both + area], -1)
+
+
+def flips_by_hand(one: Floats, other: Floats, cases: Ints) -> list[float]:
+    """p of each score from all exchanges of patients, one after the other."""
+    observed, reached, total = None, np.zeros(4), 0
+    for swap in product([False, True], repeat=len(cases)):  # the first exchanges nobody
+        kept, given = (
+            run_scores(np.where(np.array(swap)[:, None], two, first)[None], cases)[0]
+            for first, two in ((one, other), (other, one))
+        )
+        difference = np.abs(kept - given)
+        observed = difference if observed is None else observed
+        reached += difference >= observed - 1e-12
+        total += 1
+    return (reached / total).tolist()
+
+
+@pytest.fixture
+def generator() -> np.random.Generator:
+    return np.random.default_rng(20)
+
+
+def test_scores_of_a_run_equal_those_of_the_metrics(generator: np.random.Generator) -> None:
+    true = generator.integers(0, 50, 40)
+    predicted = generator.integers(0, 50, 40)
+    both = (np.minimum(true, predicted) * generator.random(40)).astype(np.int64)
+    nothing = np.zeros(40)
+    rows = Rows(np.arange(40), both, predicted, true, nothing.astype(np.int64), nothing, nothing)
+    union = predicted + true - both
+    dice = np.where(predicted + true > 0, 2 * both / np.maximum(predicted + true, 1), 1.0)
+    iou = np.where(union > 0, both / np.maximum(union, 1), 1.0)
+    table = np.stack([dice, iou, both, predicted, true], axis=1)[None].astype(np.float64)
+    patient = generator.integers(0, 9, 40)
+    patient[:9] = np.arange(9)
+    sums, cases = patient_sums(table, patient), np.bincount(patient)
+    found = dict(zip(SCORES, run_scores(sums, cases)[0], strict=True))
+    assert found == pytest.approx(mean_scores(rows))
+    low, high = interval(bootstrap([sums], cases, resamples=4000, seed=0)[:, 0])
+    own = bootstrap_interval(rows, [f"p{number}" for number in patient], resamples=4000, seed=1)
+    assert low == pytest.approx([own[name][0] for name in SCORES], abs=0.01)
+    assert high == pytest.approx([own[name][1] for name in SCORES], abs=0.01)
+
+
+def test_no_foreground_at_all_is_a_global_score_of_one() -> None:
+    sums = np.zeros((1, 3, 5))
+    assert run_scores(sums, np.ones(3, dtype=np.int64))[0].tolist() == [0, 0, 1, 1]
+
+
+def test_the_interval_covers_the_true_difference_at_its_nominal_rate() -> None:
+    """200 patients of 1 to 3 images that are alike; Dice of the better method grows with size."""
+    generator = np.random.default_rng(3)
+    gain, slope, area_mean, area_range = 0.05, 0.1, 550.0, 900.0
+    by_size = slope * (area_range**2 / 12) / area_mean**2  # E[area * quality] / E[area] beyond gain
+    truth = np.array([gain, gain + by_size])
+    repetitions, covered = 600, np.zeros(2)
+    for repetition in range(repetitions):
+        cases = generator.integers(1, 4, 200)
+        patient = np.repeat(np.arange(200), cases)
+        alike = generator.normal(0, 0.06, 200)[patient]
+        area = area_mean + area_range * (generator.random(len(patient)) - 0.5)
+        noise = generator.normal(0, 0.05, (2, len(patient)))
+        effect = generator.normal(0, 0.04, 200)[patient]  # the gain differs between patients
+        base = 0.6 + alike + noise[0]
+        better = 0.6 + gain + slope * (area / area_mean - 1) + alike + effect + noise[1]
+        sums = [patient_sums(columns(one[None], area), patient) for one in (better, base)]
+        draws = bootstrap(sums, cases, resamples=1000, seed=repetition)
+        low, high = interval((draws[:, 0] - draws[:, 1])[:, [0, 2]])
+        covered += (low <= truth) & (truth <= high)
+    assert ((covered / repetitions >= 0.93) & (covered / repetitions <= 0.97)).all(), covered
+
+
+def test_seeds_vary_a_resample_as_much_as_the_mean_over_trainings_varies() -> None:
+    """Patients all equal, so that only the seeds are left: variance s^2 / S."""
+    values = np.array([0.50, 0.56, 0.68, 0.70])
+    sums = patient_sums(columns(np.tile(values[:, None], 5), np.full(5, 100.0)), np.arange(5))
+    draws = bootstrap([sums], np.ones(5, dtype=np.int64), resamples=20_000, seed=0)[:, 0, 0]
+    assert draws.mean() == pytest.approx(values.mean(), abs=0.002)
+    assert draws.var() == pytest.approx(values.var(ddof=1) / len(values), rel=0.05)
+
+
+def test_the_same_patients_are_drawn_for_every_method(generator: np.random.Generator) -> None:
+    sums = patient_sums(columns(generator.random((1, 30)), np.full(30, 100.0)), np.arange(30))
+    better = sums + np.array([0.1, 0, 0, 0, 0])
+    draws = bootstrap([sums, better], np.ones(30, dtype=np.int64), resamples=300, seed=0)
+    assert draws[:, 1, 0] - draws[:, 0, 0] == pytest.approx(0.1)
+    assert draws[:, 0, 0].std() > 0.01
+
+
+def test_equal_seeds_give_equal_draws_and_others_do_not(generator: np.random.Generator) -> None:
+    sums = patient_sums(columns(generator.random((2, 9)), np.full(9, 100.0)), np.arange(9))
+    cases = np.ones(9, dtype=np.int64)
+    one, same, other = (bootstrap([sums], cases, resamples=300, seed=s) for s in (1, 1, 2))
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+def test_the_paired_test_equals_scipys_where_both_are_exact(generator: np.random.Generator) -> None:
+    area = np.full(9, 100.0)
+    one, other = generator.random((2, 9)) * 0.3 + np.array([[0.6], [0.5]])
+    pair = [patient_sums(columns(v[None], area), np.arange(9)) for v in (one, other)]
+    found = paired_test(*pair, np.ones(9, dtype=np.int64), permutations=512, seed=0)
+    known = permutation_test(
+        (one, other),
+        lambda x, y: np.mean(x) - np.mean(y),
+        permutation_type="samples",
+        n_resamples=np.inf,
+    )
+    assert 0.01 < known.pvalue < 0.9, "an example that could not tell"
+    assert found[0] == pytest.approx(known.pvalue)
+
+
+def test_the_exact_test_exchanges_whole_patients(generator: np.random.Generator) -> None:
+    patient = np.array([0, 0, 0, 1, 2, 2, 3, 4, 5, 5, 6])
+    cases = np.bincount(patient)
+    area = generator.uniform(50, 500, len(patient))
+    quality = generator.random((2, len(patient))) * 0.3 + np.array([[0.65], [0.5]])
+    one, other = (patient_sums(columns(q[None], area), patient) for q in quality)
+    found = paired_test(one, other, cases, permutations=128, seed=0)
+    assert found.tolist() == pytest.approx(flips_by_hand(one[0], other[0], cases))
+    drawn = paired_test(one, other, cases, permutations=127, seed=0)
+    assert drawn == pytest.approx(found, abs=0.15)
+    assert not np.allclose(drawn * 128, found * 128), "127 are too few to look at all 128"
+
+
+def test_a_drawn_p_is_never_zero_and_counts_the_data_themselves() -> None:
+    area = np.full(40, 100.0)
+    one, other = (
+        patient_sums(columns(np.full((1, 40), q), area), np.arange(40)) for q in (0.9, 0.2)
+    )
+    found = paired_test(one, other, np.ones(40, dtype=np.int64), permutations=999, seed=0)
+    assert found.tolist() == pytest.approx([1 / 1000] * 4)
+
+
+def test_equal_methods_have_a_p_of_one() -> None:
+    sums = patient_sums(columns(np.full((2, 30), 0.5), np.full(30, 9.0)), np.arange(30))
+    assert (
+        paired_test(sums, sums[:1], np.ones(30, int), permutations=99, seed=0).tolist() == [1] * 4
+    )
+
+
+@pytest.mark.parametrize(("patients", "permutations"), [(40, 399), (8, 256)])
+def test_the_paired_test_has_the_right_size_under_no_difference(
+    patients: int, permutations: int
+) -> None:
+    """At 5% it rejects 5% of the time; skewed differences and unlike areas included."""
+    generator = np.random.default_rng(8)
+    repetitions, rejected = 800, np.zeros(4)
+    cases = np.ones(patients, dtype=np.int64)
+    for repetition in range(repetitions):
+        area = generator.uniform(50, 1000, patients)
+        both = 0.5 + 0.2 * generator.beta(2, 5, (2, patients))  # exchangeable within a patient
+        one, other = (patient_sums(columns(q[None], area), np.arange(patients)) for q in both)
+        rejected += (
+            paired_test(one, other, cases, permutations=permutations, seed=repetition) <= 0.05
+        )
+    assert ((rejected / repetitions > 0.033) & (rejected / repetitions < 0.067)).all(), rejected
+
+
+def test_holm_equals_a_worked_example() -> None:
+    # 0.005 * 4, 0.01 * 3, 0.03 * 2, and 0.04 * 1 raised to the one before.
+    assert holm(np.array([0.01, 0.04, 0.03, 0.005])).tolist() == pytest.approx(
+        [0.03, 0.06, 0.06, 0.02]
+    )
+    assert holm(np.array([0.6, 0.7])).tolist() == [1, 1]
+    assert holm(np.array([0.2])).tolist() == [0.2]
+
+
+def test_holm_rejects_as_the_step_down_procedure_does(generator: np.random.Generator) -> None:
+    for _ in range(200):
+        p = generator.random(5) ** 3
+        rejected = set()
+        for step, number in enumerate(sorted(range(5), key=lambda n: p[n])):
+            if p[number] > 0.05 / (5 - step):
+                break
+            rejected.add(number)
+        assert {n for n, value in enumerate(holm(p)) if value <= 0.05} == rejected

@@ -1,0 +1,219 @@
+"""Runs compared over the same cases: differences, how sure they are, tables and plots."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textseg.checkpoint import fresh_folder
+from textseg.compare import statistics
+from textseg.compare.load import Case, Result, columns_of, load_results
+from textseg.compare.results import Comparison, Difference, Method, Score
+from textseg.compare.statistics import FEW_PATIENTS, SCORES
+from textseg.compare.tables import latex_table, markdown_table, plain_table
+from textseg.errors import UserError
+from textseg.metrics import group_numbers
+from textseg.outputs import OUTLINES
+
+__all__ = ["Comparison", "Difference", "Method", "Score", "compare", "plain_table"]
+
+Floats = NDArray[np.float64]
+
+
+def compare(
+    runs: list[str],
+    *,
+    captions: str = "true",
+    data: str | None = None,
+    baseline: str | None = None,
+    names: list[str] | None = None,
+    output: str | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare tested runs over the same cases, with intervals and a paired test.
+
+    Runs of one experiment that differ in seed_everything alone are one method: its scores are means
+    over seeds, and intervals come from patients and seeds resampled together.
+
+    Args:
+        runs: folders of two runs or more, runs/<config>/<time>; or folders of single tests, such as
+            RUN/test/empty, to compare caption modes or a run's own test set with another's.
+        captions: caption mode of the tests to compare: true, empty or shuffled.
+        data: other data that the runs were tested on, the <name> of RUN/test_on_<name>; null
+            compares the tests on the runs' own data.
+        baseline: method or run that the others are compared with; null is the first run's.
+        names: a name for each run; runs of one name are seeds of one method. By default a run goes
+            by the name of its experiment.
+        output: folder to write tables, plots and numbers to; one that exists is not written over,
+            <output>_2 is taken. null writes nothing.
+        resamples: draws of the bootstrap, and exchanges of the paired test.
+        seed: of the draws; equal seeds give equal numbers.
+    """
+    if resamples < 100:
+        raise UserError(f"resamples={resamples} is too few for a 95% interval", "give 1000 or more")
+    results = load_results(runs, captions=captions, data=data, names=names)
+    methods = _by_method(results)
+    _baseline_first(methods, baseline, runs, results)
+    comparison = _compared(methods, resamples, seed)
+    if output is None:
+        return comparison
+    return _written(comparison, fresh_folder(Path(output)))
+
+
+def _by_method(results: Sequence[Result]) -> dict[str, list[Result]]:
+    methods: dict[str, list[Result]] = {}
+    for result in results:
+        methods.setdefault(result.method, []).append(result)
+    return methods
+
+
+def _baseline_first(
+    methods: dict[str, list[Result]],
+    baseline: str | None,
+    runs: Sequence[str],
+    results: Sequence[Result],
+) -> None:
+    """Move the baseline, a method's name or one of the runs, to the front."""
+    if baseline is None:
+        return
+    by_run = {run: result.method for run, result in zip(runs, results, strict=True)}
+    name = baseline if baseline in methods else by_run.get(baseline)
+    if name is None:
+        raise UserError(
+            f"baseline={baseline!r} is none of the methods", f"choose of {list(methods)}"
+        )
+    front = {name: methods.pop(name)}
+    rest = dict(methods)
+    methods.clear()
+    methods.update(front | rest)
+
+
+def _compared(methods: dict[str, list[Result]], resamples: int, seed: int) -> Comparison:
+    first = next(iter(methods.values()))[0]
+    order = list(first.cases)
+    cases = tuple(first.cases.values())
+    patient = group_numbers([case.case_id for case in cases], len(cases))
+    counts = np.bincount(patient)
+    columns = [np.stack([columns_of(one, order) for one in own]) for own in methods.values()]
+    sums = [statistics.patient_sums(one, patient) for one in columns]
+    draws = statistics.bootstrap(sums, counts, resamples=resamples, seed=seed)  # [R, M, 4]
+    if len(counts) < 2:  # one unit drawn again and again shows no spread
+        draws = np.full_like(draws, np.nan)
+    own_scores = [statistics.run_scores(one, counts) for one in sums]  # M of [S, 4]
+    return Comparison(
+        baseline=next(iter(methods)),
+        methods=_methods(methods, own_scores, draws),
+        differences=_differences(list(methods), own_scores, draws, sums, counts, seed),
+        cases=cases,
+        patients=len(counts),
+        case_dice=np.stack([one[..., 0].mean(axis=0) for one in columns]),
+        captions=tuple(dict.fromkeys(one.mode for own in methods.values() for one in own)),
+        warnings=_warnings(methods, cases, len(counts)),
+    )
+
+
+def _methods(
+    methods: dict[str, list[Result]], own_scores: Sequence[Floats], draws: Floats
+) -> tuple[Method, ...]:
+    low, high = statistics.interval(draws)  # [M, 4]
+    out = []
+    for number, (name, results) in enumerate(methods.items()):
+        values = own_scores[number]
+        spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.full(len(SCORES), np.nan)
+        table = zip(values.mean(axis=0), spread, low[number], high[number], strict=True)
+        scores = {score: Score(*map(float, row)) for score, row in zip(SCORES, table, strict=True)}
+        out.append(Method(name, tuple(str(result.folder) for result in results), scores))
+    return tuple(out)
+
+
+def _differences(
+    names: Sequence[str],
+    own_scores: Sequence[Floats],
+    draws: Floats,
+    sums: Sequence[Floats],
+    counts: NDArray[np.int64],
+    seed: int,
+) -> tuple[Difference, ...]:
+    if len(names) < 2:
+        return ()
+    low, high = statistics.interval(draws[:, 1:] - draws[:, :1])  # [M - 1, 4]
+    p = np.stack(
+        [
+            statistics.paired_test(one, sums[0], counts, permutations=len(draws), seed=seed)
+            for one in sums[1:]
+        ]
+    )
+    corrected = np.stack([statistics.holm(column) for column in p.T], axis=1)
+    out = []
+    for row, name in enumerate(names[1:]):
+        value = own_scores[row + 1].mean(axis=0) - own_scores[0].mean(axis=0)
+        for k, score in enumerate(SCORES):
+            numbers = (value[k], low[row, k], high[row, k], p[row, k], corrected[row, k])
+            out.append(Difference(name, score, *map(float, numbers)))
+    return tuple(out)
+
+
+def _warnings(
+    methods: dict[str, list[Result]], cases: Sequence[Case], patients: int
+) -> tuple[str, ...]:
+    found = []
+    if patients < FEW_PATIENTS:
+        found.append(
+            f"{patients} patients: under {FEW_PATIENTS}, intervals from a bootstrap are too narrow"
+        )
+    if not any(case.case_id for case in cases):
+        found.append("no patient is known: images of one patient count as independent")
+    single = [name for name, results in methods.items() if len(results) == 1]
+    if single:
+        found.append(
+            f"one seed of {', '.join(single)}: intervals and p-values do not hold the luck of a "
+            "training; train three seeds or more"
+        )
+    weak = sorted({case.truth for case in cases} - {OUTLINES})
+    if weak:
+        found.append(f"the truth is {', '.join(weak)}, not outlines: scores are against those")
+    for results in methods.values():
+        for result in results:
+            again = sorted(
+                p.name for p in result.folder.parent.glob(f"{result.folder.name}_[0-9]*")
+            )
+            if again:
+                found.append(f"{result.folder} was tested again ({', '.join(again)}): first used")
+    if len(methods) == 1:
+        found.append("all runs are seeds of one method: there is nothing to compare it with")
+    return tuple(found)
+
+
+def _written(comparison: Comparison, folder: Path) -> Comparison:
+    """comparison.json, .md and .tex, and the plots."""
+    from textseg.compare.plots import write_plots  # matplotlib takes a second
+
+    numbers = {
+        "baseline": comparison.baseline,
+        "captions": comparison.captions,
+        "cases": len(comparison.cases),
+        "patients": comparison.patients,
+        "warnings": comparison.warnings,
+        "methods": [_plain(asdict(method)) for method in comparison.methods],
+        "differences": [_plain(asdict(difference)) for difference in comparison.differences],
+    }
+    text = json.dumps(numbers, indent=2, allow_nan=False)
+    (folder / "comparison.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "comparison.md").write_text(markdown_table(comparison), encoding="utf-8")
+    (folder / "comparison.tex").write_text(latex_table(comparison), encoding="utf-8")
+    write_plots(comparison, folder)
+    return replace(comparison, output=folder)
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows no NaN: null is written for it."""
+    nested = {k: _plain(v) if isinstance(v, dict) else v for k, v in values.items()}
+    return {k: None if isinstance(v, float) and isnan(v) else v for k, v in nested.items()}

@@ -1,0 +1,326 @@
+"""Test results from runs' folders, joined case by case; refuses what cannot be compared."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from textseg.checkpoint import RUN_CONFIG
+from textseg.errors import UserError, first_line
+from textseg.metrics import Protocol, Rows, dice, iou
+from textseg.outputs import OUTLINES
+
+_NEEDED = ("case", "case_id", "text", "intersection", "predicted", "true")
+_SHOWN = 3  # of what differs, in a message
+_TIME_STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?")
+# What may differ between two seeds of one method: where it ran, not what was trained.
+_OF_THE_MACHINE = frozenset(("seed", "root", "cache", "num_workers"))
+_OF_THE_TRAINING = (
+    *("max_epochs", "max_steps", "precision", "gradient_clip_val", "accumulate_grad_batches"),
+    "limit_train_batches",
+)
+
+
+class Case(NamedTuple):
+    """A row of cases.csv: areas in pixels; `pixels` of the whole image, 0 where not written."""
+
+    name: str
+    case_id: str
+    text: str
+    intersection: int
+    predicted: int
+    true: int
+    pixels: int
+    truth: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """One test of one run.
+
+    Args:
+        run: the run's folder.
+        folder: the test's folder, that holds cases.csv.
+        method: what the run is a seed of.
+        mode: of the captions.
+        protocol: of the scores, see `textseg.metrics`.
+        cases: by name, in the order of the test.
+    """
+
+    run: Path
+    folder: Path
+    method: str
+    mode: str
+    protocol: Protocol
+    cases: dict[str, Case]
+
+
+def load_results(
+    runs: Sequence[str], *, captions: str, data: str | None, names: Sequence[str] | None
+) -> list[Result]:
+    """The results of every run, all over the same cases with the same truth.
+
+    Raises:
+        UserError: a run has no such result, or results differ in what must be equal.
+    """
+    if len(runs) < 2:
+        raise UserError(
+            f"runs={list(runs)} is too few to compare",
+            "give two runs or more, runs/<config>/<time>",
+        )
+    if names is not None and len(names) != len(runs):
+        raise UserError(
+            f"names gives {len(names)} names for {len(runs)} runs",
+            "give one name for each run; runs of one name are seeds of one method",
+        )
+    if names is not None and not all(name.strip() for name in names):
+        raise UserError(f"names={list(names)} has an empty one", "give each run a name")
+    given: Sequence[str | None] = names or [None] * len(runs)
+    results = [_result(run, captions, data, name) for run, name in zip(runs, given, strict=True)]
+    for number, result in enumerate(results):
+        twice = [one for one in results[:number] if one.folder == result.folder]
+        if twice:
+            raise UserError(f"{result.folder} is given twice", "give each run once")
+    for result in results[1:]:
+        _check_same_cases(results[0], result)
+        for earlier in results:
+            if earlier is result:
+                break
+            _check_captions(earlier, result)
+    _check_seeds(results)
+    return results
+
+
+def _result(run: str, captions: str, data: str | None, name: str | None) -> Result:
+    """The results in a run's folder, or in the very folder of a test."""
+    given = Path(run).expanduser().resolve()
+    direct = (given / "cases.csv").is_file()
+    home = given.parents[1] if direct else given
+    folder = given if direct else given / _home(data) / captions
+    if not (folder / "cases.csv").is_file():
+        raise UserError(
+            f"{run} has no results {folder.name} in {folder.parent} (tests found: {_tests(home)})",
+            "test its checkpoint first: textseg test --ckpt_path RUN/checkpoints/best.ckpt "
+            f"--data.caption_mode {captions}; or give another caption mode, or the test's folder "
+            "itself as RUN",
+        )
+    metrics = _metrics(folder / "metrics.json")
+    mode = str(metrics["caption_mode"])
+    method = name or _config_name(home)
+    if name is None and direct and mode != captions:
+        method += f" ({mode} captions)"
+    return Result(
+        run=home,
+        folder=folder,
+        method=method,
+        mode=mode,
+        protocol=metrics["protocol"],
+        cases=_read_cases(folder / "cases.csv"),
+    )
+
+
+def _home(data: str | None) -> str:
+    if data is None:
+        return "test"
+    return data if data.startswith("test_on_") else f"test_on_{data}"
+
+
+def _tests(run: Path) -> str:
+    found = sorted(str(path.parent.relative_to(run)) for path in run.glob("test*/*/cases.csv"))
+    return ", ".join(found) or "none"
+
+
+def _config_name(run: Path) -> str:
+    """runs/<config name>/<time stamp>; a folder that was renamed goes by its own name."""
+    return run.parent.name if _TIME_STAMP.fullmatch(run.name) else run.name
+
+
+def _metrics(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["protocol"] not in get_args(Protocol):
+            raise ValueError(f"protocol {content['protocol']!r} is unknown")
+        return {key: content[key] for key in ("caption_mode", "protocol")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} does not tell caption_mode and protocol ({first_line(error)})",
+            "test the run again with this version",
+        ) from error
+
+
+def _read_cases(path: Path) -> dict[str, Case]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            lacking = [name for name in _NEEDED if name not in (reader.fieldnames or ())]
+            if lacking:
+                raise UserError(
+                    f"{path} lacks the columns {', '.join(lacking)}",
+                    "test the run again with this version",
+                )
+            rows = [_case(path, reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(
+            f"{path} cannot be read ({first_line(error)})", "test the run again"
+        ) from error
+    cases = {case.name: case for case in rows}
+    if not rows:
+        raise UserError(f"{path} lists no case", "test the run again, on data with a test split")
+    if len(cases) < len(rows):
+        raise UserError(f"{path} lists {len(rows) - len(cases)} cases twice", "test the run again")
+    return cases
+
+
+def _case(path: Path, line: int, row: Mapping[str, str | None]) -> Case:
+    try:
+        counts = [int(row[name] or "") for name in ("intersection", "predicted", "true")]
+        pixels = int(row.get("pixels") or 0)  # a column that older results do not have
+    except ValueError as error:
+        raise UserError(
+            f"{path}, line {line}: an area is no whole number ({first_line(error)})",
+            "the file was cut short or edited: test the run again",
+        ) from error
+    both, predicted, true = counts
+    if not 0 <= both <= min(predicted, true):
+        raise UserError(
+            f"{path}, line {line}: {both} pixels in both masks, {predicted} predicted, {true} true",
+            "the file was edited: test the run again",
+        )
+    # The truth was outlines in every result from before it was written down.
+    source = row.get("truth") or OUTLINES
+    words = (row["case"] or "", row["case_id"] or "", row["text"] or "")
+    return Case(*words, both, predicted, true, pixels, source)
+
+
+# --- what must be equal ------------------------------------------------------------------------
+
+
+def _check_same_cases(first: Result, other: Result) -> None:
+    """The same cases with the same patients and truths, scored alike."""
+    if first.protocol != other.protocol:
+        raise UserError(
+            f"{other.folder} is scored by protocol {other.protocol!r}, {first.folder} by "
+            f"{first.protocol!r}",
+            "test both with the same model.protocol",
+        )
+    missing = [name for name in first.cases if name not in other.cases]
+    added = [name for name in other.cases if name not in first.cases]
+    if missing or added:
+        raise UserError(
+            f"the cases differ: {other.folder} lacks {_count(missing)} that {first.folder} has, "
+            f"and has {_count(added)} that it lacks",
+            "test both on the same split of the same data",
+        )
+    _check_equal(first, other, "areas of the truth (pixels)", lambda case: case.true)
+    _check_equal(first, other, "sources of the truth", lambda case: case.truth)
+    _check_equal(first, other, "patients (case_id)", lambda case: case.case_id)
+
+
+def _check_captions(first: Result, other: Result) -> None:
+    """Captions may differ between two caption modes only."""
+    if first.mode == other.mode:
+        _check_equal(first, other, f"captions (caption mode {first.mode!r})", lambda c: c.text)
+
+
+def _check_equal(first: Result, other: Result, what: str, of: Callable[[Case], object]) -> None:
+    pairs = [(case, other.cases[name]) for name, case in first.cases.items()]
+    unlike = [(one, two) for one, two in pairs if of(one) != of(two)]
+    if unlike:
+        shown = "; ".join(f"{a.name}: {of(a)!r} and {of(b)!r}" for a, b in unlike[:_SHOWN])
+        more = ", ..." if len(unlike) > _SHOWN else ""
+        raise UserError(
+            f"the {what} differ in {len(unlike)} of {len(pairs)} cases between {first.folder} and "
+            f"{other.folder}: {shown}{more}",
+            "test both on the same files with the same settings of data (captions, "
+            "normalise_captions, seed)",
+        )
+
+
+def _count(names: Sequence[str]) -> str:
+    if not names:
+        return "none"
+    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return f"{len(names)} ({shown})"
+
+
+# --- seeds -------------------------------------------------------------------------------------
+
+
+def _check_seeds(results: Sequence[Result]) -> None:
+    """Runs of one method differ in their seed and in nothing else that was trained."""
+    for number, result in enumerate(results):
+        for earlier in results[:number]:
+            if earlier.method == result.method:
+                _check_seed_pair(earlier, result)
+
+
+def _check_seed_pair(first: Result, other: Result) -> None:
+    remedy = f"leave one out, or give names, so that they are not both {first.method!r}"
+    if first.mode != other.mode:
+        raise UserError(
+            f"{first.folder} and {other.folder} are both {first.method!r}, but of the caption "
+            f"modes {first.mode!r} and {other.mode!r}",
+            "give names that tell them apart",
+        )
+    one, two = _settings(first.run), _settings(other.run)
+    if one["seed_everything"] == two["seed_everything"]:
+        raise UserError(
+            f"{first.run} and {other.run} are both {first.method!r} with seed_everything "
+            f"{one['seed_everything']}",
+            remedy,
+        )
+    differ = [k for k in sorted(one | two) if k != "seed_everything" and one.get(k) != two.get(k)]
+    if differ:
+        values = "; ".join(f"{k}: {one.get(k)} and {two.get(k)}" for k in differ[:_SHOWN])
+        raise UserError(
+            f"{first.run} and {other.run} are both {first.method!r}, but differ in more than the "
+            f"seed: {values}",
+            remedy,
+        )
+
+
+def _settings(run: Path) -> dict[str, Any]:
+    """seed_everything, and all that decides what was trained, by dotted name."""
+    path = run / RUN_CONFIG
+    try:
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+        seed, model, data = stored["seed_everything"], stored["model"], stored["data"]
+        trainer = stored.get("trainer") or {}
+        own = {k: v for k, v in data["init_args"].items() if k not in _OF_THE_MACHINE}
+        network = dict(model["init_args"])
+        classes = {"model": model["class_path"], "data": data["class_path"]}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError) as e:
+        raise UserError(
+            f"{path} does not tell the seed and the settings of the run ({first_line(e)})",
+            "give names, one for each run, so that no two runs are seeds of one method",
+        ) from e
+    return {
+        "seed_everything": seed,
+        **classes,
+        **{f"model.{k}": v for k, v in network.items()},
+        **{f"data.{k}": v for k, v in own.items()},
+        **{f"trainer.{k}": trainer[k] for k in _OF_THE_TRAINING if k in trainer},
+    }
+
+
+def columns_of(result: Result, order: Sequence[str]) -> NDArray[np.float64]:
+    """Dice, IoU, intersection, predicted and true of each case, in the order given: [N, 5]."""
+    cases = [result.cases[name] for name in order]
+    both, predicted, true = (
+        np.array([getattr(case, field) for case in cases], dtype=np.int64)
+        for field in ("intersection", "predicted", "true")
+    )
+    unknown = np.full(len(cases), np.nan)  # the surface distances are not compared
+    index = np.arange(len(cases))
+    rows = Rows(index, both, predicted, true, np.zeros_like(index), unknown, unknown)
+    each = dice(rows, protocol=result.protocol), iou(rows, protocol=result.protocol)
+    return np.stack([*each, both, predicted, true], axis=1).astype(np.float64)

@@ -1,0 +1,145 @@
+"""Plots of a comparison, as PNG for screens and PDF for papers.
+
+Drawn on `Figure` itself: no window, no state of matplotlib's that other code could see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from textseg.compare.results import Comparison
+from textseg.compare.tables import one_line, worst_cases
+
+# Okabe and Ito's colours, which stay apart for readers who do not tell red from green.
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = "osD^vPX*"
+# Whatever a user's own matplotlibrc says: names are text, never TeX.
+_STYLE = {"text.usetex": False, "font.family": "sans-serif", "font.size": 9, "pdf.fonttype": 42}
+_LONGEST_NAME = 48
+_SIZE_BINS = 5
+
+Floats = NDArray[np.float64]
+
+
+def write_plots(comparison: Comparison, folder: Path) -> list[Path]:
+    """dice_distribution, failures and, of two methods or more, difference_by_size; the files."""
+    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]  # its stubs list no plain dict
+        figures = {
+            "dice_distribution": dice_distribution(comparison),
+            "failures": failures(comparison),
+        }
+        if len(comparison.methods) > 1:
+            figures["difference_by_size"] = difference_by_size(comparison)
+        return [path for name, one in figures.items() for path in _saved(one, folder / name)]
+
+
+def dice_distribution(comparison: Comparison) -> Figure:
+    """Each case's Dice as a point, with box and median, a row for each method."""
+    names = [method.name for method in comparison.methods]
+    figure = Figure(figsize=(6.4, 1.2 + 0.8 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    places = np.arange(len(names))
+    scatter = np.random.default_rng(0)  # only to spread the points
+    for place, values in enumerate(comparison.case_dice):
+        height = place + scatter.uniform(-0.3, 0.3, len(values))
+        axes.plot(values, height, ".", color=_colour(place), alpha=0.35, markersize=3)
+    axes.boxplot(
+        list(comparison.case_dice),
+        positions=places,
+        orientation="horizontal",
+        widths=0.7,
+        showfliers=False,
+        medianprops={"color": "#D55E00", "linewidth": 2},
+    )
+    axes.set_yticks(places, [label(name) for name in names])
+    axes.invert_yaxis()
+    axes.set(xlabel="Dice of a case (mean over seeds)", xlim=(-0.02, 1.02))
+    return figure
+
+
+def difference_by_size(comparison: Comparison) -> Figure:
+    """Difference of Dice from the baseline against lesion size, a panel for each other method.
+
+    The line is the mean in five groups of equally many cases. Cases without a lesion have no size
+    and are left out; the axis says how many.
+    """
+    share, unit = _sizes(comparison)
+    shown = share > 0
+    others = comparison.methods[1:]
+    figure = Figure(figsize=(6.4, 0.8 + 2.2 * len(others)), layout="constrained")
+    panels = figure.subplots(len(others), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    for number, (axes, method) in enumerate(zip(panels, others, strict=True), start=1):
+        gap = comparison.case_dice[number] - comparison.case_dice[0]
+        axes.axhline(0, color="grey", linewidth=0.8)
+        axes.plot(share[shown], gap[shown], ".", color=_colour(number), alpha=0.4, markersize=4)
+        centres, means = binned_means(share[shown], gap[shown], _SIZE_BINS)
+        axes.plot(centres, means, "-o", color="black", markersize=4, linewidth=1.2)
+        axes.set_title(f"{label(method.name)} - {label(comparison.baseline)}", fontsize=9)
+        axes.set_ylabel("difference of Dice")
+    if shown.any():
+        panels[-1].set_xscale("log")
+    left_out = f"; {int((~shown).sum())} cases without a lesion left out" if not shown.all() else ""
+    panels[-1].set_xlabel(f"true lesion, {unit}{left_out}")
+    return figure
+
+
+def failures(comparison: Comparison) -> Figure:
+    """The cases with the least Dice averaged over methods, the worst on top, a mark a method."""
+    worst = worst_cases(comparison)
+    figure = Figure(figsize=(7.2, 1.4 + 0.22 * len(worst)), layout="constrained")
+    axes = figure.add_subplot()
+    places = np.arange(len(worst))
+    marks = []
+    for number, values in enumerate(comparison.case_dice[:, worst]):
+        marker = MARKERS[number % len(MARKERS)]
+        marks += axes.plot(values, places, marker, color=_colour(number), alpha=0.8, markersize=5)
+    axes.set_yticks(places, [label(comparison.cases[one].name) for one in worst], fontsize=7)
+    axes.invert_yaxis()
+    axes.grid(axis="y", linewidth=0.4)
+    axes.set(xlabel="Dice of the case (mean over seeds)", xlim=(-0.02, 1.02))
+    names = [label(method.name) for method in comparison.methods]
+    figure.legend(marks, names, loc="outside upper center", ncols=min(3, len(names)))
+    return figure
+
+
+def binned_means(x: Floats, y: Floats, bins: int) -> tuple[Floats, Floats]:
+    """Median x and mean y of groups of equally many points by x: [n], [n] -> [k], [k]."""
+    groups = [part for part in np.array_split(np.argsort(x, kind="stable"), bins) if len(part)]
+    centres = np.array([np.median(x[part]) for part in groups])
+    return centres, np.array([y[part].mean() for part in groups])
+
+
+def label(name: str) -> str:
+    """A name as matplotlib shows it: a $ begins no formula, a leading _ hides no legend entry."""
+    text = one_line(name)
+    if len(text) > _LONGEST_NAME:
+        half = (_LONGEST_NAME - 3) // 2
+        text = f"{text[:half]}...{text[-half:]}"
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
+def _sizes(comparison: Comparison) -> tuple[Floats, str]:
+    """Each case's true area and its unit: a share of the image where its size was written."""
+    true = np.array([case.true for case in comparison.cases], dtype=np.float64)
+    whole = np.array([case.pixels for case in comparison.cases], dtype=np.float64)
+    if (whole > 0).all():
+        return true / whole, "share of the image"
+    return true, "pixels"
+
+
+def _colour(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]
+
+
+def _saved(figure: Figure, stem: Path) -> Sequence[Path]:
+    png, pdf = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.pdf")
+    figure.savefig(png, dpi=160)
+    figure.savefig(pdf, metadata={"CreationDate": None})
+    return png, pdf

@@ -1,0 +1,77 @@
+"""What a comparison finds, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textseg.compare.load import Case
+
+
+@dataclass(frozen=True)
+class Score:
+    """A method's score: mean over its seeds, their standard deviation, and the 95% interval.
+
+    `std` is NaN with one seed, `low` and `high` with one patient.
+    """
+
+    value: float
+    std: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method, its runs (one for each seed) and its scores by the names of `SCORES`."""
+
+    name: str
+    runs: tuple[str, ...]
+    scores: dict[str, Score]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Score of `method` minus score of the baseline, with its 95% interval.
+
+    `p` is of the paired test, `p_holm` the same corrected for the number of methods that are
+    compared with the baseline.
+    """
+
+    method: str
+    score: str
+    value: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` finds.
+
+    Args:
+        baseline: the method that the others are compared with; the first of `methods`.
+        methods: every method, in the order of the runs, the baseline first.
+        differences: for each other method one for each of `SCORES`.
+        cases: the N cases; captions are those of the baseline's first run.
+        patients: number of patients; a case without one counts alone.
+        case_dice: [M, N], Dice of each case, mean over the method's seeds.
+        captions: the caption modes of the runs.
+        warnings: what a reader must know before believing a number.
+        output: the folder written to; None where none was asked for.
+    """
+
+    baseline: str
+    methods: tuple[Method, ...]
+    differences: tuple[Difference, ...]
+    cases: tuple[Case, ...]
+    patients: int
+    case_dice: NDArray[np.float64]
+    captions: tuple[str, ...]
+    warnings: tuple[str, ...]
+    output: Path | None = None

@@ -1,0 +1,181 @@
+"""How sure a difference is: bootstrap intervals, a paired permutation test, Holm's correction.
+
+All of it works on sums over patients. A run's patient is five sums over its N_g cases: Dice, IoU,
+and the pixels in the intersection, the prediction and the truth. Every score of a set of patients
+is a function of the sums over the set (`scores`), so a resample is one matrix product.
+
+The conventions are those of `textseg.metrics.bootstrap_interval`: patients are the unit that is
+drawn, each with all of its cases, and an interval is made of percentiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+SCORES = ("dice", "miou", "dice_global", "iou_global")
+COLUMNS = 5  # Dice, IoU, intersection, predicted, true
+LEVEL = 0.95
+FEW_PATIENTS = 20  # below, percentile intervals are known to be too narrow
+
+_CHUNK = 256  # resamples at once: what bounds the memory
+
+
+def patient_sums(columns: Floats, patient: Ints) -> Floats:
+    """Sums over each patient's cases.
+
+    Args:
+        columns: [S, N, 5], a method's S runs on N cases: Dice, IoU, intersection, predicted, true.
+        patient: [N], the patient's number, from 0 to G - 1.
+
+    Returns:
+        [S, G, 5].
+    """
+    runs, cases, width = columns.shape
+    assert width == COLUMNS, columns.shape
+    assert len(patient) == cases, (len(patient), cases)
+    sums = np.zeros((int(patient.max()) + 1, runs, width))
+    np.add.at(sums, patient, columns.transpose(1, 0, 2))
+    return sums.transpose(1, 0, 2)
+
+
+def scores(totals: Floats, cases: Floats) -> Floats:
+    """The four scores of sums over any set of cases: [..., 5] and [...] -> [..., 4] as `SCORES`.
+
+    dice and miou are means over cases; dice_global and iou_global are of pooled pixels, and 1 where
+    there is no foreground at all.
+    """
+    both, predicted, true = totals[..., 2], totals[..., 3], totals[..., 4]
+    out = np.ones((*totals.shape[:-1], len(SCORES)))
+    out[..., :2] = totals[..., :2] / cases[..., None]
+    any_pixel = predicted + true > 0
+    np.divide(2 * both, predicted + true, out=out[..., 2], where=any_pixel)
+    np.divide(both, predicted + true - both, out=out[..., 3], where=any_pixel)
+    return out
+
+
+def run_scores(sums: Floats, cases: Ints) -> Floats:
+    """Each run's own scores: [S, G, 5] and the cases of each patient [G] -> [S, 4]."""
+    return scores(sums.sum(axis=1), np.full(len(sums), float(cases.sum())))
+
+
+def bootstrap(methods: Sequence[Floats], cases: Ints, *, resamples: int, seed: int) -> Floats:
+    """Scores of M methods over resampled patients and resampled seeds.
+
+    A resample draws G patients with replacement, the same for every method, which keeps the
+    comparison paired, and then seeds of each method with replacement, whose scores are averaged.
+    Of S seeds S - 1 are drawn (one, where there is one): the mean of so many draws varies just as
+    the mean over S independent trainings does, s^2 / S, where S draws would vary by (S - 1) / S of
+    that, half as much with two seeds (Rao and Wu 1988, rescaling bootstrap).
+
+    Args:
+        methods: M arrays [S_m, G, 5] of `patient_sums`; the number of seeds may differ.
+        cases: [G], cases of each patient.
+        resamples: number of draws.
+        seed: of the draws; equal seeds give equal results.
+
+    Returns:
+        [resamples, M, 4].
+    """
+    generator = np.random.default_rng(seed)
+    patients = len(cases)
+    out = np.empty((resamples, len(methods), len(SCORES)))
+    for part in _chunks(resamples):
+        size = part.stop - part.start
+        drawn = _times_drawn(generator, patients, size).astype(np.float64)  # [R, G]
+        counts = drawn @ cases  # [R]
+        for number, sums in enumerate(methods):
+            runs = len(sums)
+            totals = np.tensordot(drawn, sums, axes=(1, 1))  # [R, S, 5]
+            each = scores(totals, np.repeat(counts[:, None], runs, axis=1))  # [R, S, 4]
+            times = max(1, runs - 1)
+            seeds = generator.multinomial(times, np.full(runs, 1 / runs), size=size) / times
+            out[part, number] = np.einsum("rs,rsk->rk", seeds, each)
+    return out
+
+
+def _times_drawn(generator: np.random.Generator, units: int, draws: int) -> Ints:
+    """How often each of n units is drawn, n times with replacement: [draws, n].
+
+    Counting indices takes a quarter of the time of the generator's own multinomial.
+    """
+    places = generator.integers(units, size=(draws, units)) + units * np.arange(draws)[:, None]
+    return np.bincount(places.ravel(), minlength=draws * units).reshape(draws, units)
+
+
+def interval(draws: Floats, *, level: float = LEVEL) -> tuple[Floats, Floats]:
+    """Percentile interval of bootstrap draws: [R, ...] -> low [...], high [...]."""
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
+
+
+def paired_test(
+    method: Floats, baseline: Floats, cases: Ints, *, permutations: int, seed: int
+) -> Floats:
+    """Two-sided p of "the two methods' results of a patient might as well be exchanged".
+
+    Every patient's results, averaged over a method's runs, are kept or exchanged between the two
+    methods, all patients independently, and the difference of the scores is taken again. For dice
+    and miou, which are means, exchanging is the flip of the sign of the patient's mean difference.
+    With 2^G <= `permutations` all 2^G exchanges are looked at and p is exact; otherwise
+    p = (k + 1) / (n + 1), where k of n random ones differ at least as much as the data.
+
+    The runs are taken as they are: a difference that is a seed's luck is significant too.
+
+    Args:
+        method, baseline: [S, G, 5] of `patient_sums`; the number of seeds may differ.
+        cases: [G], cases of each patient.
+        permutations: how many are drawn.
+        seed: of the draws.
+
+    Returns:
+        [4], one p for each of `SCORES`.
+    """
+    one, other = method.mean(axis=0), baseline.mean(axis=0)  # [G, 5]
+    total, gap = (one + other).sum(axis=0), one - other
+    number = float(cases.sum())
+
+    def differences(signs: NDArray[Any]) -> Floats:  # [R, G] of -1 and 1 -> [R, 4]
+        shift = signs @ gap
+        count = np.full(len(shift), number)
+        return np.abs(scores((total + shift) / 2, count) - scores((total - shift) / 2, count))
+
+    patients = len(cases)
+    if not gap.any():  # not one pixel differs
+        return np.ones(len(SCORES))
+    least = differences(np.ones((1, patients)))[0] - 1e-12  # equal up to rounding is as extreme
+    exact = patients < 60 and 2**patients <= permutations
+    if exact:
+        bits = np.arange(2**patients)[:, None] >> np.arange(patients) & 1
+        return (differences(1.0 - 2.0 * bits) >= least).mean(axis=0)
+    generator = np.random.default_rng(seed)
+    reached = np.zeros(len(SCORES))
+    for part in _chunks(permutations):
+        signs = generator.integers(0, 2, size=(part.stop - part.start, patients)) * 2.0 - 1.0
+        reached += (differences(signs) >= least).sum(axis=0)
+    return (reached + 1) / (permutations + 1)
+
+
+def holm(p: Floats) -> Floats:
+    """Holm's step-down adjustment of K p-values: [K] -> [K], none below its own p, none above 1.
+
+    The smallest is multiplied by K, the next by K - 1, and so on, and none may be less than the one
+    before: rejecting where the result is below 0.05 keeps the chance of any false claim among the K
+    below 0.05, however they depend on each other (Holm 1979).
+    """
+    order = np.argsort(p, kind="stable")
+    scaled = p[order] * np.arange(len(p), 0, -1)
+    out = np.empty(len(p))
+    out[order] = np.minimum(1.0, np.maximum.accumulate(scaled))
+    return out
+
+
+def _chunks(total: int) -> Iterator[slice]:
+    for start in range(0, total, _CHUNK):
+        yield slice(start, min(start + _CHUNK, total))
