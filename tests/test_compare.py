@@ -14,6 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests.tiny_run import call
 from textseg.compare import Comparison, compare, plain_table
 from textseg.compare.plots import binned_means, label
 from textseg.compare.tables import escape_latex, escape_markdown, worst_cases
@@ -387,3 +388,15 @@ def test_binned_means_take_equally_many_cases_by_size() -> None:
     assert centres.tolist() == [1.5, 3.5, 5.5]
     assert means.tolist() == [15, 35, 55]
     assert [len(part) for part in binned_means(x[:2], x[:2], 5)] == [2, 2]
+
+
+def test_the_command_prints_the_table_and_says_where_it_wrote(
+    pair: list[str], tmp_path: Path
+) -> None:
+    done = call("compare", *pair, "--resamples", "200", "--output", "out", cwd=tmp_path)
+    assert done.status == 0, done.err
+    assert "Differences from" in done.out
+    assert (tmp_path / "out/comparison.md").is_file()
+    refused = call("compare", "nowhere", "nothing", cwd=tmp_path)
+    assert refused.status == 2
+    assert "nowhere" in refused.err
