@@ -33,7 +33,7 @@ MASK_MODES = ("L", "1", "RGB", "RGBA", "faint L")
 SIDES = ((40, 70), (32, 64), (33, 31))  # height, width; one needs no resizing
 
 
-class Pictures(TextSegDataModule):
+class PngFolder(TextSegDataModule):
     """Every kind of picture in every split, and two rows for each image."""
 
     def read_records(self, root: Path) -> dict[str, list[Record]]:
@@ -90,10 +90,10 @@ def root(tmp_path: Path) -> Path:
     return write_pictures(tmp_path / "pictures")
 
 
-def make(root: Path, **settings: Any) -> Pictures:
+def make(root: Path, **settings: Any) -> PngFolder:
     defaults = {"image_size": list(SIZE), "batch_size": 4, "num_workers": 0}
     cache = str(root.parent / "cache")
-    return Pictures(str(root), **{**defaults, "cache": cache, **settings})
+    return PngFolder(str(root), **{**defaults, "cache": cache, **settings})
 
 
 def dataset(datamodule: TextSegDataModule, split: str) -> TextSegDataset:
@@ -292,11 +292,11 @@ def test_a_folder_rebuilt_while_in_use_is_noticed_by_who_opens_it_late(root: Pat
     (root / "image_00.png").touch()
     make(root).setup()
     assert torch.equal(early[0]["image"], before), "opened before: goes on with the old pixels"
-    with pytest.raises(UserError, match=r"Pictures-\w+ was rebuilt or removed while"):
+    with pytest.raises(UserError, match=r"PngFolder-\w+ was rebuilt or removed while"):
         late[0]
     removed = dataset(make(root), "val")
     shutil.rmtree(root.parent / "cache")
-    with pytest.raises(UserError, match=r"Pictures-\w+ was rebuilt or removed while"):
+    with pytest.raises(UserError, match=r"PngFolder-\w+ was rebuilt or removed while"):
         removed[0]
 
 
@@ -421,7 +421,9 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(
 
 
 def test_a_folder_that_cannot_be_made_is_named_with_both_ways_out(root: Path) -> None:
-    with pytest.raises(UserError, match=r"the cache of Pictures cannot be written.*\n.*cache=null"):
+    with pytest.raises(
+        UserError, match=r"the cache of PngFolder cannot be written.*\n.*cache=null"
+    ):
         make(root, cache=str(root / "image_00.png" / "cache")).setup()
 
 
