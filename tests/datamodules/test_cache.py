@@ -555,18 +555,3 @@ def test_the_measure_compares_the_same_pixels_and_says_the_ratio(root: Path) -> 
     )
     with pytest.raises(UserError, match="cache=null"):
         measure_cache(make(root, cache=None))
-
-
-def test_the_cache_is_fifty_times_as_fast_as_decoding_512_pixels(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    root = tmp_path / "pictures"
-    root.mkdir()
-    smooth = np.add.outer(np.arange(512) // 4, np.arange(512) // 5)
-    for number in range(3):
-        grey = (smooth + rng.integers(0, 12, (512, 512))).astype(np.uint8)
-        Image.fromarray(grey).save(root / f"image_{number:02}.png")
-        for which in (0, 1):
-            mask = (smooth > 150 + 10 * which).astype(np.uint8) * np.uint8(255)
-            Image.fromarray(mask).save(root / f"mask{which}_{number:02}.png")
-    found = measure_cache(make(root, image_size=224), rows=40)
-    assert found["ratio"] > 50, found
