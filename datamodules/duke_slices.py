@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -96,6 +97,7 @@ def _read(case: Case) -> tuple[dict[str, Volume], NDArray[np.bool_]]:
             series = read_dicom_series(source)
             volumes[phase] = canonical(series.values, series.affine, where=str(source))
             if phase == "post1":
+                _check_numbers(series.files)
                 drawn = _draw(case.mask, series.values.shape, source)
                 mask = canonical(drawn, series.affine, where=str(source))
         mask_path = case.images["post1"]
@@ -105,6 +107,18 @@ def _read(case: Case) -> tuple[dict[str, Volume], NDArray[np.bool_]]:
     for phase, volume in volumes.items():
         check_same_grid(volume, mask, case.images[phase], mask_path)
     return volumes, mask.values > 0
+
+
+def _check_numbers(files: Sequence[Path]) -> None:
+    """A box counts slices by file, so every file from 1 on must be there."""
+    for number, file in enumerate(files, start=1):
+        digits = re.findall(r"\d+", file.stem)
+        if not digits or int(digits[-1]) != number:
+            raise UserError(
+                f"{file} is slice {number} of its series, so the slices that the patient's box "
+                "means are unknown: it counts files from 1 on",
+                "download the series again, with TCIA's file names (1-001.dcm, 1-002.dcm, ...)",
+            )
 
 
 def _draw(box: Box, shape: tuple[int, ...], source: Path) -> NDArray[np.uint8]:

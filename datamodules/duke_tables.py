@@ -14,7 +14,7 @@ import openpyxl  # type: ignore[import-untyped]
 from tqdm import tqdm
 
 from datamodules.checks import first_few
-from datamodules.tables import place, read_rows
+from datamodules.tables import Row, place, read_rows
 from textseg.errors import UserError, first_line
 
 Side = Literal["left", "right", ""]  # of the patient; "" where unknown
@@ -224,7 +224,7 @@ def read_boxes(file: Path) -> dict[int, Box]:
     _need_columns(file, rows, ("Patient ID", *_BOX_COLUMNS))
     boxes: dict[int, Box] = {}
     for index, row in enumerate(rows):
-        where = f"{file}, {place(file, index)}"
+        where = f"{file}, {place(file, index, row.line)}"
         number = _new_patient(where, row["Patient ID"], boxes)
         values = [row[column] for column in _BOX_COLUMNS]
         if not all(re.fullmatch(r"\d+", value) for value in values):
@@ -373,19 +373,23 @@ def _plain(name: str) -> str:
     return " ".join(name.split()).casefold()
 
 
-def _table(file: Path) -> list[dict[str, str]]:
+def _table(file: Path) -> list[Row]:
     """A table with one header row, from .csv or a workbook with one sheet."""
     if file.suffix.lower() == ".csv":
         return [
-            {str(name).strip(): str(value).strip() for name, value in row.items()}
+            Row({str(name).strip(): str(value).strip() for name, value in row.items()}, row.line)
             for row in read_rows(file)
         ]
     rows = workbook_rows(file, None)
     header = next(rows, [])
-    return [dict(zip(header, row, strict=False)) for row in rows if any(row)]
+    return [
+        Row(dict(zip(header, row, strict=False)), line)
+        for line, row in enumerate(rows, start=2)
+        if any(row)
+    ]
 
 
-def _need_columns(file: Path, rows: Sequence[dict[str, str]], wanted: Sequence[str]) -> None:
+def _need_columns(file: Path, rows: Sequence[Row], wanted: Sequence[str]) -> None:
     found = list(rows[0]) if rows else []
     missing = [name for name in wanted if name not in found]
     if missing:

@@ -58,10 +58,12 @@ class Series:
     Args:
         values: [rows, columns, slices] float32, rescaled, slices in the order of their numbers.
         affine: [4, 4], from (row, column, slice) to RAS mm.
+        files: each slice's file.
     """
 
     values: Array
     affine: Affine
+    files: tuple[Path, ...]
 
 
 # --- orientation
@@ -298,7 +300,8 @@ def read_dicom_series(source: Path | Sequence[Path]) -> Series:
     values = np.empty((len(ordered), *ordered[0].size), dtype=np.float32)
     for number, item in enumerate(ordered):
         values[number] = _pixels(item)
-    return Series(np.moveaxis(values, 0, -1), _series_affine(ordered))
+    of_slices = tuple(item.file for item in ordered)
+    return Series(np.moveaxis(values, 0, -1), _series_affine(ordered), of_slices)
 
 
 def _dicom_files(folder: Path) -> list[Path]:

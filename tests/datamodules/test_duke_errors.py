@@ -138,6 +138,13 @@ def test_a_missing_dicom_slice_names_its_neighbours(tmp_path: Path) -> None:
         make(root).setup()
 
 
+def test_a_box_is_refused_where_the_first_file_is_gone(tmp_path: Path) -> None:
+    """No gap betrays it, and every slice of the box would be one off."""
+    root = write_tcia(tmp_path / "tcia", SCANNERS[:1], skip=1)
+    with pytest.raises(UserError, match=r"1-002\.dcm is slice 1 of its series"):
+        make(root).setup()
+
+
 def test_a_box_beyond_the_series_is_an_error(tmp_path: Path) -> None:
     root = write_tcia(tmp_path / "tcia", SCANNERS[:1], skip=6)
     for series in root.glob("manifest-*/*/*/*/*"):

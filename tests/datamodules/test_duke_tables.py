@@ -169,6 +169,21 @@ def test_boxes_are_the_same_from_csv_and_workbook(tmp_path: Path) -> None:
     assert boxes == {7: Box(4, 8, 17, 20, 3, 6)}
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".xlsx"])
+def test_a_wrong_box_after_an_empty_row_is_named_by_its_place_in_the_file(
+    tmp_path: Path, suffix: str
+) -> None:
+    write_boxes(tmp_path / "b.xlsx", [Patient(7), Patient(8)])
+    table = pd.read_excel(tmp_path / "b.xlsx", dtype=str, keep_default_na=False)
+    table.loc[1, "End Row"] = "wide"
+    blank = pd.DataFrame([[""] * len(table.columns)], columns=table.columns)
+    spaced = pd.concat([table[:1], blank, table[1:]])
+    file = tmp_path / f"spaced{suffix}"
+    spaced.to_csv(file, index=False) if suffix == ".csv" else spaced.to_excel(file, index=False)
+    with pytest.raises(UserError, match="row 4"):
+        read_boxes(file)
+
+
 def test_a_box_workbook_with_two_sheets_is_not_guessed_at(tmp_path: Path) -> None:
     write_boxes(tmp_path / "b.xlsx", [Patient(7)], Sheet2=[["Patient ID"]])
     with pytest.raises(UserError, match=r"'Sheet1', 'Sheet2'; exactly one is expected"):
