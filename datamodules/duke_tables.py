@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -389,7 +389,7 @@ def _table(file: Path) -> list[Row]:
     ]
 
 
-def _need_columns(file: Path, rows: Sequence[Row], wanted: Sequence[str]) -> None:
+def _need_columns(file: Path, rows: Sequence[Mapping[str, str]], wanted: Sequence[str]) -> None:
     found = list(rows[0]) if rows else []
     missing = [name for name in wanted if name not in found]
     if missing:
