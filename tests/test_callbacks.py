@@ -13,10 +13,11 @@ from PIL import Image
 
 from tests.models.stand_ins import make_batch
 from tests.tiny_run import Outcome, call, only, train_arguments, write_experiment, write_refhl
-from textseg.callbacks import ExplanationWriter, evenly_spaced, picture_of, write_mask
+from textseg.callbacks import ExplanationWriter
 from textseg.checkpoint import fresh_folder
 from textseg.errors import UserError
 from textseg.models.base import SegmentationModule
+from textseg.outputs import evenly_spaced, picture_of, write_mask
 
 # --- folders and files --------------------------------------------------------------------------
 

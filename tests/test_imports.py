@@ -27,7 +27,7 @@ CONFINED = {
     "transformers": {"textseg.encoders.pretrained"},
     "tokenizers": {f"textseg.encoders.{m}" for m in ("pretrained", "text", "vocabulary")},
     "albumentations": {"datamodules.transforms"},
-    "wandb": {"textseg.callbacks", "lightning_cli"},
+    "wandb": {"textseg.callbacks.dashboard", "lightning_cli"},
     "segmentation_models_pytorch": {"textseg.models.baseline", "textseg.losses"},
     "matplotlib": {"textseg.compare.plots"},
     "nibabel": {f"datamodules.{m}" for m in ("volumes", "synthetic.duke", "synthetic.liver")},
