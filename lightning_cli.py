@@ -35,36 +35,23 @@ from textseg.callbacks import (
     wandb_obstacle,
 )
 from textseg.checkpoint import fresh_folder, read_checkpoint, run_folder_of
-from textseg.cli_errors import broken_yaml, explain
+from textseg.cli_errors import broken_yaml
 from textseg.command_line import (
     NEED_CHECKPOINT,
     config_name,
     data_part_of_configs,
     with_run_config,
 )
-from textseg.compare import compare, plain_table
+from textseg.commands import COMMANDS
 from textseg.encoders import restoring, token_counter
 from textseg.errors import UserError
 from textseg.models.base import SegmentationModule, check_state_dict
+from textseg.parser import Refused, SuiteParser, summary_of
 from textseg.report import format_results
-from textseg.segment import segment
 
 __all__ = ["WandbSamples", "main"]
 
 CAPTION_MODES_AFTER_FIT = ("true", "empty", "shuffled")
-
-
-class SuiteParser(LightningArgumentParser):
-    """A parser whose errors are one line of cause and one of remedy."""
-
-    arguments: Sequence[str] = ()  # the command line, for messages
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise _Refused(explain(message, self.arguments, _known_names())) from ex
-
-
-class _Refused(BaseException):
-    """A parser's error on its way out; jsonargparse would wrap an Exception once more."""
 
 
 class SuiteCLI(LightningCLI):
@@ -72,6 +59,7 @@ class SuiteCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str]) -> None:
         self.arguments = SuiteParser.arguments = list(args)
+        SuiteParser.known_names = _known_names
         self.run_folder = Path()
         self.checkpoint_path: str | None = None
         self.checkpoint: dict[str, Any] | None = None
@@ -105,7 +93,7 @@ class SuiteCLI(LightningCLI):
         commands = parser._subcommands_action
         assert commands is not None
         for name, function in SUITE_COMMANDS.items():
-            description = (function.__doc__ or "").splitlines()[0]
+            description = summary_of(function)
             own = self.init_parser(description=description)
             self._add_arguments(own)
             added = own.add_function_arguments(function, skip={"model", "datamodule"})
@@ -113,7 +101,8 @@ class SuiteCLI(LightningCLI):
             self._subcommand_parsers[name] = own
             commands.add_subcommand(name, own, help=description)
         # Listed here and parsed by functions of their own: these need no trainer.
-        own_parsers = {"data": DATA_HELP} | {f.__name__: _summary(f) for f in (segment, compare)}
+        own_parsers = {"data": DATA_HELP}
+        own_parsers |= {name: summary_of(described) for name, (_, described) in COMMANDS.items()}
         for name, description in own_parsers.items():
             commands.add_subcommand(name, SuiteParser(description=description), help=description)
 
@@ -290,10 +279,9 @@ def _callbacks(trainer: Any) -> list[L.Callback]:
 
 def _data_command(arguments: Sequence[str]) -> int:
     """`textseg data ...`; returns the exit status."""
-    SuiteParser.arguments = ["data", *arguments]
     parser = SuiteParser(prog="textseg data", description=DATA_HELP, allow_abbrev=False)
     commands = parser.add_subcommands(required=True, dest="command")
-    audit = SuiteParser(description=_summary(audit_dataset), allow_abbrev=False)
+    audit = SuiteParser(description=summary_of(audit_dataset), allow_abbrev=False)
     audit.add_function_arguments(audit_dataset, as_positional=True, skip={"count_tokens"})
     audit.add_argument(
         "--tokenizer",
@@ -301,14 +289,14 @@ def _data_command(arguments: Sequence[str]) -> int:
         help="whose tokens max_tokens counts: a local folder or hub name of a text encoder; "
         "scratch counts words and marks, the fewest that any encoder needs.",
     )
-    commands.add_subcommand("audit", audit, help=_summary(audit_dataset))
-    prepare = SuiteParser(description=_summary(prepare_dataset), allow_abbrev=False)
+    commands.add_subcommand("audit", audit, help=summary_of(audit_dataset))
+    prepare = SuiteParser(description=summary_of(prepare_dataset), allow_abbrev=False)
     prepare.add_argument("-c", "--config", action="config", help="an experiment; its data is read.")
     prepare.add_subclass_arguments(TextSegDataModule, "data", required=True)
-    commands.add_subcommand("prepare", prepare, help=_summary(prepare_dataset))
-    build = SuiteParser(description=_summary(build_refhl), allow_abbrev=False)
+    commands.add_subcommand("prepare", prepare, help=summary_of(prepare_dataset))
+    build = SuiteParser(description=summary_of(build_refhl), allow_abbrev=False)
     build.add_function_arguments(build_refhl, as_positional=True)
-    commands.add_subcommand("build-refhl", build, help=_summary(build_refhl))
+    commands.add_subcommand("build-refhl", build, help=summary_of(build_refhl))
 
     settings = parser.parse_args(data_part_of_configs(arguments))
     command = settings.command
@@ -324,38 +312,6 @@ def _data_command(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _segment_command(arguments: Sequence[str]) -> None:
-    """`textseg segment IMAGE [TEXT] --ckpt_path ...`."""
-    SuiteParser.arguments = ["segment", *arguments]
-    parser = SuiteParser(prog="textseg segment", description=_summary(segment), allow_abbrev=False)
-    parser.add_argument("image", type=str, help="an image, a folder, or a table of image and text.")
-    parser.add_argument(
-        "text", type=str, nargs="?", default=None, help="what to segment; a table gives its own."
-    )
-    parser.add_function_arguments(segment, skip={"image", "text"})
-    # --ckpt for short, as people type it.
-    given = ["--ckpt_path" if argument == "--ckpt" else argument for argument in arguments]
-    print(f"written to {segment(**parser.parse_args(given).as_dict())}")
-
-
-def _compare_command(arguments: Sequence[str]) -> None:
-    """`textseg compare RUN RUN ...`."""
-    SuiteParser.arguments = ["compare", *arguments]
-    parser = SuiteParser(prog="textseg compare", description=_summary(compare), allow_abbrev=False)
-    parser.add_argument(
-        "runs", type=str, nargs="+", help="folders of runs, or of single tests (RUN/test/empty)."
-    )
-    parser.add_function_arguments(compare, skip={"runs"})
-    result = compare(**parser.parse_args(list(arguments)).as_dict())
-    print(plain_table(result))
-    if result.output:
-        print(f"written to {result.output}")
-
-
-def _summary(function: Callable[..., Any]) -> str:
-    return (function.__doc__ or "").splitlines()[0]
-
-
 def _known_names() -> set[str]:
     """Names of classes and settings, for proposals."""
     names = {"seed_everything", "trainer", "model", "data", "class_path", "init_args", "config"}
@@ -365,7 +321,8 @@ def _known_names() -> set[str]:
             names |= {kind.__name__, *inspect.signature(kind.__init__).parameters}
     commands: list[Callable[..., Any]] = [
         *SUITE_COMMANDS.values(),
-        *(audit_dataset, build_refhl, segment, compare),
+        *(audit_dataset, build_refhl),
+        *(described for _, described in COMMANDS.values()),
     ]
     for command in commands:
         names |= {*inspect.signature(command).parameters}
@@ -375,7 +332,7 @@ def _known_names() -> set[str]:
 def _user_error(error: BaseException | None) -> UserError | None:
     """The user's mistake behind an error, however often it was wrapped on its way."""
     while error is not None and not isinstance(error, UserError):
-        if isinstance(error, _Refused):
+        if isinstance(error, Refused):
             return error.args[0]
         error = error.__cause__
     return error
@@ -393,17 +350,16 @@ def main(args: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
+    SuiteParser.arguments, SuiteParser.known_names = arguments, _known_names
     status = 0
     try:
         if arguments[:1] == ["data"]:
             status = _data_command(arguments[1:])
-        elif arguments[:1] == ["segment"]:
-            _segment_command(arguments[1:])
-        elif arguments[:1] == ["compare"]:
-            _compare_command(arguments[1:])
+        elif arguments and arguments[0] in COMMANDS:
+            COMMANDS[arguments[0]][0](arguments[1:])
         else:
             SuiteCLI(arguments)
-    except (Exception, _Refused) as error:
+    except (Exception, Refused) as error:
         cause = _user_error(error)
         if cause is None and isinstance(error, UnicodeDecodeError):
             cause = broken_yaml(arguments)

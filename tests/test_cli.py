@@ -192,9 +192,49 @@ def test_metrics_json_has_both_conventions_with_intervals(trained: Trained, mode
         assert 0 <= result[f"{name}_ci_low"] <= result[f"{name}_ci_high"] <= 1
 
 
-def test_cases_csv_begins_with_case_and_case_id(trained: Trained) -> None:
+def test_cases_csv_has_the_promised_columns(trained: Trained) -> None:
     header = (trained.run / "test/true/cases.csv").read_text().splitlines()[0]
-    assert header.startswith("case,case_id,")
+    assert header == (
+        "case,case_id,patient,caption,dice,iou,intersection,predicted,true,pixels,hd95,nsd,"
+        "surface_unit,lesion_size,lesion_number,lesion_side,truth"
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_strata_of_cases_csv_are_those_of_the_masks_on_disk(trained: Trained, mode: str) -> None:
+    """The truths are one rectangle each, left of the middle or not, or empty."""
+    found = cases(trained.run / "test" / mode)
+    for row, listed in zip(found, manifest(trained.root), strict=True):
+        truth = np.asarray(Image.open(trained.root / listed["mask"])) > 127
+        assert int(row["pixels"]) == truth.size
+        assert row["patient"] == listed["case_id"]
+        assert row["lesion_number"] == str(int(truth.any()))
+        width, columns = truth.shape[1], np.flatnonzero(truth.any(axis=0))
+        left = (columns < width / 2).mean() if len(columns) else None
+        side = "none" if left is None else "left" if left > 0.9 else "both"
+        assert row["lesion_side"] == side
+    assert {row["lesion_size"] for row in found} == {"none", "small", "medium", "large"}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_strata_of_metrics_json_are_means_over_their_cases(trained: Trained, mode: str) -> None:
+    rows, result = cases(trained.run / "test" / mode), metrics_of(trained.run / "test" / mode)
+    for name, column in (("size", "lesion_size"), ("side", "lesion_side")):
+        classes = {row[column] for row in rows}
+        assert set(result["strata"][name]) == classes
+        for one in classes:
+            own = [float(row["dice"]) for row in rows if row[column] == one]
+            assert result["strata"][name][one]["cases"] == len(own)
+            assert result["strata"][name][one]["dice"] == pytest.approx(np.mean(own))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_test_of_few_patients_warns_in_metrics_json_and_in_print(
+    trained: Trained, mode: str
+) -> None:
+    (warning,) = metrics_of(trained.run / "test" / mode)["warnings"]
+    assert "under 20" in warning
+    assert f"warning: {warning}" in trained.outcome.out
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -204,7 +244,7 @@ def test_cases_csv_has_the_rows_of_the_test_set_in_order(trained: Trained, mode:
 
 
 def test_cases_csv_tells_the_caption_each_mode_used(trained: Trained) -> None:
-    texts = {mode: [r["text"] for r in cases(trained.run / "test" / mode)] for mode in MODES}
+    texts = {mode: [r["caption"] for r in cases(trained.run / "test" / mode)] for mode in MODES}
     assert texts["true"] == [row["text"] for row in manifest(trained.root)]
     assert set(texts["empty"]) == {""}
     assert sorted(texts["shuffled"]) == sorted(texts["true"])
@@ -430,6 +470,7 @@ def test_a_setting_given_beside_the_checkpoint_overrides_the_runs_own(
 ) -> None:
     moved = moved_run(trained, tmp_path)
     own = ["--data.caption_mode", "empty", "--data.batch_size", "1", "--test_report.overlays", "2"]
+    own += ["--test_report.ranked", "0"]
     outcome = call("test", "--ckpt_path", moved / "checkpoints/best.ckpt", *own, cwd=tmp_path)
     assert outcome.status == 0, outcome.err
     assert cases(moved / "test/empty") == cases(trained.run / "test/empty")

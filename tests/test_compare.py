@@ -17,10 +17,30 @@ from PIL import Image
 from tests.tiny_run import call
 from textseg.compare import Comparison, compare, plain_table
 from textseg.compare.plots import binned_means, label
-from textseg.compare.tables import escape_latex, escape_markdown, worst_cases
+from textseg.compare.tables import (
+    escape_latex,
+    escape_markdown,
+    latex_table,
+    markdown_table,
+    untypeset,
+    worst_cases,
+)
 from textseg.errors import UserError
 
 CASES = 24
+
+
+def row_of(number: int, overlap: float, text: str) -> dict[str, Any]:
+    """A line of cases.csv: two cases a patient, three sizes, one or more lesions, two sides."""
+    true = 100 + 40 * number
+    both = round(true * overlap)
+    row: dict[str, Any] = {"case": f"c__{number}", "case_id": f"p{number // 2}"}
+    row |= {"patient": f"p{number // 2}", "caption": text, "dice": both / true}
+    row |= {"iou": both / (2 * true - both), "intersection": both, "predicted": true, "true": true}
+    row |= {"pixels": 9000, "hd95": "", "nsd": "", "surface_unit": ""}
+    row |= {"lesion_size": ("small", "medium", "large")[number * 3 // CASES % 3]}
+    row |= {"lesion_number": 1 + number % 5, "lesion_side": ("left", "right")[number % 2]}
+    return row | {"truth": "outlines"}
 
 
 def write_test(
@@ -40,13 +60,10 @@ def write_test(
     folder.mkdir(parents=True)
     metrics = {"caption_mode": captions, "protocol": protocol}
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    rows = []
-    for number, overlap in enumerate(quality):
-        true = 100 + 40 * number
-        row = {"case": f"c__{number}", "case_id": f"p{number // 2}", "text": text}
-        row |= {"dice": "", "iou": "", "intersection": str(round(true * overlap))}
-        row |= {"predicted": str(true), "true": str(true), "hd95": "", "nsd": ""}
-        rows.append(row | {"truth": "outlines"} | dict((changes or {}).get(number, {})))
+    rows = [
+        row_of(number, overlap, text) | dict((changes or {}).get(number, {}))
+        for number, overlap in enumerate(quality)
+    ]
     with (folder / "cases.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -194,6 +211,44 @@ def test_results_on_other_data_are_found_by_its_name(tmp_path: Path) -> None:
     assert "test_on_mosmed/true" in refusal(runs, data="nowhere"), "what there is is named"
 
 
+def test_strata_equal_a_comparison_of_their_cases_alone(tmp_path: Path, pair: list[str]) -> None:
+    again = write_test(tmp_path / "lsms" / time_stamp(2), quality(0.7, 9), seed=2)
+    result = quick([*pair, str(again)])
+    classes = {(one.grouping, one.name): one for one in result.strata if one.method == "lsms"}
+    assert list(classes) == [
+        *[("size", "small"), ("size", "medium"), ("size", "large")],
+        *[("number", "1"), ("number", "2"), ("number", "3+")],
+        *[("side", "left"), ("side", "right")],
+    ]
+    for grouping in ("size", "number", "side"):
+        assert sum(one.cases for key, one in classes.items() if key[0] == grouping) == CASES
+    small, left = classes["size", "small"], classes["side", "left"]
+    assert (small.cases, small.patients) == (8, 4)
+    assert (left.cases, left.patients) == (12, 12), "each patient has a case of either side"
+    assert left.dice == pytest.approx(result.case_dice[1, ::2].mean())
+    gap = result.case_dice[1, ::2].mean() - result.case_dice[0, ::2].mean()
+    assert left.difference == pytest.approx(gap)
+    alone = []
+    for run, mean, seed in ((pair[0], 0.6, 0), (pair[1], 0.8, 1), (again, 0.7, 9)):
+        rows = {n: row_of(2 * n, quality(mean, seed)[2 * n], "x") for n in range(12)}
+        name = Path(run).parent.name
+        folder = tmp_path / "left" / name / time_stamp(seed % 5 + 1)
+        alone.append(str(write_test(folder, quality(0.5, cases=12), seed=seed, changes=rows)))
+    whole = next(one for one in quick(alone).differences if one.score == "dice")
+    assert (left.low, left.high) == pytest.approx((whole.low, whole.high))
+    baseline = next(one for one in result.strata if one.method == "unet")
+    assert np.isnan([baseline.difference, baseline.low, baseline.high]).all()
+    assert "small" in plain_table(result)
+
+
+def test_two_seeds_are_warned_of_and_three_are_not(tmp_path: Path) -> None:
+    runs = [str(write_test(tmp_path / f"r{s}", quality(0.5, s), seed=s)) for s in range(6)]
+    text = " | ".join(quick(runs[:5], names=["x", "x", "y", "y", "y"]).warnings)
+    assert "two seeds of x:" in text
+    assert "86%" in text
+    assert "seeds of" not in " | ".join(quick(runs, names=["x", "y"] * 3).warnings)
+
+
 # --- what a reader must know -------------------------------------------------------------------
 
 
@@ -204,7 +259,10 @@ def test_few_patients_are_warned_of_and_twenty_are_not(tmp_path: Path, pair: lis
 
 
 def test_unknown_patients_single_seeds_and_boxes_are_warned_of(tmp_path: Path) -> None:
-    plain = {number: {"case_id": "", "truth": "boxes"} for number in range(CASES)}
+    plain = {
+        number: {"case_id": "", "patient": f"c__{number}", "truth": "boxes"}
+        for number in range(CASES)
+    }
     runs = [str(write_test(tmp_path / n, quality(0.5), changes=plain)) for n in "ab"]
     text = " | ".join(quick(runs).warnings)
     assert "no patient is known" in text
@@ -214,7 +272,7 @@ def test_unknown_patients_single_seeds_and_boxes_are_warned_of(tmp_path: Path) -
 
 
 def test_one_patient_has_scores_but_no_interval(tmp_path: Path) -> None:
-    one = {number: {"case_id": "p"} for number in range(CASES)}
+    one = {number: {"case_id": "p", "patient": "p"} for number in range(CASES)}
     runs = [str(write_test(tmp_path / n, quality(0.5, s), changes=one)) for s, n in enumerate("ab")]
     result = quick(runs, output=str(tmp_path / "out"))
     assert np.isnan(result.methods[0].scores["dice"].low)
@@ -235,16 +293,22 @@ def test_a_second_test_of_a_checkpoint_is_pointed_out(pair: list[str]) -> None:
     ("changes", "said"),
     [
         ({3: {"case": "other__3"}}, ["lacks 1 (c__3)", "has 1 (other__3)"]),
-        ({3: {"true": "999"}, 4: {"true": "998"}}, ["true", "pixels", "2 of 24", "220 and 999"]),
-        ({5: {"case_id": "p9"}}, ["patients", "1 of 24", "'p2' and 'p9'"]),
-        ({5: {"text": "right lung"}}, ["captions", "'left lung' and 'right lung'"]),
+        (
+            {3: {"true": 999, "dice": 0}, 4: {"true": 998, "dice": 0}},
+            ["true", "pixels", "2 of 24", "220 and 999"],
+        ),
+        ({5: {"case_id": "p9", "patient": "p9"}}, ["patients", "1 of 24", "'p2' and 'p9'"]),
+        ({5: {"caption": "right lung"}}, ["captions", "'left lung' and 'right lung'"]),
+        ({5: {"pixels": 8999}}, ["sizes of the images", "9000 and 8999"]),
+        ({5: {"lesion_side": "both"}}, ["lesions of the truth", "'right'", "'both'"]),
         ({5: {"truth": "boxes"}}, ["sources of the truth", "'boxes'"]),
     ],
 )
 def test_runs_over_other_cases_or_truths_are_refused(
     tmp_path: Path, pair: list[str], changes: dict[int, dict[str, str]], said: list[str]
 ) -> None:
-    other = write_test(tmp_path / "other", quality(0.5), changes=changes)
+    overlaps = [0.0 if "dice" in changes.get(n, {}) else q for n, q in enumerate(quality(0.5))]
+    other = write_test(tmp_path / "other", overlaps, changes=changes)
     message = refusal([*pair, str(other)])
     assert str(other) in message
     assert [part for part in said if part not in message] == []
@@ -299,18 +363,32 @@ def test_wrong_arguments_are_refused(tmp_path: Path, pair: list[str]) -> None:
     ("old", "new", "said"),
     [
         (r"intersection", "overlap", "lacks the columns intersection"),
+        (r"caption", "text", "lacks the columns caption: it is cut short, or of an older version"),
         (r"c__1,", "c__0,", "lists 1 cases twice"),
-        (r"(c__0.*),100,100,.*\n", r"\1\n", "line 2"),
-        (r"(c__0.*),100,100,", r"\1,7,8,", "line 2"),
+        (r"(c__0.*),9000,.*\n", r"\1\n", "line 2: pixels=None"),
+        (r"(c__0.*,)\d+,100,100,", r"\g<1>7,6,8,", "line 2: 7 pixels in both masks"),
+        (r"(c__0.*,100,100,)9000", r"\g<1>90", "100 true, of 90"),
+        (r"(c__0,p0,p0,left lung,)", r"\g<1>-", "line 2: dice=-0.8"),
+        (r"c__0,p0,p0", "c__0,p0,p1", "line 2: case='c__0' with case_id='p0' has patient='p1'"),
+        (r"small", "tiny", "line 2: lesion_size='tiny' is none of none, small, medium, large"),
+        (r"(small),1,", r"\1,0,", "line 2: lesion_number=0 with 100 true pixels"),
+        (r"(small),1,", r"\1,one,", "line 2: lesion_number='one'"),
         (r"(?s)\n.*", "\n", "lists no case"),
     ],
 )
-def test_a_broken_table_is_refused(pair: list[str], old: str, new: str, said: str) -> None:
+def test_a_broken_or_edited_table_is_refused(
+    pair: list[str], old: str, new: str, said: str
+) -> None:
     path = Path(pair[1]) / "test" / "true" / "cases.csv"
-    path.write_text(re.sub(old, new, path.read_text().replace("\r\n", "\n"), count=1))
-    message = refusal(pair)
-    assert said in message
-    assert str(path) in message
+    before = path.read_text().replace("\r\n", "\n")
+    after = re.sub(old, new, before, count=1)
+    assert after != before, "an example that changes nothing"
+    path.write_text(after)
+    with pytest.raises(UserError) as caught:
+        quick(pair)
+    assert said in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "test the run again" in str(caught.value)
 
 
 # --- what is written ---------------------------------------------------------------------------
@@ -334,18 +412,21 @@ def test_an_output_holds_tables_plots_and_numbers_and_is_never_written_over(
     stored = json.loads((output / "comparison.json").read_text())
     assert stored["methods"][0]["scores"]["dice"]["std"] is None
     assert stored["differences"][0]["value"] == quick(pair).differences[0].value
+    strata = {(one["name"], one["method"]): one for one in stored["strata"]}
+    assert strata["small", "unet"]["difference"] is None
+    assert strata["small", "lsms"]["low"] < strata["small", "lsms"]["difference"]
 
 
 def test_names_and_captions_with_markup_show_as_text(tmp_path: Path) -> None:
     runs = [str(write_test(tmp_path / n, quality(0.5, s), text=MARKUP)) for s, n in enumerate("ab")]
-    quick(runs, names=[MARKUP, "_hidden$"], output=str(tmp_path / "out"))
-    markdown = (tmp_path / "out" / "comparison.md").read_text()
+    result = quick(runs, names=[MARKUP, "_hidden$"])
+    markdown = markdown_table(result)
     assert "<" not in markdown.replace("&lt;", "")
     tables = [line for line in markdown.splitlines() if line.startswith("|")]
     separators = [len(re.findall(r"(?<!\\)\|", line)) for line in tables]
-    assert set(separators) == {6, 7}, "a | in a name begins no cell"
+    assert set(separators) == {6, 7, 8}, "a | in a name begins no cell"
     assert escape_markdown(MARKUP) in markdown
-    latex = (tmp_path / "out" / "comparison.tex").read_text()
+    latex = latex_table(result)
     assert escape_latex(MARKUP) in latex
     acted_on = [line for line in latex.splitlines() if not line.startswith("%")]
     assert "\\input" not in "\n".join(acted_on)
@@ -355,10 +436,17 @@ def test_escaped_latex_has_no_character_that_latex_would_act_on() -> None:
     escaped = escape_latex(MARKUP + "\x07\n[x] *")
     for known in ("\\textbackslash{}", "\\textasciitilde{}", "\\textasciicircum{}"):
         escaped = escaped.replace(known, "")
-    for known in ("\\textasciigrave{}", "\\textless{}", "\\textgreater{}", "\\textbar{}"):
+    for known in (
+        "\\textquotesingle{}",
+        "\\symbol{34}",
+        "\\textasciigrave{}",
+        "\\textless{}",
+        "\\textgreater{}",
+        "\\textbar{}",
+    ):
         escaped = escaped.replace(known, "")
     escaped = re.sub(r"\\[{}#$%&_]", "", escaped)
-    escaped = re.sub(r"\{[\[*-]\}", "", escaped)
+    escaped = re.sub(r"\{[\[*,-]\}", "", escaped)
     assert not set("\\{}#$%&_~^<>|`[*-\x07\n") & set(escaped)
 
 
@@ -367,6 +455,40 @@ def test_escaped_markdown_is_undone_by_its_own_rules() -> None:
     shown = shown.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
     assert shown == MARKUP
     assert not re.search(r"(?<!\\)[`*_\[\]|$]", escape_markdown(MARKUP))
+
+
+def test_a_markdown_reader_shows_names_and_captions_as_they_are_written(tmp_path: Path) -> None:
+    """CommonMark with tables and HTML allowed, as GitHub has it."""
+    reader = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable(["table"])
+    texts = [MARKUP, "a_b_c *x* <!-- y --> &lt; &copy; \\ ![i](u) [r]: u", "www.a.b :tada: @me #1"]
+    runs = [
+        str(write_test(tmp_path / n, quality(0.5, s), text=MARKUP)) for s, n in enumerate("abc")
+    ]
+    tokens = reader.parse(markdown_table(quick(runs, names=texts)))
+    inline = [token for token in tokens if token.type == "inline"]
+    shown = ["".join(part.content for part in token.children) for token in inline]
+    assert all(text in shown for text in texts), "each a cell of its own"
+    allowed = {"text", "text_special", "strong_open", "strong_close"}
+    kinds = {part.type for token in inline for part in token.children}
+    assert kinds <= allowed, "no link, picture, code or HTML"
+    assert {token.type for token in tokens} & {"html_block", "fence", "code_block"} == set()
+    rendered = reader.render(escape_markdown(MARKUP))
+    assert "<script" not in rendered
+    assert "<a " not in rendered
+
+
+def test_what_pdflatex_has_no_glyph_for_is_said(tmp_path: Path) -> None:
+    assert untypeset(["caf\u00e9 \u2013 \u00b1 Gda\u0144sk"]) == ""
+    assert untypeset(["\u03b1-1", "\u2265 2 \u03b1"]) == "\u03b1\u2265"
+    for text in ("left lung", "left \u2265 2"):
+        folder = tmp_path / str(len(text))
+        runs = [str(write_test(folder / n, quality(0.5), text=text)) for n in "ab"]
+        assert ("lualatex" in latex_table(quick(runs))) == (text != "left lung")
+
+
+@pytest.mark.parametrize("text", ["''", "--", ",,", "``", "<<", ">>", "?`", "---", '"a', "\"'"])
+def test_escaped_latex_forms_no_ligature(text: str) -> None:
+    assert text not in escape_latex(text)
 
 
 def test_a_plots_label_is_text_whatever_it_holds() -> None:

@@ -65,7 +65,8 @@ def test_scores_of_a_run_equal_those_of_the_metrics(generator: np.random.Generat
     sums, cases = patient_sums(table, patient), np.bincount(patient)
     found = dict(zip(SCORES, run_scores(sums, cases)[0], strict=True))
     assert found == pytest.approx(mean_scores(rows))
-    low, high = interval(bootstrap([sums], cases, resamples=4000, seed=0)[:, 0])
+    draws = bootstrap([sums], cases, resamples=4000, seed=0)[:, 0]
+    low, high = interval(draws, run_scores(sums, cases), patients=len(cases))
     own = bootstrap_interval(rows, [f"p{number}" for number in patient], resamples=4000, seed=1)
     assert low == pytest.approx([own[name][0] for name in SCORES], abs=0.01)
     assert high == pytest.approx([own[name][1] for name in SCORES], abs=0.01)
@@ -77,12 +78,15 @@ def test_no_foreground_at_all_is_a_global_score_of_one() -> None:
 
 
 def test_the_interval_covers_the_true_difference_at_its_nominal_rate() -> None:
-    """200 patients of 1 to 3 images that are alike; Dice of the better method grows with size."""
+    """200 patients of 1 to 3 images that are alike; Dice of the better method grows with size.
+
+    400 repetitions have a standard error of 1.1%: test_bootstrap_coverage.py has more of them.
+    """
     generator = np.random.default_rng(3)
     gain, slope, area_mean, area_range = 0.05, 0.1, 550.0, 900.0
     by_size = slope * (area_range**2 / 12) / area_mean**2  # E[area * quality] / E[area] beyond gain
     truth = np.array([gain, gain + by_size])
-    repetitions, covered = 600, np.zeros(2)
+    repetitions, covered = 400, np.zeros(2)
     for repetition in range(repetitions):
         cases = generator.integers(1, 4, 200)
         patient = np.repeat(np.arange(200), cases)
@@ -93,10 +97,11 @@ def test_the_interval_covers_the_true_difference_at_its_nominal_rate() -> None:
         base = 0.6 + alike + noise[0]
         better = 0.6 + gain + slope * (area / area_mean - 1) + alike + effect + noise[1]
         sums = [patient_sums(columns(one[None], area), patient) for one in (better, base)]
-        draws = bootstrap(sums, cases, resamples=1000, seed=repetition)
-        low, high = interval((draws[:, 0] - draws[:, 1])[:, [0, 2]])
+        draws = bootstrap(sums, cases, resamples=600, seed=repetition)
+        own = [run_scores(one, cases)[:, [0, 2]] for one in sums]
+        low, high = interval((draws[:, 0] - draws[:, 1])[:, [0, 2]], *own, patients=200)
         covered += (low <= truth) & (truth <= high)
-    assert ((covered / repetitions >= 0.93) & (covered / repetitions <= 0.97)).all(), covered
+    assert ((covered / repetitions >= 0.917) & (covered / repetitions <= 0.983)).all(), covered
 
 
 def test_seeds_vary_a_resample_as_much_as_the_mean_over_trainings_varies() -> None:

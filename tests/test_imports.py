@@ -38,7 +38,7 @@ CONFINED = {
 LAYERS = [
     {"batch", "errors", "preprocess"},
     {"layers", "losses", "metrics", "optim", "visualize", "checkpoint", "report", "cli_errors"}
-    | {"explain", "command_line"},
+    | {"explain", "command_line", "strata", "parser"},
     {"encoders"},
     {"backbone"},
     {"models"},

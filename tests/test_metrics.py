@@ -79,12 +79,16 @@ def boundary_distances(pred: Tensor, truth: Tensor, spacing: Sequence[float]) ->
 
 
 def loop_interval(scores: np.ndarray, groups: list[str], draws: int) -> np.ndarray:
+    """n - 1 of n patients, one after the other; percentiles, widened as Student's t is."""
+    from scipy.stats import norm, t
+
     names, rng, means = sorted(set(groups)), np.random.default_rng(99), []
     members = {name: [i for i, g in enumerate(groups) if g == name] for name in names}
     for _ in range(draws):
-        drawn = [i for name in rng.choice(names, len(names)) for i in members[name]]
+        drawn = [i for name in rng.choice(names, len(names) - 1) for i in members[name]]
         means.append(scores[drawn].mean())
-    return np.quantile(means, [0.025, 0.975])
+    wider = t.ppf(0.975, len(names) - 1) / norm.ppf(0.975)
+    return scores.mean() + wider * (np.quantile(means, [0.025, 0.975]) - scores.mean())
 
 
 def test_per_image_scores_equal_scikit_learn() -> None:
@@ -97,6 +101,52 @@ def test_per_image_scores_equal_scikit_learn() -> None:
     np.testing.assert_allclose(
         metrics.iou(rows), [jaccard_score(t, p) for t, p in flat], rtol=1e-12
     )
+
+
+def random_masks(seed: int, number: int = 60) -> list[Pair]:
+    """Masks of any density, none and all included, of any size from one pixel up."""
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for _ in range(number):
+        size = tuple(rng.integers(1, 16, 2))
+        shares = rng.choice([0.0, 0.02, 0.3, 0.8, 1.0], 2)
+        pred, truth = (torch.from_numpy(rng.random(size) < share) for share in shares)
+        pairs.append((pred, truth))
+    one, other = torch.zeros(5, 7, dtype=torch.bool), torch.zeros(5, 7, dtype=torch.bool)
+    one[2, 3], other[4, 6] = True, True
+    return [*pairs, (one, one), (one, other), (one, one ^ one), (one ^ one, one), (one, ~one)]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_every_mask_scores_as_in_scikit_learn_and_torchmetrics(seed: int) -> None:
+    from sklearn.metrics import f1_score, jaccard_score
+    from torchmetrics.functional.classification import binary_f1_score, binary_jaccard_index
+
+    pairs = random_masks(seed)
+    rows = tabulate(pairs)
+    flat = [(t.flatten().numpy(), p.flatten().numpy()) for p, t in pairs]
+    assert sum(not (t.any() or p.any()) for t, p in flat) > 0, "both empty"
+    assert sum(t.sum() == 1 and p.sum() == 1 for t, p in flat) > 1, "one pixel each"
+    ours = metrics.dice(rows), metrics.iou(rows)
+    for scores, reference in zip(ours, (f1_score, jaccard_score), strict=True):
+        theirs = [reference(t, p, zero_division=1.0) for t, p in flat]
+        np.testing.assert_allclose(scores, theirs, rtol=1e-12)
+    # torchmetrics gives 0 where both are empty, as LViT's protocol does.
+    ours = metrics.dice(rows, protocol="lvit"), metrics.iou(rows, protocol="lvit")
+    for scores, score_of in zip(ours, (binary_f1_score, binary_jaccard_index), strict=True):
+        theirs = [score_of(p.flatten().long(), t.flatten().long()).item() for p, t in pairs]
+        np.testing.assert_allclose(scores, theirs, atol=1e-6)
+    pred, truth = (np.concatenate(parts) for parts in zip(*((p, t) for t, p in flat), strict=True))
+    assert metrics.dice_global(rows) == pytest.approx(f1_score(truth, pred), rel=1e-12)
+    assert metrics.iou_global(rows) == pytest.approx(jaccard_score(truth, pred), rel=1e-12)
+    assert metrics.mean_scores(rows)["miou"] == pytest.approx(metrics.iou(rows).mean())
+
+
+@pytest.mark.parametrize("masks", [0, 2])
+def test_global_scores_of_empty_tables_are_one(masks: int) -> None:
+    nothing = torch.zeros(4, 4, dtype=torch.bool)
+    rows = metrics.select(tabulate([(nothing, nothing)] * 2), np.arange(masks))
+    assert metrics.dice_global(rows) == metrics.iou_global(rows) == 1.0
 
 
 def test_global_scores_equal_scikit_learn_on_all_pixels_at_once() -> None:
@@ -180,6 +230,39 @@ def test_surface_scores_equal_all_pairs_of_boundary_points(spacing: tuple[float,
         assert rows.hd95[row] == pytest.approx(expected, rel=1e-5)
         near = np.concatenate([there, back]) <= 2.0
         assert rows.nsd[row] == pytest.approx(near.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (0.5, 3.0), (4.0, 0.25)])
+def test_surface_scores_of_any_masks_equal_a_loop_over_boundary_pixels(
+    spacing: tuple[float, float],
+) -> None:
+    """Boundary pixels by their four neighbours, distances one by one: numpy and nothing else."""
+    pairs = [(p, t) for p, t in random_masks(7, 40) if p.any() and t.any()]
+    rows = tabulate(pairs, spacing=spacing, surface=True)
+    assert len(pairs) > 15
+    assert set(rows.unit.tolist()) == {2}, "in millimetres"
+    for row, pair in enumerate(pairs):
+        one, other = (edge_points(mask.numpy()) for mask in pair)
+        there = [min(distance(a, b, spacing) for b in other) for a in one]
+        back = [min(distance(a, b, spacing) for a in one) for b in other]
+        expected = max(np.percentile(there, 95), np.percentile(back, 95))
+        assert rows.hd95[row] == pytest.approx(expected, rel=1e-5, abs=1e-6)
+        near = np.mean([value <= 2.0 for value in there + back])
+        assert rows.nsd[row] == pytest.approx(near, rel=1e-5)
+
+
+def edge_points(mask: np.ndarray) -> list[tuple[int, int]]:
+    """Foreground pixels with background, or the end of the image, above, below or beside them."""
+    padded = np.pad(mask, 1)
+    return [
+        (y, x)
+        for y, x in np.argwhere(mask).tolist()
+        if not all(padded[y + 1 + dy, x + 1 + dx] for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0)))
+    ]
+
+
+def distance(a: tuple[int, int], b: tuple[int, int], spacing: tuple[float, float]) -> float:
+    return float(np.hypot((a[0] - b[0]) * spacing[0], (a[1] - b[1]) * spacing[1]))
 
 
 def test_surface_scores_of_an_empty_mask_are_left_out_and_counted() -> None:

@@ -27,7 +27,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TestReport]:
     found = {}
     for kind in (RefHLSegDataModule, Boxes):
         folder = tmp_path_factory.mktemp(kind.__name__)
-        report = TestReport(overlays=1)
+        report = TestReport(overlays=1, ranked=0)
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
             data = kind(synthesize=4, image_size=32, num_workers=0, cache=None)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -65,3 +68,35 @@ def mask_bytes(mask: Tensor) -> Bytes:
 def write_mask(mask: Tensor, path: Path) -> None:
     """A mask [H, W] as an 8-bit PNG of 0 and 255."""
     Image.fromarray(mask_bytes(mask) * 255).save(path)
+
+
+class PackedMask(NamedTuple):
+    """A mask in some hundred bytes, so that those of a whole test can wait for their ranking."""
+
+    shape: tuple[int, int]
+    bits: bytes
+
+
+def pack_mask(mask: Bytes) -> PackedMask:
+    """[H, W], nonzero is foreground."""
+    height, width = mask.shape
+    return PackedMask((height, width), zlib.compress(np.packbits(mask != 0).tobytes(), 1))
+
+
+def unpack_mask(packed: PackedMask) -> Bytes:
+    """[H, W] uint8 of 0 and 1."""
+    bits = np.frombuffer(zlib.decompress(packed.bits), dtype=np.uint8)
+    height, width = packed.shape
+    return np.unpackbits(bits, count=height * width).reshape(height, width)
+
+
+def best_median_worst(scores: NDArray[Any], count: int) -> dict[str, list[int]]:
+    """Positions of `count` cases each with the highest, middle and lowest of N scores.
+
+    Of equal scores the earlier position comes first. The best and the worst are the most extreme
+    first. Where N is below 3 * count a case may stand in more than one list.
+    """
+    order = np.argsort(scores, kind="stable").tolist()
+    start = max(0, (len(order) - count) // 2)
+    best = np.argsort(-np.asarray(scores), kind="stable").tolist()
+    return {"best": best[:count], "median": order[start : start + count], "worst": order[:count]}

@@ -17,9 +17,14 @@ from numpy.typing import NDArray
 from textseg.checkpoint import RUN_CONFIG
 from textseg.errors import UserError, first_line
 from textseg.metrics import Protocol, Rows, dice, iou
-from textseg.outputs import OUTLINES
+from textseg.strata import SIDES, SIZES
 
-_NEEDED = ("case", "case_id", "text", "intersection", "predicted", "true")
+_AREAS = ("intersection", "predicted", "true", "pixels")
+_WORDS = ("case", "case_id", "patient", "caption")
+_NEEDED = (*_WORDS, "dice", *_AREAS, "lesion_size", "lesion_number", "lesion_side", "truth")
+_TEST_AGAIN = "test the run again: textseg test --ckpt_path RUN/checkpoints/best.ckpt"
+_EDITED = f"the file was cut short or edited: {_TEST_AGAIN}"
+_ROUNDING = 1e-6  # of a Dice in the file
 _SHOWN = 3  # of what differs, in a message
 _TIME_STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?")
 # What may differ between two seeds of one method: where it ran, not what was trained.
@@ -31,15 +36,22 @@ _OF_THE_TRAINING = (
 
 
 class Case(NamedTuple):
-    """A row of cases.csv: areas in pixels; `pixels` of the whole image, 0 where not written."""
+    """A row of cases.csv: areas in pixels, `pixels` of the whole image.
+
+    `patient` is the unit that is resampled: `case_id`, or the case itself where that is unknown.
+    """
 
     name: str
     case_id: str
-    text: str
+    patient: str
+    caption: str
     intersection: int
     predicted: int
     true: int
     pixels: int
+    lesion_size: str
+    lesion_number: int
+    lesion_side: str
     truth: str
 
 
@@ -124,7 +136,7 @@ def _result(run: str, captions: str, data: str | None, name: str | None) -> Resu
         method=method,
         mode=mode,
         protocol=metrics["protocol"],
-        cases=_read_cases(folder / "cases.csv"),
+        cases=_read_cases(folder / "cases.csv", metrics["protocol"]),
     )
 
 
@@ -153,52 +165,78 @@ def _metrics(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} does not tell caption_mode and protocol ({first_line(error)})",
-            "test the run again with this version",
+            f"{_TEST_AGAIN}, with this version",
         ) from error
 
 
-def _read_cases(path: Path) -> dict[str, Case]:
+def _read_cases(path: Path, protocol: Protocol) -> dict[str, Case]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             lacking = [name for name in _NEEDED if name not in (reader.fieldnames or ())]
             if lacking:
                 raise UserError(
-                    f"{path} lacks the columns {', '.join(lacking)}",
-                    "test the run again with this version",
+                    f"{path} lacks the columns {', '.join(lacking)}: it is cut short, or of an "
+                    "older version",
+                    f"{_TEST_AGAIN}, with this version",
                 )
-            rows = [_case(path, reader.line_num, row) for row in reader]
+            rows = [_case(path, reader.line_num, row, protocol) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"{path} cannot be read ({first_line(error)})", "test the run again"
-        ) from error
+        raise UserError(f"{path} cannot be read ({first_line(error)})", _TEST_AGAIN) from error
     cases = {case.name: case for case in rows}
     if not rows:
-        raise UserError(f"{path} lists no case", "test the run again, on data with a test split")
+        raise UserError(f"{path} lists no case", f"{_TEST_AGAIN}, on data with a test split")
     if len(cases) < len(rows):
-        raise UserError(f"{path} lists {len(rows) - len(cases)} cases twice", "test the run again")
+        raise UserError(f"{path} lists {len(rows) - len(cases)} cases twice", _EDITED)
     return cases
 
 
-def _case(path: Path, line: int, row: Mapping[str, str | None]) -> Case:
-    try:
-        counts = [int(row[name] or "") for name in ("intersection", "predicted", "true")]
-        pixels = int(row.get("pixels") or 0)  # a column that older results do not have
-    except ValueError as error:
-        raise UserError(
-            f"{path}, line {line}: an area is no whole number ({first_line(error)})",
-            "the file was cut short or edited: test the run again",
-        ) from error
-    both, predicted, true = counts
-    if not 0 <= both <= min(predicted, true):
-        raise UserError(
-            f"{path}, line {line}: {both} pixels in both masks, {predicted} predicted, {true} true",
-            "the file was edited: test the run again",
-        )
-    # The truth was outlines in every result from before it was written down.
-    source = row.get("truth") or OUTLINES
-    words = (row["case"] or "", row["case_id"] or "", row["text"] or "")
-    return Case(*words, both, predicted, true, pixels, source)
+def _case(path: Path, line: int, row: Mapping[str, str | None], protocol: Protocol) -> Case:
+    def wrong(what: str) -> UserError:
+        return UserError(f"{path}, line {line}: {what}", _EDITED)
+
+    def number_in(name: str, kind: Callable[[str], float]) -> Any:
+        try:
+            return kind(row[name] or "")
+        except ValueError as error:
+            raise wrong(f"{name}={row[name]!r} is no number of its kind") from error
+
+    both, predicted, true, pixels = (number_in(name, int) for name in _AREAS)
+    number, written = number_in("lesion_number", int), number_in("dice", float)
+    if not 0 <= both <= min(predicted, true) or predicted + true - both > pixels:
+        raise wrong(f"{both} pixels in both masks, {predicted} predicted, {true} true, of {pixels}")
+    # LViT's protocol counts areas after resizing, which may lose a lesion of few pixels.
+    if number < 0 or (protocol == "standard" and (number == 0) != (true == 0)):
+        raise wrong(f"lesion_number={number} with {true} true pixels")
+    name, case_id, patient, caption = (row[word] or "" for word in _WORDS)
+    if not name or patient != (case_id or name):
+        raise wrong(f"case={name!r} with case_id={case_id!r} has patient={patient!r}")
+    size = _one_of(row, "lesion_size", SIZES, wrong)
+    side = _one_of(row, "lesion_side", SIDES, wrong)
+    source = row["truth"] or ""
+    if not source:
+        raise wrong("it does not say what the truth is")
+    case = Case(
+        *(name, case_id, patient, caption),
+        *(both, predicted, true, pixels),
+        *(size, number, side, source),
+    )
+    score = float(dice(_rows([case]), protocol=protocol)[0])
+    if not abs(score - written) < _ROUNDING:
+        raise wrong(f"dice={written} where its areas give {score:.6f}")
+    return case
+
+
+def _one_of(
+    row: Mapping[str, str | None],
+    name: str,
+    known: Sequence[str],
+    wrong: Callable[[str], UserError],
+) -> str:
+    value = row[name] or ""
+    if value not in known:
+        raise wrong(f"{name}={value!r} is none of {', '.join(known)}")
+    return value
 
 
 # --- what must be equal ------------------------------------------------------------------------
@@ -221,14 +259,21 @@ def _check_same_cases(first: Result, other: Result) -> None:
             "test both on the same split of the same data",
         )
     _check_equal(first, other, "areas of the truth (pixels)", lambda case: case.true)
+    _check_equal(first, other, "sizes of the images (pixels)", lambda case: case.pixels)
+    _check_equal(
+        first,
+        other,
+        "lesions of the truth (size, number, side)",
+        lambda case: (case.lesion_size, case.lesion_number, case.lesion_side),
+    )
     _check_equal(first, other, "sources of the truth", lambda case: case.truth)
-    _check_equal(first, other, "patients (case_id)", lambda case: case.case_id)
+    _check_equal(first, other, "patients", lambda case: case.patient)
 
 
 def _check_captions(first: Result, other: Result) -> None:
     """Captions may differ between two caption modes only."""
     if first.mode == other.mode:
-        _check_equal(first, other, f"captions (caption mode {first.mode!r})", lambda c: c.text)
+        _check_equal(first, other, f"captions (caption mode {first.mode!r})", lambda c: c.caption)
 
 
 def _check_equal(first: Result, other: Result, what: str, of: Callable[[Case], object]) -> None:
@@ -314,13 +359,17 @@ def _settings(run: Path) -> dict[str, Any]:
 
 def columns_of(result: Result, order: Sequence[str]) -> NDArray[np.float64]:
     """Dice, IoU, intersection, predicted and true of each case, in the order given: [N, 5]."""
-    cases = [result.cases[name] for name in order]
+    rows = _rows([result.cases[name] for name in order])
+    each = dice(rows, protocol=result.protocol), iou(rows, protocol=result.protocol)
+    columns = (*each, rows.intersection, rows.predicted, rows.true)
+    return np.stack(columns, axis=1).astype(np.float64)
+
+
+def _rows(cases: Sequence[Case]) -> Rows:
     both, predicted, true = (
         np.array([getattr(case, field) for case in cases], dtype=np.int64)
         for field in ("intersection", "predicted", "true")
     )
     unknown = np.full(len(cases), np.nan)  # the surface distances are not compared
     index = np.arange(len(cases))
-    rows = Rows(index, both, predicted, true, np.zeros_like(index), unknown, unknown)
-    each = dice(rows, protocol=result.protocol), iou(rows, protocol=result.protocol)
-    return np.stack([*each, both, predicted, true], axis=1).astype(np.float64)
+    return Rows(index, both, predicted, true, np.zeros_like(index), unknown, unknown)

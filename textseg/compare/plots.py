@@ -1,16 +1,19 @@
-"""Plots of a comparison, as PNG for screens and PDF for papers.
+"""Plots of a comparison and of one run, as PNG for screens and PDF for papers.
 
 Drawn on `Figure` itself: no window, no state of matplotlib's that other code could see.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from textseg.compare.results import Comparison
@@ -23,6 +26,8 @@ MARKERS = "osD^vPX*"
 _STYLE = {"text.usetex": False, "font.family": "sans-serif", "font.size": 9, "pdf.fonttype": 42}
 _LONGEST_NAME = 48
 _SIZE_BINS = 5
+_MARKED = 40  # points of a curve, above which they are a line only
+_DPI = 160
 
 Floats = NDArray[np.float64]
 
@@ -30,27 +35,41 @@ Floats = NDArray[np.float64]
 def write_plots(comparison: Comparison, folder: Path) -> list[Path]:
     """dice_distribution, failures and, of two methods or more, difference_by_size; the files."""
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]  # its stubs list no plain dict
-        figures = {
-            "dice_distribution": dice_distribution(comparison),
-            "failures": failures(comparison),
-        }
+        figures = {"dice_distribution": dice_distribution, "failures": failures}
         if len(comparison.methods) > 1:
-            figures["difference_by_size"] = difference_by_size(comparison)
-        return [path for name, one in figures.items() for path in _saved(one, folder / name)]
+            figures["difference_by_size"] = difference_by_size
+        return [
+            path
+            for name, draw in figures.items()
+            for path in _saved(draw(comparison), folder / name)
+        ]
+
+
+def png_of(draw: Callable[[], Figure]) -> bytes:
+    """The figure that `draw` makes, as the bytes of a PNG."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
+        draw().savefig(buffer, format="png", dpi=_DPI)
+    return buffer.getvalue()
 
 
 def dice_distribution(comparison: Comparison) -> Figure:
     """Each case's Dice as a point, with box and median, a row for each method."""
     names = [method.name for method in comparison.methods]
+    return distribution(names, comparison.case_dice, "Dice of a case (mean over seeds)")
+
+
+def distribution(names: Sequence[str], dice: Sequence[Floats] | Floats, xlabel: str) -> Figure:
+    """K rows of points, `dice[k]` in row k, each with its box and median."""
     figure = Figure(figsize=(6.4, 1.2 + 0.8 * len(names)), layout="constrained")
     axes = figure.add_subplot()
     places = np.arange(len(names))
     scatter = np.random.default_rng(0)  # only to spread the points
-    for place, values in enumerate(comparison.case_dice):
+    for place, values in enumerate(dice):
         height = place + scatter.uniform(-0.3, 0.3, len(values))
         axes.plot(values, height, ".", color=_colour(place), alpha=0.35, markersize=3)
     axes.boxplot(
-        list(comparison.case_dice),
+        list(dice),
         positions=places,
         orientation="horizontal",
         widths=0.7,
@@ -59,7 +78,64 @@ def dice_distribution(comparison: Comparison) -> Figure:
     )
     axes.set_yticks(places, [label(name) for name in names])
     axes.invert_yaxis()
-    axes.set(xlabel="Dice of a case (mean over seeds)", xlim=(-0.02, 1.02))
+    axes.set(xlabel=xlabel, xlim=(-0.02, 1.02))
+    return figure
+
+
+def dice_by_size(share: Floats, dice: Mapping[str, Floats]) -> Figure:
+    """Dice against lesion size: the first's cases as points, means in groups by size of all.
+
+    Args:
+        share: [N], lesion over image; cases without a lesion are left out, and counted below.
+        dice: name -> [N] of the same cases.
+    """
+    shown = share > 0
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    lines = []
+    for number, (name, values) in enumerate(dice.items()):
+        colour = _colour(number)
+        if number == 0:
+            axes.plot(share[shown], values[shown], ".", color=colour, alpha=0.35, markersize=4)
+        centres, means = binned_means(share[shown], values[shown], _SIZE_BINS)
+        marker = MARKERS[number % len(MARKERS)]
+        (line,) = axes.plot(centres, means, "-", marker=marker, color=colour, label=label(name))
+        lines.append(line)
+    if shown.any():
+        _percent_axis(axes, share[shown])
+    left_out = f"; {int((~shown).sum())} cases without a lesion left out" if not shown.all() else ""
+    axes.set(xlabel=f"true lesion, share of the image{left_out}", ylabel="Dice", ylim=(-0.03, 1.03))
+    axes.legend(handles=lines, title="means", loc="best")
+    return figure
+
+
+def _percent_axis(axes: Axes, share: Floats) -> None:
+    """Shares on a logarithmic x axis, its ticks in percent and near enough to each other."""
+    decades = float(np.log10(share.max() / share.min()))
+    steps = range(1, 10) if decades < 0.8 else (1, 2, 5) if decades < 2.5 else (1,)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=[*map(float, steps)]))
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def learning_curves(
+    losses: Mapping[str, Sequence[tuple[int, float]]],
+    scores: Mapping[str, Sequence[tuple[int, float]]],
+) -> Figure:
+    """Losses above, scores below, by epoch: name -> points (epoch, value)."""
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    panels = figure.subplots(2, 1, sharex=True)
+    for axes, curves, what in zip(panels, (losses, scores), ("loss", "score"), strict=True):
+        for number, (name, points) in enumerate(curves.items(), start=1):
+            marker = MARKERS[number % len(MARKERS)] if len(points) <= _MARKED else ""
+            axes.plot(*zip(*points, strict=True), marker=marker, color=_colour(number), label=name)
+        axes.set_ylabel(what)
+        axes.grid(linewidth=0.4)
+        if curves:
+            axes.legend()
+    panels[1].set_xlabel("epoch")
+    panels[1].xaxis.get_major_locator().set_params(integer=True)
     return figure
 
 
@@ -140,6 +216,6 @@ def _colour(number: int) -> str:
 
 def _saved(figure: Figure, stem: Path) -> Sequence[Path]:
     png, pdf = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.pdf")
-    figure.savefig(png, dpi=160)
+    figure.savefig(png, dpi=_DPI)
     figure.savefig(pdf, metadata={"CreationDate": None})
     return png, pdf

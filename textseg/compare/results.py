@@ -51,6 +51,32 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class StratumDice:
+    """A method's dice, mean over its seeds, in one class of cases, and how far it is from the
+    baseline's, with its 95% interval.
+
+    Args:
+        grouping: size, number or side, of the true lesions.
+        name: of the class, such as small.
+        method: whose dice it is.
+        cases, patients: how many the class has.
+        dice: the score.
+        difference: from the baseline's; NaN for the baseline itself.
+        low, high: of the difference; NaN for the baseline, and with one patient.
+    """
+
+    grouping: str
+    name: str
+    method: str
+    cases: int
+    patients: int
+    dice: float
+    difference: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Comparison:
     """What `compare` finds.
 
@@ -58,6 +84,7 @@ class Comparison:
         baseline: the method that the others are compared with; the first of `methods`.
         methods: every method, in the order of the runs, the baseline first.
         differences: for each other method one for each of `SCORES`.
+        strata: for each class of size, number and side of lesions one for each method.
         cases: the N cases; captions are those of the baseline's first run.
         patients: number of patients; a case without one counts alone.
         case_dice: [M, N], Dice of each case, mean over the method's seeds.
@@ -69,6 +96,7 @@ class Comparison:
     baseline: str
     methods: tuple[Method, ...]
     differences: tuple[Difference, ...]
+    strata: tuple[StratumDice, ...]
     cases: tuple[Case, ...]
     patients: int
     case_dice: NDArray[np.float64]

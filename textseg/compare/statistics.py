@@ -4,8 +4,8 @@ All of it works on sums over patients. A run's patient is five sums over its N_g
 and the pixels in the intersection, the prediction and the truth. Every score of a set of patients
 is a function of the sums over the set (`scores`), so a resample is one matrix product.
 
-The conventions are those of `textseg.metrics.bootstrap_interval`: patients are the unit that is
-drawn, each with all of its cases, and an interval is made of percentiles.
+Patients are the unit that is drawn, each with all of its cases, and intervals are made as in a
+test: see `textseg.metrics.bootstrap`. Seeds are drawn beside the patients, by the same rule.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from textseg.metrics.bootstrap import (
+    LEVEL,
+    Floats,
+    Ints,
+    effective_freedom,
+    patient_draws,
+    widened_interval,
+)
 
 SCORES = ("dice", "miou", "dice_global", "iou_global")
 COLUMNS = 5  # Dice, IoU, intersection, predicted, true
-LEVEL = 0.95
-FEW_PATIENTS = 20  # below, percentile intervals are known to be too narrow
 
 _CHUNK = 256  # resamples at once: what bounds the memory
 
@@ -68,11 +72,11 @@ def run_scores(sums: Floats, cases: Ints) -> Floats:
 def bootstrap(methods: Sequence[Floats], cases: Ints, *, resamples: int, seed: int) -> Floats:
     """Scores of M methods over resampled patients and resampled seeds.
 
-    A resample draws G patients with replacement, the same for every method, which keeps the
+    A resample draws patients with replacement, the same for every method, which keeps the
     comparison paired, and then seeds of each method with replacement, whose scores are averaged.
-    Of S seeds S - 1 are drawn (one, where there is one): the mean of so many draws varies just as
-    the mean over S independent trainings does, s^2 / S, where S draws would vary by (S - 1) / S of
-    that, half as much with two seeds (Rao and Wu 1988, rescaling bootstrap).
+    Of S seeds S - 1 are drawn (one, where there is one), as of G patients G - 1 are: the mean of so
+    many draws varies just as the mean over S independent trainings does, s^2 / S, where S draws
+    would vary by (S - 1) / S of that, half as much with two seeds (Rao and Wu 1988).
 
     Args:
         methods: M arrays [S_m, G, 5] of `patient_sums`; the number of seeds may differ.
@@ -81,38 +85,53 @@ def bootstrap(methods: Sequence[Floats], cases: Ints, *, resamples: int, seed: i
         seed: of the draws; equal seeds give equal results.
 
     Returns:
-        [resamples, M, 4].
+        [resamples, M, 4]; NaN with one patient, who drawn again and again shows no spread.
     """
+    if len(cases) < 2:
+        return np.full((resamples, len(methods), len(SCORES)), np.nan)
     generator = np.random.default_rng(seed)
-    patients = len(cases)
     out = np.empty((resamples, len(methods), len(SCORES)))
-    for part in _chunks(resamples):
-        size = part.stop - part.start
-        drawn = _times_drawn(generator, patients, size).astype(np.float64)  # [R, G]
+    end = 0
+    for drawn in patient_draws(generator, len(cases), resamples):  # [R, G]
+        start, end = end, end + len(drawn)
         counts = drawn @ cases  # [R]
         for number, sums in enumerate(methods):
             runs = len(sums)
             totals = np.tensordot(drawn, sums, axes=(1, 1))  # [R, S, 5]
             each = scores(totals, np.repeat(counts[:, None], runs, axis=1))  # [R, S, 4]
             times = max(1, runs - 1)
-            seeds = generator.multinomial(times, np.full(runs, 1 / runs), size=size) / times
-            out[part, number] = np.einsum("rs,rsk->rk", seeds, each)
+            seeds = generator.multinomial(times, np.full(runs, 1 / runs), size=len(drawn)) / times
+            out[start:end, number] = np.einsum("rs,rsk->rk", seeds, each)
     return out
 
 
-def _times_drawn(generator: np.random.Generator, units: int, draws: int) -> Ints:
-    """How often each of n units is drawn, n times with replacement: [draws, n].
+def interval(
+    draws: Floats, runs: Floats, less: Floats | None = None, *, patients: int, level: float = LEVEL
+) -> tuple[Floats, Floats]:
+    """Interval of a method's scores, or of their differences from another method's.
 
-    Counting indices takes a quarter of the time of the generator's own multinomial.
+    The fewer the seeds that make up the spread, the wider it is: with two seeds, the spread between
+    trainings is hardly known.
+
+    Args:
+        draws: [R, K] of `bootstrap`, of the scores or of the differences.
+        runs: [S, K], the scores of each of the method's runs.
+        less: of the other method's, likewise, where it is about differences.
+        patients: how many there are.
+        level: coverage.
+
+    Returns:
+        low [K], high [K]; NaN with one patient.
     """
-    places = generator.integers(units, size=(draws, units)) + units * np.arange(draws)[:, None]
-    return np.bincount(places.ravel(), minlength=draws * units).reshape(draws, units)
-
-
-def interval(draws: Floats, *, level: float = LEVEL) -> tuple[Floats, Floats]:
-    """Percentile interval of bootstrap draws: [R, ...] -> low [...], high [...]."""
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return low, high
+    if patients < 2:
+        nothing = np.full(draws.shape[1], np.nan)
+        return nothing, nothing
+    sides = [runs] if less is None else [runs, less]
+    estimate = runs.mean(axis=0) - (0.0 if less is None else less.mean(axis=0))
+    seeds = [(one.var(axis=0, ddof=1) / len(one), len(one)) for one in sides if len(one) > 1]
+    freedom = effective_freedom(draws.var(axis=0, ddof=1), patients, seeds)
+    bounds = (0.0 if less is None else -1.0, 1.0)
+    return widened_interval(draws, estimate, freedom=freedom, level=level, bounds=bounds)
 
 
 def paired_test(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from textseg.compare.results import Comparison, Difference, Score
+from textseg.compare.results import Comparison, Difference, Score, StratumDice
 from textseg.compare.statistics import SCORES
 
 WORST = 20  # cases in the list of failures
@@ -30,7 +30,7 @@ class Section(NamedTuple):
 def plain_table(comparison: Comparison) -> str:
     """For a terminal: columns aligned, nothing escaped but line breaks."""
     blocks = [_summary(comparison), *(f"warning: {text}" for text in comparison.warnings)]
-    for section in sections(comparison)[:2]:  # the failures, with captions, are for a file
+    for section in sections(comparison)[:-1]:  # the failures, with captions, are for a file
         table = [section.head, *section.rows]
         widths = [max(len(one_line(row[i])) for row in table) for i in range(len(section.head))]
         lines = [
@@ -56,7 +56,11 @@ def markdown_table(comparison: Comparison) -> str:
 def latex_table(comparison: Comparison) -> str:
     """LaTeX tables to be input into a document that loads the package booktabs."""
     lines = ["% needs \\usepackage{booktabs}"]
-    for section in sections(comparison):
+    found = sections(comparison)
+    foreign = untypeset([_summary(comparison), *(_text_of(section) for section in found)])
+    if foreign:
+        lines.append(f"% pdflatex cannot typeset {foreign}: take lualatex, and a font that has it")
+    for section in found:
         last = "p{6cm}" if section.head[-1] == "caption" else "l"
         lines += [
             "\\begin{table}",
@@ -79,11 +83,11 @@ def latex_table(comparison: Comparison) -> str:
 
 
 def sections(comparison: Comparison) -> list[Section]:
-    """Scores, differences (where there are two methods) and the cases that failed most."""
+    """Scores, differences (where there are two methods), strata, the cases that failed most."""
     found = [_scores(comparison)]
     if comparison.differences:
         found.append(_differences(comparison))
-    return [*found, _failures(comparison)]
+    return [*found, _strata(comparison), _failures(comparison)]
 
 
 def worst_cases(comparison: Comparison, count: int = WORST) -> list[int]:
@@ -105,6 +109,9 @@ def _notes(comparison: Comparison) -> list[str]:
         "images where none is known) and seeds",
         "p: paired permutation test over patients of these very runs, two-sided; p (Holm): "
         "corrected for the number of methods compared with the baseline, each score by itself",
+        "size: thirds of this test set's lesions by their share of the image; number: connected "
+        "parts of the truth; side: of the picture; no p-values, as so many tests would find "
+        "something by chance",
     ]
 
 
@@ -136,6 +143,20 @@ def _difference(one: Difference) -> tuple[str, ...]:
     return one.method, one.score, value, _p(one.p), _p(one.p_holm)
 
 
+def _strata(comparison: Comparison) -> Section:
+    rows = [_stratum(stratum) for stratum in comparison.strata]
+    head = ("lesions by", "class", "cases", "patients", "method", "dice")
+    gap = f"difference from {comparison.baseline} [95% interval]"
+    return Section("Dice by size, number and side of the true lesions", (*head, gap), tuple(rows))
+
+
+def _stratum(one: StratumDice) -> tuple[str, ...]:
+    gap = "" if math.isnan(one.difference) else f"{one.difference:+.3f}"
+    gap += _interval(one.low, one.high, "+.3f")
+    counts = str(one.cases), str(one.patients)
+    return one.grouping, one.name, *counts, one.method, f"{one.dice:.3f}", gap
+
+
 def _p(value: float) -> str:
     return "<0.0001" if value < 0.0001 else f"{value:.4f}"
 
@@ -146,13 +167,15 @@ def _failures(comparison: Comparison) -> Section:
     for position in worst_cases(comparison):
         case = comparison.cases[position]
         values = [f"{value:.3f}" for value in comparison.case_dice[:, position]]
-        rows.append((case.name, str(case.true), *values, case.text))
+        rows.append((case.name, str(case.true), *values, case.caption))
     head = ("case", "true pixels", *(f"dice of {name}" for name in names), "caption")
     return Section(f"The {len(rows)} cases with the least Dice", head, tuple(rows))
 
 
 # --- escaping ----------------------------------------------------------------------------------
 
+_TYPED_BY_PDFLATEX = "\u2013\u2014\u2018\u2019\u201c\u201d\u2026"  # dashes, quotes, ellipsis
+_LAST_LATIN = "\u017f"  # letters with accents, up to here
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _LATEX = {
     "\\": "\\textbackslash{}",
@@ -166,6 +189,12 @@ _LATEX = {
     "[": "{[}",  # after a \\ it would be an option of the line break
     "*": "{*}",  # likewise
     "-": "{-}",  # two of them would become a dash
+    ",": "{,}",  # two of them a German opening quote, in T1
+    '"': "\\symbol{34}",  # babel gives it meanings, and OT1 has none upright
+    "'": "\\textquotesingle{}",
+    "\u00d7": "$\\times$",
+    "\u00b5": "$\\mu$",
+    "°": "\\textdegree{}",
     **{character: f"\\{character}" for character in "{}#$%&_"},
 }
 
@@ -177,13 +206,25 @@ def one_line(text: str) -> str:
 
 def escape_markdown(text: str) -> str:
     """Text that Markdown and the HTML in it show as it is written."""
-    escaped = re.sub(r"[\\`*_\[\]|~#$@]|:(?=//)", r"\\\g<0>", one_line(text))
+    # GitHub also makes links of addresses, www. and @names, and pictures of :words:.
+    marks = r"[\\`*_\[\]|~#$@]|:(?=\S)|(?<=www)\."
+    escaped = re.sub(marks, r"\\\g<0>", one_line(text), flags=re.IGNORECASE)
     return re.sub("[&<>]", lambda found: _ENTITIES[found[0]], escaped)
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX shows as it is written, and runs nothing of."""
+    """Text that LaTeX (of 2020 or later) shows as it is written, and runs nothing of."""
     return "".join(_LATEX.get(character, character) for character in one_line(text))
+
+
+def untypeset(texts: Sequence[str]) -> str:
+    """The characters that pdflatex has no glyph for: Greek, Chinese, most signs; "" if none."""
+    known = set(_TYPED_BY_PDFLATEX)
+    return "".join(sorted({c for c in one_line("".join(texts)) if c > _LAST_LATIN} - known))
+
+
+def _text_of(section: Section) -> str:
+    return "".join(cell for row in (section.head, *section.rows) for cell in row)
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

@@ -28,15 +28,51 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from textseg.metrics.bootstrap import (
+    FEW_PATIENTS,
+    Floats,
+    Ints,
+    bootstrap_warnings,
+    group_numbers,
+    patient_draws,
+    widened_interval,
+)
+
+__all__ = [
+    "FEW_PATIENTS",
+    "LVIT_SIDE",
+    "THRESHOLDS",
+    "TOLERANCE",
+    "UNITS",
+    "CaseTable",
+    "Floats",
+    "Ints",
+    "Protocol",
+    "Rows",
+    "bootstrap_interval",
+    "bootstrap_warnings",
+    "dice",
+    "dice_global",
+    "group_numbers",
+    "iou",
+    "iou_global",
+    "lvit_pair",
+    "mean_scores",
+    "precision_at",
+    "predict_mask",
+    "resize_logits",
+    "select",
+    "summary",
+    "surface_scores",
+]
+
 Protocol = Literal["standard", "lvit"]
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)  # of precision_at_<t>
 TOLERANCE = 2.0  # of nsd, in the unit of the distances
 LVIT_SIDE = 224
 
-_UNITS = ("", "px", "mm")  # by their code in a row; "" where distances were not asked for
+UNITS = ("", "px", "mm")  # by their code in a row; "" where distances were not asked for
 _COLUMNS = 7  # index, intersection, predicted, true, unit, hd95, nsd
 _COUNTS = 4
 _NAN_BITS = int(np.array(np.nan).view(np.int64))
@@ -116,7 +152,7 @@ def surface_scores(
         (NaN, NaN, unit) where either mask is empty: there is no distance to a boundary that is not.
     """
     known = bool(np.isfinite(spacing).all() and min(spacing) > 0)
-    unit = _UNITS.index("mm" if known else "px")
+    unit = UNITS.index("mm" if known else "px")
     if not (pred.any() and truth.any()):
         return np.nan, np.nan, unit
     # Imported here because it takes seconds, and only a test needs it.
@@ -284,25 +320,6 @@ def mean_scores(rows: Rows, *, protocol: Protocol = "standard") -> dict[str, flo
     }
 
 
-def group_numbers(groups: Sequence[str | None] | None, cases: int) -> Ints:
-    """A number per case, equal within a patient; a case without a patient is alone: [N]."""
-    if groups is None:
-        return np.arange(cases)
-    if len(groups) != cases:
-        raise ValueError(f"groups names {len(groups)} patients for {cases} cases; give one per row")
-    keys = [(True, group) if group else (False, str(row)) for row, group in enumerate(groups)]
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    return np.array([numbers[key] for key in keys], dtype=np.int64)
-
-
-def _resampled(columns: NDArray[Any], number: Ints, size: int, resamples: int, seed: int) -> Floats:
-    """Column sums over `size` whole groups drawn with replacement: [N, K] -> [resamples, K]."""
-    sums = np.zeros((size, columns.shape[1]))
-    np.add.at(sums, number, columns)
-    draws = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=resamples)
-    return draws @ sums
-
-
 def bootstrap_interval(
     rows: Rows,
     groups: Sequence[str | None] | None = None,
@@ -312,12 +329,10 @@ def bootstrap_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Percentile bootstrap intervals of dice, miou, dice_global and iou_global.
+    """Intervals of dice, miou, dice_global and iou_global by a bootstrap over patients.
 
-    Patients are drawn with replacement, as many as there are, and each brings all of its cases:
-    slices of one patient are alike, and drawing them singly makes the interval too narrow. Scores
-    are then taken over the cases drawn (Efron and Tibshirani, An Introduction to the Bootstrap,
-    chapter 13).
+    A patient brings all of its cases: slices of one patient are alike, and drawing them singly
+    makes the interval too narrow. `textseg.metrics.bootstrap` tells the method and its sources.
 
     Args:
         rows: the table, N cases.
@@ -333,14 +348,21 @@ def bootstrap_interval(
     number = group_numbers(groups, len(rows.index))
     scores = np.stack([dice(rows, protocol=protocol), iou(rows, protocol=protocol)], axis=1)
     columns = np.concatenate([scores, np.ones((len(number), 1)), _counts(rows)], axis=1)  # [N, 6]
+    own = mean_scores(rows, protocol=protocol)
     size = int(number.max(initial=-1)) + 1
     if size < 2:  # one unit drawn again and again shows no spread
-        return dict.fromkeys(mean_scores(rows), (float("nan"), float("nan")))
-    total = _resampled(columns, number, size, resamples, seed)
+        return dict.fromkeys(own, (float("nan"), float("nan")))
+    sums = np.zeros((size, columns.shape[1]))
+    np.add.at(sums, number, columns)
+    generator = np.random.default_rng(seed)
+    total = np.concatenate([drawn @ sums for drawn in patient_draws(generator, size, resamples)])
     means = {"dice": total[:, 0] / total[:, 2], "miou": total[:, 1] / total[:, 2]}
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    ends = {k: np.quantile(v, tails) for k, v in (means | _pooled(total[:, 3:])).items()}
-    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+    every = means | _pooled(total[:, 3:])
+    draws = np.stack([every[name] for name in own], axis=1)  # [R, 4]
+    estimate = np.array(list(own.values()))
+    ends = widened_interval(draws, estimate, freedom=size - 1.0, level=level)
+    pairs = zip(*(end.tolist() for end in ends), strict=True)
+    return dict(zip(own, pairs, strict=True))
 
 
 def _surface_summary(rows: Rows) -> dict[str, float | int | str]:
@@ -348,7 +370,7 @@ def _surface_summary(rows: Rows) -> dict[str, float | int | str]:
     asked = rows.unit > 0
     if not asked.any():
         return {}
-    units = {_UNITS[code] for code in rows.unit[asked]}
+    units = {UNITS[code] for code in rows.unit[asked]}
     defined = asked & ~np.isnan(rows.hd95)
     return {
         "hd95": _mean(rows.hd95[defined]),

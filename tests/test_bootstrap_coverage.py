@@ -1,0 +1,226 @@
+"""How often a 95% interval holds the truth, on simulated patients whose truth is known."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import norm
+from scipy.stats import t as student
+
+from textseg.compare.statistics import bootstrap, interval, paired_test, patient_sums, run_scores
+from textseg.metrics import Floats, Rows, bootstrap_interval, bootstrap_warnings, mean_scores
+from textseg.metrics.bootstrap import effective_freedom, patient_draws, widened_interval
+
+SCORES = ("dice", "miou", "dice_global", "iou_global")
+FAILED = 0.08  # share of cases without any overlap
+
+
+def simulate(
+    generator: np.random.Generator, patients: int, trainings: int = 1, seed_noise: float = 0.0
+) -> tuple[Floats, NDArray[np.int64]]:
+    """Trainings on the same patients: [S, N, 3] intersection, predicted, true; and patients [N].
+
+    One to five cases a patient, alike in size (log-normal) and in difficulty; Dice is skewed, and
+    some cases fail at 0. Larger lesions do better, so that pooled and mean Dice differ.
+    """
+    cases = generator.integers(1, 6, patients)
+    patient = np.repeat(np.arange(patients), cases)
+    shape = (trainings, len(patient))
+    size = generator.normal(0, 0.8, patients)[patient] + generator.normal(0, 0.4, len(patient))
+    true = np.maximum(1, np.round(400 * np.exp(size)))
+    ease = generator.normal(1.5, 0.7, patients)[patient] + 0.5 * size
+    own = seed_noise * generator.normal(0, 1, (trainings, 1))
+    skill = ease + own + generator.normal(0, 0.5, len(patient)) + generator.normal(0, 0.3, shape)
+    overlap = np.where(generator.random(len(patient)) < FAILED, 0, 1 / (1 + np.exp(-skill)))
+    predicted = np.round(true * np.exp(generator.normal(0, 0.3, len(patient))))
+    both = np.round(overlap * np.minimum(true, predicted))
+    areas = [both, np.broadcast_to(predicted, shape), np.broadcast_to(true, shape)]
+    return np.stack(areas, axis=2), patient
+
+
+def rows_of(areas: Floats) -> Rows:
+    both, predicted, true = areas.T.astype(np.int64)
+    nothing = np.full(len(both), np.nan)
+    return Rows(np.arange(len(both)), both, predicted, true, 0 * both, nothing, nothing)
+
+
+def columns_of(areas: Floats) -> Floats:
+    """[S, N, 3] -> [S, N, 5], the columns of a comparison."""
+    both, predicted, true = np.moveaxis(areas, -1, 0)
+    each = 2 * both / (predicted + true), both / (predicted + true - both)
+    return np.stack([*each, both, predicted, true], axis=2)
+
+
+@cache
+def truth() -> tuple[float, ...]:
+    """The four scores of very many patients, whose own error is negligible."""
+    areas, _ = simulate(np.random.default_rng(99), 600_000)
+    scores = mean_scores(rows_of(areas[0]))
+    return tuple(scores[name] for name in SCORES)
+
+
+def coverage(patients: int, repetitions: int, resamples: int) -> dict[str, float]:
+    """Share of simulated test sets whose interval holds the truth."""
+    generator, held = np.random.default_rng(patients), np.zeros(4)
+    for repetition in range(repetitions):
+        areas, patient = simulate(generator, patients)
+        names = [f"p{number}" for number in patient]
+        rows = rows_of(areas[0])
+        found = bootstrap_interval(rows, names, resamples=resamples, seed=repetition)
+        ends = np.array([found[name] for name in SCORES])
+        held += (ends[:, 0] <= truth()) & (truth() <= ends[:, 1])
+    return dict(zip(SCORES, (held / repetitions).tolist(), strict=True))
+
+
+def difference_coverage(
+    patients: int, seeds: int, seed_noise: float, repetitions: int, resamples: int
+) -> tuple[Floats, Floats]:
+    """Of the interval of a difference whose truth is 0, and of plain percentiles."""
+    generator, held, plain = np.random.default_rng(seeds), np.zeros(4), np.zeros(4)
+    for repetition in range(repetitions):
+        areas, patient = simulate(generator, patients, 2 * seeds, seed_noise)
+        columns, counts = columns_of(areas), np.bincount(patient)
+        sums = [patient_sums(one, patient) for one in (columns[:seeds], columns[seeds:])]
+        draws = bootstrap(sums, counts, resamples=resamples, seed=repetition)
+        gap = draws[:, 0] - draws[:, 1]
+        low, high = interval(gap, *(run_scores(one, counts) for one in sums), patients=patients)
+        held += (low <= 0) & (high >= 0)
+        low, high = np.quantile(gap, [0.025, 0.975], axis=0)
+        plain += (low <= 0) & (high >= 0)
+    return held / repetitions, plain / repetitions
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
+    """300 repetitions have a standard error of 1.3%, so that 90.5 to 99% is three of them."""
+    found = coverage(200, 300, 400)
+    assert {k: v for k, v in found.items() if not 0.905 <= v <= 0.99} == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("patients", [200, 400])
+def test_intervals_hold_the_truth_at_their_nominal_rate(patients: int) -> None:
+    found = coverage(patients, 3000, 1000)
+    print(patients, found)
+    assert {k: v for k, v in found.items() if not 0.93 <= v <= 0.97} == {}
+
+
+def test_two_seeds_widen_an_interval_until_it_holds_the_truth() -> None:
+    held, plain = difference_coverage(40, 2, 0.15, 200, 300)
+    assert (plain < 0.87).all(), "an example that plain percentiles would not fail"
+    assert (held > 0.88).all(), held
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seeds", "least"), [(2, 0.91), (3, 0.93), (5, 0.93)])
+@pytest.mark.parametrize("seed_noise", [0.05, 0.15, 0.5])
+def test_differences_hold_the_truth_however_much_trainings_vary(
+    seeds: int, least: float, seed_noise: float
+) -> None:
+    held, plain = difference_coverage(100, seeds, seed_noise, 1500, 1000)
+    print(seeds, seed_noise, held, plain)
+    assert (held >= least).all(), held
+    assert (held <= 0.99).all(), held
+    assert (np.abs(held - 0.95) <= np.maximum(np.abs(plain - 0.95), 0.04)).all()
+
+
+def rejections(patients: int, *, better: float, repetitions: int, permutations: int) -> Floats:
+    """Share of tests with p <= 0.05: two methods on the same patients, one maybe better."""
+    generator, rejected = np.random.default_rng(patients), np.zeros(4)
+    for repetition in range(repetitions):
+        areas, patient = simulate(generator, patients, trainings=2)
+        areas[0, :, 0] = np.minimum(areas[0, :, 0] * (1 + better), areas[0, :, 1:].min(axis=1))
+        sums = patient_sums(columns_of(areas), patient)
+        found = paired_test(
+            sums[:1],
+            sums[1:],
+            np.bincount(patient),
+            permutations=permutations,
+            seed=repetition,
+        )
+        rejected += found <= 0.05
+    return rejected / repetitions
+
+
+@pytest.mark.parametrize("patients", [12, 60])
+def test_the_paired_test_rejects_equal_methods_in_one_of_twenty(patients: int) -> None:
+    """Patients with unequal numbers of cases; 400 repetitions have a standard error of 1.1%."""
+    found = rejections(patients, better=0, repetitions=400, permutations=199)
+    assert ((found > 0.017) & (found < 0.083)).all(), found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("patients", [10, 20, 60, 200])
+def test_the_paired_test_has_its_nominal_size_at_every_number_of_patients(patients: int) -> None:
+    """4000 repetitions have a standard error of 0.34%."""
+    found = rejections(patients, better=0, repetitions=4000, permutations=999)
+    print(patients, found)
+    assert (np.abs(found - 0.05) < 3 * np.sqrt(0.05 * 0.95 / 4000)).all(), found
+
+
+def test_the_paired_test_finds_a_real_difference_and_more_patients_help() -> None:
+    few, many = (
+        rejections(patients, better=0.03, repetitions=100, permutations=199)
+        for patients in (12, 100)
+    )
+    assert (many > 0.9).all(), many
+    assert (few < many).all(), few
+
+
+def test_of_n_patients_n_minus_one_are_drawn_and_all_alike() -> None:
+    parts = list(patient_draws(np.random.default_rng(0), 300, 10_000))
+    assert len(parts) > 1, "an example in more than one part"
+    drawn = np.concatenate(parts)
+    assert drawn.shape == (10_000, 300)
+    assert set(drawn.sum(axis=1).tolist()) == {299.0}
+    assert drawn.mean(axis=0) == pytest.approx(np.full(300, 299 / 300), abs=0.06)
+    values = np.random.default_rng(1).normal(size=300)
+    spread = (drawn @ values / 299).var()
+    assert spread == pytest.approx(values.var(ddof=1) / 300, rel=0.05), "as the mean varies"
+
+
+def test_an_interval_is_as_wide_as_students_t_says() -> None:
+    draws = np.random.default_rng(0).normal(0.5, 0.01, (200_000, 2))
+    freedom = np.array([3.0, 400.0])
+    low, high = widened_interval(draws, np.full(2, 0.5), freedom=freedom)
+    assert (high - low) / 2 == pytest.approx(0.01 * student.ppf(0.975, freedom), rel=0.02)
+    low, high = widened_interval(draws, np.full(2, 0.5), freedom=1e9, level=0.9)
+    assert high == pytest.approx(0.5 + 0.01 * norm.ppf(0.95), rel=0.01)
+    cut, _ = widened_interval(draws - 0.49, np.full(2, 0.01), freedom=1.0)
+    assert cut.tolist() == [0, 0], "no score is below 0"
+    low, _ = widened_interval(draws - 0.49, np.full(2, 0.01), freedom=1.0, bounds=(-1, 1))
+    assert (low < 0).all(), "a difference may be"
+
+
+def test_degrees_of_freedom_are_those_of_what_varies() -> None:
+    total, none = np.array([1.0]), np.array([0.0])
+    assert effective_freedom(total, 50, []) == pytest.approx(49)
+    assert effective_freedom(total, 50, [(total, 3)]) == pytest.approx(2), "seeds alone"
+    assert effective_freedom(total, 50, [(none, 3)]) == pytest.approx(49), "patients alone"
+    # Welch's test of two samples is the case of two parts.
+    halves = [(total / 4, 3), (total * 3 / 4, 6)]
+    assert effective_freedom(total, 50, halves) == pytest.approx(1 / (0.25**2 / 2 + 0.75**2 / 5))
+    assert effective_freedom(none, 50, [(none, 3)]) == pytest.approx(49), "no spread at all"
+
+
+@pytest.mark.parametrize(
+    ("groups", "cases", "said"),
+    [
+        ([f"p{n}" for n in range(19)], 19, ["19 patients: under 20"]),
+        ([f"p{n}" for n in range(20)], 20, []),
+        ([f"p{n // 2}" for n in range(38)], 38, ["19 patients: under 20"]),
+        (None, 30, ["no patient is known:"]),
+        ([""] * 5, 5, ["5 images: under 20", "no patient is known:"]),
+        (["a", "", None, *"bcdefghijklmnopqrst"], 22, ["no patient is known of 2 of 22 images"]),
+        (["a", ""], 2, ["2 patients and images without one", "no patient is known of 1 of 2"]),
+        ([], 0, []),
+    ],
+)
+def test_few_or_unknown_patients_are_warned_of(
+    groups: list[str | None] | None, cases: int, said: list[str]
+) -> None:
+    found = bootstrap_warnings(groups, cases)
+    assert len(found) == len(said)
+    assert all(text.startswith(part) for text, part in zip(found, said, strict=True)), found

@@ -1,0 +1,85 @@
+"""What a test keeps and draws: packed masks, the best, median and worst cases, JSON without NaN."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tiny_run import call, only, train_arguments, write_experiment, write_refhl
+from textseg.outputs import best_median_worst, pack_mask, unpack_mask
+from textseg.report import to_json
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (16, 16), (70, 93)])
+def test_a_packed_mask_comes_back_as_it_was(shape: tuple[int, int]) -> None:
+    mask = np.random.default_rng(0).integers(0, 2, shape).astype(np.uint8)
+    packed = pack_mask(mask)
+    assert unpack_mask(packed).dtype == np.uint8
+    np.testing.assert_array_equal(unpack_mask(packed), mask)
+    np.testing.assert_array_equal(unpack_mask(pack_mask(mask * 255)), mask)
+
+
+def test_a_lesion_of_a_large_picture_packs_into_few_bytes() -> None:
+    rows, columns = np.ogrid[:512, :512]
+    disc = ((rows - 200) ** 2 + (columns - 300) ** 2 < 60**2).astype(np.uint8)
+    assert len(pack_mask(disc).bits) < 1000
+
+
+def test_best_median_and_worst_are_the_ends_and_the_middle_of_the_order() -> None:
+    scores = np.array([0.5, 0.1, 0.9, 0.3, 0.7])
+    assert best_median_worst(scores, 1) == {"best": [2], "median": [0], "worst": [1]}
+    assert best_median_worst(scores, 2) == {"best": [2, 4], "median": [3, 0], "worst": [1, 3]}
+
+
+def test_of_equal_scores_the_earlier_case_comes_first() -> None:
+    assert best_median_worst(np.array([1.0, 0.0, 1.0, 0.0]), 1) == {
+        "best": [0],
+        "median": [3],
+        "worst": [1],
+    }
+
+
+def test_fewer_cases_than_pictures_are_all_shown() -> None:
+    assert best_median_worst(np.array([0.2, 0.1]), 4) == {
+        "best": [0, 1],
+        "median": [1, 0],
+        "worst": [1, 0],
+    }
+
+
+def test_json_has_null_for_what_it_has_no_number_for() -> None:
+    nested = {"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": (np.float64("nan"), 2)}}
+    assert json.loads(to_json(nested)) == {"a": None, "b": [1.5, None], "c": {"d": [None, 2]}}
+
+
+def test_the_ranked_cases_are_drawn_as_a_picture_of_the_running_test_would_be(
+    tmp_path: Path,
+) -> None:
+    root = write_refhl(tmp_path / "refhl")
+    experiment = write_experiment(tmp_path)
+    assert call(*train_arguments(experiment, root), cwd=tmp_path).status == 0
+    best = only(tmp_path / "runs/tiny") / "checkpoints/best.ckpt"
+    for number in ("0", "9"):
+        more = ["--test_report.overlays", number, "--test_report.ranked", "1"]
+        assert call("test", "--ckpt_path", best, *more, cwd=tmp_path).status == 0
+    ranked, every = (best.parents[1] / f"test/{name}" for name in ("true", "true_2"))
+    with (ranked / "cases.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    order = sorted(rows, key=lambda row: float(row["dice"]))  # stable, as the choice is
+    top = max(rows, key=lambda row: float(row["dice"]))  # the first of equals
+    expected = {one["case"] for one in (order[0], order[(len(order) - 1) // 2], top)}
+    drawn = {path.stem: path.read_bytes() for path in (ranked / "overlays").iterdir()}
+    assert set(drawn) == expected
+    assert drawn == {name: (every / f"overlays/{name}.png").read_bytes() for name in drawn}
+
+
+def test_a_negative_number_of_pictures_is_refused(tmp_path: Path) -> None:
+    outcome = call(
+        "fit", "--config", write_experiment(tmp_path), "--test_report.ranked", "-1", cwd=tmp_path
+    )
+    assert outcome.status == 2
+    assert "ranked=-1" in outcome.message()[0]

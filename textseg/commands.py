@@ -1,0 +1,43 @@
+"""The suite's commands that need neither trainer nor dataset, from their command lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from textseg.compare import compare, plain_table
+from textseg.parser import function_parser
+from textseg.segment import segment
+
+
+def segment_command(arguments: Sequence[str]) -> None:
+    """`textseg segment IMAGE [TEXT] --ckpt_path ...`."""
+    parser = function_parser("segment", segment)
+    parser.add_argument("image", type=str, help="an image, a folder, or a table of image and text.")
+    parser.add_argument(
+        "text", type=str, nargs="?", default=None, help="what to segment; a table gives its own."
+    )
+    parser.add_function_arguments(segment, skip={"image", "text"})
+    # --ckpt for short, as people type it.
+    given = ["--ckpt_path" if argument == "--ckpt" else argument for argument in arguments]
+    print(f"written to {segment(**parser.parse_args(given).as_dict())}")
+
+
+def compare_command(arguments: Sequence[str]) -> None:
+    """`textseg compare RUN RUN ...`."""
+    parser = function_parser("compare", compare)
+    parser.add_argument(
+        "runs", type=str, nargs="+", help="folders of runs, or of single tests (RUN/test/empty)."
+    )
+    parser.add_function_arguments(compare, skip={"runs"})
+    result = compare(**parser.parse_args(list(arguments)).as_dict())
+    print(plain_table(result))
+    if result.output:
+        print(f"written to {result.output}")
+
+
+# A command -> the function that runs it, and the one whose docstring describes it.
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], Callable[..., Any]]] = {
+    "segment": (segment_command, segment),
+    "compare": (compare_command, compare),
+}

@@ -1,0 +1,124 @@
+"""Scores by what the truth looks like: how large the lesions are, how many, and on which side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage  # type: ignore[import-untyped]
+
+from textseg.metrics import (
+    Protocol,
+    Rows,
+    bootstrap_interval,
+    group_numbers,
+    mean_scores,
+    select,
+)
+
+Side = Literal["none", "left", "right", "both"]
+SIZES = ("none", "small", "medium", "large")
+NUMBERS = ("0", "1", "2", "3+")
+SIDES = ("none", "left", "right", "both")
+ONE_SIDED = 0.9  # share of the foreground that must lie in one half
+_TOUCHING = np.ones((3, 3), dtype=int)  # diagonal neighbours belong together
+
+
+class TruthFacts(NamedTuple):
+    """What strata are made of: lesions (connected components), and the side they are on."""
+
+    lesions: int
+    side: Side
+
+
+def describe_truth(truth: NDArray[Any]) -> TruthFacts:
+    """Lesions of a mask [H, W], nonzero is foreground, and their side.
+
+    Lesions are components of pixels that touch, at corners too. The side is left or right where at
+    least nine tenths of the foreground lie in that half of the picture (the middle column of an odd
+    width counts for neither), and otherwise both.
+    """
+    mask = np.asarray(truth) != 0
+    if not mask.any():
+        return TruthFacts(0, "none")
+    columns = mask.sum(axis=0)
+    half = len(columns) // 2
+    left, right = int(columns[:half].sum()), int(columns[len(columns) - half :].sum())
+    side: Side = "both"
+    if max(left, right) >= ONE_SIDED * (left + right) and left != right:
+        side = "left" if left > right else "right"
+    return TruthFacts(int(ndimage.label(mask, _TOUCHING)[1]), side)
+
+
+def size_classes(
+    true: NDArray[np.int64], pixels: NDArray[np.int64]
+) -> tuple[list[str], list[float]]:
+    """Each case's class of lesion size, and the two cut points.
+
+    Small, medium and large are thirds of this set's cases with a lesion, by the share of the image
+    that their whole foreground takes: small up to the first cut, medium up to the second. Equal
+    shares are in one class, so thirds may be uneven.
+
+    Args:
+        true: [N], pixels of the truth.
+        pixels: [N], pixels of the image.
+
+    Returns:
+        N of `SIZES`, and the cuts as shares of the image; no cuts where no case has a lesion.
+    """
+    share = true / pixels
+    lesions = share[share > 0]
+    if not len(lesions):
+        return [SIZES[0]] * len(true), []
+    cuts = np.quantile(lesions, [1 / 3, 2 / 3], method="inverted_cdf")
+    numbers = np.where(share > 0, 1 + np.searchsorted(cuts, share, side="left"), 0)
+    return [SIZES[number] for number in numbers], cuts.tolist()
+
+
+def number_class(lesions: int) -> str:
+    """0, 1, 2 or 3+."""
+    return NUMBERS[min(lesions, len(NUMBERS) - 1)]
+
+
+def by_stratum(
+    rows: Rows,
+    groups: Sequence[str | None],
+    classes: Sequence[str],
+    order: Sequence[str],
+    *,
+    protocol: Protocol = "standard",
+    seed: int = 0,
+) -> dict[str, dict[str, float | int]]:
+    """Both conventions with their 95% intervals for each class that occurs.
+
+    Args:
+        rows: the table, N cases.
+        groups: N patients or studies; "" or None for a case that is alone.
+        classes: N class names.
+        order: every class name there may be, in the order of the result.
+        protocol: as in `textseg.metrics.dice`.
+        seed: of the bootstrap.
+
+    Returns:
+        class -> cases, patients, and dice, miou, dice_global, iou_global, each with `_ci_low` and
+        `_ci_high`; NaN where there is one patient only.
+    """
+    names = np.array(classes)
+    found: dict[str, dict[str, float | int]] = {}
+    for name in order:
+        keep = np.flatnonzero(names == name).tolist()
+        if not len(keep):
+            continue
+        part, patients = select(rows, np.array(keep)), [groups[i] for i in keep]
+        scores = mean_scores(part, protocol=protocol)
+        ends = bootstrap_interval(part, patients, protocol=protocol, seed=seed)
+        found[name] = {
+            "cases": len(keep),
+            "patients": int(group_numbers(patients, len(keep)).max()) + 1,
+        }
+        for score, value in scores.items():
+            found[name][score] = value
+            found[name][f"{score}_ci_low"], found[name][f"{score}_ci_high"] = ends[score]
+    return found
