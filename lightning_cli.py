@@ -17,7 +17,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # nothing reaches the ne
 import lightning as L
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 import datamodules  # noqa: F401  short class names in YAML
@@ -25,21 +25,28 @@ import textseg.models  # noqa: F401  short class names in YAML
 from datamodules.base import TextSegDataModule
 from datamodules.commands import audit_dataset, prepare_dataset
 from datamodules.refhl_builder import build_refhl, format_summary, read_summary
+from datamodules.word_changes import caption_variants
 from textseg.benchmark import benchmark, format_benchmark
 from textseg.callbacks import (
     ExplanationWriter,
     PredictionWriter,
     RunConfig,
+    ScoreLog,
     TestReport,
     WandbSamples,
+    comparable_keys,
+    configured_loggers,
+    prepare_loggers,
     wandb_obstacle,
+    with_table,
 )
-from textseg.checkpoint import fresh_folder, read_checkpoint, run_folder_of
+from textseg.checkpoint import RUN_CONFIG, fresh_folder, read_checkpoint, run_folder_of
 from textseg.cli_errors import broken_yaml
 from textseg.command_line import (
     NEED_CHECKPOINT,
     config_name,
     data_part_of_configs,
+    with_checkpoint_of_run,
     with_run_config,
 )
 from textseg.commands import COMMANDS
@@ -47,6 +54,8 @@ from textseg.encoders import restoring, token_counter
 from textseg.errors import UserError
 from textseg.models.base import SegmentationModule, check_state_dict
 from textseg.parser import Refused, SuiteParser, summary_of
+from textseg.probe import plain_table as format_probe
+from textseg.probe import probe
 from textseg.report import format_results
 
 __all__ = ["WandbSamples", "main"]
@@ -58,7 +67,7 @@ class SuiteCLI(LightningCLI):
     """LightningCLI with run folders, checkpoints that bring their config, and more subcommands."""
 
     def __init__(self, args: Sequence[str]) -> None:
-        self.arguments = SuiteParser.arguments = list(args)
+        self.arguments = SuiteParser.arguments = with_checkpoint_of_run(list(args))
         SuiteParser.known_names = _known_names
         self.run_folder = Path()
         self.checkpoint_path: str | None = None
@@ -96,7 +105,10 @@ class SuiteCLI(LightningCLI):
             description = summary_of(function)
             own = self.init_parser(description=description)
             self._add_arguments(own)
-            added = own.add_function_arguments(function, skip={"model", "datamodule"})
+            # What the CLI gives itself is no setting.
+            given: set[str | int] = {"model", "datamodule", "trainer", "variants"}
+            given &= {*inspect.signature(function).parameters}
+            added = own.add_function_arguments(function, skip=given)
             self._subcommand_method_arguments[name] = added
             self._subcommand_parsers[name] = own
             commands.add_subcommand(name, own, help=description)
@@ -109,6 +121,12 @@ class SuiteCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(TestReport, "test_report")
         parser.add_lightning_class_args(ExplanationWriter, "explain")
+        # Where the files go is known only after parsing: this lets a logger be named by its class.
+        parser.link_arguments(
+            "trainer.default_root_dir",
+            "trainer.logger.init_args.save_dir",
+            compute_fn=lambda base: base or "runs",
+        )
         # Known to every subcommand, so that all of them take the same experiment files.
         parser.add_argument(
             "--test_after_fit",
@@ -144,10 +162,10 @@ class SuiteCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         settings = self.config[self.subcommand]
         self.run_folder = self._run_folder(settings)
-        loggers = settings.trainer.logger
-        for logger in loggers if isinstance(loggers, list) else [loggers]:
-            if getattr(logger, "class_path", "").endswith("WandbLogger"):
-                logger.init_args.save_dir = str(self.run_folder)
+        self.keys = comparable_keys(settings, self._experiment())
+        prepare_loggers(settings, self.keys, job=str(self.subcommand), run_folder=self.run_folder)
+        for logger in configured_loggers(settings):
+            if logger.class_path.endswith("WandbLogger"):
                 _take_offline(logger)
 
     def instantiate_classes(self) -> None:
@@ -160,7 +178,7 @@ class SuiteCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         fitting = self.subcommand == "fit"
         loggers = self._loggers(self._get(self.config_init, "trainer").logger, fitting)
-        callbacks: list[L.Callback] = [PredictionWriter()]
+        callbacks: list[L.Callback] = [PredictionWriter(), ScoreLog(self.keys)]
         if fitting:
             callbacks += _checkpointing(self.run_folder)
             callbacks += [LearningRateMonitor("step")] if loggers else []
@@ -174,11 +192,7 @@ class SuiteCLI(LightningCLI):
             return []
         given = configured if isinstance(configured, list) else [configured]
         loggers = [logger for logger in given if isinstance(logger, Logger)]
-        if fitting:
-            table = CSVLogger(self.run_folder, name="", version="")
-            _ = table.experiment  # claims the folder before W&B puts anything there
-            loggers.append(table)
-        return loggers
+        return with_table(loggers, self.run_folder) if fitting else loggers
 
     def before_fit(self) -> None:
         """Where a test follows, check its data before the training, not after."""
@@ -216,6 +230,16 @@ class SuiteCLI(LightningCLI):
         """Measure and print."""
         print(format_benchmark(benchmark(**kwargs)))
 
+    def probe(self, **kwargs: Any) -> None:
+        """Run the test set with changed words, and print how far the masks move."""
+        self.datamodule.prepare_data()
+        rows = self.datamodule.records("test")
+        texts, case_ids = [row.text for row in rows], [row.case_id for row in rows]
+        variants = caption_variants(texts, case_ids, seed=kwargs["seed"])
+        result = probe(**kwargs, trainer=self.trainer, variants=variants)
+        if self.trainer.is_global_zero:
+            print(f"{format_probe(result)}\nwritten to {result.output}")
+
     def _run_subcommand(self, subcommand: str) -> None:
         if subcommand in SUITE_COMMANDS:
             getattr(self, subcommand)(**self._prepare_subcommand_kwargs(subcommand))
@@ -227,6 +251,11 @@ class SuiteCLI(LightningCLI):
         if self.trainer.is_global_zero:
             print(format_results(report.results))
             print(f"written to {report.folder.parent}")
+
+    def _experiment(self) -> str:
+        """The config's name; with a checkpoint, that of its run's."""
+        of_run = (self.run_folder / RUN_CONFIG).is_file()
+        return self.run_folder.parent.name if of_run else config_name(self.arguments)
 
     def _run_folder(self, settings: Any) -> Path:
         if self.subcommand != "fit":
@@ -245,7 +274,7 @@ class SuiteCLI(LightningCLI):
                 self.run_folder.parent.rmdir()
 
 
-SUITE_COMMANDS = {"benchmark": benchmark}
+SUITE_COMMANDS: dict[str, Callable[..., Any]] = {"benchmark": benchmark, "probe": probe}
 DATA_HELP = "Audit a dataset, prepare its cache, or build a referring set from volumes."
 
 

@@ -476,3 +476,29 @@ def test_a_setting_given_beside_the_checkpoint_overrides_the_runs_own(
     assert cases(moved / "test/empty") == cases(trained.run / "test/empty")
     assert len(list((moved / "test/empty/overlays").iterdir())) == 2
     assert [folder.name for folder in (moved / "test").iterdir()] == ["empty"]
+
+
+# --- probe -------------------------------------------------------------------------------------
+
+
+def test_probe_takes_a_runs_folder_and_leaves_its_results_there(
+    trained: Trained, tmp_path: Path
+) -> None:
+    moved = moved_run(trained, tmp_path)
+    outcome = call("probe", moved, "--pictures", "1", cwd=tmp_path)
+    assert outcome.status == 0, outcome.err
+    result = json.loads((moved / "probe/probe.json").read_text())
+    found = result["variants"]
+    assert found["true"]["dice"] == pytest.approx(metrics_of(trained.run / "test/true")["dice"])
+    assert found["empty"]["dice"] == pytest.approx(metrics_of(trained.run / "test/empty")["dice"])
+    assert f"written to {moved / 'probe'}" in outcome.out
+    assert len(list((moved / "probe/pictures").iterdir())) == 1
+    assert not (moved / "test").exists()
+
+
+def test_probe_of_a_folder_that_is_no_run_names_the_file_it_looked_for(tmp_path: Path) -> None:
+    outcome = call("probe", tmp_path / "nothing", cwd=tmp_path)
+    assert outcome.status == 2
+    cause, remedy = outcome.message()
+    assert "nothing/checkpoints/best.ckpt does not exist" in cause
+    assert "runs/<config>/<time>" in remedy

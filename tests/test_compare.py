@@ -404,7 +404,7 @@ def test_an_output_holds_tables_plots_and_numbers_and_is_never_written_over(
     assert first == output
     assert second == output.with_name("out_2")
     plots = ("dice_distribution", "difference_by_size", "failures")
-    expected = {f"comparison.{kind}" for kind in ("json", "md", "tex")}
+    expected = {"report.html", *(f"comparison.{kind}" for kind in ("json", "md", "tex"))}
     expected |= {f"{name}.{kind}" for name in plots for kind in ("png", "pdf")}
     assert {path.name for path in output.iterdir()} == expected
     for name in plots:

@@ -184,8 +184,7 @@ def test_an_experiment_uploads_no_pictures(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", BASES, ids=IDS)
-def test_a_wandb_run_is_named_after_its_file(path: Path) -> None:
+def test_a_wandb_run_is_named_and_grouped_by_its_file_not_by_hand(path: Path) -> None:
     for name, arguments in classes_in(load(path)):
         if name == "WandbLogger":
-            assert arguments["name"] == path.stem
-            assert path.stem.split("_")[1] == arguments["group"]
+            assert arguments == {"project": "textseg"}

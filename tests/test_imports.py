@@ -28,6 +28,8 @@ CONFINED = {
     "tokenizers": {f"textseg.encoders.{m}" for m in ("pretrained", "text", "vocabulary")},
     "albumentations": {"datamodules.transforms"},
     "wandb": {"textseg.callbacks.dashboard", "lightning_cli"},
+    "jinja2": {"textseg.html_report.page"},
+    "wandb_workspaces": {"textseg.callbacks.workspace"},
     "segmentation_models_pytorch": {"textseg.models.baseline", "textseg.losses"},
     "matplotlib": {"textseg.compare.plots"},
     "nibabel": {f"datamodules.{m}" for m in ("volumes", "synthetic.duke", "synthetic.liver")},

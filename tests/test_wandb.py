@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,9 @@ from tests.tiny_run import (
     write_refhl,
 )
 from textseg.callbacks import WandbSamples, wandb_obstacle
+from textseg.callbacks.workspace import dashboard, workspace
+from textseg.errors import UserError
+from textseg.strata import SIDES, SIZES
 
 with pytest.MonkeyPatch.context() as patch:
     patch.delenv("WANDB_BASE_URL", raising=False)
@@ -216,6 +220,7 @@ def wandb_fit(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     """A fit by a user without a key: its folder and what it printed."""
     home = tmp_path_factory.mktemp("wandb")
     root = write_refhl(home / "refhl")
+    wandb.teardown()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "online")
         patch.delenv("WANDB_API_KEY", raising=False)
@@ -224,7 +229,7 @@ def wandb_fit(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
         with warnings.catch_warnings(record=True) as raised:
             warnings.simplefilter("always")
             outcome = call(*train_arguments(experiment, root), cwd=home)
-        wandb.finish()
+        wandb.teardown()  # its service writes to paths as seen from the folder that it began in
     assert outcome.status == 0, outcome.err
     return home, replace(outcome, err="\n".join([outcome.err, *(str(w.message) for w in raised)]))
 
@@ -297,3 +302,48 @@ def test_wandb_never_waits_for_an_answer_and_writes_nothing_where_disabled(
     assert done.returncode == 0, done.stderr
     assert ("W&B runs offline: no API key" in done.stderr) == bool(left)
     assert len(list(tmp_path.rglob("*.wandb"))) == left
+
+
+# --- a view of the project ----------------------------------------------------------------------
+
+
+def panels_of(view: Any) -> list[dict[str, Any]]:
+    spec = view._to_model().spec.model_dump(by_alias=True, exclude_none=True)
+    sections = spec["section"]["panelBankConfig"]["sections"]
+    return [panel["config"] for section in sections for panel in section["panels"]]
+
+
+def test_the_views_panels_show_keys_that_a_run_has() -> None:
+    pytest.importorskip("wandb_workspaces", reason="an extra")
+    view = workspace("ward", "textseg", dataset="QaTaCov19", name="a view")
+    scores = ("dice", "miou", "dice_global", "iou_global")
+    known = {f"{part}/{score}" for part in ("val", "test") for score in scores}
+    known |= {"train/loss", "test_empty/dice", "test_shuffled/dice"}
+    known |= {"test/dice_ci_low", "test/dice_ci_high"}
+    known |= {f"test/strata/size/{name}/dice" for name in SIZES}
+    known |= {f"test/strata/side/{name}/dice" for name in SIDES}
+    shown: set[str] = set()
+    for panel in panels_of(view):
+        axes = [panel.get("xAxis", ""), panel.get("yAxis", "")]
+        summary = {axis.removeprefix("summary:") for axis in axes if "summary:" in axis}
+        shown |= {*panel.get("metrics", []), *summary}
+    assert shown <= known
+    assert {f"test/{score}" for score in scores} <= shown
+
+
+def test_a_view_is_sent_only_if_asked(nobody: pytest.MonkeyPatch) -> None:
+    views = pytest.importorskip("wandb_workspaces.workspaces", reason="an extra")
+    sent = []
+    nobody.setattr(views.Workspace, "save", lambda view: sent.append(view.name))
+    nobody.setattr(views.Workspace, "url", "https://wandb.ward/view")
+    text = dashboard("ward", name="a view")
+    assert "Test, both conventions: dice, miou, dice_global, iou_global" in text.splitlines()
+    assert sent == []
+    assert dashboard("ward", name="a view", save=True) == "https://wandb.ward/view"
+    assert sent == ["a view"]
+
+
+def test_without_its_package_a_view_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
+    with pytest.raises(UserError, match=r'pip install "textseg\[dashboard\]"'):
+        dashboard("ward")

@@ -40,14 +40,15 @@ def test_the_wheel_has_exactly_three_top_level_names(unzipped: Path) -> None:
 
 def test_the_wheel_holds_every_module_of_the_tree(unzipped: Path) -> None:
     for package in ("textseg", "datamodules"):
-        ours = {p.relative_to(ROOT) for p in (ROOT / package).rglob("*.py")}
-        assert {p.relative_to(unzipped) for p in (unzipped / package).rglob("*.py")} == ours
+        for kind in ("*.py", "*.html", "*.css"):
+            ours = {p.relative_to(ROOT) for p in (ROOT / package).rglob(kind)}
+            assert {p.relative_to(unzipped) for p in (unzipped / package).rglob(kind)} == ours
 
 
 def test_the_wheel_holds_no_data_and_is_small(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         suffixes = {Path(name).suffix for name in archive.namelist() if ".dist-info" not in name}
-    assert suffixes <= {".py", ".typed"}
+    assert suffixes <= {".py", ".typed", ".html", ".css"}
     assert wheel.stat().st_size < 500_000
 
 

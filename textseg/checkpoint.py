@@ -16,6 +16,7 @@ from textseg.errors import UserError, first_line
 
 RUN_CONFIG = "config.yaml"
 TESTED_DATA = "data.json"
+TIME_STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?")  # a run's folder
 # Settings that make another dataset of the same files.
 VARIANTS = ("captions_from", "slices", "phases", "layout")
 

@@ -17,6 +17,7 @@ _UNKNOWN = (
     r"Unexpected keys: \{'([\w.]+)'",
     r"[Uu]nrecognized arguments: -*([\w.]+)",
 )
+OWN_PARSERS = ("data", "segment", "compare", "dashboard", "report")  # they take no experiment
 DATA_COMMANDS = ("audit", "prepare", "build-refhl")
 _CONFIG_OPTIONS = ("--config", "-c", "--trainer", "--model", "--data")
 _FRAME = (  # lines that say where an error was passed on, not what it is
@@ -43,7 +44,7 @@ def explain(message: str, arguments: Sequence[str], known: Iterable[str]) -> Use
     if found := re.search(r"Expected a dot import path string: (\S+)", message):
         return _unknown(found[1], arguments, known, what="class")
     if found := re.search(r"arguments are required: (.*)", message):
-        if arguments[:1] in (["data"], ["segment"], ["compare"]):
+        if arguments[:1] and arguments[0] in OWN_PARSERS:
             names = re.sub(r"\b(?:audit|prepare|build-refhl)\.", "", found[1])
             return UserError(f"settings are missing: {names}", f"see {_help_of(arguments)}")
         return UserError(

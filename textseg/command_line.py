@@ -12,7 +12,7 @@ from textseg.checkpoint import RUN_CONFIG, read_checkpoint, run_folder_of
 from textseg.cli_errors import broken_yaml
 from textseg.errors import UserError
 
-NEED_CHECKPOINT = ("validate", "test", "predict")
+NEED_CHECKPOINT = ("validate", "test", "predict", "probe")
 # What a network goes by, whatever it is tested on.
 KEPT_FOR_OTHER_DATA = (
     *("image_size", "batch_size", "num_workers", "caption_mode", "normalise_captions"),
@@ -27,6 +27,23 @@ def option(arguments: Sequence[str], *names: str) -> str | None:
         if name in names:
             return value if equals else next(iter(arguments[position + 1 :]), None)
     return None
+
+
+def with_checkpoint_of_run(arguments: Sequence[str]) -> list[str]:
+    """`textseg probe RUN ...` as `textseg probe --ckpt_path RUN/checkpoints/best.ckpt ...`.
+
+    Raises:
+        UserError: RUN has no such checkpoint.
+    """
+    if arguments[:1] != ["probe"] or not arguments[1:2] or arguments[1].startswith("-"):
+        return list(arguments)
+    checkpoint = Path(arguments[1]).expanduser() / "checkpoints/best.ckpt"
+    if not checkpoint.is_file():
+        raise UserError(
+            f"{checkpoint} does not exist",
+            "give the folder of a run, runs/<config>/<time>; or --ckpt_path and a checkpoint",
+        )
+    return ["probe", "--ckpt_path", str(checkpoint), *arguments[2:]]
 
 
 def config_name(arguments: Sequence[str]) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from textseg.callbacks.workspace import dashboard
 from textseg.compare import compare, plain_table
+from textseg.html_report import report
 from textseg.parser import function_parser
 from textseg.segment import segment
 
@@ -36,8 +38,28 @@ def compare_command(arguments: Sequence[str]) -> None:
         print(f"written to {result.output}")
 
 
+def report_command(arguments: Sequence[str]) -> None:
+    """`textseg report RUN [RUN ...]`."""
+    parser = function_parser("report", report)
+    parser.add_argument(
+        "runs", type=str, nargs="+", help="folder of a run; several runs are compared."
+    )
+    parser.add_function_arguments(report, skip={"runs"})
+    print(f"written to {report(**parser.parse_args(list(arguments)).as_dict())}")
+
+
+def dashboard_command(arguments: Sequence[str]) -> None:
+    """`textseg dashboard ENTITY [PROJECT] ...`."""
+    parser = function_parser("dashboard", dashboard)
+    parser.add_argument("entity", type=str, help="user or team that the project belongs to.")
+    parser.add_function_arguments(dashboard, skip={"entity"})
+    print(dashboard(**parser.parse_args(list(arguments)).as_dict()))
+
+
 # A command -> the function that runs it, and the one whose docstring describes it.
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], Callable[..., Any]]] = {
     "segment": (segment_command, segment),
     "compare": (compare_command, compare),
+    "report": (report_command, report),
+    "dashboard": (dashboard_command, dashboard),
 }

@@ -30,17 +30,24 @@ def claim_folder(trainer: L.Trainer, name: str) -> Path:
 
 def claim_test_folder(trainer: L.Trainer) -> Path:
     """A folder for a test with these data and captions that nobody has written to."""
-    home = "test"
+    return claim_folder(trainer, f"{home_of_test(trainer)}/{caption_mode_of(trainer)}")
+
+
+def home_of_test(trainer: L.Trainer) -> str:
+    """Where a run keeps results on the data in use: ``test``, or ``test_on_<name>``.
+
+    Only the first process knows; the others' word is not asked for.
+    """
     data = getattr(trainer, "datamodule", None)
-    if trainer.is_global_zero and data is not None:
-        # From Python, data may be of a class that has none of these.
-        settings = {
-            name: getattr(data, name, None) for name in (*VARIANTS, "root", "split", "synthesize")
-        }
-        settings["captions"] = getattr(data, "captions_path", None)
-        identity = data_identity(type(data).__name__, settings)
-        home = results_home(Path(trainer.default_root_dir), identity).name
-    return claim_folder(trainer, f"{home}/{caption_mode_of(trainer)}")
+    if data is None or not trainer.is_global_zero:
+        return "test"
+    # From Python, data may be of a class that has none of these.
+    settings = {
+        name: getattr(data, name, None) for name in (*VARIANTS, "root", "split", "synthesize")
+    }
+    settings["captions"] = getattr(data, "captions_path", None)
+    identity = data_identity(type(data).__name__, settings)
+    return results_home(Path(trainer.default_root_dir), identity).name
 
 
 def truth_of(trainer: L.Trainer) -> str:

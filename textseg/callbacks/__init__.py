@@ -1,14 +1,26 @@
 """Pictures, tables and predictions on disk and on W&B; never in a step method."""
 
 from textseg.callbacks.dashboard import RunConfig, WandbSamples, wandb_obstacle
+from textseg.callbacks.loggers import (
+    comparable_keys,
+    configured_loggers,
+    prepare_loggers,
+    with_table,
+)
 from textseg.callbacks.pictures import ExplanationWriter, PredictionWriter
+from textseg.callbacks.scores import ScoreLog
 from textseg.callbacks.test_report import TestReport
 
 __all__ = [
     "ExplanationWriter",
     "PredictionWriter",
     "RunConfig",
+    "ScoreLog",
     "TestReport",
     "WandbSamples",
+    "comparable_keys",
+    "configured_loggers",
+    "prepare_loggers",
     "wandb_obstacle",
+    "with_table",
 ]

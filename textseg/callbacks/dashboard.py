@@ -2,58 +2,77 @@
 
 from __future__ import annotations
 
+import csv
 import netrc
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import lightning as L
+import numpy as np
 import wandb
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
+from PIL import Image
 from torch import Tensor
 
 from textseg.batch import Batch
 from textseg.callbacks.gathering import gathered, rows_in
+from textseg.callbacks.loggers import without_wandb_defaults
+from textseg.callbacks.scores import report_of
 from textseg.checkpoint import RUN_CONFIG
 from textseg.errors import UserError
+from textseg.models.base import test_prefix
 from textseg.outputs import evenly_spaced, mask_bytes, picture_of
 from textseg.preprocess import Bytes, resize_image
+from textseg.visualize import overlay
+
+Pictures = tuple[Bytes, Bytes, Bytes]  # image [H, W, 3], truth [H, W], prediction [H, W]
+
+# Columns of cases.csv; the last kind tells who a case is.
+CASE_SCORES = ("dice", "iou", "intersection", "predicted", "true", "pixels", "hd95", "nsd")
+CASE_NUMBERS = (*CASE_SCORES, "lesion_number")
+CASE_WORDS = ("surface_unit", "lesion_size", "lesion_side", "truth")
+CASE_PRIVATE = ("case", "case_id", "patient", "caption")
 
 CLOUD = "api.wandb.ai"  # where keys of W&B's own cloud are kept, whatever its host is called now
 CREDENTIALS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
 
 
 class RunConfig(SaveConfigCallback):
-    """Puts the resolved config of a fit into the run's folder and into its W&B run.
+    """Puts the resolved config into a W&B run, and that of a fit into the run's folder.
 
     Lightning's own way writes ./config.yaml for every W&B run, so that runs overwrite each other.
     """
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage != "fit":
-            return
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, folder / RUN_CONFIG, skip_none=False)
+        if stage == "fit":
+            folder = Path(trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            config = without_wandb_defaults(self.config, folder.parent.name)
+            self.parser.save(config, folder / RUN_CONFIG, skip_none=False)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_hyperparams(self.config.as_dict())
 
 
 class WandbSamples(L.Callback):
-    """A W&B table of the same validation samples after each epoch.
+    """Samples of the validation after each epoch, and all cases of a test.
+
+    W&B gets them as tables (val/samples, test/case_table); TensorBoard, whose files stay in the
+    run's folder, as pictures.
 
     Args:
-        samples: rows, evenly spaced over the validation set.
-        every_n_epochs: epochs between two tables.
-        upload: also send image, caption and masks. Off by default: they are patient data, and
-            without it the table holds row numbers and scores only.
+        samples: rows of the validation's table, and rows of either table with pictures; evenly
+            spaced over the set.
+        every_n_epochs: epochs between two tables of the validation.
+        upload: also send W&B image, caption, masks, and names of case and patient. Off by default:
+            they are patient data, and without it the tables hold row numbers and scores only.
     """
 
     def __init__(self, samples: int = 8, every_n_epochs: int = 5, upload: bool = False) -> None:
@@ -66,16 +85,18 @@ class WandbSamples(L.Callback):
         self.every_n_epochs = every_n_epochs
         self.upload = upload
         self._chosen: set[int] = set()
-        self._rows: dict[int, tuple[list[Any], tuple[Bytes, Bytes, Bytes] | None]] = {}
+        self._rows: dict[int, tuple[list[Any], str, Pictures | None]] = {}
+        self._cases: dict[int, tuple[str, Pictures | None]] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self.upload and self._loggers(trainer):
+        if not self.upload and _wandb(trainer):
             rank_zero_info("W&B sample table: scores only (upload: false keeps pictures here)")
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
         self._chosen, self._rows = set(), {}
-        if due and self._loggers(trainer) and not trainer.sanity_checking:
+        shown = _wandb(trainer) or _tensorboards(trainer)
+        if due and shown and not trainer.sanity_checking:
             self._chosen = evenly_spaced(self.samples, rows_in(trainer.val_dataloaders))
 
     def on_validation_batch_end(
@@ -89,47 +110,158 @@ class WandbSamples(L.Callback):
     ) -> None:
         for row, index in enumerate(batch["index"].tolist()):
             if index in self._chosen:
-                self._rows[index] = self._row(index, row, outputs["pred"][row], batch)
+                pred, truth = outputs["pred"][row], batch["mask"][row, 0] > 0.5
+                pictures = self._pictures(trainer, batch, row, truth, pred)
+                cells = _scores(index, truth, pred)
+                self._rows[index] = (cells, batch["text"][row] if pictures else "", pictures)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._chosen:
             return
         rows = gathered(self._rows)
+        if not trainer.is_global_zero:
+            return
         columns: list[Any] = ["index", "dice", "predicted", "true"]
         columns += ["caption", "picture"] if self.upload else []
-        if trainer.is_global_zero:
-            data: list[Any] = [_table_row(*rows[index]) for index in sorted(rows)]
-            for logger in self._loggers(trainer):
-                table = wandb.Table(columns=columns, data=data)
-                logger.experiment.log({"val/samples": table, "epoch": trainer.current_epoch})
+        data: list[Any] = []
+        for index in sorted(rows):
+            cells, text, pictures = rows[index]
+            sent = [text, _masked(pictures)] if self.upload and pictures else []
+            if _wandb(trainer):
+                data.append([*cells, *sent])
+            for board in _tensorboards(trainer):
+                _draw(board, f"val/samples/{index}", pictures, text, trainer.global_step)
+        for logger in _wandb(trainer):
+            table = wandb.Table(columns=columns, data=data)
+            logger.experiment.log({"val/samples": table, "epoch": trainer.current_epoch})
 
-    def _row(
-        self, index: int, row: int, pred: Tensor, batch: Batch
-    ) -> tuple[list[Any], tuple[Bytes, Bytes, Bytes] | None]:
-        """Cells, and image, truth and prediction if they may be sent."""
-        truth = batch["mask"][row, 0] > 0.5
-        overlap, total = int((pred & truth).sum()), int(pred.sum() + truth.sum())
-        cells: list[Any] = [index, 2 * overlap / total if total else 1.0]
-        cells += [int(pred.sum()), int(truth.sum())]
-        if not self.upload:
-            return cells, None
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        shown = _wandb(trainer) or _tensorboards(trainer)
+        if shown and report_of(trainer) is None:
+            raise UserError(
+                "WandbSamples shows the cases of a test, but nothing writes its cases.csv",
+                "add textseg.callbacks.TestReport() to the trainer's callbacks",
+            )
+        total = rows_in(trainer.test_dataloaders)
+        self._chosen = evenly_spaced(self.samples, total) if shown else set()
+        self._cases = {}
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,  # {"pred": B masks}
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        for row, index in enumerate(batch["index"].tolist()):
+            pictures = None
+            if index in self._chosen:
+                truth, pred = batch["truth"][row], outputs["pred"][row]
+                pictures = self._pictures(trainer, batch, row, truth, pred)
+            self._cases[index] = (batch["case"][row], pictures)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """After TestReport has written cases.csv, whatever the order of the callbacks."""
+        report = report_of(trainer)
+        if report is None or not (_wandb(trainer) or _tensorboards(trainer)):
+            return
+        cases = gathered(self._cases)
+        self._cases = {}
+        if not trainer.is_global_zero:
+            return
+        key = f"{test_prefix(report.mode)}/case_table"  # .../cases is their number
+        table = read_cases(report.folder / "cases.csv", cases)
+        explained = self._explanations(report.folder, table)
+        for logger in _wandb(trainer):
+            logger.experiment.log({key: self._case_table(table, explained)})
+        for board in _tensorboards(trainer):
+            for row in table:
+                index, step = row["index"], trainer.global_step
+                _draw(board, f"{key}/{index}", row["picture"], row["caption"], step)
+                if index in explained:
+                    page = np.asarray(Image.open(explained[index]).convert("RGB"))
+                    board.experiment.add_image(
+                        f"{key}/{index}/explanation", page, step, dataformats="HWC"
+                    )
+
+    def _case_table(self, table: list[dict[str, Any]], explained: dict[int, Path]) -> Any:
+        """All cases; who they are and what they look like only where that was asked for."""
+        columns: list[Any] = ["index", *CASE_NUMBERS, *CASE_WORDS]
+        columns += [*CASE_PRIVATE, "picture", "explanation"] if self.upload else []
+        data: list[Any] = []
+        for row in table:
+            cells = dict(row)
+            if self.upload:
+                page = explained.get(row["index"])
+                cells["picture"] = _masked(row["picture"]) if row["picture"] else None
+                cells["explanation"] = wandb.Image(str(page)) if page else None
+            data.append([cells[column] for column in columns])
+        return wandb.Table(columns=columns, data=data)
+
+    def _explanations(self, folder: Path, table: list[dict[str, Any]]) -> dict[int, Path]:
+        """explain/<case>.png by index, at most `samples` of them."""
+        pages = {row["index"]: folder / "explain" / f"{row['case']}.png" for row in table}
+        drawn = [index for index, page in sorted(pages.items()) if page.is_file()]
+        return {drawn[i]: pages[drawn[i]] for i in sorted(evenly_spaced(self.samples, len(drawn)))}
+
+    def _pictures(
+        self, trainer: L.Trainer, batch: Batch, row: int, truth: Tensor, pred: Tensor
+    ) -> Pictures | None:
+        """Image, truth and prediction, if anybody may see them."""
+        if not (self.upload or _tensorboards(trainer)):
+            return None
         image = resize_image(picture_of(batch, row), (pred.shape[0], pred.shape[1]))
-        return [*cells, batch["text"][row]], (image, mask_bytes(truth), mask_bytes(pred))
-
-    @staticmethod
-    def _loggers(trainer: L.Trainer) -> list[WandbLogger]:
-        return [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        return image, mask_bytes(truth > 0), mask_bytes(pred)
 
 
-def _table_row(cells: list[Any], pictures: tuple[Bytes, Bytes, Bytes] | None) -> list[Any]:
-    if pictures is None:
-        return cells
+def read_cases(
+    path: Path, cases: Mapping[int, tuple[str, Pictures | None]]
+) -> list[dict[str, Any]]:
+    """The rows of cases.csv by index: numbers, None where undefined, and pictures where drawn."""
+    index_of = {case: index for index, (case, _) in cases.items()}
+    table = []
+    with path.open(newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            row: dict[str, Any] = {name: line[name] for name in (*CASE_WORDS, *CASE_PRIVATE)}
+            row |= {name: float(line[name]) if line[name] else None for name in CASE_NUMBERS}
+            row["index"] = index_of[line["case"]]
+            row["picture"] = cases[row["index"]][1]
+            table.append(row)
+    return table
+
+
+def _scores(index: int, truth: Tensor, pred: Tensor) -> list[Any]:
+    overlap, total = int((pred & truth).sum()), int(pred.sum() + truth.sum())
+    dice = 2 * overlap / total if total else 1.0
+    return [index, dice, int(pred.sum()), int(truth.sum())]
+
+
+def _masked(pictures: Pictures) -> Any:
+    """W&B's picture with both masks, which its pages switch on and off."""
     image, truth, pred = pictures
     masks = {
         name: {"mask_data": mask, "class_labels": {1: "lesion"}}
         for name, mask in (("truth", truth), ("prediction", pred))
     }
-    return [*cells, wandb.Image(image, masks=masks)]
+    return wandb.Image(image, masks=masks)
+
+
+def _draw(
+    board: TensorBoardLogger, tag: str, pictures: Pictures | None, caption: str, step: int
+) -> None:
+    if pictures is not None:
+        picture = overlay(*pictures, caption=caption, title=[tag])
+        board.experiment.add_image(tag, picture, step, dataformats="HWC")
+
+
+def _wandb(trainer: L.Trainer) -> list[WandbLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+
+
+def _tensorboards(trainer: L.Trainer) -> list[TensorBoardLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
 def wandb_obstacle() -> str:

@@ -197,8 +197,9 @@ def _warnings(methods: dict[str, list[Result]], cases: Sequence[Case]) -> tuple[
 
 
 def _written(comparison: Comparison, folder: Path) -> Comparison:
-    """comparison.json, .md and .tex, and the plots."""
+    """comparison.json, .md and .tex, the plots, and all of it as one page, report.html."""
     from textseg.compare.plots import write_plots  # matplotlib takes a second
+    from textseg.html_report import comparison_page  # it draws with the parts of this package
 
     numbers = {
         "baseline": comparison.baseline,
@@ -214,4 +215,6 @@ def _written(comparison: Comparison, folder: Path) -> Comparison:
     (folder / "comparison.md").write_text(markdown_table(comparison), encoding="utf-8")
     (folder / "comparison.tex").write_text(latex_table(comparison), encoding="utf-8")
     write_plots(comparison, folder)
+    page = comparison_page(comparison)
+    (folder / "report.html").write_text(page, encoding="utf-8", errors="replace")
     return replace(comparison, output=folder)

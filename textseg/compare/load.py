@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from textseg.checkpoint import RUN_CONFIG
+from textseg.checkpoint import RUN_CONFIG, TIME_STAMP
 from textseg.errors import UserError, first_line
 from textseg.metrics import Protocol, Rows, dice, iou
 from textseg.strata import SIDES, SIZES
@@ -26,7 +25,6 @@ _TEST_AGAIN = "test the run again: textseg test --ckpt_path RUN/checkpoints/best
 _EDITED = f"the file was cut short or edited: {_TEST_AGAIN}"
 _ROUNDING = 1e-6  # of a Dice in the file
 _SHOWN = 3  # of what differs, in a message
-_TIME_STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?")
 # What may differ between two seeds of one method: where it ran, not what was trained.
 _OF_THE_MACHINE = frozenset(("seed", "root", "cache", "num_workers"))
 _OF_THE_TRAINING = (
@@ -153,7 +151,7 @@ def _tests(run: Path) -> str:
 
 def _config_name(run: Path) -> str:
     """runs/<config name>/<time stamp>; a folder that was renamed goes by its own name."""
-    return run.parent.name if _TIME_STAMP.fullmatch(run.name) else run.name
+    return run.parent.name if TIME_STAMP.fullmatch(run.name) else run.name
 
 
 def _metrics(path: Path) -> dict[str, Any]:

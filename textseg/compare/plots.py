@@ -145,7 +145,7 @@ def difference_by_size(comparison: Comparison) -> Figure:
     The line is the mean in five groups of equally many cases. Cases without a lesion have no size
     and are left out; the axis says how many.
     """
-    share, unit = _sizes(comparison)
+    share = _shares(comparison)
     shown = share > 0
     others = comparison.methods[1:]
     figure = Figure(figsize=(6.4, 0.8 + 2.2 * len(others)), layout="constrained")
@@ -161,7 +161,7 @@ def difference_by_size(comparison: Comparison) -> Figure:
     if shown.any():
         panels[-1].set_xscale("log")
     left_out = f"; {int((~shown).sum())} cases without a lesion left out" if not shown.all() else ""
-    panels[-1].set_xlabel(f"true lesion, {unit}{left_out}")
+    panels[-1].set_xlabel(f"true lesion, share of the image{left_out}")
     return figure
 
 
@@ -201,13 +201,10 @@ def label(name: str) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
-def _sizes(comparison: Comparison) -> tuple[Floats, str]:
-    """Each case's true area and its unit: a share of the image where its size was written."""
+def _shares(comparison: Comparison) -> Floats:
+    """Each case's true area as a share of the image: [N]."""
     true = np.array([case.true for case in comparison.cases], dtype=np.float64)
-    whole = np.array([case.pixels for case in comparison.cases], dtype=np.float64)
-    if (whole > 0).all():
-        return true / whole, "share of the image"
-    return true, "pixels"
+    return true / np.array([case.pixels for case in comparison.cases], dtype=np.float64)
 
 
 def _colour(number: int) -> str:

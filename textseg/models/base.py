@@ -201,9 +201,7 @@ class SegmentationModule(L.LightningModule):
 
     @property
     def _test_prefix(self) -> str:
-        """A test with other than true captions is logged apart: test_empty, test_shuffled."""
-        mode = caption_mode_of(self.trainer)
-        return "test" if mode == "true" else f"test_{mode}"
+        return test_prefix(caption_mode_of(self.trainer))
 
     def configure_optimizers(self) -> Any:
         """AdamW over `parameter_groups`, and a schedule by step with the trainer's length."""
@@ -259,6 +257,11 @@ def enough_values(model: SegmentationModule, image: Tensor) -> Iterator[None]:
             "give data.batch_size and the training split 2 or more, or data.image_size 64 or more, "
             "which does not help a network that pools whole images",
         ) from error
+
+
+def test_prefix(mode: str) -> str:
+    """A test with other than true captions is logged apart: test_empty, test_shuffled."""
+    return "test" if mode == "true" else f"test_{mode}"
 
 
 def caption_mode_of(trainer: L.Trainer) -> str:

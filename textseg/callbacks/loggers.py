@@ -1,0 +1,175 @@
+"""Where the configured loggers write, and the keys by which their runs are compared."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch.loggers import CSVLogger, Logger
+
+from textseg.errors import UserError
+
+# Lightning's own name for a folder that nobody named.
+UNNAMED = (None, "lightning_logs")
+# What wandb reads where init is not told: a user's own, which wins.
+WANDB_VARIABLES = {
+    "project": "WANDB_PROJECT",
+    "name": "WANDB_NAME",
+    "group": "WANDB_RUN_GROUP",
+    "tags": "WANDB_TAGS",
+    "job_type": "WANDB_JOB_TYPE",
+    "settings": "WANDB_CONSOLE",
+}
+SWEEP = "WANDB_SWEEP_ID"
+PROJECT = "textseg"
+DATA_FOLDER = "WANDB_DATA_DIR"
+_our_data_folders: set[str] = (
+    set()
+)  # what DATA_FOLDER was set to here, by earlier runs of a process
+
+
+def comparable_keys(settings: Namespace, experiment: str) -> dict[str, Any]:
+    """What runs are filtered and grouped by: experiment, network, dataset, split and seed.
+
+    Args:
+        settings: the parsed settings of a subcommand.
+        experiment: the config's name; the network's where a run has none.
+    """
+    network = _short(settings.model.class_path)
+    data = settings.data.init_args
+    dataset = _short(settings.data.class_path).removesuffix("DataModule")
+    if data.get("synthesize"):  # numbers on phantoms are comparable with no others
+        dataset += "-phantoms"
+    return {
+        "experiment": network if experiment in ("", "run") else experiment,
+        "network": network,
+        "dataset": dataset,
+        "split": data.get("split"),
+        "seed": settings.get("seed_everything"),
+    }
+
+
+def prepare_loggers(
+    settings: Namespace, keys: Mapping[str, Any], *, job: str, run_folder: Path
+) -> None:
+    """Send the configured loggers to the run's folder and give W&B what its user did not.
+
+    TensorBoard's and CSV's files of a fit lie in the run's folder itself, those of a later test in
+    <job>_log/version_N there, so that no test writes over a training's metrics.csv.
+
+    Args:
+        settings: the parsed settings of a subcommand; changed in place.
+        keys: of `comparable_keys`.
+        job: the subcommand.
+        run_folder: of this run.
+
+    Raises:
+        UserError: the logger's package is not installed.
+    """
+    for logger in configured_loggers(settings):
+        kind, given = _short(logger.class_path), logger.init_args
+        if "save_dir" in given:
+            given.save_dir = str(run_folder)
+        if kind == "WandbLogger":
+            for name, value in wandb_defaults(settings, keys, job).items():
+                if given.get(name) is None:
+                    given[name] = value
+            given.config = {**keys, **(given.config or {})}
+            _keep_wandb_files(run_folder)
+        elif kind in ("TensorBoardLogger", "CSVLogger"):
+            unnamed = given.name in UNNAMED
+            given.name = ("" if job == "fit" else f"{job}_log") if unnamed else given.name
+            if unnamed and job == "fit" and given.version is None:
+                given.version = ""
+        if kind == "TensorBoardLogger":
+            _check_tensorboard()
+            given.default_hp_metric = False  # a made-up -1 beside the scores
+
+
+def configured_loggers(settings: Namespace) -> list[Namespace]:
+    """The loggers of a config that are given by class; `true` and `false` are none."""
+    given = settings.trainer.get("logger")
+    listed = given if isinstance(given, list) else [given]
+    return [logger for logger in listed if isinstance(logger, Namespace)]
+
+
+def wandb_defaults(settings: Namespace, keys: Mapping[str, Any], job: str) -> dict[str, Any]:
+    """Project, name, group, tags, job type and settings, less those that variables give.
+
+    Runs that differ in nothing but their seed share a group, so a group's mean is a mean over
+    seeds; an ablation is a group of its own.
+    """
+    seed = keys["seed"]
+    marks = (keys["dataset"], keys["network"], keys["split"])
+    defaults: dict[str, Any] = {
+        "project": PROJECT,
+        "name": keys["experiment"] + (f"-seed{seed}" if seed is not None else ""),
+        "group": f"{keys['dataset']}/{keys['experiment']}",
+        "tags": [str(mark) for mark in marks if mark],
+        "job_type": job,
+    }
+    if not uploads_pictures(settings):
+        # W&B keeps what a run prints, and warnings about a dataset name its files.
+        defaults["settings"] = {"console": "off"}
+    if os.environ.get(SWEEP):
+        del defaults["name"]  # the runs of a sweep share config and seed
+    return {k: v for k, v in defaults.items() if not os.environ.get(WANDB_VARIABLES[k])}
+
+
+def uploads_pictures(settings: Namespace) -> bool:
+    """Whether a WandbSamples callback was told to upload."""
+    given = settings.trainer.get("callbacks") or []
+    listed = given if isinstance(given, list) else [given]
+    return any(
+        bool(callback.init_args.get("upload"))
+        for callback in listed
+        if isinstance(callback, Namespace) and _short(callback.class_path) == "WandbSamples"
+    )
+
+
+def without_wandb_defaults(settings: Namespace, experiment: str) -> Namespace:
+    """A copy for the run's config.yaml, so that a run started from that file names itself."""
+    copy = settings.clone()
+    keys = comparable_keys(copy, experiment)
+    defaults = wandb_defaults(copy, keys, "fit")
+    for logger in configured_loggers(copy):
+        if _short(logger.class_path) == "WandbLogger":
+            given = logger.init_args
+            for name in (name for name, value in defaults.items() if given[name] == value):
+                given[name] = None
+            own = {k: v for k, v in (given.config or {}).items() if keys.get(k) != v}
+            given.config = own or None
+    return copy
+
+
+def with_table(loggers: Sequence[Logger], run_folder: Path) -> list[Logger]:
+    """The loggers and one CSVLogger that writes the run's metrics.csv; a configured one is it."""
+    tables = [logger for logger in loggers if isinstance(logger, CSVLogger)]
+    own = [table for table in tables if Path(table.log_dir).resolve() == run_folder.resolve()]
+    table = own[0] if own else CSVLogger(run_folder, name="", version="")
+    _ = table.experiment  # claims the folder before another logger puts anything there
+    return [logger for logger in loggers if logger is not table] + [table]
+
+
+def _keep_wandb_files(run_folder: Path) -> None:
+    """Tables and pictures wait in the run's folder until they are sent, not in the home folder."""
+    if os.environ.get(DATA_FOLDER, "") in {"", *_our_data_folders}:
+        folder = str((run_folder / "wandb").resolve())
+        os.environ[DATA_FOLDER] = folder
+        _our_data_folders.add(folder)
+
+
+def _short(class_path: str) -> str:
+    return class_path.rpartition(".")[2]
+
+
+def _check_tensorboard() -> None:
+    if find_spec("tensorboard") is None:
+        raise UserError(
+            "trainer.logger=TensorBoardLogger needs the package tensorboard, which is not here",
+            "pip install tensorboard",
+        )

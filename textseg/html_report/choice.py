@@ -1,0 +1,57 @@
+"""Which cases are shown: the best, those in the middle and the worst, by Dice."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Positions of cases to show.
+
+    Args:
+        best: the best first.
+        median: those nearest to the middle of the ranking, the better first.
+        worst: the worst first.
+        rank: of every case, 1 for the best; cases of equal Dice rank in the order they came in.
+    """
+
+    best: tuple[int, ...]
+    median: tuple[int, ...]
+    worst: tuple[int, ...]
+    rank: tuple[int, ...]
+
+    def groups(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        return ("Best", self.best), ("Median", self.median), ("Worst", self.worst)
+
+    def shown(self) -> tuple[int, ...]:
+        return (*self.best, *self.median, *self.worst)
+
+
+def choose(dice: Sequence[float], pictured: Collection[int], count: int) -> Choice:
+    """Up to `count` cases of each kind among those that have pictures, none twice.
+
+    Args:
+        dice: of N cases.
+        pictured: positions of the cases that have pictures.
+        count: of each kind; fewer where pictures do not suffice for three kinds.
+    """
+    order = np.argsort(-np.asarray(dice, dtype=np.float64), kind="stable").tolist()
+    rank = {position: number for number, position in enumerate(order, start=1)}
+    known = [position for position in order if position in pictured]
+    each = min(count, -(-len(known) // 3))
+    best = known[:each]
+    left = known[each:]
+    worst = left[::-1][:each]
+    left = left[: len(left) - len(worst)]
+    middle = (len(order) + 1) / 2
+    median = sorted(left, key=lambda position: (abs(rank[position] - middle), rank[position]))
+    return Choice(
+        best=tuple(best),
+        median=tuple(sorted(median[:each], key=rank.__getitem__)),
+        worst=tuple(worst),
+        rank=tuple(rank[position] for position in range(len(order))),
+    )

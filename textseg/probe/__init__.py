@@ -1,0 +1,185 @@
+"""How a trained network uses its text: its masks with true words and with changed ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar
+from PIL import Image
+
+from textseg.checkpoint import fresh_folder, read_checkpoint
+from textseg.encoders import NoText
+from textseg.errors import UserError
+from textseg.metrics import bootstrap_warnings
+from textseg.models.base import SegmentationModule, check_state_dict
+from textseg.outputs import OUTLINES, home_of_test, truth_of, unpack_mask
+from textseg.probe.masks import TRUE, Probe, ProbedCase, Variants, check_variants
+from textseg.probe.pictures import Panel, probe_picture
+from textseg.probe.results import (
+    Probing,
+    Score,
+    VariantResult,
+    case_dice,
+    case_moved,
+    count_patients,
+    crossing,
+    pairs,
+    variant_result,
+)
+from textseg.probe.tables import markdown_table, plain_table, write_cases
+from textseg.report import to_json
+
+__all__ = ["Probing", "Score", "VariantResult", "plain_table", "probe"]
+
+
+def probe(
+    model: SegmentationModule,
+    datamodule: L.LightningDataModule,
+    *,
+    trainer: L.Trainer,
+    variants: Variants,
+    ckpt_path: str | None = None,
+    pictures: int = 6,
+    seed: int = 0,
+) -> Probing:
+    """Measure how far a network's masks move, and its Dice falls, when its words are changed.
+
+    The test set is run with true, empty, shuffled and otherwise changed captions, and the results
+    are written into RUN/probe/ (RUN/test_on_<name>/probe/ for other data than the run's own):
+    probe.json, probe.csv, probe.md and pictures. Dice is always that of protocol=standard.
+
+    Args:
+        model: the network.
+        datamodule: whose test set is run; with its true captions.
+        trainer: gives devices and precision; of its callbacks only a progress bar runs.
+        variants: by name the changed texts in row order, None where a row has none;
+            `datamodules.word_changes.caption_variants` makes them.
+        ckpt_path: weights to load first; null keeps those of the model.
+        pictures: cases to draw with each change, evenly spaced over the test set; 0 for none.
+        seed: of the changes and of the bootstrap.
+
+    Raises:
+        UserError: a wrong setting, or variants of other captions than the test set's.
+    """
+    if pictures < 0:
+        raise UserError(f"pictures={pictures} is negative", "give 0 for none")
+    _check_captions(datamodule, variants)
+    if ckpt_path is not None:
+        weights = read_checkpoint(ckpt_path)["state_dict"]
+        check_state_dict(model, weights)
+        model.load_state_dict(weights)
+    run = Probe(model, variants, pictures)
+    own_callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    bars = [callback for callback in own_callbacks if isinstance(callback, ProgressBar)]
+    trainer.callbacks = bars  # type: ignore[attr-defined]  # others write a test's results
+    try:
+        trainer.test(run, datamodule=datamodule, verbose=False)
+    finally:
+        trainer.callbacks = own_callbacks  # type: ignore[attr-defined]
+    probing = _evaluated(run.cases, model, trainer, variants, seed)
+    if not trainer.is_global_zero:
+        return probing
+    home = home_of_test(trainer)
+    run_folder = Path(trainer.default_root_dir)
+    folder = fresh_folder((run_folder if home == "test" else run_folder / home) / "probe")
+    _write(folder, probing, run.cases, variants)
+    return replace(probing, output=folder)
+
+
+def _check_captions(datamodule: L.LightningDataModule, variants: Variants) -> None:
+    mode = getattr(datamodule, "caption_mode", "true")
+    if mode != "true":
+        raise UserError(
+            f"caption_mode={mode} has changed the captions that a probe starts from",
+            "leave caption_mode out: a probe runs empty and shuffled captions too",
+        )
+    captions = getattr(datamodule, "captions", None)
+    if captions is None:
+        check_variants(variants, len(variants.get(TRUE, ())))
+        return
+    texts = captions("test")
+    check_variants(variants, len(texts))
+    if list(variants[TRUE]) != list(texts):
+        raise UserError(
+            f"variants[{TRUE!r}] are other captions than those of the test set",
+            "make the variants of datamodule.captions('test'), in that order",
+        )
+
+
+def _evaluated(
+    cases: Mapping[int, ProbedCase],
+    model: SegmentationModule,
+    trainer: L.Trainer,
+    variants: Variants,
+    seed: int,
+) -> Probing:
+    rows = [cases[index] for index in sorted(cases)]
+    groups = [case.case_id for case in rows]
+    results = tuple(variant_result(rows, name, seed=seed) for name in variants)
+    paired = pairs(cases, variants, seed=seed)
+    return Probing(
+        network=type(model).__name__,
+        data=type(getattr(trainer, "datamodule", None)).__name__,
+        seed=seed,
+        cases=len(rows),
+        patients=count_patients(groups),
+        variants=results,
+        # In a referring set sides are those of an organ, and the pairs tell more.
+        crossing=crossing(rows, seed=seed) if paired is None else None,
+        pairs=paired,
+        warnings=(
+            *_warnings(model, results, truth_of(trainer)),
+            *bootstrap_warnings(groups, len(rows)),
+        ),
+    )
+
+
+def _warnings(
+    model: SegmentationModule, results: tuple[VariantResult, ...], truth: str
+) -> list[str]:
+    found = []
+    if isinstance(getattr(model, "text_encoder", None), NoText):
+        found.append(
+            f"{type(model).__name__} reads no text: its masks stay where they are, whatever the "
+            "words, and every difference is 0 by construction"
+        )
+    elif not any(result.changed > 0 for result in results):
+        found.append("no change of the words moved a single pixel: the network ignores its text")
+    lacking = [result.name for result in results if not result.cases]
+    if lacking:
+        found.append(f"no caption of this test set could be changed so: {', '.join(lacking)}")
+    if truth != OUTLINES:
+        found.append(f"the truth is {truth}, not outlines: dice is against those")
+    if model.protocol != "standard":
+        found.append(
+            f"protocol={model.protocol} is the model's, but dice is that of protocol=standard here"
+        )
+    return found
+
+
+def _write(
+    folder: Path, probing: Probing, cases: Mapping[int, ProbedCase], variants: Variants
+) -> None:
+    (folder / "probe.json").write_text(to_json(probing.as_json()), encoding="utf-8")
+    table = markdown_table(probing, cases, variants)
+    (folder / "probe.md").write_text(table, encoding="utf-8")
+    write_cases(folder / "probe.csv", probing, cases, variants)
+    for index in sorted(cases):
+        _draw(folder / "pictures", index, cases[index], variants)
+
+
+def _draw(folder: Path, index: int, case: ProbedCase, variants: Variants) -> None:
+    if case.drawing is None:
+        return
+    folder.mkdir(exist_ok=True)
+    panels = []
+    for name, mask in case.drawing.masks.items():
+        score, moved = case_dice([case], name)[0], case_moved([case], name)[0]
+        note = f"dice {score:.2f}" + ("" if name == TRUE else f", moved {moved:.2f}")
+        panels.append(Panel(name, unpack_mask(mask), variants[name][index] or "", note))
+    truth = unpack_mask(case.truth)
+    page = probe_picture(case.drawing.image, truth, panels, title=[case.case])
+    Image.fromarray(page).save(folder / f"{case.case}.png")

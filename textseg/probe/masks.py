@@ -1,0 +1,177 @@
+"""The network run with every change of every caption, over a test set: what its masks were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import lightning as L
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from textseg.batch import Batch
+from textseg.callbacks.gathering import gathered, rows_in
+from textseg.errors import UserError
+from textseg.models.base import SegmentationModule
+from textseg.outputs import PackedMask, evenly_spaced, mask_bytes, pack_mask, picture_of
+from textseg.preprocess import Bytes
+
+# By name, for each row of the test set its text, None where the row has no such change.
+Variants = Mapping[str, Sequence[str | None]]
+TRUE = "true"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One mask, in pixels at the truth's own resolution.
+
+    `overlap` is shared with the truth, `kept` with the mask under true words; `left` of `predicted`
+    lie in the picture's left half (of a middle column, half).
+    """
+
+    predicted: int
+    overlap: int
+    kept: int
+    left: float
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a picture of a case needs: the image [H0, W0, 3], and the masks by variant."""
+
+    image: Bytes
+    masks: dict[str, PackedMask] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ProbedCase:
+    """One row of the test set: its masks measured by variant, and those of true words and truth."""
+
+    case: str
+    case_id: str
+    image_id: int
+    true: int  # pixels of the truth
+    truth: PackedMask
+    pred: PackedMask
+    measured: dict[str, Measured]
+    drawing: Drawing | None
+
+
+class Probe(L.LightningModule):
+    """Runs a network on every variant of a batch's captions; `trainer.test` drives it.
+
+    An image is read once. Every variant runs on the whole batch, with true words in the rows that
+    lack it: a batch of another size may take other kernels, whose rounding would move masks.
+
+    Args:
+        model: the network, with its weights.
+        variants: the texts by name, in the order of the test set's index; `TRUE` is among them.
+        pictures: cases whose masks are kept to be drawn, evenly spaced.
+
+    Attributes:
+        cases: by index, all cases of all processes, each once; there after the test.
+    """
+
+    def __init__(self, model: SegmentationModule, variants: Variants, pictures: int) -> None:
+        super().__init__()
+        self.model = model
+        self.variants = variants
+        self.pictures = pictures
+        self.cases: dict[int, ProbedCase] = {}
+        self._drawn: set[int] = set()
+
+    def setup(self, stage: str) -> None:
+        """Let the text encoder warn of captions it must cut; it learns no word of them."""
+        texts = {text for column in self.variants.values() for text in column if text is not None}
+        self.model.on_captions(sorted(texts), training=False)
+
+    def on_test_epoch_start(self) -> None:
+        self.cases = {}
+        self._drawn = evenly_spaced(self.pictures, rows_in(self.trainer.test_dataloaders))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        rows = batch["index"].tolist()
+        own = [self.variants[TRUE][row] for row in rows]
+        assert own == batch["text"], "the variants are not of this test set's captions"
+        truths = [mask_bytes(truth > 0).astype(bool) for truth in batch["truth"]]
+        masks = self._masks(batch, own, own)
+        found = {TRUE: masks}
+        for name, column in self.variants.items():
+            texts = [column[row] for row in rows]
+            if name != TRUE and any(text is not None for text in texts):
+                found[name] = self._masks(batch, texts, own)
+        for place, row in enumerate(rows):
+            given = [name for name in found if self.variants[name][row] is not None]
+            self.cases[row] = _probed(
+                batch, place, truths[place], {n: found[n][place] for n in given}, row in self._drawn
+            )
+
+    def on_test_epoch_end(self) -> None:
+        self.cases = gathered(self.cases)
+
+    def _masks(
+        self, batch: Batch, texts: Sequence[str | None], own: Sequence[str | None]
+    ) -> list[NDArray[np.bool_]]:
+        """B masks [H0, W0] at each truth's own resolution."""
+        given = [mine if text is None else text for text, mine in zip(texts, own, strict=True)]
+        logits: Tensor = self.model(batch["image"], given).logits
+        masks = self.model.masks_at(logits, batch["original_size"])
+        return [mask_bytes(mask).astype(bool) for mask in masks]
+
+
+def _probed(
+    batch: Batch,
+    place: int,
+    truth: NDArray[np.bool_],
+    masks: Mapping[str, NDArray[np.bool_]],
+    drawn: bool,
+) -> ProbedCase:
+    own = masks[TRUE]
+    assert own.shape == truth.shape, (own.shape, truth.shape)
+    drawing = None
+    if drawn:
+        packed = {name: pack_mask(mask.astype(np.uint8)) for name, mask in masks.items()}
+        drawing = Drawing(picture_of(batch, place), packed)
+    return ProbedCase(
+        case=batch["case"][place],
+        case_id=batch["case_id"][place],
+        image_id=int(batch["image_id"][place]),
+        true=int(truth.sum()),
+        truth=pack_mask(truth.astype(np.uint8)),
+        pred=pack_mask(own.astype(np.uint8)),
+        measured={name: _measured(mask, own, truth) for name, mask in masks.items()},
+        drawing=drawing,
+    )
+
+
+def _measured(
+    mask: NDArray[np.bool_], own: NDArray[np.bool_], truth: NDArray[np.bool_]
+) -> Measured:
+    columns = mask.sum(axis=0)
+    width = len(columns)
+    middle = columns[width // 2] / 2 if width % 2 else 0
+    return Measured(
+        predicted=int(mask.sum()),
+        overlap=int((mask & truth).sum()),
+        kept=int((mask & own).sum()),
+        left=float(columns[: width // 2].sum() + middle),
+    )
+
+
+def check_variants(variants: Variants, rows: int) -> None:
+    """Raises:
+    UserError: the variants lack the true texts, or are of another number of rows.
+    """
+    lengths = {name: len(column) for name, column in variants.items()}
+    if TRUE not in variants or None in variants[TRUE]:
+        raise UserError(
+            "variants lack the true captions, which all others are compared with",
+            f"give a text for every row under {TRUE!r}; datamodules.word_changes makes them all",
+        )
+    odd = {name: length for name, length in lengths.items() if length != rows}
+    if odd:
+        raise UserError(
+            f"variants has {odd} texts for the {rows} rows of the test set",
+            "make them of the captions of the split test: datamodules.word_changes",
+        )
