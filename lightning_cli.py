@@ -57,6 +57,7 @@ from textseg.parser import Refused, SuiteParser, summary_of
 from textseg.probe import plain_table as format_probe
 from textseg.probe import probe
 from textseg.report import format_results
+from textseg.restart import LAST, STATE, AtomicCheckpoints, Restart, last_checkpoint
 
 __all__ = ["WandbSamples", "main"]
 
@@ -72,6 +73,7 @@ class SuiteCLI(LightningCLI):
         self.run_folder = Path()
         self.checkpoint_path: str | None = None
         self.checkpoint: dict[str, Any] | None = None
+        self.continued = False  # a fit that goes on in the folder of the run it resumes
         try:
             self._run_cli()
         except BaseException:
@@ -121,6 +123,7 @@ class SuiteCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(TestReport, "test_report")
         parser.add_lightning_class_args(ExplanationWriter, "explain")
+        parser.add_lightning_class_args(Restart, "restart")
         # Where the files go is known only after parsing: this lets a logger be named by its class.
         parser.link_arguments(
             "trainer.default_root_dir",
@@ -150,6 +153,11 @@ class SuiteCLI(LightningCLI):
                     "give --ckpt_path runs/<config>/<time>/checkpoints/best.ckpt",
                 )
             return
+        if subcommand == "fit":
+            if self.checkpoint_path == "last":
+                self.checkpoint_path = str(last_checkpoint(self._runs(settings)))
+                settings.ckpt_path = self.checkpoint_path
+            self.continued = Path(self.checkpoint_path).parts[-2:] == LAST.parts
         self.checkpoint = read_checkpoint(self.checkpoint_path)
         stored = self.checkpoint.get("hyper_parameters", {}).get("_class_path")
         wanted = settings.model.class_path
@@ -166,6 +174,7 @@ class SuiteCLI(LightningCLI):
         prepare_loggers(settings, self.keys, job=str(self.subcommand), run_folder=self.run_folder)
         for logger in configured_loggers(settings):
             if logger.class_path.endswith("WandbLogger"):
+                logger.init_args.id = self._wandb_id() or logger.init_args.get("id")
                 _take_offline(logger)
 
     def instantiate_classes(self) -> None:
@@ -182,6 +191,7 @@ class SuiteCLI(LightningCLI):
         if fitting:
             callbacks += _checkpointing(self.run_folder)
             callbacks += [LearningRateMonitor("step")] if loggers else []
+            self.trainer_defaults["plugins"] = [AtomicCheckpoints()]
         self.trainer_defaults["callbacks"] = callbacks
         kwargs |= {"default_root_dir": str(self.run_folder), "logger": loggers or False}
         return super().instantiate_trainer(**kwargs)
@@ -192,7 +202,8 @@ class SuiteCLI(LightningCLI):
             return []
         given = configured if isinstance(configured, list) else [configured]
         loggers = [logger for logger in given if isinstance(logger, Logger)]
-        return with_table(loggers, self.run_folder) if fitting else loggers
+        steps = self.checkpoint["global_step"] if self.checkpoint and self.continued else 0
+        return with_table(loggers, self.run_folder, steps) if fitting else loggers
 
     def before_fit(self) -> None:
         """Where a test follows, check its data before the training, not after."""
@@ -261,10 +272,23 @@ class SuiteCLI(LightningCLI):
         if self.subcommand != "fit":
             given = self.checkpoint_path
             return run_folder_of(given) if given else Path("runs") / config_name(self.arguments)
-        base = Path(settings.trainer.default_root_dir or "runs") / config_name(self.arguments)
+        if self.continued:
+            assert self.checkpoint_path is not None
+            return run_folder_of(self.checkpoint_path)
+        base = self._runs(settings)
         if getattr(rank_zero_only, "rank", 0):  # every path that is written to comes from rank 0
             return base
         return fresh_folder(base / time.strftime("%Y-%m-%d_%H-%M-%S"))
+
+    def _runs(self, settings: Any) -> Path:
+        """The folder of this config's runs."""
+        return Path(settings.trainer.default_root_dir or "runs") / config_name(self.arguments)
+
+    def _wandb_id(self) -> str | None:
+        """The W&B run that a continued fit goes on with."""
+        if not self.continued or self.checkpoint is None:
+            return None
+        return self.checkpoint.get(STATE, {}).get("wandb_id")
 
     def _forget_empty_folder(self) -> None:
         """A run that was refused before it wrote anything leaves nothing."""
@@ -294,7 +318,12 @@ def _checkpointing(run_folder: Path) -> list[L.Callback]:
     """
     folder = run_folder / "checkpoints"
     best = ModelCheckpoint(
-        folder, filename="best", monitor="val/dice", mode="max", auto_insert_metric_name=False
+        folder,
+        filename="best",
+        monitor="val/dice",
+        mode="max",
+        auto_insert_metric_name=False,
+        enable_version_counter=False,  # a resumed run finds the killed one's best.ckpt there
     )
     last = ModelCheckpoint(
         folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
@@ -344,8 +373,9 @@ def _data_command(arguments: Sequence[str]) -> int:
 def _known_names() -> set[str]:
     """Names of classes and settings, for proposals."""
     names = {"seed_everything", "trainer", "model", "data", "class_path", "init_args", "config"}
-    names |= {"test_after_fit", "test_report", "explain", "ckpt_path"}
-    for base in (SegmentationModule, TextSegDataModule, L.Trainer, TestReport, ExplanationWriter):
+    names |= {"test_after_fit", "test_report", "explain", "restart", "ckpt_path"}
+    own = (TestReport, ExplanationWriter, Restart)
+    for base in (SegmentationModule, TextSegDataModule, L.Trainer, *own):
         for kind in (base, *base.__subclasses__()):
             names |= {kind.__name__, *inspect.signature(kind.__init__).parameters}
     commands: list[Callable[..., Any]] = [

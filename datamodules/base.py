@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 from datamodules.building import build_once
 from datamodules.cache import CachedRows, PictureCache, open_cache
@@ -32,6 +35,9 @@ from textseg.preprocess import checked_size, probe_size
 
 __all__ = ["EpochSampler", "Record", "TextSegDataModule", "TextSegDataset", "collate"]
 
+# torchdata 0.11 calls it for every loader; torch 2.15 no longer wants it called.
+warnings.filterwarnings("ignore", message="'set_vital' is deprecated", category=UserWarning)
+
 _STAGES: dict[str | None, tuple[Stage, ...]] = {
     "fit": ("train", "val"),
     "validate": ("val",),
@@ -39,6 +45,11 @@ _STAGES: dict[str | None, tuple[Stage, ...]] = {
     "predict": ("predict",),
     None: ("train", "val", "test"),
 }
+
+
+def _ignore_job_signals(worker: int) -> None:
+    """SLURM signals every process of a job, and a worker that died of it would fail the run."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 class TextSegDataModule(LightningDataModule, ABC):
@@ -175,12 +186,26 @@ class TextSegDataModule(LightningDataModule, ABC):
         """
         self._prepare(_STAGES[stage])
 
-    def train_dataloader(self) -> DataLoader[Sample]:
+    def train_dataloader(self) -> StatefulDataLoader[Sample]:
+        """Knows its place in an epoch, so that a killed run goes on from there."""
         augment = TrainAugmentation() if self.augment else None
         dataset = self._dataset("train", augment)
         sampler = EpochSampler(dataset, seed=self.seed)
-        drop_last = len(sampler) > self.batch_size  # of this process's share
-        return self._loader(dataset, sampler=sampler, drop_last=drop_last)
+        if self.trainer is not None:  # Lightning starts a resumed epoch before it calls set_epoch
+            progress: Any = self.trainer.fit_loop.epoch_progress.current
+            sampler.set_epoch(progress.processed)
+        return StatefulDataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            drop_last=len(sampler) > self.batch_size,  # of this process's share
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=self._worker_seeds(),
+            worker_init_fn=_ignore_job_signals,
+        )
 
     def val_dataloader(self) -> DataLoader[Sample]:
         return self._loader(self._dataset("val"))
@@ -204,23 +229,21 @@ class TextSegDataModule(LightningDataModule, ABC):
             cached=self.cached_rows(stage),
         )
 
-    def _loader(
-        self,
-        dataset: TextSegDataset,
-        *,
-        sampler: EpochSampler | None = None,
-        drop_last: bool = False,
-    ) -> DataLoader[Sample]:
+    def _loader(self, dataset: TextSegDataset) -> DataLoader[Sample]:
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
-            sampler=sampler,
-            drop_last=drop_last,
+            collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            collate_fn=collate,
+            generator=self._worker_seeds(),
+            worker_init_fn=_ignore_job_signals,
         )
+
+    def _worker_seeds(self) -> torch.Generator:
+        """Where a loader draws its workers' seeds: starting one must not move a dropout mask."""
+        return torch.Generator().manual_seed(self.seed)
 
     def _prepare(self, stages: Sequence[Stage]) -> None:
         checked_size(self.image_size)

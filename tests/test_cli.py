@@ -428,12 +428,12 @@ def test_two_fits_in_one_process_leave_two_folders(tmp_path: Path) -> None:
     assert only(tmp_path / "data/phantoms").name.startswith("RefHLSegDataModule-2-")
 
 
-def test_a_resumed_fit_goes_on_counting_in_a_folder_of_its_own(
+def test_a_fit_from_best_goes_on_counting_in_a_folder_of_its_own(
     trained: Trained, tmp_path: Path
 ) -> None:
     before = fingerprints(trained.run)
-    last = trained.run / "checkpoints/last.ckpt"
-    more = ["--trainer.max_epochs", "2", "--ckpt_path", str(last)]
+    best = trained.run / "checkpoints/best.ckpt"
+    more = ["--trainer.max_epochs", "2", "--ckpt_path", str(best)]
     fit = train_arguments(write_experiment(tmp_path), trained.root, *more)
     outcome = call(*fit, cwd=tmp_path)
     assert outcome.status == 0, outcome.err

@@ -160,9 +160,9 @@ def test_a_missing_tensorboard_is_named_with_the_command_that_installs_it(
 
 def test_a_configured_csv_logger_is_the_runs_own_table(tmp_path: Path) -> None:
     own = CSVLogger(tmp_path, name="", version="", flush_logs_every_n_steps=7)
-    assert with_table([own], tmp_path) == [own]
+    assert with_table([own], tmp_path, 0) == [own]
     other = CSVLogger(tmp_path / "elsewhere")
-    first, second = with_table([other], tmp_path)
+    first, second = with_table([other], tmp_path, 0)
     assert first is other
     assert isinstance(second, CSVLogger)
     assert Path(second.log_dir) == tmp_path

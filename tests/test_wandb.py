@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import sys
 import warnings
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 import wandb
+import yaml
 from lightning.pytorch.loggers import WandbLogger
 
 from tests.models.stand_ins import make_batch
@@ -238,6 +240,27 @@ def test_a_fit_without_a_key_goes_on_offline_and_says_so(wandb_fit: tuple[Path, 
     said = "W&B runs offline: no API key (wandb login sets one)"
     assert said in wandb_fit[1].err.splitlines()
     assert only(wandb_fit[0] / "runs/tiny", "*/wandb/offline-run-*").is_dir()
+
+
+def test_a_fit_that_goes_on_from_last_goes_on_with_its_wandb_run(
+    wandb_fit: tuple[Path, Outcome], tmp_path: Path
+) -> None:
+    run = shutil.copytree(only(wandb_fit[0] / "runs/tiny"), tmp_path / "run")
+    more = ["--trainer.max_epochs", "2", "--ckpt_path", str(run / "checkpoints/last.ckpt")]
+    root = wandb_fit[0] / "refhl"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        patch.setattr(wandb, "run", None)  # as in a process of its own
+        outcome = call(*train_arguments(wandb_fit[0] / "tiny.yaml", root, *more), cwd=tmp_path)
+        wandb.teardown()
+    assert outcome.status == 0, outcome.err
+    folders = sorted((run / "wandb").glob("offline-run-*"))
+    assert len(folders) == 2
+    assert len({folder.name.rpartition("-")[2] for folder in folders}) == 1, "one id"
+    assert (
+        yaml.safe_load((run / "config.yaml").read_text())["trainer"]["logger"]["init_args"]["id"]
+        is None
+    ), "a new run of this config is a new run on W&B"
 
 
 def test_a_fit_with_wandb_writes_nothing_outside_its_run_folder(

@@ -55,7 +55,8 @@ class RunConfig(SaveConfigCallback):
             folder = Path(trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
             config = without_wandb_defaults(self.config, folder.parent.name)
-            self.parser.save(config, folder / RUN_CONFIG, skip_none=False)
+            # A run that is resumed brings its own folder, and perhaps a new length.
+            self.parser.save(config, folder / RUN_CONFIG, skip_none=False, overwrite=True)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_hyperparams(self.config.as_dict())

@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from textseg.errors import UserError
+from textseg.restart import continue_table
 
 # Lightning's own name for a folder that nobody named.
 UNNAMED = (None, "lightning_logs")
@@ -141,16 +142,24 @@ def without_wandb_defaults(settings: Namespace, experiment: str) -> Namespace:
             given = logger.init_args
             for name in (name for name, value in defaults.items() if given[name] == value):
                 given[name] = None
+            given.id = None  # another run started from the file is another run there
             own = {k: v for k, v in (given.config or {}).items() if keys.get(k) != v}
             given.config = own or None
     return copy
 
 
-def with_table(loggers: Sequence[Logger], run_folder: Path) -> list[Logger]:
-    """The loggers and one CSVLogger that writes the run's metrics.csv; a configured one is it."""
+def with_table(loggers: Sequence[Logger], run_folder: Path, steps: int) -> list[Logger]:
+    """The loggers and one CSVLogger that writes the run's metrics.csv; a configured one is it.
+
+    Args:
+        loggers: the configured ones.
+        run_folder: of this run.
+        steps: that a resumed run has behind it; what the table says of later ones is dropped.
+    """
     tables = [logger for logger in loggers if isinstance(logger, CSVLogger)]
     own = [table for table in tables if Path(table.log_dir).resolve() == run_folder.resolve()]
     table = own[0] if own else CSVLogger(run_folder, name="", version="")
+    continue_table(table, steps)
     _ = table.experiment  # claims the folder before another logger puts anything there
     return [logger for logger in loggers if logger is not table] + [table]
 
