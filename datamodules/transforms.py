@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ import cv2
 cv2.setNumThreads(0)  # OpenCV's thread pool does not survive the fork of a loader's worker
 
 Bytes = NDArray[np.uint8]
+
+# A pure function of the caption, and captions come back every epoch.
+_swap_sides = lru_cache(maxsize=8192)(swap_sides)
 
 
 class TrainAugmentation:
@@ -44,8 +48,12 @@ class TrainAugmentation:
                 ),
                 A.RandomBrightnessContrast(brightness_limit=0.15, contrast_limit=0.15, p=0.5),
                 A.RandomGamma(gamma_limit=(80, 120), p=0.5),
-            ]
+            ],
+            is_check_shapes=False,  # a cache or a resize made image and mask of one size
         )
+        # Albumentations wants one of these as well. The transforms above draw from Python's alone,
+        # and to seed this one for every sample would cost as much as half a transform.
+        self._undrawn = np.random.default_rng(0)
 
     def __call__(self, image: Bytes, mask: Bytes, text: str, seed: int) -> tuple[Bytes, Bytes, str]:
         """A pure function of its arguments, in any process and after any number of calls.
@@ -60,11 +68,11 @@ class TrainAugmentation:
             Image and mask of the same shapes, and the caption of what is now seen.
         """
         draw = random.Random(seed)
-        mirrored = swap_sides(text)
-        if draw.random() < self.hflip and mirrored is not None:
+        mirrored = _swap_sides(text) if draw.random() < self.hflip else None
+        if mirrored is not None:
             image, mask, text = image[:, ::-1], mask[:, ::-1], mirrored
-        # One pair of generators for the whole pipeline: Compose.set_random_seed would start every
-        # transform from the same number, so that strong shifts always came with strong contrast.
-        self._pipeline.set_random_state(np.random.default_rng(seed), draw)
+        # One generator for the whole pipeline: Compose.set_random_seed would start every transform
+        # from the same number, so that strong shifts always came with strong contrast.
+        self._pipeline.set_random_state(self._undrawn, draw)
         moved = self._pipeline(image=np.ascontiguousarray(image), mask=np.ascontiguousarray(mask))
         return moved["image"], moved["mask"], text

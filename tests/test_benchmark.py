@@ -5,26 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-import textseg.benchmark as module
-from tests.tiny_benchmark import Sized, injected, tiny
+import textseg.benchmark.measure as module
+from tests.tiny_benchmark import Sized, skip_costly, tiny
 from textseg.batch import SegmentationOutput, stable_id
-from textseg.benchmark import (
-    WARM_UP,
-    Contender,
-    benchmark,
-    contender,
-    count_gflops,
-    faster,
-    format_benchmark,
-    time_rounds,
-    with_ratios,
-)
+from textseg.benchmark import benchmark, format_benchmark
+from textseg.benchmark.cost import count_gflops, random_batch
+from textseg.benchmark.measure import with_ratios
+from textseg.benchmark.timing import WARM_UP, Contender, contender, faster, time_rounds
 from textseg.encoders import TextEncoder
 from textseg.models.lsms import LSMS
 
@@ -47,11 +41,30 @@ def test_flops_of_attention_count_both_of_its_products(masked: bool) -> None:
     assert counted == pytest.approx(2 * (2 * 4 * 7 * 5 * 8) * 2 / 1e9)
 
 
+@pytest.mark.parametrize("groups", [1, 4, 8])
+def test_a_convolutions_step_is_three_forwards_whatever_its_groups(groups: int) -> None:
+    layer = nn.Conv2d(8, 8, 5, padding=2, stride=2, groups=groups)
+    x = torch.zeros(2, 8, 12, 16, requires_grad=True)
+    counted = count_gflops(lambda: layer(x).sum().backward(), backward=True)
+    assert counted == pytest.approx(3 * 2 * (2 * 6 * 8) * 8 * (8 // groups) * 25 / 1e9)
+
+
+def test_a_transposed_convolution_whose_input_is_fixed_costs_two_forwards() -> None:
+    layer, x = nn.ConvTranspose2d(6, 4, 3, stride=2), torch.zeros(2, 6, 5, 7)
+    counted = count_gflops(lambda: layer(x).sum().backward(), backward=True)
+    assert counted == pytest.approx(2 * 2 * (2 * 5 * 7) * 6 * 4 * 9 / 1e9)
+
+
 def test_counting_leaves_no_gradients_behind() -> None:
     layer = nn.Linear(2, 2)
     outputs: list[torch.Tensor] = []
     count_gflops(lambda: outputs.append(layer(torch.zeros(1, 2))))
     assert not outputs[0].requires_grad
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    skip_costly(monkeypatch)
 
 
 def one(*arguments: Any, **settings: Any) -> dict[str, Any]:
@@ -62,7 +75,7 @@ def one(*arguments: Any, **settings: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def result() -> dict[str, Any]:
-    return benchmark(tiny(), Sized(64), batch_size=2, rounds=2)
+    return benchmark(tiny(), Sized(64), batch_size=2, rounds=1)
 
 
 @pytest.fixture(scope="module")
@@ -71,18 +84,24 @@ def row(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_benchmark_reports_its_settings(result: dict[str, Any]) -> None:
-    expected = {"image_size": 64, "batch_size": 2, "threads": 1, "rounds": 2, "reference": "LSMS"}
-    assert {k: v for k, v in result.items() if k != "networks"} == expected
+    expected = {"image_size": 64, "batch_size": 2, "threads": 1, "rounds": 1, "reference": "LSMS"}
+    assert {k: result[k] for k in expected} == expected
+    measured = {"environment", "matrix_product_gflops_per_s", "networks"}
+    assert set(result) == {*expected, *measured}, "no data is read unasked"
+    assert result["environment"]["torch"] == torch.__version__
+    assert result["environment"]["lightning"] == L.__version__
+    assert result["environment"]["device"] == "cpu"
 
 
 def test_a_benchmark_reports_size_cost_and_times(row: dict[str, Any]) -> None:
     assert set(row) == {
-        *("name", "network", "memory_format"),
-        *("parameters_m", "trainable_m", "gflops", "gflops_without_text_encoder"),
-        *("forward_s", "forward_spread_s", "step_s", "step_spread_s"),
-        *("forward_ratio", "step_ratio"),
+        *("name", "network", "mode", "memory_format"),
+        *("parameters_m", "trainable_m", "gflops", "gflops_without_text_encoder", "step_gflops"),
+        *("text_s", "text_spread_s", "forward_s", "forward_spread_s", "step_s", "step_spread_s"),
+        *("forward_ratio", "step_ratio", "speedup"),
+        *("text_share", "text_bit_equal", "share_of_peak", "peak_memory_mib"),
     }
-    assert row["network"] == "LSMS"
+    assert (row["network"], row["mode"]) == ("LSMS", "fp32")
     assert min(row["forward_s"], row["step_s"]) > 0
     assert min(row["forward_spread_s"], row["step_spread_s"]) >= 0
     assert (row["forward_ratio"], row["step_ratio"]) == (1, 1)
@@ -126,13 +145,13 @@ def test_an_image_only_network_costs_the_same_with_and_without_text() -> None:
 def test_a_benchmark_gives_the_threads_back(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
     seen = []
 
-    def rounds_of(contenders: Sequence[Contender], rounds: int) -> None:
+    def measured(*arguments: Any) -> dict[str, Any]:
         seen.append(torch.get_num_threads())
         if fails:
             raise RuntimeError("a network broke")
-        injected(1.0)(contenders, rounds)
+        return {"networks": [{"name": "LSMS", "forward_s": 1.0, "step_s": 1.0}]}
 
-    monkeypatch.setattr(module, "time_rounds", rounds_of)
+    monkeypatch.setattr(module, "measured", measured)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -168,6 +187,10 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
+    def switched(self, training: bool) -> None:
+        """Costs time that must not be counted."""
+        self.now += 1000
+
     def task(self, label: str, *seconds: float) -> Callable[[], None]:
         """A call that takes the next of `seconds` each time."""
         left = iter(seconds)
@@ -179,14 +202,16 @@ class Clock:
         return run
 
     def contender(self, name: str, forward: Sequence[float], step: Sequence[float]) -> Contender:
-        tasks = self.task(f"{name} forward", *forward), self.task(f"{name} step", *step)
-        return Contender(name, "channels_first", *tasks)
+        text = self.task(f"{name} text", *[0.25] * len(forward))
+        tasks = text, self.task(f"{name} forward", *forward), self.task(f"{name} step", *step)
+        return Contender(name, "channels_first", *tasks, self.switched, list)
 
 
 def timed(forward: Sequence[float], step: Sequence[float], memory_format: str = "x") -> Contender:
     nothing = Clock().task("never")
-    times = {"forward": list(forward), "step": list(step)}
-    return Contender("a", memory_format, nothing, nothing, times)
+    times = {"text": [1.0], "forward": list(forward), "step": list(step)}
+    tasks = nothing, nothing, nothing
+    return Contender("a", memory_format, *tasks, Clock().switched, list, times)
 
 
 def test_every_round_runs_all_contenders_and_starts_one_further_on() -> None:
@@ -195,7 +220,7 @@ def test_every_round_runs_all_contenders_and_starts_one_further_on() -> None:
     time_rounds(contenders, 2, clock)
     forwards = [label[0] for label in clock.calls if label.endswith("forward")]
     assert "".join(forwards) == "abc" + "bca" + "cab" + "abc"
-    assert clock.calls[1::2] == [f"{name} step" for name in forwards], "its step is the next call"
+    assert clock.calls[2::3] == [f"{name} step" for name in forwards], "its step is the next call"
 
 
 def test_the_clock_counts_each_call_apart_and_no_warm_up() -> None:
@@ -203,8 +228,9 @@ def test_the_clock_counts_each_call_apart_and_no_warm_up() -> None:
     a = clock.contender("a", [*cold, 1, 2, 3], [*cold, 4, 5, 6])
     b = clock.contender("b", [*cold, 7, 8, 9], [*cold, 10, 11, 12])
     time_rounds([a, b], 3, clock)
-    assert a.times == {"forward": [1, 2, 3], "step": [4, 5, 6]}
-    assert b.times == {"forward": [7, 8, 9], "step": [10, 11, 12]}
+    text = [0.25] * 3
+    assert a.times == {"text": text, "forward": [1, 2, 3], "step": [4, 5, 6]}
+    assert b.times == {"text": text, "forward": [7, 8, 9], "step": [10, 11, 12]}
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 10])
@@ -221,7 +247,7 @@ def test_the_format_with_the_smaller_sum_is_reported_for_both_measures() -> None
     first = timed([1, 1, 50], [10, 10, 10], "channels_first")  # sum of medians 11
     last = timed([3, 3, 3], [7, 7, 7], "channels_last")  # 10, though its forward is slower
     for order in ([first, last], [last, first]):
-        figures = faster(order)
+        figures = faster(order).figures()
         assert figures["memory_format"] == "channels_last"
         assert (figures["forward_s"], figures["step_s"]) == (3, 7)
 
@@ -251,7 +277,7 @@ class Plain(LSMS):
             for m in self.modules()
             if isinstance(m, nn.Conv2d) and m.weight.shape[1] > 1 and m.weight.shape[2] > 1
         )
-        if len(image) > 1:  # not the one image whose GFLOPs are counted
+        if len(image) > 2:  # not those whose GFLOPs are counted
             self.seen.append((layout_of(image), layout_of(weight), self.training))
         return super().forward_features(image, text)
 
@@ -259,7 +285,7 @@ class Plain(LSMS):
 def test_weights_and_image_are_in_the_format_of_their_contender() -> None:
     Plain.seen.clear()
     model = Plain("mscan_tiny", "scratch", pretrained=False, decoder_dim=32)
-    benchmark(model, Sized(32), batch_size=2, rounds=1)
+    benchmark(model, Sized(32), batch_size=3, rounds=1)
     first, last = "channels_first", "channels_last"
     both = [(f, f, training) for f in (first, last) for training in (False, True)]
     assert Plain.seen[:4] == both
@@ -276,7 +302,7 @@ def test_captions_are_encoded_in_the_warm_up_only(monkeypatch: pytest.MonkeyPatc
         return original(self, caption)
 
     monkeypatch.setattr(TextEncoder, "_encode_alone", recorded)
-    batch = module._batch(3, 32)
+    batch = random_batch(3, 32)
     model = tiny()
     model.text_encoder.freeze()
     model.on_captions(batch["text"], training=True)
@@ -289,7 +315,7 @@ def test_captions_are_encoded_in_the_warm_up_only(monkeypatch: pytest.MonkeyPatc
 
 
 def test_no_two_rows_of_the_batch_share_image_or_caption() -> None:
-    batch = module._batch(20, 32)
+    batch = random_batch(20, 32)
     assert len(set(batch["text"])) == 20
     assert batch["caption_id"].tolist() == [stable_id(caption) for caption in batch["text"]]
     assert len(set(batch["image_id"].tolist())) == 20
@@ -299,12 +325,10 @@ def test_no_two_rows_of_the_batch_share_image_or_caption() -> None:
 
 
 def test_every_figure_of_one_network_has_its_line(result: dict[str, Any]) -> None:
-    lines = dict(line.split() for line in format_benchmark(result).splitlines())
+    lines = dict(line.split(maxsplit=1) for line in format_benchmark(result).splitlines())
     (row,) = result["networks"]
-    assert list(lines) == [
-        *("network", "image_size", "batch_size", "threads", "rounds"),
-        *("parameters_m", "trainable_m", "gflops", "gflops_without_text_encoder"),
-        *("memory_format", "forward_s", "forward_spread_s", "step_s", "step_spread_s"),
-    ]
+    of_itself = {"name", "forward_ratio", "step_ratio", "speedup"}
+    settings = {"image_size", "batch_size", "threads", "rounds", *result["environment"]}
+    assert set(lines) == {*row, *settings, "matrix_product_gflops_per_s"} - of_itself
     assert float(lines["forward_s"]) == pytest.approx(row["forward_s"], rel=1e-3)
     assert lines["network"] == "LSMS"

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-import textseg.benchmark as module
+import textseg.benchmark.measure as module
 from tests.models.stand_ins import CAPTIONS
-from tests.tiny_benchmark import Sized, injected, tiny
+from tests.tiny_benchmark import Sized, injected, skip_costly, tiny
 from tests.tiny_run import call, write_experiment
 from textseg.benchmark import benchmark
 from textseg.beside import name_of, network_from
@@ -25,6 +25,11 @@ model:
     lr: 1e-3
     image_encoder_options: {embed_dim: 24, depths: [1, 1, 1, 1], num_heads: [1, 2, 4, 8]}
 """
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    skip_costly(monkeypatch)
 
 
 @pytest.fixture

@@ -10,15 +10,23 @@ from typing import Any
 import pytest
 import yaml
 
-import textseg.benchmark as module
+import textseg.benchmark.measure as module
 import textseg.models
 from tests.models.stand_ins import write_bert
-from tests.tiny_benchmark import Sized, injected, tiny
+from tests.tiny_benchmark import Sized, injected, skip_costly, tiny
 from tests.tiny_run import call, write_experiment
-from textseg.benchmark import Contender, benchmark, format_benchmark, network_from, with_ratios
+from textseg.benchmark import benchmark, format_benchmark
+from textseg.benchmark.measure import with_ratios
+from textseg.benchmark.timing import Contender
+from textseg.beside import network_from
 from textseg.encoders import TextEncoder
 from textseg.errors import UserError
 from textseg.models.lsms import LSMS
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    skip_costly(monkeypatch)
 
 
 def experiment(folder: Path, name: str = "other", **settings: Any) -> str:
@@ -162,7 +170,7 @@ def test_a_file_that_is_missing_or_no_text_is_named(tmp_path: Path) -> None:
 def test_settings_that_cannot_be_measured_are_refused_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_rows", None)  # a call would fail the test
+    monkeypatch.setattr(module, "measured", None)  # a call would fail the test
     file = experiment(tmp_path)
     (tmp_path / "sub").mkdir()
     namesake, twin = experiment(tmp_path, "LSMS"), experiment(tmp_path / "sub")
@@ -172,6 +180,9 @@ def test_settings_that_cannot_be_measured_are_refused_before_anything_runs(
         ({"image_size": 50}, "50"),
         ({"text_encoder": "scratch"}, "text_encoder='scratch'"),
         ({"reference": "nobody"}, "reference='nobody'"),
+        ({"modes": ["bf16", "bf16"]}, "modes="),
+        ({"modes": ["fp32", "bf16"], "reference": "LSMS"}, "reference='LSMS'"),
+        ({"data_batches": -1}, "data_batches=-1"),
         ({"beside": [file, twin], "text_encoder": "scratch"}, "'other'"),
         ({"beside": [namesake], "text_encoder": "scratch"}, "'LSMS'"),
         ({"output": str(tmp_path / "there.json")}, "exists"),
@@ -185,8 +196,19 @@ def test_settings_that_cannot_be_measured_are_refused_before_anything_runs(
 # Text and files
 
 
+ENVIRONMENT = {"device_name": "a GPU", "torch": "2", "lightning": "3", "seed": 1}
+
+
+LOADER = {"loader_workers": 2, "loader_batch_size": 16, "augmented_ratio": 0.75}
+LOADER |= {"augmented_samples_per_s": 900.0, "augmented_samples_per_s_spread": 9.0}
+LOADER |= {"raw_samples_per_s": 1200.0, "raw_samples_per_s_spread": 12.0}
+
+
 def test_several_networks_are_a_table_with_aligned_columns() -> None:
     figures = {"network": "LSMS", "trainable_m": 4.0, "gflops": 12.5, "memory_format": "any"}
+    figures |= {"mode": "bf16", "speedup": 2.5, "step_gflops": 37.5, "share_of_peak": 0.25}
+    figures |= {"peak_memory_mib": 321.5, "text_share": 0.0123, "text_bit_equal": True}
+    figures |= {"training_samples_per_s": 1234.5, "waiting_share": 0.045}
     figures |= {"gflops_without_text_encoder": 11.25, "forward_spread_s": 0.01}
     figures |= {"step_s": 2.0, "step_spread_s": 0.125}
     rows = [
@@ -195,7 +217,11 @@ def test_several_networks_are_a_table_with_aligned_columns() -> None:
     ]
     result = {"image_size": 224, "batch_size": 4, "threads": 1, "rounds": 10}
     result |= {"reference": "a", "networks": with_ratios(rows, "a")}
-    head, first, second, *notes = format_benchmark(result).splitlines()
+    result |= {"environment": ENVIRONMENT | {"load_average": 0.5}}
+    result |= {"matrix_product_gflops_per_s": {"bf16": 700000.0}}
+    result |= {"data": {**LOADER, "loader_cached": True}}
+    costs, further = format_benchmark(result).split("\n\n")
+    head, first, second, *notes = costs.splitlines()
     assert len(head) == len(first) == len(second)
     cells = "a 5.00 4.00 12.50 11.25 any 0.500 (0.010) 1.00 2.000 (0.125) 1.00"
     assert " ".join(first.split()) == cells
@@ -205,6 +231,11 @@ def test_several_networks_are_a_table_with_aligned_columns() -> None:
     assert "image_size 224, batch_size 4, threads 1" in notes[0]
     assert "median of 10 interleaved rounds" in notes[1]
     assert notes[1].endswith("ratios to a")
+    _, first, second, *notes = further.splitlines()
+    assert " ".join(first.split()) == "a bf16 2.50 37.50 25.0% 322 1.23% yes 1234.5 4.50%"
+    assert "700000 GFLOP/s (bf16)" in notes[0]
+    assert notes[1] == "a GPU, torch 2, lightning 3, seed 1, load average 0.5"
+    assert "from cache, 2 workers, batch_size 16: augmented 900 (9), raw 1200 (12)" in notes[2]
 
 
 def run(folder: Path, *arguments: str) -> Any:
@@ -222,7 +253,7 @@ def test_the_command_measures_experiments_side_by_side(tmp_path: Path) -> None:
     assert outcome.returned is None
     table = outcome.out.splitlines()
     assert [line.split()[0] for line in table[:4]] == ["name", "LSMS", "one", "two"]
-    assert table[-1].endswith("ratios to two")
+    assert table[5].endswith("ratios to two")
     written = json.loads((tmp_path / "figures.json").read_text())
     assert format_benchmark(written) in outcome.out
     assert [row["name"] for row in written["networks"]] == ["LSMS", "one", "two"]

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.transforms import Bytes, TrainAugmentation
+from datamodules.captions import swap_sides
+from datamodules.transforms import A, Bytes, TrainAugmentation
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (64, 80, 3), dtype=np.uint8)
 MASK = np.zeros((64, 80), np.uint8)
@@ -116,3 +119,35 @@ def test_transforms_are_drawn_independently() -> None:
         changed.append(image[32, 40, 0] != 128)
     agreement = np.corrcoef(moved, changed)[0, 1]
     assert abs(agreement) < 0.2
+
+
+# Speed must change nothing
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_pixels_are_those_of_the_plain_pipeline_freshly_seeded(channels: int) -> None:
+    """No draw comes from the generator that is not seeded, nor from a remembered caption."""
+    plain, quick = TrainAugmentation(), TrainAugmentation()
+    pipeline = A.Compose(plain._pipeline.transforms)
+    image = IMAGE[..., :channels]
+    for seed in SEEDS:
+        caption = ["left lung", "left hepatic vein", "no side"][seed % 3]
+        draw = random.Random(seed)
+        swapped = swap_sides(caption)
+        mirror = draw.random() < 0.5 and swapped is not None
+        step = -1 if mirror else 1
+        pipeline.set_random_state(np.random.default_rng(seed), draw)
+        expected = pipeline(
+            image=np.ascontiguousarray(image[:, ::step]), mask=np.ascontiguousarray(MASK[:, ::step])
+        )
+        found_image, found_mask, text = quick(image, MASK, caption, seed)
+        assert np.array_equal(found_image, expected["image"])
+        assert np.array_equal(found_mask, expected["mask"])
+        assert text == (swapped if mirror else caption)
+
+
+def test_nothing_is_drawn_from_the_generator_that_is_not_seeded() -> None:
+    augment = TrainAugmentation()
+    for seed in SEEDS:
+        augment(IMAGE, MASK, "left lung", seed)
+    assert augment._undrawn.bit_generator.state == np.random.default_rng(0).bit_generator.state

@@ -1,0 +1,81 @@
+"""Where a benchmark ran: device, versions, and what the device's matrix products reach."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+
+from textseg.errors import UserError
+
+DeviceName = Literal["cpu", "cuda"]
+_SIDES = {"cpu": 1024, "cuda": 8192}  # of the measured product's square matrices
+_PRODUCTS = 5
+
+
+def checked_device(name: DeviceName) -> torch.device:
+    """Raises:
+    UserError: there is no such device here.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "device=cuda: torch sees no CUDA GPU here",
+            "leave device out for the CPU, or run on a machine with a GPU",
+        )
+    return torch.device(name)
+
+
+def wait_for(device: torch.device) -> None:
+    """Until everything that was given to the device is done; a CPU is never behind."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Device, versions, seed, and how busy the machine was when it was asked."""
+    seed = os.environ.get("PL_GLOBAL_SEED")  # set by seed_everything
+    return {
+        "device": device.type,
+        "device_name": device_name(device),
+        "cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 2),
+        "torch": torch.__version__,
+        "lightning": L.__version__,
+        "python": platform.python_version(),
+        "seed": None if seed is None else int(seed),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The model of GPU or processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    table = Path("/proc/cpuinfo")
+    lines = table.read_text(encoding="utf-8").splitlines() if table.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
+
+
+def matrix_product_peak(
+    device: torch.device, dtype: torch.dtype, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """GFLOPs a second of the fastest of a few large square matrix products.
+
+    In fp32 as torch is set: without TF32 unless ``torch.set_float32_matmul_precision`` allows it.
+    """
+    side = _SIDES[device.type]
+    left = torch.ones(side, side, device=device, dtype=dtype)
+    seconds = []
+    for _ in range(1 + _PRODUCTS):
+        wait_for(device)
+        start = clock()
+        left @ left
+        wait_for(device)
+        seconds.append(clock() - start)
+    return 2 * side**3 / 1e9 / min(seconds[1:])  # the first one warms up

@@ -1,0 +1,332 @@
+"""`textseg benchmark`: networks side by side, their data, and the machine."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from textseg.batch import Batch
+from textseg.benchmark.cost import CAPTION, few, gflops, random_batch, size, step_gflops
+from textseg.benchmark.device import (
+    DeviceName,
+    checked_device,
+    environment,
+    matrix_product_peak,
+)
+from textseg.benchmark.memory import MIB, growth, held_bytes
+from textseg.benchmark.pipeline import loader_speed, short_training
+from textseg.benchmark.timing import (
+    MEMORY_FORMATS,
+    Contender,
+    Mode,
+    ModeName,
+    contender,
+    faster,
+    time_rounds,
+)
+from textseg.beside import freeze_text_encoder, name_of, network_from
+from textseg.encoders import TextEncoder
+from textseg.errors import UserError
+from textseg.models.base import SegmentationModule
+from textseg.preprocess import checked_size
+
+
+def benchmark(
+    model: SegmentationModule,
+    datamodule: L.LightningDataModule,
+    *,
+    image_size: int | None = None,
+    batch_size: int = 4,
+    rounds: int = 10,
+    threads: int = 1,
+    device: DeviceName = "cpu",
+    modes: list[ModeName] | None = None,
+    beside: list[str] | None = None,
+    text_encoder: str | None = None,
+    freeze_text: bool = False,
+    reference: str | None = None,
+    data_batches: int = 0,
+    training_steps: int = 0,
+    output: str | None = None,
+) -> dict[str, Any]:
+    """Cost and speed of networks on random images; if asked, of their data and a short training.
+
+    Every network runs in every round, channels-first and channels-last, and each round starts one
+    further on, so that a busy machine slows all alike. A network is reported in one memory format:
+    the one with the smaller sum of its median forward and step. The images and captions of a batch
+    are all different. A frozen text encoder's captions are cached; the times hold a text encoder
+    only where it is trained.
+
+    Args:
+        model: the network, first in the table.
+        datamodule: gives the image size; its data is read only for data_batches and training_steps.
+        image_size: side of the square input, a multiple of 32; by default that of the data
+            settings.
+        batch_size: images in a timed batch; GFLOPs are for one image.
+        rounds: timed repetitions; medians are reported.
+        threads: CPU threads.
+        device: cpu or cuda.
+        modes: precisions, compiled or not, to measure each network in: [fp32,bf16+compile]; a row
+            for each. By default fp32.
+        beside: experiment files whose networks are measured in the same rounds: [a.yaml,b.yaml], or
+            --beside+ before each. An experiment with overlays is its files joined by "+":
+            a.yaml+cpu/a.yaml. These networks load no weights (pretrained false) and their text
+            encoders are frozen; for the network of --config, set --model.pretrained false and
+            --freeze_text true.
+        text_encoder: text encoder of the text-guided networks of beside, in place of their own: a
+            folder, a hub name or "scratch".
+        freeze_text: freeze the text encoder of --config's network as well, whatever its weights:
+            its captions are cached and training leaves it out. A fit does not freeze random words.
+        reference: row by whose median times all are divided, by its name in the table: the class
+            of --config's network or a file of beside without its suffix, joined by "+" if several;
+            with several modes, the mode follows after a space. By default the first.
+        data_batches: batches of the training loader timed in each round, alone, with augmentation
+            and without; 0 leaves them out.
+        training_steps: timed steps of a short training of each network on its own data by
+            Lightning's Trainer, with the data's batch size; 0 leaves it out.
+        output: a JSON file for the figures; one that exists is not overwritten.
+
+    Returns:
+        the settings; environment: device, versions, seed, load average; matrix_product_gflops_per_s
+        by mode, the fastest large product of square matrices; data, if asked: samples a second of
+        the loader, augmented and raw; and under networks a row for each: parameters_m and
+        trainable_m in millions; gflops of one image, with and without the text encoder, and
+        step_gflops of one image's forward, loss and backward; memory_format; text_s (strings to
+        features), forward_s and step_s (forward, loss, backward and AdamW), the median seconds of a
+        batch, and their spread (interquartile range); forward_ratio and step_ratio to the
+        reference; speedup, the step of the network's first mode by this one; text_share of the
+        step; text_bit_equal, whether cached features are those of the encoder, null if none are
+        cached; share_of_peak, the step's GFLOPs a second by those of the matrix product;
+        peak_memory_mib of a step, with weights and the optimizer's state; training_samples_per_s
+        and waiting_share, if asked.
+
+    Raises:
+        UserError: a setting that cannot be measured, or an experiment that cannot be built.
+    """
+    idle = text_encoder if not beside else None
+    _check(batch_size, rounds, threads, (data_batches, training_steps), idle, output)
+    side, _ = checked_size(_side(datamodule) if image_size is None else image_size)
+    chosen = [Mode()] if modes is None else [Mode(name) for name in modes]
+    if not chosen or len({mode.name for mode in chosen}) < len(chosen):
+        raise UserError(f"modes={modes} names none, or one twice", "give each mode once")
+    plan = Plan(rounds, checked_device(device), chosen, data_batches, training_steps)
+    networks = _networks(model, beside or [], text_encoder)
+    if freeze_text:
+        freeze_text_encoder(model)
+    names = [plan.row_name(name, mode) for name in networks for mode in chosen]
+    reference = _checked_reference(reference, names)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        result: dict[str, Any] = {
+            "image_size": side,
+            "batch_size": batch_size,
+            "threads": threads,
+            "rounds": rounds,
+            "reference": reference,
+            "environment": environment(plan.device),
+            **measured(networks, datamodule, random_batch(batch_size, side), plan),
+        }
+    finally:
+        torch.set_num_threads(before)
+    result["networks"] = with_ratios(result["networks"], reference)
+    if output is not None:
+        Path(output).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How often, where and in which modes to measure, and what of the data."""
+
+    rounds: int
+    device: torch.device
+    modes: Sequence[Mode]
+    data_batches: int = 0
+    training_steps: int = 0
+
+    def row_name(self, network: str, mode: Mode) -> str:
+        return f"{network} {mode.name}" if len(self.modes) > 1 else network
+
+
+def _check(
+    batch_size: int,
+    rounds: int,
+    threads: int,
+    optional: tuple[int, int],
+    idle_text_encoder: str | None,
+    output: str | None,
+) -> None:
+    """Refuse before anything is measured."""
+    if min(batch_size, rounds, threads) < 1:
+        raise UserError(
+            f"batch_size={batch_size}, rounds={rounds}, threads={threads}: one is below 1",
+            "give 1 or more of each",
+        )
+    if min(optional) < 0:
+        raise UserError(
+            f"data_batches={optional[0]}, training_steps={optional[1]}: one is below 0",
+            "give 0 to leave it out, or a number",
+        )
+    if idle_text_encoder is not None:
+        raise UserError(
+            f"text_encoder={idle_text_encoder!r} is for the networks of beside, and there are none",
+            "give --beside, or --model.text_encoder for the network of --config",
+        )
+    if output is None:
+        return
+    if Path(output).exists():
+        raise UserError(f"output={output!r} exists", "give another file, or move this one away")
+    folder = Path(output).parent
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise UserError(
+            f"output={output!r}: the folder {str(folder)!r} cannot be written to",
+            "make the folder first, or give a file in another one",
+        )
+
+
+def _checked_reference(reference: str | None, names: Sequence[str]) -> str:
+    if reference is not None and reference not in names:
+        raise UserError(f"reference={reference!r} is no row of the table", f"choose of {names}")
+    return names[0] if reference is None else reference
+
+
+def _side(datamodule: L.LightningDataModule) -> int:
+    size_of_data: Any = getattr(datamodule, "image_size", 224)
+    return size_of_data if isinstance(size_of_data, int) else int(size_of_data[0])
+
+
+def _networks(
+    model: SegmentationModule, beside: Sequence[str], text_encoder: str | None
+) -> dict[str, SegmentationModule]:
+    """The network of --config by its class, those of `beside` by their files' stems."""
+    names = [type(model).__name__, *map(name_of, beside)]
+    for entry, name in zip(beside, names[1:], strict=True):
+        if names.count(name) > 1:
+            raise UserError(
+                f"beside: {entry} would be called {name!r} in the table, as another network is",
+                "give each experiment once, and rename one of two files of the same name",
+            )
+    built = (network_from(entry, text_encoder) for entry in beside)
+    return dict(zip(names, [model, *built], strict=True))
+
+
+def measured(
+    networks: Mapping[str, SegmentationModule],
+    datamodule: L.LightningDataModule,
+    batch: Batch,
+    plan: Plan,
+) -> dict[str, Any]:
+    """Everything but settings and ratios."""
+    result: dict[str, Any] = {}
+    if plan.data_batches or plan.training_steps:
+        datamodule.prepare_data()
+        datamodule.setup("fit")
+    if plan.data_batches:
+        result["data"] = loader_speed(
+            datamodule, batches=plan.data_batches, rounds=plan.rounds, device=plan.device
+        )
+    peaks = {mode.name: matrix_product_peak(plan.device, mode.dtype) for mode in plan.modes}
+    result["matrix_product_gflops_per_s"] = peaks
+    fixed = {name: _fixed(network, batch, plan.device) for name, network in networks.items()}
+    best = _timed(networks, batch, plan)
+    rows = []
+    for name, network in networks.items():
+        own = [best[plan.row_name(name, mode)] for mode in plan.modes]
+        for mode, one in zip(plan.modes, own, strict=True):
+            row: dict[str, Any] = {"name": one.name, "network": type(network).__name__}
+            row |= {"mode": mode.name, **fixed[name], **one.figures()}
+            row |= _derived(row, own[0], len(batch["text"]), peaks[mode.name])
+            row["peak_memory_mib"] = _peak_memory(one, plan.device) / MIB
+            if plan.training_steps:
+                row |= short_training(
+                    copy.deepcopy(network),
+                    datamodule,
+                    steps=plan.training_steps,
+                    memory_format=one.memory_format,
+                    mode=mode,
+                    device=plan.device,
+                )
+            rows.append(row)
+    return {**result, "networks": rows}
+
+
+def _fixed(network: SegmentationModule, batch: Batch, device: torch.device) -> dict[str, Any]:
+    """What needs no clock."""
+    network.on_captions([CAPTION, *batch["text"]], training=True)
+    figures: dict[str, Any] = {**size(network), **gflops(network.eval(), batch["image"].shape[-1])}
+    trial = copy.deepcopy(network).to(device)
+    figures["step_gflops"] = step_gflops(trial, few(batch, device))
+    figures["text_bit_equal"] = cached_as_encoded(trial, batch["text"])
+    return figures
+
+
+def cached_as_encoded(network: SegmentationModule, captions: Sequence[str]) -> bool | None:
+    """Whether cached features are bit-equal to the encoder's own; None where none are cached."""
+    encoder = getattr(network, "text_encoder", None)
+    if not (isinstance(encoder, TextEncoder) and encoder.frozen):
+        return None
+    network.encode_text(captions)
+    cached = network.encode_text(captions)
+    # Converting it empties its cache. The other order shows that neighbours do not matter.
+    encoder.to(cached.tokens.device)
+    encoded = network.encode_text(captions[::-1])
+    return all(torch.equal(a, b.flip(0)) for a, b in zip(cached, encoded, strict=True))
+
+
+def _timed(
+    networks: Mapping[str, SegmentationModule], batch: Batch, plan: Plan
+) -> dict[str, Contender]:
+    """By row, the memory format that is reported, its times filled in."""
+    contenders = [
+        # A copy for each: the optimizer's state keeps the layout of the weights it is for.
+        contender(
+            plan.row_name(name, mode),
+            copy.deepcopy(network),
+            memory_format,
+            batch,
+            mode=mode,
+            device=plan.device,
+        )
+        for name, network in networks.items()
+        for mode in plan.modes
+        for memory_format in MEMORY_FORMATS
+    ]
+    time_rounds(contenders, plan.rounds)
+    names = dict.fromkeys(one.name for one in contenders)
+    return {name: faster(c for c in contenders if c.name == name) for name in names}
+
+
+def _derived(
+    row: Mapping[str, Any], first: Contender, images: int, peak: float
+) -> dict[str, float]:
+    """Shares that follow from times and counts; `first` is of the network's first mode."""
+    speed = row["step_gflops"] * images / row["step_s"]
+    return {
+        "text_share": row["text_s"] / row["step_s"],
+        "share_of_peak": speed / peak,
+        "speedup": first.figures()["step_s"] / row["step_s"],
+    }
+
+
+def _peak_memory(one: Contender, device: torch.device) -> int:
+    """Bytes: what stays between steps, and what a step adds at its worst."""
+    one.train(True)
+    return held_bytes(one.tensors()) + growth(one.step, device)
+
+
+def with_ratios(rows: Sequence[dict[str, Any]], reference: str) -> list[dict[str, Any]]:
+    """`rows` with forward_ratio and step_ratio: medians over those of the row `reference`."""
+    (base,) = (row for row in rows if row["name"] == reference)
+    return [
+        {**row, **{f"{m}_ratio": row[f"{m}_s"] / base[f"{m}_s"] for m in ("forward", "step")}}
+        for row in rows
+    ]

@@ -1,0 +1,116 @@
+"""The figures of a benchmark as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_SETTINGS = ("image_size", "batch_size", "threads", "rounds")
+
+
+def format_benchmark(result: Mapping[str, Any]) -> str:
+    """One line for each figure of one network; tables of several."""
+    rows = result["networks"]
+    return _lines(result, rows[0]) if len(rows) == 1 else _tables(result, rows)
+
+
+def _lines(result: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """Without the ratios of a network to itself."""
+    hidden = {"name", "forward_ratio", "step_ratio", "speedup"}
+    figures = {name: value for name, value in row.items() if name not in hidden}
+    peak = result["matrix_product_gflops_per_s"][row["mode"]]
+    shown = {
+        "network": figures.pop("network"),
+        **{name: result[name] for name in _SETTINGS},
+        **result["environment"],
+        **figures,
+        "matrix_product_gflops_per_s": peak,
+        **result.get("data", {}),
+    }
+    width = max(map(len, shown))
+    return "\n".join(f"{name.ljust(width)}  {_text(value)}" for name, value in shown.items())
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _tables(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    where = result["environment"]
+    notes = [
+        f"image_size {result['image_size']}, batch_size {result['batch_size']}, "
+        f"threads {result['threads']}; GFLOPs of one image, without text: less the text encoder",
+        f"median of {result['rounds']} interleaved rounds, in brackets the interquartile range; "
+        f"ratios to {result['reference']}",
+    ]
+    peaks = result["matrix_product_gflops_per_s"].items()
+    further = [
+        "text: strings to features, of a step; peak: of the matrix product's "
+        + ", ".join(f"{value:.0f} GFLOP/s ({mode})" for mode, value in peaks),
+        f"{where['device_name']}, torch {where['torch']}, lightning {where['lightning']}, "
+        f"seed {where['seed']}, load average {where['load_average']}",
+        *_data(result.get("data")),
+    ]
+    costs = [_cells(row) for row in rows]
+    shares = [_further_cells(row) for row in rows]
+    return "\n".join([*_columns(costs), *notes, "", *_columns(shares), *further])
+
+
+def _columns(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Head and rows, aligned; the first column to the left."""
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    ]
+
+
+def _cells(row: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "name": row["name"],
+        "params M": f"{row['parameters_m']:.2f}",
+        "trainable M": f"{row['trainable_m']:.2f}",
+        "GFLOPs": f"{row['gflops']:.2f}",
+        "without text": f"{row['gflops_without_text_encoder']:.2f}",
+        "memory format": row["memory_format"],
+        "forward s": f"{row['forward_s']:.3f} ({row['forward_spread_s']:.3f})",
+        "ratio": f"{row['forward_ratio']:.2f}",
+        "step s": f"{row['step_s']:.3f} ({row['step_spread_s']:.3f})",
+        "ratio ": f"{row['step_ratio']:.2f}",
+    }
+
+
+def _further_cells(row: Mapping[str, Any]) -> dict[str, str]:
+    cells = {
+        "name": row["name"],
+        "mode": row["mode"],
+        "speedup": f"{row['speedup']:.2f}",
+        "step GFLOPs": f"{row['step_gflops']:.2f}",
+        "peak": f"{row['share_of_peak']:.1%}",
+        "memory MiB": f"{row['peak_memory_mib']:.0f}",
+        "text": f"{row['text_share']:.2%}",
+        "bit-equal": {True: "yes", False: "NO", None: "-"}[row["text_bit_equal"]],
+    }
+    if "waiting_share" in row:
+        cells["training samples/s"] = f"{row['training_samples_per_s']:.1f}"
+        cells["waiting"] = f"{row['waiting_share']:.2%}"
+    return cells
+
+
+def _data(data: Mapping[str, Any] | None) -> list[str]:
+    if data is None:
+        return []
+    speeds = (
+        f"{name} {data[f'{name}_samples_per_s']:.0f} ({data[f'{name}_samples_per_s_spread']:.0f})"
+        for name in ("augmented", "raw")
+    )
+    source = "cache" if data["loader_cached"] else "files"
+    return [
+        f"training loader, from {source}, {data['loader_workers']} workers, batch_size "
+        f"{data['loader_batch_size']}: {', '.join(speeds)} samples/s, "
+        f"ratio {data['augmented_ratio']:.2f}"
+    ]
