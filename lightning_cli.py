@@ -181,10 +181,10 @@ class SuiteCLI(LightningCLI):
         # A checkpoint brings the encoders' config and tokenizer, so that no hub is asked for them.
         with restoring(self.checkpoint["state_dict"]) if self.checkpoint else nullcontext():
             super().instantiate_classes()
-        if self.checkpoint:
-            check_state_dict(self.model, self.checkpoint["state_dict"])
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        if self.checkpoint:  # before a logger goes on with the files of the run
+            check_state_dict(self.model, self.checkpoint["state_dict"])
         fitting = self.subcommand == "fit"
         loggers = self._loggers(self._get(self.config_init, "trainer").logger, fitting)
         callbacks: list[L.Callback] = [PredictionWriter(), ScoreLog(self.keys)]

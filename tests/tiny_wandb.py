@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class OfflineRun:
         self.metrics: dict[str, Any] = {}
         self.kinds: set[str] = set()
         self.staged: dict[str, Path] = {}  # files of tables, which wait for the next sync
-        for record in records(file):
+        for record in _finished(file):
             kind = record.WhichOneof("record_type")
             self.kinds.add(kind)
             if kind == "run":
@@ -78,6 +79,17 @@ class OfflineRun:
         files += self.staged.values()
         names = " ".join([*map(str, files), *self.staged]).encode()
         return b"".join([names, *(path.read_bytes() for path in files)])
+
+
+def _finished(file: Path) -> list[Any]:
+    """The records of a finished run, whose last ones W&B's service writes a moment after finish."""
+    end = time.monotonic() + 60
+    while True:
+        found = list(records(file))
+        if any(record.WhichOneof("record_type") == "exit" for record in found):
+            return found
+        assert time.monotonic() < end, f"{file} holds no end of its run"
+        time.sleep(0.1)
 
 
 def _items(updates: Any) -> dict[str, Any]:

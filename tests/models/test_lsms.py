@@ -26,7 +26,7 @@ from tests.models.stand_ins import (
     quiet_trainer,
     write_bert,
 )
-from textseg.benchmark import count_gflops
+from textseg.benchmark.cost import count_gflops
 from textseg.encoders import restoring
 from textseg.errors import UserError
 from textseg.models.lsms import LSMS
