@@ -40,7 +40,14 @@ from textseg.callbacks import (
     wandb_obstacle,
     with_table,
 )
-from textseg.checkpoint import RUN_CONFIG, fresh_folder, read_checkpoint, run_folder_of
+from textseg.checkpoint import (
+    RUN_CONFIG,
+    data_identity,
+    fresh_folder,
+    name_of_other_data,
+    read_checkpoint,
+    run_folder_of,
+)
 from textseg.cli_errors import broken_yaml
 from textseg.command_line import (
     NEED_CHECKPOINT,
@@ -58,8 +65,10 @@ from textseg.probe import plain_table as format_probe
 from textseg.probe import probe
 from textseg.report import format_results
 from textseg.restart import LAST, STATE, AtomicCheckpoints, Restart, last_checkpoint
+from textseg.training import CompiledTraining, GradientCheckpointing
 
-__all__ = ["WandbSamples", "main"]
+# Classes that a config names without their module.
+__all__ = ["CompiledTraining", "GradientCheckpointing", "WandbSamples", "main"]
 
 CAPTION_MODES_AFTER_FIT = ("true", "empty", "shuffled")
 
@@ -170,7 +179,9 @@ class SuiteCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         settings = self.config[self.subcommand]
         self.run_folder = self._run_folder(settings)
-        self.keys = comparable_keys(settings, self._experiment())
+        self.keys = comparable_keys(
+            settings, self._experiment(), tested_on=self._tested_on(settings.data)
+        )
         prepare_loggers(settings, self.keys, job=str(self.subcommand), run_folder=self.run_folder)
         for logger in configured_loggers(settings):
             if logger.class_path.endswith("WandbLogger"):
@@ -186,7 +197,10 @@ class SuiteCLI(LightningCLI):
         if self.checkpoint:  # before a logger goes on with the files of the run
             check_state_dict(self.model, self.checkpoint["state_dict"])
         fitting = self.subcommand == "fit"
-        loggers = self._loggers(self._get(self.config_init, "trainer").logger, fitting)
+        configured = self._get(self.config_init, "trainer").logger
+        # A benchmark and a probe have nothing to say by step.
+        own = self.subcommand in SUITE_COMMANDS
+        loggers = [] if own else self._loggers(configured, fitting)
         callbacks: list[L.Callback] = [PredictionWriter(), ScoreLog(self.keys)]
         if fitting:
             callbacks += _checkpointing(self.run_folder)
@@ -259,6 +273,10 @@ class SuiteCLI(LightningCLI):
 
     def _print_results(self) -> None:
         (report,) = (c for c in _callbacks(self.trainer) if isinstance(c, TestReport))
+        if not report.results:
+            raise UserError(
+                "the test saw no case", "give trainer.limit_test_batches a batch or more"
+            )
         if self.trainer.is_global_zero:
             print(format_results(report.results))
             print(f"written to {report.folder.parent}")
@@ -267,6 +285,13 @@ class SuiteCLI(LightningCLI):
         """The config's name; with a checkpoint, that of its run's."""
         of_run = (self.run_folder / RUN_CONFIG).is_file()
         return self.run_folder.parent.name if of_run else config_name(self.arguments)
+
+    def _tested_on(self, data: Any) -> str | None:
+        """A name for the data where they are not those of the checkpoint's run."""
+        if self.subcommand == "fit" or self.checkpoint_path is None:
+            return None
+        identity = data_identity(data.class_path, data.init_args.as_dict())
+        return name_of_other_data(self.run_folder, identity)
 
     def _run_folder(self, settings: Any) -> Path:
         if self.subcommand != "fit":

@@ -28,8 +28,10 @@ from datamodules.dataset import (
     Stage,
     TextSegDataset,
     collate,
+    to_batch,
 )
 from datamodules.transforms import TrainAugmentation
+from textseg.batch import Batch, LoadedBatch
 from textseg.errors import UserError
 from textseg.preprocess import checked_size, probe_size
 
@@ -53,7 +55,10 @@ def _ignore_job_signals(worker: int) -> None:
 
 
 class TextSegDataModule(LightningDataModule, ABC):
-    """Reads a dataset's captions and files, checks them all in `setup`, and yields Batch.
+    """Reads a dataset's captions and files, checks them all in `setup`, and yields batches.
+
+    Loaders yield LoadedBatch, whose pixels are bytes; `on_after_batch_transfer` makes a Batch of it
+    on the device. A Trainer that is given the DataModule, not its loaders, calls it.
 
     A subclass says how its dataset lies on disk in `read_records` and `write_phantoms`.
 
@@ -215,6 +220,14 @@ class TextSegDataModule(LightningDataModule, ABC):
 
     def predict_dataloader(self) -> DataLoader[Sample]:
         return self._loader(self._dataset("predict"))
+
+    def on_after_batch_transfer(self, batch: LoadedBatch, dataloader_idx: int) -> Batch:
+        """What a step gets: pixels as numbers, made where the batch is."""
+        ready = to_batch(batch)
+        if self.trainer is None:
+            return ready
+        # Precisions such as bf16-true convert a batch before it is moved, when pixels are bytes.
+        return self.trainer.precision_plugin.convert_input(ready)
 
     # --- inside --------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""One row of a dataset on disk -> one sample -> a Batch."""
+"""One row of a dataset on disk -> one sample -> a LoadedBatch -> a Batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, DistributedSampler
 from datamodules.cache import CachedRows
 from datamodules.captions import key
 from datamodules.transforms import TrainAugmentation
-from textseg.batch import Batch, stable_id
+from textseg.batch import Batch, LoadedBatch, stable_id
 from textseg.preprocess import (
     Bytes,
     Size,
@@ -56,7 +56,10 @@ def case_name(image: Path, row: int) -> str:
 
 
 class Sample(TypedDict, total=False):
-    """A Batch's fields for one row; `mask` is [1, H, W], `truth` [H0, W0]."""
+    """A LoadedBatch's fields for one row; `mask` is [1, H, W], `truth` [H0, W0].
+
+    `image` is [3, H, W], or [1, H, W] where the channels are equal.
+    """
 
     image: Tensor
     mask: Tensor
@@ -131,7 +134,7 @@ class TextSegDataset(Dataset[Sample]):
             seed = augmentation_seed(self.seed, epoch, index)
             image, mask, sample["text"] = self.augment(image, mask, record.text, seed)
         sample["image"] = _image_tensor(image)
-        sample["mask"] = torch.from_numpy(mask.astype(np.float32))[None]  # [1, H, W]
+        sample["mask"] = torch.from_numpy(mask.copy())[None]  # [1, H, W]
         return sample
 
     def _image(self, index: int) -> tuple[Bytes, Size]:
@@ -162,15 +165,15 @@ def _identity(image: Path, root: Path) -> str:
 
 
 def _image_tensor(image: Bytes) -> Tensor:
-    """[H, W, 1 or 3] -> [3, H, W]; equal channels are converted once and share their memory."""
-    channels_first = np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32)
-    return torch.from_numpy(channels_first).div_(255).expand(3, -1, -1)
+    """[H, W, C] -> [C, H, W]; a copy, because a cache's pixels cannot be written to."""
+    return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
 
 
-def collate(samples: list[Sample]) -> Batch:
-    """Samples of one split, stacked as `Batch` says."""
-    batch = Batch(
-        image=torch.stack([s["image"] for s in samples]),  # [B, 3, H, W]
+def collate(samples: list[Sample]) -> LoadedBatch:
+    """Samples of one split, stacked as `LoadedBatch` says."""
+    channels = max(s["image"].shape[0] for s in samples)
+    batch = LoadedBatch(
+        image=torch.stack([s["image"].expand(channels, -1, -1) for s in samples]),  # [B, C, H, W]
         text=[s["text"] for s in samples],
         caption_id=torch.tensor([stable_id(key(s["text"])) for s in samples], dtype=torch.int64),
         image_id=torch.tensor([s["image_id"] for s in samples], dtype=torch.int64),
@@ -187,6 +190,23 @@ def collate(samples: list[Sample]) -> Batch:
     return batch
 
 
+def to_batch(loaded: LoadedBatch) -> Batch:
+    """Bytes to numbers, where the batch is.
+
+    Pixels that are numbers already stay as they are, so that a DataModule with a loader of its own
+    may yield a Batch.
+    """
+    batch: Batch = {**loaded}
+    image = batch["image"]  # [B, 1 or 3, H, W]
+    if image.dtype == torch.uint8:
+        # A GPU multiplies by the rounded 1 / 255 where the divisor is a number, not a tensor.
+        full_scale = torch.full((), 255, dtype=torch.float32, device=image.device)
+        batch["image"] = (image.expand(-1, 3, -1, -1) / full_scale).contiguous()  # [B, 3, H, W]
+    if "mask" in batch and batch["mask"].dtype == torch.uint8:
+        batch["mask"] = batch["mask"].float()
+    return batch
+
+
 class EpochSampler(DistributedSampler[tuple[int, int]]):
     """Shuffles and yields (epoch, index), so that a worker knows the epoch it augments for.
 
@@ -198,7 +218,16 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
         ranks, rank = 1, 0
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             ranks, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
-        super().__init__(dataset, num_replicas=ranks, rank=rank, shuffle=True, seed=seed)
+        # Processes share the rows evenly; of each epoch's order the last few are left out, so that
+        # no row counts twice and the steps are those of one process with a batch as large.
+        super().__init__(
+            dataset,
+            num_replicas=ranks,
+            rank=rank,
+            shuffle=True,
+            seed=seed,
+            drop_last=len(dataset) > ranks,
+        )
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         indices: Iterator[int] = super().__iter__()  # type: ignore[assignment]

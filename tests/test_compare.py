@@ -417,6 +417,14 @@ def test_an_output_holds_tables_plots_and_numbers_and_is_never_written_over(
     assert strata["small", "lsms"]["low"] < strata["small", "lsms"]["difference"]
 
 
+def test_a_negative_seed_and_an_output_below_a_file_are_refused(
+    tmp_path: Path, pair: list[str]
+) -> None:
+    assert "seed=-1" in refusal(pair, seed=-1)
+    (tmp_path / "file").write_text("")
+    assert "cannot be made" in refusal(pair, output=str(tmp_path / "file" / "out"))
+
+
 def test_names_and_captions_with_markup_show_as_text(tmp_path: Path) -> None:
     runs = [str(write_test(tmp_path / n, quality(0.5, s), text=MARKUP)) for s, n in enumerate("ab")]
     result = quick(runs, names=[MARKUP, "_hidden$"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import shutil
@@ -9,8 +10,11 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+import torch
 import yaml
 
+import textseg.models
+from tests.models.stand_ins import CAPTIONS
 from tests.models.tiny import NETWORKS
 from tests.tiny_run import ROWS, call, only, shell, train_arguments, write_experiment, write_refhl
 
@@ -77,6 +81,32 @@ def test_two_processes_score_exactly_as_one(tested: tuple[Path, Path], name: str
     assert one == two
 
 
+def test_a_checkpoint_of_two_processes_has_the_keys_of_one(
+    fitted: tuple[Path, CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """All levels but `restart`, which holds the random state of each process."""
+    data = {"init_args": {"batch_size": 2, "image_size": 64}}
+    arguments = train_arguments(write_experiment(tmp_path, data=data), fitted[0] / "refhl")
+    done = call(*arguments, cwd=tmp_path)
+    assert done.status == 0, done.err
+    for file in ("best.ckpt", "last.ckpt"):
+        runs = (tmp_path / "runs/tiny", fitted[0] / "runs/tiny")
+        files = [only(run) / "checkpoints" / file for run in runs]
+        one, two = (torch.load(path, weights_only=True) for path in files)
+        processes = [checkpoint.pop("restart")["processes"] for checkpoint in (one, two)]
+        assert [len(own) for own in processes] == [1, 2]
+        assert keys_of(one) == keys_of(two)
+        assert one["global_step"] == two["global_step"] == 2
+
+
+def keys_of(value: object, name: str = "") -> list[str]:
+    """The keys of nested mappings, as paths, but for those that are files' names."""
+    if not isinstance(value, dict):
+        return [name]
+    inner = [keys_of(v, f"{name}/{k}") for k, v in value.items() if "best.ckpt" not in str(k)]
+    return sorted(key for keys in inner for key in keys) or [name]
+
+
 def test_two_processes_count_no_row_twice(tested: tuple[Path, Path]) -> None:
     assert json.loads((tested[1] / "metrics.json").read_text())["cases"] == ROWS["test"]
 
@@ -113,3 +143,37 @@ def test_two_processes_train_every_other_network_too(name: str, tmp_path: Path) 
     assert "did not receive grad" not in done.stderr
     with (only(tmp_path / "runs/tiny") / "metrics.csv").open() as file:
         assert any(row["train/loss"] for row in csv.DictReader(file))
+
+
+# --- batch norm over all processes -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_sync_batchnorm_leaves_a_network_its_names_groups_logits_and_maps(name: str) -> None:
+    """What `--trainer.sync_batchnorm true` does; training so takes GPUs, as torch has it."""
+    torch.manual_seed(1)
+    model = getattr(textseg.models, name)(**NETWORKS[name]).eval()
+    model.on_captions(CAPTIONS, training=True)
+    image, text = torch.rand(2, 3, 64, 64), CAPTIONS
+    groups = {"lr": 1e-3, "weight_decay": 0.05, "pretrained_lr_scale": 0.1}
+    plain = copy.deepcopy(model)
+    model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    kinds = [type(part).__name__ for part in model.modules()]
+    before = [type(part).__name__ for part in plain.modules()]
+    assert kinds.count("SyncBatchNorm") == before.count("BatchNorm2d") > 0
+    assert [*model.state_dict()] == [*plain.state_dict()]
+    plain.load_state_dict(model.state_dict())  # a checkpoint trained so needs no option to load
+    sizes = [
+        [
+            [parameter.shape for parameter in group["params"]]
+            for group in m.parameter_groups(**groups)
+        ]
+        for m in (plain, model)
+    ]
+    assert sizes[0] == sizes[1]
+    assert torch.equal(model(image, text).logits, plain(image, text).logits)
+    if name != "ImageBaseline":  # it reads no words, so it has nothing to explain
+        maps, expected = model.explain(image, text), plain.explain(image, text)
+        assert {n: m.tolist() for n, m in maps.items()} == {
+            n: m.tolist() for n, m in expected.items()
+        }

@@ -40,6 +40,13 @@ VOID = {"meta", "img", "br", "hr", "link", "input"}
 # --- a run's files -------------------------------------------------------------------------------
 
 
+def test_control_characters_of_a_caption_are_on_no_page(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", captions="left\x00\x07 lung")
+    text = report([str(run)]).read_text(encoding="utf-8")
+    assert "left\ufffd\ufffd lung" in text
+    assert not [c for c in text if not c.isprintable() and c not in "\n\t"]
+
+
 def write_run(run: Path, *, gain: float = 0.0, captions: str = EVIL, pictures: int = CASES) -> Path:
     """A trained and tested run; case i has a Dice of (i + 1) / (CASES + 2) + gain with `true`."""
     for mode, factor in (("true", 1.0), ("empty", 0.5), ("shuffled", 0.25)):

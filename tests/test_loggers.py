@@ -22,8 +22,14 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tests.tiny_run import Outcome, call, only, train_arguments, write_experiment, write_refhl
 from tests.tiny_wandb import OfflineRun
 from textseg.callbacks import TestReport
-from textseg.callbacks.loggers import comparable_keys, prepare_loggers, with_table
+from textseg.callbacks.loggers import (
+    comparable_keys,
+    prepare_loggers,
+    wandb_defaults,
+    with_table,
+)
 from textseg.callbacks.scores import ScoreLog, flat_numbers
+from textseg.errors import UserError
 
 RESULT = {
     "caption_mode": "true",
@@ -114,6 +120,20 @@ def test_runs_on_phantoms_are_not_taken_for_runs_on_the_dataset() -> None:
     keys = comparable_keys(settings(None, synthesize=320), "lsms_refhl")
     assert keys["dataset"] == "QaTaCov19-phantoms"
     assert comparable_keys(settings(None, synthesize=False), "x")["dataset"] == "QaTaCov19"
+
+
+def test_a_test_on_other_data_is_in_a_group_of_its_own() -> None:
+    keys = comparable_keys(settings(None), "tmc_qata", tested_on="other_hospital")
+    assert keys["dataset"] == "QaTaCov19-other_hospital"
+    given = settings(wandb_logger())
+    assert wandb_defaults(given, keys, "test")["group"] == "QaTaCov19-other_hospital/tmc_qata"
+
+
+def test_wandb_settings_that_would_undo_ours_are_refused() -> None:
+    logger = wandb_logger()
+    logger.init_args.settings = Namespace(console="auto")
+    with pytest.raises(UserError, match="fills in every setting"):
+        prepared(logger)
 
 
 def test_a_run_without_a_config_goes_by_its_network() -> None:

@@ -1,4 +1,4 @@
-"""Groups partition the parameters; schedules follow their formula."""
+"""Groups partition the parameters; AdamW is fused on a GPU; schedules follow their formula."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import SGD, AdamW
 
 from textseg.errors import UserError
-from textseg.optim import parameter_groups, schedule_factor, warmup_schedule
+from textseg.optim import adamw, parameter_groups, schedule_factor, warmup_schedule
 
 
 class Network(nn.Module):
@@ -98,6 +98,43 @@ def test_groups_come_in_the_order_of_the_parameters() -> None:
         places = [order[id(parameter)] for parameter in one["params"]]
         assert places == sorted(places)
         assert [id(parameter) for parameter in two["params"]] == [id(p) for p in one["params"]]
+
+
+def test_adamw_is_not_fused_on_a_cpu_unless_told() -> None:
+    groups = parameter_groups(Network(), lr=1.0, weight_decay=0.1)
+    assert adamw(groups, lr=1.0, clipped=True).defaults["fused"] is None
+    assert adamw(groups, lr=1.0, clipped=True, fused=True).defaults["fused"] is True
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+def test_adamw_is_fused_on_a_gpu() -> None:
+    groups = parameter_groups(Network().cuda(), lr=1.0, weight_decay=0.1)
+    assert adamw(groups, lr=1.0, clipped=False).defaults["fused"] is True
+
+
+@pytest.mark.parametrize("clipped", [True, False])
+def test_a_fused_step_with_scaled_gradients_is_the_plain_step(clipped: bool) -> None:
+    """As in fp16: the loss is scaled up, and clipping sees the gradients scaled down again."""
+    torch.manual_seed(0)
+    start, inputs = nn.Linear(5, 3).state_dict(), torch.randn(4, 5)
+    ends = []
+    for fused in (True, False):
+        layer = nn.Linear(5, 3)
+        layer.load_state_dict(start)
+        groups = parameter_groups(layer, lr=0.1, weight_decay=0.1)
+        optimizer = adamw(groups, lr=0.1, clipped=clipped, fused=fused)
+        scaler = torch.amp.GradScaler("cpu", init_scale=256.0, enabled=fused)
+        for _ in range(3):
+            optimizer.zero_grad()
+            scaler.scale(layer(inputs).square().sum()).backward()
+            if clipped:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(layer.parameters(), 0.5)
+            scaler.step(optimizer)
+            scaler.update()
+        ends.append(layer.weight)
+    torch.testing.assert_close(ends[0], ends[1])
 
 
 def learning_rates(kind: str, *, total: int, warmup: int, steps: int, power: float) -> list[float]:

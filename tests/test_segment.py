@@ -428,7 +428,7 @@ def test_a_table_at_fault_is_refused_before_anything_is_written(
         ({"device": "toaster"}, "device='toaster'"),
         ({"image_size": 33}, "image_size=33"),
         ({"ckpt_path": "nowhere.ckpt"}, "nowhere.ckpt"),
-        ({"output": "here.png/out"}, "output='here.png/out' cannot be written"),
+        ({"output": "here.png/out"}, "here.png/out cannot be made"),
     ],
 )
 def test_a_wrong_setting_is_named_with_a_remedy(

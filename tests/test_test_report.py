@@ -67,6 +67,12 @@ def test_the_ranked_cases_are_drawn_as_a_picture_of_the_running_test_would_be(
         more = ["--test_report.overlays", number, "--test_report.ranked", "1"]
         assert call("test", "--ckpt_path", best, *more, cwd=tmp_path).status == 0
     ranked, every = (best.parents[1] / f"test/{name}" for name in ("true", "true_2"))
+    none = call("test", "--ckpt_path", best, "--trainer.limit_test_batches", "0", cwd=tmp_path)
+    assert none.status == 2
+    assert "the test saw no case" in none.message()[0]
+    part = call("test", "--ckpt_path", best, "--trainer.limit_test_batches", "1", cwd=tmp_path)
+    assert part.status == 0, part.err
+    assert "warning: 2 of 5 cases were tested" in part.out
     with (ranked / "cases.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     order = sorted(rows, key=lambda row: float(row["dice"]))  # stable, as the choice is

@@ -21,7 +21,7 @@ class _AlwaysThere(TypedDict):
 
 
 class Batch(_AlwaysThere, total=False):
-    """What a DataModule yields.
+    """What a step gets of a DataModule; `LoadedBatch` is what its loaders yield before.
 
     | field | shape | meaning |
     |---|---|---|
@@ -35,6 +35,25 @@ class Batch(_AlwaysThere, total=False):
     | spacing | [B, 2] float32 | millimetres per pixel, rows then columns; NaN where unknown |
     | mask | [B, 1, H, W] float32 | 0 or 1; absent in predict |
     | truth | list of B [H0, W0] uint8 | 0 or 1 at each image's own resolution; test only |
+    """
+
+    mask: Tensor
+    truth: list[Tensor]
+
+
+class LoadedBatch(_AlwaysThere, total=False):
+    """What a DataModule's loaders yield: a Batch whose pixels are bytes still.
+
+    | field | shape | meaning |
+    |---|---|---|
+    | image | [B, 3, H, W] uint8 | 0 to 255; [B, 1, H, W] where all pictures of the batch are grey |
+    | mask | [B, 1, H, W] uint8 | 0 or 1; absent in predict |
+
+    The other fields are a Batch's. A Trainer that was given the DataModule makes a Batch of it, on
+    the device, before a step. Who goes through a loader by hand does so too::
+
+        for loaded in datamodule.val_dataloader():
+            batch = datamodule.on_after_batch_transfer(loaded, 0)
     """
 
     mask: Tensor

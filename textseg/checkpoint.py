@@ -76,6 +76,11 @@ def fresh_folder(folder: Path) -> Path:
             candidate.mkdir(parents=True)
         except FileExistsError:
             continue
+        except OSError as error:
+            raise UserError(
+                f"the folder {candidate} cannot be made ({error.strerror})",
+                "give a folder that can be written to",
+            ) from error
         return candidate
     raise UserError(f"{folder} exists ten thousand times", "clear out old results")
 
@@ -112,15 +117,21 @@ def data_of_run(run: Path) -> dict[str, Any] | None:
         return None
 
 
+def name_of_other_data(run: Path, data: Mapping[str, Any]) -> str | None:
+    """A short name of `data` where they are not the run's own; None where they are."""
+    own = data_of_run(run)
+    return None if own is None or own == data else _short_name(data, own)
+
+
 def results_home(run: Path, data: Mapping[str, Any]) -> Path:
     """Where results on `data` belong: ``test``, or ``test_on_<name>`` for other than the run's.
 
     A folder of the latter kind holds data.json, so that two datasets of one name stay apart.
     """
-    own = data_of_run(run)
-    if own is None or own == data:
+    name = name_of_other_data(run, data)
+    if name is None:
         return run / "test"
-    base = f"test_on_{_short_name(data, own)}"
+    base = f"test_on_{name}"
     for number in count(1):
         home = run / (base if number == 1 else f"{base}_{number}")
         if not home.exists() or _tested_data(home) == data:

@@ -19,3 +19,11 @@ class UserError(ValueError):
 def first_line(error: BaseException) -> str:
     """The first line of a library's message, or its type where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def check_seed(seed: int) -> None:
+    """Raises:
+    UserError: numpy takes no such seed.
+    """
+    if seed < 0:
+        raise UserError(f"seed={seed} is negative", "give 0 or more")

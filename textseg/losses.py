@@ -118,8 +118,10 @@ def gather_rows(rows: Tensor) -> Tensor:
     """[B, ...] of every process, in the order of their ranks: [processes * B, ...].
 
     Gradients flow back to the process a row came from, summed over the processes that used it.
-    Where every process computes the same loss of all rows, DDP's mean over processes is the
-    gradient of one process with all rows. B must be the same on every process.
+    Where each of P processes computes the same loss L of all rows x_0, ..., x_{P-1}, process r has
+    P dL/dx_r dx_r/dw, and DDP's mean over processes is dL/dw, the gradient of one process with all
+    rows. A loss that is a mean over rows or pixels needs no gathering: the mean of the processes'
+    losses is that of all rows. B must be the same on every process.
     """
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         return rows

@@ -1,13 +1,13 @@
-"""Parameter groups, and learning rates per step: warm-up, then polynomial or cosine decay."""
+"""Parameter groups, AdamW, and a learning rate per step: warm-up, then poly or cosine decay."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from textseg.errors import UserError
@@ -51,6 +51,30 @@ def parameter_groups(
             kind = "decay" if parameter.ndim >= 2 else "no_decay"
             groups[f"{origin}/{kind}"]["params"].append(parameter)
     return [group for group in groups.values() if group["params"]]
+
+
+def adamw(
+    groups: Sequence[dict[str, Any]], *, lr: float, clipped: bool, fused: bool | None = None
+) -> AdamW:
+    """AdamW over `groups`, fused into one kernel where all parameters are on a CUDA GPU.
+
+    Elsewhere torch decides, which is its plain loop on a CPU.
+
+    Args:
+        groups: of `parameter_groups`.
+        lr: of groups without one of their own.
+        clipped: whether gradients are clipped. A fused AdamW offers to divide fp16's scale out of
+            the gradients itself, after they were clipped; then it leaves that to the GradScaler.
+            Lightning refuses to clip otherwise, in bf16 too, where nothing is scaled.
+        fused: decides by itself; None looks where the parameters are.
+    """
+    if fused is None:
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        fused = bool(parameters) and all(p.is_cuda and p.is_floating_point() for p in parameters)
+    optimizer = AdamW(groups, lr=lr, fused=True if fused else None)
+    if fused and clipped:
+        optimizer._step_supports_amp_scaling = False
+    return optimizer
 
 
 def schedule_factor(

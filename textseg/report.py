@@ -52,8 +52,9 @@ def _more(results: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     for mode, result in results.items():
         cells = [f"{result[f'precision_at_{threshold}']:.3f}" for threshold in THRESHOLDS]
         unit = result.get("surface_unit", "")
-        cells.append(f"{result['hd95']:.1f} {unit}" if "hd95" in result else "")
-        cells.append(f"{result['nsd']:.3f}" if "nsd" in result else "")
+        hd95, nsd = (result.get(name, math.nan) for name in ("hd95", "nsd"))
+        cells.append("-" if math.isnan(hd95) else f"{hd95:.1f} {unit}")
+        cells.append("-" if math.isnan(nsd) else f"{nsd:.3f}")
         lines.append([mode, *cells])
     return lines
 

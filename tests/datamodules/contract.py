@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning import LightningModule, Trainer
@@ -13,7 +14,7 @@ from lightning import LightningModule, Trainer
 from datamodules.base import TextSegDataModule
 from datamodules.captions import key
 from textseg.batch import Batch, stable_id
-from textseg.preprocess import read_mask
+from textseg.preprocess import read_image, read_mask, resize_image, resize_mask
 
 SIZE = (64, 96)
 ALWAYS = {
@@ -24,7 +25,9 @@ STAGES = {"fit": "train", "validate": "val", "test": "test", "predict": "predict
 
 
 def batches(datamodule: TextSegDataModule, split: str) -> list[Batch]:
-    return list(getattr(datamodule, f"{split}_dataloader")())
+    """As a step gets them."""
+    loader = getattr(datamodule, f"{split}_dataloader")()
+    return [datamodule.on_after_batch_transfer(loaded, 0) for loaded in loader]
 
 
 def assert_equal(left: Batch, right: Batch) -> None:
@@ -83,6 +86,22 @@ class DataModuleContract(ABC):
         assert batch["spacing"].shape == (B, 2)
         assert batch["spacing"].dtype == torch.float32
         assert len(batch["case"]) == len(batch["case_id"]) == B
+
+    def test_loaders_yield_the_bytes_of_the_files_and_steps_get_them_over_255(
+        self, ready: TextSegDataModule
+    ) -> None:
+        records = ready.records("val")
+        for loaded in ready.val_dataloader():
+            assert loaded["image"].dtype == loaded["mask"].dtype == torch.uint8
+            batch = ready.on_after_batch_transfer(loaded, 0)
+            for row, index in enumerate(batch["index"].tolist()):
+                record = records[index]
+                assert record.mask is not None
+                pixels = resize_image(read_image(record.image), SIZE).transpose(2, 0, 1)
+                numbers = pixels.astype(np.float32) / np.float32(255)
+                assert np.array_equal(batch["image"][row].numpy(), numbers)
+                mask = resize_mask(read_mask(record.mask), SIZE)
+                assert np.array_equal(batch["mask"][row, 0].numpy(), mask)
 
     def test_caption_id_is_the_digest_of_the_caption_in_the_batch(
         self, ready: TextSegDataModule

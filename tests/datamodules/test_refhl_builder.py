@@ -272,7 +272,7 @@ def test_the_data_module_reads_a_built_set_as_it_stands(built: Path, tmp_path: P
         str(built), image_size=64, batch_size=4, num_workers=0, cache=str(tmp_path / "cache")
     )
     data.setup()
-    batch = next(iter(data.train_dataloader()))
+    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
     assert batch["image"].shape == (4, 3, 64, 64)
     assert all(mask.any() for mask in batch["mask"])
     assert all(read(text) for text in batch["text"])

@@ -37,7 +37,8 @@ def auroc(model: TMCA, datamodule: RefHLSegDataModule, *, other_rows: bool) -> d
     """Over all places of all test rows; `other_rows` gives each picture its neighbour's words."""
     scores: dict[int, list[Tensor]] = {level: [] for level in LEVELS}
     truths: dict[int, list[Tensor]] = {level: [] for level in LEVELS}
-    for batch in datamodule.test_dataloader():
+    for loaded in datamodule.test_dataloader():
+        batch = datamodule.on_after_batch_transfer(loaded, 0)
         text = batch["text"][1:] + batch["text"][:1] if other_rows else batch["text"]
         with torch.no_grad():
             output = model(batch["image"], text)

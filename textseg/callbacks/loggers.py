@@ -33,18 +33,23 @@ _our_data_folders: set[str] = (
 )  # what DATA_FOLDER was set to here, by earlier runs of a process
 
 
-def comparable_keys(settings: Namespace, experiment: str) -> dict[str, Any]:
+def comparable_keys(
+    settings: Namespace, experiment: str, *, tested_on: str | None = None
+) -> dict[str, Any]:
     """What runs are filtered and grouped by: experiment, network, dataset, split and seed.
 
     Args:
         settings: the parsed settings of a subcommand.
         experiment: the config's name; the network's where a run has none.
+        tested_on: a name for the data of a test, where they are not the run's own.
     """
     network = _short(settings.model.class_path)
     data = settings.data.init_args
     dataset = _short(settings.data.class_path).removesuffix("DataModule")
     if data.get("synthesize"):  # numbers on phantoms are comparable with no others
         dataset += "-phantoms"
+    if tested_on is not None:
+        dataset += f"-{tested_on}"
     return {
         "experiment": network if experiment in ("", "run") else experiment,
         "network": network,
@@ -76,6 +81,11 @@ def prepare_loggers(
         if "save_dir" in given:
             given.save_dir = str(run_folder)
         if kind == "WandbLogger":
+            if given.settings is not None:
+                raise UserError(
+                    "trainer.logger.settings fills in every setting of W&B that it does not name",
+                    "set W&B's own variables instead, such as WANDB_CONSOLE or WANDB_SILENT",
+                )
             for name, value in wandb_defaults(settings, keys, job).items():
                 if given.get(name) is None:
                     given[name] = value

@@ -133,6 +133,11 @@ class TestReport(L.Callback):
         result: dict[str, Any] = {"caption_mode": self.mode, "protocol": pl_module.protocol}
         result["truth"] = self.truth
         sizes, scores = _scored(rows, cases, pl_module.protocol)
+        total = rows_in(trainer.test_dataloaders)
+        if len(cases) < total:
+            scores["warnings"].append(
+                f"{len(cases)} of {total} cases were tested (trainer.limit_test_batches)"
+            )
         result |= scores
         self.results[self.mode] = result
         self._draw_ranked(trainer, rows, dice(rows, protocol=pl_module.protocol))
@@ -166,7 +171,9 @@ class TestReport(L.Callback):
             return
         loader: Any = trainer.test_dataloaders
         for index in sorted(chosen):
-            self._draw(loader.collate_fn([loader.dataset[index]]), 0, unpack_mask(masks[index]))
+            loaded = loader.collate_fn([loader.dataset[index]])
+            batch = trainer.strategy.batch_to_device(loaded)  # as before a step, hooks included
+            self._draw(batch, 0, unpack_mask(masks[index]))
 
 
 def _scored(

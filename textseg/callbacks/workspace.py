@@ -117,7 +117,11 @@ def workspace(entity: str, project: str, *, dataset: str | None, name: str) -> A
         ],
         settings=views.WorkspaceSettings(x_axis="epoch", max_runs=50),
         runset_settings=views.RunsetSettings(
-            filters=[expr.Config("dataset") == dataset] if dataset else [],
+            # A later test of a run would count its seed twice; a fit holds its own test.
+            filters=[
+                expr.Metric("JobType") == "fit",
+                *([expr.Config("dataset") == dataset] if dataset else []),
+            ],
             groupby=[expr.Config("dataset"), expr.Metric("Group")],
             order=[expr.Ordering(expr.Summary("test/dice"), ascending=False)],
             pinned_columns=[f"summary:test/{column}" for column in COLUMNS],

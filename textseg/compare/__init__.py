@@ -16,7 +16,7 @@ from textseg.compare.results import Comparison, Difference, Method, Score, Strat
 from textseg.compare.statistics import SCORES
 from textseg.compare.strata import by_stratum
 from textseg.compare.tables import latex_table, markdown_table, plain_table
-from textseg.errors import UserError
+from textseg.errors import UserError, check_seed
 from textseg.metrics import bootstrap_warnings, group_numbers
 from textseg.outputs import OUTLINES
 from textseg.report import to_json
@@ -58,6 +58,7 @@ def compare(
     """
     if resamples < 100:
         raise UserError(f"resamples={resamples} is too few for a 95% interval", "give 1000 or more")
+    check_seed(seed)
     results = load_results(runs, captions=captions, data=data, names=names)
     methods = _by_method(results)
     _baseline_first(methods, baseline, runs, results)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from textseg.metrics.bootstrap import (
     LEVEL,
@@ -92,8 +93,10 @@ def bootstrap(methods: Sequence[Floats], cases: Ints, *, resamples: int, seed: i
     generator = np.random.default_rng(seed)
     out = np.empty((resamples, len(methods), len(SCORES)))
     end = 0
+    bar = tqdm(total=resamples, desc="bootstrap", delay=2, unit="draw", leave=False)
     for drawn in patient_draws(generator, len(cases), resamples):  # [R, G]
         start, end = end, end + len(drawn)
+        bar.update(len(drawn))
         counts = drawn @ cases  # [R]
         for number, sums in enumerate(methods):
             runs = len(sums)
@@ -102,6 +105,7 @@ def bootstrap(methods: Sequence[Floats], cases: Ints, *, resamples: int, seed: i
             times = max(1, runs - 1)
             seeds = generator.multinomial(times, np.full(runs, 1 / runs), size=len(drawn)) / times
             out[start:end, number] = np.einsum("rs,rsk->rk", seeds, each)
+    bar.close()
     return out
 
 
@@ -175,7 +179,8 @@ def paired_test(
         return (differences(1.0 - 2.0 * bits) >= least).mean(axis=0)
     generator = np.random.default_rng(seed)
     reached = np.zeros(len(SCORES))
-    for part in _chunks(permutations):
+    parts = list(_chunks(permutations))
+    for part in tqdm(parts, "paired test", delay=2, unit="part", leave=False):
         signs = generator.integers(0, 2, size=(part.stop - part.start, patients)) * 2.0 - 1.0
         reached += (differences(signs) >= least).sum(axis=0)
     return (reached + 1) / (permutations + 1)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
 
 from textseg import __version__
 from textseg.html_report.parts import Section
@@ -27,12 +29,20 @@ def write_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     )
 
 
+def _printable(value: Any) -> Any:
+    """Text without control characters, which no page may hold."""
+    if not isinstance(value, str) or isinstance(value, Markup):  # a macro's, made of such text
+        return value
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in value)
+
+
 @cache
 def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("textseg.html_report", "."),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_printable,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from textseg.batch import Batch, SegmentationOutput, TextFeatures
@@ -16,7 +17,7 @@ from textseg.errors import UserError
 from textseg.explain import evaluating, saliency, to_picture
 from textseg.losses import segmentation_loss
 from textseg.metrics import CaseTable, lvit_pair, mean_scores, predict_mask, resize_logits
-from textseg.optim import warmup_schedule
+from textseg.optim import adamw, warmup_schedule
 
 
 class SegmentationModule(L.LightningModule):
@@ -115,7 +116,17 @@ class SegmentationModule(L.LightningModule):
         """Trainable parameters for the optimizer."""
 
     def forward(self, image: Tensor, text: Sequence[str]) -> SegmentationOutput:
-        """image [B, 3, H, W] in [0, 1] and B captions -> logits [B, 1, H, W] and aux."""
+        """image [B, 3, H, W] in [0, 1] and B captions -> logits [B, 1, H, W] and aux.
+
+        Raises:
+            UserError: the pixels are bytes, as loaders yield them.
+        """
+        if not image.is_floating_point():
+            raise UserError(
+                f"{type(self).__name__} was given pixels of type {image.dtype}, not in [0, 1]",
+                "give the Trainer the DataModule, not its loaders; by hand, call "
+                "datamodule.on_after_batch_transfer(batch, 0)",
+            )
         return self.forward_features(image, self.encode_text(text))
 
     def on_captions(self, captions: Sequence[str], *, training: bool) -> None:
@@ -180,7 +191,7 @@ class SegmentationModule(L.LightningModule):
             batch_size=len(batch["text"]),
             on_step=False,
             on_epoch=True,
-            sync_dist=stage != "train",
+            sync_dist=True,  # once an epoch: what is logged is of all processes
         )
         return output, losses["loss"]
 
@@ -204,13 +215,14 @@ class SegmentationModule(L.LightningModule):
         return test_prefix(caption_mode_of(self.trainer))
 
     def configure_optimizers(self) -> Any:
-        """AdamW over `parameter_groups`, and a schedule by step with the trainer's length."""
+        """AdamW over `parameter_groups`, fused on a GPU, and a schedule by step with the trainer's
+        length."""
         groups = self.parameter_groups(
             lr=self.lr,
             weight_decay=self.weight_decay,
             pretrained_lr_scale=self.pretrained_lr_scale,
         )
-        optimizer = torch.optim.AdamW(groups, lr=self.lr)
+        optimizer = adamw(groups, lr=self.lr, clipped=bool(self.trainer.gradient_clip_val))
         length = self.trainer.estimated_stepping_batches
         if length == float("inf"):
             raise UserError(
@@ -230,8 +242,23 @@ class SegmentationModule(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Refuse a checkpoint of another network before any weight is changed."""
+        """Refuse a checkpoint of another network before any weight is changed.
+
+        Of a run with averaged weights (EMA), `state_dict` is the average, and Lightning's callback
+        would put the training's own weights in its place for a test right after the fit too.
+        """
         check_state_dict(self, checkpoint["state_dict"])
+        fitting = self._trainer is None or self.trainer.state.fn == TrainerFn.FITTING
+        if "current_model_state" in checkpoint and not fitting:
+            assert isinstance(checkpoint, dict)
+            checkpoint["current_model_state"] = checkpoint["state_dict"]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Averaged weights (EMA) come from a copy made before `setup` learnt the vocabulary."""
+        own = self.state_dict()
+        for name in checkpoint["state_dict"]:
+            if not isinstance(own[name], Tensor):
+                checkpoint["state_dict"][name] = own[name]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from PIL import Image
 
 from textseg.checkpoint import fresh_folder, read_checkpoint
 from textseg.encoders import NoText
-from textseg.errors import UserError
+from textseg.errors import UserError, check_seed
 from textseg.metrics import bootstrap_warnings
 from textseg.models.base import SegmentationModule, check_state_dict
 from textseg.outputs import OUTLINES, home_of_test, truth_of, unpack_mask
@@ -66,6 +66,7 @@ def probe(
     """
     if pictures < 0:
         raise UserError(f"pictures={pictures} is negative", "give 0 for none")
+    check_seed(seed)
     _check_captions(datamodule, variants)
     if ckpt_path is not None:
         weights = read_checkpoint(ckpt_path)["state_dict"]
@@ -79,6 +80,8 @@ def probe(
         trainer.test(run, datamodule=datamodule, verbose=False)
     finally:
         trainer.callbacks = own_callbacks  # type: ignore[attr-defined]
+    if not run.cases:
+        raise UserError("the probe saw no case", "give trainer.limit_test_batches a batch or more")
     probing = _evaluated(run.cases, model, trainer, variants, seed)
     if not trainer.is_global_zero:
         return probing

@@ -1,0 +1,395 @@
+#!/usr/bin/env python3
+"""QaTa-COV19 in full on one CUDA GPU: cost and speed, five networks trained, tested and compared.
+
+    python experiments/gpu/qata.py --root /data/QaTa-COV19 [--captions FOLDER] [--out runs/gpu]
+
+Needs no network. What is done is not done again: after a break give the same command. The parts, in
+their order; --part and --network choose some:
+
+    check      torch sees a GPU and can compile for it; versions, driver
+    prepare    the picture cache
+    train      each network for the epochs of experiments/gpu/<network>.yaml, then the test images
+               with true, empty and shuffled captions; an interrupted training goes on
+    benchmark  each network, bf16 + compile beside fp32 eager, with its data and a short training
+    compare    `textseg compare` of what was trained, U-Net first
+    summary    OUT/summary.md, the tables for experiments/README.md; empty cells were not run
+
+Minutes of a training are from the start of the command to its last checkpoint: imports, compiling
+and validation included, tests not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+EXPERIMENTS = REPOSITORY / "experiments"
+NETWORKS = {"unet": "U-Net", "lsms": "LSMS", "tmc": "TMC", "tmca": "TMCA", "lavt": "LAVT"}
+CAPTIONS = ("true", "empty", "shuffled")
+SCORES = ("dice", "miou", "dice_global", "iou_global")
+SPARE_CORES = 2  # of the training itself, when workers are counted
+# In place of a GPU and of the data: every part for real, as small as it can be.
+SMOKE_TRAINING = ["--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "1"]
+SMOKE_DATA = ["--data.synthesize", "40", "--data.image_size", "96", "--data.batch_size", "8"]
+SMOKE_BENCHMARK = ["--modes", "[fp32,bf16]", "--image_size", "96", "--batch_size", "2"]
+SMOKE_BENCHMARK += ["--rounds", "1", "--data_batches", "1", "--training_steps", "1"]
+BENCHMARK = ["--modes", "[fp32,bf16+compile]", "--device", "cuda", "--batch_size", "64"]
+BENCHMARK += ["--rounds", "10", "--data_batches", "40", "--training_steps", "40"]
+# Run on the GPU machine before anything long is started.
+CHECK = """
+import json, platform, sys, torch
+found = {"python": platform.python_version(), "torch": torch.__version__}
+if sys.argv[1] == "cuda":
+    assert torch.cuda.is_available(), f"torch {torch.__version__} sees no CUDA GPU"
+    found |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    x = torch.rand(64, 64, device="cuda", dtype=torch.bfloat16)
+    compiled = torch.compile(lambda a: (a @ a).relu())(x)
+    torch.testing.assert_close(compiled, (x @ x).relu())
+import lightning, timm, lightning_cli
+found |= {"lightning": lightning.__version__, "timm": timm.__version__}
+print(json.dumps(found))
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What was asked for."""
+
+    root: Path | None
+    captions: Path | None
+    out: Path
+    networks: list[str]
+    workers: int
+    limit: float  # seconds a command may take
+    smoke: bool
+
+    def experiment(self, network: str) -> list[str]:
+        """The configs of a network."""
+        overlays = ["gpu", "cpu"] if self.smoke else ["gpu"]
+        files = [f"{network}_qata.yaml", *(f"{folder}/{network}.yaml" for folder in overlays)]
+        return [part for file in files for part in ("--config", str(EXPERIMENTS / file))]
+
+    def data(self) -> list[str]:
+        """The settings of the data."""
+        given = ["--data.cache", str(self.out / "cache"), "--data.num_workers", str(self.workers)]
+        if self.smoke:
+            return [*given, *SMOKE_DATA]
+        given += ["--data.root", str(self.root)]
+        return given + (["--data.captions", str(self.captions)] if self.captions else [])
+
+    def run_folder(self, network: str) -> Path | None:
+        """The one run of a network; None before it has begun."""
+        found = sorted((self.out / "runs" / network).glob("*/*/config.yaml"))
+        return found[-1].parent if found else None
+
+    def results(self, network: str, captions: str) -> dict[str, Any] | None:
+        run = self.run_folder(network)
+        return read(run / "test" / captions / "metrics.json") if run else None
+
+    def tested(self, network: str) -> bool:
+        return all(self.results(network, mode) for mode in CAPTIONS)
+
+
+# --- the parts -----------------------------------------------------------------------------------
+
+
+def check(job: Job) -> None:
+    """Fail in a minute rather than after an hour."""
+    file = job.out / "check.json"
+    if not job.smoke and not (job.root and job.root.is_dir()):
+        fail(f"--root {job.root} is no folder", "give the unpacked QaTa-COV19")
+    command = [sys.executable, "-c", CHECK, "cpu" if job.smoke else "cuda"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment(job)
+    )
+    if done.returncode:
+        (job.out / "check.log").write_text(done.stderr)
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        remedy = "see the driver (nvidia-smi), a torch build for CUDA, and a C compiler, which "
+        fail(f"the installation cannot train here: {reason}", f"{remedy}torch.compile calls")
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    found |= {"cores": os.cpu_count(), "system": platform.platform()}
+    if not job.smoke:
+        found["driver"] = driver()
+    write(file, found)
+    say(f"check: {found}")
+
+
+def driver() -> str:
+    """Of the GPU, by its own tool; empty where there is none, as in some containers."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ""
+    query = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
+    return subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def prepare(job: Job) -> None:
+    """The picture cache, so that no training's minutes hold it."""
+    if (job.out / "prepared.json").is_file():
+        return
+    network = job.networks[0]
+    start = time.time()
+    textseg(job, "prepare", "data", "prepare", *job.experiment(network), *job.data())
+    write(job.out / "prepared.json", {"seconds": time.time() - start})
+
+
+def train(job: Job) -> None:
+    for network in job.networks:
+        if job.tested(network):
+            say(f"train {network}: done")
+            continue
+        run, note = job.run_folder(network), job.out / f"train_{network}.json"
+        resumed = run is not None and (run / "checkpoints/last.ckpt").is_file()
+        spent = training_seconds(job, network) if resumed else 0.0
+        write(note, {"seconds": spent, "since": time.time()})
+        textseg(
+            job,
+            f"train_{network}",
+            *("fit", *job.experiment(network), *job.data(), "--test_after_fit", "true"),
+            *("--trainer.default_root_dir", str(job.out / "runs" / network)),
+            *(SMOKE_TRAINING if job.smoke else ["--trainer.accelerator", "gpu"]),
+            *("--trainer.devices", "1"),
+            *(["--ckpt_path", "last"] if resumed else []),
+        )
+        write(note, {"seconds": training_seconds(job, network), "since": None})
+
+
+def training_seconds(job: Job, network: str) -> float:
+    """Up to the last checkpoint, over all starts; what a break threw away is not in it."""
+    note, run = read(job.out / f"train_{network}.json"), job.run_folder(network)
+    if note is None or run is None:
+        return 0.0
+    last = run / "checkpoints/last.ckpt"
+    if note["since"] is None or not last.is_file():
+        return float(note["seconds"])
+    return float(note["seconds"] + max(0.0, last.stat().st_mtime - note["since"]))
+
+
+def benchmark(job: Job) -> None:
+    for network in job.networks:
+        file = job.out / "benchmark" / f"{network}.json"
+        if file.is_file():
+            say(f"benchmark {network}: done")
+            continue
+        file.parent.mkdir(exist_ok=True)
+        settings = SMOKE_BENCHMARK if job.smoke else BENCHMARK
+        textseg(
+            job,
+            f"benchmark_{network}",
+            *("benchmark", *job.experiment(network), *job.data(), *settings),
+            *("--output", str(file)),
+        )
+
+
+def compare(job: Job) -> None:
+    """Over the networks that are tested; again where there are more of them than last time."""
+    tested = [network for network in job.networks if job.tested(network)]
+    if len(tested) < 2:
+        say(f"compare: left out, {len(tested)} of {job.networks} are tested")
+        return
+    note = job.out / "compared.json"
+    if read(note) == tested:
+        say("compare: done")
+        return
+    shutil.rmtree(job.out / "compare", ignore_errors=True)
+    names = ",".join(NETWORKS[network] for network in tested)
+    runs = [str(job.run_folder(network)) for network in tested]
+    options = ["--names", f"[{names}]", "--output", str(job.out / "compare")]
+    textseg(job, "compare", "compare", *runs, *options)
+    write(note, tested)
+
+
+def summary(job: Job) -> None:
+    """Tables of what there is."""
+    lines = [machine(job), "", *speed_table(job), "", *score_table(job)]
+    (job.out / "summary.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+PARTS: dict[str, Callable[[Job], None]] = {
+    "check": check,
+    "prepare": prepare,
+    "train": train,
+    "benchmark": benchmark,
+    "compare": compare,
+    "summary": summary,
+}
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def machine(job: Job) -> str:
+    found = read(job.out / "check.json") or {}
+    named = [str(found.get("gpu", "no GPU")), f"{found.get('cores', '?')} cores"]
+    named += [f"{name} {found[name]}" for name in ("driver", "torch", "lightning") if name in found]
+    return ("SMOKE RUN, of no meaning. " if job.smoke else "") + ", ".join(named) + ":"
+
+
+def speed_table(job: Job) -> list[str]:
+    head = "network | parameters M | step s, fp32 eager | step s, bf16 + compile | speedup | "
+    head += "share of peak | training samples/s | waiting | peak memory GiB | loader samples/s"
+    rows = []
+    for network in job.networks:
+        result = read(job.out / "benchmark" / f"{network}.json")
+        if result is None:
+            rows.append([NETWORKS[network], *[""] * 9])
+            continue
+        first, last = result["networks"][0], result["networks"][-1]
+        rows.append(
+            [
+                NETWORKS[network],
+                f"{last['parameters_m']:.1f}",
+                f"{first['step_s']:.4f} ({first['step_spread_s']:.4f})",
+                f"{last['step_s']:.4f} ({last['step_spread_s']:.4f})",
+                f"{last['speedup']:.2f}",
+                f"{last['share_of_peak']:.1%}",
+                f"{last['training_samples_per_s']:.0f}",
+                f"{last['waiting_share']:.1%}",
+                f"{last['peak_memory_mib'] / 1024:.2f}",
+                f"{result['data']['augmented_samples_per_s']:.0f}",
+            ]
+        )
+    return table(head, rows)
+
+
+def score_table(job: Job) -> list[str]:
+    head = f"network | captions | {' | '.join(SCORES)} | minutes to train"
+    rows = []
+    for network in job.networks:
+        seconds = training_seconds(job, network) if job.tested(network) else None
+        for mode in CAPTIONS:
+            result = job.results(network, mode)
+            minutes = f"{seconds / 60:.1f}" if seconds is not None and mode == "true" else ""
+            cells = [score(result, name) if result else "" for name in SCORES]
+            rows.append([NETWORKS[network], mode, *cells, minutes])
+    return table(head, rows)
+
+
+def score(result: dict[str, Any], name: str) -> str:
+    low, high = result[f"{name}_ci_low"], result[f"{name}_ci_high"]
+    interval = "" if low is None or high is None else f" [{low:.4f}, {high:.4f}]"
+    return f"{result[name]:.4f}{interval}"
+
+
+def table(head: str, rows: Sequence[Sequence[str]]) -> list[str]:
+    rule = "---".join("|" * (head.count("|") + 2))
+    return [f"| {head} |", rule, *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+# --- commands and files --------------------------------------------------------------------------
+
+
+def textseg(job: Job, name: str, *arguments: str) -> None:
+    """A command of the suite, its output in OUT/logs; ended, and so is the script, at the limit."""
+    log = job.out / "logs" / f"{name}.log"
+    log.parent.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "lightning_cli", *arguments]
+    say(f"{name}: textseg {' '.join(arguments)}")
+    with log.open("a", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment(job)
+        )
+        try:
+            status = process.wait(job.limit)
+        except subprocess.TimeoutExpired:
+            status = stop(process, saves=arguments[0] == "fit")
+            fail(
+                f"{name} took over {job.limit / 60:g} minutes (status {status})",
+                f"the same command goes on from there: {job.out} keeps what is done",
+            )
+        except BaseException:
+            stop(process, saves=arguments[0] == "fit")
+            raise
+    if status:
+        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+        fail(f"{name} ended with status {status}:\n{tail}", f"see {log}")
+
+
+def stop(process: subprocess.Popen[bytes], *, saves: bool) -> int:
+    """A training writes last.ckpt after the step at hand."""
+    process.send_signal(signal.SIGUSR1 if saves else signal.SIGTERM)
+    try:
+        return process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def environment(job: Job) -> dict[str, str]:
+    """Of every command: no network, and one cache of compiled code for all."""
+    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    own = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
+    own["TORCHINDUCTOR_CACHE_DIR"] = str(job.out / "compiled")
+    return os.environ | own
+
+
+def read(file: Path) -> Any:
+    """What a JSON file holds; None if it is not there."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def write(file: Path, content: Any) -> None:
+    """In one piece, whenever the script is killed."""
+    beside = file.with_name(f".{file.name}.part")
+    beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    beside.replace(file)
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def fail(cause: str, remedy: str) -> NoReturn:
+    sys.stderr.write(f"error: {cause}\nremedy: {remedy}\n")
+    sys.exit(2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--root", type=Path, help="the unpacked QaTa-COV19")
+    parser.add_argument("--captions", type=Path, help="folder of caption tables, if not in root")
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="where all of it goes")
+    parser.add_argument("--part", action="append", choices=PARTS, help="by default all")
+    parser.add_argument("--network", action="append", choices=NETWORKS, help="by default all")
+    workers = max(1, (os.cpu_count() or 1) - SPARE_CORES)
+    parser.add_argument("--workers", type=int, default=workers, help="processes that load data")
+    parser.add_argument("--limit", type=float, default=60, help="minutes for one command")
+    parser.add_argument(
+        "--smoke", action="store_true", help="tiny networks on phantoms and the CPU: does it work?"
+    )
+    given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is ended as well
+    out = given.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    job = Job(
+        root=given.root and given.root.resolve(),
+        captions=given.captions and given.captions.resolve(),
+        out=out,
+        networks=[network for network in NETWORKS if network in (given.network or NETWORKS)],
+        workers=given.workers,
+        limit=60 * given.limit,
+        smoke=given.smoke,
+    )
+    for part, function in PARTS.items():
+        if part in (given.part or PARTS):
+            function(job)
+
+
+if __name__ == "__main__":
+    main()
