@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # nothing reaches the network unasked
 
 import lightning as L
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
@@ -64,7 +64,14 @@ from textseg.parser import Refused, SuiteParser, summary_of
 from textseg.probe import plain_table as format_probe
 from textseg.probe import probe
 from textseg.report import format_results
-from textseg.restart import LAST, STATE, AtomicCheckpoints, Restart, last_checkpoint
+from textseg.restart import (
+    LAST,
+    STATE,
+    AtomicCheckpoints,
+    Restart,
+    kept_checkpoints,
+    last_checkpoint,
+)
 from textseg.training import CompiledTraining, GradientCheckpointing
 
 # Classes that a config names without their module.
@@ -203,7 +210,7 @@ class SuiteCLI(LightningCLI):
         loggers = [] if own else self._loggers(configured, fitting)
         callbacks: list[L.Callback] = [PredictionWriter(), ScoreLog(self.keys)]
         if fitting:
-            callbacks += _checkpointing(self.run_folder)
+            callbacks += kept_checkpoints(self.run_folder)
             callbacks += [LearningRateMonitor("step")] if loggers else []
             self.trainer_defaults["plugins"] = [AtomicCheckpoints()]
         self.trainer_defaults["callbacks"] = callbacks
@@ -333,27 +340,6 @@ def _take_offline(logger: Any) -> None:
         disabled = os.environ.get("WANDB_MODE") == "disabled"
         logger.init_args.offline = not disabled
         rank_zero_info(f"W&B {'is off' if disabled else 'runs offline'}: {obstacle}")
-
-
-def _checkpointing(run_folder: Path) -> list[L.Callback]:
-    """best.ckpt whenever val/dice rises, and last.ckpt after every epoch, better or not.
-
-    `save_last` would move last.ckpt with best.ckpt only (Lightning 2.6). The best one comes first:
-    Lightning takes the first for the trainer's `checkpoint_callback`.
-    """
-    folder = run_folder / "checkpoints"
-    best = ModelCheckpoint(
-        folder,
-        filename="best",
-        monitor="val/dice",
-        mode="max",
-        auto_insert_metric_name=False,
-        enable_version_counter=False,  # a resumed run finds the killed one's best.ckpt there
-    )
-    last = ModelCheckpoint(
-        folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
-    )
-    return [best, last]
 
 
 def _callbacks(trainer: Any) -> list[L.Callback]:

@@ -20,6 +20,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
@@ -295,6 +296,27 @@ class AtomicCheckpoints(TorchCheckpointIO):
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
+
+
+def kept_checkpoints(run_folder: Path) -> list[L.Callback]:
+    """best.ckpt whenever val/dice rises, and last.ckpt after every epoch, better or not.
+
+    `save_last` would move last.ckpt with best.ckpt only (Lightning 2.6). The best one comes first:
+    Lightning takes the first for the trainer's `checkpoint_callback`.
+    """
+    folder = run_folder / "checkpoints"
+    best = ModelCheckpoint(
+        folder,
+        filename="best",
+        monitor="val/dice",
+        mode="max",
+        auto_insert_metric_name=False,
+        enable_version_counter=False,  # a resumed run finds the killed one's best.ckpt there
+    )
+    last = ModelCheckpoint(
+        folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    return [best, last]
 
 
 def last_checkpoint(runs: Path) -> Path:
