@@ -20,7 +20,13 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from datamodules.building import build_once
 from datamodules.cache import CachedRows, PictureCache, open_cache
 from datamodules.captions import CaptionMode, apply_caption_mode, normalise
-from datamodules.checks import check_files, divide, report_missing, without_caption
+from datamodules.checks import (
+    check_captions,
+    check_files,
+    divide,
+    report_missing,
+    without_caption,
+)
 from datamodules.dataset import (
     EpochSampler,
     Record,
@@ -298,6 +304,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         if not self._read:
             self._read = self.read_records(root)
             listed = [record for rows in self._read.values() for record in rows]
+            check_captions(listed)
             self._unlisted = without_caption(self.all_images(root), listed)
 
     def _open_cache(self) -> PictureCache | None:

@@ -79,6 +79,27 @@ def _bytes(name: str) -> int:
     return len(name.encode("utf-8", "surrogatepass"))
 
 
+_LONGEST_CAPTION = 100_000  # characters; what csv files are read with takes no field much longer
+
+
+def check_captions(records: Iterable[Record]) -> None:
+    """Raises:
+    UserError: a caption is no text that can be written down and read again.
+    """
+    for record in records:
+        text = record.text
+        if len(text) > _LONGEST_CAPTION:
+            problem = f"has {len(text)} characters, over {_LONGEST_CAPTION}"
+        elif any("\ud800" <= c <= "\udfff" for c in text):
+            problem = "holds half of a surrogate pair, which is no character"
+        else:
+            continue
+        raise UserError(
+            f"the caption of {record.image} {problem}: {text[:40]!r}",
+            "mend that row of the captions table",
+        )
+
+
 def divide(records: Sequence[Record], *, scored: bool) -> tuple[list[Record], list[Path]]:
     """The rows whose files are there, and a file that is not for each other row.
 

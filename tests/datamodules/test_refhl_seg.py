@@ -195,3 +195,17 @@ def test_a_split_other_than_the_manifests_is_refused(tmp_path: Path) -> None:
     write(tmp_path, entries(tmp_path))
     with pytest.raises(UserError, match="split='banana' is unknown\nchoose manifest"):
         make(tmp_path, split="banana").setup()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"), [("left \ud800 lesion", "surrogate"), ("left " * 30_000, "150000")]
+)
+def test_a_caption_that_cannot_be_written_down_is_refused(
+    tmp_path: Path, text: str, problem: str
+) -> None:
+    rows = entries(tmp_path)
+    rows[3]["text"] = text
+    write(tmp_path, rows)
+    with pytest.raises(UserError, match=problem) as caught:
+        make(tmp_path).setup("fit")
+    assert "case1/slice2.png" in str(caught.value)
