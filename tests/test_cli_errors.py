@@ -441,3 +441,19 @@ def test_a_mistake_of_ours_keeps_its_traceback(home: Path, monkeypatch: pytest.M
     monkeypatch.chdir(home)
     with pytest.raises(RuntimeError, match="ours"):
         main(["fit", "--config", "tiny.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("command", "remedy"),
+    [
+        ("probe", "textseg probe runs/<config>/<time>"),
+        ("test", "--ckpt_path runs/<config>/<time>/checkpoints/best.ckpt"),
+        ("fit", "--config experiments/quickstart.yaml"),
+    ],
+)
+def test_a_command_without_settings_is_told_what_it_works_on(
+    command: str, remedy: str, tmp_path: Path
+) -> None:
+    outcome = call(command, cwd=tmp_path)
+    assert outcome.status == 2
+    assert remedy in outcome.message()[1]

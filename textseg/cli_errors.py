@@ -47,15 +47,21 @@ def explain(message: str, arguments: Sequence[str], known: Iterable[str]) -> Use
         if arguments[:1] and arguments[0] in OWN_PARSERS:
             names = re.sub(r"\b(?:audit|prepare|build-refhl)\.", "", found[1])
             return UserError(f"settings are missing: {names}", f"see {_help_of(arguments)}")
-        return UserError(
-            f"settings are missing: {found[1]}",
-            "give an experiment: --config experiments/quickstart.yaml",
-        )
+        return UserError(f"settings are missing: {found[1]}", _what_to_give(arguments))
     if "Problems parsing config" in message and (broken := broken_yaml(arguments)):
         return broken
     cause, key = _innermost(message)
     where = _place(key.split(".")[-1], arguments) if key else ""
     return UserError(cause + where, f"{_help_of(arguments)} tells what each setting takes")
+
+
+def _what_to_give(arguments: Sequence[str]) -> str:
+    """Model and data come from a run, where a command works on one, and else from an experiment."""
+    if arguments[:1] == ["probe"]:
+        return "give the folder of a run: textseg probe runs/<config>/<time>"
+    if arguments and arguments[0] in ("test", "validate", "predict"):
+        return "give a checkpoint: --ckpt_path runs/<config>/<time>/checkpoints/best.ckpt"
+    return "give an experiment: --config experiments/quickstart.yaml"
 
 
 def _help_of(arguments: Sequence[str]) -> str:

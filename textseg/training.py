@@ -65,7 +65,7 @@ class CompiledTraining(L.Callback):
 class GradientCheckpointing(L.Callback):
     """Blocks keep their input alone for the backward pass, and are computed again there.
 
-    Less memory, for about a third more time; the weights are those of a training without it. A
+    Less memory, for the time of a second forward pass; the weights are those of a training without it. A
     block is a module whose class is called ...Block, such as timm's ConvNeXtBlock; of nested ones
     the outermost.
     """
