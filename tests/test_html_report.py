@@ -22,8 +22,8 @@ from tests.chromium import evaluate, needs_chromium, requests_of
 from textseg.compare import compare
 from textseg.errors import UserError
 from textseg.html_report import comparison_page, report
-from textseg.html_report.choice import choose
 from textseg.html_report.pictures import album
+from textseg.ranking import choose
 
 CASES = 12
 PIXELS = 4000

@@ -40,7 +40,7 @@ CONFINED = {
 LAYERS = [
     {"batch", "errors", "preprocess"},
     {"layers", "losses", "metrics", "optim", "visualize", "checkpoint", "report", "cli_errors"}
-    | {"explain", "command_line", "strata", "parser"},
+    | {"explain", "command_line", "strata", "parser", "ranking"},
     {"encoders"},
     {"backbone"},
     {"models"},

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.tiny_run import call, only, train_arguments, write_experiment, write_refhl
-from textseg.outputs import best_median_worst, pack_mask, unpack_mask
+from textseg.outputs import pack_mask, unpack_mask
 from textseg.report import to_json
 
 
@@ -27,28 +27,6 @@ def test_a_lesion_of_a_large_picture_packs_into_few_bytes() -> None:
     rows, columns = np.ogrid[:512, :512]
     disc = ((rows - 200) ** 2 + (columns - 300) ** 2 < 60**2).astype(np.uint8)
     assert len(pack_mask(disc).bits) < 1000
-
-
-def test_best_median_and_worst_are_the_ends_and_the_middle_of_the_order() -> None:
-    scores = np.array([0.5, 0.1, 0.9, 0.3, 0.7])
-    assert best_median_worst(scores, 1) == {"best": [2], "median": [0], "worst": [1]}
-    assert best_median_worst(scores, 2) == {"best": [2, 4], "median": [3, 0], "worst": [1, 3]}
-
-
-def test_of_equal_scores_the_earlier_case_comes_first() -> None:
-    assert best_median_worst(np.array([1.0, 0.0, 1.0, 0.0]), 1) == {
-        "best": [0],
-        "median": [3],
-        "worst": [1],
-    }
-
-
-def test_fewer_cases_than_pictures_are_all_shown() -> None:
-    assert best_median_worst(np.array([0.2, 0.1]), 4) == {
-        "best": [0, 1],
-        "median": [1, 0],
-        "worst": [1, 0],
-    }
 
 
 def test_json_has_null_for_what_it_has_no_number_for() -> None:
@@ -75,9 +53,8 @@ def test_the_ranked_cases_are_drawn_as_a_picture_of_the_running_test_would_be(
     assert "warning: 2 of 5 cases were tested" in part.out
     with (ranked / "cases.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    order = sorted(rows, key=lambda row: float(row["dice"]))  # stable, as the choice is
-    top = max(rows, key=lambda row: float(row["dice"]))  # the first of equals
-    expected = {one["case"] for one in (order[0], order[(len(order) - 1) // 2], top)}
+    order = sorted(rows, key=lambda row: -float(row["dice"]))  # the best first; of equals the first
+    expected = {order[place]["case"] for place in (0, len(order) // 2, -1)}
     drawn = {path.stem: path.read_bytes() for path in (ranked / "overlays").iterdir()}
     assert set(drawn) == expected
     assert drawn == {name: (every / f"overlays/{name}.png").read_bytes() for name in drawn}

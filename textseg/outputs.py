@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import lightning as L
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -95,15 +94,3 @@ def unpack_mask(packed: PackedMask) -> Bytes:
     bits = np.frombuffer(zlib.decompress(packed.bits), dtype=np.uint8)
     height, width = packed.shape
     return np.unpackbits(bits, count=height * width).reshape(height, width)
-
-
-def best_median_worst(scores: NDArray[Any], count: int) -> dict[str, list[int]]:
-    """Positions of `count` cases each with the highest, middle and lowest of N scores.
-
-    Of equal scores the earlier position comes first. The best and the worst are the most extreme
-    first. Where N is below 3 * count a case may stand in more than one list.
-    """
-    order = np.argsort(scores, kind="stable").tolist()
-    start = max(0, (len(order) - count) // 2)
-    best = np.argsort(-np.asarray(scores), kind="stable").tolist()
-    return {"best": best[:count], "median": order[start : start + count], "worst": order[:count]}

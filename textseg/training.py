@@ -65,9 +65,9 @@ class CompiledTraining(L.Callback):
 class GradientCheckpointing(L.Callback):
     """Blocks keep their input alone for the backward pass, and are computed again there.
 
-    Less memory, for the time of a second forward pass; the weights are those of a training without it. A
-    block is a module whose class is called ...Block, such as timm's ConvNeXtBlock; of nested ones
-    the outermost.
+    Less memory, for the time of a second forward pass; the weights are those of a training without
+    it. A block is a module whose class is called ...Block, such as timm's ConvNeXtBlock; of nested
+    ones the outermost.
     """
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

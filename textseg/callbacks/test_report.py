@@ -29,7 +29,6 @@ from textseg.models.base import SegmentationModule, caption_mode_of
 from textseg.outputs import (
     OUTLINES,
     PackedMask,
-    best_median_worst,
     claim_test_folder,
     evenly_spaced,
     mask_bytes,
@@ -40,6 +39,7 @@ from textseg.outputs import (
     write_mask,
 )
 from textseg.preprocess import Bytes
+from textseg.ranking import choose
 from textseg.report import to_json
 from textseg.strata import (
     NUMBERS,
@@ -159,11 +159,8 @@ class TestReport(L.Callback):
 
     def _draw_ranked(self, trainer: L.Trainer, rows: Rows, scores: Floats) -> None:
         """Best, median and worst are known only now, so their images are read again."""
-        chosen = {
-            int(rows.index[place])
-            for places in best_median_worst(scores, self.ranked).values()
-            for place in places
-        }
+        choice = choose(scores.tolist(), range(len(scores)), self.ranked)
+        chosen = {int(rows.index[place]) for place in choice.shown()}
         chosen -= self._drawn
         masks = gathered({i: mask for i, mask in self._masks.items() if i in chosen})
         self._masks = {}

@@ -9,7 +9,6 @@ from textseg.compare.plots import dice_distribution, difference_by_size, failure
 from textseg.compare.results import Comparison, Method
 from textseg.compare.tables import Section as TextTable
 from textseg.compare.tables import sections
-from textseg.html_report.choice import Choice, choose
 from textseg.html_report.page import write_page
 from textseg.html_report.parts import (
     Block,
@@ -27,6 +26,7 @@ from textseg.html_report.pictures import Album, album
 from textseg.html_report.results import MEANING
 from textseg.html_report.run import short_name
 from textseg.html_report.run_page import plot, reduced_note
+from textseg.ranking import Choice, choose
 
 _MEANING = (
     *MEANING[:1],

@@ -10,7 +10,6 @@ import numpy as np
 
 from textseg.compare.plots import dice_by_size, distribution, learning_curves, png_of
 from textseg.errors import UserError
-from textseg.html_report.choice import Choice, choose
 from textseg.html_report.page import write_page
 from textseg.html_report.parts import (
     Block,
@@ -36,6 +35,7 @@ from textseg.html_report.run import (
     read_tests,
     short_name,
 )
+from textseg.ranking import Choice, choose
 
 _LOSSES = ("train/loss", "val/loss")
 _SCORES = ("val/dice", "val/miou")
