@@ -182,22 +182,6 @@ def read_nifti(path: Path) -> Volume:
     return canonical(values.reshape(values.shape[:3]), _affine(image, path), where=str(path))
 
 
-def read_nifti_header(path: Path) -> tuple[tuple[int, int, int], Triple]:
-    """What `read_nifti` will give: voxels and mm along x, y and z. Reads no voxel.
-
-    Raises:
-        UserError: as `read_nifti`, as far as the header tells.
-    """
-    image = _open_nifti(path)
-    affine = _affine(image, path)
-    turn = _turn(affine, str(path))
-    shape = [0, 0, 0]
-    for axis, (target, _) in enumerate(turn.astype(int)):
-        shape[target] = image.shape[axis]
-    x, y, z = shape
-    return (x, y, z), _spacing(affine @ inv_ornt_aff(turn, image.shape[:3]))
-
-
 def _unreadable(path: Path, error: Exception) -> UserError:
     return UserError(
         f"{path} cannot be read as a NIfTI volume ({first_line(error)})",
