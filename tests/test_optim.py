@@ -100,10 +100,12 @@ def test_groups_come_in_the_order_of_the_parameters() -> None:
         assert [id(parameter) for parameter in two["params"]] == [id(p) for p in one["params"]]
 
 
-def test_adamw_is_not_fused_on_a_cpu_unless_told() -> None:
+def test_adamw_is_fused_unless_told_otherwise_or_torch_has_no_such_kernel() -> None:
     groups = parameter_groups(Network(), lr=1.0, weight_decay=0.1)
-    assert adamw(groups, lr=1.0, clipped=True).defaults["fused"] is None
-    assert adamw(groups, lr=1.0, clipped=True, fused=True).defaults["fused"] is True
+    assert adamw(groups, lr=1.0, clipped=True).defaults["fused"] is True
+    assert adamw(groups, lr=1.0, clipped=True, fused=False).defaults["fused"] is None
+    elsewhere = parameter_groups(Network().to("meta"), lr=1.0, weight_decay=0.1)
+    assert adamw(elsewhere, lr=1.0, clipped=True).defaults["fused"] is None
 
 
 @pytest.mark.gpu

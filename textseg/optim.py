@@ -56,9 +56,9 @@ def parameter_groups(
 def adamw(
     groups: Sequence[dict[str, Any]], *, lr: float, clipped: bool, fused: bool | None = None
 ) -> AdamW:
-    """AdamW over `groups`, fused into one kernel where all parameters are on a CUDA GPU.
+    """AdamW over `groups`, fused into one kernel where all parameters are on a CPU or a CUDA GPU.
 
-    Elsewhere torch decides, which is its plain loop on a CPU.
+    Elsewhere torch decides. The formula is the same, the rounding is not.
 
     Args:
         groups: of `parameter_groups`.
@@ -70,7 +70,7 @@ def adamw(
     """
     if fused is None:
         parameters = [parameter for group in groups for parameter in group["params"]]
-        fused = bool(parameters) and all(p.is_cuda and p.is_floating_point() for p in parameters)
+        fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     optimizer = AdamW(groups, lr=lr, fused=True if fused else None)
     if fused and clipped:
         optimizer._step_supports_amp_scaling = False
