@@ -130,6 +130,18 @@ def test_the_unet_decoder_takes_features_that_are_not_halves_of_each_other() -> 
     assert UNetDecoder((4, 6, 8, 10)).eval()(features).shape == (1, 4, 13, 9)
 
 
+def test_a_narrow_step_of_the_unet_decoder_is_a_plain_one_behind_a_1x1_convolution() -> None:
+    """Upsampled first and narrowed then, as the formula has it, is the same map."""
+    torch.manual_seed(0)
+    narrow, plain = UNetDecoder((4, 8), narrow=True).eval(), UNetDecoder((4, 4)).eval()
+    plain.blocks.load_state_dict(narrow.blocks.state_dict())
+    fine, coarse = torch.randn(1, 4, 6, 10), torch.randn(1, 8, 3, 5)
+    (convolution,) = narrow.narrow
+    x = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
+    x = torch.cat([torch.einsum("bchw,dc->bdhw", x, convolution.weight[..., 0, 0]), fine], dim=1)
+    torch.testing.assert_close(narrow([fine, coarse]), plain.blocks[0](x))
+
+
 def test_on_an_odd_grid_every_position_is_part_of_a_key() -> None:
     torch.manual_seed(0)
     layer, x = SelfAttentionLayer(32, reduction=2), torch.randn(1, 15, 32)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import BertForMaskedLM
+from transformers import BertForMaskedLM, BertModel
 
 from tests.models.stand_ins import CAPTIONS, WORDS, write_bert
 from tests.tiny_text import scratch
@@ -63,6 +63,51 @@ def test_word_features_are_those_of_transformers(bert: Path) -> None:
     assert mask.sum() == 5
     torch.testing.assert_close(tokens[0, :5], expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(pooled[0], expected.mean(0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mask_is_understood_as_transformers_own_bit_for_bit(bert: Path, training: bool) -> None:
+    encoder = TextEncoder(str(bert), max_tokens=12).train(training)
+    ids = torch.tensor([[2, 5, 7, 3] + [0] * 8, [2] + [14] * 10 + [3], [2, 3] + [0] * 10])
+    masks = (ids != 0).long()
+    for rows in (slice(0, 3), slice(1, 2)):  # the second has no padding at all
+        torch.manual_seed(0)  # dropout
+        expected = encoder.model(input_ids=ids[rows], attention_mask=masks[rows]).last_hidden_state
+        torch.manual_seed(0)
+        tokens, mask, _ = encoder(["small lesion", "lung " * 50, ""][rows])
+        assert torch.equal(tokens, expected)
+        assert torch.equal(mask, masks[rows].bool())
+        grads = [
+            torch.autograd.grad(t.sum(), encoder.model.parameters()) for t in (tokens, expected)
+        ]
+        assert all(torch.equal(own, other) for own, other in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["eager", "decoder", "distilbert"])
+def test_models_that_take_no_finished_mask_are_still_masked_as_transformers_does(
+    bert: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    ids, mask = torch.tensor([[2, 5, 7, 3] + [0] * 8]), torch.tensor([[1] * 4 + [0] * 8])
+    encoder = other_kind(bert, monkeypatch, kind)
+    with torch.no_grad():
+        expected = encoder.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        assert torch.equal(encoder(["small lesion"]).tokens, expected)
+
+
+def other_kind(folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> TextEncoder:
+    """An encoder of a model that is no BERT with sdpa and a view to both sides, untrained."""
+    config = json.loads((folder / "config.json").read_text())
+    if kind == "decoder":
+        config["is_decoder"] = True
+    elif kind == "distilbert":
+        config = {"model_type": "distilbert", "vocab_size": len(WORDS), "pad_token_id": 0}
+        config |= {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48}
+    (folder / "config.json").write_text(json.dumps(config))
+    if kind == "eager":
+        monkeypatch.setattr(BertModel, "_supports_sdpa", False)
+    encoder = TextEncoder(str(folder), pretrained=False, max_tokens=12).eval()
+    assert (encoder.model.config._attn_implementation == "eager") == (kind == "eager")
+    return encoder
 
 
 def test_without_pretrained_the_architecture_is_kept_and_the_weights_are_new(bert: Path) -> None:

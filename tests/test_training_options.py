@@ -15,7 +15,6 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import textseg.models
 from tests.models.stand_ins import CAPTIONS, BatchesInMemory, make_batch, quiet_trainer
@@ -239,31 +238,6 @@ def test_losses_are_in_full_precision_under_autocast(name: str) -> None:
     for term, value in mixed.items():
         assert value.dtype == torch.float32, term
         torch.testing.assert_close(value, full[term], rtol=1e-6, atol=1e-7)
-
-
-class NoWaiting(TorchDispatchMode):
-    """Fails where the host would have to wait for a GPU to know a value or a size."""
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        waits = ("_local_scalar_dense", "nonzero", "masked_select", "aten.equal", "unique")
-        assert not any(name in str(func) for name in waits), f"{func} waits for the device"
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_a_training_step_never_waits_for_the_device(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    network = ready(name)
-    logged: dict[str, Tensor] = {}
-    monkeypatch.setattr(network, "log_dict", lambda values, **settings: logged.update(values))
-    with NoWaiting():
-        network.training_step(make_batch(4), 0).backward()
-    assert all(isinstance(value, Tensor) for value in logged.values())
-    with pytest.raises(AssertionError, match="waits for the device"), NoWaiting():
-        logged["train/loss"].item()
 
 
 # --- memory -----------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from tests.models.tiny_tmc import NO_TEXT, TINY_SWIN, make
 from textseg.encoders import NoText
 from textseg.errors import UserError
 from textseg.models.tmc import TMC
+from textseg.segment.network import network_from
 
 
 class TestTMC(NetworkContract, TextGuidedContract):
@@ -130,6 +131,21 @@ def test_an_alignment_without_weight_builds_no_parameters_and_no_term(
 def test_the_names_and_shapes_of_the_state_dict_are_the_golden_ones() -> None:
     model = make(image_encoder_options=None)
     assert changed_keys(model, "tmc_swin_tiny.txt") == {"gone": [], "new": []}
+
+
+def test_a_checkpoint_from_before_the_narrow_decoder_is_read_as_what_it_is(tmp_path: Path) -> None:
+    old = make(narrow_decoder=False)
+    hyper = {name: value for name, value in old.hparams.items() if name != "narrow_decoder"}
+    stored = {"state_dict": old.state_dict(), "hyper_parameters": hyper}
+    with pytest.raises(UserError, match=r"set model\.narrow_decoder: false"):
+        make().on_load_checkpoint(stored)
+    old.on_load_checkpoint(stored)
+    stored["hyper_parameters"] = {**hyper, "_class_path": "textseg.models.TMC"}
+    again = network_from(stored, tmp_path / "old.ckpt").eval()
+    batch = make_batch()
+    with torch.no_grad():
+        logits = [model(batch["image"], batch["text"]).logits for model in (again, old.eval())]
+    assert torch.equal(*logits)
 
 
 # --- settings

@@ -52,6 +52,17 @@ def _without_pooler(model_class: type) -> dict[str, bool]:
     return {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}
 
 
+def takes_4d_mask(model: Any) -> bool:
+    """Whether `model` takes a boolean mask [B, 1, L, L] as it stands.
+
+    Of a mask [B, L] transformers asks in every step whether all is True, and the host waits for the
+    answer. Attention other than sdpa would add a boolean mask to its scores, and other models have
+    masks of their own.
+    """
+    own = isinstance(model, BertModel) and not model.config.is_decoder
+    return own and model.config._attn_implementation == "sdpa"
+
+
 def scratch_config(vocab_size: int, dim: int, depth: int) -> BertConfig:
     """A small BERT."""
     return BertConfig(

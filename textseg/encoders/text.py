@@ -19,6 +19,7 @@ from textseg.encoders.pretrained import (
     load,
     load_tokenizer,
     scratch_config,
+    takes_4d_mask,
 )
 from textseg.encoders.restore import restored_text_state
 from textseg.encoders.vocabulary import build_tokenizer, words_of
@@ -111,6 +112,7 @@ class TextEncoder(nn.Module):
             self.model = build(scratch_config(vocab_size, dim, depth))
         else:
             self.model, self._tokenizer = load(name, pretrained)
+        self._mask_4d = takes_4d_mask(self.model)
         longest = self.model.config.max_position_embeddings
         if not 3 <= max_tokens <= longest:
             raise UserError(
@@ -231,12 +233,13 @@ class TextEncoder(nn.Module):
         return chosen
 
     def _encode(self, text: Sequence[str]) -> tuple[Tensor, Tensor]:
-        device = self.model.device
         encodings = self._require_tokenizer().encode_batch(list(text))
-        ids = torch.tensor([e.ids for e in encodings], device=device)  # [B, L]
-        mask = torch.tensor([e.attention_mask for e in encodings], device=device)
-        tokens = self.model(input_ids=ids, attention_mask=mask).last_hidden_state  # [B, L, D]
-        return tokens, mask.bool()
+        host = torch.tensor([[e.ids for e in encodings], [e.attention_mask for e in encodings]])
+        ids, real = _to_device(host, self.model.device)  # [B, L] each
+        mask = real.bool()
+        seen = mask[:, None, None, :].expand(-1, 1, mask.shape[1], -1) if self._mask_4d else mask
+        tokens = self.model(input_ids=ids, attention_mask=seen).last_hidden_state  # [B, L, D]
+        return tokens, mask
 
     def _cached(self, text: Sequence[str]) -> tuple[Tensor, Tensor]:
         device = self.model.device
@@ -291,6 +294,16 @@ class TextEncoder(nn.Module):
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> TextEncoder:
         self._cache.clear()  # the weights move or change precision
         return super()._apply(fn, recurse)
+
+
+def _to_device(host: Tensor, device: torch.device) -> Tensor:
+    """A copy of `host` on `device`; the host does not wait for a GPU to finish its work first.
+
+    From memory that is not pinned it would wait.
+    """
+    if device.type != "cuda":
+        return host.to(device)
+    return host.pin_memory().to(device, non_blocking=True)
 
 
 def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:

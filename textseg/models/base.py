@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
@@ -33,7 +33,12 @@ class SegmentationModule(L.LightningModule):
         schedule: course of the learning rate after the warm-up.
         warmup: share of all steps over which the learning rate rises.
         protocol: how test masks are scored; "lvit" reproduces LViT's test and nothing else.
+
+    Attributes:
+        EARLIER: settings that old checkpoints do not name, and what these were trained with.
     """
+
+    EARLIER: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(
         self,
@@ -215,8 +220,7 @@ class SegmentationModule(L.LightningModule):
         return test_prefix(caption_mode_of(self.trainer))
 
     def configure_optimizers(self) -> Any:
-        """AdamW over `parameter_groups`, fused on a GPU, and a schedule by step with the trainer's
-        length."""
+        """Fused AdamW over `parameter_groups`, and a schedule by step with the trainer's length."""
         groups = self.parameter_groups(
             lr=self.lr,
             weight_decay=self.weight_decay,
@@ -242,11 +246,19 @@ class SegmentationModule(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Refuse a checkpoint of another network before any weight is changed.
+        """Refuse a checkpoint of another network, or one trained with another value of a setting
+        that it is too old to name, before any weight is changed.
 
         Of a run with averaged weights (EMA), `state_dict` is the average, and Lightning's callback
         would put the training's own weights in its place for a test right after the fit too.
         """
+        for name, earlier in self.EARLIER.items():
+            trained = checkpoint.get("hyper_parameters", {}).get(name, earlier)
+            if trained != self.hparams[name]:
+                raise UserError(
+                    f"the checkpoint was trained with {name}={trained}, not {self.hparams[name]}",
+                    f"set model.{name}: {str(trained).lower()}",
+                )
         check_state_dict(self, checkpoint["state_dict"])
         fitting = self._trainer is None or self.trainer.state.fn == TrainerFn.FITTING
         if "current_model_state" in checkpoint and not fitting:

@@ -24,7 +24,8 @@ Our choice:
     [0.01, 1]. "infonce": symmetric, over the batches of all processes; equal captions are positives
     of each other, and rows of one image with different captions neither positive nor negative.
     "pixel": text to pixel against the mask. L = L_seg + 0.1 * mean_i L_align^i;
-  * the decoder's widths are the encoder's, and its head works at the finest stage;
+  * the decoder's widths are the encoder's, what comes from below is brought to them by a 1x1
+    convolution before it is upsampled, and the head works at the finest stage;
   * all settings of training.
 
 Shapes: image [B, 3, H, W], H and W multiples of 32; words T [B, L, D], mask [B, L]; stage
@@ -37,7 +38,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -347,6 +348,8 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
             expressions share an image ("pixel"), or none of it ("none").
         alignment_stages: stages of MA Loss; by default those of MCM.
         alignment_weight: weight of MA Loss; 0 builds no such part.
+        narrow_decoder: bring what comes from below to the width of the decoder's step before it is
+            upsampled. Checkpoints that do not name it were trained with false.
         lr: peak learning rate of AdamW.
         weight_decay: of weights with two or more dimensions.
         pretrained_lr_scale: learning rate of pretrained parts over lr.
@@ -354,6 +357,8 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
         warmup: share of all steps over which the learning rate rises.
         protocol: how test masks are scored; "lvit" reproduces LViT's test and nothing else.
     """
+
+    EARLIER: ClassVar = {"narrow_decoder": False}
 
     def __init__(
         self,
@@ -369,6 +374,7 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
         alignment: Alignment = "infonce",
         alignment_stages: tuple[int, ...] | None = None,
         alignment_weight: float = 0.1,
+        narrow_decoder: bool = True,
         lr: float = 3e-4,
         weight_decay: float = 0.05,
         pretrained_lr_scale: float = 0.1,
@@ -408,7 +414,7 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
         form = InfoNCEAlignment if alignment == "infonce" else PixelAlignment
         self.alignment = form(channels, aligned) if aligned else NoAlignment()
         self.alignment_weight = alignment_weight
-        self.decoder = UNetDecoder(channels)
+        self.decoder = UNetDecoder(channels, narrow=narrow_decoder)
         self.head = nn.Conv2d(channels[0], 1, 1)
 
     def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:

@@ -193,7 +193,7 @@ def network_from(checkpoint: Mapping[str, Any], path: str | Path) -> Segmentatio
             "it is of another version of textseg: use that one, or train again",
         )
     with restoring(checkpoint["state_dict"]):
-        model = network(**settings)
+        model = network(**{**network.EARLIER, **settings})
     model.on_load_checkpoint(checkpoint)  # refuses weights that do not fit
     model.load_state_dict(checkpoint["state_dict"])
     return model

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +81,8 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
         protocol: how test masks are scored; "lvit" reproduces LViT's test and nothing else.
     """
 
+    EARLIER: ClassVar = {"decoder_reduction": 1}
+
     def __init__(
         self,
         image_encoder: Literal["mscan_tiny", "mscan_small", "mscan_base"] = "mscan_small",
@@ -137,7 +139,6 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
         )
         grid: dict[str, Any] = {"stages": decoder_stages, "stride": decoder_stride}
         channels, strides = self.image_encoder.channels, self.image_encoder.strides
-        self.full_scale, self.decoder_reduction = full_scale_decoder, decoder_reduction
         self.decoder: nn.Module
         if full_scale_decoder:
             self.decoder = FullScaleDecoder(
@@ -184,17 +185,6 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
             maps[f"{stage}.attention"] = on_words.view_as(answers[0])
             maps[f"{stage}.gate"] = answers.mean(0)
         return maps
-
-    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Refuse a checkpoint from before `decoder_reduction` unless it is 1, as it was then."""
-        super().on_load_checkpoint(checkpoint)
-        trained = checkpoint.get("hyper_parameters", {}).get("decoder_reduction", 1)
-        if self.full_scale and trained != self.decoder_reduction:
-            raise UserError(
-                f"the checkpoint was trained with decoder_reduction={trained}, "
-                f"not {self.decoder_reduction}",
-                f"set model.decoder_reduction: {trained}",
-            )
 
     def compute_loss(self, output: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
         """L = L_seg + contrastive_weight * L_con."""
