@@ -55,6 +55,18 @@ def test_a_decoder_reads_its_stages_and_no_other(
     assert tuple(i for i, f in enumerate(maps, 1) if f.grad is not None) == stages
 
 
+@pytest.mark.parametrize("stride", [4, 8])
+def test_the_joint_map_is_the_squeeze_of_the_aligned_stages_side_by_side(stride: int) -> None:
+    model, maps = decoder(FullScaleDecoder, (2, 3, 4), stride).double(), features()[1:]
+    maps = [feature.double() for feature in maps]
+    grid = (64 // stride, 96 // stride)
+    aligned = [
+        F.interpolate(feature, size=grid, mode="bilinear", align_corners=False) for feature in maps
+    ]
+    expected = model.squeeze(torch.cat(aligned, dim=1))
+    torch.testing.assert_close(model._joint(maps, grid), expected)
+
+
 def test_the_full_scale_decoder_lets_every_place_see_every_other() -> None:
     model, maps = decoder(FullScaleDecoder, (2, 3, 4)), features()
     with torch.no_grad():

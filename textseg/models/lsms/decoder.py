@@ -82,12 +82,27 @@ class FullScaleDecoder(nn.Module):
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """F_1..F_4 and the input's (H, W) -> [B, dim, H/s, W/s], s = 4 with stage 1."""
         grid = (size[0] // self.stride, size[1] // self.stride)
-        aligned = [self.align[str(i)](features[i - 1], grid) for i in self.stages]  # P_2..P_4
-        tokens = to_tokens(self.squeeze(torch.cat(aligned, dim=1)))  # [B, N, dim]
+        tokens = to_tokens(self._joint([features[i - 1] for i in self.stages], grid))  # [B, N, dim]
         positions = sine_positions(*grid, tokens.shape[-1], tokens)
         for layer in self.layers:
             tokens = layer(tokens, positions, grid)
         return self.boundary(self.norm(to_map(tokens, *grid)), features[0])
+
+    def _joint(self, features: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
+        """squeeze(P_2, P_3, P_4): [B, C_i, H/s_i, W/s_i] -> [B, dim, h, w].
+
+        W [P_2; P_3; P_4] is the sum of W_i P_i, and a 1x1 convolution and a bilinear resize may
+        change places. So each W_i works on F_i's own grid: a quarter of the cost, and `dim`
+        channels are resized in place of C_i.
+        """
+        squeeze, normalise = self.squeeze[0], self.squeeze[1:]
+        widths = [feature.shape[1] for feature in features]
+        weights = squeeze.get_parameter("weight").split(widths, dim=1)
+        parts = [
+            self.align[str(i)](F.conv2d(feature, weight), grid)
+            for i, feature, weight in zip(self.stages, features, weights, strict=True)
+        ]
+        return normalise(sum(parts[1:], parts[0]))
 
 
 class Boundary(nn.Module):

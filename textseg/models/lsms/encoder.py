@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from textseg.layers import (
     to_map,
     to_tokens,
 )
+from textseg.models.lsms.strips import StripConv
 
 LanguageBranch = Literal["shared", "per_scale", "none"]
 STRIPS = (7, 11, 21)
@@ -130,13 +131,8 @@ class ScaleAwareVisionLanguageAttention(nn.Module):
             (f"conv{i}_1", f"conv{i}_2") for i, k in enumerate(STRIPS) if k in strips
         ]
         for (row, column), k in zip(self.strip_names, sorted(strips), strict=True):
-            settings: dict[str, Any] = {"groups": channels}
-            self.add_module(
-                row, nn.Conv2d(channels, channels, (1, k), padding=(0, k // 2), **settings)
-            )
-            self.add_module(
-                column, nn.Conv2d(channels, channels, (k, 1), padding=(k // 2, 0), **settings)
-            )
+            self.add_module(row, StripConv(channels, k, row=True))
+            self.add_module(column, StripConv(channels, k, row=False))
         self.conv3 = nn.Conv2d(channels, channels, 1)
         self.language = nn.ModuleList(LanguageAttention(channels, heads) for _ in range(language))
 
