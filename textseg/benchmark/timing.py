@@ -11,11 +11,13 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from textseg.batch import Batch
 from textseg.benchmark.device import wait_for
 from textseg.models.base import SegmentationModule, enough_values
+from textseg.optim import adamw
 
 MEMORY_FORMATS = {
     "channels_first": torch.contiguous_format,
@@ -104,6 +106,16 @@ def on_device(batch: Batch, device: torch.device, layout: torch.memory_format) -
     return result
 
 
+def in_parts(batch: Batch, parts: int) -> list[Batch]:
+    """A batch cut into parts of equal size, in order; `parts` divides its rows."""
+    rows, rest = divmod(len(batch["text"]), parts)
+    assert not rest, f"{len(batch['text'])} rows in {parts} parts"
+    starts = range(0, parts * rows, rows)
+    values: dict[str, Any] = dict(batch)
+    cut = [{name: value[i : i + rows] for name, value in values.items()} for i in starts]
+    return cast(list[Batch], cut)
+
+
 def contender(
     name: str,
     model: SegmentationModule,
@@ -112,6 +124,10 @@ def contender(
     *,
     mode: Mode | None = None,
     device: torch.device = CPU,
+    fused: bool | None = None,
+    parts: int = 1,
+    clip: float | None = None,
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Contender:
     """`model`, moved and converted, with what is timed of it.
 
@@ -122,6 +138,11 @@ def contender(
         batch: what it runs on, on the CPU.
         mode: precision and compilation; by default fp32.
         device: where it runs.
+        fused: AdamW in one kernel; None: wherever it can be.
+        parts: the batch goes through forward and backward in so many equal parts before the
+            optimizer's one step, by the mean of their losses.
+        clip: norm that the gradients are clipped to; None leaves them.
+        around: a context that each step runs in, timed with it.
     """
     mode = Mode() if mode is None else mode
     layout = MEMORY_FORMATS[memory_format]
@@ -130,7 +151,9 @@ def contender(
     mode.apply_to(model)
     batch = on_device(batch, device, layout)
     groups = model.parameter_groups(lr=1e-6, weight_decay=0.0, pretrained_lr_scale=1.0)
-    optimizer = torch.optim.AdamW(groups)
+    optimizer = adamw(groups, lr=1e-6, clipped=clip is not None, fused=fused)
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    pieces = in_parts(batch, parts)
     scaler = torch.amp.GradScaler(device.type, enabled=mode.dtype is torch.float16)
 
     def text() -> None:
@@ -144,14 +167,19 @@ def contender(
         wait_for(device)
 
     def step() -> None:
-        with mode.autocast(device):
-            with enough_values(model, batch["image"]):
-                output = model(batch["image"], batch["text"])
-            loss = model.compute_loss(output, batch)["loss"]
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
+        with around():
+            for piece in pieces:
+                with mode.autocast(device):
+                    with enough_values(model, piece["image"]):
+                        output = model(piece["image"], piece["text"])
+                    loss = model.compute_loss(output, piece)["loss"] / parts
+                scaler.scale(loss).backward()
+            if clip is not None:
+                scaler.unscale_(optimizer)
+                clip_grad_norm_(trained, clip)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
         wait_for(device)
 
     def tensors() -> Iterator[Tensor]:
@@ -165,25 +193,32 @@ def contender(
 
 
 def time_rounds(
-    contenders: Sequence[Contender], rounds: int, clock: Callable[[], float] = time.perf_counter
+    contenders: Sequence[Contender],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+    *,
+    measures: Sequence[str] = MEASURES,
+    warm_up: int = WARM_UP,
 ) -> None:
     """Fill in the times: all contenders in every round, each round starting one further on.
 
     Args:
         contenders: what to time.
-        rounds: timed rounds; WARM_UP more run before them, in which captions are cached.
+        rounds: timed rounds.
         clock: seconds.
+        measures: of MEASURES, what runs.
+        warm_up: rounds before the timed ones; in the first, captions are cached.
     """
-    for i in tqdm(range(WARM_UP + rounds), desc="timing", unit="round", delay=2, leave=False):
+    for i in tqdm(range(warm_up + rounds), desc="timing", unit="round", delay=2, leave=False):
         first = i % len(contenders)
         for one in (*contenders[first:], *contenders[:first]):
-            for name in MEASURES:
+            for name in measures:
                 run: Callable[[], None] = getattr(one, name)
                 one.train(name == "step")
                 start = clock()
                 run()
                 seconds = clock() - start
-                if i >= WARM_UP:
+                if i >= warm_up:
                     one.times[name].append(seconds)
 
 
