@@ -268,6 +268,32 @@ def test_computing_again_changes_no_weight(name: str) -> None:
         assert not isinstance(value, Tensor) or torch.equal(value, again[key]), key
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_computing_again_changes_no_gradient_of_any_network(name: str) -> None:
+    """One step of the training's own, at 64 x 64, the least that LAVT takes."""
+
+    def gradients(*callbacks: GradientCheckpointing) -> tuple[float, dict[str, Tensor]]:
+        torch.manual_seed(0)
+        network: Any = getattr(textseg.models, name)(**NETWORKS[name])
+        batch = make_batch(2, 64, 64)
+        network.on_captions(batch["text"], training=True)
+        network.log_dict = lambda *values, **settings: None
+        for callback in callbacks:
+            callback.on_fit_start(quiet_trainer(), network)
+        loss = network.train().training_step(batch, 0)
+        loss.backward()
+        named = network.named_parameters()
+        return loss.item(), {key: p.grad for key, p in named if p.grad is not None}
+
+    loss, plain = gradients()
+    same_loss, again = gradients(GradientCheckpointing())
+    assert loss == same_loss
+    assert plain
+    assert plain.keys() == again.keys()
+    for key, value in plain.items():
+        assert torch.equal(value, again[key]), key
+
+
 def test_computing_again_takes_less_memory() -> None:
     network, batch = ready("LSMS"), make_batch(2, 96, 96)
     network.log_dict = lambda *values, **settings: None

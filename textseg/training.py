@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -101,10 +102,13 @@ def _recomputed(block: nn.Module) -> Callable[..., Any]:
     """The block's forward, computed again in the backward pass where gradients are wanted."""
     plain = block.forward
 
-    def forward(*args: Any) -> Any:
+    # Whatever the block is called with is handed on: segmentation-models-pytorch's decoders call
+    # theirs with keywords.
+    def forward(*args: Any, **named: Any) -> Any:
         if not (block.training and torch.is_grad_enabled()):
-            return plain(*args)
-        return checkpoint(plain, *args, use_reentrant=False, context_fn=lambda: _contexts(block))
+            return plain(*args, **named)
+        both = partial(_contexts, block)
+        return checkpoint(plain, *args, use_reentrant=False, context_fn=both, **named)
 
     return forward
 

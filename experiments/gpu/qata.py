@@ -3,10 +3,12 @@
 
     python experiments/gpu/qata.py --root /data/QaTa-COV19 [--captions FOLDER] [--out runs/gpu]
 
-Needs no network. What is done is not done again: after a break give the same command. The parts, in
-their order; --part and --network choose some:
+Needs no network. What is done is not done again: after a break give the same command. A network
+that fails is left, the others go on; what failed is told at the end, with exit status 1. The parts,
+in their order; --part and --network choose some:
 
-    check      torch sees a GPU and can compile for it; versions, driver
+    check      torch sees a GPU and can compile for it; versions, driver; two steps of each network
+               as it will be trained, on phantoms in small batches, all networks at once
     prepare    the picture cache
     train      each network for the epochs of experiments/gpu/<network>.yaml, then the test images
                with true, empty and shuffled captions; an interrupted training goes on
@@ -16,6 +18,18 @@ their order; --part and --network choose some:
 
 Minutes of a training are from the start of the command to its last checkpoint: imports, compiling
 and validation included, tests not.
+
+On a machine lent for a short time, in this order, each under 10 minutes with 5 minutes for a
+training; what a lease leaves undone another one does, or the same commands given again:
+
+    timeout 560 python experiments/gpu/qata.py --root R --part check --part prepare
+    timeout 560 python experiments/gpu/qata.py --root R --network lsms    (trains, then benchmark)
+    timeout 560 python experiments/gpu/qata.py --root R --network unet    (likewise the others)
+    timeout 560 python experiments/gpu/qata.py --root R --part benchmark  (of those not trained)
+    python experiments/gpu/qata.py --root R --part compare --part summary
+
+timeout's SIGTERM has a training write last.ckpt before it ends. To keep the figures copy all of OUT
+but checkpoints, cache, compiled and trial.
 """
 
 from __future__ import annotations
@@ -29,10 +43,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
+
+from commands import Command, FailedError, cores, fail, read, say, start, write
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXPERIMENTS = REPOSITORY / "experiments"
@@ -40,13 +57,21 @@ NETWORKS = {"unet": "U-Net", "lsms": "LSMS", "tmc": "TMC", "tmca": "TMCA", "lavt
 CAPTIONS = ("true", "empty", "shuffled")
 SCORES = ("dice", "miou", "dice_global", "iou_global")
 SPARE_CORES = 2  # of the training itself, when workers are counted
+MOST_WORKERS = 16  # each fetches two batches ahead, and the benchmark's epoch has 89
+TRIAL = ["--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1"]
+TRIAL += ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
+TRIAL += ["--trainer.devices", "1", "--test_after_fit", "false", "--data.num_workers", "1"]
+TRIAL_DATA = ["--data.synthesize", "16", "--data.batch_size", "8"]
+TRIAL_LIMIT = 300.0  # seconds
 # In place of a GPU and of the data: every part for real, as small as it can be.
 SMOKE_TRAINING = ["--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "1"]
 SMOKE_DATA = ["--data.synthesize", "40", "--data.image_size", "96", "--data.batch_size", "8"]
+SMOKE_TRIAL = ["--data.synthesize", "4", "--data.image_size", "96", "--data.batch_size", "2"]
 SMOKE_BENCHMARK = ["--modes", "[fp32,bf16]", "--image_size", "96", "--batch_size", "2"]
 SMOKE_BENCHMARK += ["--rounds", "1", "--data_batches", "1", "--training_steps", "1"]
 BENCHMARK = ["--modes", "[fp32,bf16+compile]", "--device", "cuda", "--batch_size", "64"]
 BENCHMARK += ["--rounds", "10", "--data_batches", "40", "--training_steps", "40"]
+FORMATS = ["--memory_formats", "[channels_last]"]  # in which all five train
 # Run on the GPU machine before anything long is started.
 CHECK = """
 import json, platform, sys, torch
@@ -74,6 +99,7 @@ class Job:
     workers: int
     limit: float  # seconds a command may take
     smoke: bool
+    failed: dict[str, FailedError] = field(default_factory=dict)  # by part and network
 
     def experiment(self, network: str) -> list[str]:
         """The configs of a network."""
@@ -88,6 +114,9 @@ class Job:
             return [*given, *SMOKE_DATA]
         given += ["--data.root", str(self.root)]
         return given + (["--data.captions", str(self.captions)] if self.captions else [])
+
+    def log(self, name: str) -> Path:
+        return self.out / "logs" / f"{name}.log"
 
     def run_folder(self, network: str) -> Path | None:
         """The one run of a network; None before it has begun."""
@@ -120,11 +149,57 @@ def check(job: Job) -> None:
         remedy = "see the driver (nvidia-smi), a torch build for CUDA, and a C compiler, which "
         fail(f"the installation cannot train here: {reason}", f"{remedy}torch.compile calls")
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    found |= {"cores": os.cpu_count(), "system": platform.platform()}
+    found |= {"cores": cores(), "system": platform.platform()}
     if not job.smoke:
         found["driver"] = driver()
     write(file, found)
     say(f"check: {found}")
+    trial(job, {name: found.get(name) for name in ("gpu", "torch")})
+
+
+def trial(job: Job, machine: dict[str, Any]) -> None:
+    """Known in the first minutes: which networks can be trained here at all, compiled and in bf16.
+
+    All at once, since compiling is the processor's work; with --smoke one by one.
+    """
+    notes = {network: job.out / "trial" / f"{network}.json" for network in job.networks}
+    todo = [n for n in job.networks if (read(notes[n]) or {}).get("machine") != machine]
+    for together in [[network] for network in todo] if job.smoke else [todo] if todo else []:
+        begun, limit = time.monotonic(), job.limit if job.smoke else min(job.limit, TRIAL_LIMIT)
+        running = {n: start_trial(job, n, max(1, cores() // len(together))) for n in together}
+        try:
+            while running:
+                seconds = time.monotonic() - begun
+                for network, command in list(running.items()):
+                    if command.process.poll() is None and seconds < limit:
+                        continue
+                    with noted(job, f"check {network}"):
+                        del running[network]
+                        command.finish(limit - seconds)
+                        write(notes[network], {"seconds": round(seconds, 1), "machine": machine})
+                        say(f"check {network}: trains, the first steps took {seconds:.0f} s")
+                time.sleep(0.2)
+        finally:
+            for command in running.values():
+                command.process.kill()
+
+
+def start_trial(job: Job, network: str, threads: int) -> Command:
+    folder = job.out / "trial" / network
+    shutil.rmtree(folder, ignore_errors=True)  # phantoms and checkpoint of an earlier one
+    folder.mkdir(parents=True)
+    arguments = ["fit", *job.experiment(network), *TRIAL]
+    arguments += SMOKE_TRIAL if job.smoke else TRIAL_DATA
+    arguments += ["--data.cache", str(folder / "cache")]
+    arguments += ["--trainer.default_root_dir", str(folder)]
+    arguments += [] if job.smoke else ["--trainer.accelerator", "gpu"]
+    return start(
+        f"trial_{network}",
+        arguments,
+        log=job.log(f"trial_{network}"),
+        environment=environment(job) | {"TORCHINDUCTOR_COMPILE_THREADS": str(threads)},
+        folder=folder,
+    )
 
 
 def driver() -> str:
@@ -150,21 +225,28 @@ def train(job: Job) -> None:
     for network in job.networks:
         if job.tested(network):
             say(f"train {network}: done")
-            continue
-        run, note = job.run_folder(network), job.out / f"train_{network}.json"
-        resumed = run is not None and (run / "checkpoints/last.ckpt").is_file()
-        spent = training_seconds(job, network) if resumed else 0.0
-        write(note, {"seconds": spent, "since": time.time()})
-        textseg(
-            job,
-            f"train_{network}",
-            *("fit", *job.experiment(network), *job.data(), "--test_after_fit", "true"),
-            *("--trainer.default_root_dir", str(job.out / "runs" / network)),
-            *(SMOKE_TRAINING if job.smoke else ["--trainer.accelerator", "gpu"]),
-            *("--trainer.devices", "1"),
-            *(["--ckpt_path", "last"] if resumed else []),
-        )
-        write(note, {"seconds": training_seconds(job, network), "since": None})
+        elif f"check {network}" not in job.failed:
+            with noted(job, f"train {network}"):
+                train_one(job, network)
+
+
+def train_one(job: Job, network: str) -> None:
+    run, note = job.run_folder(network), job.out / f"train_{network}.json"
+    resumed = run is not None and (run / "checkpoints/last.ckpt").is_file()
+    spent = training_seconds(job, network) if resumed else 0.0
+    if run is not None:  # tests that were broken off: beside them others would be numbered
+        shutil.rmtree(run / "test", ignore_errors=True)
+    write(note, {"seconds": spent, "since": time.time()})
+    textseg(
+        job,
+        f"train_{network}",
+        *("fit", *job.experiment(network), *job.data(), "--test_after_fit", "true"),
+        *("--trainer.default_root_dir", str(job.out / "runs" / network)),
+        *(SMOKE_TRAINING if job.smoke else ["--trainer.accelerator", "gpu"]),
+        *("--trainer.devices", "1"),
+        *(["--ckpt_path", "last"] if resumed else []),
+    )
+    write(note, {"seconds": training_seconds(job, network), "since": None})
 
 
 def training_seconds(job: Job, network: str) -> float:
@@ -179,19 +261,20 @@ def training_seconds(job: Job, network: str) -> float:
 
 
 def benchmark(job: Job) -> None:
+    settings = SMOKE_BENCHMARK if job.smoke else BENCHMARK
     for network in job.networks:
         file = job.out / "benchmark" / f"{network}.json"
+        file.parent.mkdir(exist_ok=True)
         if file.is_file():
             say(f"benchmark {network}: done")
-            continue
-        file.parent.mkdir(exist_ok=True)
-        settings = SMOKE_BENCHMARK if job.smoke else BENCHMARK
-        textseg(
-            job,
-            f"benchmark_{network}",
-            *("benchmark", *job.experiment(network), *job.data(), *settings),
-            *("--output", str(file)),
-        )
+        elif f"check {network}" not in job.failed:
+            with noted(job, f"benchmark {network}"):
+                textseg(
+                    job,
+                    f"benchmark_{network}",
+                    *("benchmark", *job.experiment(network), *job.data(), *settings, *FORMATS),
+                    *("--output", str(file)),
+                )
 
 
 def compare(job: Job) -> None:
@@ -294,39 +377,19 @@ def table(head: str, rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def textseg(job: Job, name: str, *arguments: str) -> None:
-    """A command of the suite, its output in OUT/logs; ended, and so is the script, at the limit."""
-    log = job.out / "logs" / f"{name}.log"
-    log.parent.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "lightning_cli", *arguments]
-    say(f"{name}: textseg {' '.join(arguments)}")
-    with log.open("a", encoding="utf-8") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=environment(job)
-        )
-        try:
-            status = process.wait(job.limit)
-        except subprocess.TimeoutExpired:
-            status = stop(process, saves=arguments[0] == "fit")
-            fail(
-                f"{name} took over {job.limit / 60:g} minutes (status {status})",
-                f"the same command goes on from there: {job.out} keeps what is done",
-            )
-        except BaseException:
-            stop(process, saves=arguments[0] == "fit")
-            raise
-    if status:
-        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
-        fail(f"{name} ended with status {status}:\n{tail}", f"see {log}")
+    """A command of the suite, its output in OUT/logs."""
+    saves, log = arguments[0] == "fit", job.log(name)
+    start(name, arguments, log=log, environment=environment(job), saves=saves).finish(job.limit)
 
 
-def stop(process: subprocess.Popen[bytes], *, saves: bool) -> int:
-    """A training writes last.ckpt after the step at hand."""
-    process.send_signal(signal.SIGUSR1 if saves else signal.SIGTERM)
+@contextmanager
+def noted(job: Job, name: str) -> Iterator[None]:
+    """A failure is kept for the end, and the script goes on."""
     try:
-        return process.wait(60)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
+        yield
+    except FailedError as error:
+        job.failed[name] = error
+        say(f"{name} failed: {error.args[0]}")
 
 
 def environment(job: Job) -> dict[str, str]:
@@ -337,25 +400,14 @@ def environment(job: Job) -> dict[str, str]:
     return os.environ | own
 
 
-def read(file: Path) -> Any:
-    """What a JSON file holds; None if it is not there."""
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-
-
-def write(file: Path, content: Any) -> None:
-    """In one piece, whenever the script is killed."""
-    beside = file.with_name(f".{file.name}.part")
-    beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    beside.replace(file)
-
-
-def say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
-
-
-def fail(cause: str, remedy: str) -> NoReturn:
-    sys.stderr.write(f"error: {cause}\nremedy: {remedy}\n")
-    sys.exit(2)
+def own_folder(job: Job) -> None:
+    """Results of other data are not taken for those of this."""
+    note, here = job.out / "job.json", {"root": str(job.root), "captions": str(job.captions)}
+    here["data"] = "phantoms" if job.smoke else "real"
+    there = read(note)
+    if there not in (None, here):
+        fail(f"{job.out} holds results of {there}, not of {here}", "give another --out")
+    write(note, here)
 
 
 def main() -> None:
@@ -367,7 +419,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="where all of it goes")
     parser.add_argument("--part", action="append", choices=PARTS, help="by default all")
     parser.add_argument("--network", action="append", choices=NETWORKS, help="by default all")
-    workers = max(1, (os.cpu_count() or 1) - SPARE_CORES)
+    workers = max(1, min(MOST_WORKERS, cores() - SPARE_CORES))
     parser.add_argument("--workers", type=int, default=workers, help="processes that load data")
     parser.add_argument("--limit", type=float, default=60, help="minutes for one command")
     parser.add_argument(
@@ -386,9 +438,16 @@ def main() -> None:
         limit=60 * given.limit,
         smoke=given.smoke,
     )
+    own_folder(job)
     for part, function in PARTS.items():
         if part in (given.part or PARTS):
-            function(job)
+            with noted(job, part):
+                function(job)
+            if "prepare" in job.failed:
+                break  # every training would fail in the same way
+    for name, error in job.failed.items():
+        sys.stderr.write("error: {}: {}\nremedy: {}\n".format(name, *error.args))
+    sys.exit(1 if job.failed else 0)
 
 
 if __name__ == "__main__":

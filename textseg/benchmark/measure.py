@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -38,6 +38,8 @@ from textseg.errors import UserError
 from textseg.models.base import SegmentationModule
 from textseg.preprocess import checked_size
 
+MemoryFormat = Literal["channels_first", "channels_last"]  # the keys of MEMORY_FORMATS
+
 
 def benchmark(
     model: SegmentationModule,
@@ -49,6 +51,7 @@ def benchmark(
     threads: int = 1,
     device: DeviceName = "cpu",
     modes: list[ModeName] | None = None,
+    memory_formats: list[MemoryFormat] | None = None,
     beside: list[str] | None = None,
     text_encoder: str | None = None,
     freeze_text: bool = False,
@@ -59,11 +62,11 @@ def benchmark(
 ) -> dict[str, Any]:
     """Cost and speed of networks on random images; if asked, of their data and a short training.
 
-    Every network runs in every round, channels-first and channels-last, and each round starts one
-    further on, so that a busy machine slows all alike. A network is reported in one memory format:
-    the one with the smaller sum of its median forward and step. The images and captions of a batch
-    are all different. A frozen text encoder's captions are cached; the times hold a text encoder
-    only where it is trained.
+    Every network runs in every round, channels-first and channels-last unless memory_formats names
+    one, and each round starts one further on, so that a busy machine slows all alike. A network is
+    reported in one memory format: the one with the smaller sum of its median forward and step. The
+    images and captions of a batch are all different. A frozen text encoder's captions are cached;
+    the times hold a text encoder only where it is trained.
 
     Args:
         model: the network, first in the table.
@@ -76,6 +79,8 @@ def benchmark(
         device: cpu or cuda.
         modes: precisions, compiled or not, to measure each network in: [fp32,bf16+compile]; a row
             for each. By default fp32.
+        memory_formats: of channels_first and channels_last those to measure, by default both; one
+            alone, [channels_last], halves the time, compiling included.
         beside: experiment files whose networks are measured in the same rounds: [a.yaml,b.yaml], or
             --beside+ before each. An experiment with overlays is its files joined by "+":
             a.yaml+cpu/a.yaml. These networks load no weights (pretrained false) and their text
@@ -117,7 +122,12 @@ def benchmark(
     chosen = [Mode()] if modes is None else [Mode(name) for name in modes]
     if not chosen or len({mode.name for mode in chosen}) < len(chosen):
         raise UserError(f"modes={modes} names none, or one twice", "give each mode once")
-    plan = Plan(rounds, checked_device(device), chosen, data_batches, training_steps)
+    formats = list(MEMORY_FORMATS) if memory_formats is None else memory_formats
+    if not formats or len(set(formats)) < len(formats):
+        raise UserError(
+            f"memory_formats={memory_formats} names none, or one twice", "give each format once"
+        )
+    plan = Plan(rounds, checked_device(device), chosen, formats, data_batches, training_steps)
     networks = _networks(model, beside or [], text_encoder)
     if freeze_text:
         freeze_text_encoder(model)
@@ -150,6 +160,7 @@ class Plan:
     rounds: int
     device: torch.device
     modes: Sequence[Mode]
+    memory_formats: Sequence[str] = tuple(MEMORY_FORMATS)
     data_batches: int = 0
     training_steps: int = 0
 
@@ -298,7 +309,7 @@ def _timed(
         )
         for name, network in networks.items()
         for mode in plan.modes
-        for memory_format in MEMORY_FORMATS
+        for memory_format in plan.memory_formats
     ]
     time_rounds(contenders, plan.rounds)
     names = dict.fromkeys(one.name for one in contenders)
