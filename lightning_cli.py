@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # nothing reaches the network unasked
 
 import lightning as L
+import yaml
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
@@ -37,7 +38,7 @@ from textseg.callbacks import (
     comparable_keys,
     configured_loggers,
     prepare_loggers,
-    wandb_obstacle,
+    take_offline_where_unreachable,
     with_table,
 )
 from textseg.checkpoint import (
@@ -67,10 +68,13 @@ from textseg.report import format_results
 from textseg.restart import (
     LAST,
     STATE,
-    AtomicCheckpoints,
     Restart,
+    check_same_settings,
+    check_trainer,
+    check_trainer_settings,
     kept_checkpoints,
     last_checkpoint,
+    with_atomic_checkpoints,
 )
 from textseg.training import CompiledTraining, GradientCheckpointing
 
@@ -182,6 +186,12 @@ class SuiteCLI(LightningCLI):
                 f"{self.checkpoint_path} is of {stored}, but the config asks for {wanted}",
                 "leave --config out to use the run's own, or give a checkpoint of that network",
             )
+        if self.continued:
+            text = self._parser("fit").dump(settings, skip_none=False, skip_validation=True)
+            run = run_folder_of(self.checkpoint_path)
+            began_with = check_same_settings(run, yaml.safe_load(text))
+            if settings.seed_everything is True:  # "draw one": the run has
+                settings.seed_everything = began_with.get("seed_everything", True)
 
     def before_instantiate_classes(self) -> None:
         settings = self.config[self.subcommand]
@@ -193,7 +203,7 @@ class SuiteCLI(LightningCLI):
         for logger in configured_loggers(settings):
             if logger.class_path.endswith("WandbLogger"):
                 logger.init_args.id = self._wandb_id() or logger.init_args.get("id")
-                _take_offline(logger)
+                take_offline_where_unreachable(logger)
 
     def instantiate_classes(self) -> None:
         # A checkpoint brings the encoders' config and tokenizer, so that no hub is asked for them.
@@ -204,18 +214,22 @@ class SuiteCLI(LightningCLI):
         if self.checkpoint:  # before a logger goes on with the files of the run
             check_state_dict(self.model, self.checkpoint["state_dict"])
         fitting = self.subcommand == "fit"
-        configured = self._get(self.config_init, "trainer").logger
+        given = self._get(self.config_init, "trainer")
+        if fitting:
+            check_trainer_settings(given)
         # A benchmark and a probe have nothing to say by step.
         own = self.subcommand in SUITE_COMMANDS
-        loggers = [] if own else self._loggers(configured, fitting)
+        loggers = [] if own else self._loggers(given.logger, fitting)
         callbacks: list[L.Callback] = [PredictionWriter(), ScoreLog(self.keys)]
         if fitting:
             callbacks += kept_checkpoints(self.run_folder)
             callbacks += [LearningRateMonitor("step")] if loggers else []
-            self.trainer_defaults["plugins"] = [AtomicCheckpoints()]
+            kwargs["plugins"] = with_atomic_checkpoints(given.plugins)
         self.trainer_defaults["callbacks"] = callbacks
         kwargs |= {"default_root_dir": str(self.run_folder), "logger": loggers or False}
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        check_trainer(trainer, sync_batchnorm=given.sync_batchnorm)
+        return trainer
 
     def _loggers(self, configured: Any, fitting: bool) -> list[Logger]:
         """The configured loggers and, in a fit, metrics.csv in the run's folder."""
@@ -332,14 +346,6 @@ class SuiteCLI(LightningCLI):
 
 SUITE_COMMANDS: dict[str, Callable[..., Any]] = {"benchmark": benchmark, "probe": probe}
 DATA_HELP = "Audit a dataset, prepare its cache, or build a referring set from volumes."
-
-
-def _take_offline(logger: Any) -> None:
-    obstacle = wandb_obstacle()
-    if obstacle:
-        disabled = os.environ.get("WANDB_MODE") == "disabled"
-        logger.init_args.offline = not disabled
-        rank_zero_info(f"W&B {'is off' if disabled else 'runs offline'}: {obstacle}")
 
 
 def _callbacks(trainer: Any) -> list[L.Callback]:

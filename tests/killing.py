@@ -16,7 +16,9 @@ import torch
 import lightning_cli
 from tests.tiny_run import ROOT
 
-Moment = Literal["batch_start", "before_step", "batch_end", "validation", "epoch_end", "writing"]
+Moment = Literal[
+    "start", "batch_start", "before_step", "batch_end", "validation", "epoch_end", "writing"
+]
 
 
 class Killed(BaseException):
@@ -36,7 +38,8 @@ class KillAt(L.Callback):
 
     Args:
         batch: batches trained on before, over all epochs.
-        moment: where in that batch, or in the first validation, epoch's end or checkpoint after it.
+        moment: where in that batch, or in the first validation, epoch's end or checkpoint after it;
+            "start" is before any batch.
         how: "kill" is SIGKILL, "pretend" an exception, otherwise a signal's name.
     """
 
@@ -51,6 +54,10 @@ class KillAt(L.Callback):
     def _reached(self, moment: Moment) -> None:
         if self.due and moment == self.moment:
             self.due = False
+            self.end()
+
+    def on_fit_start(self, *rest: Any) -> None:
+        if self.moment == "start":
             self.end()
 
     def on_train_batch_start(self, trainer: L.Trainer, *rest: Any) -> None:

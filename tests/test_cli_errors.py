@@ -241,11 +241,18 @@ def test_a_checkpoint_of_another_width_is_refused_with_the_weights_that_differ(h
     quick = ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
     assert call("fit", "--config", "tiny.yaml", *quick, cwd=home).status == 0
     (last,) = home.glob("runs/tiny/*/checkpoints/last.ckpt")
-    more = ["--ckpt_path", last, "--model.decoder_dim", "64"]
+    other = last.rename(last.with_name("other.ckpt"))  # last.ckpt would go on with its own run
+    more = ["--ckpt_path", other, "--model.decoder_dim", "64"]
     for command in (["fit", "--config", "tiny.yaml"], ["test"], ["predict"]):
         cause, _ = refused(home, *command, *more)
         assert "another network than LSMS" in cause
         assert "head.weight" in cause or "decoder" in cause
+
+
+def test_a_setting_of_another_group_is_not_proposed_for_itself(home: Path) -> None:
+    cause, remedy = refused(home, "benchmark", "--config", "tiny.yaml", "--precision", "bf16")
+    assert "unknown setting 'precision'" in cause
+    assert "did you mean precision" not in remedy
 
 
 def test_a_checkpoint_that_does_not_exist_is_named(home: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -16,20 +17,24 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins import DoublePrecision, TorchCheckpointIO
 
 from tests import tiny_run
 from tests.killing import Killed, run_in_process
 from tests.models.tiny import NETWORKS
 from tests.tiny_run import call, only, shell, write_experiment, write_refhl
-from textseg import restart
 from textseg.errors import UserError
 from textseg.restart import (
     AtomicCheckpoints,
+    Restart,
+    callback,
     continue_table,
     last_checkpoint,
     random_state,
     set_random_state,
+    with_atomic_checkpoints,
 )
+from textseg.restart.callback import ASK_EVERY
 
 EPOCHS, BATCHES = 3, 4  # of two rows
 # What makes a network draw random numbers in every step.
@@ -111,10 +116,10 @@ def whole(home: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def killed(home: Path, whole: dict[str, Any]) -> Path:
-    """A run that was killed in the middle of a step of its second epoch; its configs' folder."""
+    """A run that was killed as it wrote a checkpoint in its second epoch; its configs' folder."""
     name = copy_config(home, "killed")
     with pytest.raises(Killed):
-        call(*fit(name, killed_at(6, "before_step", "pretend")), cwd=home)
+        call(*fit(name, killed_at(6, "writing", "pretend")), cwd=home)
     assert last(home, name)["global_step"] == 6
     return home / "runs" / name
 
@@ -131,6 +136,7 @@ def resumed(home: Path, killed: Path) -> Path:
     go_on = fit(name, "--ckpt_path", "last", "--restart.every_n_steps", "0")
     outcome = call(*go_on, killed_at(9, "before_step", "SIGUSR1"), cwd=home)
     assert outcome.status == 75, outcome.err
+    assert "SIGUSR1: last.ckpt holds step 10" in outcome.err
     assert last(home, name)["global_step"] == 10
     outcome = call(*go_on, cwd=home)
     assert outcome.status == 0, outcome.err
@@ -148,7 +154,7 @@ def test_without_the_random_states_the_weights_would_differ(
     home: Path, whole: dict[str, Any], killed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = copy_run(home, killed, "forgetful")
-    monkeypatch.setattr(restart, "set_random_state", lambda state, trainer: None)
+    monkeypatch.setattr(callback, "set_random_state", lambda state, trainer: None)
     assert call(*fit(name, "--ckpt_path", "last"), cwd=home).status == 0
     assert different(whole, last(home, name))
 
@@ -167,11 +173,53 @@ def test_a_resumed_run_goes_on_with_its_own_table(home: Path, resumed: Path) -> 
     assert len(losses[1]) == EPOCHS
 
 
+def test_the_checkpoint_that_was_being_written_lies_beside_the_whole_one(killed: Path) -> None:
+    """Half of it, on the same disk; Lightning itself writes to the system's temporary folder."""
+    folder = only(killed) / "checkpoints"
+    half, whole = folder / ".last.ckpt.part", folder / "last.ckpt"
+    assert 0.4 < half.stat().st_size / whole.stat().st_size < 0.6
+
+
 def test_other_rows_in_the_middle_of_an_epoch_are_refused(home: Path, killed: Path) -> None:
     name = copy_run(home, killed, "other")
-    outcome = call(*fit(name, "--ckpt_path", "last", "--data.batch_size", "4"), cwd=home)
+    resume = fit(name, "--ckpt_path", "last", "--data.batch_size", "4")
+    cause, remedy = call(*resume, cwd=home).message()
+    assert "data.batch_size=4 (was 2)" in cause
+    best = only(home / "runs" / name) / "checkpoints/best.ckpt"
+    assert f"--ckpt_path {best.relative_to(home)}" in remedy
+
+    # As where a validation in the middle of an epoch was the best.
+    shutil.copy(best.with_name("last.ckpt"), best)
+    assert call(*resume, cwd=home).message() == [cause, "remedy: give the old values"]
+
+
+def test_the_end_of_an_epoch_takes_other_rows(home: Path, killed: Path) -> None:
+    """What the remedy proposes."""
+    name = copy_run(home, killed, "from_best")
+    best = only(home / "runs" / name) / "checkpoints/best.ckpt"
+    more = ["--ckpt_path", str(best), "--data.batch_size", "4", "--trainer.max_epochs", "2"]
+    assert call(*fit(name, *more), cwd=home).status == 0
+    assert len(list((home / "runs" / name).iterdir())) == 2, "a run of its own"
+
+
+def test_fewer_rows_in_the_middle_of_an_epoch_are_refused(home: Path, killed: Path) -> None:
+    name = copy_run(home, killed, "fewer")
+    root = shutil.copytree(home / "refhl", home / "fewer_refhl")
+    rows = (root / "manifest.jsonl").read_text().splitlines(keepends=True)
+    (root / "manifest.jsonl").write_text("".join(rows[1:]))  # training rows come first
+    outcome = call(*fit(name, "--ckpt_path", "last", "--data.root", str(root)), cwd=home)
     assert outcome.status == 2
-    assert "data.batch_size=4 (was 2)" in outcome.message()[0]
+    assert f"training rows={2 * BATCHES - 1} (was {2 * BATCHES})" in outcome.message()[0]
+
+
+def test_a_run_told_to_stop_before_its_first_step_does_not_speak_of_a_checkpoint(
+    home: Path,
+) -> None:
+    name = copy_config(home, "early")
+    outcome = call(*fit(name, killed_at(0, "start", "SIGUSR1")), cwd=home)
+    assert outcome.status == 75
+    assert "SIGUSR1: no step was trained and there is no last.ckpt" in outcome.err
+    assert not list((home / "runs" / name).rglob("*.ckpt"))
 
 
 def test_last_without_a_run_says_so(tmp_path: Path) -> None:
@@ -219,6 +267,51 @@ def test_a_write_that_is_cut_short_leaves_the_old_checkpoint(
     with pytest.raises(Killed):
         AtomicCheckpoints().save_checkpoint({"a": 2}, path)
     assert torch.load(path, weights_only=True) == {"a": 1}
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpoints().save_checkpoint({"a": 1}, path)
+    (tmp_path / ".last.ckpt.part").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"last.ckpt cannot be written \(No space left on device\)"):
+        AtomicCheckpoints().save_checkpoint({"a": torch.zeros(100_000)}, path)
+    assert torch.load(path, weights_only=True) == {"a": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_users_own_way_of_writing_checkpoints_counts() -> None:
+    own, precision = TorchCheckpointIO(), DoublePrecision()
+    assert with_atomic_checkpoints([own, precision]) == [own, precision]
+    assert with_atomic_checkpoints(own) == [own]
+    first, second = with_atomic_checkpoints(precision)
+    assert first is precision
+    assert isinstance(second, AtomicCheckpoints)
+    assert [type(plugin) for plugin in with_atomic_checkpoints(None)] == [AtomicCheckpoints]
+
+
+@pytest.mark.parametrize("accumulated", [1, 2, 3, 4, 5, 7, 16])
+def test_processes_ask_each_other_often_however_many_batches_a_step_has(
+    accumulated: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal of another process is heard after ten batches and a step at most."""
+    asked: list[int] = []
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda *of: asked.append(now))
+    trainer: Any = SimpleNamespace(
+        world_size=2,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        accumulate_grad_batches=accumulated,
+        val_check_batch=None,
+        is_last_batch=False,
+        global_step=0,
+    )
+    asking: Any = Restart(every_n_steps=0)
+    now = -1
+    asking.on_train_epoch_start(trainer, None)
+    for now in range(100):
+        asking.on_train_batch_end(trainer, None, None, None, now)
+    assert max(np.diff([*asked, 100])) <= ASK_EVERY + max(accumulated, 1)
+    assert len(asked) <= 1 + 100 // ASK_EVERY, "they talk no more often than that"
+    assert all((batch + 1) % accumulated == 0 for batch in asked[1:]), "after a step"
 
 
 def test_a_continued_table_keeps_what_came_before_and_drops_what_is_done_again(

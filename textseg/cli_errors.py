@@ -77,7 +77,8 @@ def _unknown(
     # The misspelt part may be any of a dotted name: trainr.max_epochs.
     names = set(known)
     part = next((p for p in name.split(".") if p not in names), name)
-    near = difflib.get_close_matches(part, names, n=2, cutoff=0.6)
+    # A name that is known elsewhere is no proposal for itself.
+    near = difflib.get_close_matches(part, names - {part}, n=2, cutoff=0.6)
     where = _place(part, arguments)
     remedy = f"did you mean {' or '.join(near)}?" if near else f"see {_help_of(arguments)}"
     return UserError(f"unknown {what} {part!r}{where}", remedy)

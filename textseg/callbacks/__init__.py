@@ -1,6 +1,11 @@
 """Pictures, tables and predictions on disk and on W&B; never in a step method."""
 
-from textseg.callbacks.dashboard import RunConfig, WandbSamples, wandb_obstacle
+from textseg.callbacks.dashboard import (
+    RunConfig,
+    WandbSamples,
+    take_offline_where_unreachable,
+    wandb_obstacle,
+)
 from textseg.callbacks.loggers import (
     comparable_keys,
     configured_loggers,
@@ -21,6 +26,7 @@ __all__ = [
     "comparable_keys",
     "configured_loggers",
     "prepare_loggers",
+    "take_offline_where_unreachable",
     "wandb_obstacle",
     "with_table",
 ]

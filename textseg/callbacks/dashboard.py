@@ -50,6 +50,14 @@ class RunConfig(SaveConfigCallback):
     Lightning's own way writes ./config.yaml for every W&B run, so that runs overwrite each other.
     """
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            super().setup(trainer, pl_module, stage)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Once the checkpoint is taken: a resumption that is refused leaves the file alone."""
+        super().setup(trainer, pl_module, "fit")
+
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
             folder = Path(trainer.default_root_dir)
@@ -263,6 +271,15 @@ def _wandb(trainer: L.Trainer) -> list[WandbLogger]:
 
 def _tensorboards(trainer: L.Trainer) -> list[TensorBoardLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def take_offline_where_unreachable(logger: Any) -> None:
+    """Let a configured WandbLogger, not yet made, keep its run here where nothing can be sent."""
+    obstacle = wandb_obstacle()
+    if obstacle:
+        disabled = os.environ.get("WANDB_MODE") == "disabled"
+        logger.init_args.offline = not disabled
+        rank_zero_info(f"W&B {'is off' if disabled else 'runs offline'}: {obstacle}")
 
 
 def wandb_obstacle() -> str:

@@ -1,41 +1,37 @@
-"""A run that is killed at any moment and resumed ends with the weights of one that was not.
-
-Lightning's checkpoints hold model, optimizer, schedule and loops. What else decides the weights is
-added here: the random states and the place in the data, of every process (Lightning keeps the first
-process's place alone), as tensors and plain values. `Restart` writes last.ckpt in the middle of an
-epoch too, and on SIGTERM and SIGUSR1; `AtomicCheckpoints` never leaves half a file.
-"""
+"""The callback that makes every checkpoint of a fit one that can be resumed exactly."""
 
 from __future__ import annotations
 
-import csv
 import os
-import random
 import signal
-from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from textseg.errors import UserError
+from textseg.restart.checks import (
+    check_averaging,
+    check_length,
+    check_place,
+    in_mid_epoch,
+    place_in_data,
+)
+from textseg.restart.files import LAST
+from textseg.restart.random_numbers import random_state, set_random_state
 
 STATE = "restart"  # what `Restart` adds to a checkpoint
-LAST = Path("checkpoints") / "last.ckpt"  # in a run's folder
 # Exit statuses. A job script requeues on the first: EX_TEMPFAIL of sysexits.h, "try again later".
 RESUME_ME, TERMINATED = 75, 128 + signal.SIGTERM
 STATUS = {signal.SIGUSR1: RESUME_ME, signal.SIGTERM: TERMINATED}
 ASK_EVERY = 10  # batches between two questions whether any process was signalled
-# Settings that say which rows the next batch holds; resuming in mid-epoch needs them unchanged.
-PLACE = ("batch_size", "num_workers", "seed")
 
 
 class Restart(L.Callback):
@@ -58,6 +54,7 @@ class Restart(L.Callback):
         self.every_n_steps = every_n_steps
         self._saved = 0  # step of the newest last.ckpt
         self._signal = 0
+        self._ask_from = 0  # batch of the epoch
         self._random: dict[str, Any] | None = None  # of this process, until training starts
         self._handlers: dict[signal.Signals, Any] = {}
 
@@ -75,7 +72,7 @@ class Restart(L.Callback):
         runs = [log.version for log in trainer.loggers if isinstance(log, WandbLogger)]
         checkpoint[STATE] = {
             "processes": processes,
-            "place": _place(trainer),
+            "place": place_in_data(trainer),
             "wandb_id": runs[0] if runs else None,
         }
 
@@ -85,19 +82,22 @@ class Restart(L.Callback):
         """Take this process's states; called before Lightning restores its loops.
 
         Raises:
-            UserError: in the middle of an epoch, with other settings than the checkpoint's.
+            UserError: the checkpoint cannot be gone on from with these settings.
         """
         if trainer.state.fn != TrainerFn.FITTING:
             return
+        check_averaging(trainer, checkpoint)
+        check_length(trainer, checkpoint["loops"])
         _follow_moved_folder(checkpoint["callbacks"], Path(trainer.default_root_dir) / LAST.parent)
+        _stop_again(trainer, checkpoint["callbacks"])
         fit_loop = checkpoint["loops"]["fit_loop"]
-        epoch = fit_loop["epoch_progress"]["current"]
         stored = checkpoint.get(STATE)
         if stored is None:
             rank_zero_warn("the checkpoint holds no random states: the run goes on, not exactly")
             return
-        if epoch["started"] != epoch["processed"]:
-            _check_place(stored["place"], _place(trainer))
+        if in_mid_epoch(checkpoint["loops"]):
+            best = Path(str(trainer.ckpt_path)).with_name("best.ckpt")
+            check_place(stored["place"], place_in_data(trainer), best)
         if len(stored["processes"]) == trainer.world_size:
             own = stored["processes"][trainer.global_rank]
             self._random = own["random"]
@@ -121,6 +121,7 @@ class Restart(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Everything that starting up drew is forgotten here; the next draw is a step's."""
         self._saved = trainer.global_step
+        self._ask_from = 0
         # Lightning's own handlers save in the middle of a step, and talk to other processes there.
         self._take(signal.SIGTERM)
         if self._random is not None:
@@ -143,13 +144,14 @@ class Restart(L.Callback):
             file = Path(trainer.default_root_dir) / LAST
             trainer.save_checkpoint(file, weights_only=False)
             self._saved = trainer.global_step
-        self._end_if(asked)
+        self._end_if(trainer, asked)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved = trainer.global_step  # ModelCheckpoint writes last.ckpt now
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._end_if(self._asked(trainer, 0))
+        self._ask_from = 0
+        self._end_if(trainer, self._asked(trainer, 0))
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
@@ -165,20 +167,29 @@ class Restart(L.Callback):
         self._signal = max(self._signal, number)
 
     def _asked(self, trainer: L.Trainer, batch_idx: int) -> int:
-        """The signal that any process got, in all of them alike; 0 if none."""
+        """The signal that any process got, in all of them alike; 0 if none.
+
+        Called where all processes are after the same batch. They talk at the first such place, and
+        at the first that is `ASK_EVERY` batches or more after the last.
+        """
         if trainer.world_size == 1:
             return self._signal
-        if batch_idx % ASK_EVERY:
+        if batch_idx < self._ask_from:
             return 0
+        self._ask_from = batch_idx + ASK_EVERY
         number = torch.tensor(self._signal, device=trainer.strategy.root_device)
         torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
         return int(number)
 
-    def _end_if(self, number: int) -> None:
-        if number:
-            name = signal.Signals(number).name
-            rank_zero_info(f"{name}: last.ckpt is written; --ckpt_path last goes on from here")
-            raise SystemExit(STATUS[signal.Signals(number)])
+    def _end_if(self, trainer: L.Trainer, number: int) -> None:
+        if not number:
+            return
+        if (Path(trainer.default_root_dir) / LAST).is_file():
+            left = f"last.ckpt holds step {self._saved}; --ckpt_path last goes on from here"
+        else:
+            left = "no step was trained and there is no last.ckpt: start again in the same way"
+        rank_zero_info(f"{signal.Signals(number).name}: {left}")
+        raise SystemExit(STATUS[signal.Signals(number)])
 
     def _give_signals_back(self) -> None:
         while self._handlers:
@@ -206,24 +217,18 @@ def _load_loops(trainer: L.Trainer, state: dict[str, Any]) -> None:
     loop.max_steps = limit
 
 
-def _place(trainer: L.Trainer) -> dict[str, int]:
-    """What decides which rows the next batch holds."""
-    data = getattr(trainer, "datamodule", None)
-    return {
-        "devices times nodes": trainer.world_size,
-        "accumulate_grad_batches": trainer.accumulate_grad_batches,
-        **{f"data.{name}": getattr(data, name) for name in PLACE if hasattr(data, name)},
-    }
+def _stop_again(trainer: L.Trainer, callbacks: dict[str, Any]) -> None:
+    """Where early stopping had ended the run: its decision is in its state, and nobody reads it."""
+    for stopping in _early_stoppings(trainer):
+        state = callbacks.get(stopping.state_key, {})
+        never = EarlyStoppingReason.NOT_STOPPED.value
+        if state.get("stopping_reason", never) != never:
+            trainer.should_stop = True
+            rank_zero_info(f"this run had stopped early. {state['stopping_reason_message']}")
 
 
-def _check_place(stored: Mapping[str, int], now: Mapping[str, int]) -> None:
-    changed = [f"{k}={now[k]} (was {v})" for k, v in stored.items() if k in now and now[k] != v]
-    if changed:
-        raise UserError(
-            f"the checkpoint is from the middle of an epoch, and {', '.join(changed)} would go on "
-            "with other rows",
-            "give the old values, or a checkpoint written at the end of an epoch (best.ckpt)",
-        )
+def _early_stoppings(trainer: Any) -> list[EarlyStopping]:
+    return [other for other in trainer.callbacks if isinstance(other, EarlyStopping)]
 
 
 def _follow_moved_folder(callbacks: dict[str, Any], folder: Path) -> None:
@@ -242,123 +247,3 @@ def _follow_moved_folder(callbacks: dict[str, Any], folder: Path) -> None:
             state[name] = state[name].replace(before, now, 1)
         best = state["best_k_models"]
         state["best_k_models"] = {k.replace(before, now, 1): v for k, v in best.items()}
-
-
-# --- random numbers ----------------------------------------------------------------------------
-
-
-def random_state(trainer: L.Trainer) -> dict[str, Any]:
-    """The states of Python's, numpy's and torch's generators, as tensors and plain values."""
-    version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    state: dict[str, Any] = {
-        "python": [version, list(words), gauss],
-        "numpy": [name, np.asarray(keys).tolist(), position, has_gauss, cached],
-        "torch": torch.get_rng_state(),
-    }
-    device = trainer.strategy.root_device
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def set_random_state(state: Mapping[str, Any], trainer: L.Trainer) -> None:
-    """The inverse of `random_state`."""
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(state["torch"])
-    device = trainer.strategy.root_device
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
-
-
-# --- files -------------------------------------------------------------------------------------
-
-
-class AtomicCheckpoints(TorchCheckpointIO):
-    """Writes beside the file and renames, so that a kill leaves the old checkpoint or the new one.
-
-    Lightning writes to the system's temporary folder and moves, which is a copy, and can be cut
-    short, wherever that folder is on another disk than the runs.
-    """
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
-    ) -> None:
-        assert storage_options is None
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.part")
-        with beside.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-
-
-def kept_checkpoints(run_folder: Path) -> list[L.Callback]:
-    """best.ckpt whenever val/dice rises, and last.ckpt after every epoch, better or not.
-
-    `save_last` would move last.ckpt with best.ckpt only (Lightning 2.6). The best one comes first:
-    Lightning takes the first for the trainer's `checkpoint_callback`.
-    """
-    folder = run_folder / "checkpoints"
-    best = ModelCheckpoint(
-        folder,
-        filename="best",
-        monitor="val/dice",
-        mode="max",
-        auto_insert_metric_name=False,
-        enable_version_counter=False,  # a resumed run finds the killed one's best.ckpt there
-    )
-    last = ModelCheckpoint(
-        folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
-    )
-    return [best, last]
-
-
-def last_checkpoint(runs: Path) -> Path:
-    """last.ckpt of the newest run below `runs`, the folder of one config's runs.
-
-    Raises:
-        UserError: there is none.
-    """
-    found = sorted(runs.glob(f"*/{LAST.as_posix()}"), key=lambda path: path.parents[1].name)
-    if not found:
-        raise UserError(
-            f"ckpt_path=last, but no run in {runs} has a {LAST.as_posix()}",
-            "start without --ckpt_path, or name the checkpoint to go on from",
-        )
-    return found[-1]
-
-
-def continue_table(table: CSVLogger, step: int) -> None:
-    """Let a logger go on with the metrics.csv in its folder, less the rows from `step` on.
-
-    CSVLogger alone deletes the file. What the killed run logged after its last checkpoint is
-    dropped, because the resumed one logs it again.
-    """
-    if getattr(rank_zero_only, "rank", 0):
-        return  # the first process alone writes
-    file = Path(table.log_dir) / "metrics.csv"
-    aside = file.with_name(".metrics.csv.kept")
-    if not aside.exists() and file.exists():
-        with file.open(newline="", encoding="utf-8") as lines:
-            reader = csv.DictReader(lines)
-            names = list(reader.fieldnames or [])
-            # A line that was cut short has no step.
-            rows = [row for row in reader if (row.get("step") or "").isdigit()]
-        part = aside.with_suffix(".part")
-        with part.open("w", newline="", encoding="utf-8") as lines:
-            writer = csv.DictWriter(lines, names)
-            writer.writeheader()
-            writer.writerows(row for row in rows if int(row["step"]) < step)
-        part.replace(aside)
-    if aside.exists():
-        file.unlink(missing_ok=True)  # its rows are kept aside; and now nothing warns of them
-        written = table.experiment
-        aside.replace(file)
-        with file.open(newline="", encoding="utf-8") as lines:
-            written.metrics_keys = next(csv.reader(lines))

@@ -1,0 +1,136 @@
+"""The files that a run goes on from: checkpoints that are never cut short, and metrics.csv."""
+
+from __future__ import annotations
+
+import csv
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
+
+from textseg.errors import UserError
+
+LAST = Path("checkpoints") / "last.ckpt"  # in a run's folder
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes beside the file and renames, so that a kill leaves the old checkpoint or the new one.
+
+    Lightning writes to the system's temporary folder and moves, which is a copy, and can be cut
+    short, wherever that folder is on another disk than the runs.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        assert storage_options is None
+        path = Path(path)
+        beside = path.with_name(f".{path.name}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with beside.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())  # or the name may reach the disk before the content
+            beside.replace(path)
+        except (OSError, RuntimeError) as error:
+            cause = _disk_error(error)
+            if cause is None:
+                raise
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
+            raise UserError(
+                f"{path} cannot be written ({cause.strerror})",
+                "make room on that disk; --ckpt_path last then goes on from the last.ckpt there is",
+            ) from error
+
+
+def _disk_error(error: BaseException | None) -> OSError | None:
+    """The error of a write; torch.save covers it with one of its own as it closes the file."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
+
+
+def with_atomic_checkpoints(plugins: Any) -> list[Any]:
+    """The trainer's plugins with AtomicCheckpoints, unless the user gave a CheckpointIO.
+
+    Args:
+        plugins: trainer.plugins: none, one or a list.
+    """
+    given = plugins if isinstance(plugins, list) else [plugins] if plugins else []
+    own = any(isinstance(plugin, CheckpointIO) for plugin in given)
+    return [*given] if own else [*given, AtomicCheckpoints()]
+
+
+def kept_checkpoints(run_folder: Path) -> list[L.Callback]:
+    """best.ckpt whenever val/dice rises, and last.ckpt after every epoch, better or not.
+
+    `save_last` would move last.ckpt with best.ckpt only (Lightning 2.6). The best one comes first:
+    Lightning takes the first for the trainer's `checkpoint_callback`.
+    """
+    folder = run_folder / "checkpoints"
+    best = ModelCheckpoint(
+        folder,
+        filename="best",
+        monitor="val/dice",
+        mode="max",
+        auto_insert_metric_name=False,
+        enable_version_counter=False,  # a resumed run finds the killed one's best.ckpt there
+    )
+    last = ModelCheckpoint(
+        folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    return [best, last]
+
+
+def last_checkpoint(runs: Path) -> Path:
+    """last.ckpt of the newest run below `runs`, the folder of one config's runs.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = sorted(runs.glob(f"*/{LAST.as_posix()}"), key=lambda path: path.parents[1].name)
+    if not found:
+        raise UserError(
+            f"ckpt_path=last, but no run in {runs} has a {LAST.as_posix()}",
+            "start without --ckpt_path, or name the checkpoint to go on from",
+        )
+    return found[-1]
+
+
+def continue_table(table: CSVLogger, step: int) -> None:
+    """Let a logger go on with the metrics.csv in its folder, less the rows from `step` on.
+
+    CSVLogger alone deletes the file. What the killed run logged after its last checkpoint is
+    dropped, because the resumed one logs it again.
+    """
+    if getattr(rank_zero_only, "rank", 0):
+        return  # the first process alone writes
+    file = Path(table.log_dir) / "metrics.csv"
+    aside = file.with_name(".metrics.csv.kept")
+    if not aside.exists() and file.exists():
+        with file.open(newline="", encoding="utf-8") as lines:
+            reader = csv.DictReader(lines)
+            names = list(reader.fieldnames or [])
+            # A line that was cut short has no step.
+            rows = [row for row in reader if (row.get("step") or "").isdigit()]
+        part = aside.with_suffix(".part")
+        with part.open("w", newline="", encoding="utf-8") as lines:
+            writer = csv.DictWriter(lines, names)
+            writer.writeheader()
+            writer.writerows(row for row in rows if int(row["step"]) < step)
+        part.replace(aside)
+    if aside.exists():
+        file.unlink(missing_ok=True)  # its rows are kept aside; and now nothing warns of them
+        written = table.experiment
+        aside.replace(file)
+        with file.open(newline="", encoding="utf-8") as lines:
+            written.metrics_keys = next(csv.reader(lines))
