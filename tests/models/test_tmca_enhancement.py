@@ -90,17 +90,6 @@ def test_a_lesion_can_outvote_the_heads_bias_whatever_the_sign_of_its_features()
     assert (logits - decoder.head.bias).abs().min() > 0
 
 
-def test_the_head_before_the_shuffle_gives_the_logits_of_one_behind_it() -> None:
-    torch.manual_seed(0)
-    decoder = SubPixelDecoder((8, 12, 16, 20)).double().eval()
-    features = [torch.randn(2, c, 16 // 2**i, 24 // 2**i) for i, c in enumerate((8, 12, 16, 20))]
-    seen: list[torch.Tensor] = []
-    decoder.spread.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    logits = decoder([feature.double() for feature in features])
-    behind = decoder.head(F.leaky_relu(F.pixel_shuffle(seen[0], 4), 0.1))
-    torch.testing.assert_close(logits, behind)
-
-
 def test_words_reach_the_mask_through_every_enhanced_level() -> None:
     for level in LEVELS:
         model = make(alignment="none", enhancement_levels=(level,)).eval()
