@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,31 +9,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
 from tests.test_experiments import EXPERIMENTS, class_named, load, network_of, parse
-from tests.tiny_run import shell
+from tests.tiny_run import load_script, shell
 
 SCRIPT = EXPERIMENTS / "gpu/qata.py"
 OVERLAYS = sorted((EXPERIMENTS / "gpu").glob("*.yaml"))
 
 
-def load_script() -> ModuleType:
-    sys.path.append(str(SCRIPT.parent))  # as where it is run: commands.py is beside it
-    spec = importlib.util.spec_from_file_location("gpu_qata", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look
-    spec.loader.exec_module(module)
-    return module
-
-
-qata: Any = load_script()
+qata: Any = load_script(SCRIPT)
 MakeJob = Callable[..., Any]
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.models.stand_ins import write_bert
 from tests.models.tiny import NETWORKS
 from tests.test_experiments import EXPERIMENTS
-from tests.tiny_run import shell, write_experiment
+from tests.tiny_run import load_script, shell, write_experiment
 from textseg.batch import Batch
 from textseg.benchmark.cost import random_batch
 from textseg.benchmark.memory import MIB
@@ -38,17 +35,7 @@ CPU = torch.device("cpu")
 FLASH = "_scaled_dot_product_flash_attention_for_cpu"
 
 
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("options_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look
-    spec.loader.exec_module(module)
-    return module
-
-
-options: Any = load_script()
+options: Any = load_script(SCRIPT)
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import io
 import json
 import logging
@@ -119,6 +120,18 @@ def shell(
         timeout=570,
         check=False,
     )
+
+
+def load_script(path: Path) -> Any:
+    """The module of a script that is not packaged; what lies beside it can be imported by it."""
+    sys.path.append(str(path.parent))
+    spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look
+    spec.loader.exec_module(module)
+    return module
 
 
 def write_experiment(folder: Path, name: str = "tiny", **changes: Any) -> Path:
