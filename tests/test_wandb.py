@@ -231,6 +231,7 @@ def wandb_fit(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
         with warnings.catch_warnings(record=True) as raised:
             warnings.simplefilter("always")
             outcome = call(*train_arguments(experiment, root), cwd=home)
+        wandb.finish()
         wandb.teardown()  # its service writes to paths as seen from the folder that it began in
     assert outcome.status == 0, outcome.err
     return home, replace(outcome, err="\n".join([outcome.err, *(str(w.message) for w in raised)]))
@@ -250,8 +251,8 @@ def test_a_fit_that_goes_on_from_last_goes_on_with_its_wandb_run(
     root = wandb_fit[0] / "refhl"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
-        patch.setattr(wandb, "run", None)  # as in a process of its own
         outcome = call(*train_arguments(wandb_fit[0] / "tiny.yaml", root, *more), cwd=tmp_path)
+        wandb.finish()  # or the next test in this process would log into a run that is gone
         wandb.teardown()
     assert outcome.status == 0, outcome.err
     folders = sorted((run / "wandb").glob("offline-run-*"))
