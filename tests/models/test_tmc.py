@@ -37,7 +37,7 @@ class TestTMCByPixel(TextGuidedContract):
     """Words steer with the other alignment too."""
 
     learning_settings: ClassVar[dict[str, Any]] = {"alignment": "pixel"}
-    learning_rate, learning_steps = 3e-3, 80
+    learning_rate, learning_steps = 2e-3, 80  # at 5e-3 both squares stay one mask
 
     def make(self, **settings: Any) -> TMC:
         return make(**settings)
