@@ -24,9 +24,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 import datamodules  # noqa: F401  short class names in YAML
 import textseg.models  # noqa: F401  short class names in YAML
 from datamodules.base import TextSegDataModule
+from datamodules.captions.perturbations import caption_variants
 from datamodules.commands import audit_dataset, prepare_dataset
-from datamodules.refhl_builder import build_refhl, format_summary, read_summary
-from datamodules.word_changes import caption_variants
+from datamodules.refhl_seg.builder import build_refhl, format_summary, read_summary
 from textseg.benchmark import benchmark, format_benchmark
 from textseg.callbacks import (
     ExplanationWriter,
@@ -41,31 +41,31 @@ from textseg.callbacks import (
     take_offline_where_unreachable,
     with_table,
 )
-from textseg.checkpoint import (
-    RUN_CONFIG,
-    data_identity,
-    fresh_folder,
-    name_of_other_data,
-    read_checkpoint,
-    run_folder_of,
-)
-from textseg.cli_errors import broken_yaml
-from textseg.command_line import (
+from textseg.checkpoint import read_checkpoint
+from textseg.cli.arguments import (
     NEED_CHECKPOINT,
     config_name,
     data_part_of_configs,
     with_checkpoint_of_run,
     with_run_config,
 )
-from textseg.commands import COMMANDS
+from textseg.cli.commands import COMMANDS
+from textseg.cli.messages import broken_yaml
+from textseg.cli.parser import Refused, SuiteParser, summary_of
 from textseg.encoders import restoring, token_counter
 from textseg.errors import UserError
+from textseg.metrics.text import format_results
 from textseg.models.base import SegmentationModule, check_state_dict
-from textseg.parser import Refused, SuiteParser, summary_of
 from textseg.probe import plain_table as format_probe
 from textseg.probe import probe
-from textseg.report import format_results
-from textseg.restart import (
+from textseg.runs.folder import (
+    RUN_CONFIG,
+    data_identity,
+    fresh_folder,
+    name_of_other_data,
+    run_folder_of,
+)
+from textseg.training import (
     LAST,
     STATE,
     Restart,
@@ -76,7 +76,7 @@ from textseg.restart import (
     last_checkpoint,
     with_atomic_checkpoints,
 )
-from textseg.training import CompiledTraining, GradientCheckpointing
+from textseg.training.options import CompiledTraining, GradientCheckpointing
 
 # Classes that a config names without their module.
 __all__ = ["CompiledTraining", "GradientCheckpointing", "WandbSamples", "main"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import signal
 import warnings
@@ -17,16 +18,9 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from datamodules.building import build_once
-from datamodules.cache import CachedRows, PictureCache, open_cache
-from datamodules.captions import CaptionMode, apply_caption_mode, normalise
-from datamodules.checks import (
-    check_captions,
-    check_files,
-    divide,
-    report_missing,
-    without_caption,
-)
+from datamodules.cache.build_once import build_once
+from datamodules.cache.pictures import CachedRows, PictureCache, open_cache
+from datamodules.captions.modes import CaptionMode, apply_caption_mode, normalise
 from datamodules.dataset import (
     EpochSampler,
     Record,
@@ -35,6 +29,13 @@ from datamodules.dataset import (
     TextSegDataset,
     collate,
     to_batch,
+)
+from datamodules.files.checks import (
+    check_captions,
+    check_files,
+    divide,
+    report_missing,
+    without_caption,
 )
 from datamodules.transforms import TrainAugmentation
 from textseg.batch import Batch, LoadedBatch
@@ -350,7 +351,8 @@ class TextSegDataModule(LightningDataModule, ABC):
         rows = self.phantom_images if isinstance(self.synthesize, bool) else self.synthesize
         if rows < 1:
             raise UserError(f"synthesize={rows} is below 1", "give true or a number of images")
-        folder = Path("data/phantoms") / f"{type(self).__name__}-{rows}-{_generator_digest()}"
+        digest = _generator_digest(type(self))
+        folder = Path("data/phantoms") / f"{type(self).__name__}-{rows}-{digest}"
         return build_once(
             folder,
             lambda aside: self.write_phantoms(aside, rows),
@@ -359,8 +361,16 @@ class TextSegDataModule(LightningDataModule, ABC):
         )
 
 
-def _generator_digest() -> str:
-    """Changes when the phantoms would, so that an older version's are not taken for this one's."""
-    sources = sorted((Path(__file__).parent / "synthetic").glob("*.py"))
-    text = "".join(source.read_text(encoding="utf-8") for source in sources)
+def _generator_digest(datamodule: type) -> str:
+    """Changes when the phantoms may, so that an older version's are not taken for this one's.
+
+    All modules of this package count, and the class's own where it is from elsewhere: whatever may
+    draw is in it, wherever drawing moves to.
+    """
+    package = Path(__file__).parent
+    sources = {source.relative_to(package).as_posix(): source for source in package.rglob("*.py")}
+    own = inspect.getsourcefile(datamodule)
+    if own is not None and package not in Path(own).parents:
+        sources[own] = Path(own)
+    text = "".join(f"{name}\n{sources[name].read_text('utf-8')}" for name in sorted(sources))
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.audit import audit, format_audit, write_audit
+from datamodules.audit.detect import recognise
 from datamodules.base import TextSegDataModule
 from datamodules.cache_speed import measure_cache
-from datamodules.duke_breast_mri import DukeBreastMRIDataModule
-from datamodules.manifest_data import ManifestDataModule
-from datamodules.mosmed import MosMedDataModule
-from datamodules.qata_cov19 import QaTaCov19DataModule
-from datamodules.recognise import recognise
-from datamodules.refhl_seg import RefHLSegDataModule
+from datamodules.duke_breast_mri.datamodule import DukeBreastMRIDataModule
+from datamodules.mosmed.datamodule import MosMedDataModule
+from datamodules.own_data import ManifestDataModule
+from datamodules.qata_cov19.datamodule import QaTaCov19DataModule
+from datamodules.refhl_seg.datamodule import RefHLSegDataModule
 from textseg.errors import UserError
 
 DATASETS: dict[str, type[TextSegDataModule]] = {

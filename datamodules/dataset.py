@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
-from datamodules.cache import CachedRows
-from datamodules.captions import key
+from datamodules.cache.pictures import CachedRows
+from datamodules.captions.modes import key
 from datamodules.transforms import TrainAugmentation
 from textseg.batch import Batch, LoadedBatch, stable_id
 from textseg.preprocess import (

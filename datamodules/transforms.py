@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.captions import swap_sides
+from datamodules.captions.modes import swap_sides
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # otherwise its import asks a registry for news
 import albumentations as A

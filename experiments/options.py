@@ -44,6 +44,7 @@ from torch.profiler import ProfilerActivity, profile
 from textseg.batch import Batch
 from textseg.benchmark.cost import few, random_batch
 from textseg.benchmark.device import checked_device, environment
+from textseg.benchmark.experiments import name_of, network_from
 from textseg.benchmark.memory import MIB, growth, held_bytes
 from textseg.benchmark.timing import (
     CPU,
@@ -54,12 +55,11 @@ from textseg.benchmark.timing import (
     spread,
     time_rounds,
 )
-from textseg.beside import name_of, network_from
 from textseg.encoders import TextEncoder
 from textseg.errors import UserError
 from textseg.models.base import SegmentationModule
 from textseg.preprocess import checked_size
-from textseg.training import GradientCheckpointing
+from textseg.training.options import GradientCheckpointing
 
 EXPERIMENTS = Path(__file__).resolve().parent
 NETWORKS = ("lsms_qata", "tmc_qata", "tmca_qata", "lavt_qata", "unet_qata")

@@ -27,25 +27,27 @@ CONFINED = {
     "transformers": {"textseg.encoders.pretrained"},
     "tokenizers": {f"textseg.encoders.{m}" for m in ("pretrained", "text", "vocabulary")},
     "albumentations": {"datamodules.transforms"},
-    "wandb": {"textseg.callbacks.dashboard", "lightning_cli"},
-    "jinja2": {"textseg.html_report.page"},
-    "wandb_workspaces": {"textseg.callbacks.workspace"},
+    "wandb": {"textseg.callbacks.sample_tables", "lightning_cli"},
+    "jinja2": {"textseg.report.page"},
+    "wandb_workspaces": {"textseg.report.dashboard"},
     "segmentation_models_pytorch": {"textseg.models.baseline", "textseg.losses"},
-    "matplotlib": {"textseg.compare.plots"},
-    "nibabel": {f"datamodules.{m}" for m in ("volumes", "synthetic.duke", "synthetic.liver")},
-    "pydicom": {f"datamodules.{m}" for m in ("volumes", "synthetic.duke")},
+    "matplotlib": {"textseg.report.plots"},
+    "nibabel": {f"datamodules.{m}" for m in ("files.volumes", "duke_breast_mri.phantoms")},
+    "pydicom": {f"datamodules.{m}" for m in ("files.volumes", "duke_breast_mri.phantoms")},
 }
 # Modules of textseg, from those that all may import to those that none of the others may. A name
-# that is not here belongs to the last layer.
+# that is not here, such as cli, belongs to the last layer.
 LAYERS = [
-    {"batch", "errors", "preprocess"},
-    {"layers", "losses", "metrics", "optim", "visualize", "checkpoint", "report", "cli_errors"}
-    | {"explain", "command_line", "strata", "parser", "ranking"},
+    {"batch", "errors"},
+    {"preprocess", "tables"},
+    {"layers", "losses", "metrics", "optim", "visualize", "checkpoint", "explain"},
     {"encoders"},
     {"backbone"},
     {"models"},
+    {"runs", "callbacks", "training"},
+    {"compare", "probe", "segment", "benchmark", "report"},
 ]
-DATAMODULES_MAY_USE = {"textseg.batch", "textseg.preprocess", "textseg.errors"}
+DATAMODULES_MAY_USE = {f"textseg.{m}" for m in ("batch", "errors", "preprocess", "tables")}
 
 
 def module_name(file: Path) -> str:

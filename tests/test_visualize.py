@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from textseg.visualize import (
+from textseg.visualize.overlay import (
     FALSE_ALARM,
     HEAT,
     HIT,

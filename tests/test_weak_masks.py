@@ -12,8 +12,8 @@ from PIL import Image
 
 from datamodules import RefHLSegDataModule
 from textseg.callbacks import TestReport
+from textseg.metrics.text import format_results
 from textseg.models import LSMS
-from textseg.report import format_results
 
 
 class Boxes(RefHLSegDataModule):

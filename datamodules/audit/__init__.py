@@ -26,12 +26,12 @@ from datamodules.audit.reading import rows_of
 from datamodules.audit.splits import empty_splits, leaks, repetitions
 from datamodules.audit.words import Words
 from datamodules.base import TextSegDataModule
-from datamodules.captions import key
+from datamodules.captions.lvit_template import Template
+from datamodules.captions.modes import key
 from datamodules.dataset import Record
-from datamodules.manifest import PREDICT, SPLITS
-from datamodules.mosmed import MosMedDataModule
-from datamodules.qata_cov19 import QaTaCov19DataModule
-from datamodules.templates import Template
+from datamodules.files.manifest import PREDICT, SPLITS
+from datamodules.mosmed.datamodule import MosMedDataModule
+from datamodules.qata_cov19.datamodule import QaTaCov19DataModule
 from textseg.errors import UserError
 from textseg.preprocess import checked_size
 

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from datamodules.audit.file_facts import ImageLook, MaskLook, look_at_image, look_at_mask
 from datamodules.audit.findings import Finding, Severity, finding
-from datamodules.audit.look import ImageLook, MaskLook, look_at_image, look_at_mask
 from datamodules.dataset import Record
-from datamodules.tables import IMAGE_SUFFIXES, match_key
 from textseg.errors import UserError
 from textseg.preprocess import Size
+from textseg.tables import IMAGE_SUFFIXES, match_key
 
 _ODD = 0.1  # a size or mode that fewer of the pictures have is told; more are no exception
 

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from datamodules import mosmed_layouts, qata_layouts
 from datamodules.audit.findings import Finding, finding
 from datamodules.base import TextSegDataModule
-from datamodules.checks import FileNameError, inside
 from datamodules.dataset import Record, case_name
-from datamodules.duke_breast_mri import DukeBreastMRIDataModule
-from datamodules.duke_layouts import find_layout
-from datamodules.layouts import (
+from datamodules.duke_breast_mri.datamodule import DukeBreastMRIDataModule
+from datamodules.duke_breast_mri.layouts import find_layout
+from datamodules.files.checks import FileNameError, inside
+from datamodules.files.layouts import (
     ADDED_TO_NAMES,
     SPLITS,
     Parts,
@@ -23,12 +22,21 @@ from datamodules.layouts import (
     named_table,
     table_folders,
 )
-from datamodules.manifest import PREDICT, REQUIRED, UNSPLIT, find_manifest, spacing_of
-from datamodules.manifest_data import ManifestDataModule
-from datamodules.mosmed import MosMedDataModule, study
-from datamodules.qata_cov19 import QaTaCov19DataModule, by_subject, first80, pooled, subject
-from datamodules.refhl_seg import RefHLSegDataModule
-from datamodules.tables import (
+from datamodules.files.manifest import PREDICT, REQUIRED, UNSPLIT, find_manifest, spacing_of
+from datamodules.mosmed import layouts as mosmed_layouts
+from datamodules.mosmed.datamodule import MosMedDataModule, study
+from datamodules.own_data import ManifestDataModule
+from datamodules.qata_cov19 import layouts as qata_layouts
+from datamodules.qata_cov19.datamodule import (
+    QaTaCov19DataModule,
+    by_subject,
+    first80,
+    pooled,
+    subject,
+)
+from datamodules.refhl_seg.datamodule import RefHLSegDataModule
+from textseg.errors import UserError
+from textseg.tables import (
     IMAGE_COLUMNS,
     TEXT_COLUMNS,
     Caption,
@@ -37,7 +45,6 @@ from datamodules.tables import (
     read_rows,
     split_name,
 )
-from textseg.errors import UserError
 
 Rows = dict[str, list[Record]]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from datamodules.audit.files import Files
 from datamodules.audit.findings import Finding, finding
-from datamodules.captions import key
+from datamodules.captions.modes import key
 from datamodules.dataset import Record
-from datamodules.layouts import SPLITS
+from datamodules.files.layouts import SPLITS
 
 Rows = Mapping[str, Sequence[Record]]
 

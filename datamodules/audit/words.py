@@ -6,11 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
+from datamodules.audit.file_facts import MaskLook
 from datamodules.audit.findings import Finding, finding
-from datamodules.audit.look import MaskLook
-from datamodules.captions import normalise
-from datamodules.dataset import Record
-from datamodules.templates import (
+from datamodules.captions.lvit_template import (
     Reading,
     Template,
     is_template_kind,
@@ -18,6 +16,8 @@ from datamodules.templates import (
     read_template,
     repaired,
 )
+from datamodules.captions.modes import normalise
+from datamodules.dataset import Record
 
 # "nine" of MosMedData+ is nine and more: its formula has no higher word.
 _MOST = {"mosmed": 9}

@@ -12,7 +12,7 @@ import torch
 from lightning import LightningModule, Trainer
 
 from datamodules.base import TextSegDataModule
-from datamodules.captions import key
+from datamodules.captions.modes import key
 from textseg.batch import Batch, stable_id
 from textseg.preprocess import read_image, read_mask, resize_image, resize_mask
 

@@ -21,7 +21,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from datamodules.dataset import Record
-from datamodules.duke_breast_mri import DukeBreastMRIDataModule
+from datamodules.duke_breast_mri.datamodule import DukeBreastMRIDataModule
 
 SHAPE = (24, 20, 6)  # voxels to the right, to anterior and upwards
 SPACING = (1.5, 2.0, 3.0)  # mm

@@ -21,8 +21,10 @@ from datamodules import (
     TextSegDataModule,
 )
 from datamodules.audit import KINDS, Audit, audit, format_audit, write_audit
-from datamodules.synthetic import write_mosmed, write_qata, write_refhl
-from datamodules.synthetic.duke import write_duke_mamamia
+from datamodules.duke_breast_mri.phantoms import write_duke_mamamia
+from datamodules.mosmed.phantoms import write_mosmed
+from datamodules.qata_cov19.phantoms import write_qata
+from datamodules.refhl_seg.phantoms import write_refhl
 from tests.datamodules import spoil, trees
 from tests.datamodules.spoil import Planted
 from textseg.errors import UserError

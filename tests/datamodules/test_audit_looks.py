@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.audit.look import MaskLook, look_at_mask
+from datamodules.audit.file_facts import MaskLook, look_at_mask
 from datamodules.audit.words import Words
-from datamodules.captions import normalise
+from datamodules.captions.lvit_template import Template
+from datamodules.captions.modes import normalise
 from datamodules.dataset import Record
-from datamodules.templates import Template
 from textseg.preprocess import read_mask
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.building import build_once, forget, sources_identity
+from datamodules.cache.build_once import build_once, forget, sources_identity
 from textseg.errors import UserError
 
 FORK = multiprocessing.get_context("fork")  # a fresh interpreter takes seconds to import torch

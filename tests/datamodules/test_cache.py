@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from datamodules import cache as cache_module
 from datamodules.base import TextSegDataModule
+from datamodules.cache import pictures as cache_module
 from datamodules.cache_speed import measure_cache
 from datamodules.dataset import Record, TextSegDataset, case_name, collate, to_batch
 from textseg.errors import UserError

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.captions import apply_caption_mode, key, normalise, swap_sides
-from datamodules.tables import read_captions
+from datamodules.captions.modes import apply_caption_mode, key, normalise, swap_sides
 from textseg.errors import UserError
+from textseg.tables import read_captions
 
 ONE = "Unilateral pulmonary infection, one infected area"
 BOTH = "Bilateral pulmonary infection, two infected areas"

@@ -13,11 +13,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from datamodules.duke_breast_mri import DukeBreastMRIDataModule, phantom_cases
-from datamodules.duke_layouts import patient_split
-from datamodules.duke_tables import read_mamamia
-from datamodules.manifest import write_manifest
-from datamodules.synthetic.duke import write_duke_mamamia, write_duke_tcia
+from datamodules.duke_breast_mri.datamodule import DukeBreastMRIDataModule, phantom_cases
+from datamodules.duke_breast_mri.layouts import patient_split
+from datamodules.duke_breast_mri.phantoms import write_duke_mamamia, write_duke_tcia
+from datamodules.duke_breast_mri.sheets import read_mamamia
+from datamodules.files.manifest import write_manifest
 from tests.datamodules.contract import DataModuleContract
 from tests.datamodules.duke_files import (
     PATIENTS,

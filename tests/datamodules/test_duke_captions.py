@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datamodules.captions import swap_sides
-from datamodules.duke_captions import (
+from datamodules.captions.modes import swap_sides
+from datamodules.duke_breast_mri.captions import (
     Site,
     clock_words,
     compose,
@@ -19,7 +19,7 @@ from datamodules.duke_captions import (
     read_position,
     tumour_side,
 )
-from datamodules.duke_tables import Findings, read_boxes, read_clinical
+from datamodules.duke_breast_mri.sheets import Findings, read_boxes, read_clinical
 
 LUMINAL = Findings(multifocal=False, subtype="luminal-like", grade=2, bilateral=False)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from datamodules.duke_tables import (
+from datamodules.duke_breast_mri.sheets import (
     Box,
     Findings,
     joined,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from datamodules.layouts import (
+from datamodules.files.layouts import (
     Shape,
     Shelf,
     TableNames,
@@ -21,9 +21,9 @@ from datamodules.layouts import (
     read_keys,
     read_tables,
 )
-from datamodules.tables import Caption
 from tests.datamodules.trees import write_table
 from textseg.errors import UserError
+from textseg.tables import Caption
 
 SHAPES = {
     "flat": Shape(bases=("", "set"), train=("",), val=(), test=(), folders=(("a", "b"),)),

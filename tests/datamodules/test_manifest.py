@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from datamodules.manifest import MANIFEST_NAMES, find_manifest, read_manifest, write_manifest
+from datamodules.files.manifest import MANIFEST_NAMES, find_manifest, read_manifest, write_manifest
 from textseg.errors import UserError
 
 Entry = dict[str, Any]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.mosmed import MosMedDataModule, study
+from datamodules.mosmed.datamodule import MosMedDataModule, study
 from tests.datamodules import trees
 from tests.datamodules.contract import DataModuleContract
 from tests.datamodules.trees import HEALTHY, MOSMED, mosmed_rows, mosmed_text, write_table

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.captions import key
-from datamodules.qata_cov19 import QaTaCov19DataModule, subject
+from datamodules.captions.modes import key
+from datamodules.qata_cov19.datamodule import QaTaCov19DataModule, subject
 from tests.datamodules import trees
 from tests.datamodules.contract import DataModuleContract
 from tests.datamodules.trees import TEST, TRAIN, rows_of, text_of, write_pair, write_table
@@ -319,7 +319,8 @@ def test_synthesize_counts_training_images(
 ) -> None:
     pools = []
     monkeypatch.setattr(
-        "datamodules.synthetic.write_qata", lambda folder, train, test: pools.append(train)
+        "datamodules.qata_cov19.phantoms.write_qata",
+        lambda folder, train, test: pools.append(train),
     )
     QaTaCov19DataModule().write_phantoms(tmp_path, rows)
     assert int(0.8 * pools[0]) == rows

@@ -12,9 +12,11 @@ from datamodules import (
     QaTaCov19DataModule,
     TextSegDataModule,
 )
-from datamodules.recognise import recognise
-from datamodules.synthetic import write_mosmed, write_qata, write_refhl
-from datamodules.synthetic.duke import write_duke_mamamia
+from datamodules.audit.detect import recognise
+from datamodules.duke_breast_mri.phantoms import write_duke_mamamia
+from datamodules.mosmed.phantoms import write_mosmed
+from datamodules.qata_cov19.phantoms import write_qata
+from datamodules.refhl_seg.phantoms import write_refhl
 from tests.datamodules import trees
 from tests.datamodules.duke_files import Patient, write_tcia
 from textseg.errors import UserError

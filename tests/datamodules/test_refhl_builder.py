@@ -19,9 +19,9 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from datamodules.refhl_builder import build_refhl, format_summary, read_summary
-from datamodules.refhl_seg import RefHLSegDataModule
-from datamodules.synthetic.liver import write_liver_volumes
+from datamodules.refhl_seg.builder import build_refhl, format_summary, read_summary
+from datamodules.refhl_seg.datamodule import RefHLSegDataModule
+from tests.datamodules.liver_volumes import write_liver_volumes
 from tests.datamodules.reading import pixels, rows_of
 from textseg.errors import UserError
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from datamodules.refhl_seg import RefHLSegDataModule
+from datamodules.refhl_seg.datamodule import RefHLSegDataModule
 from tests.datamodules.contract import DataModuleContract
 from tests.datamodules.trees import write_pair
 from textseg.errors import UserError

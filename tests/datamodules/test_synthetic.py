@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.synthetic import write_qata, write_refhl
+from datamodules.qata_cov19.phantoms import write_qata
+from datamodules.refhl_seg.phantoms import write_refhl
 from tests.datamodules.reading import rows_of, table
 from textseg.errors import UserError
 

@@ -17,9 +17,9 @@ import pydicom
 import pytest
 from scipy import ndimage
 
-from datamodules.synthetic.breast import draw_patient
-from datamodules.synthetic.duke import write_duke_mamamia, write_duke_tcia
-from datamodules.volumes import canonical, read_dicom_series, read_nifti
+from datamodules.duke_breast_mri.breast import draw_patient
+from datamodules.duke_breast_mri.phantoms import write_duke_mamamia, write_duke_tcia
+from datamodules.files.volumes import canonical, read_dicom_series, read_nifti
 from textseg.errors import UserError
 
 CASES, SIZE, SLICES = 12, 48, 10

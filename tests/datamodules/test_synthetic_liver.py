@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from datamodules.synthetic.liver import write_liver_volumes
-from datamodules.volumes import axial_picture, check_same_grid, read_nifti
+from datamodules.files.volumes import axial_picture, check_same_grid, read_nifti
+from tests.datamodules.liver_volumes import write_liver_volumes
 from textseg.errors import UserError
 
 CASES, SIZE, SLICES = 16, 96, 10

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from datamodules.synthetic.mosmed import write_mosmed
+from datamodules.mosmed.phantoms import write_mosmed
 from textseg.errors import UserError
 
 SLICES = {"train": 60, "val": 10, "test": 10}

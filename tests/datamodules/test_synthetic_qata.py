@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from datamodules.synthetic import write_qata
+from datamodules.qata_cov19.phantoms import write_qata
 from tests.datamodules.reading import pixels, table
 
 FILMS = {"train": 120, "test": 40}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from datamodules.synthetic import write_refhl
+from datamodules.refhl_seg.phantoms import write_refhl
 from tests.datamodules.reading import pixels, rows_of
 
 SLICES = {"train": 300, "val": 20, "test": 20}

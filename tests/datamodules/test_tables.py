@@ -8,9 +8,9 @@ import openpyxl.chart
 import pandas as pd
 import pytest
 
-from datamodules.tables import match_key, read_captions
 from tests.datamodules.trees import write_table
 from textseg.errors import UserError
+from textseg.tables import match_key, read_captions
 
 ROWS = [("mask_a.png", "left, upper"), ("mask_b.png", "NA")]
 

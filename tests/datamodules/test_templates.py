@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.captions import normalise, swap_sides
-from datamodules.tables import match_key, read_captions, read_rows
-from datamodules.templates import (
+from datamodules.captions.lvit_template import (
     COUNTS,
     Reading,
     Template,
@@ -19,6 +17,8 @@ from datamodules.templates import (
     read_template,
     repaired,
 )
+from datamodules.captions.modes import normalise, swap_sides
+from textseg.tables import match_key, read_captions, read_rows
 
 ONE = "Unilateral pulmonary infection, one infected area"
 TWO = "Unilateral pulmonary infection, two infected areas"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.captions import swap_sides
+from datamodules.captions.modes import swap_sides
 from datamodules.transforms import A, Bytes, TrainAugmentation
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (64, 80, 3), dtype=np.uint8)

@@ -15,7 +15,7 @@ import pytest
 from nibabel.orientations import axcodes2ornt, ornt_transform
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless
 
-from datamodules.volumes import (
+from datamodules.files.volumes import (
     Volume,
     axial_picture,
     canonical,

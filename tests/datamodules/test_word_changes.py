@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.expressions import WORDS
-from datamodules.tables import read_captions
-from datamodules.templates import COUNTS, read_template
-from datamodules.word_changes import (
+from datamodules.captions.expressions import WORDS
+from datamodules.captions.lvit_template import COUNTS, read_template
+from datamodules.captions.perturbations import (
     WORD_CLASSES,
     caption_variants,
     class_removed,
@@ -22,6 +21,7 @@ from datamodules.word_changes import (
     side_swapped,
     typing_errors,
 )
+from textseg.tables import read_captions
 
 TEMPLATE = "Bilateral pulmonary infection, two infected areas, upper left lung and all right lung."
 BREAST = "Left breast, 9 o'clock, 5 cm from the nipple; unifocal, luminal-like, grade 2 tumour."

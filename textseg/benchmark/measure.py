@@ -21,6 +21,7 @@ from textseg.benchmark.device import (
     environment,
     matrix_product_peak,
 )
+from textseg.benchmark.experiments import freeze_text_encoder, name_of, network_from
 from textseg.benchmark.memory import MIB, growth, held_bytes
 from textseg.benchmark.pipeline import loader_speed, short_training
 from textseg.benchmark.timing import (
@@ -32,7 +33,6 @@ from textseg.benchmark.timing import (
     faster,
     time_rounds,
 )
-from textseg.beside import freeze_text_encoder, name_of, network_from
 from textseg.encoders import TextEncoder
 from textseg.errors import UserError
 from textseg.models.base import SegmentationModule

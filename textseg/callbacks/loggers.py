@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from textseg.errors import UserError
-from textseg.restart import continue_table
+from textseg.training import continue_table
 
 # Lightning's own name for a folder that nobody named.
 UNNAMED = (None, "lightning_logs")

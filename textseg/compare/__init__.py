@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from textseg.checkpoint import fresh_folder
 from textseg.compare import statistics
 from textseg.compare.load import Case, Result, columns_of, load_results
 from textseg.compare.results import Comparison, Difference, Method, Score, StratumDice
@@ -18,8 +17,9 @@ from textseg.compare.strata import by_stratum
 from textseg.compare.tables import latex_table, markdown_table, plain_table
 from textseg.errors import UserError, check_seed
 from textseg.metrics import bootstrap_warnings, group_numbers
-from textseg.outputs import OUTLINES
-from textseg.report import to_json
+from textseg.metrics.text import to_json
+from textseg.runs.folder import fresh_folder
+from textseg.runs.outputs import OUTLINES
 
 __all__ = ["Comparison", "Difference", "Method", "Score", "StratumDice", "compare", "plain_table"]
 
@@ -199,8 +199,8 @@ def _warnings(methods: dict[str, list[Result]], cases: Sequence[Case]) -> tuple[
 
 def _written(comparison: Comparison, folder: Path) -> Comparison:
     """comparison.json, .md and .tex, the plots, and all of it as one page, report.html."""
-    from textseg.compare.plots import write_plots  # matplotlib takes a second
-    from textseg.html_report import comparison_page  # it draws with the parts of this package
+    from textseg.report import comparison_page  # it draws with the parts of this package
+    from textseg.report.plots import write_plots  # matplotlib takes a second
 
     numbers = {
         "baseline": comparison.baseline,

@@ -13,10 +13,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from textseg.checkpoint import RUN_CONFIG, TIME_STAMP
 from textseg.errors import UserError, first_line
 from textseg.metrics import Protocol, Rows, dice, iou
-from textseg.strata import SIDES, SIZES
+from textseg.metrics.strata import SIDES, SIZES
+from textseg.runs.folder import RUN_CONFIG, TIME_STAMP
 
 _AREAS = ("intersection", "predicted", "true", "pixels")
 _WORDS = ("case", "case_id", "patient", "caption")

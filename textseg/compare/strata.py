@@ -15,7 +15,7 @@ from textseg.compare import statistics
 from textseg.compare.load import Case
 from textseg.compare.results import StratumDice
 from textseg.metrics import Floats, Ints
-from textseg.strata import NUMBERS, SIDES, SIZES, number_class
+from textseg.metrics.strata import NUMBERS, SIDES, SIZES, number_class
 
 _DICE = statistics.SCORES.index("dice")
 # The grouping -> its classes in their order, and the class of a case.

@@ -10,12 +10,12 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from PIL import Image
 
-from textseg.checkpoint import fresh_folder, read_checkpoint
+from textseg.checkpoint import read_checkpoint
 from textseg.encoders import NoText
 from textseg.errors import UserError, check_seed
 from textseg.metrics import bootstrap_warnings
+from textseg.metrics.text import to_json
 from textseg.models.base import SegmentationModule, check_state_dict
-from textseg.outputs import OUTLINES, home_of_test, truth_of, unpack_mask
 from textseg.probe.masks import TRUE, Probe, ProbedCase, Variants, check_variants
 from textseg.probe.pictures import Panel, probe_picture
 from textseg.probe.results import (
@@ -30,7 +30,8 @@ from textseg.probe.results import (
     variant_result,
 )
 from textseg.probe.tables import markdown_table, plain_table, write_cases
-from textseg.report import to_json
+from textseg.runs.folder import fresh_folder
+from textseg.runs.outputs import OUTLINES, home_of_test, truth_of, unpack_mask
 
 __all__ = ["Probing", "Score", "VariantResult", "plain_table", "probe"]
 
@@ -56,7 +57,7 @@ def probe(
         datamodule: whose test set is run; with its true captions.
         trainer: gives devices and precision; of its callbacks only a progress bar runs.
         variants: by name the changed texts in row order, None where a row has none;
-            `datamodules.word_changes.caption_variants` makes them.
+            `datamodules.captions.perturbations.caption_variants` makes them.
         ckpt_path: weights to load first; null keeps those of the model.
         pictures: cases to draw with each change, evenly spaced over the test set; 0 for none.
         seed: of the changes and of the bootstrap.

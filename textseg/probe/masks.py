@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textseg.batch import Batch
-from textseg.callbacks.gathering import gathered, rows_in
+from textseg.callbacks.gather import gathered, rows_in
 from textseg.errors import UserError
 from textseg.models.base import SegmentationModule
-from textseg.outputs import PackedMask, evenly_spaced, mask_bytes, pack_mask, picture_of
 from textseg.preprocess import Bytes
+from textseg.runs.outputs import PackedMask, evenly_spaced, mask_bytes, pack_mask, picture_of
 
 # By name, for each row of the test set its text, None where the row has no such change.
 Variants = Mapping[str, Sequence[str | None]]
@@ -167,11 +167,11 @@ def check_variants(variants: Variants, rows: int) -> None:
     if TRUE not in variants or None in variants[TRUE]:
         raise UserError(
             "variants lack the true captions, which all others are compared with",
-            f"give a text for every row under {TRUE!r}; datamodules.word_changes makes them all",
+            f"give a text for every row under {TRUE!r}; captions.perturbations makes them all",
         )
     odd = {name: length for name, length in lengths.items() if length != rows}
     if odd:
         raise UserError(
             f"variants has {odd} texts for the {rows} rows of the test set",
-            "make them of the captions of the split test: datamodules.word_changes",
+            "make them of the captions of the split test: datamodules.captions.perturbations",
         )

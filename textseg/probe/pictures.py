@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textseg.preprocess import Bytes, Size, resize_image
-from textseg.visualize import (
+from textseg.visualize.overlay import (
     _FAINT,
     _MAP_SIDE,
     PREDICTION,

@@ -19,8 +19,8 @@ import numpy as np
 
 from textseg.metrics import Rows, dice
 from textseg.metrics.bootstrap import Floats, group_numbers, patient_draws, widened_interval
-from textseg.outputs import unpack_mask
 from textseg.probe.masks import TRUE, Measured, ProbedCase, Variants
+from textseg.runs.outputs import unpack_mask
 
 RESAMPLES = 2000
 ONE_HALF = 0.9  # share of a mask's pixels that puts it into one half of the picture

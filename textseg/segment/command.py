@@ -9,13 +9,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from textseg.checkpoint import fresh_folder
 from textseg.errors import UserError, first_line
 from textseg.preprocess import probe_size
+from textseg.runs.folder import fresh_folder
 from textseg.segment.network import Segmentation, load
 from textseg.segment.pictures import FULL_SCALE
 from textseg.segment.rows import Row, read_rows
-from textseg.visualize import overlay
+from textseg.visualize.overlay import overlay
 
 
 def segment(

@@ -16,12 +16,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from numpy.typing import NDArray
 
 import textseg.models
-from textseg.checkpoint import RUN_CONFIG, read_checkpoint, run_folder_of
+from textseg.checkpoint import read_checkpoint
 from textseg.encoders import NoText, restoring
 from textseg.errors import UserError, first_line
 from textseg.metrics import predict_mask, resize_logits
 from textseg.models.base import SegmentationModule
 from textseg.preprocess import Bytes, Size, checked_size
+from textseg.runs.folder import RUN_CONFIG, run_folder_of
 from textseg.segment.pictures import Picture, pixels_of, to_tensor
 
 

@@ -1,0 +1,1 @@
+"""Decoded pictures kept on disk, built once by one process."""

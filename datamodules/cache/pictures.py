@@ -1,0 +1,319 @@
+"""Decoded, resized pictures and masks in one memory-mapped file.
+
+A cache folder holds every file that a dataset's captions name, in all splits:
+
+    pixels.bin    images [H, W, 1] where the channels are equal, otherwise [H, W, 3], uint8; then
+                  masks [H, W], eight pixels a byte
+    index.json    where each file's pixels start, its size on disk, or why it cannot be read
+
+What is read from it equals, bit for bit, what decoding and resizing the file gives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from PIL import __version__ as pillow_version
+from tqdm import tqdm
+
+from datamodules.cache.build_once import build_once, forget, is_whole, sources_identity
+from textseg.errors import UserError
+from textseg.preprocess import (
+    PIXELS_VERSION,
+    Bytes,
+    Size,
+    probe_size,
+    read_image,
+    read_mask,
+    resize_image,
+    resize_mask,
+)
+
+_THREADS = 4  # decoding releases Python's lock
+_CHUNK = 256  # files decoded ahead of the writer at most
+_ELSEWHERE = "set cache=FOLDER to one on another disk, or cache=null to read the files every time"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file in the cache.
+
+    `start` is the offset of its pixels in bytes, `channels` 1 or 3 of an image and 0 of a mask,
+    `size` its height and width on disk, `error` why it cannot be read, or "".
+    """
+
+    start: int
+    channels: int
+    size: Size
+    error: str = ""
+
+
+class CachedRows:
+    """Pictures and masks of a split's rows.
+
+    Holds flat arrays and opens the memory map in each process that reads, so that loader workers
+    share the pages and take no copies of their own.
+
+    Args:
+        folder: the cache's.
+        identity: the cache's, when the rows were looked up.
+        size: height and width of every picture and mask.
+        images: one entry a row.
+        masks: one entry a row, or none where nothing is scored.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: str,
+        *,
+        size: Size,
+        images: Sequence[Entry],
+        masks: Sequence[Entry],
+    ) -> None:
+        self.folder = folder
+        self.identity = identity
+        self.size = size
+        self._image_starts = np.array([entry.start for entry in images], dtype=np.int64)
+        self._channels = np.array([entry.channels for entry in images], dtype=np.int64)
+        self._sizes = np.array([entry.size for entry in images], dtype=np.int64)  # [N, 2]
+        self._mask_starts = np.array([entry.start for entry in masks], dtype=np.int64)
+        self._pixels: Bytes | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pixels": None}  # a pickled map would be a copy of all pixels
+
+    def image(self, row: int) -> Bytes:
+        """[H, W, 1] where the channels are equal, otherwise [H, W, 3]; read-only."""
+        start, channels = int(self._image_starts[row]), int(self._channels[row])
+        height, width = self.size
+        pixels = self._map()[start : start + height * width * channels]
+        return pixels.reshape(height, width, channels)
+
+    def mask(self, row: int) -> Bytes:
+        """[H, W] of 0 and 1."""
+        start, (height, width) = int(self._mask_starts[row]), self.size
+        packed = self._map()[start : start + _packed_bytes(self.size)]
+        return np.unpackbits(packed, count=height * width).reshape(height, width)
+
+    def original_size(self, row: int) -> Size:
+        """Height and width of a row's image on disk."""
+        height, width = self._sizes[row].tolist()
+        return height, width
+
+    def _map(self) -> Bytes:
+        if self._pixels is None:
+            file = self.folder / "pixels.bin"
+            mapped = np.memmap(file, dtype=np.uint8, mode="r") if file.exists() else None
+            # Looked at after opening: a folder replaced from now on leaves the opened file alone.
+            if mapped is None or not is_whole(self.folder, self.identity):
+                raise UserError(
+                    f"{self.folder} was rebuilt or removed while in use",
+                    "start again, and leave the dataset and its cache alone meanwhile",
+                )
+            self._pixels = mapped.view(np.ndarray)  # slices of a memmap cost more
+        return self._pixels
+
+
+class PictureCache:
+    """A whole cache folder.
+
+    Args:
+        folder: the cache's.
+        identity: what it was built with.
+        size: height and width of every picture and mask.
+    """
+
+    def __init__(self, folder: Path, identity: str, *, size: Size) -> None:
+        self.folder = folder
+        self.identity = identity
+        self.size = size
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        self._images, self._masks = (
+            {
+                path: Entry(start, channels, (height, width), error)
+                for path, start, channels, height, width, error in index[kind]
+            }
+            for kind in ("images", "masks")
+        )
+
+    def rows(self, images: Iterable[Path], masks: Iterable[Path]) -> CachedRows:
+        """Rows by their files; `masks` is empty where nothing is scored."""
+        image_entries = [self._images[str(path)] for path in images]
+        mask_entries = [self._masks[str(path)] for path in masks]
+        assert not any(entry.error for entry in image_entries + mask_entries), "rows are checked"
+        return CachedRows(
+            self.folder,
+            self.identity,
+            size=self.size,
+            images=image_entries,
+            masks=mask_entries,
+        )
+
+    def file_size(self, path: Path) -> Size:
+        """Height and width of an image or a mask on disk.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        entry = self._images.get(str(path)) or self._masks[str(path)]
+        if entry.error:
+            raise UserError(entry.error)
+        return entry.size
+
+    def mended(self, images: Sequence[Path], masks: Sequence[Path]) -> bool:
+        """Whether a file that could not be read then can be now, though it looks unchanged.
+
+        After a change of its permissions, say, or a network disk's bad moment.
+        """
+        kinds = ((images, self._images, image_pixels), (masks, self._masks, mask_pixels))
+        for paths, entries, decode in kinds:
+            for path in paths:
+                entry = entries.get(str(path))
+                lacking = entry is None or entry.error
+                if lacking and path.is_file() and _attempt(decode, path, self.size).error == "":
+                    return True
+        return False
+
+
+def open_cache(
+    cache: Path, images: Iterable[Path], masks: Iterable[Path], *, size: Size, name: str
+) -> PictureCache:
+    """The cache of these files, built if there is none or if a file has changed since.
+
+    Args:
+        cache: the folder of all caches.
+        images: image files; those that do not exist are left out.
+        masks: mask files, likewise.
+        size: height and width of the network's input.
+        name: the DataModule's, for the folder and for messages.
+
+    Raises:
+        UserError: the cache cannot be written, or needs more space than there is.
+    """
+    images, masks = _distinct(images), _distinct(masks)
+    names = "\0".join(map(str, [size, *images, "", *masks]))
+    digest = hashlib.blake2b(names.encode(errors="surrogateescape"), digest_size=6).hexdigest()
+    # A dataset whose captions name other files has a folder of its own: two runs that see the same
+    # root differently must not rebuild one folder in turns.
+    folder = (cache.expanduser() / f"{name}-{digest}").absolute()
+    identity = sources_identity([*images, *masks], PIXELS_VERSION, pillow_version, size)
+    write = partial(_write, images=images, masks=masks, size=size, name=name)
+    for attempt in range(2):
+        build_once(
+            folder, write, identity=identity, what=f"the cache of {name}", elsewhere=_ELSEWHERE
+        )
+        opened = PictureCache(folder, identity, size=size)
+        if attempt or not opened.mended(images, masks):
+            break
+        forget(folder)
+    return opened
+
+
+def _distinct(paths: Iterable[Path]) -> list[Path]:
+    return sorted(set(paths), key=str)
+
+
+def _packed_bytes(size: Size) -> int:
+    return -(-size[0] * size[1] // 8)
+
+
+def _write(
+    folder: Path, *, images: Sequence[Path], masks: Sequence[Path], size: Size, name: str
+) -> None:
+    """Fill a cache folder."""
+    images = [path for path in images if path.is_file()]
+    masks = [path for path in masks if path.is_file()]
+    _check_space(folder, len(images), len(masks), size)
+    index: dict[str, list[tuple[str | int, ...]]] = {"images": [], "masks": []}
+    start = 0
+    kinds = (("images", images, image_pixels), ("masks", masks, mask_pixels))
+    total = len(images) + len(masks)
+    with (
+        (folder / "pixels.bin").open("wb") as file,
+        ThreadPoolExecutor(_THREADS) as pool,
+        tqdm(total=total, desc=f"caching {name}", delay=2, unit="file") as bar,
+    ):
+        for kind, paths, decode in kinds:
+            for path, found in _decoded(pool, paths, decode, size):
+                shape = (found.channels, *found.size)
+                index[kind].append((str(path), start, *shape, found.error))
+                _append(file, found.pixels)
+                start += found.pixels.size
+                bar.update()
+        file.flush()
+        os.fsync(file.fileno())  # a power cut must not leave a whole folder of empty pages
+    (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def _check_space(folder: Path, images: int, masks: int, size: Size) -> None:
+    """Refuse what cannot fit even if every picture is grey."""
+    needed = images * size[0] * size[1] + masks * _packed_bytes(size)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"the cache needs at least {needed / 2**20:,.1f} MiB, but {folder.parent} has"
+            f" {free / 2**20:,.1f} MiB left",
+            f"free some space, or {_ELSEWHERE}",
+        )
+
+
+class Decoded(NamedTuple):
+    """A file's flat pixels as they are stored; none where `error` says why it cannot be read."""
+
+    pixels: Bytes
+    channels: int
+    size: Size
+    error: str = ""
+
+
+Decode = Callable[[Path, Size], Decoded]
+
+
+def image_pixels(path: Path, size: Size) -> Decoded:
+    """A resized image, one channel where all three are equal."""
+    image = read_image(path)
+    resized = resize_image(image, size)
+    red, green, blue = (resized[..., channel] for channel in range(3))
+    if np.array_equal(red, green) and np.array_equal(red, blue):
+        resized = red[..., None]
+    return Decoded(resized.reshape(-1), resized.shape[2], (image.shape[0], image.shape[1]))
+
+
+def mask_pixels(path: Path, size: Size) -> Decoded:
+    """A resized mask, eight pixels a byte."""
+    mask = read_mask(path)
+    return Decoded(np.packbits(resize_mask(mask, size)), 0, (mask.shape[0], mask.shape[1]))
+
+
+def _attempt(decode: Decode, path: Path, size: Size) -> Decoded:
+    try:
+        probe_size(path)  # by checksum, as without a cache: decoding forgives a spoiled end
+        return decode(path, size)
+    except UserError as error:
+        return Decoded(np.empty(0, dtype=np.uint8), 0, (0, 0), str(error))
+
+
+def _decoded(
+    pool: ThreadPoolExecutor, paths: Sequence[Path], decode: Decode, size: Size
+) -> Iterator[tuple[Path, Decoded]]:
+    """Files in order, a bounded number of them decoded ahead."""
+    attempt = partial(_attempt, decode, size=size)
+    waiting = iter(paths)
+    while chunk := list(islice(waiting, _CHUNK)):
+        yield from zip(chunk, pool.map(attempt, chunk), strict=True)
+
+
+def _append(file: BinaryIO, pixels: Bytes) -> None:
+    file.write(pixels.tobytes())

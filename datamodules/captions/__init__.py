@@ -1,0 +1,1 @@
+"""Captions: modes, LViT's template, perturbations, referring expressions."""

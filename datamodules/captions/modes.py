@@ -1,0 +1,221 @@
+"""Captions: repair, mirror and perturb. Pure functions of their arguments."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+
+from datamodules.captions.lvit_template import is_template_kind, mirrored, repaired
+from textseg.errors import UserError
+
+CaptionMode = Literal["true", "empty", "shuffled"]
+
+
+def key(text: str) -> str:
+    """What two captions must share to count as equal: case and spacing do not matter."""
+    return " ".join(text.split()).lower()
+
+
+# --- the optional normaliser -------------------------------------------------------------------
+
+
+def normalise(text: str) -> str:
+    """A caption with even spacing and one final period, or put into LViT's template again.
+
+    A caption that speaks of a pulmonary infection is repaired (`templates.repaired`), or left
+    exactly as it is where words are lacking. In free text, where the same words may be right, only
+    spacing and the final period change.
+    """
+    if is_template_kind(text):
+        mended = repaired(text)
+        return text if mended is None else mended
+    text = _space_commas(" ".join(text.split())).rstrip(" .")
+    return f"{text}." if text else ""
+
+
+def _space_commas(text: str) -> str:
+    return " ".join(re.sub(r"\s*,\s*(?=\D)", ", ", text).split())
+
+
+# --- left and right ----------------------------------------------------------------------------
+
+_ENDINGS = ("", "most", "ward", "wards", "hand", "handed", "side", "sided")
+_MIRROR = {
+    f"{a}{ending}": f"{b}{ending}"
+    for ending in _ENDINGS
+    for a, b in (("left", "right"), ("right", "left"))
+}
+# English words that hold "right", or are one letter away from a side word, yet name no side.
+_PLAIN = frozenset(
+    word
+    for line in (
+        "bright brighter brightest brightly brightness brighten brightened upright uprights",
+        "light lights slight eight eighth height weight night nights sight sights fight fights",
+        "tight might fright wright cleft clefts loft lent lest let heft deft weft",
+    )
+    for word in line.split()
+)
+# A side written as a letter or abbreviation.
+_SHORT_SIDES = frozenset(
+    ("l", "r", "lt", "rt", "lul", "lll", "rul", "rml", "rll", "luq", "llq", "ruq", "rlq")
+)
+# Organs whose left and right parts differ: a mirrored picture shows no true "right hepatic vein".
+_ASYMMETRIC = re.compile(
+    r"\b(lobes?|lobar|lobectomy|hepatic|hemilivers?|portal|ventricles?|ventricular|atrium|atria|"
+    r"atrial|auricles?|hemicolon|colic|flexures?|hypochondri\w+|iliac fossa|bundle branch|"
+    r"coronary|gastric|(left|right) (heart|colon))\b",
+    re.IGNORECASE,
+)
+_HOUR = r"(?:1[0-2]|[1-9])(?::[0-5]\d)?"
+_CLOCK = re.compile(rf"\b({_HOUR})(?:( to | ?- ?)({_HOUR}))?(?= o['\u2019]clock\b)")
+# What is left of a clock position when those that are plainly written are taken out.
+_DOUBTFUL_CLOCK = re.compile(r"o\s?['\u2019]?\s?clock\b|\d:\d\d", re.IGNORECASE)
+_WORD = re.compile(r"[A-Za-z]+")
+_NEIGHBOURS = ("lung", "lungs", "upper", "middle", "lower", "all", "and", "breast", "kidney")
+
+
+def swap_sides(text: str) -> str | None:
+    """The caption of the mirrored picture: "left" and "right" exchanged, case kept.
+
+    In LViT's template the zones of two lungs change places instead, so that the left lung is still
+    named first, as in every caption a network learns from. A clock position, as a breast's is
+    given, is read on the mirrored face: 10 o'clock becomes 2 o'clock. A text without a side comes
+    back unchanged. ``swap_sides(swap_sides(t)) == t`` for every text that can be rewritten.
+
+    Returns:
+        The rewritten text, or None where exchanging the words would not make it true or could
+        miss one: times that may be clock positions, sides given as letters, sides of organs that
+        are not symmetric, misspelt or joined side words, which within the template hinder only
+        where they are misspelt and name a single lung.
+    """
+    in_template = mirrored(text)
+    if in_template is not None:
+        return in_template
+    words = _WORD.findall(text)
+    without = re.sub(rf"{_CLOCK.pattern} o['\u2019]clock\b", "", text)
+    if _DOUBTFUL_CLOCK.search(without) or any(_is_doubtful(word) for word in words):
+        return None
+    text = _CLOCK.sub(_mirrored_clock, text)
+    if not any(word.lower() in _MIRROR for word in words):
+        return text
+    if _ASYMMETRIC.search(text):
+        return None
+    return _WORD.sub(lambda match: _mirrored(match.group()), text)
+
+
+def _mirrored_clock(match: re.Match[str]) -> str:
+    """Of a span the ends change places, so that it still runs clockwise."""
+    first, joint, last = match.groups()
+    if last is None:
+        return _mirrored_hour(first)
+    return f"{_mirrored_hour(last)}{joint}{_mirrored_hour(first)}"
+
+
+def _mirrored_hour(hour: str) -> str:
+    hours, _, minutes = hour.partition(":")
+    mirrored_hours, mirrored_minutes = divmod(-(int(hours) * 60 + int(minutes or 0)) % 720, 60)
+    return f"{mirrored_hours or 12}" + (f":{mirrored_minutes:02d}" if minutes else "")
+
+
+def _mirrored(word: str) -> str:
+    other = _MIRROR.get(word.lower())
+    if other is None:
+        return word
+    if word.isupper():
+        return other.upper()
+    return other.capitalize() if word[0].isupper() else other
+
+
+def _is_doubtful(word: str) -> bool:
+    """Whether a word may hide a side that an exact match does not see."""
+    lower = word.lower()
+    if lower in _MIRROR:
+        return word not in (lower, lower.upper(), lower.capitalize())
+    if lower in _PLAIN:
+        return False
+    if lower in _SHORT_SIDES or "left" in lower or "right" in lower:
+        return True
+    return any(_within_one_edit(part, side) for part in _parts(lower) for side in ("left", "right"))
+
+
+def _parts(word: str) -> list[str]:
+    """The word, and what is left of it when a word that often stands beside a side is cut off."""
+    parts = [word]
+    for neighbour in _NEIGHBOURS:
+        if word.startswith(neighbour):
+            parts.append(word[len(neighbour) :])
+        if word.endswith(neighbour):
+            parts.append(word[: -len(neighbour)])
+    return parts
+
+
+def _within_one_edit(a: str, b: str) -> bool:
+    """Whether one insertion, deletion, substitution or exchange of neighbours turns a into b."""
+    if abs(len(a) - len(b)) > 1:
+        return False
+    start = 0
+    while start < min(len(a), len(b)) and a[start] == b[start]:
+        start += 1
+    rest_a, rest_b = a[start:], b[start:]
+    exchanged = rest_a[1::-1] + rest_a[2:]
+    return rest_b in (rest_a[1:], exchanged) or rest_b[1:] in (rest_a, rest_a[1:])
+
+
+# --- controls ----------------------------------------------------------------------------------
+
+
+def apply_caption_mode(texts: Sequence[str], mode: CaptionMode, seed: int) -> list[str]:
+    """The captions of one split as an experiment wants them.
+
+    Args:
+        texts: the split's captions, in row order.
+        mode: "true" keeps them, "empty" blanks them, "shuffled" deals them out again so that no row
+            keeps a caption equal to its own.
+        seed: decides the deal.
+
+    Raises:
+        UserError: an unknown mode, or one caption on more than half of the rows, where every deal
+            leaves some row its own.
+    """
+    if mode == "true":
+        return list(texts)
+    if mode == "empty":
+        return [""] * len(texts)
+    if mode == "shuffled":
+        return [texts[i] for i in _deal([key(text) for text in texts], seed)]
+    raise UserError(
+        f"caption_mode={mode!r} is unknown", f"choose one of {', '.join(get_args(CaptionMode))}"
+    )
+
+
+def _deal(keys: list[str], seed: int) -> list[int]:
+    """A permutation p with keys[p[i]] != keys[i] for every i."""
+    if not keys:
+        return []
+    _refuse_majority(keys)
+    own = np.unique(np.array(keys), return_inverse=True)[1]
+    generator = np.random.default_rng(seed)
+    dealt = generator.permutation(len(keys))
+    for row in np.flatnonzero(own[dealt] == own):
+        if own[dealt[row]] != own[row]:
+            continue  # mended as somebody's partner
+        # With at most half of the rows sharing this caption, at least one row neither has it nor
+        # holds it, so each exchange mends a row and spoils none.
+        partners = np.flatnonzero((own != own[row]) & (own[dealt] != own[row]))
+        partner = generator.choice(partners)
+        dealt[row], dealt[partner] = dealt[partner], dealt[row]
+    return [int(i) for i in dealt]
+
+
+def _refuse_majority(keys: list[str]) -> None:
+    caption, count = Counter(keys).most_common(1)[0]
+    if 2 * count > len(keys):
+        raise UserError(
+            f"caption_mode=shuffled cannot be done: {count} of {len(keys)} rows share the caption "
+            f"{caption!r}, over half, so some row would keep its own",
+            "use caption_mode=empty, or a split with more varied captions",
+        )

@@ -1,0 +1,267 @@
+"""A prone breast MRI phantom in three dimensions: two breasts with one or more enhancing tumours.
+
+Lengths are RAS millimetres about the middle of the field of view: x to the patient's right, y to
+anterior, z to superior. A clock's face is read from in front of the patient: 3 o'clock is lateral
+in the left breast and medial in the right one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.phantoms.drawing import smooth_field
+
+Array = NDArray[Any]
+Point = tuple[float, float, float]
+Side = Literal["L", "R"]
+Maker = Literal["ge", "siemens"]
+
+FIELD_OF_VIEW = (320.0, 320.0, 120.0)  # mm
+NIPPLE_TO_MIDLINE = 68.0
+BREAST_DEPTH = -25.0  # y of the ellipsoids' centre, behind the chest wall
+BREAST_RADII = (52.0, 95.0, 55.0)
+GLAND = ((68.0, 5.0, 0.0), (30.0, 45.0, 32.0))
+CHEST = ((0.0, -110.0), (150.0, 95.0))
+HEART = ((-25.0, -75.0), (45.0, 30.0))
+REACH = 24.0  # from the breast's axis to a tumour of the clock's face
+
+AIR, FAT, GLAND_GREY, MUSCLE, NOISE = 6.0, 45.0, 110.0, 90.0, 4.0
+TUMOUR = (82.0, 270.0, 245.0, 225.0, 210.0)  # before contrast, then phase by phase: washes out
+HEART_GREY = (70.0, 290.0, 250.0, 235.0, 225.0)
+
+FORMS = (  # of the sheet's free text; their number is odd, so that each meets both makers
+    "hour",
+    "side",
+    "quadrant",
+    "range",
+    "bilateral",
+    "direction",
+    "half hour",
+    "subareolar",
+    "two sites",
+    "calcifications",
+    "hour",
+)
+
+
+class Ellipsoid(NamedTuple):
+    """Centre and radii in mm."""
+
+    centre: Point
+    radii: Point
+
+
+@dataclass(frozen=True)
+class Patient:
+    """What the sheets say of a patient, and the tumours that make it true.
+
+    Args:
+        number: from 1.
+        maker: of the scanner, which decides how slices are stored.
+        downward: slices are stored from head to foot.
+        side: the breast whose tumours are annotated.
+        position: the sheet's free text.
+        location: "L", "R" or "" where it was not collected; of bilateral cancer perhaps the side
+            that is not annotated.
+        bilateral: the other breast has a tumour too, which nothing annotates.
+        multifocal: two tumours in the annotated breast.
+        subtype: code 0 to 3 of the sheet.
+        grade: 1 to 3.
+        tumours: annotated.
+        others: in the other breast.
+        table: z of the field's middle in the scanner's own frame.
+    """
+
+    number: int
+    maker: Maker
+    downward: bool
+    side: Side
+    position: str
+    location: str
+    bilateral: bool
+    multifocal: bool
+    subtype: int
+    grade: int
+    tumours: tuple[Ellipsoid, ...]
+    others: tuple[Ellipsoid, ...]
+    table: float
+
+
+def draw_patient(rng: np.random.Generator, number: int) -> Patient:
+    """Makers take turns, and so do the forms of the text."""
+    form = FORMS[(number - 1) % len(FORMS)]
+    side: Side = "L" if rng.random() < 0.5 else "R"
+    other: Side = "R" if side == "L" else "L"
+    several = form == "two sites" or (form != "subareolar" and rng.random() < 0.35)
+    position, hours, reach = _position(rng, form, side)
+    location: str = side
+    others: tuple[Ellipsoid, ...] = ()
+    if form == "bilateral":
+        hour = int(rng.integers(1, 13))
+        sites = [position, f"{other} {hour}"]
+        position = ", ".join(sites if rng.random() < 0.5 else sites[::-1])
+        location = str(rng.choice(["L", "R"]))
+        others = (_tumour(rng, other, hour, REACH, float(rng.uniform(-5, 25)), 12.0),)
+    elif number % 4 == 0:
+        location = ""
+    return Patient(
+        number=number,
+        maker="ge" if number % 2 else "siemens",
+        downward=number % 4 in (0, 3),
+        side=side,
+        position=position,
+        location=location,
+        bilateral=form == "bilateral",
+        multifocal=several,
+        subtype=int(rng.integers(4)),
+        grade=int(rng.integers(1, 4)),
+        tumours=_tumours(rng, side, hours, reach, several),
+        others=others,
+        table=float(rng.uniform(-40, 40)),
+    )
+
+
+def _position(
+    rng: np.random.Generator, form: str, side: Side
+) -> tuple[str, tuple[float, float], float]:
+    """The text; the hours of a first and of a second tumour; mm from the breast's axis."""
+    hour = int(rng.integers(1, 13))
+    following = hour % 12 + 1
+    lateral = 3 if side == "L" else 9
+    one = (float(hour), float(hour))
+    if form == "side":
+        return side, one, REACH
+    if form == "quadrant":
+        upper, outer = rng.random(2) < 0.5
+        middle = (1.5 if upper else 4.5) if outer else (10.5 if upper else 7.5)
+        clock = middle if side == "L" else 12 - middle
+        words = f"{'upper' if upper else 'lower'} {'outer' if outer else 'inner'}"
+        return f"{side} {words} quadrant", (clock, clock), REACH
+    if form == "range":
+        return f"{side} {hour}-{following}", (hour + 0.5, hour + 0.5), REACH
+    if form == "half hour":
+        return f"{side} {hour}:30", (hour + 0.5, hour + 0.5), REACH
+    if form == "direction":
+        outwards = rng.random() < 0.5
+        clock = float(lateral if outwards else 12 - lateral)
+        words = "lateral" if outwards else "medial"
+        return f"{side} {clock:.0f} {words}", (clock, clock), REACH
+    if form == "subareolar":
+        return f"{side} subareolar", one, 4.0
+    if form == "two sites":
+        return f"{side} {hour}, {side} {following}", (float(hour), float(hour + 1)), REACH
+    if form == "calcifications":
+        return f"{side} {hour} with calcs", one, REACH
+    return f"{side} {hour}", one, REACH
+
+
+def _tumours(
+    rng: np.random.Generator, side: Side, hours: tuple[float, float], reach: float, several: bool
+) -> tuple[Ellipsoid, ...]:
+    """One tumour, or a deep one and a smaller one in front of it."""
+    if not several:
+        depth = 45.0 if reach < REACH else float(rng.uniform(-5, 25))
+        return (_tumour(rng, side, hours[0], reach, depth, float(rng.uniform(12, 16))),)
+    deep = _tumour(rng, side, hours[0], reach, float(rng.uniform(-10, 0)), 13.5)
+    front = deep.centre[1] + deep.radii[1] + 11 + 9
+    return deep, _tumour(rng, side, hours[1], reach, front, 8.5)
+
+
+def _tumour(
+    rng: np.random.Generator, side: Side, hour: float, reach: float, depth: float, radius: float
+) -> Ellipsoid:
+    """At an hour of the breast's clock, `reach` mm from its axis and at y = `depth`."""
+    angle = hour / 6 * np.pi
+    midline = NIPPLE_TO_MIDLINE if side == "R" else -NIPPLE_TO_MIDLINE
+    centre = (midline - reach * float(np.sin(angle)), depth, reach * float(np.cos(angle)))
+    x, y, z = (radius * rng.uniform(0.92, 1.0, 3)).tolist()
+    return Ellipsoid(centre, (x, y, z * 1.15))  # some reach up and down, for slices are thick
+
+
+# --- voxels
+
+
+class Anatomy(NamedTuple):
+    """Arrays [X, Y, Z] on the canonical grid.
+
+    Args:
+        phases: int16 grey values before contrast and after it, in turn.
+        tumour: bool, the annotated tumours.
+        generous: bool, the same drawn 3 mm wider, as an automatic outline might be.
+        breast: bool, the annotated breast.
+    """
+
+    phases: list[Array]
+    tumour: Array
+    generous: Array
+    breast: Array
+
+
+def draw_anatomy(
+    rng: np.random.Generator, patient: Patient, shape: tuple[int, int, int], phases: int
+) -> Anatomy:
+    """The patient's volume, before contrast and at `phases` - 1 times after."""
+    steps = spacing(shape)
+    axes = [(np.arange(n) - (n - 1) / 2) * step for n, step in zip(shape, steps, strict=True)]
+    x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
+    chest, heart = (
+        np.broadcast_to(np.hypot((x - at) / wide, (y - deep) / high) < 1, shape)
+        for (at, deep), (wide, high) in (CHEST, HEART)
+    )
+    breasts = {}
+    for side, sign in (("L", -1.0), ("R", 1.0)):
+        centre = (sign * NIPPLE_TO_MIDLINE, BREAST_DEPTH, 0.0)
+        breasts[side] = (_depth(x, y, z, Ellipsoid(centre, BREAST_RADII)) > 0) & ~chest
+    tissue = breasts["L"] | breasts["R"]
+    texture = smooth_field(rng, shape[0], 7)[:, : shape[1], None]
+    gland = np.zeros(shape, dtype=bool)
+    for sign in (-1.0, 1.0):
+        (across, deep, high), radii = GLAND
+        gland |= _depth(x, y, z, Ellipsoid((sign * across, deep, high), radii)) + 0.1 * texture > 0
+    marked = _union(x, y, z, patient.tumours, 0) & tissue
+    bright = marked | (_union(x, y, z, patient.others, 0) & tissue)
+
+    def phase(number: int) -> Array:
+        canvas = np.full(shape, AIR)
+        canvas[chest] = MUSCLE + 8 * min(number, 1)
+        canvas[tissue] = FAT
+        canvas[gland & tissue] = GLAND_GREY + 20 * min(number, 1)
+        canvas[heart & chest] = HEART_GREY[number]
+        canvas[bright] = TUMOUR[number]
+        canvas += NOISE * rng.standard_normal(shape)
+        return canvas.round().clip(0, 4095).astype(np.int16)
+
+    return Anatomy(
+        phases=[phase(number) for number in range(phases)],
+        tumour=marked,
+        generous=_union(x, y, z, patient.tumours, 3) & tissue,
+        breast=breasts[patient.side],
+    )
+
+
+def spacing(shape: Sequence[int]) -> Point:
+    """mm between voxels."""
+    x, y, z = (extent / n for extent, n in zip(FIELD_OF_VIEW, shape, strict=True))
+    return x, y, z
+
+
+def _depth(x: Array, y: Array, z: Array, body: Ellipsoid) -> Array:
+    """1 at the centre, 0 on the surface."""
+    parts = [
+        ((axis - middle) / radius) ** 2
+        for axis, middle, radius in zip((x, y, z), body.centre, body.radii, strict=True)
+    ]
+    return 1 - np.sqrt(parts[0] + parts[1] + parts[2])
+
+
+def _union(x: Array, y: Array, z: Array, bodies: Sequence[Ellipsoid], wider: float) -> Array:
+    """The voxels within any body, each radius `wider` mm longer."""
+    inside = np.zeros(np.broadcast_shapes(x.shape, y.shape, z.shape), dtype=bool)
+    for centre, (a, b, c) in bodies:
+        inside |= _depth(x, y, z, Ellipsoid(centre, (a + wider, b + wider, c + wider))) > 0
+    return inside

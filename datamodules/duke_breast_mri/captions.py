@@ -1,0 +1,214 @@
+"""Captions of Duke's breast tumours, composed from the clinical sheets and never from the mask."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage  # type: ignore[import-untyped]
+
+from datamodules.duke_breast_mri.sheets import Findings, Side
+
+Clock = tuple[int, ...]  # minutes after twelve: one, or the two ends of a range; () for none
+
+
+@dataclass(frozen=True)
+class Site:
+    """One biopsied place of the sheet's Position: "L 9 medial" is left, 9 o'clock, medial."""
+
+    side: Side
+    clock: Clock
+    words: tuple[str, ...]
+
+
+# --- reading Position --------------------------------------------------------------------------
+
+# What follows "with" or "without" are calcifications, which say nothing of the place.
+_CALCIFICATIONS = re.compile(r"\bwith(?:out)?\b(?:\s+and\s+with(?:out)?\b)?\s+calcs?\b")
+_SEPARATOR = re.compile(r"[,;]|\band\b|\.(?=\s|$)")
+_DISTANCE = re.compile(r"\b(\d+(?:\.\d+)?)\s*cm(?:\s+from(?:\s+the)?\s+nipple)?\b")
+_TIME = r"(\d{1,2}:\d{2}|\d{1,4})"
+_CLOCK = re.compile(rf"(?<![\d.:]){_TIME}(?:\s*-\s*{_TIME})?(?![\d.:])")
+_WORDS = {  # a pattern and what is said; the first that fits a place in the text counts
+    r"(upper|lower) (inner|outer) quad\w+": r"\1 \2 quadrant",
+    r"(upper|lower|inner|outer) quad\w+": r"\1 quadrant",
+    r"(?:close to|near) (?:the )?nipple": "close to the nipple",
+    r"(?:mid|med|middle) depth": "middle depth",
+    r"ax\w* tail": "axillary tail",
+    r"axilla": "axilla",
+    r"(subareolar|retroareolar|central|midline|medial|lateral|superior|inferior)": r"\1",
+    r"(anterior|posterior|deep|superficial)": r"\1",
+}
+
+
+def read_position(text: str) -> list[Site]:
+    """The sites that a Position names, in its order; what cannot be read is left out.
+
+    "L 9:30, L 12", "R 1030", "R 10-11", "L 2 5cm from nipple", "R upper outer quadrant", "R 9 and
+    L". A part without a side belongs to the side before it. "L" alone is a site without a place.
+    """
+    sites: list[Site] = []
+    side: Side = ""
+    for part in _SEPARATOR.split(_CALCIFICATIONS.sub(" ", text.casefold())):
+        plain = " ".join(part.replace("/", " ").split())
+        letter = re.match(r"([lr])\b", plain)
+        if letter:
+            side = "left" if letter[1] == "l" else "right"
+        site = _site(side, plain)
+        if (letter or site.clock or site.words) and site not in sites:
+            sites.append(site)
+    return sites
+
+
+def _site(side: Side, part: str) -> Site:
+    words = [
+        (found.start(), found.expand(said))
+        for pattern, said in _WORDS.items()
+        for found in re.finditer(rf"\b{pattern}\b", part)
+    ]
+    words += [(m.start(), f"{m[1]} cm from the nipple") for m in _DISTANCE.finditer(part)]
+    clock = _CLOCK.search(_DISTANCE.sub(" ", part))
+    said = [word for _, word in sorted(words)]
+    kept = [w for w in said if not any(w != longer and w in longer for longer in said)]
+    return Site(side, _times(clock.groups()) if clock else (), tuple(dict.fromkeys(kept)))
+
+
+def _times(written: Sequence[str | None]) -> Clock:
+    """Minutes of "9", "930" or "9:30", and of the two of a range; () if one is no time."""
+    times = []
+    for text in written:
+        if text is None:
+            continue
+        digits = text.replace(":", "")
+        hour, minute = (digits, "0") if len(digits) < 3 else (digits[:-2], digits[-2:])
+        if not 1 <= int(hour) <= 12 or int(minute) > 59:
+            return ()
+        times.append(int(hour) % 12 * 60 + int(minute))
+    return tuple(times)
+
+
+# --- composing ---------------------------------------------------------------------------------
+
+
+def compose(findings: Findings, *, by_box: bool) -> str:
+    """A caption such as "Left breast, 9 o'clock, medial; unifocal, luminal-like, grade 2 tumour."
+
+    Values that the sheets lack are left out. In bilateral cancer a side is said only for TCIA's
+    boxes, whose side the sheet gives; of an unknown side neither place nor, where the two tumours
+    differ, subtype and grade are said.
+
+    Args:
+        findings: of one patient.
+        by_box: the mask is TCIA's box; only of this the sheet says which side it is on.
+    """
+    side = tumour_side(findings, by_box=by_box)
+    sites = [site for site in read_position(findings.position) if side and site.side == side]
+    tumour = [*_focality(findings), *_pathology(findings, side), "tumour"]
+    noun = f"{', '.join(tumour[:-1])} tumour" if len(tumour) > 1 else "tumour"
+    if not side:
+        return _sentence(f"{noun.removesuffix('tumour')}breast tumour")
+    return _sentence(f"{', '.join([f'{side} breast', *_places(side, sites)])}; {noun}")
+
+
+def tumour_side(findings: Findings, *, by_box: bool) -> Side:
+    """The side of the tumour that the mask shows, where the sheet leaves no doubt."""
+    if findings.bilateral:
+        return findings.annotated if by_box else ""
+    named = {site.side for site in read_position(findings.position)} | {findings.location}
+    named.discard("")
+    return named.pop() if len(named) == 1 else ""
+
+
+def quadrant(side: Side, clock: Clock) -> str:
+    """The quadrant of a clock position as the examiner faces the patient; "" on its borders.
+
+    The outer half of the left breast is at 1 to 5 o'clock, that of the right at 7 to 11.
+    """
+    if not clock or not side or max(clock) - min(clock) > 180:
+        return ""
+    quarters = {time // 180 for time in clock}
+    if len(quarters) != 1 or any(time % 180 == 0 for time in clock):
+        return ""
+    quarter = quarters.pop()
+    vertical = "upper" if quarter in (0, 3) else "lower"
+    outer = (quarter < 2) == (side == "left")
+    return f"{vertical} {'outer' if outer else 'inner'} quadrant"
+
+
+def clock_words(clock: Clock) -> str:
+    """ "9 o'clock", "2:30 o'clock" or "10 to 11 o'clock"."""
+    hours = [f"{time // 60 or 12}" + (f":{time % 60:02d}" if time % 60 else "") for time in clock]
+    return f"{' to '.join(hours)} o'clock"
+
+
+def _places(side: Side, sites: Sequence[Site]) -> list[str]:
+    """Comma-separated parts of where the sites are; nothing for a bare side."""
+    told = [
+        [*([clock_words(site.clock)] if site.clock else []), *site.words]
+        for site in sites
+        if site.clock or site.words
+    ]
+    if not told:
+        return []
+    quadrants = {quadrant(side, site.clock) for site in sites if site.clock or site.words}
+    common = quadrants.pop() if len(quadrants) == 1 else ""
+    stated = any("quadrant" in word or "axilla" in word for parts in told for word in parts)
+    shared = [common] if common and not stated else []
+    if len(told) == 1:
+        return [*told[0][:1], *shared, *told[0][1:]]
+    phrases = [" ".join(parts) for parts in told]
+    return [f"{', '.join(phrases[:-1])} and {phrases[-1]}", *shared]
+
+
+def _focality(findings: Findings) -> list[str]:
+    if findings.multifocal is None:
+        return []
+    return ["multifocal" if findings.multifocal else "unifocal"]
+
+
+def _pathology(findings: Findings, side: Side) -> list[str]:
+    """Subtype and grade of the tumour on this side."""
+    subtype, grade = findings.subtype, findings.grade
+    if findings.bilateral:
+        other = (findings.other_subtype, findings.other_grade)
+        if side and side == findings.other_side and side != findings.location:
+            subtype, grade = other[0], other[1]
+        elif not side:
+            subtype = subtype if subtype == other[0] else ""
+            grade = grade if grade == other[1] else None
+    return [subtype] * bool(subtype) + [f"grade {grade}"] * (grade is not None)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+# --- the oracle --------------------------------------------------------------------------------
+
+_COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+def oracle_caption(mask: NDArray[np.uint8]) -> str:
+    """What a mask shows, in words that say they were read from it; a control, never a result.
+
+    Args:
+        mask: [H, W], 0 and 1.
+    """
+    count = int(ndimage.label(mask, np.ones((3, 3)))[1])
+    noun = "area" if count == 1 else "areas"
+    number = _COUNTS[count] if count < len(_COUNTS) else "many"
+    if not count:
+        return "Oracle from the mask: no tumour area."
+    rows, columns = (cast("float", c) for c in ndimage.center_of_mass(mask))
+    height, width = mask.shape
+    depth = ("anterior", "middle", "posterior")[min(2, int(3 * (rows + 0.5) / height))]
+    half = "left" if columns + 0.5 < width / 2 else "right"
+    share = 100 * float(mask.mean())
+    return (
+        f"Oracle from the mask: {number} tumour {noun}, {half} half, {depth} third, "
+        f"{share:.1f} percent of the picture."
+    )

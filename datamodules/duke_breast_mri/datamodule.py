@@ -1,0 +1,298 @@
+"""Duke-Breast-Cancer-MRI: breast MRI with contrast, 922 patients, and captions from their sheets.
+
+No prompts for this dataset are published. Captions are composed from the clinical sheets (side,
+clock position, quadrant, focality, subtype, grade), never from the mask. Axial slices are turned by
+their headers so that the patient's left is the picture's left, whatever the scanner wrote. Trees:
+
+    slices     manifest.jsonl, .csv or .xlsx, and the prepared pictures it names (manifest.py)
+    mamamia    images/DUKE_001/duke_001_{0000,0001,...}.nii.gz      0000 before contrast
+               segmentations/expert/duke_001.nii.gz                 291 of the patients
+               clinical_and_imaging_info.xlsx, train_test_splits.csv
+               and TCIA's Clinical_and_Other_Features.xlsx, for side and position
+    tcia       [manifest-*/][Duke-Breast-Cancer-MRI/]Breast_MRI_001/<study>/<series>/1-001.dcm
+               Annotation_Boxes.xlsx (or .csv), Clinical_and_Other_Features.xlsx,
+               Breast-Cancer-MRI-filepath_filename-mapping.xlsx (or .csv)
+
+Volumes are sliced once, into a folder `duke_...` of the cache, which is itself of the form
+`slices`. TCIA has boxes, not outlines: their masks are filled rectangles, `mask_source` says so,
+and every case's name has "box" in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from tqdm import tqdm
+
+from datamodules.base import TextSegDataModule
+from datamodules.cache.build_once import build_once
+from datamodules.captions.modes import CaptionMode
+from datamodules.dataset import Record
+from datamodules.duke_breast_mri.captions import oracle_caption
+from datamodules.duke_breast_mri.layouts import (
+    ELSEWHERE,
+    Layout,
+    Phases,
+    Slices,
+    Source,
+    find_layout,
+    mamamia_cases,
+    official_splits,
+    patient_split,
+    short_digest,
+    tcia_cases,
+    volumes_identity,
+)
+from datamodules.duke_breast_mri.sheets import patient_name, patient_number
+from datamodules.files.checks import first_few
+from datamodules.files.manifest import SPLITS, read_manifest
+from textseg.errors import UserError
+from textseg.preprocess import read_mask
+
+Split = Literal["patient", "official", "manifest"]
+CaptionsFrom = Literal["clinical", "oracle"]
+
+_SLICES_PER_PHANTOM = 6  # of 24 that its tumour reaches, on average
+
+
+class DukeBreastMRIDataModule(TextSegDataModule):
+    """Duke-Breast-Cancer-MRI from MAMA-MIA's release, from TCIA's, or as prepared slices.
+
+    Args:
+        root: folder of the unpacked dataset; three layouts are recognised.
+        captions: folder that holds the clinical sheets, where that is not root; of prepared slices,
+            their manifest.
+        split: patient divides patients 70/15/15 by their numbers, and refuses prepared slices
+            whose split column says otherwise; official follows MAMA-MIA's train_test_splits.csv,
+            with some of its training patients for validation; manifest follows the split column of
+            prepared slices.
+        layout: mamamia has experts' outlines; tcia has boxes only, and its masks are filled boxes;
+            slices are prepared pictures with a manifest; auto finds out.
+        phases: post1 is the first phase after contrast, in grey; pre_post1_subtraction puts the
+            phase before contrast, the first after it and their difference into the three channels.
+        captions_from: clinical composes captions from the sheets; oracle reads them from the masks,
+            as an upper bound for experiments, and marks captions and case names as such.
+        slices: tumour takes the slices that the mask reaches; all takes every slice, and captions
+            then name a tumour that most slices do not show.
+        image_size: side of the network's square input, or [height, width]; multiples of 32.
+        batch_size: rows per batch and process.
+        num_workers: processes that load data; 0 loads in the main process.
+        on_missing: what to do about patients whose files are incomplete or who are in no sheet.
+        synthesize: write and use phantoms in MAMA-MIA's layout under data/phantoms instead of root;
+            a number asks for about that many training slices.
+        caption_mode: true captions, empty ones, or true ones shuffled among the rows of a split.
+        normalise_captions: repair spelling and spacing of captions.
+        augment: vary training images; words keep telling the truth.
+        cache: folder for the slices of volumes, and for the decoded, resized pictures, built once
+            and memory-mapped; null reads pictures every time, and puts slices into data/cache.
+        seed: of shuffling, augmentation and caption_mode=shuffled.
+    """
+
+    phantom_images = 320
+
+    def __init__(
+        self,
+        root: str | None = None,
+        captions: str | None = None,
+        *,
+        split: Split = "patient",
+        layout: Layout = "auto",
+        phases: Phases = "post1",
+        captions_from: CaptionsFrom = "clinical",
+        slices: Slices = "tumour",
+        image_size: int | list[int] = 224,
+        batch_size: int = 16,
+        num_workers: int = 4,
+        on_missing: Literal["error", "skip"] = "error",
+        synthesize: bool | int = False,
+        caption_mode: CaptionMode = "true",
+        normalise_captions: bool = False,
+        augment: bool = True,
+        cache: str | None = "data/cache",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            root,
+            captions,
+            split=split,
+            image_size=image_size,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            on_missing=on_missing,
+            synthesize=synthesize,
+            caption_mode=caption_mode,
+            normalise_captions=normalise_captions,
+            augment=augment,
+            cache=cache,
+            seed=seed,
+        )
+        self.layout: Layout = layout
+        self.phases: Phases = phases
+        self.captions_from: CaptionsFrom = captions_from
+        self.slices: Slices = slices
+
+    def read_records(self, root: Path) -> dict[str, list[Record]]:
+        self._check_settings()
+        captions = self._captions()
+        layout = find_layout(root, self.layout, captions)
+        self._check_split(layout)
+        if layout == "slices":
+            folder, source, manifest = root, None, captions
+        else:
+            source = self._source(root, captions)
+            folder, manifest = self._sliced(source, layout), None
+        rows = read_manifest(folder, manifest, needs_split=self.split == "manifest")
+        parts = self._divided(rows, source)
+        weak = any(r.image.stem.endswith("_box") for part in parts.values() for r in part)
+        self.mask_source = "boxes" if weak else ""
+        if self.captions_from == "oracle":
+            return {split: _with_oracle(records, split) for split, records in parts.items()}
+        return parts
+
+    def write_phantoms(self, folder: Path, rows: int) -> None:
+        from datamodules.duke_breast_mri.phantoms import write_duke_mamamia
+
+        write_duke_mamamia(folder, cases=phantom_cases(rows), image_size=128, slices=24)
+
+    # --- inside --------------------------------------------------------------------------------
+
+    def _check_settings(self) -> None:
+        """Values that Python callers may get wrong; the command line checks them itself."""
+        for name, value, known in (
+            ("split", self.split, get_args(Split)),
+            ("phases", self.phases, get_args(Phases)),
+            ("captions_from", self.captions_from, get_args(CaptionsFrom)),
+            ("slices", self.slices, get_args(Slices)),
+        ):
+            if value not in known:
+                raise UserError(f"{name}={value!r} is unknown", f"choose one of {', '.join(known)}")
+
+    def _check_split(self, layout: Layout) -> None:
+        if self.split == "manifest" and layout != "slices":
+            raise UserError(
+                f"split=manifest, but the layout is {layout}",
+                "only prepared slices name their splits; set split=patient",
+            )
+        if self.split == "official" and layout != "mamamia":
+            raise UserError(
+                f"split=official, but the layout is {layout}",
+                "only MAMA-MIA has an official division; set split=patient",
+            )
+
+    def _captions(self) -> Path | None:
+        if self.synthesize or self.captions_path is None:
+            return None
+        path = Path(self.captions_path).expanduser()
+        if not path.exists():
+            raise UserError(
+                f"captions={path} does not exist",
+                "give the folder that holds the clinical sheets, or a manifest of prepared slices",
+            )
+        return path
+
+    def _source(self, root: Path, captions: Path | None) -> Source:
+        if captions is not None and captions.is_file():
+            raise UserError(
+                f"captions={captions} is a file", "give the folder that holds the clinical sheets"
+            )
+        return Source(
+            root=root,
+            tables=(root,) if captions is None else (captions, root),
+            phases=self.phases,
+            on_missing=self.on_missing,
+            cache=Path(self.cache or "data/cache").expanduser(),
+        )
+
+    def _sliced(self, source: Source, layout: Layout) -> Path:
+        """The folder of slices, written unless it is there."""
+        cases = mamamia_cases(source) if layout == "mamamia" else tcia_cases(source)
+        told = [(case.name, case.text, str(case.mask)) for case in cases]
+        digests = f"{short_digest(source.root)}_{short_digest(told)}"
+        name = f"duke_{layout}_{self.phases}_{self.slices}_{digests}"
+
+        def write(aside: Path) -> None:
+            from datamodules.duke_breast_mri.slices import write_slices  # with nibabel and pydicom
+
+            write_slices(aside, cases, phases=self.phases, slices=self.slices)
+
+        return build_once(
+            source.cache / name,
+            write,
+            identity=volumes_identity(cases, self.phases, self.slices, told),
+            what="slices of Duke's volumes",
+            elsewhere=ELSEWHERE,
+        )
+
+    def _divided(
+        self, rows: dict[str, list[Record]], source: Source | None
+    ) -> dict[str, list[Record]]:
+        if self.split == "manifest":
+            return {split: rows[split] for split in SPLITS}
+        pool = sorted((r for part in rows.values() for r in part), key=lambda record: record.row)
+        if self.split == "patient":
+            _check_moves(rows)
+            return _parts(pool, {record.case_id: patient_split(record.case_id) for record in pool})
+        assert source is not None
+        return _parts(pool, _official(pool, official_splits(source)))
+
+
+def phantom_cases(rows: int) -> int:
+    """How many phantom patients give about `rows` training slices, and some to val and test."""
+    counts = dict.fromkeys(SPLITS, 0)
+    number = 0
+    while not all(counts.values()) or counts["train"] * _SLICES_PER_PHANTOM < rows:
+        number += 1
+        counts[patient_split(patient_name(number))] += 1
+    return number
+
+
+def _check_moves(rows: dict[str, list[Record]]) -> None:
+    """A split column that says otherwise must not be overruled in silence."""
+    named = {record.case_id: split for split in SPLITS for record in rows[split]}
+    moved = [f"{case} ({split})" for case, split in named.items() if split != patient_split(case)]
+    if moved:
+        raise UserError(
+            f"split=patient, but the manifest has {len(moved)} of {len(named)} patients in other "
+            f"splits: {first_few(moved)}",
+            "set split=manifest to follow its split column, or delete the column",
+        )
+
+
+def _parts(pool: Iterable[Record], split_of: dict[str, str]) -> dict[str, list[Record]]:
+    parts: dict[str, list[Record]] = {split: [] for split in SPLITS}
+    for record in pool:
+        parts[split_of[record.case_id]].append(record)
+    return parts
+
+
+def _official(pool: Iterable[Record], lists: dict[str, set[int]]) -> dict[str, str]:
+    """The split of each patient; those of train whom `patient` has in val are val's here too."""
+    split_of: dict[str, str] = {}
+    astray = []
+    for case_id in dict.fromkeys(record.case_id for record in pool):
+        homes = [split for split, numbers in lists.items() if patient_number(case_id) in numbers]
+        if len(homes) != 1:
+            astray.append(case_id)
+        elif homes == ["train"] and patient_split(case_id) == "val":
+            split_of[case_id] = "val"
+        else:
+            split_of[case_id] = homes[0]
+    if astray:
+        raise UserError(
+            f"split=official: {len(astray)} patients are in no list or in both: "
+            f"{first_few(astray)}",
+            "use the train_test_splits.csv that came with the data, or split=patient",
+        )
+    return split_of
+
+
+def _with_oracle(records: list[Record], split: str) -> list[Record]:
+    marked = []
+    for record in tqdm(records, f"oracle captions of {split}", delay=2, unit="slice"):
+        assert record.mask is not None, "the manifest's reader asks for masks"
+        text = oracle_caption(read_mask(record.mask))
+        marked.append(replace(record, text=text, case=f"{record.case}_oracle"))
+    return marked

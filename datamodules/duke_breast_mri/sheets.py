@@ -1,0 +1,422 @@
+"""Duke-Breast-Cancer-MRI's sheets: clinical findings, boxes, and which series is which phase."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from zipfile import BadZipFile
+
+import openpyxl  # type: ignore[import-untyped]
+from tqdm import tqdm
+
+from datamodules.files.checks import first_few
+from textseg.errors import UserError, first_line
+from textseg.tables import Row, place, read_rows
+
+Side = Literal["left", "right", ""]  # of the patient; "" where unknown
+
+# NA is not available, NC not collected, NP not pertinent.
+MISSING = ("", "na", "nc", "np", "n/a")
+_SIDES: dict[str, Side] = {"l": "left", "r": "right"}
+_YES_NO = {"0": False, "1": True}
+_SUBTYPES = {  # TCIA's codes
+    "0": "luminal-like",
+    "1": "hormone-receptor-positive, HER2-positive",
+    "2": "HER2-positive",
+    "3": "triple-negative",
+}
+_SUBTYPE_NAMES = {  # MAMA-MIA's words; its her2_enriched is TCIA's 1 and its her2_pure TCIA's 2
+    "luminal": "luminal-like",
+    "luminal_a": "luminal A",
+    "luminal_b": "luminal B",
+    "her2_enriched": _SUBTYPES["1"],
+    "her2_pure": _SUBTYPES["2"],
+    "triple_negative": _SUBTYPES["3"],
+}
+_GRADES = {"1": 1, "2": 2, "3": 3}
+_GRADE_NAMES = {"low": 1, "intermediate": 2, "high": 3}
+PHASES = ("pre", "post_1", "post_2", "post_3", "post_4", "T1")
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the sheets say of one patient; "" and None where they say nothing.
+
+    `location` is the tumour's side, `position` free text such as "L 9 medial, L 12". In bilateral
+    cancer `annotated` is the side of TCIA's box, and `other_side`, `other_subtype` and
+    `other_grade` (Nottingham, 1 to 3) belong to the second tumour.
+    """
+
+    position: str = ""
+    location: Side = ""
+    bilateral: bool | None = None
+    annotated: Side = ""
+    multifocal: bool | None = None
+    subtype: str = ""
+    grade: int | None = None
+    other_side: Side = ""
+    other_subtype: str = ""
+    other_grade: int | None = None
+
+
+class Box(NamedTuple):
+    """A tumour's box in a series as it is stored: start inclusive, end exclusive.
+
+    Our reading: rows and columns count from 0; slices from 1, in the order of file numbers.
+    """
+
+    start_row: int
+    end_row: int
+    start_column: int
+    end_column: int
+    start_slice: int
+    end_slice: int
+
+
+def patient_number(name: str) -> int | None:
+    """42 of ``Breast_MRI_042``, ``BreastMRI042`` or ``DUKE_042``; None of any other name."""
+    found = re.fullmatch(r"(?:breast_?mri|duke)_?(\d{1,3})", name.strip().casefold())
+    return int(found[1]) if found else None
+
+
+def patient_name(number: int) -> str:
+    """``Breast_MRI_042``: one name for a patient, whichever release the files come from."""
+    return f"Breast_MRI_{number:03d}"
+
+
+# --- clinical sheets ---------------------------------------------------------------------------
+
+
+def read_clinical(file: Path) -> dict[int, Findings]:
+    """TCIA's Clinical_and_Other_Features.xlsx, sheet Data: findings by patient number.
+
+    Its header has three rows: groups, names (some with odd spaces, some none) and code legends. A
+    column without a name is known by its legend.
+
+    Raises:
+        UserError: the sheet, a column or a code is not as in TCIA's release.
+    """
+    rows = list(workbook_rows(file, "Data"))
+    top = next((i for i, row in enumerate(rows[:4]) if _plain(row[0]) == "patient id"), None)
+    if top is None or top + 1 >= len(rows):
+        raise UserError(
+            f"{file}, sheet Data: none of the first rows begins with 'Patient ID'",
+            "use TCIA's workbook as downloaded",
+        )
+    sheet = _Sheet(file, rows[top], rows[top + 1])
+    findings: dict[int, Findings] = {}
+    for line, row in enumerate(rows[top + 2 :], start=top + 3):
+        if any(row):
+            number = _new_patient(f"{file}, row {line}", row[0], findings)
+            findings[number] = _clinical(sheet, line, row)
+    return findings
+
+
+def _clinical(sheet: _Sheet, line: int, row: Sequence[str]) -> Findings:
+    def coded(column: str, codes: dict[str, Any]) -> Any:
+        return sheet.coded(line, row, column, codes)
+
+    return Findings(
+        position=sheet.cell(row, "position"),
+        location=coded("tumor location", _SIDES) or "",
+        bilateral=coded("bilateral information", _YES_NO),
+        annotated=coded("side annotated", _SIDES) or "",
+        multifocal=coded("multicentric/multifocal", _YES_NO),
+        subtype=coded("mol subtype", _SUBTYPES) or "",
+        grade=coded("nottingham grade", _GRADES),
+        other_side=coded("side of cancer (for the other side)", _SIDES) or "",
+        other_subtype=coded("mol subtype (for the other side)", _SUBTYPES) or "",
+        other_grade=coded("nottingham grade (for the other side)", _GRADES),
+    )
+
+
+class _Sheet:
+    """Cells of a sheet with a row of names and a row of legends, by column."""
+
+    def __init__(self, file: Path, names: Sequence[str], legends: Sequence[str]) -> None:
+        self.file = file
+        self.names = [_plain(name) for name in names]
+        self.legends = [_plain(legend) for legend in legends]
+
+    def cell(self, row: Sequence[str], column: str) -> str:
+        return row[self._index(column)]
+
+    def coded(self, line: int, row: Sequence[str], column: str, codes: dict[str, Any]) -> Any:
+        where = f"{self.file}, row {line}: {column!r}"
+        return _decode(where, self.cell(row, column), codes)
+
+    def _index(self, column: str) -> int:
+        if column in self.names:
+            return self.names.index(column)
+        for index, legend in enumerate(self.legends):
+            if legend.startswith(column):
+                return index
+        raise UserError(
+            f"{self.file}, sheet Data has no column {column!r}",
+            "use TCIA's workbook as downloaded, with its three header rows",
+        )
+
+
+def read_mamamia(file: Path) -> dict[int, Findings]:
+    """MAMA-MIA's clinical_and_imaging_info.xlsx, sheet dataset_info: its Duke patients' findings.
+
+    Raises:
+        UserError: the sheet, a column or a word is not as in MAMA-MIA's release.
+    """
+    rows = workbook_rows(file, "dataset_info")
+    header = [_plain(name) for name in next(rows, [])]
+    wanted = (
+        *("patient_id", "bilateral_breast_cancer", "multifocal_cancer"),
+        *("tumor_subtype", "nottingham_grade"),
+    )
+    missing = [name for name in wanted if name not in header]
+    if missing:
+        raise UserError(
+            f"{file}, sheet dataset_info has no column {', '.join(missing)}",
+            "use MAMA-MIA's workbook as downloaded",
+        )
+    findings: dict[int, Findings] = {}
+    for line, values in enumerate(rows, start=2):
+        row = dict(zip(header, values, strict=False))
+        if not row["patient_id"].casefold().startswith("duke"):
+            continue
+        where = f"{file}, row {line}"
+        number = _new_patient(where, row["patient_id"], findings)
+        findings[number] = Findings(
+            bilateral=_decode(where, row["bilateral_breast_cancer"], _YES_NO),
+            multifocal=_decode(where, row["multifocal_cancer"], _YES_NO),
+            subtype=_decode(where, row["tumor_subtype"], _SUBTYPE_NAMES) or "",
+            grade=_decode(where, row["nottingham_grade"], _GRADE_NAMES),
+        )
+    return findings
+
+
+def joined(clinical: Findings, mamamia: Findings) -> Findings:
+    """TCIA's findings, and MAMA-MIA's where TCIA's sheet says nothing."""
+    return replace(
+        clinical,
+        bilateral=mamamia.bilateral if clinical.bilateral is None else clinical.bilateral,
+        multifocal=mamamia.multifocal if clinical.multifocal is None else clinical.multifocal,
+        subtype=clinical.subtype or mamamia.subtype,
+        grade=clinical.grade or mamamia.grade,
+    )
+
+
+# --- boxes and series --------------------------------------------------------------------------
+
+_BOX_COLUMNS = (
+    *("Start Row", "End Row", "Start Column", "End Column"),
+    *("Start Slice", "End Slice"),
+)
+
+
+def read_boxes(file: Path) -> dict[int, Box]:
+    """Annotation_Boxes (.xlsx or .csv): one box per patient number.
+
+    Raises:
+        UserError: a column is missing, or a box is not made of six increasing whole numbers.
+    """
+    rows = _table(file)
+    _need_columns(file, rows, ("Patient ID", *_BOX_COLUMNS))
+    boxes: dict[int, Box] = {}
+    for index, row in enumerate(rows):
+        where = f"{file}, {place(file, index, row.line)}"
+        number = _new_patient(where, row["Patient ID"], boxes)
+        values = [row[column] for column in _BOX_COLUMNS]
+        if not all(re.fullmatch(r"\d+", value) for value in values):
+            raise UserError(f"{where}: the box is {first_few(values)}", "write whole numbers")
+        box = Box(*map(int, values))
+        for start, end in zip(box[::2], box[1::2], strict=True):
+            if end <= start:
+                raise UserError(
+                    f"{where}: the box begins at {start} and ends at {end}",
+                    "use TCIA's workbook as downloaded",
+                )
+        boxes[number] = box
+    return boxes
+
+
+def read_phases(file: Path) -> dict[str, str]:
+    """Which series is which phase, by TCIA's filepath_filename-mapping (.xlsx or .csv).
+
+    The sheet has a row per DICOM file. Only the folders count, so its zeros too many in file
+    numbers do no harm; `series_key` sees through its other faults.
+
+    Returns:
+        phase (pre, post_1 to post_4 or T1) by `series_key`, for classic and descriptive folders; a
+        series that holds several phases is "mixed".
+
+    Raises:
+        UserError: a column is missing, or no row names a series.
+    """
+    phases: dict[str, str] = {}
+    for row in _mapping_rows(file):
+        phase = next(reversed(_parts(row["original_path_and_filename"])[:-1]), "")
+        if phase not in PHASES:
+            continue  # segmentations are listed too
+        for column in ("classic_path", "descriptive_path"):
+            series = _series(row[column])
+            if series and phases.setdefault(series, phase) != phase:
+                phases[series] = "mixed"
+    if not phases:
+        raise UserError(
+            f"{file} names no series of {', '.join(PHASES)}", "use TCIA's table as downloaded"
+        )
+    return phases
+
+
+def series_key(number: int, folders: str) -> str:
+    """What a series' folders have in common in the mapping sheet and on disk.
+
+    The sheet doubles slashes and, in descriptive names, keeps the slashes of "Ph1/ax dyn", which
+    the download leaves out.
+
+    Args:
+        number: the patient's.
+        folders: ``<study>/<series>``.
+    """
+    return f"{patient_name(number)}/{re.sub('[^a-z0-9]', '', folders.casefold())}"
+
+
+def _series(path: str) -> str:
+    """The key of the series that a file lies in; "" where no patient is named."""
+    parts = _parts(path)
+    for index, part in enumerate(parts):
+        number = patient_number(part)
+        if number is not None:
+            return series_key(number, "/".join(parts[index + 1 : -1]))
+    return ""
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.replace("\\", "/").split("/") if part]
+
+
+def _mapping_rows(file: Path) -> Iterator[dict[str, str]]:
+    """Rows by column name; the workbook has 770 thousand, so they are not held in memory."""
+    wanted = ("original_path_and_filename", "classic_path", "descriptive_path")
+    if file.suffix.lower() == ".csv":
+        rows = _table(file)
+        _need_columns(file, rows, wanted)
+        yield from rows
+        return
+    cells = workbook_rows(file, None)
+    header = next(cells, [])
+    _need_columns(file, [dict.fromkeys(header, "")], wanted)
+    for values in tqdm(cells, f"reading {file.name}", delay=2, unit="row"):
+        yield dict(zip(header, values, strict=False))
+
+
+# --- cells -------------------------------------------------------------------------------------
+
+
+def workbook_rows(file: Path, sheet: str | None) -> Iterator[list[str]]:
+    """The rows of one sheet as strings; codes such as NA stay what they are.
+
+    Args:
+        file: an .xlsx workbook.
+        sheet: its name, compared without case; None where there must be only one.
+
+    Raises:
+        UserError: the file is no workbook, or does not have that sheet.
+    """
+    try:
+        book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+    except Exception as error:  # zipfile and openpyxl share no base class for a broken workbook
+        raise _broken(file, error) from error
+    try:
+        found = {name.strip().casefold(): name for name in book.sheetnames}
+        if sheet is None and len(found) == 1:
+            sheet = next(iter(found))
+        if sheet is None or sheet.casefold() not in found:
+            asked = "exactly one is expected" if sheet is None else f"{sheet!r} is expected"
+            raise UserError(
+                f"{file} has the sheets {', '.join(map(repr, book.sheetnames))}; {asked}",
+                "use the workbook as downloaded, or remove or rename its sheets",
+            )
+        cells = book[found[sheet.casefold()]]
+        cells.reset_dimensions()  # some programs write a wrong extent, and rows would be cut off
+        width = 0
+        for row in cells.iter_rows(values_only=True):
+            width = max(width, len(row))  # rows end at their last filled cell
+            values = [_text(value) for value in row]
+            yield values + [""] * (width - len(values))
+    except (BadZipFile, zlib.error, EOFError, SyntaxError, ValueError, KeyError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise _broken(file, error) from error
+    finally:
+        book.close()
+
+
+def _broken(file: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{file} cannot be read as a workbook ({first_line(error)})",
+        "download it again; accepted is .xlsx",
+    )
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip()
+
+
+def _plain(name: str) -> str:
+    """A column's name without case, line breaks and doubled spaces."""
+    return " ".join(name.split()).casefold()
+
+
+def _table(file: Path) -> list[Row]:
+    """A table with one header row, from .csv or a workbook with one sheet."""
+    if file.suffix.lower() == ".csv":
+        return [
+            Row({str(name).strip(): str(value).strip() for name, value in row.items()}, row.line)
+            for row in read_rows(file)
+        ]
+    rows = workbook_rows(file, None)
+    header = next(rows, [])
+    return [
+        Row(dict(zip(header, row, strict=False)), line)
+        for line, row in enumerate(rows, start=2)
+        if any(row)
+    ]
+
+
+def _need_columns(file: Path, rows: Sequence[Mapping[str, str]], wanted: Sequence[str]) -> None:
+    found = list(rows[0]) if rows else []
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise UserError(
+            f"{file} has no column {', '.join(missing)}; its columns are "
+            f"{', '.join(name for name in found if name) or '(none)'}",
+            "use TCIA's table as downloaded",
+        )
+
+
+def _new_patient(where: str, name: str, known: dict[int, Any]) -> int:
+    number = patient_number(name)
+    if number is None:
+        raise UserError(f"{where}: {name!r} is no patient", "write Breast_MRI_001 or DUKE_001")
+    if number in known:
+        raise UserError(f"{where}: {name} is listed twice", "keep one row per patient")
+    return number
+
+
+def _decode(where: str, value: str, codes: dict[str, Any]) -> Any:
+    """What a code stands for; None for the codes of missing values."""
+    plain = _plain(value)
+    if plain in MISSING:
+        return None
+    if plain not in codes:
+        raise UserError(
+            f"{where} is {value!r}, which is none of {', '.join(codes)}",
+            "use the sheet as downloaded, or write NA where the value is unknown",
+        )
+    return codes[plain]

@@ -1,0 +1,1 @@
+"""Files as they lie on disk: layouts, manifests, checks, volumes."""

@@ -1,0 +1,218 @@
+"""What must hold of files before training starts."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_warn
+from tqdm import tqdm
+
+from datamodules.dataset import Record
+from textseg.errors import UserError
+from textseg.preprocess import Size, probe_size
+from textseg.tables import match_key
+
+_SHOWN = 5
+_LONGEST_NAME = 255  # bytes, of the file systems in use
+_LONGEST_PATH = 4095
+
+
+class FileNameError(UserError):
+    """An entry that no file can be called by."""
+
+
+def first_few(items: Sequence[object]) -> str:
+    """The first five, for a message of one line."""
+    return ", ".join(str(item) for item in items[:_SHOWN]) + (
+        ", ..." if len(items) > _SHOWN else ""
+    )
+
+
+def inside(root: Path, entry: str, where: str, *, spare: int = 0) -> Path:
+    """The file an entry of a table names, which must lie in the dataset's own folder.
+
+    Compared by name, so that a folder inside `root` may itself be a link to another disk.
+
+    Args:
+        root: the dataset's folder.
+        entry: what the table says.
+        where: the file and row, for messages.
+        spare: bytes that the name must leave for what is added to it.
+
+    Raises:
+        FileNameError: the entry is too long for a name, or holds a NUL.
+        UserError: the entry leads out of `root`.
+    """
+    entry = entry.strip()
+    # As strings: of thousands of rows, Path takes seconds. resolve() would also follow links.
+    base = os.path.abspath(root)  # noqa: PTH100
+    _refuse_impossible(base, entry, where, spare)
+    path = os.path.abspath(os.path.join(base, entry.replace("\\", "/")))  # noqa: PTH100, PTH118
+    below = os.path.join(path, "").startswith(os.path.join(base, ""))  # noqa: PTH118
+    if re.match(r"[A-Za-z]:", entry) or not below:
+        raise UserError(
+            f"{where}: {entry!r} lies outside root={base}",
+            "name files by their path below root",
+        )
+    return Path(path)
+
+
+def _refuse_impossible(base: str, entry: str, where: str, spare: int) -> None:
+    """Refuse what the file system would answer with an error of its own."""
+    if "\0" in entry:
+        raise FileNameError(
+            f"{where}: {entry[:60]!r} holds a NUL, which no file name can", "is the table damaged?"
+        )
+    longest = max(map(_bytes, entry.replace("\\", "/").split("/")))
+    whole = _bytes(base) + 1 + _bytes(entry)
+    if longest > _LONGEST_NAME - spare or whole > _LONGEST_PATH - spare:
+        raise FileNameError(
+            f"{where}: {entry[:60]!r}... has {_bytes(entry)} bytes, too many for a file's name",
+            "have the columns of images and of texts changed places?",
+        )
+
+
+def _bytes(name: str) -> int:
+    return len(name.encode("utf-8", "surrogatepass"))
+
+
+_LONGEST_CAPTION = 100_000  # characters; what csv files are read with takes no field much longer
+
+
+def check_captions(records: Iterable[Record]) -> None:
+    """Raises:
+    UserError: a caption is no text that can be written down and read again.
+    """
+    for record in records:
+        text = record.text
+        if len(text) > _LONGEST_CAPTION:
+            problem = f"has {len(text)} characters, over {_LONGEST_CAPTION}"
+        elif any("\ud800" <= c <= "\udfff" for c in text):
+            problem = "holds half of a surrogate pair, which is no character"
+        else:
+            continue
+        raise UserError(
+            f"the caption of {record.image} {problem}: {text[:40]!r}",
+            "mend that row of the captions table",
+        )
+
+
+def divide(records: Sequence[Record], *, scored: bool) -> tuple[list[Record], list[Path]]:
+    """The rows whose files are there, and a file that is not for each other row.
+
+    Args:
+        records: what the captions table lists.
+        scored: whether a row needs its mask too.
+    """
+    kept: list[Record] = []
+    missing: list[Path] = []
+    for record in records:
+        absent = _absent(record, scored)
+        if absent is None:
+            kept.append(record)
+        else:
+            missing.append(absent)
+    return kept, missing
+
+
+def report_missing(
+    missing: Sequence[Path], unlisted: Sequence[Path], *, root: Path, on_missing: str
+) -> None:
+    """Say what has no counterpart, once for both sides.
+
+    Args:
+        missing: files that captions speak of.
+        unlisted: images that no caption speaks of.
+        root: the dataset's folder.
+        on_missing: "error" or "skip".
+
+    Raises:
+        UserError: anything is missing and on_missing is "error".
+    """
+    if not missing and not unlisted:
+        return
+    cause = (
+        f"root={root}: {len(missing)} captions without their image or mask{_named(missing, root)}; "
+        f"{len(unlisted)} images without a caption{_named(unlisted, root)}"
+    )
+    if on_missing == "error":
+        raise UserError(cause, "complete the download, or set on_missing=skip to leave these out")
+    rank_zero_warn(f"left out because on_missing=skip: {cause}")
+
+
+def _named(paths: Sequence[Path], root: Path) -> str:
+    shown = paths[: _SHOWN + 1]  # one more than are named, for the dots
+    names = [p.relative_to(root) if p.is_relative_to(root) else p for p in shown]
+    return f" ({first_few(names)})" if names else ""
+
+
+def _absent(record: Record, scored: bool) -> Path | None:
+    """The first file of a row that is not there."""
+    if not record.image.is_file():
+        return record.image
+    if not scored:
+        return None
+    assert record.mask is not None, "readers name a mask for every row that is scored"
+    return None if record.mask.is_file() else record.mask
+
+
+def without_caption(images: Iterable[Path], records: Iterable[Record]) -> list[Path]:
+    """The images that no record names."""
+    listed = {match_key(record.image.name) for record in records}
+    return [image for image in images if match_key(image.name) not in listed]
+
+
+def check_files(
+    records: Sequence[Record],
+    *,
+    scored: bool,
+    what: str,
+    file_size: Callable[[Path], Size] = probe_size,
+) -> None:
+    """Every image can be read, and every mask too and has its image's size.
+
+    Args:
+        records: rows whose files exist.
+        scored: whether a row needs its mask too.
+        what: names the rows in messages.
+        file_size: height and width of a file, or UserError; a cache knows them.
+
+    Raises:
+        UserError: with the number of bad rows and the first five.
+    """
+    sizes: dict[Path, Size] = {}
+    problems = []
+    for record in tqdm(records, f"checking {what}", delay=2, unit="row"):
+        problem = _problem(record, scored, sizes, file_size)
+        if problem:
+            problems.append(problem)
+    if problems:
+        raise UserError(
+            f"{len(problems)} of {len(records)} rows of {what} cannot be used: "
+            + "; ".join(problems[:_SHOWN]),
+            "replace these files, or delete their rows from the captions table",
+        )
+
+
+def _problem(
+    record: Record,
+    scored: bool,
+    sizes: dict[Path, Size],
+    file_size: Callable[[Path], Size],
+) -> str:
+    """What is wrong with a row's files, or nothing."""
+    try:
+        for path in (record.image, record.mask if scored else None):
+            if path is not None and path not in sizes:
+                sizes[path] = file_size(path)
+    except UserError as error:
+        return str(error).splitlines()[0]
+    if not record.text.strip():
+        return f"{record.case} has an empty caption"
+    if not scored or record.mask is None or sizes[record.image] == sizes[record.mask]:
+        return ""
+    (h, w), (mask_h, mask_w) = sizes[record.image], sizes[record.mask]
+    return f"{record.image} is {h}x{w} but {record.mask} is {mask_h}x{mask_w} (height x width)"

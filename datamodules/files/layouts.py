@@ -1,0 +1,404 @@
+"""Finding images, masks and caption tables in the trees that a dataset circulates in.
+
+A dataset says what its trees (`Shape`) and tables (`TableNames`) are called; nothing here knows
+one of them by name.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from datamodules.dataset import Record, case_name
+from datamodules.files.checks import first_few, inside
+from textseg.errors import UserError
+from textseg.tables import (
+    IMAGE_COLUMNS,
+    IMAGE_SUFFIXES,
+    TABLE_SUFFIXES,
+    Caption,
+    match_key,
+    place,
+    read_captions,
+    read_rows,
+)
+
+SPLITS = ("train", "val", "test")
+
+Names = tuple[str, ...]
+Parts = dict[str, list[Caption]]  # rows by split
+
+
+# --- images and masks --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A family of trees: any base, any name of each split's folder, any pair of subfolders.
+
+    A tree that does not divide its images has train=("",) and no other split.
+    """
+
+    bases: Names
+    train: Names
+    val: Names
+    test: Names
+    folders: tuple[tuple[str, str], ...]  # images, masks
+
+    def description(self) -> str:
+        """The family in one line, for the message that nothing fits."""
+        pairs = " or ".join(f"{images}+{masks}" for images, masks in self.folders)
+        base = next((f"[{base}/]" for base in self.bases if base), "")
+        train = f"{{{'|'.join(self.train)}}}/" if any(self.train) else ""
+        return f"{base}{train}{{{pairs}}}"
+
+
+@dataclass(frozen=True)
+class Folders:
+    """One split's image and mask folders."""
+
+    images: Path
+    masks: Path
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A layout found on disk; a split without folders of its own is absent from `splits`."""
+
+    layout: str
+    base: Path
+    splits: dict[str, Folders]
+
+
+def find_tree(root: Path, layout: str, *, shapes: Mapping[str, Shape], dataset: str) -> Tree:
+    """The first family that fits, or the one asked for.
+
+    Args:
+        root: the dataset's folder.
+        layout: a key of `shapes`, or "auto".
+        shapes: the families, in the order in which they are tried.
+        dataset: names it in the message.
+
+    Raises:
+        UserError: nothing fits; the message lists what was looked for.
+    """
+    if layout != "auto" and layout not in shapes:
+        raise UserError(f"layout={layout!r} is unknown", f"choose auto, {', '.join(shapes)}")
+    wanted = shapes if layout == "auto" else {layout: shapes[layout]}
+    for name, shape in wanted.items():
+        for base in shape.bases:
+            tree = _fit(name, shape, root / base)
+            if tree is not None:
+                return tree
+    looked = "; ".join(f"{name}: {shape.description()}" for name, shape in wanted.items())
+    raise UserError(
+        f"no {dataset} images below root={root} (layout={layout}); looked for {looked}",
+        f"set root to the folder that holds one of these ({dataset} itself, not a relative of it)",
+    )
+
+
+def _fit(name: str, shape: Shape, base: Path) -> Tree | None:
+    splits = {}
+    for split, names in zip(SPLITS, (shape.train, shape.val, shape.test), strict=True):
+        folders = _folders(base, names, shape.folders)
+        if folders is not None:
+            splits[split] = folders
+    return Tree(name, base, splits) if "train" in splits else None
+
+
+def _folders(base: Path, names: Names, pairs: tuple[tuple[str, str], ...]) -> Folders | None:
+    for name, (images, masks) in product(names, pairs):
+        folders = Folders(base / name / images, base / name / masks)
+        if folders.images.is_dir() and folders.masks.is_dir():
+            return folders
+    return None
+
+
+def index_images(folder: Path) -> dict[str, Path]:
+    """Image files by what they have in common with their mask and caption.
+
+    Of two files with one key, such as byte-identical copies under a second spelling, the first by
+    name is taken.
+    """
+    index: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            index.setdefault(match_key(path.name), path)
+    return index
+
+
+def images_of(tree: Tree) -> list[Path]:
+    """Every image of the tree, a split's folder after the other."""
+    return [path for f in tree.splits.values() for path in index_images(f.images).values()]
+
+
+class Shelf:
+    """The images and masks of some splits, found by key.
+
+    A row whose files are missing gets the path where they would be.
+
+    Args:
+        tree: where they lie.
+        splits: whose folders are searched, the likeliest first.
+        mask_prefix: what a mask's name has before its image's.
+        case_id: the patient or study that a file name tells, "" where it tells none.
+    """
+
+    def __init__(
+        self,
+        tree: Tree,
+        splits: Sequence[str],
+        *,
+        mask_prefix: str,
+        case_id: Callable[[str], str],
+    ) -> None:
+        here = [tree.splits[split] for split in splits if split in tree.splits]
+        self.folders = here[0] if here else Folders(tree.base / splits[0], tree.base / splits[0])
+        self.mask_prefix = mask_prefix
+        self.case_id = case_id
+        self.images: dict[str, Path] = {}
+        self.masks: dict[str, Path] = {}
+        for folders in reversed(here):
+            self.images |= index_images(folders.images)
+            self.masks |= index_images(folders.masks)
+
+    def record(self, caption: Caption) -> Record:
+        """The row as a record."""
+        key = match_key(caption.name)
+        file = f"{_stem(caption.name)}.png"
+        image = self.images.get(key, self.folders.images / file)
+        return Record(
+            image=image,
+            mask=self.masks.get(key, self.folders.masks / f"{self.mask_prefix}{file}"),
+            text=caption.text,
+            case=case_name(image, caption.row),
+            case_id=self.case_id(caption.name),
+            row=caption.row,
+        )
+
+
+def _stem(name: str) -> str:
+    """`match_key` in the table's own spelling."""
+    base = name.strip().replace("\\", "/").rsplit("/", 1)[-1]
+    start = len("mask_") if base.casefold().startswith("mask_") else 0
+    return base[start : start + len(match_key(name))]
+
+
+# --- caption tables ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TableNames:
+    """What a dataset's caption tables are called.
+
+    Names are without extension and compared as `plain_stem` gives them; the first that is there
+    counts.
+
+    Args:
+        splits: the names of each split's table.
+        joint: names of one table for all splits.
+        needed: the splits that must have a table.
+        remedy: what to do where one is missing.
+    """
+
+    splits: Mapping[str, Names]
+    joint: Names
+    needed: Names
+    remedy: str
+
+
+# Where tables lie below the dataset's folder.
+TEXT_FOLDERS = ("", "Text", "text", "prompt", "prompts", "text_annotations")
+# What a mask's name may have that its image's, as a table gives it, has not.
+ADDED_TO_NAMES = len("mask_.png")
+# A table inside a split's own folder need not tell the split.
+_OWN_NAMES = ("text_alpha",)
+
+
+def plain_stem(stem: str) -> str:
+    """A file name without case and without what downloads and copies add at its end.
+
+    "Train_text_MosMedData+ 1(in)" is the workbook "Train_text_MosMedData+ 1", saved as text.
+    """
+    without_copies = re.sub(r"(\s+\d+|\s*\(\w+\))*\s*$", "", stem.casefold())
+    return without_copies.rstrip("+ _")
+
+
+def table_folders(places: Iterable[Path]) -> list[Path]:
+    """The folders at and below some places in which tables may lie, each once."""
+    return [place / name for place in dict.fromkeys(places) for name in TEXT_FOLDERS]
+
+
+def named_table(folders: Iterable[Path], stems: Names) -> Path | None:
+    """The first of the tables so named, folder by folder.
+
+    Raises:
+        UserError: it lies there twice, under names that mean the same, and the two differ.
+    """
+    for folder in folders:
+        tables = _tables_in(folder)
+        for stem in stems:
+            same = [file for file in tables if plain_stem(file.stem) == stem]
+            if same:
+                return _one_of_copies(same)
+    return None
+
+
+def _one_of_copies(tables: list[Path]) -> Path:
+    """Of tables of one name, the one of the first's suffix with nothing added to its name."""
+    suffix = tables[0].suffix.lower()
+    copies = [file for file in tables if file.suffix.lower() == suffix]
+    plainest = min(copies, key=lambda file: len(file.stem))
+    for copy in copies:
+        if copy != plainest and not filecmp.cmp(plainest, copy, shallow=False):
+            raise UserError(
+                f"{plainest.parent} holds {plainest.name!r} and {copy.name!r}, which differ: "
+                "which of them is meant?",
+                "remove one, or set captions to a folder that holds only the right tables",
+            )
+    return plainest
+
+
+def read_tables(root: Path, tree: Tree, captions: Path | None, names: TableNames) -> Parts:
+    """The rows of the tables, by split; a split that need not have one may be absent.
+
+    Args:
+        root: the dataset's folder.
+        tree: its images.
+        captions: a file with a split column or SGSeg's json, or the folder that holds the tables;
+            None looks in the usual places.
+        names: what the tables are called.
+
+    Raises:
+        UserError: a table is missing or cannot be used.
+    """
+    if captions is not None and not captions.exists():
+        raise UserError(
+            f"captions={captions} does not exist",
+            "give a caption table, or the folder that holds the train and test tables",
+        )
+    if captions is not None and captions.is_file():
+        return _joint_table(root, captions, names)
+    places = list(dict.fromkeys([root, tree.base] if captions is None else [captions]))
+    folders = table_folders(places)
+    tables: Parts = {}
+    for split, stems in names.splits.items():
+        table = named_table(folders, stems)
+        if table is None and captions is None:
+            table = _table_beside_images(tree, split, stems)
+        if table is not None:
+            tables[split] = _read(root, table)
+    missing = [split for split in names.needed if split not in tables]
+    if not missing:
+        return tables
+    joint = named_table(folders, names.joint)
+    if joint is not None:
+        return _joint_table(root, joint, names)
+    looked_for = ", ".join((*names.splits[missing[0]], *names.joint))
+    raise UserError(
+        f"no {missing[0]} captions in {first_few(places)}: looked there and in "
+        f"{', '.join(TEXT_FOLDERS[1:])} for {looked_for} (.csv, .xlsx, .json)",
+        names.remedy,
+    )
+
+
+def read_keys(file: Path) -> set[str]:
+    """The keys of the files that a list names.
+
+    Raises:
+        UserError: the list has no rows or no column of images.
+    """
+    rows = read_rows(file)
+    if not rows:
+        raise UserError(f"{file} has no rows", "is it the downloaded list, complete?")
+    column = next((name for name in rows[0] if name.casefold() in IMAGE_COLUMNS), None)
+    if column is None:
+        raise UserError(
+            f"{file} has the columns {', '.join(rows[0])}",
+            f"it needs one of {', '.join(IMAGE_COLUMNS)} (upper or lower case)",
+        )
+    return {match_key(str(row[column])) for row in rows}
+
+
+def divide_by_lists(
+    pool: Iterable[Caption], lists: Mapping[str, set[str]], *, split: str, remedy: str
+) -> Parts:
+    """The rows by the one list that names each.
+
+    Args:
+        pool: the rows.
+        lists: keys by part.
+        split: the setting that asks for this, for the message.
+        remedy: for the message.
+
+    Raises:
+        UserError: rows are in no list, or in two.
+    """
+    parts: Parts = {part: [] for part in lists}
+    astray = []
+    for row in pool:
+        homes = [part for part in lists if match_key(row.name) in lists[part]]
+        if len(homes) == 1:
+            parts[homes[0]].append(row)
+        else:
+            astray.append(row.name)
+    if astray:
+        raise UserError(
+            f"split={split}: {len(astray)} captions are in no list or in two: {first_few(astray)}",
+            remedy,
+        )
+    return parts
+
+
+def _read(root: Path, file: Path) -> list[Caption]:
+    captions = read_captions(file)
+    for caption in captions:
+        where = f"{file}, {place(file, caption.row, caption.line)}"
+        inside(root, caption.name, where, spare=ADDED_TO_NAMES)
+    return captions
+
+
+def _joint_table(root: Path, file: Path, names: TableNames) -> Parts:
+    tables: Parts = {}
+    for caption in _read(root, file):
+        tables.setdefault(caption.split, []).append(caption)
+    if "" in tables or not set(names.needed) <= set(tables):
+        *others, last = names.needed
+        raise UserError(
+            f"captions={file} does not say which rows are {', '.join(others)} and {last}",
+            "give the folder that holds the tables, or add a split column (train, val, test)",
+        )
+    return tables
+
+
+def _table_beside_images(tree: Tree, split: str, stems: Names) -> Path | None:
+    """The table in a split's own folder, where the tree has one."""
+    if split not in tree.splits:
+        return None
+    own = tree.splits[split].images.parent
+    if own == tree.base:  # a folder that all splits share
+        return None
+    return named_table(table_folders([own]), (*stems, *_OWN_NAMES)) or _only_table(own / "Text")
+
+
+def _only_table(folder: Path) -> Path | None:
+    tables = [
+        f
+        for f in _tables_in(folder)
+        if f.suffix.lower() in (".xlsx", ".csv") and not plain_stem(f.stem).endswith("_id")
+    ]
+    return tables[0] if len(tables) == 1 else None
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    """The tables in a folder; a text copy of a workbook comes before it."""
+    if not folder.is_dir():
+        return []
+    # "~$name.xlsx" is what Excel leaves beside a workbook that is open.
+    files = (f for f in folder.iterdir() if not f.name.startswith(("~$", ".")))
+    tables = (f for f in files if f.suffix.lower() in TABLE_SUFFIXES)
+    return sorted(tables, key=lambda f: (TABLE_SUFFIXES.index(f.suffix.lower()), f.name))

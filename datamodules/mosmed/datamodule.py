@@ -1,0 +1,240 @@
+"""MosMedData+: 2729 CT slices with COVID-19 lesion masks and LViT's captions.
+
+Kaggle's maedemaftouni/covid19-ct-scan-lesion-segmentation-dataset: 512x512 RGB PNGs whose image and
+mask have the SAME name, in two folders. Any of these trees will do, and root may also be a folder
+further in or out where shown (MosMedDataPlus, MosMedData+, MosMedData, MosMedplus or MosMed):
+
+    kaggle     [MosMedData+/][2/]{frames,masks}/
+    lvit       [datasets/][MosMedDataPlus/]{Train,Val,Test}_Folder/{img,labelcol}/
+               and in each <split>_text.xlsx or text_alpha.xlsx
+    mmiunet    [data/][MosMedDataPlus/]{Train,Val,Test}/{Images,GTs}/
+               and prompt/{train,val,test}.csv
+    prepared   [MosMedData+_prepared/]{train,val,test}/{images,masks}/
+
+The tables are LViT's `Train_text_MosMedData+ 1.xlsx`, `Val_text_MosMedData+ 1.xlsx` and
+`Test_text_MosMedData+.xlsx`, under these names, as the text copies `... 1(in).csv` (with ;), or as
+<split>_text or <split>; in root or in Text, prompt or text_annotations there. Their columns are
+Image and text, in copies Image and Description.
+
+What the files are like:
+
+* Masks have a faint rim of one pixel (12, 17 and 21 of 255) on every one of the 27 real files at
+  hand; `> 127` leaves it out, `> 0` would add a sixth to the area (median).
+* "left" is the picture's left. "Unilateral ..., left lung and middle right lung." means the right
+  lung alone: the template's left position is empty.
+* "No pulmonary infection, zero infected areas." (47 rows) goes with an empty mask.
+* Some loaders turn the Jun_radiopaedia slices upside down. We could not see one of these files, so
+  pictures are taken as they are stored, as LViT takes them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from itertools import combinations
+from pathlib import Path
+from typing import Literal, get_args
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+from datamodules.base import TextSegDataModule
+from datamodules.captions.modes import CaptionMode
+from datamodules.dataset import Record
+from datamodules.files.checks import first_few
+from datamodules.files.layouts import SPLITS, Parts, Shelf, divide_by_lists, images_of
+from datamodules.mosmed.layouts import Layout, find_tree, read_tables, split_lists
+from textseg.batch import stable_id
+from textseg.errors import UserError
+from textseg.tables import match_key
+
+Split = Literal["official", "study", "lists"]
+
+
+class MosMedDataModule(TextSegDataModule):
+    """MosMedData+ with LViT's captions.
+
+    `case_id` is the study: Morozov_study_<n>, Jun_coronacases_case<k> or
+    Jun_radiopaedia_<a>_<b>_<c>_case<k>, whose slices are neighbours and look alike. bjorke_<n> are
+    single slices whose names do not tell the patient, so each is a case of its own.
+
+    Args:
+        root: folder of the unpacked dataset; several layouts are recognised.
+        captions: caption table with a split column, or the folder that holds the train, val and
+            test tables; by default they are looked for in root.
+        split: official takes LViT's three tables, which share studies (a warning says how many);
+            study puts about 80, 10 and 10 % of all rows into train, val and test, no study into
+            two; lists follows mosmed_{train,val,test}_split.csv.
+        layout: where the images lie below root; auto finds out.
+        image_size: side of the network's square input, or [height, width]; multiples of 32.
+        batch_size: rows per batch and process.
+        num_workers: processes that load data; 0 loads in the main process.
+        on_missing: what to do about captions without images and images without captions.
+        synthesize: write and use phantoms in the dataset's layout under data/phantoms instead of
+            root; a number asks for that many training images (with split=study, about that many).
+        caption_mode: true captions, empty ones, or true ones shuffled among the rows of a split.
+        normalise_captions: repair spelling and spacing of captions.
+        augment: vary training images; words keep telling the truth.
+        cache: folder for the decoded, resized pictures, built once and memory-mapped; null reads
+            the files every time.
+        seed: of shuffling, augmentation and caption_mode=shuffled.
+    """
+
+    phantom_images = 320
+
+    def __init__(
+        self,
+        root: str | None = None,
+        captions: str | None = None,
+        *,
+        split: Split = "official",
+        layout: Layout = "auto",
+        image_size: int | list[int] = 224,
+        batch_size: int = 16,
+        num_workers: int = 4,
+        on_missing: Literal["error", "skip"] = "error",
+        synthesize: bool | int = False,
+        caption_mode: CaptionMode = "true",
+        normalise_captions: bool = False,
+        augment: bool = True,
+        cache: str | None = "data/cache",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            root,
+            captions,
+            split=split,
+            image_size=image_size,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            on_missing=on_missing,
+            synthesize=synthesize,
+            caption_mode=caption_mode,
+            normalise_captions=normalise_captions,
+            augment=augment,
+            cache=cache,
+            seed=seed,
+        )
+        self.layout: Layout = layout
+
+    def read_records(self, root: Path) -> dict[str, list[Record]]:
+        captions = self._captions()
+        tree = find_tree(root, self.layout)
+        tables = read_tables(root, tree, captions)
+        _refuse_shared_images(tables)
+        if self.split == "official":
+            parts = tables
+        elif self.split == "study":
+            parts = by_study(tables)
+        elif self.split == "lists":
+            lists = split_lists(root, tree, captions)
+            pool = [row for split in SPLITS for row in tables[split]]
+            parts = divide_by_lists(
+                pool, lists, split="lists", remedy="use the lists that belong to these captions"
+            )
+        else:
+            raise UserError(
+                f"split={self.split!r} is unknown", f"choose one of {', '.join(get_args(Split))}"
+            )
+        records = {}
+        for split in SPLITS:
+            nearest = (split, *(other for other in SPLITS if other != split))
+            shelf = Shelf(tree, nearest, mask_prefix="", case_id=study)
+            records[split] = [shelf.record(row) for row in parts[split]]
+        shared = shared_studies(records)
+        if shared:
+            rank_zero_warn(f"split={self.split}: {shared}; split=study keeps studies apart")
+        return records
+
+    def all_images(self, root: Path) -> Iterable[Path]:
+        return images_of(find_tree(root, self.layout))
+
+    def write_phantoms(self, folder: Path, rows: int) -> None:
+        from datamodules.mosmed.phantoms import write_mosmed
+
+        others = max(1, round(rows / 8))
+        write_mosmed(folder, train=rows, val=others, test=others)
+
+    def _captions(self) -> Path | None:
+        if self.synthesize or self.captions_path is None:
+            return None
+        return Path(self.captions_path).expanduser()
+
+
+_STUDY = re.compile(
+    r"(morozov_study_\d+|jun_coronacases_case\d+|jun_radiopaedia_(\d+)_\d+_\d+_case\d+)_\d+"
+    r"|(bjorke_\d+)"
+)
+
+
+def study(name: str) -> str:
+    """``Morozov_study_0255`` of ``Morozov_study_0255_11.png``; "" for a name of no known family."""
+    found = _STUDY.fullmatch(match_key(name))
+    if found is None:
+        return ""
+    return found[3] or found[1][0].upper() + found[1][1:]
+
+
+def _entry(name: str) -> str:
+    """What `by_study` keeps together: a study, or all that one Radiopaedia entry holds.
+
+    Cases 11 and 12 are two series of Radiopaedia's study 85902, cases 15 and 16 two studies of its
+    entry 29: the same patients.
+    """
+    found = _STUDY.fullmatch(match_key(name))
+    assert found is not None, "by_study refuses other names"
+    return f"jun_radiopaedia_{found[2]}" if found[2] else found[1] or found[3]
+
+
+def by_study(tables: Parts) -> Parts:
+    """All rows anew, about 80, 10 and 10 %; where a study goes depends on its name alone.
+
+    Raises:
+        UserError: a file name tells no study.
+    """
+    pool = [row for split in SPLITS for row in tables[split]]
+    unknown = [row.name for row in pool if not study(row.name)]
+    if unknown:
+        raise UserError(
+            f"split=study: {len(unknown)} of {len(pool)} names tell no study: {first_few(unknown)}",
+            "name files as Kaggle's release does, or use split=official",
+        )
+    parts: Parts = {split: [] for split in SPLITS}
+    for row in pool:
+        # 217 divides the whole dataset into 2215, 275 and 239 rows with all four sources in each.
+        tenth = stable_id(f"217/{_entry(row.name)}") % 10
+        parts[{0: "test", 1: "val"}.get(tenth, "train")].append(row)
+    return parts
+
+
+def shared_studies(records: dict[str, list[Record]]) -> str:
+    """How many studies two splits share, and how many rows that concerns; "" if none.
+
+    Names that tell no study are counted too: what they share cannot be known.
+    """
+    cases = {split: {r.case_id for r in rows} - {""} for split, rows in records.items()}
+    told = []
+    for one, other in combinations(SPLITS, 2):
+        both = cases[one] & cases[other]
+        if both:
+            rows = sum(record.case_id in both for record in records[other])
+            told.append(
+                f"{one} and {other} share {len(both)} ({first_few(sorted(both))}), "
+                f"with {rows} of the {len(records[other])} {other} rows"
+            )
+    untold = sum(not record.case_id for rows in records.values() for record in rows)
+    if untold:
+        told.append(f"{untold} names tell no study")
+    counts = ", ".join(f"{len(cases[split])} in {split}" for split in SPLITS)
+    return f"of the studies ({counts}) {'; '.join(told)}" if told else ""
+
+
+def _refuse_shared_images(tables: Parts) -> None:
+    """An image that two tables list would be trained on and scored."""
+    for one, other in combinations(SPLITS, 2):
+        both = {match_key(r.name) for r in tables[one]} & {match_key(r.name) for r in tables[other]}
+        if both:
+            raise UserError(
+                f"{len(both)} images are in the {one} and in the {other} captions: "
+                f"{first_few(sorted(both))}",
+                "give the tables of one split; are two of them copies of one another?",
+            )

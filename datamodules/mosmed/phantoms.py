@@ -1,0 +1,322 @@
+"""CT slices whose captions follow MosMedData+'s template, true of the mask, in Kaggle's tree.
+
+Sides are the viewer's. Each lung has coordinates of its own: v from 0 at its front (the picture's
+upper end) to 1 at its back, u from -1 at its medial to 1 at its lateral border. Its thirds in v are
+its upper, middle and lower zone.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from datamodules.phantoms.common import COUNTS, SPLITS, check_counts, claim, stream
+from datamodules.phantoms.drawing import (
+    Field,
+    Flags,
+    ellipse,
+    outline,
+    paint,
+    smooth_field,
+    to_bytes,
+    unit_grid,
+    wobble,
+)
+
+SIDES = ("left", "right")
+ZONES = ("upper", "middle", "lower")
+POSITION_CHANCE = (0.25, 0.5, 0.1, 0.15)  # of the three zones and of "all", about as in the text
+HEALTHY = 0.04  # chance of a slice without infection
+OPACITY = (70.0, 120.0)  # grey values above the lung
+ZONE_GAP = 0.025  # in v, between an infected area and the end of its zones
+NARROW = 96  # pixels; below, two areas side by side would touch
+RIM = (12, 17, 21)  # faint mask values beside 0, 1 and more mask pixels by their edges
+TABLES = {  # as the browser and Excel leave LViT's workbooks
+    "train": "Train_text_MosMedData+ 1(in).csv",
+    "val": "Val_text_MosMedData+ 1(in).csv",
+    "test": "Test_text_MosMedData+(in).csv",
+}
+
+
+class Area(NamedTuple):
+    """One infected area: first zone, last zone + 1, and its place across the lung in u."""
+
+    first: int
+    last: int
+    centre: float
+    wide: float
+
+
+Areas = dict[str, list[Area]]
+
+
+@dataclass(frozen=True)
+class Thorax:
+    """Anatomy that the slices of one study share, in fractions of the side."""
+
+    midline: float
+    top: float
+    height: float
+    width: float
+    heart: float
+    lung_grey: float
+    body_grey: float
+
+
+class _Slice(NamedTuple):
+    name: str
+    study: int  # decides the anatomy
+
+
+# --- drawing -----------------------------------------------------------------------------------
+
+
+def draw_thorax(rng: np.random.Generator) -> Thorax:
+    """A random anatomy and exposure."""
+    return Thorax(
+        midline=rng.uniform(0.485, 0.515),
+        top=rng.uniform(0.24, 0.30),
+        height=rng.uniform(0.46, 0.52),
+        width=rng.uniform(0.26, 0.30),
+        heart=rng.uniform(0.06, 0.10),
+        lung_grey=rng.uniform(28, 44),
+        body_grey=rng.uniform(190, 212),
+    )
+
+
+def draw_areas(rng: np.random.Generator, abreast: int = 3) -> Areas:
+    """The infected areas of each side: one zone's, or such that all three zones are ill.
+
+    Args:
+        rng: decides them.
+        abreast: most areas side by side in a lung. The template counts up to nine.
+    """
+    areas: Areas = {side: [] for side in SIDES}
+    if rng.random() < HEALTHY:
+        return areas
+    extent = rng.choice(3, p=(0.45, 0.3, 0.25))
+    for side in (SIDES, ("left",), ("right",))[extent]:
+        position = int(rng.choice(4, p=POSITION_CHANCE))
+        if position < len(ZONES):
+            count = min(int(rng.integers(1, 4)), abreast)
+            areas[side] = _side_by_side(rng, position, position + 1, count)
+        elif rng.random() < 0.5:
+            areas[side] = _side_by_side(rng, 0, len(ZONES), min(int(rng.integers(1, 3)), abreast))
+        else:
+            areas[side] = [
+                area for zone in range(len(ZONES)) for area in _side_by_side(rng, zone, zone + 1, 1)
+            ]
+    return areas
+
+
+def _side_by_side(rng: np.random.Generator, first: int, last: int, count: int) -> list[Area]:
+    """Areas that fill the same zones, each in its own part of the lung's breadth."""
+    part = 1.8 / count
+    return [
+        Area(first, last, -0.9 + part * (k + 0.5), part / 2 * float(rng.uniform(0.6, 0.75)))
+        for k in range(count)
+    ]
+
+
+def _lung(thorax: Thorax, side: str, size: int) -> tuple[Field, Field, Field]:
+    """u, v and the approximate signed distance to one lung's outline, each [S, S]."""
+    x, y = unit_grid(size)
+    v = (y - thorax.top) / thorax.height
+    bow = (1 - np.abs(2 * v - 1).clip(0, 1) ** 2.6) ** (1 / 2.6)
+    heart = thorax.heart if side == "right" else 0.3 * thorax.heart
+    middle = 0.06 + thorax.width / 2
+    medial = middle - thorax.width / 2 * bow + heart * np.exp(-(((v - 0.4) / 0.25) ** 2))
+    lateral = middle + thorax.width / 2 * bow
+    offset = (x - thorax.midline) * (1 if side == "right" else -1)
+    u = 2 * (offset - medial) / (lateral - medial).clip(1e-3) - 1
+    edge = np.minimum(offset - medial, lateral - offset)
+    ends = np.minimum(v, 1 - v) * thorax.height
+    return u, v, np.minimum(edge, ends)
+
+
+def _area(rng: np.random.Generator, thorax: Thorax, area: Area, u: Field, v: Field) -> Field:
+    """Distance from an area's centre in units of its outline, [S, S]: below 1 is inside.
+
+    The area reaches far into each of its zones and stays over a pixel off every other.
+    """
+    gap = max(ZONE_GAP, 1.2 / (thorax.height * u.shape[0]))
+    first, last = area.first / 3 + gap, area.last / 3 - gap
+    tall = (last - first) / 2 * rng.uniform(0.85, 1.0)
+    slack = (last - first) / 2 - tall
+    down = (v - (first + last) / 2 - rng.uniform(-slack, slack)) / tall
+    across = (u - area.centre) / area.wide
+    harmonics = wobble(rng, 3, 0.08)
+    turn = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    largest = float(outline(turn, harmonics).max())
+    return np.hypot(down, across) * largest / outline(np.arctan2(down, across), harmonics)
+
+
+def _paint_body(canvas: Field, thorax: Thorax, rng: np.random.Generator) -> None:
+    """The table, soft tissue, ribs, breastbone and spine."""
+    x, y = unit_grid(canvas.shape[0])
+    centre = (thorax.midline, thorax.top + 0.5 * thorax.height)
+    paint(canvas, 0.006 - np.abs(y - 0.93 - 0.15 * (x - 0.5) ** 2), 150, softness=2)
+    body = ellipse(x, y, centre, (0.47, 0.5 * thorax.height + 0.11))
+    paint(canvas, body, thorax.body_grey + 5 * smooth_field(rng, canvas.shape[0], 9), softness=2)
+    turn = np.arctan2(y - centre[1], x - centre[0])
+    ring = 0.016 - np.abs(ellipse(x, y, centre, (0.41, 0.5 * thorax.height + 0.055)))
+    ribs = np.minimum(ring, 0.05 * (np.sin(9 * turn + rng.uniform(0, 6)) - 0.3))
+    paint(canvas, ribs, 246, softness=3)
+    below = thorax.top + thorax.height
+    paint(canvas, ellipse(x, y, (thorax.midline, below - 0.03), (0.05, 0.06)), 250, softness=4)
+    paint(canvas, ellipse(x, y, (thorax.midline, thorax.top - 0.035), (0.06, 0.018)), 244)
+
+
+def draw_slice(
+    rng: np.random.Generator, thorax: Thorax, areas: Areas, image_size: int
+) -> tuple[NDArray[np.uint8], Flags]:
+    """One slice with the given infected areas.
+
+    Args:
+        rng: decides the outlines, the vessels and the noise.
+        thorax: the study's anatomy.
+        areas: for "left" and "right" the infected areas.
+        image_size: side in pixels.
+
+    Returns:
+        image [S, S] uint8 and mask [S, S].
+    """
+    canvas = np.full((image_size, image_size), 8.0, dtype=np.float32)
+    mask = np.zeros(canvas.shape, dtype=bool)
+    _paint_body(canvas, thorax, rng)
+    patchy = 1 + 0.12 * smooth_field(rng, image_size, 20)
+    for side in SIDES:
+        u, v, inside = _lung(thorax, side, image_size)
+        vessels = (smooth_field(rng, image_size, 30) - 1.6).clip(0, 1) * 150
+        lung = thorax.lung_grey + 6 * v + 3 * smooth_field(rng, image_size, 12) + vessels
+        for area in areas[side]:
+            rho = _area(rng, thorax, area, u, v)
+            lung += rng.uniform(*OPACITY) * patchy * ((1.15 - rho) / 0.3).clip(0, 1)
+            mask |= (rho < 1) & (inside > 0)
+        paint(canvas, inside, np.minimum(lung, thorax.body_grey), softness=2)
+    canvas += 5 * rng.standard_normal(canvas.shape, dtype=np.float32)
+    return to_bytes(canvas), mask
+
+
+def with_rim(mask: Flags) -> NDArray[np.uint8]:
+    """A mask [H, W] as the real files have it: 255, and `RIM` on each pixel that touches it."""
+    padded = np.pad(mask, 1).astype(np.uint8)
+    by_edge = padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]
+    by_corner = padded[:-2, :-2] + padded[:-2, 2:] + padded[2:, :-2] + padded[2:, 2:]
+    rim = np.array(RIM, dtype=np.uint8)[by_edge.clip(0, 2)]
+    values = np.where(by_edge + by_corner > 0, rim, 0)
+    return np.where(mask, 255, values).astype(np.uint8)
+
+
+# --- words and files ---------------------------------------------------------------------------
+
+
+def _position(areas: list[Area]) -> str:
+    """The one word that a side's zones are told with, "" for a healthy side."""
+    ill = sorted({zone for area in areas for zone in range(area.first, area.last)})
+    if not ill:
+        return ""
+    if len(ill) == len(ZONES):
+        return "all"
+    assert len(ill) == 1, "the template has one word a side"
+    return ZONES[ill[0]]
+
+
+def mosmed_caption(areas: Areas) -> str:
+    """The data set's own template, with its quirks.
+
+    "areas" even for one; an empty left position where only the right lung is ill; a second period
+    after "all right lung".
+    """
+    count = sum(len(side) for side in areas.values())
+    if not count:
+        return "No pulmonary infection, zero infected areas."
+    left, right = (_position(areas[side]) for side in SIDES)
+    extent = "Bilateral" if left and right else "Unilateral"
+    where = f"{left} left lung".lstrip()
+    if right:
+        where += f" and {right} right lung" + ("." if right == "all" else "")
+    return f"{extent} pulmonary infection, {COUNTS[count]} infected areas, {where}."
+
+
+def _slices(seed: int, split: int) -> Iterator[_Slice]:
+    """Names of slice 0, 1, ... as in the archive; two to four neighbouring slices a study.
+
+    No study is in two splits: the remainder of its number by three is the split's.
+    """
+    study = 0
+    while True:
+        rng = stream(seed, split, study, 14)
+        number = len(SPLITS) * study + split
+        families = (
+            f"Jun_coronacases_case{number + 1}",
+            f"Morozov_study_{255 + number:04d}",
+            f"Jun_radiopaedia_{4 + number}_{85_506 + number}_{rng.integers(2)}_case{number + 1}",
+            f"bjorke_{number + 1}",
+        )
+        family = int(rng.choice(len(families), p=(0.4, 0.3, 0.2, 0.1)))
+        first = int(rng.integers(8, 120))
+        if family == len(families) - 1:  # single slices
+            yield _Slice(f"{families[family]}.png", study)
+        else:
+            for number in range(first, first + int(rng.integers(2, 5))):
+                yield _Slice(f"{families[family]}_{number}.png", study)
+        study += 1
+
+
+def _write_slices(folder: Path, seed: int, split: int, count: int, image_size: int) -> None:
+    """One split's slices and its captions table, whose rows are in LViT's order."""
+    rows: list[tuple[str, str]] = []
+    name = SPLITS[split]
+    drawn_slices = islice(_slices(seed, split), count)
+    bar = tqdm(drawn_slices, f"MosMed {name}", total=count, delay=2, unit="slice")
+    for index, drawn in enumerate(bar):
+        rng = stream(seed, split, index, 15)
+        thorax = draw_thorax(stream(seed, split, drawn.study, 16))
+        areas = draw_areas(rng, 1 if image_size < NARROW else 3)
+        image, mask = draw_slice(rng, thorax, areas, image_size)
+        Image.fromarray(image).convert("RGB").save(folder / "frames" / drawn.name)
+        Image.fromarray(with_rim(mask)).convert("RGB").save(folder / "masks" / drawn.name)
+        rows.append((drawn.name, mosmed_caption(areas)))
+    rows.sort(key=lambda row: row[0].casefold())
+    with (folder / TABLES[name]).open("w", encoding="utf-8", newline="") as table:
+        writer = csv.writer(table, delimiter=";", lineterminator="\n")
+        writer.writerow(("Image", "text"))
+        writer.writerows(rows)
+
+
+def write_mosmed(
+    folder: Path, *, train: int, val: int, test: int, image_size: int = 256, seed: int = 0
+) -> None:
+    """Write CT phantoms in the layout of Kaggle's MosMedData+ with LViT's tables beside it.
+
+    `frames/` and `masks/` hold RGB PNGs of the same names; masks are 0 and 255 with a rim of 12, 17
+    and 21 one pixel wide. The tables, separated by ;, have the columns Image and text. No study is
+    in two splits, unlike in the real dataset.
+
+    Args:
+        folder: a new or empty folder.
+        train: slices in train, at least 1.
+        val: slices in val.
+        test: slices in test.
+        image_size: side in pixels (512 in the real dataset).
+        seed: the same seed writes the same bytes.
+
+    Raises:
+        UserError: the folder is not empty, or a number is out of range.
+    """
+    check_counts(image_size, seed, train=train, val=val, test=test)
+    folder = claim(Path(folder))
+    for name in ("frames", "masks"):
+        (folder / name).mkdir()
+    for split, count in enumerate((train, val, test)):
+        _write_slices(folder, seed, split, count, image_size)

@@ -1,0 +1,202 @@
+"""QaTa-COV19-v2: 9258 chest X-rays with lesion masks and LViT's captions.
+
+Names: image ``X.png``, mask ``mask_X.png``; ``covid_<n>`` or ``sub-S<5>_ses-E<5>..._{cr,dx}``.
+A caption table has the columns Image (the mask's name) and Description. "left" is the picture's
+left. Any of these trees will do, and root may also be a folder further in or out where shown:
+
+    kaggle     [QaTa-COV19/][QaTa-COV19-v2/]{Train Set,Test Set}/{Images,Ground-truths}/
+               LViT's workbooks {Train,Test}_text_for_Covid19.xlsx (and Train_ID, Val_ID.xlsx) in
+               root, or in "Train Set", "Test Set" or a folder Text in these
+    lvit       [datasets/][QaTa-Covid19/ or Covid19/]{Train,Val,Test}_Folder/{img,labelcol}/
+               and in each <split>_text.xlsx, Train_Val_text.xlsx (train and val in one),
+               <split>_text_for_Covid19.xlsx or text_alpha.xlsx
+    languide   [data/][QaTa-COV19-v2/]{Train,Test}/{Images,GTs}/ and prompt/{train,test}.csv
+               or {Images,Ground-truths}, or {train,test}/{images,masks}; the tables also beside
+    sgseg      [data/][QaTa/]images/{train,valid,test}/{images,masks}/ and prompts/annotation.json
+    prepared   [QaTa_prepared/]{train,val,test}/{image,mask}/
+               or train_and_val/{train_subset,val}/{Images,Ground-truths}/
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from datamodules.base import TextSegDataModule
+from datamodules.captions.modes import CaptionMode
+from datamodules.dataset import Record
+from datamodules.files.layouts import Parts, Shelf, Tree, divide_by_lists, images_of, index_images
+from datamodules.qata_cov19.layouts import Layout, find_tree, id_lists, read_tables
+from textseg.batch import stable_id
+from textseg.errors import UserError
+from textseg.tables import Caption, match_key
+
+Split = Literal["first80", "official", "subject"]
+
+
+class QaTaCov19DataModule(TextSegDataModule):
+    """QaTa-COV19-v2 with LViT's captions.
+
+    Args:
+        root: folder of the unpacked dataset; several layouts are recognised.
+        captions: caption table, or the folder that holds the train and test tables (and the ID
+            workbooks); by default they are looked for in root.
+        split: first80 takes the first 80 % of the rows of LViT's train table, sorted by name, for
+            training and the rest for validation; official follows LViT's folders or its Train_ID
+            and Val_ID workbooks; subject puts about 80 % of the patients into training.
+        layout: where the images lie below root; auto finds out.
+        image_size: side of the network's square input, or [height, width]; multiples of 32.
+        batch_size: rows per batch and process.
+        num_workers: processes that load data; 0 loads in the main process.
+        on_missing: what to do about captions without images and images without captions.
+        synthesize: write and use phantoms in the dataset's layout under data/phantoms instead of
+            root; a number asks for that many training images.
+        caption_mode: true captions, empty ones, or true ones shuffled among the rows of a split.
+        normalise_captions: repair spelling and spacing of captions.
+        augment: vary training images; words keep telling the truth.
+        cache: folder for the decoded, resized pictures, built once and memory-mapped; null reads
+            the files every time.
+        seed: of shuffling, augmentation and caption_mode=shuffled.
+    """
+
+    phantom_images = 320  # four fifths of a pool of 400
+
+    def __init__(
+        self,
+        root: str | None = None,
+        captions: str | None = None,
+        *,
+        split: Split = "first80",
+        layout: Layout = "auto",
+        image_size: int | list[int] = 224,
+        batch_size: int = 16,
+        num_workers: int = 4,
+        on_missing: Literal["error", "skip"] = "error",
+        synthesize: bool | int = False,
+        caption_mode: CaptionMode = "true",
+        normalise_captions: bool = False,
+        augment: bool = True,
+        cache: str | None = "data/cache",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            root,
+            captions,
+            split=split,
+            image_size=image_size,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            on_missing=on_missing,
+            synthesize=synthesize,
+            caption_mode=caption_mode,
+            normalise_captions=normalise_captions,
+            augment=augment,
+            cache=cache,
+            seed=seed,
+        )
+        self.layout: Layout = layout
+
+    def read_records(self, root: Path) -> dict[str, list[Record]]:
+        captions = self._captions()
+        tree = find_tree(root, self.layout)
+        tables = read_tables(root, tree, captions)
+        pool = pooled(tables)
+        if self.split == "first80":
+            parts = first80(pool)
+        elif self.split == "subject":
+            parts = by_subject(pool)
+        elif self.split == "official":
+            parts = official(pool, tables, tree, id_lists(root, tree, captions))
+        else:
+            raise UserError(
+                f"split={self.split!r} is unknown", f"choose one of {', '.join(get_args(Split))}"
+            )
+        parts["test"] = tables["test"]
+        training = Shelf(tree, ("train", "val"), mask_prefix="mask_", case_id=subject)
+        test = Shelf(tree, ("test",), mask_prefix="mask_", case_id=subject)
+        return {
+            split: [(test if split == "test" else training).record(row) for row in rows]
+            for split, rows in parts.items()
+        }
+
+    def all_images(self, root: Path) -> Iterable[Path]:
+        return images_of(find_tree(root, self.layout))
+
+    def write_phantoms(self, folder: Path, rows: int) -> None:
+        from datamodules.qata_cov19.phantoms import write_qata
+
+        pool = math.ceil(rows * 5 / 4)  # of which first80 trains on `rows`
+        write_qata(folder, train=pool, test=max(1, round(pool / 4)))
+
+    def _captions(self) -> Path | None:
+        if self.synthesize or self.captions_path is None:
+            return None
+        return Path(self.captions_path).expanduser()
+
+
+def subject(name: str) -> str:
+    """``sub-S12345`` of a BIMCV file, "" for ``covid_<n>``, whose patient is unknown."""
+    found = re.match(r"sub-s(\w+?)_", match_key(name))
+    return f"sub-S{found[1]}" if found else ""
+
+
+def pooled(tables: Parts) -> list[Caption]:
+    """The rows of train and val in one list, numbered through if they are of two tables.
+
+    A train table that also holds the val table's rows, as LViT's does, counts them once.
+    """
+    val = {match_key(row.name) for row in tables.get("val", ())}
+    rows = [row for row in tables["train"] if match_key(row.name) not in val]
+    rows += tables.get("val", [])
+    if len({row.row for row in rows}) == len(rows):
+        return rows
+    return [replace(row, row=number) for number, row in enumerate(rows)]
+
+
+def first80(pool: list[Caption]) -> Parts:
+    """The first 80 % in the plain order of mask names, which is how train.csv is sorted."""
+    rows = sorted(pool, key=lambda row: f"mask_{match_key(row.name)}.png")
+    cut = int(0.8 * len(rows))
+    return {"train": rows[:cut], "val": rows[cut:]}
+
+
+def by_subject(pool: list[Caption]) -> Parts:
+    """About 80 % of the patients, each covid_<n> its own; which ones depends on the name alone."""
+    parts: Parts = {"train": [], "val": []}
+    for row in pool:
+        group = subject(row.name) or match_key(row.name)
+        parts["train" if stable_id(group) % 5 else "val"].append(row)
+    return parts
+
+
+def official(
+    pool: list[Caption], tables: Parts, tree: Tree, lists: dict[str, set[str]] | None
+) -> Parts:
+    """LViT's random lists: from its workbooks, or from the tables or images in its folders.
+
+    Raises:
+        UserError: neither is there, or rows are in no list or in both.
+    """
+    if lists is None and tree.layout == "lvit" and "val" in tree.splits:
+        lists = _folder_lists(tables, tree)
+    if lists is None:
+        raise UserError(
+            f"split=official: {tree.base} has neither Train_Folder and Val_Folder nor "
+            "Train_ID.xlsx and Val_ID.xlsx",
+            "both come with LViT's text download: put them beside the captions, or use first80",
+        )
+    remedy = "use the ID workbooks that belong to this caption table"
+    return divide_by_lists(pool, lists, split="official", remedy=remedy)
+
+
+def _folder_lists(tables: Parts, tree: Tree) -> dict[str, set[str]]:
+    """Membership by val table; without one, by the folder an image lies in."""
+    train = {match_key(row.name) for row in tables["train"]}
+    val = {match_key(row.name) for row in tables.get("val", ())}
+    if not val or val == train:
+        val = set(index_images(tree.splits["val"].images))
+    return {"train": train - val, "val": val}

@@ -1,0 +1,101 @@
+"""Where QaTa-COV19-v2's images and caption tables lie in the trees that circulate.
+
+`qata_cov19` shows the trees. Version 1, which the archive holds beside version 2, has no train and
+test folders and so fits none of these.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from datamodules.files import layouts
+from datamodules.files.layouts import Parts, Shape, TableNames, Tree
+
+Layout = Literal["auto", "kaggle", "lvit", "languide", "sgseg", "prepared"]
+
+SHAPES: dict[str, Shape] = {
+    "kaggle": Shape(
+        bases=("", "QaTa-COV19-v2", "QaTa-COV19/QaTa-COV19-v2"),
+        train=("Train Set",),
+        val=(),
+        test=("Test Set",),
+        folders=(("Images", "Ground-truths"),),
+    ),
+    "lvit": Shape(
+        bases=(
+            "",
+            *("QaTa-Covid19", "Covid19", "QaTa-COV19"),
+            *("datasets/QaTa-Covid19", "datasets/Covid19"),
+        ),
+        train=("Train_Folder",),
+        val=("Val_Folder",),
+        test=("Test_Folder",),
+        folders=(("img", "labelcol"),),
+    ),
+    "sgseg": Shape(
+        bases=("", "QaTa", "data/QaTa"),
+        train=("images/train",),
+        val=("images/valid", "images/val"),
+        test=("images/test",),
+        folders=(("images", "masks"),),
+    ),
+    "languide": Shape(
+        bases=("", "QaTa-COV19-v2", "data/QaTa-COV19-v2", "QaTa-COV19", "QaTa"),
+        train=("Train", "train"),
+        val=("Val", "val", "valid"),
+        test=("Test", "test"),
+        folders=(("Images", "GTs"), ("Images", "Ground-truths"), ("images", "masks")),
+    ),
+    "prepared": Shape(
+        bases=("", "QaTa_prepared"),
+        train=("train", "train_and_val/train_subset"),
+        val=("val", "train_and_val/val"),
+        test=("test",),
+        folders=(("image", "mask"), ("Images", "Ground-truths"), ("images", "masks")),
+    ),
+}
+
+TABLES = TableNames(
+    splits={
+        "train": ("train", "train_val_text", "train_text_for_covid19", "train_text"),
+        "val": ("val", "valid", "val_text_for_covid19", "val_text"),
+        "test": ("test", "test_text_for_covid19", "test_text"),
+    },
+    joint=("annotation", "annotations", "sgseg_annotation"),
+    needed=("train", "test"),
+    remedy="download LViT's text annotations and set captions to their folder",
+)
+
+
+def find_tree(root: Path, layout: Layout) -> Tree:
+    """The first family that fits, or the one asked for.
+
+    Raises:
+        UserError: nothing fits; the message lists what was looked for.
+    """
+    return layouts.find_tree(root, layout, shapes=SHAPES, dataset="QaTa-COV19-v2")
+
+
+def read_tables(root: Path, tree: Tree, captions: Path | None) -> Parts:
+    """The rows of the train, val (where there is one) and test tables; see `layouts.read_tables`.
+
+    Raises:
+        UserError: a table is missing or cannot be used.
+    """
+    return layouts.read_tables(root, tree, captions, TABLES)
+
+
+def id_lists(root: Path, tree: Tree, captions: Path | None) -> dict[str, set[str]] | None:
+    """The keys that LViT's Train_ID and Val_ID workbooks list, where both are there."""
+    places = [root, tree.base, tree.splits["train"].images.parent]
+    if captions is not None:
+        places.insert(0, captions.parent if captions.is_file() else captions)
+    folders = layouts.table_folders(places)
+    lists = {}
+    for split in ("train", "val"):
+        file = layouts.named_table(folders, (f"{split}_id",))
+        if file is None:
+            return None
+        lists[split] = layouts.read_keys(file)
+    return lists

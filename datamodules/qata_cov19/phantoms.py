@@ -1,0 +1,101 @@
+"""Chest films whose captions follow QaTa-COV19's template, true of the mask, in Kaggle's tree."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+from tqdm import tqdm
+
+from datamodules.phantoms.common import COUNTS, check_counts, claim, save_mask, stream
+from datamodules.qata_cov19.chest import SIDES, ZONES, Run, draw_areas, draw_chest, draw_film
+
+
+class _Film(NamedTuple):
+    name: str
+    subject: int  # decides the anatomy
+
+
+def qata_caption(areas: dict[str, list[Run]]) -> str:
+    """The data set's own template, for the runs of infected zones on each side."""
+    where = []
+    for side in SIDES:
+        ill = [ZONES[zone] for first, last in areas[side] for zone in range(first, last)]
+        if ill:
+            where.append(f"{'all' if len(ill) == len(ZONES) else ' '.join(ill)} {side} lung")
+    count = sum(len(runs) for runs in areas.values())
+    extent = "Bilateral" if len(where) == 2 else "Unilateral"
+    noun = "area" if count == 1 else "areas"
+    return f"{extent} pulmonary infection, {COUNTS[count]} infected {noun}, {' and '.join(where)}."
+
+
+def _films(seed: int, split: int) -> Iterator[_Film]:
+    """Names of film 0, 1, ... as in the archive; covid_<n> (two in five) in train only.
+
+    A numbered subject has one to three films. Even subjects are train's and odd ones test's.
+    """
+    index = 0
+    for subject in range(45_000):
+        rng = stream(seed, split, subject, 4)
+        if split == 0 and rng.random() < 0.55:  # 0.55 of the subjects is 0.38 of the films
+            yield _Film(f"covid_{2 * index + 1 + int(rng.integers(2))}.png", subject)
+            index += 1
+            continue
+        number = 3000 + (2 * subject + split) * 7919 % 90_000  # 7919 is coprime to 90,000
+        for _ in range(int(rng.integers(1, 4))):
+            session = 1000 + (2 * index + split) * 6271 % 90_000
+            index += 1
+            yield _Film(
+                f"sub-S{number:05d}_ses-E{session:05d}_run-1_bp-chest_vp-ap_dx.png", subject
+            )
+
+
+def _write_films(folder: Path, seed: int, split: int, count: int, image_size: int) -> None:
+    """One set: `Images/`, `Ground-truths/` and its captions table."""
+    name = ("train", "test")[split]
+    images = folder / "QaTa-COV19" / "QaTa-COV19-v2" / f"{name.title()} Set" / "Images"
+    masks = images.with_name("Ground-truths")
+    images.mkdir(parents=True)
+    masks.mkdir()
+    rows: list[tuple[str, str]] = []
+    bar = tqdm(islice(_films(seed, split), count), f"QaTa {name}", count, delay=2, unit="film")
+    for index, film in enumerate(bar):
+        rng = stream(seed, split, index, 5)
+        chest = draw_chest(stream(seed, split, film.subject, 6))
+        drawn = draw_film(rng, chest, draw_areas(rng), image_size)
+        Image.fromarray(drawn.image).save(images / film.name)
+        save_mask(drawn.mask, masks / f"mask_{film.name}")
+        rows.append((f"mask_{film.name}", qata_caption(drawn.areas)))
+    with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as table:
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(("Image", "Description"))
+        writer.writerows(sorted(rows))
+
+
+def write_qata(
+    folder: Path, *, train: int, test: int, image_size: int = 224, seed: int = 0
+) -> None:
+    """Write chest phantoms in the layout of Kaggle's QaTa-COV19 with `train.csv` and `test.csv`.
+
+    Images are mode L under `QaTa-COV19/QaTa-COV19-v2/{Train Set,Test Set}/Images`, masks ({0, 255})
+    beside them in `Ground-truths` as `mask_<name>`. The tables, in `folder` itself, have the
+    columns Image (the mask's name, in plain string order) and Description. No subject is in both.
+
+    Args:
+        folder: a new or empty folder.
+        train: films in the train set, at least 1.
+        test: films in the test set.
+        image_size: side in pixels.
+        seed: the same seed writes the same bytes.
+
+    Raises:
+        UserError: the folder is not empty, or a number is out of range.
+    """
+    check_counts(image_size, seed, train=train, test=test)
+    folder = claim(Path(folder))
+    for split, count in enumerate((train, test)):
+        _write_films(folder, seed, split, count, image_size)

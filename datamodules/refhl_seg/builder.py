@@ -1,0 +1,455 @@
+"""CT volumes with liver lesions -> a referring set in RefHL-Seg's declared manifest, once.
+
+A stand-in for RefHL-Seg, which is not released. Expressions are composed from the labels, so they
+are true of them but plainer than a radiologist's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from datamodules.cache.build_once import IDENTITY, build_once, sources_identity
+from datamodules.files.manifest import write_manifest
+from datamodules.files.volumes import Volume, axial_picture, check_same_grid, read_nifti
+from datamodules.refhl_seg.lesions import Lesion, Scene, expression, lesions_of
+from datamodules.refhl_seg.sources import Case, Layout, Source, check_names, find_source
+from textseg.errors import UserError
+from textseg.preprocess import ct_window, resize_image, resize_mask
+
+VERSION = 1  # raise it when a change here or in the wording gives another set
+APART = 10.0  # mm between two chosen slices of a case; nearer ones show nearly the same
+HELD_OUT = 0.15  # of the cases, in val and in test each
+FEWEST_CASES = 3
+DARKEST = -50.0  # HU; every abdomen has fat, which is darker
+
+_BUILD = "refhl-build"
+_SUMMARY = "summary.json"
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """As in `build_refhl`."""
+
+    lesion_label: int
+    liver_label: int | None
+    window_centre: float
+    window_width: float
+    min_lesion_pixels: int
+    slices_per_case: int
+    image_size: int | None
+    seed: int
+
+
+def build_refhl(
+    source: Path,
+    output: Path,
+    *,
+    layout: Layout = "auto",
+    lesion_label: int = 2,
+    liver_label: int | None = 1,
+    window_centre: float = 40,
+    window_width: float = 400,
+    min_lesion_pixels: int = 20,
+    slices_per_case: int = 3,
+    image_size: int | None = None,
+    seed: int = 0,
+) -> Path:
+    """Turn CT volumes with labels of liver lesions into slices with one expression a lesion.
+
+    Writes images/ and masks/ (PNG), manifest.jsonl, which RefHLSegDataModule reads as it stands,
+    and summary.json. Row 0 of a picture is anterior and column 0 the patient's left, so that "left"
+    is the picture's left. Slices that show several lesions are preferred, then those with the
+    largest lesion area; two of a case lie at least 10 mm apart.
+
+    A lesion is a 2-D connected component (8 neighbours) of its label in the slice. Expressions name
+    its size (small: up to 20 mm in diameter; large: from 30 mm), its density (against the median of
+    the liver in the slice), its place ("upper left liver": the quadrant about the centroid of the
+    liver, lesions included, in the slice; upper is anterior), or its rank ("the larger of two
+    lesions"). What lies near a boundary is not said (the margins are in `refhl_seg.lesions`).
+    Each expression is true of its lesion and clearly false of every other component of the slice,
+    those of under min_lesion_pixels included; a lesion that cannot be told apart gets none.
+
+    Cases are put in order by a digest of their names; the first 15 % are val, the next 15 % test.
+    So the split does not depend on the order of files or the seed, but it does on which cases show
+    lesions.
+
+    Args:
+        source: folder of LiTS (volume-<n>.nii and segmentation-<n>.nii, below it anywhere) or of
+            MSD Task03_Liver or Task08_HepaticVessel (imagesTr, labelsTr, dataset.json).
+        output: a new or empty folder, or an earlier build, which is replaced where the source or a
+            setting has changed.
+        layout: lits or msd; auto takes the one that is there.
+        lesion_label: the lesions' label.
+        liver_label: the liver's label without its lesions; null where it is not outlined, as in
+            Task08, so that expressions name size and rank alone.
+        window_centre: HU that become middle grey.
+        window_width: HU from black to white.
+        min_lesion_pixels: smaller lesions, in the volume or in the written mask, get no expression.
+        slices_per_case: slices of a case, at most.
+        image_size: side of the written pictures in pixels; null keeps the volume's own.
+        seed: of the wording.
+
+    Returns:
+        `output` as an absolute path.
+
+    Raises:
+        UserError: a setting is out of range, output holds other files, or a volume or its labels
+            are missing, cannot be read, do not lie on one grid, or hold other labels.
+    """
+    settings = _Settings(
+        lesion_label=lesion_label,
+        liver_label=liver_label,
+        window_centre=window_centre,
+        window_width=window_width,
+        min_lesion_pixels=min_lesion_pixels,
+        slices_per_case=slices_per_case,
+        image_size=image_size,
+        seed=seed,
+    )
+    _check_settings(settings)
+    source, output = Path(source).expanduser(), Path(output).expanduser()
+    _check_output(source, output)
+    found = find_source(source, layout)
+    check_names(found, lesion_label=lesion_label, liver_label=liver_label)
+    files = [path for case in found.cases for path in (case.image, case.labels)]
+    digest = sources_identity(
+        [path.absolute() for path in files], VERSION, sorted(asdict(settings).items())
+    )
+    return build_once(
+        output,
+        lambda folder: _write(folder, found, settings),
+        identity=f"{_BUILD} {digest}",
+        what="the referring set",
+        elsewhere="choose another output folder",
+    )
+
+
+def read_summary(output: Path) -> dict[str, Any]:
+    """What a build holds and what it left out, by name; see `_summary`."""
+    summary: dict[str, Any] = json.loads((output / _SUMMARY).read_text(encoding="utf-8"))
+    return summary
+
+
+def format_summary(summary: dict[str, Any]) -> str:
+    """`read_summary` in a few lines."""
+    parts = ", ".join(f"{split} {n}" for split, n in summary["expressions_by_split"].items())
+    lines = [
+        f"{summary['expressions']} expressions ({parts}) on {summary['slices']} slices of "
+        f"{summary['cases']} cases; {summary['slices_with_several']} slices show several lesions",
+        f"left out: {summary['lesions_too_small']} lesions that are too small, "
+        f"{summary['lesions_not_told_apart']} that cannot be told from the others, "
+        f"{summary['slices_without_expression']} slices and "
+        f"{summary['cases_without_expression']} cases without an expression, "
+        f"{summary['cases_without_lesion']} cases without a lesion",
+    ]
+    odd = summary["liver_on_the_left"]
+    if odd:
+        lines.append(
+            f"look at {', '.join(odd)}: the liver is on the patient's left there, so the file's "
+            "orientation may be wrong"
+        )
+    return "\n".join(lines)
+
+
+# --- refusals
+
+
+def _check_settings(settings: _Settings) -> None:
+    least = {"min_lesion_pixels": 1, "slices_per_case": 1, "lesion_label": 1, "seed": 0}
+    if settings.liver_label is not None:
+        least["liver_label"] = 1
+    if settings.image_size is not None:
+        least["image_size"] = 32
+    for name, smallest in least.items():
+        if getattr(settings, name) < smallest:
+            raise UserError(f"{name}={getattr(settings, name)}", f"choose at least {smallest}")
+    if settings.window_width <= 0:
+        raise UserError(f"window_width={settings.window_width}", "choose a positive number of HU")
+    if settings.lesion_label == settings.liver_label:
+        raise UserError(
+            f"lesion_label and liver_label are both {settings.liver_label}",
+            "give each its own label",
+        )
+
+
+def _check_output(source: Path, output: Path) -> None:
+    """Nothing but an earlier build may be replaced, and never the source."""
+    here, there = source.resolve(), output.resolve()
+    if here.is_relative_to(there):
+        raise UserError(
+            f"source={source} lies in output={output}, which is replaced as a whole",
+            "choose an output folder beside the source",
+        )
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        raise UserError(f"output={output} is not a folder", "name a new folder")
+    if not output.exists() or not any(output.iterdir()) or _is_build(output):
+        return
+    raise UserError(
+        f"output={output} is not empty and holds no earlier build",
+        "name a new folder, or remove this one if its files are no longer needed",
+    )
+
+
+def _is_build(folder: Path) -> bool:
+    identity = folder / IDENTITY
+    return identity.is_file() and identity.read_bytes().startswith(f"{_BUILD} ".encode())
+
+
+# --- building
+
+
+def _write(folder: Path, source: Source, settings: _Settings) -> None:
+    (folder / "images").mkdir()
+    (folder / "masks").mkdir()
+    rows: list[Row] = []
+    counts: Counter[str] = Counter()
+    odd: list[str] = []
+    for case in tqdm(source.cases, "building the referring set", delay=2, unit="case"):
+        rows += _add_case(folder, case, source, settings, counts, odd)
+    _check_found(source, settings, rows, counts)
+    splits = _splits({row["case_id"] for row in rows})
+    for row in rows:
+        row["split"] = splits[row["case_id"]]
+    write_manifest(folder, rows)
+    text = json.dumps(_summary(rows, counts, odd), indent=1) + "\n"
+    (folder / _SUMMARY).write_text(text, encoding="utf-8")
+
+
+def _add_case(
+    folder: Path,
+    case: Case,
+    source: Source,
+    settings: _Settings,
+    counts: Counter[str],
+    odd: list[str],
+) -> list[Row]:
+    """`_write_case`, counted; apart, so that no two cases are in memory at once."""
+    image, labels = _read(case, source, settings)
+    if not (labels.values == settings.lesion_label).any():
+        counts["cases_without_lesion"] += 1
+        return []
+    if _liver_on_the_left(image, labels, settings):
+        odd.append(case.name)
+    rows = _write_case(folder, case, image, labels, settings, counts)
+    counts["cases_without_expression"] += not rows
+    return rows
+
+
+def _read(case: Case, source: Source, settings: _Settings) -> tuple[Volume, Volume]:
+    """The volume in HU and its labels."""
+    image, labels = read_nifti(case.image), read_nifti(case.labels)
+    check_same_grid(image, labels, case.image, case.labels)
+    if image.values.min() > DARKEST:
+        raise UserError(
+            f"{case.image} is not in Hounsfield units: its smallest value is "
+            f"{image.values.min():g}",
+            "take the original volume, not one that was scaled or windowed",
+        )
+    slices = np.moveaxis(labels.values, -1, 0)  # one by one: sorting a whole volume takes long
+    present = sorted({value for drawn in slices for value in np.unique(drawn).tolist()})
+    known = {0, settings.lesion_label, *source.names}
+    known |= set() if settings.liver_label is None else {settings.liver_label}
+    unknown = [value for value in present if value not in known]
+    if unknown:
+        raise UserError(
+            f"{case.labels} holds {', '.join(f'{value:g}' for value in unknown)}; known are "
+            f"{', '.join(map(str, sorted(known)))}",
+            "set lesion_label and liver_label, or set other labels in the file to 0",
+        )
+    lesion, liver = settings.lesion_label, settings.liver_label
+    if lesion in present and liver is not None and liver not in present:
+        raise UserError(
+            f"{case.labels} has lesions (label {lesion}) but no liver (label {liver})",
+            "set liver_label to the liver's label, or to null where it is not outlined",
+        )
+    return image, labels
+
+
+def _liver_on_the_left(image: Volume, labels: Volume, settings: _Settings) -> bool:
+    """Whether the liver's middle is left of the body's by the header; a sign of a wrong header."""
+    if settings.liver_label is None:
+        return False
+    liver = np.flatnonzero((labels.values == settings.liver_label).any(axis=(1, 2)))
+    z = int((labels.values == settings.liver_label).sum(axis=(0, 1)).argmax())
+    body = np.flatnonzero((image.values[:, :, z] > -200).any(axis=1))
+    return bool(liver.min() + liver.max() < body.min() + body.max())  # x grows to the right
+
+
+def _write_case(
+    folder: Path,
+    case: Case,
+    image: Volume,
+    labels: Volume,
+    settings: _Settings,
+    counts: Counter[str],
+) -> list[Row]:
+    """The slices of a case, and its rows without their split."""
+    rows: list[Row] = []
+    chosen: list[int] = []
+    x, y, height = image.spacing
+    apart = APART - 1e-3  # mm; headers are rounded
+    for z in _order(labels.values == settings.lesion_label, settings.min_lesion_pixels):
+        if len(chosen) == settings.slices_per_case:
+            break
+        if any(abs(z - other) * height < apart for other in chosen):
+            continue
+        scene = _scene(image, labels, z, settings, spacing=(y, x))  # rows run along y
+        new = _write_slice(folder, case, z, scene, settings, counts)
+        if new:
+            chosen.append(z)
+            rows += new
+    counts["slices"] += len(chosen)
+    return rows
+
+
+def _order(lesions: NDArray[np.bool_], min_lesion_pixels: int) -> Iterator[int]:
+    """Slices [X, Y, Z] with lesions: first those that show several, then by lesion area."""
+    areas = lesions.sum(axis=(0, 1))  # [Z]
+    several = {}
+    for z in np.flatnonzero(areas >= min_lesion_pixels).tolist():
+        scene = Scene(lesions[:, :, z], lesions[:, :, z], None, (1.0, 1.0))
+        large = sum(lesion.pixels >= min_lesion_pixels for lesion in lesions_of(scene))
+        if large:
+            several[z] = large > 1
+    yield from sorted(several, key=lambda z: (not several[z], -areas[z], z))
+
+
+def _scene(
+    image: Volume, labels: Volume, z: int, settings: _Settings, *, spacing: tuple[float, float]
+) -> Scene:
+    drawn = axial_picture(labels.values, z)  # [H, W]
+    return Scene(
+        axial_picture(image.values, z),
+        drawn == settings.lesion_label,
+        None if settings.liver_label is None else drawn == settings.liver_label,
+        spacing,
+    )
+
+
+def _write_slice(
+    folder: Path, case: Case, z: int, scene: Scene, settings: _Settings, counts: Counter[str]
+) -> list[Row]:
+    """Picture, masks and rows of one slice; nothing where no lesion can be told."""
+    height, width = scene.lesions.shape
+    side = settings.image_size
+    size = (height, width) if side is None else (side, side)
+    lesions = lesions_of(scene)
+    written = [
+        resize_mask(lesion.mask.astype(np.uint8) * np.uint8(255), size) for lesion in lesions
+    ]
+    seen = [
+        min(lesion.pixels, int(np.count_nonzero(mask))) >= settings.min_lesion_pixels
+        for lesion, mask in zip(lesions, written, strict=True)
+    ]
+    rng = np.random.default_rng([settings.seed, _number(case.name), z])
+    texts: dict[int, str] = {}
+    for k, lesion in enumerate(lesions):
+        others = [other for other in lesions if other is not lesion]
+        text = expression(rng, lesion, others, count=all(seen)) if seen[k] else None
+        if text is not None:
+            texts[k] = text
+    if not texts:
+        counts["slices_without_expression"] += 1
+        return []
+    counts["slices_with_several"] += seen.count(True) > 1
+    counts["lesions_too_small"] += seen.count(False)
+    counts["lesions_not_told_apart"] += seen.count(True) - len(texts)
+    stem = f"{case.name}_z{z:03d}"
+    picture = ct_window(scene.hounsfield, settings.window_centre, settings.window_width)
+    Image.fromarray(resize_image(picture, size)).save(folder / "images" / f"{stem}.png")
+    spacing = [scene.spacing[0] * height / size[0], scene.spacing[1] * width / size[1]]
+    rows = []
+    for k, text in texts.items():
+        mask = f"masks/{stem}_lesion{k + 1}.png"
+        Image.fromarray(written[k]).save(folder / mask)
+        rows.append(_row(case, f"images/{stem}.png", mask, text, k + 1, spacing, lesions[k]))
+    return rows
+
+
+def _row(
+    case: Case,
+    image: str,
+    mask: str,
+    text: str,
+    lesion_id: int,
+    spacing: list[float],
+    lesion: Lesion,
+) -> Row:
+    return {
+        "image": image,
+        "mask": mask,
+        "text": text,
+        "case_id": case.name,
+        "split": "",  # set when all cases are known
+        "lesion_id": lesion_id,
+        "spacing": [round(length, 5) for length in spacing],
+        "attributes": lesion.attributes(),
+    }
+
+
+def _number(name: str) -> int:
+    """A digest of a name."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+
+
+def _check_found(
+    source: Source, settings: _Settings, rows: list[Row], counts: Counter[str]
+) -> None:
+    if counts["cases_without_lesion"] == len(source.cases):
+        raise UserError(
+            f"none of the {len(source.cases)} volumes has a lesion (label "
+            f"{settings.lesion_label}); the first is {source.cases[0].labels}",
+            "set lesion_label to the lesions' label",
+        )
+    cases = {row["case_id"] for row in rows}
+    if len(cases) < FEWEST_CASES:
+        raise UserError(
+            f"{len(cases)} of {len(source.cases)} cases show a lesion of "
+            f"{settings.min_lesion_pixels} pixels or more that can be told from the others",
+            f"give at least {FEWEST_CASES}, one for each of train, val and test, or lower "
+            "min_lesion_pixels",
+        )
+
+
+def _splits(cases: set[str]) -> dict[str, str]:
+    """The split of each case, by rank of the digest of its name; none is empty."""
+    ordered = sorted(cases, key=lambda name: (_number(name), name))
+    held_out = max(1, round(HELD_OUT * len(ordered)))
+    return {
+        name: "val" if k < held_out else "test" if k < 2 * held_out else "train"
+        for k, name in enumerate(ordered)
+    }
+
+
+def _summary(rows: list[Row], counts: Counter[str], odd: list[str]) -> dict[str, Any]:
+    """Numbers of what was written and, of the chosen slices, of what was left out."""
+    left_out = (
+        "lesions_too_small",
+        "lesions_not_told_apart",
+        "slices_without_expression",
+        "cases_without_expression",
+        "cases_without_lesion",
+    )
+    by_split = Counter(row["split"] for row in rows)
+    return {
+        "cases": len({row["case_id"] for row in rows}),
+        "slices": counts["slices"],
+        "slices_with_several": counts["slices_with_several"],
+        "expressions": len(rows),
+        "expressions_by_split": {split: by_split[split] for split in ("train", "val", "test")},
+        **{name: counts[name] for name in left_out},
+        "liver_on_the_left": odd,
+    }

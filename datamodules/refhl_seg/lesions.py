@@ -1,0 +1,194 @@
+"""The lesions of one slice: what can be said of each without doubt, and of no other.
+
+* size: small up to 20 mm in diameter, large from 30 mm.
+* density: hypodense or hyperdense 15 HU or more below or above the liver's median, isodense within
+  5 HU of it.
+* place: upper (anterior) or lower, left or right, as seen in the picture from the liver's centroid;
+  by 6 mm or more, and with 70 % of the lesion on that side.
+* rank: only; largest or smallest by 1.5 times in area.
+
+What lies between is neither said of a lesion nor used to tell another one from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage  # type: ignore[import-untyped]
+
+from datamodules.captions.expressions import TRAITS, say_rank, say_traits
+
+SMALL, LARGE = 20.0, 30.0  # mm, diameter of the disc of the lesion's area
+DENSE, ALIKE = 15.0, 5.0  # HU between the lesion's mean and the liver's median
+OFF_CENTRE = 6.0  # mm between the centroids of lesion and liver
+ON_ONE_SIDE = 0.7  # of the lesion's pixels
+CLEARLY_LARGER = 1.5  # in area
+FEWEST_PIXELS = 10  # below, noise decides a lesion's density
+FEWEST_LIVER_PIXELS = 50  # below, the liver of a slice gives neither a centre nor a density
+
+Flags = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+
+class Scene(NamedTuple):
+    """One slice as a picture; row 0 is anterior.
+
+    Args:
+        hounsfield: [H, W].
+        lesions: [H, W], all of them.
+        liver: [H, W] without the lesions, or None where it is not outlined.
+        spacing: mm between rows and between columns.
+    """
+
+    hounsfield: NDArray[Any]
+    lesions: Flags
+    liver: Flags | None
+    spacing: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """A 2-D connected component (8 neighbours) of a slice's lesions.
+
+    Args:
+        mask: [H, W].
+        diameter: mm, of the disc of its area.
+        contrast: HU above the liver's median; None where either has too few pixels.
+        size: small, large or None for unsaid; so are the next.
+        density: hypodense, isodense, hyperdense.
+        vertical: upper, lower.
+        side: left, right; the picture's.
+        rank: only, largest, smallest; among all lesions of the slice.
+    """
+
+    mask: Flags
+    diameter: float
+    contrast: float | None
+    size: str | None
+    density: str | None
+    vertical: str | None
+    side: str | None
+    rank: str | None
+
+    @property
+    def place(self) -> str | None:
+        """Upper left, and so on, where both are said."""
+        return f"{self.vertical} {self.side}" if self.vertical and self.side else None
+
+    @property
+    def pixels(self) -> int:
+        return int(self.mask.sum())
+
+    def attributes(self) -> dict[str, object]:
+        """What is certain, for the manifest."""
+        names = (*TRAITS, "rank")
+        said: dict[str, object] = {name: getattr(self, name) for name in names}
+        said["diameter_mm"] = round(self.diameter, 1)
+        said["contrast_hu"] = None if self.contrast is None else round(self.contrast, 1)
+        return {name: value for name, value in said.items() if value is not None}
+
+
+def lesions_of(scene: Scene) -> list[Lesion]:
+    """Every component of the slice, the largest first; one of a single pixel too."""
+    parts, count = ndimage.label(scene.lesions, np.ones((3, 3)))
+    areas = np.bincount(parts.ravel())[1:]  # pixels
+    order = np.argsort(-areas, kind="stable")
+    found = []
+    for k in order.tolist():
+        others = np.delete(areas, k)
+        found.append(_measured(scene, parts == k + 1, _rank(int(areas[k]), others)))
+    assert len(found) == count
+    return found
+
+
+def _measured(scene: Scene, mask: Flags, rank: str | None) -> Lesion:
+    row, column = scene.spacing
+    diameter = 2 * float(np.sqrt(mask.sum() * row * column / np.pi))
+    size = "small" if diameter <= SMALL else "large" if diameter >= LARGE else None
+    contrast: float | None = None
+    vertical = side = None
+    if scene.liver is not None and scene.liver.sum() >= FEWEST_LIVER_PIXELS:
+        liver_grey = float(np.median(scene.hounsfield[scene.liver]))
+        if mask.sum() >= FEWEST_PIXELS:
+            contrast = float(scene.hounsfield[mask].mean(dtype=np.float64)) - liver_grey
+        organ = np.argwhere(scene.liver | scene.lesions).mean(axis=0)
+        below, right = ((np.argwhere(mask) - organ) * scene.spacing).T  # mm
+        vertical, side = _direction(below, "upper", "lower"), _direction(right, "left", "right")
+    return Lesion(mask, diameter, contrast, size, _density(contrast), vertical, side, rank)
+
+
+def _direction(offsets: Floats, negative: str, positive: str) -> str | None:
+    """The word for where a lesion's pixels lie, where they lie there clearly."""
+    forward = offsets.mean() > 0
+    share = np.mean((offsets > 0) if forward else (offsets < 0))
+    if abs(offsets.mean()) < OFF_CENTRE or share < ON_ONE_SIDE:
+        return None
+    return positive if forward else negative
+
+
+def _density(contrast: float | None) -> str | None:
+    if contrast is None or ALIKE < abs(contrast) < DENSE:
+        return None
+    if abs(contrast) <= ALIKE:
+        return "isodense"
+    return "hypodense" if contrast < 0 else "hyperdense"
+
+
+def _rank(area: int, others: NDArray[np.int_]) -> str | None:
+    if not len(others):
+        return "only"
+    if area >= CLEARLY_LARGER * others.max():
+        return "largest"
+    return "smallest" if CLEARLY_LARGER * area <= others.min() else None
+
+
+# --- words
+
+
+def expression(
+    rng: np.random.Generator, lesion: Lesion, others: Sequence[Lesion], *, count: bool
+) -> str | None:
+    """Words that are true of this lesion and clearly false of each other, or None.
+
+    A quarter names the rank where there is one. Half of the rest names all traits that are certain,
+    the other half may leave out what is not needed.
+
+    Args:
+        rng: chooses among what tells the lesion.
+        lesion: the one that is meant.
+        others: all others of the slice.
+        count: whether the number of lesions may be said; not where some are too small to be seen.
+    """
+    telling = _telling(lesion, others)
+    if lesion.rank is not None and (not telling or rng.random() < 0.25):
+        return say_rank(rng, lesion.rank, len(others) + 1 if count else None)
+    if not telling:
+        return None
+    full = rng.random() < 0.5
+    names = telling[-1] if full else telling[rng.integers(len(telling))]
+    return say_traits(rng, {name: getattr(lesion, name) for name in names})
+
+
+def _telling(lesion: Lesion, others: Sequence[Lesion]) -> list[tuple[str, ...]]:
+    """Every choice of certain traits that no other lesion shares, the fullest last."""
+    certain = [name for name in TRAITS if getattr(lesion, name) is not None]
+    return [
+        names
+        for length in range(1, len(certain) + 1)
+        for names in combinations(certain, length)
+        if all(any(_differ(lesion, other, name) for name in names) for other in others)
+    ]
+
+
+def _differ(lesion: Lesion, other: Lesion, name: str) -> bool:
+    """Whether what is said of one is clearly false of the other."""
+    parts = ("vertical", "side") if name == "place" else (name,)
+    return any(
+        getattr(other, part) is not None and getattr(other, part) != getattr(lesion, part)
+        for part in parts
+    )

@@ -1,0 +1,186 @@
+"""CT volumes and their labels as LiTS and the Medical Segmentation Decathlon (MSD) lay them.
+
+lits    <source>/**/volume-<n>.nii[.gz] and <source>/**/segmentation-<n>.nii[.gz]
+msd     <source>/[Task*/]imagesTr/<case>.nii.gz, .../labelsTr/<case>.nii.gz, dataset.json
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from datamodules.files.checks import first_few
+from textseg.errors import UserError, first_line
+
+Layout = Literal["auto", "lits", "msd"]
+
+_LITS = re.compile(r"(volume|segmentation)-(\d+)\.nii(\.gz)?", re.IGNORECASE)
+_NIFTI = (".nii.gz", ".nii")
+_NO_LIVER = (
+    "set liver_label to the liver's label, or to null where it is not outlined: expressions then "
+    "name size and rank, not place or density"
+)
+
+
+class Case(NamedTuple):
+    """A volume, its labels, and what both are called."""
+
+    name: str
+    image: Path
+    labels: Path
+
+
+class Source(NamedTuple):
+    """What was found.
+
+    Args:
+        cases: by name.
+        names: what dataset.json calls each label; empty where there is none.
+        description: dataset.json, or None.
+    """
+
+    cases: list[Case]
+    names: dict[int, str]
+    description: Path | None
+
+
+def find_source(source: Path, layout: Layout) -> Source:
+    """The volumes below a folder, each with its labels.
+
+    Raises:
+        UserError: neither layout fits, or a volume or its labels are missing.
+    """
+    if layout not in ("auto", "lits", "msd"):
+        raise UserError(f"layout={layout!r} is unknown", "choose auto, lits or msd")
+    if not source.is_dir():
+        raise UserError(f"source={source} is not a folder", "name the unpacked LiTS or MSD folder")
+    base = _msd_base(source) if layout != "lits" else None
+    if base is not None:
+        cases = _msd_cases(base)
+        description = base / "dataset.json"
+        found = description if description.is_file() else None
+        return Source(cases, {} if found is None else _label_names(found), found)
+    cases = _lits_cases(source) if layout != "msd" else []
+    if not cases:
+        looked = {"lits": "volume-<n>.nii", "msd": "imagesTr and labelsTr"}
+        wanted = looked.values() if layout == "auto" else [looked[layout]]
+        raise UserError(
+            f"no volumes below source={source} (layout={layout}); looked for {', '.join(wanted)}",
+            "name the folder that holds one of these",
+        )
+    return Source(cases, {}, None)
+
+
+def check_names(source: Source, *, lesion_label: int, liver_label: int | None) -> None:
+    """The labels mean what they are taken for, as far as the source says.
+
+    Raises:
+        UserError: dataset.json has another name for the liver's label or none for the lesions', or
+            the files are those of MSD Task08, which outlines no liver.
+    """
+    names = source.names
+    if names and lesion_label not in names:
+        raise UserError(
+            f"{source.description} has the labels {_named(names)}, and no lesion_label="
+            f"{lesion_label}",
+            "set lesion_label to the tumours' label",
+        )
+    if liver_label is None:
+        return
+    if names and "liver" not in names.get(liver_label, "").casefold():
+        raise UserError(
+            f"{source.description} has the labels {_named(names)}, so that liver_label="
+            f"{liver_label} is not the liver",
+            _NO_LIVER,
+        )
+    vessels = [case for case in source.cases if case.name.casefold().startswith("hepaticvessel")]
+    if vessels and not names:
+        raise UserError(
+            f"{vessels[0].labels} is of MSD Task08, whose label 1 is vessels, not the liver "
+            f"(liver_label={liver_label})",
+            _NO_LIVER,
+        )
+
+
+def _named(names: dict[int, str]) -> str:
+    return ", ".join(f"{label} ({name})" for label, name in sorted(names.items()))
+
+
+# --- LiTS
+
+
+def _lits_cases(source: Path) -> list[Case]:
+    kinds: dict[str, dict[str, Path]] = {"volume": {}, "segmentation": {}}
+    for path in sorted(source.rglob("*.nii*")):
+        match = _LITS.fullmatch(path.name)
+        if match is None:
+            continue
+        files, name = kinds[match[1].casefold()], f"volume-{int(match[2])}"
+        if name in files:
+            raise UserError(
+                f"{files[name]} and {path} have the same number", "move one of them away"
+            )
+        files[name] = path
+    return _paired(kinds["volume"], kinds["segmentation"])
+
+
+# --- MSD
+
+
+def _msd_base(source: Path) -> Path | None:
+    for base in (source, *sorted(source.glob("Task*"))):
+        if (base / "imagesTr").is_dir() and (base / "labelsTr").is_dir():
+            return base
+    return None
+
+
+def _msd_cases(base: Path) -> list[Case]:
+    cases = _paired(_volumes(base / "imagesTr"), _volumes(base / "labelsTr"))
+    if not cases:
+        raise UserError(f"{base / 'imagesTr'} holds no NIfTI file", "complete the download")
+    return cases
+
+
+def _volumes(folder: Path) -> dict[str, Path]:
+    """NIfTI files by case; "._name" is what a Mac leaves beside a file."""
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        suffix = next((s for s in _NIFTI if path.name.casefold().endswith(s)), None)
+        if suffix is None or path.name.startswith("."):
+            continue
+        name = path.name[: -len(suffix)]
+        if name in files:
+            raise UserError(f"{files[name]} and {path} are one case", "move one of them away")
+        files[name] = path
+    return files
+
+
+def _label_names(file: Path) -> dict[int, str]:
+    try:
+        labels = json.loads(file.read_text(encoding="utf-8"))["labels"]
+        return {int(label): str(name) for label, name in labels.items()}
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{file} does not name the labels ({first_line(error)})",
+            'download it again; it holds "labels": {"0": "background", ...}',
+        ) from error
+
+
+# --- both
+
+
+def _paired(images: dict[str, Path], labels: dict[str, Path]) -> list[Case]:
+    _require(labels, images, "labels", "volume")
+    _require(images, labels, "volumes", "labels")
+    return [Case(name, images[name], labels[name]) for name in sorted(images)]
+
+
+def _require(here: dict[str, Path], there: dict[str, Path], what: str, other: str) -> None:
+    alone = [path for name, path in here.items() if name not in there]
+    if alone:
+        raise UserError(
+            f"{len(alone)} {what} without their {other}: {first_few(alone)}",
+            "complete the download, or move these files away",
+        )

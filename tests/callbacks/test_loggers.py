@@ -1,0 +1,467 @@
+"""The same keys whatever the logger: W&B, TensorBoard and CSV, read back from their files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import wandb
+from jsonargparse import Namespace
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from tests.callbacks.tiny_wandb import OfflineRun
+from tests.tiny_run import Outcome, call, only, train_arguments, write_experiment, write_refhl
+from textseg.callbacks import TestReport
+from textseg.callbacks.loggers import (
+    comparable_keys,
+    prepare_loggers,
+    wandb_defaults,
+    with_table,
+)
+from textseg.callbacks.score_log import ScoreLog, flat_numbers
+from textseg.errors import UserError
+
+RESULT = {
+    "caption_mode": "true",
+    "protocol": "standard",
+    "truth": "boxes",
+    "dice": 0.5,
+    "dice_ci_low": 0.25,
+    "hd95": None,
+    "nsd": math.nan,
+    "cases": 4,
+    "warnings": ["2 patients: under 20"],
+    "size_cuts": [0.1, 0.2],
+    "strata": {"size": {"small": {"cases": 3, "dice": 0.75, "miou": None}}},
+}
+
+
+def settings(logger: Any, *, callbacks: Any = None, seed: int | None = 3, **data: Any) -> Namespace:
+    """What the command line parses, as far as loggers go."""
+    return Namespace(
+        seed_everything=seed,
+        trainer=Namespace(logger=logger, callbacks=callbacks),
+        model=Namespace(class_path="textseg.models.TMC", init_args=Namespace()),
+        data=Namespace(
+            class_path="datamodules.QaTaCov19DataModule",
+            init_args=Namespace(split="first80", **data),
+        ),
+    )
+
+
+def wandb_logger(**given: Any) -> Namespace:
+    names = ("project", "name", "group", "tags", "job_type", "settings", "config", "save_dir")
+    values = dict.fromkeys(names) | given
+    return Namespace(
+        class_path="lightning.pytorch.loggers.WandbLogger", init_args=Namespace(values)
+    )
+
+
+def prepared(logger: Namespace, *, job: str = "fit", **more: Any) -> Namespace:
+    """The init_args of one logger after `prepare_loggers`."""
+    given = settings(logger, **more)
+    keys = comparable_keys(given, "tmc_qata")
+    prepare_loggers(given, keys, job=job, run_folder=Path("runs/tmc_qata/now"))
+    return given.trainer.logger.init_args
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PROJECT", "NAME", "RUN_GROUP", "TAGS", "JOB_TYPE", "CONSOLE", "SWEEP_ID"):
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
+
+
+# --- keys ---------------------------------------------------------------------------------------
+
+
+def test_a_wandb_run_is_named_grouped_and_tagged_by_what_it_is() -> None:
+    given = prepared(wandb_logger())
+    assert (given.name, given.group) == ("tmc_qata-seed3", "QaTaCov19/tmc_qata")
+    assert given.tags == ["QaTaCov19", "TMC", "first80"]
+    assert (given.job_type, given.save_dir) == ("fit", "runs/tmc_qata/now")
+    assert given.project == "textseg"
+    assert prepared(wandb_logger(), job="test").job_type == "test"
+    keys = {"network": "TMC", "dataset": "QaTaCov19", "split": "first80", "seed": 3}
+    assert given.config == {"experiment": "tmc_qata", **keys}
+
+
+def test_a_users_own_name_group_tags_and_config_win() -> None:
+    own = {"name": "mine", "group": "ward", "tags": ["a"], "job_type": "x"}
+    given = prepared(wandb_logger(**own, config={"seed": 9, "scanner": "B"}))
+    assert {name: given[name] for name in own} == own
+    assert (given.config["seed"], given.config["scanner"]) == (9, "B")
+    assert given.config["network"] == "TMC"
+
+
+def test_a_users_variables_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_RUN_GROUP", "ward")
+    monkeypatch.setenv("WANDB_NAME", "mine")
+    given = prepared(wandb_logger())
+    assert (given.group, given.name) == (None, None)
+    assert given.tags
+
+
+def test_the_runs_of_a_sweep_are_not_all_of_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    assert prepared(wandb_logger()).name is None
+
+
+def test_runs_on_phantoms_are_not_taken_for_runs_on_the_dataset() -> None:
+    keys = comparable_keys(settings(None, synthesize=320), "lsms_refhl")
+    assert keys["dataset"] == "QaTaCov19-phantoms"
+    assert comparable_keys(settings(None, synthesize=False), "x")["dataset"] == "QaTaCov19"
+
+
+def test_a_test_on_other_data_is_in_a_group_of_its_own() -> None:
+    keys = comparable_keys(settings(None), "tmc_qata", tested_on="other_hospital")
+    assert keys["dataset"] == "QaTaCov19-other_hospital"
+    given = settings(wandb_logger())
+    assert wandb_defaults(given, keys, "test")["group"] == "QaTaCov19-other_hospital/tmc_qata"
+
+
+def test_wandb_settings_that_would_undo_ours_are_refused() -> None:
+    logger = wandb_logger()
+    logger.init_args.settings = Namespace(console="auto")
+    with pytest.raises(UserError, match="fills in every setting"):
+        prepared(logger)
+
+
+def test_a_run_without_a_config_goes_by_its_network() -> None:
+    assert comparable_keys(settings(None), "run")["experiment"] == "TMC"
+
+
+@pytest.mark.parametrize(("upload", "kept"), [(True, None), (False, {"console": "off"})])
+def test_what_a_run_prints_is_sent_only_with_upload(upload: bool, kept: Any) -> None:
+    """Warnings about a dataset name its files."""
+    samples = Namespace(class_path="WandbSamples", init_args=Namespace(upload=upload))
+    assert prepared(wandb_logger(), callbacks=[samples]).settings == kept
+
+
+# --- where files go -----------------------------------------------------------------------------
+
+
+def file_logger(kind: str, **given: Any) -> Namespace:
+    values = {"save_dir": "x", "name": "lightning_logs", "version": None} | given
+    return Namespace(class_path=f"lightning.pytorch.loggers.{kind}", init_args=Namespace(values))
+
+
+@pytest.mark.parametrize("kind", ["TensorBoardLogger", "CSVLogger"])
+def test_files_of_a_fit_lie_in_the_runs_folder_and_a_tests_beside_them(kind: str) -> None:
+    fit = prepared(file_logger(kind))
+    assert (fit.save_dir, fit.name, fit.version) == ("runs/tmc_qata/now", "", "")
+    test = prepared(file_logger(kind), job="test")
+    assert (test.save_dir, test.name, test.version) == ("runs/tmc_qata/now", "test_log", None)
+    own = prepared(file_logger(kind, name="mine"))
+    assert (own.name, own.version) == ("mine", None)
+
+
+def test_a_missing_tensorboard_is_named_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("textseg.callbacks.loggers.find_spec", lambda name: None)
+    experiment = write_experiment(tmp_path, data={"init_args": {"root": "x"}})
+    outcome = call(
+        *("fit", "--config", experiment, "--trainer.logger", "TensorBoardLogger"), cwd=tmp_path
+    )
+    assert outcome.status == 2
+    assert "needs the package tensorboard" in outcome.message()[0]
+    assert outcome.message()[1] == "remedy: pip install tensorboard"
+
+
+def test_a_configured_csv_logger_is_the_runs_own_table(tmp_path: Path) -> None:
+    own = CSVLogger(tmp_path, name="", version="", flush_logs_every_n_steps=7)
+    assert with_table([own], tmp_path, 0) == [own]
+    other = CSVLogger(tmp_path / "elsewhere")
+    first, second = with_table([other], tmp_path, 0)
+    assert first is other
+    assert isinstance(second, CSVLogger)
+    assert Path(second.log_dir) == tmp_path
+
+
+# --- numbers ------------------------------------------------------------------------------------
+
+
+def test_every_finite_number_has_a_key_and_nothing_else_has() -> None:
+    assert flat_numbers(RESULT, "test") == {
+        "test/dice": 0.5,
+        "test/dice_ci_low": 0.25,
+        "test/cases": 4,
+        "test/size_cuts/1": 0.1,
+        "test/size_cuts/2": 0.2,
+        "test/strata/size/small/cases": 3,
+        "test/strata/size/small/dice": 0.75,
+    }
+
+
+def finished_test(mode: str, loggers: list[Any]) -> Any:
+    """A trainer whose test of RESULT has ended; the network's step has logged its Dice."""
+    report = TestReport()
+    report.mode, report.results = mode, {mode: RESULT}
+    logged = {"test/dice": 0.5} if mode == "true" else {}
+    return SimpleNamespace(
+        callbacks=[report],
+        loggers=loggers,
+        logged_metrics=logged,
+        global_step=6,
+        is_global_zero=True,
+    )
+
+
+@pytest.mark.parametrize(("mode", "prefix"), [("true", "test"), ("empty", "test_empty")])
+def test_no_number_of_a_test_is_logged_twice_and_captions_are_kept_apart(
+    tmp_path: Path, mode: str, prefix: str
+) -> None:
+    logger = CSVLogger(tmp_path, name="", version="")
+    module: Any = None
+    ScoreLog({}).on_test_end(finished_test(mode, [logger]), module)
+    logger.save()
+    (row,) = csv.DictReader((tmp_path / "metrics.csv").open())
+    expected = {key: str(value) for key, value in flat_numbers(RESULT, prefix).items()}
+    if mode == "true":
+        del expected["test/dice"]
+    assert row == expected | {"step": "6"}
+
+
+def validations(log: ScoreLog, dices: list[float], *, fn: TrainerFn = TrainerFn.FITTING) -> None:
+    for epoch, value in enumerate(dices):
+        scores = {"val/dice": torch.tensor(value), "val/miou": torch.tensor(1 - value)}
+        trainer: Any = SimpleNamespace(
+            sanity_checking=False,
+            state=SimpleNamespace(fn=fn),
+            callback_metrics=scores,
+            current_epoch=epoch,
+        )
+        module: Any = None
+        log.on_validation_end(trainer, module)
+
+
+def test_all_scores_of_the_best_epoch_are_of_the_epoch_of_the_best_dice() -> None:
+    log = ScoreLog({})
+    validations(log, [0.25, math.nan, 0.75, 0.75, 0.5])
+    assert log.best == {"best/epoch": 2, "best/dice": 0.75, "best/miou": 0.25}
+    resumed = ScoreLog({})
+    resumed.load_state_dict(log.state_dict())
+    validations(resumed, [0.5])
+    assert resumed.best == log.best
+
+
+def test_a_validation_outside_a_fit_is_no_epoch() -> None:
+    log = ScoreLog({})
+    validations(log, [0.5], fn=TrainerFn.VALIDATING)
+    assert log.best == {}
+
+
+# --- one run, three loggers ---------------------------------------------------------------------
+
+SAMPLES = {"class_path": "WandbSamples", "init_args": {"every_n_epochs": 2, "samples": 1}}
+SECRETS = [b"lesion on the", b"test-p0", b"test0__", b"train0", b"val0"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Two epochs and a test with each kind of caption, logged three ways, with upload."""
+    folder = tmp_path_factory.mktemp("loggers")
+    names = ("WandbLogger", "TensorBoardLogger", "CSVLogger")
+    sent = SAMPLES | {"init_args": {**SAMPLES["init_args"], "upload": True}}
+    trainer = {
+        "max_epochs": 2,
+        "logger": [{"class_path": name} for name in names],
+        "callbacks": [sent],
+    }
+    experiment = write_experiment(folder, trainer=trainer)
+    root = write_refhl(folder / "refhl")
+    arguments = train_arguments(experiment, root, "--test_after_fit=true", "--explain.pictures=2")
+    outcome = call(*arguments, cwd=folder)
+    wandb.finish()
+    assert outcome.status == 0, outcome.err
+    yield folder
+    wandb.teardown()  # its service writes to paths as seen from the folder that it began in
+
+
+@pytest.fixture(scope="module")
+def run(home: Path) -> Path:
+    return only(home / "runs/tiny")
+
+
+@pytest.fixture(scope="module")
+def offline(run: Path) -> OfflineRun:
+    return OfflineRun(only(run / "wandb", "offline-run-*"))
+
+
+@pytest.fixture(scope="module")
+def events(run: Path) -> EventAccumulator:
+    accumulator = EventAccumulator(str(run), size_guidance={"scalars": 0, "images": 0})
+    return accumulator.Reload()
+
+
+@pytest.fixture(scope="module")
+def table(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def result_of(run: Path, mode: str) -> dict[str, Any]:
+    return json.loads((run / "test" / mode / "metrics.json").read_text())
+
+
+MODES = [("true", "test"), ("empty", "test_empty"), ("shuffled", "test_shuffled")]
+
+
+@pytest.mark.parametrize(("mode", "prefix"), MODES)
+def test_every_number_of_a_test_stands_once_in_each_logger(
+    run: Path,
+    offline: OfflineRun,
+    events: EventAccumulator,
+    table: list[dict[str, str]],
+    mode: str,
+    prefix: str,
+) -> None:
+    numbers = flat_numbers(result_of(run, mode), prefix)
+    assert f"{prefix}/strata/number/1/dice" in numbers
+    for key, value in numbers.items():
+        found = {
+            "wandb": offline.history[key],
+            "tensorboard": [event.value for event in events.Scalars(key)],
+            "csv": [float(row[key]) for row in table if row[key]],
+        }
+        assert found == {name: [pytest.approx(value, abs=1e-6)] for name in found}, key
+
+
+def test_the_best_epoch_stands_in_each_logger(
+    offline: OfflineRun, events: EventAccumulator, table: list[dict[str, str]]
+) -> None:
+    dices = [float(row["val/dice"]) for row in table if row["val/dice"]]
+    assert len(dices) == 2
+    assert offline.history["best/dice"] == [max(dices)]
+    assert [event.value for event in events.Scalars("best/dice")] == [pytest.approx(max(dices))]
+    assert [float(row["best/epoch"]) for row in table if row["best/epoch"]] == [
+        dices.index(max(dices))
+    ]
+
+
+def test_the_wandb_run_carries_keys_to_filter_by(offline: OfflineRun) -> None:
+    assert offline.run.run_group == "RefHLSeg/tiny"
+    assert (offline.run.display_name, offline.run.job_type) == ("tiny-seed1", "fit")
+    assert list(offline.run.tags) == ["RefHLSeg", "LSMS", "manifest"]
+    keys = {"network": "LSMS", "dataset": "RefHLSeg", "split": "manifest", "seed": 1}
+    assert {key: offline.config[key] for key in keys} == keys
+    assert offline.summary["test/truth"] == "outlines"
+
+
+def test_wandb_shows_the_best_validation_over_epochs(offline: OfflineRun) -> None:
+    for score in ("dice", "miou", "dice_global", "iou_global"):
+        metric = offline.metrics[f"val/{score}"]
+        assert metric.step_metric == "epoch"
+        assert metric.summary.max
+        assert offline.summary[f"val/{score}"] == {"max": max(offline.history[f"val/{score}"])}
+
+
+@pytest.mark.parametrize(("mode", "prefix"), MODES)
+def test_wandbs_table_holds_every_case_as_cases_csv_does(
+    run: Path, offline: OfflineRun, mode: str, prefix: str
+) -> None:
+    sent = offline.table(f"{prefix}/case_table")
+    with (run / "test" / mode / "cases.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(sent["data"]) == len(lines) == 5
+    assert {*lines[0]} | {"index", "picture", "explanation"} == {*sent["columns"]}
+    for values, line in zip(sent["data"], lines, strict=True):
+        cells = dict(zip(sent["columns"], values, strict=True))
+        for name, text in line.items():
+            cell = cells[name]
+            assert text == "" if cell is None else cell == type(cell)(text), name
+
+
+def test_pictures_are_capped_and_have_both_masks(offline: OfflineRun) -> None:
+    sent = offline.table("test/case_table")
+    for column, count in (("picture", 1), ("explanation", 1)):
+        cells = [row[sent["columns"].index(column)] for row in sent["data"]]
+        drawn = [cell for cell in cells if cell]
+        assert len(drawn) == count, column
+        for cell in drawn:
+            assert offline.staged[cell["path"]].is_file()
+    picture = next(row[sent["columns"].index("picture")] for row in sent["data"])
+    assert set(picture["masks"]) == {"truth", "prediction"}
+
+
+def test_what_waits_to_be_sent_lies_in_the_runs_folder(run: Path, offline: OfflineRun) -> None:
+    """Pictures of patients included; wandb's own place for them is the home folder."""
+    assert offline.staged
+    outside = [p for p in offline.staged.values() if not p.is_relative_to(run.resolve())]
+    assert outside == []
+
+
+def test_tensorboard_shows_pictures_and_settings(events: EventAccumulator) -> None:
+    tags = events.Tags()["images"]
+    for key in ("val/samples/0", "test/case_table/0", "test_empty/case_table/0/explanation"):
+        assert [tag for tag in tags if tag.startswith(key)], key
+    assert len([tag for tag in tags if tag.startswith("test/case_table")]) == 2
+    stored = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    hparams = HParamsPluginData.FromString(stored).session_start_info.hparams
+    assert hparams["network"].string_value == "LSMS"
+    assert hparams["dataset"].string_value == "RefHLSeg"
+
+
+def test_a_config_of_a_run_gives_its_name_to_no_other_run(run: Path) -> None:
+    text = (run / "config.yaml").read_text()
+    assert "tiny-seed1" not in text
+    assert "RefHLSeg/tiny" not in text
+
+
+def test_a_test_without_upload_sends_numbers_only(home: Path, run: Path) -> None:
+    """And it is a run of its own, beside the training's."""
+    before = (run / "metrics.csv").read_bytes()
+    samples = {"trainer": {"callbacks": [SAMPLES], "logger": {"class_path": "WandbLogger"}}}
+    config = home / "test.yaml"
+    config.write_text(json.dumps(samples))
+    best = run / "checkpoints/best.ckpt"
+    outcome = later_test(home, "--config", config, "--ckpt_path", best, "--explain.pictures", "2")
+    assert outcome.status == 0, outcome.err
+    wandb.finish()
+    (later,) = sorted((run / "wandb").glob("offline-run-*"))[1:]  # their names begin with the time
+    sent = OfflineRun(later)
+    assert (sent.run.job_type, sent.run.run_group) == ("test", "RefHLSeg/tiny")
+    assert sent.run.display_name == "tiny-seed1"
+    assert sent.config["network"] == "LSMS"
+    table = sent.table("test/case_table")
+    assert len(table["data"]) == 5
+    assert not {"case", "case_id", "patient", "caption", "picture"} & set(table["columns"])
+    assert "output_raw" not in sent.kinds
+    files = [*later.rglob("*"), *map(Path, sent.staged)]
+    assert not [path for path in files if path.suffix in (".png", ".jpg")]
+    assert [secret for secret in SECRETS if secret in sent.text()] == []
+    assert (run / "metrics.csv").read_bytes() == before
+
+
+def later_test(home: Path, *arguments: str | Path) -> Outcome:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        return call("test", *arguments, cwd=home)
+
+
+def test_with_upload_the_same_search_finds_captions_and_names(offline: OfflineRun) -> None:
+    """So that the search of the test above can find something."""
+    text = offline.text()
+    assert [secret for secret in SECRETS[:3] if secret not in text] == []
+
+
+def test_a_test_with_tensorboard_writes_beside_the_training(home: Path, run: Path) -> None:
+    before = {path.name for path in run.glob("events.*")}
+    best = run / "checkpoints/best.ckpt"
+    outcome = later_test(home, "--ckpt_path", best, "--trainer.logger", "TensorBoardLogger")
+    assert outcome.status == 0, outcome.err
+    assert {path.name for path in run.glob("events.*")} == before
+    accumulator = EventAccumulator(str(only(run / "test_log"))).Reload()
+    (event,) = accumulator.Scalars("test/dice")
+    assert event.value == pytest.approx(result_of(run, "true")["dice"], abs=1e-6)
+    assert TensorBoardLogger(run, name="test_log").version == 1

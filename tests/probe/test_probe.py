@@ -1,0 +1,484 @@
+"""A network probed with changed words, against masks and scores worked out by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from datamodules import RefHLSegDataModule
+from datamodules.captions.perturbations import caption_variants
+from tests.models.stand_ins import quiet_trainer
+from tests.tiny_run import write_refhl
+from textseg.batch import Batch, SegmentationOutput, TextFeatures, stable_id
+from textseg.callbacks import TestReport
+from textseg.encoders import NoText
+from textseg.errors import UserError
+from textseg.metrics import Rows, bootstrap_interval
+from textseg.models import LSMS
+from textseg.models.base import SegmentationModule
+from textseg.probe import Probing, plain_table, probe
+from textseg.probe.masks import Probe, ProbedCase
+from textseg.probe.pictures import Panel, probe_picture
+from textseg.probe.results import mean_interval, pairs, variant_result
+from textseg.visualize.overlay import PREDICTION, TRUTH
+
+SIDE = 16  # of the network's input
+SIZES = [(16, 16), (32, 48), (16, 48)]  # of the files
+# Rows 0 and 1 are of one image, 2 and 3 of another, and so on; the truth of row 6 is empty.
+TEXTS = ["on the left", "on the right", "left", "right", "the left", "the right", "none", "left"]
+CASE_IDS = ["p1", "p1", "p1", "p1", "p2", "p2", "p3", ""]
+MARKUP = "<b>left</b> | **of** $it$"
+VARIANTS: dict[str, list[str | None]] = {
+    "true": list(TEXTS),
+    "empty": [""] * 8,
+    "side_swapped": [
+        *("on the right", "on the left", "right", "left", "the right", "the left", None, "right")
+    ],
+    "misspelt": [None, None, "lefft", None, None, None, None, MARKUP],
+    "count_changed": [None] * 8,
+}
+
+
+class Reader(SegmentationModule):
+    """Draws the half of the picture that its words name: left, right, both or nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            lr=1e-3,
+            weight_decay=0.0,
+            pretrained_lr_scale=1.0,
+            schedule="constant",
+            warmup=0.0,
+            protocol="standard",
+        )
+        self.strength = nn.Parameter(torch.ones(1))
+        self.sizes: list[int] = []
+        self.shown: list[tuple[list[str], bool]] = []
+
+    def on_captions(self, captions: Sequence[str], *, training: bool) -> None:
+        self.shown.append((list(captions), training))
+
+    def encode_text(self, text: Sequence[str]) -> TextFeatures:
+        self.sizes.append(len(text))
+        named = torch.tensor([[float(side in t) for side in ("left", "right")] for t in text])
+        return TextFeatures(named[:, None], torch.ones(len(text), 1, dtype=torch.bool), named)
+
+    def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
+        halves = text.pooled.repeat_interleave(SIDE // 2, dim=1) * 2 - 1  # [B, W]
+        logits = halves[:, None, None].expand(-1, 1, SIDE, -1)  # [B, 1, H, W]
+        return SegmentationOutput(logits * self.strength, {})
+
+    def select_words(self, text: Sequence[str], word: str | None) -> Tensor:
+        return torch.ones(len(text), 1, dtype=torch.bool)
+
+    def parameter_groups(
+        self, *, lr: float, weight_decay: float, pretrained_lr_scale: float
+    ) -> list[dict[str, Any]]:
+        return [{"params": [self.strength]}]
+
+
+class Blind(Reader):
+    """Draws the left half whatever the words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text_encoder = NoText()
+
+    def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
+        left = torch.tensor([[1.0, 0.0]]).expand(len(image), -1)
+        return super().forward_features(image, TextFeatures(text.tokens, text.mask, left))
+
+
+def half(text: str, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask that `Reader` draws, at the file's size, whose width is even."""
+    mask = np.zeros(size, dtype=bool)
+    mask[:, : size[1] // 2] |= "left" in text
+    mask[:, size[1] // 2 :] |= "right" in text
+    return mask
+
+
+def truth_of_row(row: int) -> NDArray[np.bool_]:
+    """Four fifths of the rows of the half that the true words name; nothing for row 6."""
+    height, width = SIZES[row // 2 % 3]
+    mask = half(TEXTS[row], (height, width))
+    mask[height * 4 // 5 :] = False
+    return mask
+
+
+def make_batch(rows: Sequence[int]) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    texts = [TEXTS[row] for row in rows]
+    truths = [torch.from_numpy(truth_of_row(row).astype(np.uint8)) for row in rows]
+    return {
+        "image": torch.rand(len(rows), 3, SIDE, SIDE, generator=generator),
+        "mask": torch.zeros(len(rows), 1, SIDE, SIDE),
+        "truth": truths,
+        "text": texts,
+        "caption_id": torch.tensor([stable_id(text) for text in texts]),
+        "image_id": torch.tensor([row // 2 for row in rows]),
+        "index": torch.tensor(rows),
+        "case": [f"image{row // 2}__{row}" for row in rows],
+        "case_id": [CASE_IDS[row] for row in rows],
+        "original_size": torch.tensor([truth.shape for truth in truths]),
+        "spacing": torch.full((len(rows), 2), torch.nan),
+    }
+
+
+class RowsInMemory(L.LightningDataModule):
+    """The rows above, two or another number at a time."""
+
+    def __init__(self, rows: Sequence[int] = range(8), batch_size: int = 3) -> None:
+        super().__init__()
+        self.rows, self.batch_size = list(rows), batch_size
+
+    def captions(self, split: str) -> list[str]:
+        assert split == "test"
+        return TEXTS
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.rows, self.batch_size, collate_fn=make_batch)  # type: ignore[arg-type]
+
+
+def run(model: SegmentationModule, folder: Path, **settings: Any) -> Probing:
+    trainer = quiet_trainer(default_root_dir=folder)
+    given: dict[str, Any] = {"variants": VARIANTS, "pictures": 0} | settings
+    return probe(model, RowsInMemory(), trainer=trainer, **given)
+
+
+@pytest.fixture(scope="module")
+def obeying(tmp_path_factory: pytest.TempPathFactory) -> Probing:
+    return run(Reader(), tmp_path_factory.mktemp("obeying"), pictures=2)
+
+
+@pytest.fixture(scope="module")
+def blind(tmp_path_factory: pytest.TempPathFactory) -> Probing:
+    return run(Blind(), tmp_path_factory.mktemp("blind"))
+
+
+def overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    total = one.sum() + other.sum()
+    return 2 * (one & other).sum() / total if total else 1.0
+
+
+def by_hand(name: str) -> dict[str, float]:
+    """The figures of a variant for `Reader`, by numpy."""
+    rows = [row for row in range(8) if VARIANTS[name][row] is not None]
+    truths = [truth_of_row(row) for row in rows]
+    own = [half(TEXTS[row], t.shape) for row, t in zip(rows, truths, strict=True)]
+    new = [half(VARIANTS[name][row] or "", t.shape) for row, t in zip(rows, truths, strict=True)]
+    return {
+        "cases": len(rows),
+        "dice": np.mean([overlap(m, t) for m, t in zip(new, truths, strict=True)]),
+        "dice_true": np.mean([overlap(m, t) for m, t in zip(own, truths, strict=True)]),
+        "moved": np.mean([1 - overlap(m, o) for m, o in zip(new, own, strict=True)]),
+        "changed": np.mean([(m != o).any() for m, o in zip(new, own, strict=True)]),
+    }
+
+
+def figures(probing: Probing, name: str) -> dict[str, float]:
+    (found,) = (variant for variant in probing.variants if variant.name == name)
+    assert found.difference.value == pytest.approx(found.dice.value - found.dice_true.value)
+    return {
+        "cases": found.cases,
+        "dice": found.dice.value,
+        "dice_true": found.dice_true.value,
+        "moved": found.moved.value,
+        "changed": found.changed,
+    }
+
+
+# --- masks, Dice and how far masks moved
+
+
+@pytest.mark.parametrize("name", ["true", "empty", "side_swapped", "misspelt"])
+def test_dice_and_movement_equal_a_computation_by_hand(obeying: Probing, name: str) -> None:
+    assert figures(obeying, name) == pytest.approx(by_hand(name))
+
+
+def test_two_empty_masks_have_not_moved(obeying: Probing) -> None:
+    assert figures(obeying, "empty")["moved"] == pytest.approx(7 / 8), "row 6 says nothing"
+    assert figures(obeying, "empty")["changed"] == pytest.approx(7 / 8)
+
+
+def test_a_network_that_ignores_its_text_moves_no_mask_and_is_told_so(blind: Probing) -> None:
+    for variant in blind.variants[:4]:
+        assert (variant.moved.value, variant.difference.value, variant.changed) == (0, 0, 0)
+    assert any("reads no text" in text for text in blind.warnings)
+
+
+def test_a_network_that_could_read_but_does_not_is_told_so(tmp_path: Path) -> None:
+    model = Blind()
+    del model.text_encoder
+    probing = run(model, tmp_path)
+    assert any("ignores its text" in text for text in probing.warnings)
+    assert not any("reads no text" in text for text in probing.warnings)
+
+
+def test_a_network_that_reads_is_warned_of_neither(obeying: Probing) -> None:
+    assert not any("text" in text.split(":")[0] for text in obeying.warnings)
+    assert any("count_changed" in text for text in obeying.warnings)
+    assert any("patients" in text for text in obeying.warnings), "there are four"
+
+
+def test_intervals_are_those_of_the_metrics(obeying: Probing) -> None:
+    generator = np.random.default_rng(0)
+    true = generator.integers(20, 90, 60)
+    predicted = generator.integers(20, 90, 60)
+    both = (np.minimum(true, predicted) * generator.random(60)).astype(np.int64)
+    blank = np.full(60, np.nan)
+    rows = Rows(np.arange(60), both, predicted, true, np.zeros(60, np.int64), blank, blank)
+    groups = [f"p{i // 2}" for i in range(50)] + [""] * 10
+    dice = 2 * both / (true + predicted)
+    found = mean_interval(dice, groups, seed=5)
+    assert (found.low, found.high) == pytest.approx(
+        bootstrap_interval(rows, groups, seed=5)["dice"]
+    )
+    assert found.low < found.value < found.high
+
+
+def test_a_single_patient_gives_no_interval() -> None:
+    found = mean_interval(np.array([0.5, 1.0]), ["p", "p"], seed=0)
+    assert found.value == 0.75
+    assert np.isnan([found.low, found.high]).all()
+
+
+# --- pairs and sides
+
+
+def test_swapping_expressions_swaps_the_masks_of_a_network_that_obeys(
+    obeying: Probing, blind: Probing
+) -> None:
+    for probing in (obeying, blind):
+        assert probing.pairs is not None
+        # Rows 6 and 7 are a pair too: one of them says nothing, and has an empty truth.
+        assert (probing.pairs.pairs, probing.pairs.images, probing.pairs.patients) == (4, 4, 3)
+        assert probing.crossing is None, "pairs tell more"
+    assert obeying.pairs is not None
+    assert blind.pairs is not None
+    assert (obeying.pairs.followed.value, blind.pairs.followed.value) == (1, 0)
+    truths = [truth_of_row(row) for row in range(8)]
+    own = [overlap(half(TEXTS[row], truths[row].shape), truths[row]) for row in range(8)]
+    other = [overlap(half(TEXTS[row], truths[row].shape), truths[row ^ 1]) for row in range(8)]
+    assert obeying.pairs.own.value == pytest.approx(np.mean(own))
+    assert obeying.pairs.other.value == pytest.approx(np.mean(other))
+
+
+def probed(model: SegmentationModule, rows: Sequence[int], pictures: int = 0) -> dict[int, Any]:
+    runner = Probe(model, VARIANTS, pictures)
+    quiet_trainer().test(runner, datamodule=RowsInMemory(rows), verbose=False)
+    return runner.cases
+
+
+def test_rows_that_ask_for_the_same_are_no_pair() -> None:
+    cases = probed(Reader(), range(4))
+    assert pairs(cases, VARIANTS, seed=0) is not None
+    same_text = {"true": ["On the  LEFT", "on the left", "left", "left "]}
+    assert pairs(cases, same_text, seed=0) is None
+    same_truth = {0: cases[0], 1: ProbedCase(**(vars(cases[1]) | {"truth": cases[0].truth}))}
+    assert pairs(same_truth, VARIANTS, seed=0) is None
+
+
+@pytest.mark.parametrize(("model", "share"), [(Reader, 1.0), (Blind, 0.0)])
+def test_swapped_sides_take_masks_to_the_other_half(
+    tmp_path: Path, model: type[Reader], share: float
+) -> None:
+    data = RowsInMemory([0, 3, 4, 6])  # one row for an image
+    trainer = quiet_trainer(default_root_dir=tmp_path)
+    probing = probe(model(), data, trainer=trainer, variants=VARIANTS, pictures=0)
+    assert probing.pairs is None
+    assert probing.crossing is not None
+    assert probing.crossing.cases == 3, "row 6 has no side to swap"
+    assert probing.crossing.share.value == share
+
+
+# --- how it is run
+
+
+def test_the_cases_of_two_processes_are_those_of_one() -> None:
+    whole = probed(Reader(), range(8))
+    # As DistributedSampler deals seven or eight rows: the second share repeats row 0.
+    merged = probed(Reader(), [0, 2, 4, 6]) | probed(Reader(), [1, 3, 5, 7, 0])
+    assert sorted(merged) == sorted(whole)
+    for name in VARIANTS:
+        one, two = ([c[i] for i in sorted(c)] for c in (whole, merged))
+        assert repr(variant_result(one, name, seed=0)) == repr(variant_result(two, name, seed=0))
+    assert pairs(whole, VARIANTS, seed=0) == pairs(merged, VARIANTS, seed=0)
+
+
+def test_every_variant_runs_on_the_whole_batch_and_one_without_rows_not_at_all() -> None:
+    model = Reader()
+    probed(model, range(8))
+    # Batches of 3, 3 and 2; true, empty and swapped in each, misspelt in the first and the last.
+    assert model.sizes == [3] * 4 + [3] * 3 + [2] * 4
+
+
+def test_changed_captions_are_shown_to_the_text_encoder_but_not_for_learning() -> None:
+    model = Reader()
+    probed(model, range(8))
+    ((captions, training),) = model.shown
+    assert not training
+    assert set(captions) == {text for column in VARIANTS.values() for text in column} - {None}
+
+
+def test_only_a_progress_bar_of_the_trainers_callbacks_runs(tmp_path: Path) -> None:
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[TestReport()])
+    before = list(trainer.callbacks)  # type: ignore[attr-defined]
+    probe(Reader(), RowsInMemory(), trainer=trainer, variants=VARIANTS, pictures=0)
+    assert not (tmp_path / "test").exists()
+    assert trainer.callbacks == before  # type: ignore[attr-defined]
+
+
+def test_weights_come_from_the_checkpoint(tmp_path: Path) -> None:
+    weights = Reader()
+    weights.strength.data.fill_(-1.0)  # draws the half that is not named
+    torch.save({"state_dict": weights.state_dict()}, tmp_path / "best.ckpt")
+    probing = run(Reader(), tmp_path, ckpt_path=str(tmp_path / "best.ckpt"))
+    assert figures(probing, "true")["dice"] == 0
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match="another network"):
+        run(Reader(), tmp_path, ckpt_path=str(tmp_path / "other.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pictures": -1}, "pictures=-1"),
+        ({"variants": {"empty": [""] * 8}}, "true captions"),
+        ({"variants": VARIANTS | {"empty": [""] * 7}}, "'empty': 7"),
+        ({"variants": {"true": TEXTS[::-1]}}, "other captions"),
+    ],
+)
+def test_a_wrong_setting_is_refused_before_anything_runs(
+    tmp_path: Path, settings: Mapping[str, Any], message: str
+) -> None:
+    model = Reader()
+    with pytest.raises(UserError, match=message):
+        run(model, tmp_path, **settings)
+    assert model.sizes == []
+    assert not (tmp_path / "probe").exists()
+
+
+def test_captions_that_are_changed_already_are_refused(tmp_path: Path) -> None:
+    data = RowsInMemory()
+    data.caption_mode = "empty"  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="caption_mode=empty"):
+        probe(Reader(), data, trainer=quiet_trainer(), variants=VARIANTS)
+
+
+# --- what it writes
+
+
+def test_the_numbers_are_written_without_nan(obeying: Probing) -> None:
+    assert obeying.output is not None
+    written = json.loads(
+        (obeying.output / "probe.json").read_text(), parse_constant=lambda name: pytest.fail(name)
+    )
+    assert (written["network"], written["cases"], written["patients"]) == ("Reader", 8, 4)
+    assert list(written["variants"]) == list(VARIANTS)
+    assert written["variants"]["empty"]["moved"] == pytest.approx(7 / 8)
+    assert written["variants"]["count_changed"] == {
+        **dict.fromkeys(written["variants"]["empty"]),
+        **{"cases": 0, "patients": 0},
+    }
+    assert written["pairs"]["followed"] == 1
+    assert written["crossing"] is None
+
+
+def test_every_case_and_variant_has_a_row(obeying: Probing) -> None:
+    assert obeying.output is not None
+    with (obeying.output / "probe.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["case", "case_id", "variant", "text", "dice", "moved"]
+    found = [(row["case"], row["variant"], row["text"]) for row in rows]
+    assert found == [
+        (f"image{i // 2}__{i}", name, column[i])
+        for i in range(8)
+        for name, column in VARIANTS.items()
+        if column[i] is not None
+    ]
+    swapped = [float(row["moved"]) for row in rows if row["variant"] == "side_swapped"]
+    assert swapped == [1.0] * 7
+
+
+def test_a_caption_with_markup_shows_as_text(tmp_path: Path) -> None:
+    variants = VARIANTS | {"misspelt": [MARKUP, *[None] * 7]}
+    probing = run(Reader(), tmp_path, variants=variants)
+    assert probing.output is not None
+    (line,) = (
+        line
+        for line in (probing.output / "probe.md").read_text().splitlines()
+        if line.startswith("| misspelt") and "left" in line
+    )
+    assert "&lt;b&gt;left&lt;/b&gt;" in line
+    assert "<b>" not in line
+    assert "\\*\\*of\\*\\*" in line
+    assert line.replace("\\|", "").count("|") == 4, "three cells"
+
+
+def test_a_second_probe_writes_beside_the_first(tmp_path: Path) -> None:
+    for name in ("probe", "probe_2"):
+        assert run(Reader(), tmp_path).output == tmp_path / name
+
+
+def test_the_plain_table_has_a_line_for_each_variant(obeying: Probing) -> None:
+    lines = plain_table(obeying).splitlines()
+    starts = [line.split()[0] for line in lines if line.split()]
+    first = starts.index("captions")
+    assert starts[first + 1 : first + 6] == list(VARIANTS)
+    swapped = lines[[line.startswith("side_swapped") for line in lines].index(True)]
+    assert " 1.000 " in swapped
+    assert swapped.endswith("100%")
+    assert "swapping them swaps the masks in 1.000" in plain_table(obeying)
+
+
+def test_pictures_are_drawn_of_cases_over_the_whole_set(obeying: Probing) -> None:
+    assert obeying.output is not None
+    drawn = sorted((obeying.output / "pictures").iterdir())
+    assert [path.name for path in drawn] == ["image0__0.png", "image3__7.png"]
+    for path in drawn:
+        page = np.asarray(Image.open(path))
+        for colour in (TRUTH, PREDICTION):
+            assert (page == colour).all(axis=-1).sum() > 1000, "more than a legend's square"
+
+
+def test_a_long_caption_makes_a_picture_taller_and_none_wider() -> None:
+    image = np.zeros((64, 24, 3), dtype=np.uint8)
+    mask = np.zeros((64, 24), dtype=np.uint8)
+    short, long = (
+        probe_picture(image, mask, [Panel("true", mask, text, "dice 1.00")] * 3, title=["case"])
+        for text in ("left", "left lung " * 40)
+    )
+    assert short.shape[1] == long.shape[1]
+    assert long.shape[0] > short.shape[0] + 100
+    assert (long[-10:] == 255).all(), "the last line is not cut"
+
+
+def test_a_real_network_is_probed_and_learns_no_word(tmp_path: Path) -> None:
+    root = write_refhl(tmp_path / "data")
+    data = RefHLSegDataModule(str(root), image_size=32, batch_size=2, num_workers=0, cache=None)
+    torch.manual_seed(0)
+    model = LSMS(image_encoder="mscan_tiny", text_encoder="scratch", decoder_dim=32)
+    model.on_captions(data.captions("train"), training=True)
+    before = model.text_encoder.get_extra_state()["tokenizer"]
+    rows = data.records("test")
+    variants = caption_variants([r.text for r in rows], [r.case_id for r in rows], seed=0)
+    trainer = quiet_trainer(default_root_dir=tmp_path)
+    probing = probe(model, data, trainer=trainer, variants=variants, pictures=1)
+    assert model.text_encoder.get_extra_state()["tokenizer"] == before
+    assert (probing.cases, probing.patients) == (5, 3)
+    swapped = next(v for v in probing.variants if v.name == "side_swapped")
+    assert swapped.cases == 5
+    assert probing.output is not None
+    assert len(list((probing.output / "pictures").iterdir())) == 1

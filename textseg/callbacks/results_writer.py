@@ -1,0 +1,235 @@
+"""What a test writes: metrics.json, cases.csv and overlays."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import numpy as np
+from PIL import Image
+
+from textseg.batch import Batch
+from textseg.callbacks.gather import gathered, rows_in
+from textseg.errors import UserError
+from textseg.metrics import (
+    LVIT_SIDE,
+    UNITS,
+    Floats,
+    Protocol,
+    Rows,
+    bootstrap_warnings,
+    dice,
+    iou,
+    summary,
+)
+from textseg.metrics.ranking import choose
+from textseg.metrics.strata import (
+    NUMBERS,
+    SIDES,
+    SIZES,
+    TruthFacts,
+    by_stratum,
+    describe_truth,
+    number_class,
+    size_classes,
+)
+from textseg.metrics.text import to_json
+from textseg.models.base import SegmentationModule, caption_mode_of
+from textseg.preprocess import Bytes
+from textseg.runs.outputs import (
+    OUTLINES,
+    PackedMask,
+    claim_test_folder,
+    evenly_spaced,
+    mask_bytes,
+    pack_mask,
+    picture_of,
+    truth_of,
+    unpack_mask,
+    write_mask,
+)
+from textseg.visualize.overlay import overlay
+
+
+class _Case(NamedTuple):
+    """What is known of a case beside its scores."""
+
+    case: str
+    case_id: str
+    caption: str
+    pixels: int  # of the truth's whole grid
+    truth: TruthFacts
+
+
+class TestReport(L.Callback):
+    """Writes test/<caption mode>/: metrics.json, cases.csv, overlays/ and, if asked, masks/.
+
+    A second test of the same checkpoint writes beside the first, never over it. A test on other
+    data than the run's own writes test_on_<dataset folder>/<caption mode>/. Where the truth is no
+    outline (the DataModule's `mask_source`, such as "boxes"), each of them says so.
+
+    Args:
+        overlays: pictures to draw, evenly spaced over the test set.
+        ranked: further pictures, of so many cases each with the best, median and worst Dice.
+        save_masks: also write every predicted mask, as predict does.
+    """
+
+    __test__ = False  # not a test case, whatever pytest makes of the name
+
+    def __init__(self, overlays: int = 24, ranked: int = 4, save_masks: bool = False) -> None:
+        for name, count in (("overlays", overlays), ("ranked", ranked)):
+            if count < 0:
+                raise UserError(f"test_report.{name}={count} is negative", "give 0 for none")
+        self.overlays = overlays
+        self.ranked = ranked
+        self.save_masks = save_masks
+        self.results: dict[str, dict[str, Any]] = {}
+        self.folder = Path()
+        self._drawn: set[int] = set()
+        self._cases: dict[int, _Case] = {}
+        self._masks: dict[int, PackedMask] = {}
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.mode = caption_mode_of(trainer)
+        self.truth = truth_of(trainer)
+        self.folder = claim_test_folder(trainer)
+        (self.folder / "overlays").mkdir(exist_ok=True)
+        if self.save_masks:
+            (self.folder / "masks").mkdir(exist_ok=True)
+        self._drawn = evenly_spaced(self.overlays, rows_in(trainer.test_dataloaders))
+        self._cases, self._masks = {}, {}
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,  # {"pred": B masks}
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        assert isinstance(pl_module, SegmentationModule)
+        for row, index in enumerate(batch["index"].tolist()):
+            case, pred = batch["case"][row], outputs["pred"][row]
+            truth = mask_bytes(batch["truth"][row])
+            whole = LVIT_SIDE**2 if pl_module.protocol == "lvit" else truth.size
+            words = (case, batch["case_id"][row], batch["text"][row])
+            self._cases[index] = _Case(*words, whole, describe_truth(truth))
+            if self.ranked:
+                self._masks[index] = pack_mask(mask_bytes(pred))
+            if self.save_masks:
+                write_mask(pred, self.folder / "masks" / f"{case}.png")
+            if index in self._drawn:
+                self._draw(batch, row, mask_bytes(pred))
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, SegmentationModule)
+        rows = pl_module.test_cases.compute()
+        known = gathered(self._cases)
+        cases = [known[index] for index in rows.index.tolist()]
+        result: dict[str, Any] = {"caption_mode": self.mode, "protocol": pl_module.protocol}
+        result["truth"] = self.truth
+        sizes, scores = _scored(rows, cases, pl_module.protocol)
+        total = rows_in(trainer.test_dataloaders)
+        if len(cases) < total:
+            scores["warnings"].append(
+                f"{len(cases)} of {total} cases were tested (trainer.limit_test_batches)"
+            )
+        result |= scores
+        self.results[self.mode] = result
+        self._draw_ranked(trainer, rows, dice(rows, protocol=pl_module.protocol))
+        if trainer.is_global_zero:
+            (self.folder / "metrics.json").write_text(to_json(result), encoding="utf-8")
+            table = _case_rows(rows, cases, sizes, pl_module.protocol, self.truth)
+            _write_table(self.folder / "cases.csv", table)
+
+    def _draw(self, batch: Batch, row: int, pred: Bytes) -> None:
+        case = batch["case"][row]
+        picture = overlay(
+            picture_of(batch, row),
+            mask_bytes(batch["truth"][row]),
+            pred,
+            caption=batch["text"][row],
+            title=[case, *([f"truth: {self.truth}"] * (self.truth != OUTLINES))],
+        )
+        Image.fromarray(picture).save(self.folder / "overlays" / f"{case}.png")
+
+    def _draw_ranked(self, trainer: L.Trainer, rows: Rows, scores: Floats) -> None:
+        """Best, median and worst are known only now, so their images are read again."""
+        choice = choose(scores.tolist(), range(len(scores)), self.ranked)
+        chosen = {int(rows.index[place]) for place in choice.shown()}
+        chosen -= self._drawn
+        masks = gathered({i: mask for i, mask in self._masks.items() if i in chosen})
+        self._masks = {}
+        if not trainer.is_global_zero:
+            return
+        loader: Any = trainer.test_dataloaders
+        for index in sorted(chosen):
+            loaded = loader.collate_fn([loader.dataset[index]])
+            batch = trainer.strategy.batch_to_device(loaded)  # as before a step, hooks included
+            self._draw(batch, 0, unpack_mask(masks[index]))
+
+
+def _scored(
+    rows: Rows, cases: Sequence[_Case], protocol: Protocol
+) -> tuple[list[str], dict[str, Any]]:
+    """Each case's class of lesion size, and everything in metrics.json that is a number."""
+    groups = [case.case_id for case in cases]
+    sizes, cuts = size_classes(rows.true, np.array([case.pixels for case in cases], dtype=np.int64))
+    numbers = [number_class(case.truth.lesions) for case in cases]
+    strata: dict[str, tuple[Sequence[str], Sequence[str]]] = {
+        "size": (sizes, SIZES),
+        "number": (numbers, NUMBERS),
+        "side": ([case.truth.side for case in cases], SIDES),
+    }
+    scores: dict[str, Any] = summary(rows, groups, protocol=protocol)
+    scores["warnings"] = bootstrap_warnings(groups, len(cases))
+    scores["size_cuts"] = cuts
+    scores["strata"] = {
+        name: by_stratum(rows, groups, classes, order, protocol=protocol)
+        for name, (classes, order) in strata.items()
+    }
+    return sizes, scores
+
+
+def _case_rows(
+    rows: Rows, cases: Sequence[_Case], sizes: Sequence[str], protocol: Protocol, truth: str
+) -> list[Mapping[str, Any]]:
+    """The lines of cases.csv, in the order of the test set."""
+    dices, ious = dice(rows, protocol=protocol), iou(rows, protocol=protocol)
+    return [
+        {
+            "case": case.case,
+            "case_id": case.case_id,
+            "patient": case.case_id or case.case,
+            "caption": case.caption,
+            "dice": float(dices[row]),
+            "iou": float(ious[row]),
+            "intersection": int(rows.intersection[row]),
+            "predicted": int(rows.predicted[row]),
+            "true": int(rows.true[row]),
+            "pixels": case.pixels,
+            "hd95": _number(rows.hd95[row]),
+            "nsd": _number(rows.nsd[row]),
+            "surface_unit": UNITS[rows.unit[row]],
+            "lesion_size": sizes[row],
+            "lesion_number": case.truth.lesions,
+            "lesion_side": case.truth.side,
+            "truth": truth,
+        }
+        for row, case in enumerate(cases)
+    ]
+
+
+def _number(value: float) -> float | str:
+    return "" if np.isnan(value) else float(value)
+
+
+def _write_table(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(table[0]))
+        writer.writeheader()
+        writer.writerows(table)

@@ -1,0 +1,313 @@
+"""What W&B is sent, and whether it can be reached; the only module that imports wandb."""
+
+from __future__ import annotations
+
+import csv
+import netrc
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import lightning as L
+import numpy as np
+import wandb
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_info
+from PIL import Image
+from torch import Tensor
+
+from textseg.batch import Batch
+from textseg.callbacks.gather import gathered, rows_in
+from textseg.callbacks.loggers import without_wandb_defaults
+from textseg.callbacks.score_log import report_of
+from textseg.errors import UserError
+from textseg.models.base import test_prefix
+from textseg.preprocess import Bytes, resize_image
+from textseg.runs.folder import RUN_CONFIG
+from textseg.runs.outputs import evenly_spaced, mask_bytes, picture_of
+from textseg.visualize.overlay import overlay
+
+Pictures = tuple[Bytes, Bytes, Bytes]  # image [H, W, 3], truth [H, W], prediction [H, W]
+
+# Columns of cases.csv; the last kind tells who a case is.
+CASE_SCORES = ("dice", "iou", "intersection", "predicted", "true", "pixels", "hd95", "nsd")
+CASE_NUMBERS = (*CASE_SCORES, "lesion_number")
+CASE_WORDS = ("surface_unit", "lesion_size", "lesion_side", "truth")
+CASE_PRIVATE = ("case", "case_id", "patient", "caption")
+
+CLOUD = "api.wandb.ai"  # where keys of W&B's own cloud are kept, whatever its host is called now
+CREDENTIALS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
+
+
+class RunConfig(SaveConfigCallback):
+    """Puts the resolved config into a W&B run, and that of a fit into the run's folder.
+
+    Lightning's own way writes ./config.yaml for every W&B run, so that runs overwrite each other.
+    """
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            super().setup(trainer, pl_module, stage)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Once the checkpoint is taken: a resumption that is refused leaves the file alone."""
+        super().setup(trainer, pl_module, "fit")
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            folder = Path(trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            config = without_wandb_defaults(self.config, folder.parent.name)
+            # A run that is resumed brings its own folder, and perhaps a new length.
+            self.parser.save(config, folder / RUN_CONFIG, skip_none=False, overwrite=True)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_hyperparams(self.config.as_dict())
+
+
+class WandbSamples(L.Callback):
+    """Samples of the validation after each epoch, and all cases of a test.
+
+    W&B gets them as tables (val/samples, test/case_table); TensorBoard, whose files stay in the
+    run's folder, as pictures.
+
+    Args:
+        samples: rows of the validation's table, and rows of either table with pictures; evenly
+            spaced over the set.
+        every_n_epochs: epochs between two tables of the validation.
+        upload: also send W&B image, caption, masks, and names of case and patient. Off by default:
+            they are patient data, and without it the tables hold row numbers and scores only.
+    """
+
+    def __init__(self, samples: int = 8, every_n_epochs: int = 5, upload: bool = False) -> None:
+        if samples < 0 or every_n_epochs < 1:
+            raise UserError(
+                f"samples={samples}, every_n_epochs={every_n_epochs}: one is too small",
+                "give samples of 0 or more and every_n_epochs of 1 or more",
+            )
+        self.samples = samples
+        self.every_n_epochs = every_n_epochs
+        self.upload = upload
+        self._chosen: set[int] = set()
+        self._rows: dict[int, tuple[list[Any], str, Pictures | None]] = {}
+        self._cases: dict[int, tuple[str, Pictures | None]] = {}
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self.upload and _wandb(trainer):
+            rank_zero_info("W&B sample table: scores only (upload: false keeps pictures here)")
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        self._chosen, self._rows = set(), {}
+        shown = _wandb(trainer) or _tensorboards(trainer)
+        if due and shown and not trainer.sanity_checking:
+            self._chosen = evenly_spaced(self.samples, rows_in(trainer.val_dataloaders))
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,  # {"pred": [B, H, W]}
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        for row, index in enumerate(batch["index"].tolist()):
+            if index in self._chosen:
+                pred, truth = outputs["pred"][row], batch["mask"][row, 0] > 0.5
+                pictures = self._pictures(trainer, batch, row, truth, pred)
+                cells = _scores(index, truth, pred)
+                self._rows[index] = (cells, batch["text"][row] if pictures else "", pictures)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self._chosen:
+            return
+        rows = gathered(self._rows)
+        if not trainer.is_global_zero:
+            return
+        columns: list[Any] = ["index", "dice", "predicted", "true"]
+        columns += ["caption", "picture"] if self.upload else []
+        data: list[Any] = []
+        for index in sorted(rows):
+            cells, text, pictures = rows[index]
+            sent = [text, _masked(pictures)] if self.upload and pictures else []
+            if _wandb(trainer):
+                data.append([*cells, *sent])
+            for board in _tensorboards(trainer):
+                _draw(board, f"val/samples/{index}", pictures, text, trainer.global_step)
+        for logger in _wandb(trainer):
+            table = wandb.Table(columns=columns, data=data)
+            logger.experiment.log({"val/samples": table, "epoch": trainer.current_epoch})
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        shown = _wandb(trainer) or _tensorboards(trainer)
+        if shown and report_of(trainer) is None:
+            raise UserError(
+                "WandbSamples shows the cases of a test, but nothing writes its cases.csv",
+                "add textseg.callbacks.TestReport() to the trainer's callbacks",
+            )
+        total = rows_in(trainer.test_dataloaders)
+        self._chosen = evenly_spaced(self.samples, total) if shown else set()
+        self._cases = {}
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,  # {"pred": B masks}
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        for row, index in enumerate(batch["index"].tolist()):
+            pictures = None
+            if index in self._chosen:
+                truth, pred = batch["truth"][row], outputs["pred"][row]
+                pictures = self._pictures(trainer, batch, row, truth, pred)
+            self._cases[index] = (batch["case"][row], pictures)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """After TestReport has written cases.csv, whatever the order of the callbacks."""
+        report = report_of(trainer)
+        if report is None or not (_wandb(trainer) or _tensorboards(trainer)):
+            return
+        cases = gathered(self._cases)
+        self._cases = {}
+        if not trainer.is_global_zero:
+            return
+        key = f"{test_prefix(report.mode)}/case_table"  # .../cases is their number
+        table = read_cases(report.folder / "cases.csv", cases)
+        explained = self._explanations(report.folder, table)
+        for logger in _wandb(trainer):
+            logger.experiment.log({key: self._case_table(table, explained)})
+        for board in _tensorboards(trainer):
+            for row in table:
+                index, step = row["index"], trainer.global_step
+                _draw(board, f"{key}/{index}", row["picture"], row["caption"], step)
+                if index in explained:
+                    page = np.asarray(Image.open(explained[index]).convert("RGB"))
+                    board.experiment.add_image(
+                        f"{key}/{index}/explanation", page, step, dataformats="HWC"
+                    )
+
+    def _case_table(self, table: list[dict[str, Any]], explained: dict[int, Path]) -> Any:
+        """All cases; who they are and what they look like only where that was asked for."""
+        columns: list[Any] = ["index", *CASE_NUMBERS, *CASE_WORDS]
+        columns += [*CASE_PRIVATE, "picture", "explanation"] if self.upload else []
+        data: list[Any] = []
+        for row in table:
+            cells = dict(row)
+            if self.upload:
+                page = explained.get(row["index"])
+                cells["picture"] = _masked(row["picture"]) if row["picture"] else None
+                cells["explanation"] = wandb.Image(str(page)) if page else None
+            data.append([cells[column] for column in columns])
+        return wandb.Table(columns=columns, data=data)
+
+    def _explanations(self, folder: Path, table: list[dict[str, Any]]) -> dict[int, Path]:
+        """explain/<case>.png by index, at most `samples` of them."""
+        pages = {row["index"]: folder / "explain" / f"{row['case']}.png" for row in table}
+        drawn = [index for index, page in sorted(pages.items()) if page.is_file()]
+        return {drawn[i]: pages[drawn[i]] for i in sorted(evenly_spaced(self.samples, len(drawn)))}
+
+    def _pictures(
+        self, trainer: L.Trainer, batch: Batch, row: int, truth: Tensor, pred: Tensor
+    ) -> Pictures | None:
+        """Image, truth and prediction, if anybody may see them."""
+        if not (self.upload or _tensorboards(trainer)):
+            return None
+        image = resize_image(picture_of(batch, row), (pred.shape[0], pred.shape[1]))
+        return image, mask_bytes(truth > 0), mask_bytes(pred)
+
+
+def read_cases(
+    path: Path, cases: Mapping[int, tuple[str, Pictures | None]]
+) -> list[dict[str, Any]]:
+    """The rows of cases.csv by index: numbers, None where undefined, and pictures where drawn."""
+    index_of = {case: index for index, (case, _) in cases.items()}
+    table = []
+    with path.open(newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            row: dict[str, Any] = {name: line[name] for name in (*CASE_WORDS, *CASE_PRIVATE)}
+            row |= {name: float(line[name]) if line[name] else None for name in CASE_NUMBERS}
+            row["index"] = index_of[line["case"]]
+            row["picture"] = cases[row["index"]][1]
+            table.append(row)
+    return table
+
+
+def _scores(index: int, truth: Tensor, pred: Tensor) -> list[Any]:
+    overlap, total = int((pred & truth).sum()), int(pred.sum() + truth.sum())
+    dice = 2 * overlap / total if total else 1.0
+    return [index, dice, int(pred.sum()), int(truth.sum())]
+
+
+def _masked(pictures: Pictures) -> Any:
+    """W&B's picture with both masks, which its pages switch on and off."""
+    image, truth, pred = pictures
+    masks = {
+        name: {"mask_data": mask, "class_labels": {1: "lesion"}}
+        for name, mask in (("truth", truth), ("prediction", pred))
+    }
+    return wandb.Image(image, masks=masks)
+
+
+def _draw(
+    board: TensorBoardLogger, tag: str, pictures: Pictures | None, caption: str, step: int
+) -> None:
+    if pictures is not None:
+        picture = overlay(*pictures, caption=caption, title=[tag])
+        board.experiment.add_image(tag, picture, step, dataformats="HWC")
+
+
+def _wandb(trainer: L.Trainer) -> list[WandbLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+
+
+def _tensorboards(trainer: L.Trainer) -> list[TensorBoardLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def take_offline_where_unreachable(logger: Any) -> None:
+    """Let a configured WandbLogger, not yet made, keep its run here where nothing can be sent."""
+    obstacle = wandb_obstacle()
+    if obstacle:
+        disabled = os.environ.get("WANDB_MODE") == "disabled"
+        logger.init_args.offline = not disabled
+        rank_zero_info(f"W&B {'is off' if disabled else 'runs offline'}: {obstacle}")
+
+
+def wandb_obstacle() -> str:
+    """Why W&B cannot be reached from here ("" if it can), found without asking or waiting."""
+    mode = os.environ.get("WANDB_MODE", "online")
+    if mode != "online":
+        return f"WANDB_MODE={mode}"
+    default = wandb.Settings().base_url
+    url = os.environ.get("WANDB_BASE_URL") or default
+    server = urlsplit(url)
+    hosts = [server.netloc, server.hostname or "", *([CLOUD] if url == default else [])]
+    if not any(os.environ.get(name) for name in CREDENTIALS) and not _in_netrc(hosts):
+        return "no API key (wandb login sets one)"
+    # Behind a proxy only the proxy is asked directly; its scheme may be left out.
+    proxy = "" if proxy_bypass(server.hostname or "") else getproxies().get(server.scheme, "")
+    target = proxy or url
+    reached = urlsplit(target if "://" in target else f"http://{target}")
+    port = reached.port or (443 if reached.scheme == "https" else 80)
+    try:
+        socket.create_connection((reached.hostname or "", port), timeout=3).close()
+    except OSError as error:
+        return f"{reached.hostname} cannot be reached ({error})"
+    return ""
+
+
+def _in_netrc(hosts: Sequence[str]) -> bool:
+    try:
+        logins = netrc.netrc(os.environ.get("NETRC"))
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return any(logins.authenticators(host) for host in hosts)

@@ -1,0 +1,127 @@
+"""A run's scores for every logger alike: the best epoch's and every number of a test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
+
+from textseg.callbacks.results_writer import TestReport
+from textseg.models.base import test_prefix
+
+VAL_SCORES = ("dice", "miou", "dice_global", "iou_global")
+WORDS = ("protocol", "truth", "surface_unit")  # what a test's numbers must agree in
+
+
+class ScoreLog(L.Callback):
+    """Tells every logger by which keys a run is compared, its best epoch and its test.
+
+    best/epoch and best/<score> are of the epoch of the highest val/dice, which is the one that
+    best.ckpt holds. A test's numbers are those of metrics.json: test/dice, test/dice_ci_low,
+    test/strata/size/small/dice, and test_empty/..., test_shuffled/... with other captions.
+
+    Args:
+        keys: experiment, network, dataset, split and seed; see `comparable_keys`.
+    """
+
+    def __init__(self, keys: Mapping[str, Any]) -> None:
+        self.keys = dict(keys)
+        self.best: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = dict(state_dict["best"])
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for logger in trainer.loggers:
+            _tell_keys(logger, self.keys)
+            if isinstance(logger, WandbLogger):
+                _define_axes(logger)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for logger in trainer.loggers:
+            _tell_keys(logger, self.keys)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
+            return
+        found = {name: trainer.callback_metrics.get(f"val/{name}") for name in VAL_SCORES}
+        values = {name: float(value) for name, value in found.items() if value is not None}
+        dice = values.get("dice", math.nan)
+        if dice > self.best.get("best/dice", -math.inf):
+            self.best = {"best/epoch": float(trainer.current_epoch)}
+            self.best |= {f"best/{name}": value for name, value in values.items()}
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self.best:
+            return
+        # By now the trainer counts the finished epochs; a row of metrics.csv is of the last one.
+        numbers = {**self.best, "epoch": max(trainer.current_epoch - 1, 0)}
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                # TensorBoard shows settings beside scores only if it is told both at once.
+                logger.log_hyperparams(self.keys, self.best, trainer.global_step)
+            else:
+                logger.log_metrics(numbers, trainer.global_step)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        report = report_of(trainer)
+        if report is None or not trainer.is_global_zero:
+            return
+        result = report.results[report.mode]
+        prefix = test_prefix(report.mode)
+        # The network's own step has logged the loss and four of the scores by now.
+        numbers = {
+            name: value
+            for name, value in flat_numbers(result, prefix).items()
+            if name not in trainer.logged_metrics
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(numbers, trainer.global_step)
+            if isinstance(logger, WandbLogger):
+                words = {f"{prefix}/{name}": result[name] for name in WORDS if result.get(name)}
+                logger.experiment.summary.update(words)
+
+
+def flat_numbers(result: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """Every finite number of a nested result by its path: {"test/strata/size/small/dice": 0.7}.
+
+    A list's numbers are counted from 1. Text, and what is undefined (null or NaN), has no key.
+    """
+    numbers: dict[str, float] = {}
+    for name, value in result.items():
+        path = f"{prefix}/{name}"
+        if isinstance(value, Mapping):
+            numbers |= flat_numbers(value, path)
+        elif isinstance(value, (list, tuple)):
+            numbers |= flat_numbers({str(n): item for n, item in enumerate(value, 1)}, path)
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            numbers |= {path: value} if math.isfinite(value) else {}
+    return numbers
+
+
+def report_of(trainer: Any) -> TestReport | None:
+    """The callback that writes metrics.json and cases.csv."""
+    return next((c for c in trainer.callbacks if isinstance(c, TestReport)), None)
+
+
+def _tell_keys(logger: Logger, keys: dict[str, Any]) -> None:
+    # W&B has them from its init on, and beside metrics.csv lies the run's config.yaml.
+    if not isinstance(logger, (WandbLogger, CSVLogger)):
+        logger.log_hyperparams(keys)
+
+
+def _define_axes(logger: WandbLogger) -> None:
+    """Curves over epochs, and the best value, not the last one, in the table of runs."""
+    run = logger.experiment
+    run.define_metric("epoch")
+    run.define_metric("train/*", step_metric="epoch")
+    run.define_metric("val/loss", step_metric="epoch", summary="min")
+    for name in VAL_SCORES:
+        run.define_metric(f"val/{name}", step_metric="epoch", summary="max")

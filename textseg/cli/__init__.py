@@ -1,0 +1,1 @@
+"""The command line: parsers, messages, the table of commands."""

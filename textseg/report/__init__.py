@@ -1,0 +1,103 @@
+"""A page of HTML that needs no other file: of a run, or of runs compared."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from textseg.compare.results import Comparison
+from textseg.errors import UserError
+
+__all__ = ["comparison_page", "report"]
+
+_CASES = 4
+
+
+def report(
+    runs: list[str],
+    *,
+    output: str | None = None,
+    captions: str = "true",
+    data: str | None = None,
+    baseline: str | None = None,
+    names: list[str] | None = None,
+    cases: int = _CASES,
+) -> Path:
+    """Write a run, or a comparison of several, as one HTML page that opens without a network.
+
+    The page holds pictures, captions and names of test cases: handle it as you handle the data.
+
+    Args:
+        runs: folder of a tested run, runs/<config>/<time>, or of several, which are compared; also
+            folders of single tests, such as RUN/test/empty.
+        output: file to write, ending in .html; one that exists is not written over,
+            <output>_2.html is taken. null writes RUN/report.html, or for several runs
+            comparison.html in the working folder.
+        captions: caption mode whose cases are shown and compared: true, empty or shuffled.
+        data: other data that the runs were tested on, the <name> of RUN/test_on_<name>; null takes
+            the tests on the runs' own data.
+        baseline: of several runs, the method or run that the others are compared with; null is the
+            first run's.
+        names: of several runs, a name for each; runs of one name are seeds of one method.
+        cases: how many of the best, the median and the worst cases to show each; 0 shows none.
+
+    Returns:
+        The file that was written.
+    """
+    if not runs:
+        raise UserError("runs is empty", "give the folder of a run, runs/<config>/<time>")
+    if cases < 0:
+        raise UserError(f"cases={cases} is negative", "give 0 for none")
+    if output is not None and Path(output).suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"output={output!r} does not end in .html", "give a file such as page.html")
+    if len(runs) > 1:
+        from textseg.compare import compare
+        from textseg.report.comparison import page_of_comparison
+
+        found = compare(list(runs), captions=captions, data=data, baseline=baseline, names=names)
+        page = page_of_comparison(found, cases=cases)
+        return _written(page, Path(output or "comparison.html"))
+    for name, value in (("baseline", baseline), ("names", names)):
+        if value is not None:
+            raise UserError(f"{name}={value!r} is for several runs", "leave it out, or add runs")
+    run, captions, data = _run_and_test(runs[0], captions, data)
+    from textseg.report.run_page import run_page
+
+    page = run_page(run, captions=captions, data=data, cases=cases)
+    return _written(page, Path(output) if output else run / "report.html")
+
+
+def comparison_page(comparison: Comparison) -> str:
+    """The page of a comparison, for `textseg compare` to write beside its tables."""
+    from textseg.report.comparison import page_of_comparison
+
+    return page_of_comparison(comparison, cases=_CASES)
+
+
+def _run_and_test(given: str, captions: str, data: str | None) -> tuple[Path, str, str | None]:
+    """The run's folder, caption mode and data; the folder of a single test names all three."""
+    folder = Path(given).expanduser().resolve()
+    if not folder.is_dir():
+        raise UserError(f"{given} is no folder", "give the folder of a run, runs/<config>/<time>")
+    if not (folder / "cases.csv").is_file():
+        return folder, captions, data
+    home = folder.parent.name
+    return folder.parents[1], folder.name, None if home == "test" else home
+
+
+def _written(page: str, file: Path) -> Path:
+    """Write to `file`, or to the first of file_2, file_3, ... that does not exist."""
+    # A name may hold half of a surrogate pair, which is no UTF-8; it shows as a question mark.
+    content = page.encode("utf-8", errors="replace")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 10_000):
+            name = file.name if number == 1 else f"{file.stem}_{number}{file.suffix}"
+            with suppress(FileExistsError), file.with_name(name).open("xb") as stream:
+                stream.write(content)
+                return file.with_name(name)
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be written ({error.strerror})", "give another output"
+        ) from error
+    raise UserError(f"{file} exists ten thousand times", "clear out old reports")

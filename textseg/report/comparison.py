@@ -1,0 +1,185 @@
+"""The page of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from textseg.compare.results import Comparison, Method
+from textseg.compare.tables import Section as TextTable
+from textseg.compare.tables import sections
+from textseg.metrics.ranking import Choice, choose
+from textseg.report.page import write_page
+from textseg.report.parts import (
+    Block,
+    CaseCard,
+    Caution,
+    Cell,
+    Facts,
+    Group,
+    Picture,
+    Section,
+    Table,
+    Text,
+)
+from textseg.report.pictures import Album, album
+from textseg.report.plots import dice_distribution, difference_by_size, failures, png_of
+from textseg.report.results import MEANING
+from textseg.report.run_page import plot, reduced_note
+from textseg.runs.results import short_name
+
+_MEANING = (
+    *MEANING[:1],
+    "± is the standard deviation over seeds. In brackets: 95% interval from a bootstrap over "
+    "patients (over images where none is known) and seeds. p is of a paired permutation test over "
+    "patients of these very runs, two-sided; p (Holm) is corrected for the number of methods "
+    "compared with the baseline, each score by itself.",
+    "Lesion size: thirds of this test set's lesions by their share of the image; number: connected "
+    "parts of the truth; side: of the picture. These have no p-values: of so many tests some would "
+    "find a difference by chance.",
+)
+
+
+def page_of_comparison(comparison: Comparison, *, cases: int) -> str:
+    """A page of methods compared, with the pictures that their runs' tests drew.
+
+    Args:
+        comparison: what `textseg.compare.compare` found.
+        cases: how many of the best, median and worst cases to show each.
+
+    Raises:
+        UserError: a picture is broken.
+    """
+    *tables, failed = sections(comparison)
+    parts = [
+        Section("compared", "What is compared", _facts(comparison)),
+        Section("meaning", "What the numbers mean", [Text(text) for text in _MEANING]),
+        Section("scores", "Scores and differences", [_table(one) for one in tables]),
+        Section("plots", "Plots", _plots(comparison)),
+        Section("cases", "Best, median and worst cases", _case_blocks(comparison, cases)),
+        Section("failures", "Failures ranked", [_failures_plot(comparison), _table(failed)]),
+    ]
+    title = " and ".join(method.name for method in comparison.methods)
+    if len(comparison.methods) > 2:
+        title = f"{len(comparison.methods)} methods compared"
+    return write_page(title, "Report of a comparison over the same cases", parts)
+
+
+def _facts(comparison: Comparison) -> list[Block]:
+    found: list[Block] = [Caution(_without_homes(t, comparison)) for t in comparison.warnings]
+    pairs = [
+        ("cases", str(len(comparison.cases))),
+        ("patients", str(comparison.patients)),
+        ("captions", ", ".join(comparison.captions)),
+        ("baseline", comparison.baseline),
+    ]
+    rows = [
+        [Cell(method.name), Cell(f"{short_name(home)}, {folder.relative_to(home).as_posix()}")]
+        for method in comparison.methods
+        for home, folder in _folders(method)
+    ]
+    return [*found, Facts(pairs), Table("Runs", ["method", "run and test"], rows)]
+
+
+def _folders(method: Method) -> list[tuple[Path, Path]]:
+    """RUN and RUN/test/<caption mode>, for each run of a method."""
+    return [(Path(run).parents[1], Path(run)) for run in method.runs]
+
+
+def _without_homes(text: str, comparison: Comparison) -> str:
+    """A warning with runs by their short names: where they lie on this machine is not shown."""
+    for method in comparison.methods:
+        for home, _ in _folders(method):
+            text = text.replace(str(home), short_name(home))
+    return text
+
+
+def _table(table: TextTable) -> Table:
+    rows = [[Cell(cell) for cell in row] for row in table.rows]
+    return Table(table.title, table.head, rows)
+
+
+# --- plots ---------------------------------------------------------------------------------------
+
+
+def _plots(comparison: Comparison) -> list[Block]:
+    caption = "Dice of each case: points are cases, the box holds the middle half."
+    means = "; ".join(
+        f"{method.name}: mean {method.scores['dice'].value:.3f}" for method in comparison.methods
+    )
+    png = png_of(lambda: dice_distribution(comparison))
+    found: list[Block] = [plot(png, f"Distribution of per-case Dice. {means}", caption)]
+    if len(comparison.methods) > 1:
+        caption = (
+            f"Difference of Dice from {comparison.baseline} against lesion size; the line is the "
+            "mean of five groups of equally many cases."
+        )
+        found.append(plot(png_of(lambda: difference_by_size(comparison)), caption, caption))
+    return found
+
+
+def _failures_plot(comparison: Comparison) -> Picture:
+    caption = "The cases with the least Dice averaged over methods, the worst on top."
+    alt = f"{caption} The table below holds the numbers."
+    return plot(png_of(lambda: failures(comparison)), alt, caption)
+
+
+# --- cases ---------------------------------------------------------------------------------------
+
+
+def _case_blocks(comparison: Comparison, count: int) -> list[Block]:
+    runs = [
+        (method, number, home, {file.stem: file for file in (folder / "overlays").glob("*.png")})
+        for method in comparison.methods
+        for number, (home, folder) in enumerate(_folders(method), start=1)
+    ]
+    names = [case.name for case in comparison.cases]
+    pictured = {i for i, n in enumerate(names) if all(n in overlays for *_, overlays in runs)}
+    if not (pictured and count):
+        return [Text("No case is shown: cases is 0, or none has a picture in every run.")]
+    mean = comparison.case_dice.mean(axis=0)
+    choice = choose(mean.tolist(), pictured, count)
+    shown = choice.shown()
+    pictures = album(overlays[names[i]] for i in shown for *_, overlays in runs)
+    text = (
+        f"Ranked by Dice averaged over methods over all {len(names)} cases, of which "
+        f"{len(pictured)} have a picture in every run; the cases shown are chosen among these."
+    )
+    if len(comparison.captions) > 1:
+        text += " Captions are those of the baseline's first run; each picture shows its own."
+    found: list[Block] = [Text(text + reduced_note(pictures))]
+    for title, positions in choice.groups():
+        cards = [_card(comparison, i, choice, runs, pictures) for i in positions]
+        found += [Group(title, cards)] if cards else []
+    return found
+
+
+def _card(
+    comparison: Comparison,
+    position: int,
+    choice: Choice,
+    runs: Sequence[tuple[Method, int, Path, Mapping[str, Path]]],
+    pictures: Album,
+) -> CaseCard:
+    case = comparison.cases[position]
+    dice = {
+        method.name: float(row[position])
+        for method, row in zip(comparison.methods, comparison.case_dice, strict=True)
+    }
+    facts = [("rank", f"{choice.rank[position]} of {len(choice.rank)}")]
+    seeds = {method.name: len(method.runs) for method in comparison.methods}
+    facts += [
+        (f"Dice, {name}" + (" (mean over seeds)" if seeds[name] > 1 else ""), f"{value:.3f}")
+        for name, value in dice.items()
+    ]
+    facts.append(("true pixels", str(case.true)))
+    shown = []
+    for method, number, home, overlays in runs:
+        made = pictures.pictures[overlays[case.name]]
+        several = len(method.runs) > 1
+        caption = f"{method.name}: Dice {dice[method.name]:.3f}"
+        if several:  # case_dice is over seeds, and the pictures are of each
+            caption = f"{method.name}, seed {number} ({short_name(home)})"
+        alt = f"{case.name} by {caption}: image, truth, prediction and agreement"
+        shown.append(Picture(made.uri, made.width, made.height, alt, caption))
+    return CaseCard(case.name, case.caption, facts, shown, beside=True)

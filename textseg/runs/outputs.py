@@ -1,0 +1,96 @@
+"""What the callbacks share: the folders they write to, and a batch's rows as pictures."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import lightning as L
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from textseg.batch import Batch
+from textseg.models.base import caption_mode_of
+from textseg.preprocess import Bytes, resize_image
+from textseg.runs.folder import VARIANTS, data_identity, fresh_folder, results_home
+
+OUTLINES = "outlines"
+
+
+def claim_folder(trainer: L.Trainer, name: str) -> Path:
+    """A folder `name` of the run that nobody has written to, the same on every process."""
+    folder = Path(trainer.default_root_dir) / name
+    if trainer.is_global_zero:
+        folder = fresh_folder(folder)
+    return Path(trainer.strategy.broadcast(str(folder)))
+
+
+def claim_test_folder(trainer: L.Trainer) -> Path:
+    """A folder for a test with these data and captions that nobody has written to."""
+    return claim_folder(trainer, f"{home_of_test(trainer)}/{caption_mode_of(trainer)}")
+
+
+def home_of_test(trainer: L.Trainer) -> str:
+    """Where a run keeps results on the data in use: ``test``, or ``test_on_<name>``.
+
+    Only the first process knows; the others' word is not asked for.
+    """
+    data = getattr(trainer, "datamodule", None)
+    if data is None or not trainer.is_global_zero:
+        return "test"
+    # From Python, data may be of a class that has none of these.
+    settings = {
+        name: getattr(data, name, None) for name in (*VARIANTS, "root", "split", "synthesize")
+    }
+    settings["captions"] = getattr(data, "captions_path", None)
+    identity = data_identity(type(data).__name__, settings)
+    return results_home(Path(trainer.default_root_dir), identity).name
+
+
+def truth_of(trainer: L.Trainer) -> str:
+    """What the truth is made of: "outlines", or what the DataModule says instead."""
+    datamodule = getattr(trainer, "datamodule", None)
+    return getattr(datamodule, "mask_source", "") or OUTLINES
+
+
+def evenly_spaced(count: int, total: int) -> set[int]:
+    """`count` indices over range(total), ends included."""
+    return set(np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist())
+
+
+def picture_of(batch: Batch, row: int) -> Bytes:
+    """The image of one row at its original size: [H0, W0, 3] uint8."""
+    image = (batch["image"][row].float().cpu().permute(1, 2, 0).numpy() * 255).round()
+    height, width = batch["original_size"][row].tolist()
+    return resize_image(image.clip(0, 255).astype(np.uint8), (height, width))
+
+
+def mask_bytes(mask: Tensor) -> Bytes:
+    return mask.cpu().numpy().astype(np.uint8)
+
+
+def write_mask(mask: Tensor, path: Path) -> None:
+    """A mask [H, W] as an 8-bit PNG of 0 and 255."""
+    Image.fromarray(mask_bytes(mask) * 255).save(path)
+
+
+class PackedMask(NamedTuple):
+    """A mask in some hundred bytes, so that those of a whole test can wait for their ranking."""
+
+    shape: tuple[int, int]
+    bits: bytes
+
+
+def pack_mask(mask: Bytes) -> PackedMask:
+    """[H, W], nonzero is foreground."""
+    height, width = mask.shape
+    return PackedMask((height, width), zlib.compress(np.packbits(mask != 0).tobytes(), 1))
+
+
+def unpack_mask(packed: PackedMask) -> Bytes:
+    """[H, W] uint8 of 0 and 1."""
+    bits = np.frombuffer(zlib.decompress(packed.bits), dtype=np.uint8)
+    height, width = packed.shape
+    return np.unpackbits(bits, count=height * width).reshape(height, width)

@@ -1,0 +1,188 @@
+"""What a fit, and above all one that goes on, cannot do; each said before the first step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import yaml
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.callbacks import WeightAveraging
+
+from textseg.errors import UserError
+from textseg.runs.folder import RUN_CONFIG
+
+# Settings that say which rows the next batch holds; resuming in mid-epoch needs them unchanged.
+PLACE = ("batch_size", "num_workers", "seed")
+# What may change where a run goes on: paths, which may have moved; how rows are dealt out, which
+# check_place holds where it matters; and how a test is scored.
+MAY_CHANGE = {
+    "data": ("root", "captions", "cache", "batch_size", "num_workers"),
+    "model": ("image_weights", "protocol"),
+}
+
+
+def check_trainer_settings(trainer: Mapping[str, Any]) -> None:
+    """Raises:
+    UserError: a fit without checkpoints.
+    """
+    for name, wrong in (("enable_checkpointing", False), ("barebones", True)):
+        if trainer.get(name) is wrong:
+            raise UserError(
+                f"trainer.{name}={str(wrong).lower()} keeps no checkpoint, and a fit needs its own",
+                f"leave trainer.{name} out; trainer.fast_dev_run=1 tries a step and writes nothing",
+            )
+
+
+def check_trainer(trainer: L.Trainer, *, sync_batchnorm: bool) -> None:
+    """Raises:
+    UserError: batch statistics over processes on CPUs, which torch has for GPUs only.
+    """
+    several = trainer.num_devices * trainer.num_nodes > 1
+    if sync_batchnorm and several and isinstance(trainer.accelerator, CPUAccelerator):
+        raise UserError(
+            "trainer.sync_batchnorm=true needs GPUs, and the processes train on CPUs",
+            "leave trainer.sync_batchnorm out",
+        )
+
+
+# --- the settings of a run that goes on --------------------------------------------------------
+
+
+def check_same_settings(run_folder: Path, now: Mapping[str, Any]) -> dict[str, Any]:
+    """Model, data and seed are those that the run began with.
+
+    The checkpoint's optimizer and random states win over settings, so that config.yaml would tell
+    of a training that never was.
+
+    Args:
+        run_folder: of the run that goes on; where it holds no config.yaml nothing is compared.
+        now: the resolved settings, as plain values.
+
+    Returns:
+        The settings in the run's config.yaml; none where there is no such file.
+
+    Raises:
+        UserError: a setting differs, or config.yaml holds no settings.
+    """
+    file = run_folder / RUN_CONFIG
+    if not file.is_file():
+        return {}
+    try:
+        was = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        was = None
+    if not isinstance(was, dict):
+        raise UserError(
+            f"{file} holds no settings to compare with", "remove it to go on all the same"
+        )
+    ours, theirs = _fixed(now), _fixed(was)
+    for name in (name for name in ours if name in theirs):
+        old, new = theirs[name], ours[name]
+        if old != new or isinstance(old, bool) != isinstance(new, bool):
+            raise UserError(
+                f"{name}={json.dumps(new)} (was {json.dumps(old)}), but a run goes on with "
+                f"the settings in its {file}",
+                f"give {name} its old value to go on, or leave --ckpt_path out for a new run",
+            )
+    return was
+
+
+def _fixed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that a run keeps, by dotted name; one that an older version lacked is not there."""
+    seed = settings.get("seed_everything")
+    fixed: dict[str, Any] = {}
+    if seed is not None and seed is not True:  # true draws one, and the run has its own
+        fixed["seed_everything"] = seed
+    for group, free in MAY_CHANGE.items():
+        given = settings.get(group) or {}
+        if "class_path" in given:
+            fixed[f"{group}.class_path"] = given["class_path"]
+        values = given.get("init_args") or {}
+        fixed |= {f"{group}.{name}": v for name, v in values.items() if name not in free}
+    return fixed
+
+
+# --- the checkpoint that a run goes on from ----------------------------------------------------
+
+
+def check_averaging(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
+    """Raises:
+    UserError: the training's own weights are there beside their average, and nothing reads them.
+    """
+    averages = any(isinstance(other, WeightAveraging) for other in _callbacks(trainer))
+    if "current_model_state" in checkpoint and not averages:
+        raise UserError(
+            "the checkpoint is of a training that averages its weights (EMA), and nothing in "
+            "trainer.callbacks does: it would go on from the average",
+            "give the run's own line again, such as --trainer.callbacks+="
+            "'{class_path: EMAWeightAveraging, init_args: {decay: 0.999}}'",
+        )
+
+
+def check_length(trainer: L.Trainer, loops: Mapping[str, Any]) -> None:
+    """Raises:
+    UserError: more epochs are done than are to be trained.
+    """
+    done, limit = loops["fit_loop"]["epoch_progress"]["current"]["processed"], trainer.max_epochs
+    if limit is not None and 0 <= limit < done:
+        raise UserError(
+            f"trainer.max_epochs={limit}, but the checkpoint has {done} epochs behind it",
+            f"give trainer.max_epochs of {done} or more",
+        )
+
+
+def in_mid_epoch(loops: Mapping[str, Any]) -> bool:
+    epoch = loops["fit_loop"]["epoch_progress"]["current"]
+    return bool(epoch["started"] != epoch["processed"])
+
+
+def place_in_data(trainer: L.Trainer) -> dict[str, int]:
+    """What decides which rows the next batch holds."""
+    data: Any = getattr(trainer, "datamodule", None)
+    known = hasattr(data, "records")
+    rows = {"the number of training rows": len(data.records("train"))} if known else {}
+    return {
+        "devices times nodes": trainer.world_size,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        **{f"data.{name}": getattr(data, name) for name in PLACE if hasattr(data, name)},
+        **rows,
+    }
+
+
+def check_place(stored: Mapping[str, int], now: Mapping[str, int], best: Path) -> None:
+    """In the middle of an epoch, the next rows are those that would have come.
+
+    Args:
+        stored: `place_in_data` when the checkpoint was written.
+        now: the same of this run.
+        best: best.ckpt of the run, for the remedy.
+
+    Raises:
+        UserError: they are others.
+    """
+    changed = [f"{k}={now[k]} (was {v})" for k, v in stored.items() if k in now and now[k] != v]
+    if not changed:
+        return
+    other = f"; or start a new run from the end of an epoch: --ckpt_path {best}"
+    raise UserError(
+        f"the checkpoint is from the middle of an epoch, and {', '.join(changed)} would go on "
+        "with other rows",
+        "give the old values" + (other if _ends_an_epoch(best) else ""),
+    )
+
+
+def _ends_an_epoch(file: Path) -> bool:
+    """Not where a validation in the middle of an epoch, or only after some, was the best."""
+    if not file.is_file():
+        return False
+    loops = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["loops"]
+    return not in_mid_epoch(loops)
+
+
+def _callbacks(trainer: Any) -> list[L.Callback]:
+    return trainer.callbacks

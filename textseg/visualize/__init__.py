@@ -1,0 +1,1 @@
+"""Overlays, explanation maps and sheets of panels, drawn with Pillow."""
