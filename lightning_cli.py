@@ -31,15 +31,15 @@ from textseg.benchmark import benchmark, format_benchmark
 from textseg.callbacks import (
     ExplanationWriter,
     PredictionWriter,
+    ResultsWriter,
     RunConfig,
+    SampleTables,
     ScoreLog,
-    TestReport,
-    WandbSamples,
     comparable_keys,
     configured_loggers,
+    fall_back_to_offline,
     prepare_loggers,
-    take_offline_where_unreachable,
-    with_table,
+    with_csv_logger,
 )
 from textseg.checkpoint import read_checkpoint
 from textseg.cli.arguments import (
@@ -61,9 +61,9 @@ from textseg.probe import probe
 from textseg.runs.folder import (
     RUN_CONFIG,
     data_identity,
-    fresh_folder,
     name_of_other_data,
     run_folder_of,
+    unique_dir,
 )
 from textseg.training import (
     LAST,
@@ -72,14 +72,14 @@ from textseg.training import (
     check_same_settings,
     check_trainer,
     check_trainer_settings,
-    kept_checkpoints,
+    default_checkpoint_callbacks,
     last_checkpoint,
     with_atomic_checkpoints,
 )
 from textseg.training.options import CompiledTraining, GradientCheckpointing
 
 # Classes that a config names without their module.
-__all__ = ["CompiledTraining", "GradientCheckpointing", "WandbSamples", "main"]
+__all__ = ["CompiledTraining", "GradientCheckpointing", "SampleTables", "main"]
 
 CAPTION_MODES_AFTER_FIT = ("true", "empty", "shuffled")
 
@@ -141,7 +141,7 @@ class SuiteCLI(LightningCLI):
             commands.add_subcommand(name, SuiteParser(description=description), help=description)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_lightning_class_args(TestReport, "test_report")
+        parser.add_lightning_class_args(ResultsWriter, "test_report")
         parser.add_lightning_class_args(ExplanationWriter, "explain")
         parser.add_lightning_class_args(Restart, "restart")
         # Where the files go is known only after parsing: this lets a logger be named by its class.
@@ -203,7 +203,7 @@ class SuiteCLI(LightningCLI):
         for logger in configured_loggers(settings):
             if logger.class_path.endswith("WandbLogger"):
                 logger.init_args.id = self._wandb_id() or logger.init_args.get("id")
-                take_offline_where_unreachable(logger)
+                fall_back_to_offline(logger)
 
     def instantiate_classes(self) -> None:
         # A checkpoint brings the encoders' config and tokenizer, so that no hub is asked for them.
@@ -222,7 +222,7 @@ class SuiteCLI(LightningCLI):
         loggers = [] if own else self._loggers(given.logger, fitting)
         callbacks: list[L.Callback] = [PredictionWriter(), ScoreLog(self.keys)]
         if fitting:
-            callbacks += kept_checkpoints(self.run_folder)
+            callbacks += default_checkpoint_callbacks(self.run_folder)
             callbacks += [LearningRateMonitor("step")] if loggers else []
             kwargs["plugins"] = with_atomic_checkpoints(given.plugins)
         self.trainer_defaults["callbacks"] = callbacks
@@ -238,7 +238,7 @@ class SuiteCLI(LightningCLI):
         given = configured if isinstance(configured, list) else [configured]
         loggers = [logger for logger in given if isinstance(logger, Logger)]
         steps = self.checkpoint["global_step"] if self.checkpoint and self.continued else 0
-        return with_table(loggers, self.run_folder, steps) if fitting else loggers
+        return with_csv_logger(loggers, self.run_folder, steps) if fitting else loggers
 
     def before_fit(self) -> None:
         """Where a test follows, check its data before the training, not after."""
@@ -293,7 +293,7 @@ class SuiteCLI(LightningCLI):
             super()._run_subcommand(subcommand)
 
     def _print_results(self) -> None:
-        (report,) = (c for c in _callbacks(self.trainer) if isinstance(c, TestReport))
+        (report,) = (c for c in _callbacks(self.trainer) if isinstance(c, ResultsWriter))
         if not report.results:
             raise UserError(
                 "the test saw no case", "give trainer.limit_test_batches a batch or more"
@@ -324,7 +324,7 @@ class SuiteCLI(LightningCLI):
         base = self._runs(settings)
         if getattr(rank_zero_only, "rank", 0):  # every path that is written to comes from rank 0
             return base
-        return fresh_folder(base / time.strftime("%Y-%m-%d_%H-%M-%S"))
+        return unique_dir(base / time.strftime("%Y-%m-%d_%H-%M-%S"))
 
     def _runs(self, settings: Any) -> Path:
         """The folder of this config's runs."""
@@ -391,7 +391,7 @@ def _known_names() -> set[str]:
     """Names of classes and settings, for proposals."""
     names = {"seed_everything", "trainer", "model", "data", "class_path", "init_args", "config"}
     names |= {"test_after_fit", "test_report", "explain", "restart", "ckpt_path"}
-    own = (TestReport, ExplanationWriter, Restart)
+    own = (ResultsWriter, ExplanationWriter, Restart)
     for base in (SegmentationModule, TextSegDataModule, L.Trainer, *own):
         for kind in (base, *base.__subclasses__()):
             names |= {kind.__name__, *inspect.signature(kind.__init__).parameters}

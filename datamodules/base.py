@@ -20,7 +20,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from datamodules.cache.build_once import build_once
 from datamodules.cache.pictures import CachedRows, PictureCache, open_cache
-from datamodules.captions.modes import CaptionMode, apply_caption_mode, normalise
+from datamodules.captions.modes import CaptionMode, apply_caption_mode, normalize
 from datamodules.dataset import (
     EpochSampler,
     Record,
@@ -81,7 +81,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         synthesize: write and use phantoms in the dataset's layout under data/phantoms instead of
             root; a number asks for that many training images.
         caption_mode: true captions, empty ones, or true ones shuffled among the rows of a split.
-        normalise_captions: repair spelling and spacing of captions.
+        normalize_captions: repair spelling and spacing of captions.
         augment: vary training images; words keep telling the truth.
         cache: folder for the decoded, resized pictures, built once and memory-mapped; null reads
             the files every time.
@@ -103,7 +103,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         on_missing: Literal["error", "skip"] = "error",
         synthesize: bool | int = False,
         caption_mode: CaptionMode = "true",
-        normalise_captions: bool = False,
+        normalize_captions: bool = False,
         augment: bool = True,
         cache: str | None = "data/cache",
         seed: int = 0,
@@ -118,7 +118,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         self.on_missing = on_missing
         self.synthesize = synthesize
         self.caption_mode: CaptionMode = caption_mode
-        self.normalise_captions = normalise_captions
+        self.normalize_captions = normalize_captions
         self.augment = augment
         self.cache = cache
         self.seed = seed
@@ -322,7 +322,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         return self._pictures
 
     def _finished(self, record: Record, stage: Stage) -> Record:
-        text = normalise(record.text) if self.normalise_captions else record.text
+        text = normalize(record.text) if self.normalize_captions else record.text
         return replace(record, text=text, mask=None if stage == "predict" else record.mask)
 
     def folder(self) -> Path:

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from datamodules.base import TextSegDataModule
 from datamodules.captions.modes import CaptionMode
 from datamodules.dataset import Record, Stage
-from datamodules.files.checks import first_few
+from datamodules.files.checks import preview
 from datamodules.files.manifest import PREDICT, SPLITS, UNSPLIT, find_manifest, read_manifest
 from textseg.batch import stable_id
 from textseg.errors import UserError
@@ -47,7 +47,7 @@ class ManifestDataModule(TextSegDataModule):
         synthesize: write and use phantoms in the dataset's layout under data/phantoms instead of
             root; a number asks for that many training images.
         caption_mode: true captions, empty ones, or true ones shuffled among the rows of a split.
-        normalise_captions: repair spelling and spacing of captions.
+        normalize_captions: repair spelling and spacing of captions.
         augment: vary training images; words keep telling the truth.
         cache: folder for the decoded, resized pictures, built once and memory-mapped; null reads
             the files every time.
@@ -68,7 +68,7 @@ class ManifestDataModule(TextSegDataModule):
         on_missing: Literal["error", "skip"] = "error",
         synthesize: bool | int = False,
         caption_mode: CaptionMode = "true",
-        normalise_captions: bool = False,
+        normalize_captions: bool = False,
         augment: bool = True,
         cache: str | None = "data/cache",
         seed: int = 0,
@@ -83,7 +83,7 @@ class ManifestDataModule(TextSegDataModule):
             on_missing=on_missing,
             synthesize=synthesize,
             caption_mode=caption_mode,
-            normalise_captions=normalise_captions,
+            normalize_captions=normalize_captions,
             augment=augment,
             cache=cache,
             seed=seed,
@@ -177,10 +177,10 @@ def _check_patients(file: Path, rows: Sequence[Record]) -> None:
     patients: dict[Path, set[str]] = {}
     for row in rows:
         patients.setdefault(row.image, set()).add(row.case_id)
-    doubtful = [f"{p.name} ({first_few(sorted(c))})" for p, c in patients.items() if len(c) > 1]
+    doubtful = [f"{p.name} ({preview(sorted(c))})" for p, c in patients.items() if len(c) > 1]
     if doubtful:
         raise UserError(
-            f"{file}: {len(doubtful)} images have more than one case_id: {first_few(doubtful)}",
+            f"{file}: {len(doubtful)} images have more than one case_id: {preview(doubtful)}",
             "give all rows of an image the same case_id",
         )
 

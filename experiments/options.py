@@ -45,10 +45,10 @@ from textseg.batch import Batch
 from textseg.benchmark.cost import few, random_batch
 from textseg.benchmark.device import checked_device, environment
 from textseg.benchmark.experiments import name_of, network_from
-from textseg.benchmark.memory import MIB, growth, held_bytes
+from textseg.benchmark.memory import MIB, allocated_bytes, growth
 from textseg.benchmark.timing import (
     CPU,
-    Contender,
+    Candidate,
     Mode,
     ModeName,
     contender,
@@ -120,7 +120,7 @@ def measured(name: str, model: SegmentationModule, options: Sequence[str], job: 
     torch.compiler.reset()  # it compiles a class only so many times, and would then run it eager
     contenders = [first_step(name, model, batch, job, one) for one in settings.items()]
     # In the second step, another warm-up, AdamW's state is there already.
-    peaks = [held_bytes(one.tensors()) + growth(one.step, job.device) for one in contenders]
+    peaks = [allocated_bytes(one.tensors()) + growth(one.step, job.device) for one in contenders]
     time_rounds(contenders, job.rounds, measures=["step"], warm_up=0)
     rows: list[dict[str, Any]] = []
     for one, peak in zip(contenders, peaks, strict=True):
@@ -137,7 +137,7 @@ def measured(name: str, model: SegmentationModule, options: Sequence[str], job: 
 
 def first_step(
     network: str, model: SegmentationModule, batch: Batch, job: Job, option: tuple[str, Setting]
-) -> Contender:
+) -> Candidate:
     """The network under a setting, after the step in which it is compiled and captions are cached.
 
     Raises:
@@ -161,7 +161,7 @@ def first_step(
 
 def under(
     setting: Setting, name: str, model: SegmentationModule, batch: Batch, device: torch.device
-) -> Contender:
+) -> Candidate:
     """A copy of `model` under a setting, called `name`."""
     model = copied(model)
     if setting.checkpointing:
@@ -244,7 +244,7 @@ def run(job: Job) -> None:
         show(line, width)
     for name, entry in job.networks.items():
         model = network_from(entry, job.text_encoder)
-        model.on_captions(batch["text"], training=True)
+        model.prepare_captions(batch["text"], training=True)
         idle = idle_options(model, batch)
         result["left_out"][name] = {o: why for o, why in idle.items() if o in job.options}
         options = [option for option in job.options if option not in idle]

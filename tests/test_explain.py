@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from textseg.batch import SegmentationOutput, TextFeatures
 from textseg.errors import UserError
-from textseg.explain import evaluating, recorded, saliency, to_picture, word_spans
+from textseg.explain import eval_mode, normalize_map, recorded, saliency, word_spans
 from textseg.layers import CrossAttention, attention_weights, merge_heads, split_heads
 from textseg.models.base import SegmentationModule
 
@@ -106,10 +106,10 @@ def test_evaluating_gives_every_part_its_own_mode_back_even_on_an_error() -> Non
     network[1].eval()  # somebody froze its statistics
     before = modes(network)
     assert before == [True, True, False, True]
-    with evaluating(network):
+    with eval_mode(network):
         assert not any(modes(network))
     assert modes(network) == before
-    with pytest.raises(ZeroDivisionError), evaluating(network):
+    with pytest.raises(ZeroDivisionError), eval_mode(network):
         _ = 1 / 0
     assert modes(network) == before
 
@@ -202,7 +202,7 @@ def test_a_picture_of_the_maps_own_size_is_its_min_max_by_row() -> None:
     values = raw.numpy().astype(np.float64)
     low = values.min(axis=(1, 2), keepdims=True)
     expected = (values - low) / (values.max(axis=(1, 2), keepdims=True) - low)
-    found = to_picture(raw, (6, 5))
+    found = normalize_map(raw, (6, 5))
     np.testing.assert_allclose(found.numpy(), expected, atol=2e-2)
     assert found.amin((1, 2)).tolist() == [0, 0, 0]
     torch.testing.assert_close(found.amax((1, 2)), torch.ones(3))
@@ -211,17 +211,17 @@ def test_a_picture_of_the_maps_own_size_is_its_min_max_by_row() -> None:
 def test_a_picture_is_enlarged_without_a_shift() -> None:
     raw = torch.zeros(1, 4, 4)
     raw[0, 1, 2] = 1
-    picture = to_picture(raw, (16, 16))
+    picture = normalize_map(raw, (16, 16))
     assert picture.shape == (1, 16, 16)
     rows, columns = np.nonzero(picture[0].numpy() > 0.5)
-    assert (rows.mean(), columns.mean()) == (5.5, 9.5), "centre of the cell of 4 x 4 pixels"
+    assert (rows.mean(), columns.mean()) == (5.5, 9.5), "center of the cell of 4 x 4 pixels"
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.1, -3e4, 1e-30])
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 def test_a_constant_map_gives_an_empty_picture(value: float, kind: torch.dtype) -> None:
     raw = torch.full((1, 3, 3), value, dtype=kind)
-    assert to_picture(raw, (32, 48)).abs().max() == 0
+    assert normalize_map(raw, (32, 48)).abs().max() == 0
 
 
 # --- a network that sees a bright blob ------------------------------------------------------------
@@ -253,7 +253,7 @@ class BlobNetwork(SegmentationModule):
         tokens = torch.tensor(rows)[..., None]
         return TextFeatures(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool), tokens.mean(1))
 
-    def select_words(self, text: Sequence[str], word: str | None) -> Tensor:
+    def token_mask(self, text: Sequence[str], word: str | None) -> Tensor:
         rows = [[False, *(word in (None, w) for w in caption.split())] for caption in text]
         if not all(any(row) for row in rows):
             raise UserError(f"no {word!r}", "give another")

@@ -77,6 +77,8 @@ def within(name: str, module: str) -> bool:
 
 def layer_of(name: str) -> int:
     part = name.split(".")[1] if "." in name else ""
+    if part == "__version__":
+        return 0
     return next((i for i, names in enumerate(LAYERS) if part in names), len(LAYERS))
 
 

@@ -19,7 +19,7 @@ from textseg.layers import (
     SelfAttentionLayer,
     UNetDecoder,
     merge_heads,
-    sine_positions,
+    sincos_position_embedding_2d,
     split_heads,
     to_map,
     to_tokens,
@@ -174,8 +174,8 @@ def numpy_code(row: float, column: float, dim: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (3, 10)])
-def test_the_position_code_of_a_cell_is_that_of_its_centre(height: int, width: int) -> None:
-    code = sine_positions(height, width, 32, torch.zeros(1)).view(height, width, 32)
+def test_the_position_code_of_a_cell_is_that_of_its_center(height: int, width: int) -> None:
+    code = sincos_position_embedding_2d(height, width, 32, torch.zeros(1)).view(height, width, 32)
     for i in range(height):
         for j in range(width):
             expected = numpy_code((i + 0.5) / height, (j + 0.5) / width, 32)
@@ -184,30 +184,35 @@ def test_the_position_code_of_a_cell_is_that_of_its_centre(height: int, width: i
 
 @pytest.mark.parametrize("times", [3, 5, 7])
 def test_a_place_has_the_same_code_at_every_resolution(times: int) -> None:
-    """A cell's centre is a centre again on a grid finer by an odd factor."""
-    coarse = sine_positions(4, 6, 64, torch.zeros(1)).view(4, 6, 64)
-    fine = sine_positions(4 * times, 6 * times, 64, torch.zeros(1)).view(4 * times, 6 * times, 64)
-    centres = fine[times // 2 :: times, times // 2 :: times]
-    torch.testing.assert_close(centres, coarse, rtol=0, atol=2e-4)
+    """A cell's center is a center again on a grid finer by an odd factor."""
+    coarse = sincos_position_embedding_2d(4, 6, 64, torch.zeros(1)).view(4, 6, 64)
+    fine = sincos_position_embedding_2d(4 * times, 6 * times, 64, torch.zeros(1)).view(
+        4 * times, 6 * times, 64
+    )
+    centers = fine[times // 2 :: times, times // 2 :: times]
+    torch.testing.assert_close(centers, coarse, rtol=0, atol=2e-4)
 
 
 def test_no_two_cells_share_a_position_code() -> None:
-    code = sine_positions(12, 12, 64, torch.zeros(1))[0]
+    code = sincos_position_embedding_2d(12, 12, 64, torch.zeros(1))[0]
     distance = torch.cdist(code, code) + 10 * torch.eye(len(code))
     assert distance.min() > 0.1
 
 
 def test_left_and_right_and_up_and_down_have_different_codes() -> None:
-    code = sine_positions(8, 8, 64, torch.zeros(1)).view(8, 8, 64)
+    code = sincos_position_embedding_2d(8, 8, 64, torch.zeros(1)).view(8, 8, 64)
     corners = torch.stack([code[0, 0], code[0, -1], code[-1, 0], code[-1, -1]])
     assert (torch.cdist(corners, corners) + 10 * torch.eye(4)).min() > 1
 
 
 def test_the_position_code_takes_dtype_from_its_example_and_refuses_odd_widths() -> None:
-    assert sine_positions(2, 3, 8, torch.zeros(1, dtype=torch.float64)).dtype == torch.float64
-    assert sine_positions(2, 3, 8, torch.zeros(1)).shape == (1, 6, 8)
+    assert (
+        sincos_position_embedding_2d(2, 3, 8, torch.zeros(1, dtype=torch.float64)).dtype
+        == torch.float64
+    )
+    assert sincos_position_embedding_2d(2, 3, 8, torch.zeros(1)).shape == (1, 6, 8)
     with pytest.raises(ValueError, match="30"):
-        sine_positions(2, 2, 30, torch.zeros(1))
+        sincos_position_embedding_2d(2, 2, 30, torch.zeros(1))
 
 
 def test_drop_path_drops_whole_samples_at_its_rate_and_keeps_the_mean() -> None:
@@ -227,7 +232,7 @@ def test_drop_path_is_the_identity_in_eval_and_at_rate_0() -> None:
     assert DropPath(0.0).train()(x) is x
 
 
-def test_layer_norm_2d_normalises_every_place_over_its_channels() -> None:
+def test_layer_norm_2d_normalizes_every_place_over_its_channels() -> None:
     x = torch.randn(2, 16, 3, 5) * 4 + 2
     out = LayerNorm2d(16)(x)
     x_np = x.numpy()

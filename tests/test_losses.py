@@ -11,9 +11,9 @@ from sklearn.metrics import f1_score, log_loss
 from torch import Tensor
 
 from textseg.losses import (
-    caption_matches,
+    all_gather_with_grad,
+    contrastive_targets,
     dice_loss,
-    gather_rows,
     segmentation_loss,
     soft_cross_entropy,
     text_to_pixel_contrastive_loss,
@@ -290,7 +290,7 @@ PRESENT = [True, True, False, True, True, True]
 def test_the_matching_loss_equals_a_loop_over_rows(present: list[bool], further: int) -> None:
     torch.manual_seed(0)
     scores = 3 * torch.randn(6, 6 + further, dtype=torch.float64)
-    matches = caption_matches(
+    matches = contrastive_targets(
         torch.tensor(CAPTION_IDS), torch.tensor(IMAGE_IDS), torch.tensor(present)
     )
     wanted = numpy_matching(scores.numpy(), CAPTION_IDS, IMAGE_IDS, present)
@@ -300,7 +300,7 @@ def test_the_matching_loss_equals_a_loop_over_rows(present: list[bool], further:
 def test_rows_with_one_caption_share_their_target_and_other_words_of_an_image_are_left_out() -> (
     None
 ):
-    matches = caption_matches(torch.tensor([7, 7, 9]), torch.tensor([1, 2, 2]))
+    matches = contrastive_targets(torch.tensor([7, 7, 9]), torch.tensor([1, 2, 2]))
     half = [[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]
     assert matches.targets.tolist() == half
     assert matches.allowed.tolist() == [[True] * 3, [True, True, False], [True, False, True]]
@@ -310,12 +310,12 @@ def test_rows_with_one_caption_share_their_target_and_other_words_of_an_image_ar
 def test_an_absent_row_gets_no_gradient_and_a_batch_of_them_a_finite_zero() -> None:
     scores = torch.randn(6, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
     ids = torch.tensor(CAPTION_IDS), torch.tensor(IMAGE_IDS)
-    soft_cross_entropy(scores, caption_matches(*ids, torch.tensor(PRESENT))).backward()
+    soft_cross_entropy(scores, contrastive_targets(*ids, torch.tensor(PRESENT))).backward()
     assert scores.grad is not None
     assert scores.grad[2].abs().sum() == scores.grad[:, 2].abs().sum() == 0
     assert scores.grad.abs().sum() > 0
     scores.grad = None
-    loss = soft_cross_entropy(scores, caption_matches(*ids, torch.zeros(6, dtype=torch.bool)))
+    loss = soft_cross_entropy(scores, contrastive_targets(*ids, torch.zeros(6, dtype=torch.bool)))
     loss.backward()
     assert loss.item() == 0
     assert (scores.grad == 0).all()
@@ -323,7 +323,7 @@ def test_an_absent_row_gets_no_gradient_and_a_batch_of_them_a_finite_zero() -> N
 
 def test_in_a_batch_of_one_caption_with_equal_scores_the_loss_is_log_of_its_size() -> None:
     scores = torch.ones(5, 5, requires_grad=True)
-    loss = soft_cross_entropy(scores, caption_matches(torch.zeros(5), torch.arange(5)))
+    loss = soft_cross_entropy(scores, contrastive_targets(torch.zeros(5), torch.arange(5)))
     loss.backward()
     assert loss.item() == pytest.approx(math.log(5))
     assert scores.grad is not None
@@ -334,11 +334,11 @@ def test_the_matching_loss_stays_in_fp32_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         loss = soft_cross_entropy(
             torch.ones(2, 2, dtype=torch.bfloat16),
-            caption_matches(torch.arange(2), torch.arange(2)),
+            contrastive_targets(torch.arange(2), torch.arange(2)),
         )
     assert loss.dtype == torch.float32
 
 
 def test_alone_a_process_gathers_its_own_rows() -> None:
     rows = torch.randn(3, 2)
-    assert gather_rows(rows) is rows
+    assert all_gather_with_grad(rows) is rows

@@ -1,4 +1,4 @@
-"""Pictures: what each colour means, and that no caption breaks them."""
+"""Pictures: what each color means, and that no caption breaks them."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def masks(side: int = 64) -> tuple[np.ndarray, np.ndarray]:
     return truth, pred
 
 
-def grey(height: int, width: int) -> np.ndarray:
+def gray(height: int, width: int) -> np.ndarray:
     return np.full((height, width, 3), 128, dtype=np.uint8)
 
 
-def contains(picture: np.ndarray, colour: tuple[int, int, int]) -> bool:
-    return bool((picture == colour).all(axis=-1).any())
+def contains(picture: np.ndarray, color: tuple[int, int, int]) -> bool:
+    return bool((picture == color).all(axis=-1).any())
 
 
-def lab(colour: tuple[int, int, int], vision: str) -> np.ndarray:
-    """CIE L*a*b* (D65) of an sRGB colour as somebody with this vision sees it."""
-    value = np.array(colour) / 255
+def lab(color: tuple[int, int, int], vision: str) -> np.ndarray:
+    """CIE L*a*b* (D65) of an sRGB color as somebody with this vision sees it."""
+    value = np.array(color) / 255
     linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
     seen = (np.array(VISION[vision]) @ linear).clip(0, 1)
     to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
@@ -56,17 +56,17 @@ def lab(colour: tuple[int, int, int], vision: str) -> np.ndarray:
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
-def test_agreement_colours_partition_the_two_masks() -> None:
+def test_agreement_colors_partition_the_two_masks() -> None:
     truth, pred = masks()
-    colours = tp_fp_fn(truth, pred)
-    assert (colours.shape, colours.dtype) == ((64, 64, 3), np.uint8)
-    counts = {c: int((colours == c).all(axis=-1).sum()) for c in (HIT, FALSE_ALARM, MISS)}
+    colors = tp_fp_fn(truth, pred)
+    assert (colors.shape, colors.dtype) == ((64, 64, 3), np.uint8)
+    counts = {c: int((colors == c).all(axis=-1).sum()) for c in (HIT, FALSE_ALARM, MISS)}
     assert counts == {HIT: 400, FALSE_ALARM: 500, MISS: 500}
-    assert int((colours == 0).all(axis=-1).sum()) == 64 * 64 - 1400
+    assert int((colors == 0).all(axis=-1).sum()) == 64 * 64 - 1400
 
 
 @pytest.mark.parametrize("vision", list(VISION))
-def test_agreement_colours_differ_for_colour_blind_readers(vision: str) -> None:
+def test_agreement_colors_differ_for_color_blind_readers(vision: str) -> None:
     for one, two in combinations((HIT, FALSE_ALARM, MISS), 2):
         assert np.linalg.norm(lab(one, vision) - lab(two, vision)) > 40
 
@@ -92,13 +92,13 @@ def test_panels_show_the_images_own_pixels_enlarged_by_a_whole_factor(
 
 def test_a_picture_with_a_truth_shows_all_three_kinds_of_pixels() -> None:
     truth, pred = masks()
-    picture = overlay(grey(64, 64), truth, pred, caption="two lesions")
+    picture = overlay(gray(64, 64), truth, pred, caption="two lesions")
     assert picture.dtype == np.uint8
     assert all(contains(picture, c) for c in (HIT, FALSE_ALARM, MISS, TRUTH, PREDICTION))
 
 
 def test_a_picture_without_a_truth_makes_no_claim_about_agreement() -> None:
-    picture = overlay(grey(64, 64), None, masks()[1], caption="two lesions")
+    picture = overlay(gray(64, 64), None, masks()[1], caption="two lesions")
     assert contains(picture, PREDICTION)
     assert not any(contains(picture, c) for c in (HIT, FALSE_ALARM, MISS, TRUTH))
 
@@ -122,8 +122,8 @@ def test_float_planes_and_bytes_give_the_same_picture() -> None:
 
 def test_a_longer_caption_makes_a_taller_picture_and_no_wider_one() -> None:
     truth, pred = masks()
-    short = overlay(grey(64, 64), truth, pred, caption="left lung")
-    long = overlay(grey(64, 64), truth, pred, caption="upper left lung, " * 60)
+    short = overlay(gray(64, 64), truth, pred, caption="left lung")
+    long = overlay(gray(64, 64), truth, pred, caption="upper left lung, " * 60)
     assert long.shape[0] > short.shape[0] + 5 * 14
     assert long.shape[1] == short.shape[1]
 
@@ -131,7 +131,7 @@ def test_a_longer_caption_makes_a_taller_picture_and_no_wider_one() -> None:
 def test_no_letter_touches_the_edge_of_the_picture() -> None:
     truth, pred = masks()
     for caption in ("W" * 400, "upper left lung, " * 60):
-        picture = overlay(grey(64, 64), truth, pred, caption=caption, title=["W" * 200])
+        picture = overlay(gray(64, 64), truth, pred, caption=caption, title=["W" * 200])
         for edge in (picture[:6], picture[-6:], picture[:, :6], picture[:, -6:]):
             assert (edge == 255).all()
 
@@ -151,27 +151,27 @@ def test_no_letter_touches_the_edge_of_the_picture() -> None:
 )
 def test_no_caption_breaks_the_picture(caption: str) -> None:
     truth, pred = masks(32)
-    picture = overlay(grey(32, 32), truth, pred, caption=caption, title=[caption])
+    picture = overlay(gray(32, 32), truth, pred, caption=caption, title=[caption])
     assert picture.ndim == 3
 
 
 def test_accents_are_dropped_rather_than_drawn_as_boxes() -> None:
     _, pred = masks(64)
     captions = ("Läsion \u2013 é", "Lasion - e")
-    one, two = (overlay(grey(64, 64), None, pred, caption=c) for c in captions)
+    one, two = (overlay(gray(64, 64), None, pred, caption=c) for c in captions)
     np.testing.assert_array_equal(one, two)
 
 
 def test_empty_masks_leave_the_panels_unpainted() -> None:
     nothing = np.zeros((64, 64), bool)
-    picture = overlay(grey(64, 64), nothing, nothing, caption="healthy")
+    picture = overlay(gray(64, 64), nothing, nothing, caption="healthy")
     assert not any(contains(picture, c) for c in (TRUTH, PREDICTION))
 
 
 def test_a_mask_of_another_size_is_refused_by_name() -> None:
     truth, pred = masks()
     with pytest.raises(ValueError, match=r"truth is \(64, 64\), but \(32, 48\)"):
-        overlay(grey(32, 48), truth, np.zeros((32, 48)), caption="")
+        overlay(gray(32, 48), truth, np.zeros((32, 48)), caption="")
     with pytest.raises(ValueError, match="pred is"):
         tp_fp_fn(truth, pred[:5])
 
@@ -186,23 +186,23 @@ def bowl(side: int = 32) -> np.ndarray:
 
 @pytest.mark.parametrize("vision", list(VISION))
 def test_more_heat_is_lighter_to_every_reader_in_nearly_even_steps(vision: str) -> None:
-    lightness = [lab(tuple(colour), vision)[0] for colour in heat(np.linspace(0, 1, 9))]
+    lightness = [lab(tuple(color), vision)[0] for color in heat(np.linspace(0, 1, 9))]
     steps = np.diff(lightness)
     assert steps.min() > 4
     assert lightness[-1] - lightness[0] > 75
 
 
 def test_heat_takes_the_ends_of_its_scale_and_mixes_in_between() -> None:
-    colours = heat(np.array([[0.0, 1.0], [0.5 / 7, 1 / 7]]))
-    assert colours[0].tolist() == [list(HEAT[0]), list(HEAT[-1])]
-    assert np.abs(colours[1, 0] - np.mean(HEAT[:2], axis=0)).max() <= 0.5
-    assert colours[1, 1].tolist() == list(HEAT[1])
+    colors = heat(np.array([[0.0, 1.0], [0.5 / 7, 1 / 7]]))
+    assert colors[0].tolist() == [list(HEAT[0]), list(HEAT[-1])]
+    assert np.abs(colors[1, 0] - np.mean(HEAT[:2], axis=0)).max() <= 0.5
+    assert colors[1, 1].tolist() == list(HEAT[1])
 
 
 def page(maps: dict[str, np.ndarray], **settings: Any) -> np.ndarray:
     values: dict[str, Any] = {"truth": None, "caption": "lesion on the left", **settings}
     truth = values.pop("truth")
-    return explanation(grey(64, 64), truth, np.zeros((64, 64)), maps, **values)
+    return explanation(gray(64, 64), truth, np.zeros((64, 64)), maps, **values)
 
 
 def test_a_map_is_brightest_where_it_is_highest() -> None:
@@ -248,8 +248,8 @@ def test_images_of_any_size_give_panels_of_one_size(size: tuple[int, int]) -> No
 
 def test_outlines_are_the_predictions_and_where_known_the_truths() -> None:
     truth, pred = masks()
-    with_truth = explanation(grey(64, 64), truth, pred, {"a": bowl()}, caption="")
-    without = explanation(grey(64, 64), None, pred, {"a": bowl()}, caption="")
+    with_truth = explanation(gray(64, 64), truth, pred, {"a": bowl()}, caption="")
+    without = explanation(gray(64, 64), None, pred, {"a": bowl()}, caption="")
     assert contains(with_truth, TRUTH)
     assert contains(with_truth, PREDICTION)
     assert contains(without, PREDICTION)
@@ -257,7 +257,7 @@ def test_outlines_are_the_predictions_and_where_known_the_truths() -> None:
 
 
 def marked_width(caption: str, word: str | None) -> int:
-    """Pixels of the marker's colour."""
+    """Pixels of the marker's color."""
     return int((page({"a": bowl()}, caption=caption, word=word) == (255, 226, 120)).all(-1).sum())
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from datamodules import RefHLSegDataModule
-from textseg.callbacks import TestReport
+from textseg.callbacks import ResultsWriter
 from textseg.metrics.text import format_results
 from textseg.models import LSMS
 
@@ -23,11 +23,11 @@ class Boxes(RefHLSegDataModule):
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TestReport]:
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ResultsWriter]:
     found = {}
     for kind in (RefHLSegDataModule, Boxes):
         folder = tmp_path_factory.mktemp(kind.__name__)
-        report = TestReport(overlays=1, ranked=0)
+        report = ResultsWriter(overlays=1, ranked=0)
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
             data = kind(synthesize=4, image_size=32, num_workers=0, cache=None)
@@ -52,7 +52,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TestReport]:
     ("name", "truth"), [("RefHLSegDataModule", "outlines"), ("Boxes", "boxes")]
 )
 def test_metrics_and_cases_say_what_the_truth_is(
-    reports: dict[str, TestReport], name: str, truth: str
+    reports: dict[str, ResultsWriter], name: str, truth: str
 ) -> None:
     folder = reports[name].folder
     assert json.loads((folder / "metrics.json").read_text())["truth"] == truth
@@ -60,13 +60,13 @@ def test_metrics_and_cases_say_what_the_truth_is(
         assert {row["truth"] for row in csv.DictReader(lines)} == {truth}
 
 
-def test_the_printed_table_warns_of_boxes_only(reports: dict[str, TestReport]) -> None:
+def test_the_printed_table_warns_of_boxes_only(reports: dict[str, ResultsWriter]) -> None:
     printed = {name: format_results(report.results) for name, report in reports.items()}
     assert "boxes, not outlines" in printed["Boxes"]
     assert "outlines" not in printed["RefHLSegDataModule"]
 
 
-def test_an_overlay_against_boxes_has_a_line_more(reports: dict[str, TestReport]) -> None:
+def test_an_overlay_against_boxes_has_a_line_more(reports: dict[str, ResultsWriter]) -> None:
     heights = []
     for report in reports.values():
         (picture,) = (report.folder / "overlays").glob("*.png")

@@ -67,7 +67,7 @@ class TextImageBackboneMixin(nn.Module):
         """Captions to tokens [B, L, D], mask [B, L] and pooled [B, D]."""
         return self.text_encoder(text)
 
-    def select_words(self, text: Sequence[str], word: str | None) -> Tensor:
+    def token_mask(self, text: Sequence[str], word: str | None) -> Tensor:
         """[B, L] bool: which tokens of the captions are `word`, or any content word if None."""
         return self.text_encoder.word_mask(text, word)
 
@@ -88,7 +88,7 @@ class TextImageBackboneMixin(nn.Module):
             return self.image_encoder(image, text)
         return self.image_encoder(image, fuse)
 
-    def on_captions(self, captions: Sequence[str], *, training: bool) -> None:
+    def prepare_captions(self, captions: Sequence[str], *, training: bool) -> None:
         """Learn a missing vocabulary from the training captions, and warn of cut ones."""
         if isinstance(self.text_encoder, NoText):
             return

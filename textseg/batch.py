@@ -27,7 +27,7 @@ class Batch(_AlwaysThere, total=False):
     |---|---|---|
     | image | [B, 3, H, W] float32 | in [0, 1]; mean and std belong to the image encoder |
     | text | list of B | captions as strings; the text encoder owns its tokenizer |
-    | caption_id, image_id | [B] int64 | `stable_id` of the normalised caption, of the image |
+    | caption_id, image_id | [B] int64 | `stable_id` of the normalized caption, of the image |
     | index | [B] int64 | position in the split; DDP pads with repeats, scoring drops them by it |
     | case | list of B | one row: `<image stem>__<row>`, safe as a file name |
     | case_id | list of B | patient or study; "" where unknown |
@@ -46,7 +46,7 @@ class LoadedBatch(_AlwaysThere, total=False):
 
     | field | shape | meaning |
     |---|---|---|
-    | image | [B, 3, H, W] uint8 | 0 to 255; [B, 1, H, W] where all pictures of the batch are grey |
+    | image | [B, 3, H, W] uint8 | 0 to 255; [B, 1, H, W] where all pictures of the batch are gray |
     | mask | [B, 1, H, W] uint8 | 0 or 1; absent in predict |
 
     The other fields are a Batch's. A Trainer that was given the DataModule makes a Batch of it, on

@@ -38,7 +38,7 @@ def recorded(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[Any, 
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
+def eval_mode(module: nn.Module) -> Iterator[None]:
     """While open, all of `module` is in eval mode; afterwards each part is as it was.
 
     Parts differ: a text encoder or a batch norm that somebody froze stays in eval while the rest
@@ -65,7 +65,7 @@ def word_spans(text: str, word: str) -> list[tuple[int, int]]:
 def saliency(logits_of: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
     """Where a change of the pixels would change the outlined region most (any network).
 
-    |d S / d image|, largest over the colours, averaged over cells of 4 x 4 pixels, with
+    |d S / d image|, largest over the colors, averaged over cells of 4 x 4 pixels, with
     S = sum over pixels of p z, z the logit and p its probability, held fixed: the region's own
     evidence, defined for an empty prediction too (Simonyan et al. 2013, adapted to masks).
 
@@ -84,7 +84,7 @@ def saliency(logits_of: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
     return F.avg_pool2d(gradient.abs().amax(1, keepdim=True), SALIENCY_CELL)[:, 0]
 
 
-def to_picture(raw: Tensor, size: tuple[int, int]) -> Tensor:
+def normalize_map(raw: Tensor, size: tuple[int, int]) -> Tensor:
     """Raw map [B, h, w] -> [B, H, W] in [0, 1]: upsampled, then min-max for each row.
 
     A constant map says nothing and becomes 0 everywhere.

@@ -37,7 +37,7 @@ class DropPath(nn.Module):
         return x * torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(keep) / keep
 
 
-def sine_positions(height: int, width: int, dim: int, like: Tensor) -> Tensor:
+def sincos_position_embedding_2d(height: int, width: int, dim: int, like: Tensor) -> Tensor:
     """Sine and cosine of both coordinates at octave frequencies: [1, H*W, dim].
 
     Coordinates run over (0, 1) from edge to edge, so "upper left" has one code at every size.

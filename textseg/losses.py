@@ -57,7 +57,7 @@ def text_to_pixel_contrastive_loss(
 ) -> Tensor:
     """Draws the expression to the pixels of the lesion it refers to, and away from all others.
 
-    With z L2-normalised and s_j = <z_text, z_j> / tau + b, tau = exp(log_temperature), and m_j the
+    With z L2-normalized and s_j = <z_text, z_j> / tau + b, tau = exp(log_temperature), and m_j the
     mask averaged by area to the grid (nearest would lose small lesions):
 
         positives = sum(m_j * -log sigmoid(s_j)) / sum(m_j)
@@ -114,7 +114,7 @@ class _GatherRows(torch.autograd.Function):
         return total[ctx.rows * torch.distributed.get_rank() :][: ctx.rows]
 
 
-def gather_rows(rows: Tensor) -> Tensor:
+def all_gather_with_grad(rows: Tensor) -> Tensor:
     """[B, ...] of every process, in the order of their ranks: [processes * B, ...].
 
     Gradients flow back to the process a row came from, summed over the processes that used it.
@@ -128,7 +128,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     return _GatherRows.apply(rows.contiguous())
 
 
-class Matches(NamedTuple):
+class ContrastiveTargets(NamedTuple):
     """Who belongs to whom in a contrastive batch of N rows; symmetric but for `targets`' scale.
 
     targets [N, N]: 1/n for each of an anchor's n positives, else 0; allowed [N, N] bool: what
@@ -140,7 +140,9 @@ class Matches(NamedTuple):
     anchors: Tensor
 
 
-def caption_matches(caption_id: Tensor, image_id: Tensor, present: Tensor | None = None) -> Matches:
+def contrastive_targets(
+    caption_id: Tensor, image_id: Tensor, present: Tensor | None = None
+) -> ContrastiveTargets:
     """Positives, negatives and neither, by what rows share.
 
     Rows with the same caption are positives of each other: at batch 32 a row of QaTa has about four
@@ -157,10 +159,10 @@ def caption_matches(caption_id: Tensor, image_id: Tensor, present: Tensor | None
     # A row that is not present keeps itself, so that no softmax is empty; it is no anchor.
     positive = (same_caption & present[None, :]) | itself
     allowed = ((same_caption | ~same_image) & present[None, :]) | itself
-    return Matches(positive / positive.sum(1, keepdim=True), allowed, present)
+    return ContrastiveTargets(positive / positive.sum(1, keepdim=True), allowed, present)
 
 
-def soft_cross_entropy(scores: Tensor, matches: Matches) -> Tensor:
+def soft_cross_entropy(scores: Tensor, matches: ContrastiveTargets) -> Tensor:
     """Mean over anchors i of -sum_j targets_ij log softmax_j(scores_ij), j over what is allowed.
 
     0, connected to the graph, where there is no anchor.

@@ -72,11 +72,11 @@ def probe_size(path: Path) -> Size:
 
 
 def read_image(path: Path) -> Bytes:
-    """An image file as [H, W, 3] uint8; 16-bit grey values are scaled by 255/65535."""
+    """An image file as [H, W, 3] uint8; 16-bit gray values are scaled by 255/65535."""
     image = _open(path)
     if image.mode.startswith("I"):
-        grey = np.asarray(image, dtype=np.float64) / 65535 * 255
-        image = Image.fromarray(grey.clip(0, 255).round().astype(np.uint8))
+        gray = np.asarray(image, dtype=np.float64) / 65535 * 255
+        image = Image.fromarray(gray.clip(0, 255).round().astype(np.uint8))
     return np.asarray(image.convert("RGB"))
 
 
@@ -99,17 +99,17 @@ def resize_image(image: Bytes, size: Size) -> Bytes:
 
 
 def resize_mask(mask: Bytes, size: Size) -> Bytes:
-    """Nearest by pixel centres, so that a mask neither grows nor shifts: [H0, W0] -> [H, W]."""
+    """Nearest by pixel centers, so that a mask neither grows nor shifts: [H0, W0] -> [H, W]."""
     if mask.shape == size:
         return mask
     return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
-def ct_window(hounsfield: NDArray[np.floating], centre: float = 40, width: float = 400) -> Bytes:
-    """Hounsfield units to uint8: centre - width/2 maps to 0 and centre + width/2 to 255.
+def ct_window(hounsfield: NDArray[np.floating], center: float = 40, width: float = 400) -> Bytes:
+    """Hounsfield units to uint8: center - width/2 maps to 0 and center + width/2 to 255.
 
     The default is the usual abdominal soft-tissue window.
     """
-    low = centre - width / 2
+    low = center - width / 2
     scaled = (np.asarray(hounsfield, dtype=np.float64) - low) / width
     return (scaled.clip(0, 1) * 255).round().astype(np.uint8)

@@ -70,14 +70,14 @@ def audit(
         template,
         count_tokens=count_tokens,
         max_tokens=max_tokens,
-        normalised=datamodule.normalise_captions,
+        normalized=datamodule.normalize_captions,
     )
     _look(rows, files, words)
     published = _published(datamodule)
     files.compare(published=published)
     unlisted, refused = _all_images(datamodule, root)
     if rows:
-        files.strays(unlisted)
+        files.unlisted_files(unlisted)
         found += empty_splits(rows)
     found += refused if not found else []
     found += leaks(rows, files, published=published) + repetitions(rows, files)

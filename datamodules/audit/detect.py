@@ -25,7 +25,7 @@ _DUKE_LAYOUTS: tuple[Layout, ...] = ("mamamia", "tcia")
 _REMEDY = "name the dataset: qata, mosmed, duke, refhl or manifest"
 
 
-def recognise(root: Path) -> type[TextSegDataModule]:
+def recognize(root: Path) -> type[TextSegDataModule]:
     """The DataModule that reads a folder, by its files' names; nothing is converted.
 
     A manifest decides for `ManifestDataModule`, whatever lies beside it. Some trees of QaTa-COV19
@@ -98,7 +98,7 @@ def _only(
         return fitting[0]
     if not fitting:
         raise UserError(
-            f"root={root} is not recognised as a dataset; looked for {'; '.join(looked)}", _REMEDY
+            f"root={root} is not recognized as a dataset; looked for {'; '.join(looked)}", _REMEDY
         )
     names = ", ".join(datamodule.__name__ for datamodule in fitting)
     raise UserError(f"root={root} could be more than one dataset: {names}", _REMEDY)

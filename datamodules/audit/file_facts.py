@@ -22,7 +22,7 @@ _CORNERS_TOUCH = np.ones((3, 3), dtype=np.uint8)  # 8-connected
 
 @dataclass(frozen=True)
 class ImageLook:
-    """An image: `digest` is of its decoded pixels, equal for grey and for three equal channels."""
+    """An image: `digest` is of its decoded pixels, equal for gray and for three equal channels."""
 
     size: Size
     mode: str
@@ -36,7 +36,7 @@ class MaskLook:
 
     `oddness` says what is unusual about its mode, or nothing; `others` are its values but 0 and
     255; `lost` is the share of the area above 0 that is not above 127; `area` and what follows are
-    of the mask as training reads it. `centre` is the centroid's column, from 0 (left edge) to 1,
+    of the mask as training reads it. `center` is the centroid's column, from 0 (left edge) to 1,
     None of an empty mask; `areas` counts 8-connected components, None where it was not asked for.
     """
 
@@ -46,7 +46,7 @@ class MaskLook:
     others: tuple[int, ...]
     lost: float
     area: int
-    centre: float | None
+    center: float | None
     areas: int | None
     vanishes: bool  # when resized to the network's size
 
@@ -97,7 +97,7 @@ def look_at_mask(path: Path, network: Size, *, count_areas: bool) -> MaskLook:
         others=tuple(int(value) for value in np.unique(values) if value not in (0, 255)),
         lost=1 - area / above_zero if above_zero else 0.0,
         area=area,
-        centre=float(columns @ middle) / area / mask.shape[1] if area else None,
+        center=float(columns @ middle) / area / mask.shape[1] if area else None,
         areas=int(ndimage.label(mask, structure=_CORNERS_TOUCH)[1]) if count_areas else None,
         vanishes=bool(area) and not resize_mask(mask, network).any(),
     )

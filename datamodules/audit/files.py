@@ -169,22 +169,22 @@ class Files:
             both = f"{other}, {split}"
             self._tell("duplicate image across splits", both, path, detail, severity=severity)
 
-    def strays(self, unlisted: Iterable[Path]) -> None:
+    def unlisted_files(self, unlisted: Iterable[Path]) -> None:
         """Files that no row names.
 
         Args:
             unlisted: all images that the dataset says it has; of a manifest, none.
         """
         keys = {match_key(path.name) for path in self.images}
-        strays = [path for path in unlisted if match_key(path.name) not in keys]
-        for path in strays:
+        unlisted_files = [path for path in unlisted if match_key(path.name) not in keys]
+        for path in unlisted_files:
             self._tell("image without caption", "", path, "no row names it", severity=self.missing)
         # In the folders of listed files, a copy under another spelling is no stray.
-        stray_keys = {match_key(path.name) for path in strays}
-        image_folders = {path.parent for path in (*self.images, *strays)}
+        stray_keys = {match_key(path.name) for path in unlisted_files}
+        image_folders = {path.parent for path in (*self.images, *unlisted_files)}
         mask_folders = {path.parent for path in self.listed_masks} - image_folders
         known = {(path.parent, match_key(path.name)) for path in (*self.images, *self.listed_masks)}
-        known |= {(path.parent, match_key(path.name)) for path in strays}
+        known |= {(path.parent, match_key(path.name)) for path in unlisted_files}
         for folder in sorted(image_folders | mask_folders):
             for path in _pictures_in(folder):
                 key = match_key(path.name)

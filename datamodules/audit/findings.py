@@ -55,7 +55,7 @@ KINDS: dict[str, Kind] = {
     "one caption, two masks": Kind("warning", "write words that tell the lesions apart"),
     "soft mask": Kind("warning", "save masks as 0 and 255; do not interpolate them"),
     "faint mask values": Kind("note", "nothing to do: only values above 127 count"),
-    "unusual mask mode": Kind("warning", "save masks as grey (mode L) of 0 and 255"),
+    "unusual mask mode": Kind("warning", "save masks as gray (mode L) of 0 and 255"),
     "mask of everything": Kind("warning", "is the mask inverted?"),
     "constant image": Kind("warning", "replace the file, or delete its row"),
     "odd picture": Kind("note", "check that it belongs to the dataset"),

@@ -16,8 +16,8 @@ from datamodules.files.checks import FileNameError, inside
 from datamodules.files.layouts import (
     ADDED_TO_NAMES,
     SPLITS,
+    FileIndex,
     Parts,
-    Shelf,
     Tree,
     named_table,
     table_folders,
@@ -208,7 +208,7 @@ def _from_tables(
         if qata:  # whose folders of one and the other set are not searched for each other's files
             near = ("test",) if split == "test" else ("train", "val")
         prefix, case_id = ("mask_", subject) if qata else ("", study)
-        shelf = Shelf(tree, near, mask_prefix=prefix, case_id=case_id)
+        shelf = FileIndex(tree, near, mask_prefix=prefix, case_id=case_id)
         rows[split] = [shelf.record(caption) for caption in parts[split]]
     return rows
 

@@ -16,7 +16,7 @@ from datamodules.captions.lvit_template import (
     read_template,
     repaired,
 )
-from datamodules.captions.modes import normalise
+from datamodules.captions.modes import normalize
 from datamodules.dataset import Record
 
 # "nine" of MosMedData+ is nine and more: its formula has no higher word.
@@ -37,7 +37,7 @@ class Words:
         template: of the dataset's captions; None where they are free.
         count_tokens: the tokens of a caption; None leaves their number unchecked.
         max_tokens: tokens that a network takes.
-        normalised: whether training repairs captions before it counts tokens.
+        normalized: whether training repairs captions before it counts tokens.
     """
 
     def __init__(
@@ -46,12 +46,12 @@ class Words:
         *,
         count_tokens: Callable[[str], int] | None,
         max_tokens: int,
-        normalised: bool,
+        normalized: bool,
     ) -> None:
         self.template = template
         self.count_tokens = count_tokens
         self.max_tokens = max_tokens
-        self.normalised = normalised
+        self.normalized = normalized
         self.findings: list[Finding] = []
         self.rows = 0
         self.longest = 0
@@ -94,7 +94,7 @@ class Words:
     def _count_tokens(self, record: Record, split: str) -> None:
         if self.count_tokens is None:
             return
-        text = normalise(record.text) if self.normalised else record.text
+        text = normalize(record.text) if self.normalized else record.text
         if text not in self._tokens:
             self._tokens[text] = self.count_tokens(text)
         tokens = self._tokens[text]
@@ -108,7 +108,7 @@ class Words:
             return
         mended = repaired(record.text)
         kind = "caption beyond repair" if mended is None else "caption breaks the template"
-        suggestion = None if mended is None else f"normalise_captions=true reads: {mended}"
+        suggestion = None if mended is None else f"normalize_captions=true reads: {mended}"
         found = finding(kind, split, record.case, record.text, suggestion=suggestion)
         self._wording.append(found)
 
@@ -149,14 +149,14 @@ class Words:
 
     def _compare(self, side: str, mask: MaskLook) -> bool:
         """Whether the mask's centroid lies in the other half of the picture."""
-        if mask.centre is None:
+        if mask.center is None:
             return False
-        there = mask.centre < _MIDDLE if side == "left" else mask.centre > _MIDDLE
+        there = mask.center < _MIDDLE if side == "left" else mask.center > _MIDDLE
         self.sides[side, there] += 1
         return not there
 
     def _tell_side(self, kind: str, side: str, record: Record, split: str, mask: MaskLook) -> None:
-        detail = f"{side}, but the centroid is at {mask.centre:.2f} of the width: {record.text}"
+        detail = f"{side}, but the centroid is at {mask.center:.2f} of the width: {record.text}"
         self._tell(kind, record, split, detail)
 
     def _check_count(self, reading: Reading, record: Record, split: str, mask: MaskLook) -> None:

@@ -258,7 +258,7 @@ def _write(
 
 
 def _check_space(folder: Path, images: int, masks: int, size: Size) -> None:
-    """Refuse what cannot fit even if every picture is grey."""
+    """Refuse what cannot fit even if every picture is gray."""
     needed = images * size[0] * size[1] + masks * _packed_bytes(size)
     free = shutil.disk_usage(folder).free
     if needed > free:

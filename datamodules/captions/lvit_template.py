@@ -87,7 +87,7 @@ _CODES = {
     **{"upper": "u", "middle": "m", "lower": "w", "all": "e", "left": "l", "right": "r"},
     **{word: str(number) for number, word in enumerate(COUNTS)},
 }
-# The misspelt words of both datasets' real captions. Words that are only joined ("lowerright") are
+# The typos words of both datasets' real captions. Words that are only joined ("lowerright") are
 # not listed: they are taken apart.
 _MISSPELT = {
     wrong: right
@@ -104,7 +104,7 @@ _MISSPELT = {
     for wrong in wrongs.split()
 }
 _SPELLINGS = {**{word: word for word in _CODES}, **_MISSPELT}
-_LEFT_OVER = ("l", "ll")  # of a neighbouring word
+_LEFT_OVER = ("l", "ll")  # of a neighboring word
 _JOINED = re.compile(f"(?:{'|'.join(sorted(_CODES, key=len, reverse=True))})+")
 _JOINED_PART = re.compile("|".join(sorted(_CODES, key=len, reverse=True)))
 _ANY_WORD = re.compile(r"[A-Za-z]+")
@@ -120,7 +120,7 @@ class _Word(NamedTuple):
 
 
 def _words(text: str) -> list[_Word] | None:
-    """The caption's words, misspelt and joined ones too; None where there is anything else."""
+    """The caption's words, misspelled and joined ones too; None where there is anything else."""
     if _PUNCTUATION.fullmatch(text) is None:
         return None
     words: list[_Word] = []
@@ -137,7 +137,7 @@ def _understood(word: str, start: int) -> list[_Word] | None:
         return [_Word(_SPELLINGS[word], start, start + len(word))]
     if word in _LEFT_OVER:
         return []
-    if word == "leflung":  # joined and misspelt at once
+    if word == "leflung":  # joined and typos at once
         return [_Word("left", start, start + 3), _Word("lung", start + 3, start + 7)]
     if _JOINED.fullmatch(word) is None:
         return None
@@ -204,7 +204,7 @@ def _lungs(sentence: _Sentence) -> dict[str, list[str]] | None:
 
 
 def read_template(text: str) -> Reading | None:
-    """What a caption says, also if it is misspelt, or lower case throughout.
+    """What a caption says, also if it is misspelled, or lower case throughout.
 
     Returns:
         None where the caption is not of the template's kind, has a word that the template has not,
@@ -262,7 +262,7 @@ def mirrored(text: str) -> str | None:
 
     Returns:
         None where the caption is no sentence of the template, names one lung twice, or names a
-        single one by a misspelt side, which has no partner.
+        single one by a misspelled side, which has no partner.
     """
     sentence = _parsed(text)
     if sentence is None:

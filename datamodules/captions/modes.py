@@ -20,10 +20,10 @@ def key(text: str) -> str:
     return " ".join(text.split()).lower()
 
 
-# --- the optional normaliser -------------------------------------------------------------------
+# --- the optional normalizer -------------------------------------------------------------------
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """A caption with even spacing and one final period, or put into LViT's template again.
 
     A caption that speaks of a pulmonary infection is repaired (`templates.repaired`), or left
@@ -75,7 +75,7 @@ _CLOCK = re.compile(rf"\b({_HOUR})(?:( to | ?- ?)({_HOUR}))?(?= o['\u2019]clock\
 # What is left of a clock position when those that are plainly written are taken out.
 _DOUBTFUL_CLOCK = re.compile(r"o\s?['\u2019]?\s?clock\b|\d:\d\d", re.IGNORECASE)
 _WORD = re.compile(r"[A-Za-z]+")
-_NEIGHBOURS = ("lung", "lungs", "upper", "middle", "lower", "all", "and", "breast", "kidney")
+_NEIGHBORS = ("lung", "lungs", "upper", "middle", "lower", "all", "and", "breast", "kidney")
 
 
 def swap_sides(text: str) -> str | None:
@@ -89,8 +89,8 @@ def swap_sides(text: str) -> str | None:
     Returns:
         The rewritten text, or None where exchanging the words would not make it true or could
         miss one: times that may be clock positions, sides given as letters, sides of organs that
-        are not symmetric, misspelt or joined side words, which within the template hinder only
-        where they are misspelt and name a single lung.
+        are not symmetric, misspelled or joined side words, which within the template hinder only
+        where they are misspelled and name a single lung.
     """
     in_template = mirrored(text)
     if in_template is not None:
@@ -145,16 +145,16 @@ def _is_doubtful(word: str) -> bool:
 def _parts(word: str) -> list[str]:
     """The word, and what is left of it when a word that often stands beside a side is cut off."""
     parts = [word]
-    for neighbour in _NEIGHBOURS:
-        if word.startswith(neighbour):
-            parts.append(word[len(neighbour) :])
-        if word.endswith(neighbour):
-            parts.append(word[: -len(neighbour)])
+    for neighbor in _NEIGHBORS:
+        if word.startswith(neighbor):
+            parts.append(word[len(neighbor) :])
+        if word.endswith(neighbor):
+            parts.append(word[: -len(neighbor)])
     return parts
 
 
 def _within_one_edit(a: str, b: str) -> bool:
-    """Whether one insertion, deletion, substitution or exchange of neighbours turns a into b."""
+    """Whether one insertion, deletion, substitution or exchange of neighbors turns a into b."""
     if abs(len(a) - len(b)) > 1:
         return False
     start = 0

@@ -181,7 +181,7 @@ def _in_case_of(model: str, word: str) -> str:
 # --- typing errors -----------------------------------------------------------------------------
 
 _KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
-_NEIGHBOURS = {
+_NEIGHBORS = {
     letter: "".join(
         other
         for r, others in enumerate(_KEYS)
@@ -191,13 +191,13 @@ _NEIGHBOURS = {
     for row, letters in enumerate(_KEYS)
     for column, letter in enumerate(letters)
 }
-_SHORTEST = 4  # letters of a word that is misspelt
+_SHORTEST = 4  # letters of a word that is typos
 
 
-def misspelt(text: str, *, seed: int) -> str | None:
+def typos(text: str, *, seed: int) -> str | None:
     """One or two words with content, each with one typing error.
 
-    A letter is left out, doubled, taken for its neighbour on the keyboard, or exchanged with the
+    A letter is left out, doubled, taken for its neighbor on the keyboard, or exchanged with the
     next. First letters stay, and no word becomes another that this module knows, so that "left"
     never turns into "right" or "eight" into "right".
 
@@ -208,7 +208,7 @@ def misspelt(text: str, *, seed: int) -> str | None:
     words = [u for u, _ in _units(text) if u.group().isalpha() and len(u.group()) >= _SHORTEST]
     if not words:
         return None
-    original, generator = text, _generator("misspelt", text, seed)
+    original, generator = text, _generator("typos", text, seed)
     number = min(len(words), int(generator.integers(1, 3)))
     for at in sorted(generator.choice(len(words), number, replace=False).tolist(), reverse=True):
         word = words[at]
@@ -224,7 +224,7 @@ def typing_errors(word: str) -> list[str]:
     for i in range(1, len(word)):
         head, letter, tail = word[:i], word[i], word[i + 1 :]
         errors += [head + tail, head + letter + letter + tail]
-        errors += [head + other + tail for other in _NEIGHBOURS.get(letter.lower(), "")]
+        errors += [head + other + tail for other in _NEIGHBORS.get(letter.lower(), "")]
         if tail:
             errors.append(head + tail[0] + letter + tail[1:])
     unlike = [e for e in dict.fromkeys(errors) if e.lower() != word.lower()]
@@ -375,7 +375,7 @@ def caption_variants(
 ) -> dict[str, list[str | None]]:
     """Every change of every caption of a split; None where one cannot be made.
 
-    The keys are true, empty, shuffled, other_patient, side_swapped, count_changed, misspelt,
+    The keys are true, empty, shuffled, other_patient, side_swapped, count_changed, typos,
     paraphrased, and ``word_removed:<class>`` for those of `WORD_CLASSES` that the split's captions
     use. A row has one removal for a class: all its words of that class (`class_removed`).
 
@@ -401,7 +401,7 @@ def caption_variants(
         "other_patient": other_patients(texts, case_ids, seed=seed),
         "side_swapped": [side_swapped(text) for text in texts],
         "count_changed": [count_changed(text, seed=seed) for text in texts],
-        "misspelt": [misspelt(text, seed=seed) for text in texts],
+        "typos": [typos(text, seed=seed) for text in texts],
         "paraphrased": [paraphrased(text, seed=seed) for text in texts],
     }
     for name in WORD_CLASSES:

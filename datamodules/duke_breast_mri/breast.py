@@ -23,16 +23,16 @@ Maker = Literal["ge", "siemens"]
 
 FIELD_OF_VIEW = (320.0, 320.0, 120.0)  # mm
 NIPPLE_TO_MIDLINE = 68.0
-BREAST_DEPTH = -25.0  # y of the ellipsoids' centre, behind the chest wall
+BREAST_DEPTH = -25.0  # y of the ellipsoids' center, behind the chest wall
 BREAST_RADII = (52.0, 95.0, 55.0)
 GLAND = ((68.0, 5.0, 0.0), (30.0, 45.0, 32.0))
 CHEST = ((0.0, -110.0), (150.0, 95.0))
 HEART = ((-25.0, -75.0), (45.0, 30.0))
 REACH = 24.0  # from the breast's axis to a tumour of the clock's face
 
-AIR, FAT, GLAND_GREY, MUSCLE, NOISE = 6.0, 45.0, 110.0, 90.0, 4.0
+AIR, FAT, GLAND_GRAY, MUSCLE, NOISE = 6.0, 45.0, 110.0, 90.0, 4.0
 TUMOUR = (82.0, 270.0, 245.0, 225.0, 210.0)  # before contrast, then phase by phase: washes out
-HEART_GREY = (70.0, 290.0, 250.0, 235.0, 225.0)
+HEART_GRAY = (70.0, 290.0, 250.0, 235.0, 225.0)
 
 FORMS = (  # of the sheet's free text; their number is odd, so that each meets both makers
     "hour",
@@ -50,9 +50,9 @@ FORMS = (  # of the sheet's free text; their number is odd, so that each meets b
 
 
 class Ellipsoid(NamedTuple):
-    """Centre and radii in mm."""
+    """Center and radii in mm."""
 
-    centre: Point
+    center: Point
     radii: Point
 
 
@@ -168,7 +168,7 @@ def _tumours(
         depth = 45.0 if reach < REACH else float(rng.uniform(-5, 25))
         return (_tumour(rng, side, hours[0], reach, depth, float(rng.uniform(12, 16))),)
     deep = _tumour(rng, side, hours[0], reach, float(rng.uniform(-10, 0)), 13.5)
-    front = deep.centre[1] + deep.radii[1] + 11 + 9
+    front = deep.center[1] + deep.radii[1] + 11 + 9
     return deep, _tumour(rng, side, hours[1], reach, front, 8.5)
 
 
@@ -178,9 +178,9 @@ def _tumour(
     """At an hour of the breast's clock, `reach` mm from its axis and at y = `depth`."""
     angle = hour / 6 * np.pi
     midline = NIPPLE_TO_MIDLINE if side == "R" else -NIPPLE_TO_MIDLINE
-    centre = (midline - reach * float(np.sin(angle)), depth, reach * float(np.cos(angle)))
+    center = (midline - reach * float(np.sin(angle)), depth, reach * float(np.cos(angle)))
     x, y, z = (radius * rng.uniform(0.92, 1.0, 3)).tolist()
-    return Ellipsoid(centre, (x, y, z * 1.15))  # some reach up and down, for slices are thick
+    return Ellipsoid(center, (x, y, z * 1.15))  # some reach up and down, for slices are thick
 
 
 # --- voxels
@@ -190,7 +190,7 @@ class Anatomy(NamedTuple):
     """Arrays [X, Y, Z] on the canonical grid.
 
     Args:
-        phases: int16 grey values before contrast and after it, in turn.
+        phases: int16 gray values before contrast and after it, in turn.
         tumour: bool, the annotated tumours.
         generous: bool, the same drawn 3 mm wider, as an automatic outline might be.
         breast: bool, the annotated breast.
@@ -215,8 +215,8 @@ def draw_anatomy(
     )
     breasts = {}
     for side, sign in (("L", -1.0), ("R", 1.0)):
-        centre = (sign * NIPPLE_TO_MIDLINE, BREAST_DEPTH, 0.0)
-        breasts[side] = (_depth(x, y, z, Ellipsoid(centre, BREAST_RADII)) > 0) & ~chest
+        center = (sign * NIPPLE_TO_MIDLINE, BREAST_DEPTH, 0.0)
+        breasts[side] = (_depth(x, y, z, Ellipsoid(center, BREAST_RADII)) > 0) & ~chest
     tissue = breasts["L"] | breasts["R"]
     texture = smooth_field(rng, shape[0], 7)[:, : shape[1], None]
     gland = np.zeros(shape, dtype=bool)
@@ -230,8 +230,8 @@ def draw_anatomy(
         canvas = np.full(shape, AIR)
         canvas[chest] = MUSCLE + 8 * min(number, 1)
         canvas[tissue] = FAT
-        canvas[gland & tissue] = GLAND_GREY + 20 * min(number, 1)
-        canvas[heart & chest] = HEART_GREY[number]
+        canvas[gland & tissue] = GLAND_GRAY + 20 * min(number, 1)
+        canvas[heart & chest] = HEART_GRAY[number]
         canvas[bright] = TUMOUR[number]
         canvas += NOISE * rng.standard_normal(shape)
         return canvas.round().clip(0, 4095).astype(np.int16)
@@ -251,10 +251,10 @@ def spacing(shape: Sequence[int]) -> Point:
 
 
 def _depth(x: Array, y: Array, z: Array, body: Ellipsoid) -> Array:
-    """1 at the centre, 0 on the surface."""
+    """1 at the center, 0 on the surface."""
     parts = [
         ((axis - middle) / radius) ** 2
-        for axis, middle, radius in zip((x, y, z), body.centre, body.radii, strict=True)
+        for axis, middle, radius in zip((x, y, z), body.center, body.radii, strict=True)
     ]
     return 1 - np.sqrt(parts[0] + parts[1] + parts[2])
 
@@ -262,6 +262,6 @@ def _depth(x: Array, y: Array, z: Array, body: Ellipsoid) -> Array:
 def _union(x: Array, y: Array, z: Array, bodies: Sequence[Ellipsoid], wider: float) -> Array:
     """The voxels within any body, each radius `wider` mm longer."""
     inside = np.zeros(np.broadcast_shapes(x.shape, y.shape, z.shape), dtype=bool)
-    for centre, (a, b, c) in bodies:
-        inside |= _depth(x, y, z, Ellipsoid(centre, (a + wider, b + wider, c + wider))) > 0
+    for center, (a, b, c) in bodies:
+        inside |= _depth(x, y, z, Ellipsoid(center, (a + wider, b + wider, c + wider))) > 0
     return inside

@@ -47,7 +47,7 @@ from datamodules.duke_breast_mri.layouts import (
     volumes_identity,
 )
 from datamodules.duke_breast_mri.sheets import patient_name, patient_number
-from datamodules.files.checks import first_few
+from datamodules.files.checks import preview
 from datamodules.files.manifest import SPLITS, read_manifest
 from textseg.errors import UserError
 from textseg.preprocess import read_mask
@@ -62,7 +62,7 @@ class DukeBreastMRIDataModule(TextSegDataModule):
     """Duke-Breast-Cancer-MRI from MAMA-MIA's release, from TCIA's, or as prepared slices.
 
     Args:
-        root: folder of the unpacked dataset; three layouts are recognised.
+        root: folder of the unpacked dataset; three layouts are recognized.
         captions: folder that holds the clinical sheets, where that is not root; of prepared slices,
             their manifest.
         split: patient divides patients 70/15/15 by their numbers, and refuses prepared slices
@@ -71,7 +71,7 @@ class DukeBreastMRIDataModule(TextSegDataModule):
             prepared slices.
         layout: mamamia has experts' outlines; tcia has boxes only, and its masks are filled boxes;
             slices are prepared pictures with a manifest; auto finds out.
-        phases: post1 is the first phase after contrast, in grey; pre_post1_subtraction puts the
+        phases: post1 is the first phase after contrast, in gray; pre_post1_subtraction puts the
             phase before contrast, the first after it and their difference into the three channels.
         captions_from: clinical composes captions from the sheets; oracle reads them from the masks,
             as an upper bound for experiments, and marks captions and case names as such.
@@ -84,7 +84,7 @@ class DukeBreastMRIDataModule(TextSegDataModule):
         synthesize: write and use phantoms in MAMA-MIA's layout under data/phantoms instead of root;
             a number asks for about that many training slices.
         caption_mode: true captions, empty ones, or true ones shuffled among the rows of a split.
-        normalise_captions: repair spelling and spacing of captions.
+        normalize_captions: repair spelling and spacing of captions.
         augment: vary training images; words keep telling the truth.
         cache: folder for the slices of volumes, and for the decoded, resized pictures, built once
             and memory-mapped; null reads pictures every time, and puts slices into data/cache.
@@ -109,7 +109,7 @@ class DukeBreastMRIDataModule(TextSegDataModule):
         on_missing: Literal["error", "skip"] = "error",
         synthesize: bool | int = False,
         caption_mode: CaptionMode = "true",
-        normalise_captions: bool = False,
+        normalize_captions: bool = False,
         augment: bool = True,
         cache: str | None = "data/cache",
         seed: int = 0,
@@ -124,7 +124,7 @@ class DukeBreastMRIDataModule(TextSegDataModule):
             on_missing=on_missing,
             synthesize=synthesize,
             caption_mode=caption_mode,
-            normalise_captions=normalise_captions,
+            normalize_captions=normalize_captions,
             augment=augment,
             cache=cache,
             seed=seed,
@@ -256,7 +256,7 @@ def _check_moves(rows: dict[str, list[Record]]) -> None:
     if moved:
         raise UserError(
             f"split=patient, but the manifest has {len(moved)} of {len(named)} patients in other "
-            f"splits: {first_few(moved)}",
+            f"splits: {preview(moved)}",
             "set split=manifest to follow its split column, or delete the column",
         )
 
@@ -282,8 +282,7 @@ def _official(pool: Iterable[Record], lists: dict[str, set[int]]) -> dict[str, s
             split_of[case_id] = homes[0]
     if astray:
         raise UserError(
-            f"split=official: {len(astray)} patients are in no list or in both: "
-            f"{first_few(astray)}",
+            f"split=official: {len(astray)} patients are in no list or in both: {preview(astray)}",
             "use the train_test_splits.csv that came with the data, or split=patient",
         )
     return split_of

@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 import openpyxl  # type: ignore[import-untyped]
 from tqdm import tqdm
 
-from datamodules.files.checks import first_few
+from datamodules.files.checks import preview
 from textseg.errors import UserError, first_line
 from textseg.tables import Row, place, read_rows
 
@@ -228,7 +228,7 @@ def read_boxes(file: Path) -> dict[int, Box]:
         number = _new_patient(where, row["Patient ID"], boxes)
         values = [row[column] for column in _BOX_COLUMNS]
         if not all(re.fullmatch(r"\d+", value) for value in values):
-            raise UserError(f"{where}: the box is {first_few(values)}", "write whole numbers")
+            raise UserError(f"{where}: the box is {preview(values)}", "write whole numbers")
         box = Box(*map(int, values))
         for start, end in zip(box[::2], box[1::2], strict=True):
             if end <= start:

@@ -40,7 +40,7 @@ def write_slices(folder: Path, cases: Sequence[Case], *, phases: Phases, slices:
     """Write images/, masks/ and manifest.jsonl, whose rows are axial slices.
 
     Row 0 is anterior and column 0 the patient's left, so that a word's side is the picture's. A
-    picture is grey (post1), or has pre, post1 and post1 - pre as its channels. Each is scaled by
+    picture is gray (post1), or has pre, post1 and post1 - pre as its channels. Each is scaled by
     percentiles of its whole volume. Names of slices whose mask is a box end in "_box".
 
     Raises:

@@ -24,7 +24,7 @@ class FileNameError(UserError):
     """An entry that no file can be called by."""
 
 
-def first_few(items: Sequence[object]) -> str:
+def preview(items: Sequence[object]) -> str:
     """The first five, for a message of one line."""
     return ", ".join(str(item) for item in items[:_SHOWN]) + (
         ", ..." if len(items) > _SHOWN else ""
@@ -146,7 +146,7 @@ def report_missing(
 def _named(paths: Sequence[Path], root: Path) -> str:
     shown = paths[: _SHOWN + 1]  # one more than are named, for the dots
     names = [p.relative_to(root) if p.is_relative_to(root) else p for p in shown]
-    return f" ({first_few(names)})" if names else ""
+    return f" ({preview(names)})" if names else ""
 
 
 def _absent(record: Record, scored: bool) -> Path | None:

@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 
 from datamodules.dataset import Record, case_name
-from datamodules.files.checks import first_few, inside
+from datamodules.files.checks import inside, preview
 from textseg.errors import UserError
 from textseg.tables import (
     IMAGE_COLUMNS,
@@ -136,7 +136,7 @@ def images_of(tree: Tree) -> list[Path]:
     return [path for f in tree.splits.values() for path in index_images(f.images).values()]
 
 
-class Shelf:
+class FileIndex:
     """The images and masks of some splits, found by key.
 
     A row whose files are missing gets the path where they would be.
@@ -300,7 +300,7 @@ def read_tables(root: Path, tree: Tree, captions: Path | None, names: TableNames
         return _joint_table(root, joint, names)
     looked_for = ", ".join((*names.splits[missing[0]], *names.joint))
     raise UserError(
-        f"no {missing[0]} captions in {first_few(places)}: looked there and in "
+        f"no {missing[0]} captions in {preview(places)}: looked there and in "
         f"{', '.join(TEXT_FOLDERS[1:])} for {looked_for} (.csv, .xlsx, .json)",
         names.remedy,
     )
@@ -348,7 +348,7 @@ def divide_by_lists(
             astray.append(row.name)
     if astray:
         raise UserError(
-            f"split={split}: {len(astray)} captions are in no list or in two: {first_few(astray)}",
+            f"split={split}: {len(astray)} captions are in no list or in two: {preview(astray)}",
             remedy,
         )
     return parts

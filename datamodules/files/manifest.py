@@ -27,7 +27,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.dataset import Record, case_name
-from datamodules.files.checks import first_few, inside
+from datamodules.files.checks import inside, preview
 from textseg.errors import UserError
 from textseg.tables import Row, place, read_rows, required, split_name
 
@@ -290,6 +290,6 @@ def _check_splits(root: Path, file: Path, splits: dict[str, list[Record]]) -> No
         shared = [f"{name} ({', '.join(sorted(s))})" for name, s in homes.items() if len(s) > 1]
         if shared:
             raise UserError(
-                f"{file}: {len(shared)} {what} are in more than one split: {first_few(shared)}",
+                f"{file}: {len(shared)} {what} are in more than one split: {preview(shared)}",
                 f"give all rows {rest} the same split",
             )

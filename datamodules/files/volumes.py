@@ -172,7 +172,7 @@ def read_nifti(path: Path) -> Volume:
     if values.dtype.kind not in "biuf":
         raise UserError(
             f"{path} holds {image.get_data_dtype()}, not plain numbers",
-            "export the volume as grey values or labels",
+            "export the volume as gray values or labels",
         )
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise UserError(
@@ -268,7 +268,7 @@ def read_dicom_series(source: Path | Sequence[Path]) -> Series:
         source: a folder (its .dcm files) or the files.
 
     Raises:
-        UserError: a file is broken, not a grey picture, of another series or of another shape; a
+        UserError: a file is broken, not a gray picture, of another series or of another shape; a
             slice is missing or is there twice; or the orientation is not given.
     """
     files = _dicom_files(source) if isinstance(source, Path) else list(source)
@@ -301,7 +301,7 @@ def _name_numbers(file: Path) -> tuple[list[int], str]:
 
 
 def _read_slice(file: Path) -> _Slice:
-    """One file that has grey values and a place in the patient."""
+    """One file that has gray values and a place in the patient."""
     try:
         dataset = pydicom.dcmread(file)
         kind = str(dataset.get("PhotometricInterpretation"))
@@ -330,7 +330,7 @@ def _read_slice(file: Path) -> _Slice:
         )
     if kind != "MONOCHROME2" or frames > 1:
         raise UserError(
-            f"{file} is not one grey slice (PhotometricInterpretation {kind}, NumberOfFrames "
+            f"{file} is not one gray slice (PhotometricInterpretation {kind}, NumberOfFrames "
             f"{frames})",
             "export the series as single-frame MONOCHROME2 files",
         )

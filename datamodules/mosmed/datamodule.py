@@ -40,8 +40,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from datamodules.base import TextSegDataModule
 from datamodules.captions.modes import CaptionMode
 from datamodules.dataset import Record
-from datamodules.files.checks import first_few
-from datamodules.files.layouts import SPLITS, Parts, Shelf, divide_by_lists, images_of
+from datamodules.files.checks import preview
+from datamodules.files.layouts import SPLITS, FileIndex, Parts, divide_by_lists, images_of
 from datamodules.mosmed.layouts import Layout, find_tree, read_tables, split_lists
 from textseg.batch import stable_id
 from textseg.errors import UserError
@@ -54,11 +54,11 @@ class MosMedDataModule(TextSegDataModule):
     """MosMedData+ with LViT's captions.
 
     `case_id` is the study: Morozov_study_<n>, Jun_coronacases_case<k> or
-    Jun_radiopaedia_<a>_<b>_<c>_case<k>, whose slices are neighbours and look alike. bjorke_<n> are
+    Jun_radiopaedia_<a>_<b>_<c>_case<k>, whose slices are neighbors and look alike. bjorke_<n> are
     single slices whose names do not tell the patient, so each is a case of its own.
 
     Args:
-        root: folder of the unpacked dataset; several layouts are recognised.
+        root: folder of the unpacked dataset; several layouts are recognized.
         captions: caption table with a split column, or the folder that holds the train, val and
             test tables; by default they are looked for in root.
         split: official takes LViT's three tables, which share studies (a warning says how many);
@@ -72,7 +72,7 @@ class MosMedDataModule(TextSegDataModule):
         synthesize: write and use phantoms in the dataset's layout under data/phantoms instead of
             root; a number asks for that many training images (with split=study, about that many).
         caption_mode: true captions, empty ones, or true ones shuffled among the rows of a split.
-        normalise_captions: repair spelling and spacing of captions.
+        normalize_captions: repair spelling and spacing of captions.
         augment: vary training images; words keep telling the truth.
         cache: folder for the decoded, resized pictures, built once and memory-mapped; null reads
             the files every time.
@@ -94,7 +94,7 @@ class MosMedDataModule(TextSegDataModule):
         on_missing: Literal["error", "skip"] = "error",
         synthesize: bool | int = False,
         caption_mode: CaptionMode = "true",
-        normalise_captions: bool = False,
+        normalize_captions: bool = False,
         augment: bool = True,
         cache: str | None = "data/cache",
         seed: int = 0,
@@ -109,7 +109,7 @@ class MosMedDataModule(TextSegDataModule):
             on_missing=on_missing,
             synthesize=synthesize,
             caption_mode=caption_mode,
-            normalise_captions=normalise_captions,
+            normalize_captions=normalize_captions,
             augment=augment,
             cache=cache,
             seed=seed,
@@ -138,7 +138,7 @@ class MosMedDataModule(TextSegDataModule):
         records = {}
         for split in SPLITS:
             nearest = (split, *(other for other in SPLITS if other != split))
-            shelf = Shelf(tree, nearest, mask_prefix="", case_id=study)
+            shelf = FileIndex(tree, nearest, mask_prefix="", case_id=study)
             records[split] = [shelf.record(row) for row in parts[split]]
         shared = shared_studies(records)
         if shared:
@@ -195,7 +195,7 @@ def by_study(tables: Parts) -> Parts:
     unknown = [row.name for row in pool if not study(row.name)]
     if unknown:
         raise UserError(
-            f"split=study: {len(unknown)} of {len(pool)} names tell no study: {first_few(unknown)}",
+            f"split=study: {len(unknown)} of {len(pool)} names tell no study: {preview(unknown)}",
             "name files as Kaggle's release does, or use split=official",
         )
     parts: Parts = {split: [] for split in SPLITS}
@@ -218,7 +218,7 @@ def shared_studies(records: dict[str, list[Record]]) -> str:
         if both:
             rows = sum(record.case_id in both for record in records[other])
             told.append(
-                f"{one} and {other} share {len(both)} ({first_few(sorted(both))}), "
+                f"{one} and {other} share {len(both)} ({preview(sorted(both))}), "
                 f"with {rows} of the {len(records[other])} {other} rows"
             )
     untold = sum(not record.case_id for rows in records.values() for record in rows)
@@ -235,6 +235,6 @@ def _refuse_shared_images(tables: Parts) -> None:
         if both:
             raise UserError(
                 f"{len(both)} images are in the {one} and in the {other} captions: "
-                f"{first_few(sorted(both))}",
+                f"{preview(sorted(both))}",
                 "give the tables of one split; are two of them copies of one another?",
             )

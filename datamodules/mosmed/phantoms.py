@@ -36,7 +36,7 @@ SIDES = ("left", "right")
 ZONES = ("upper", "middle", "lower")
 POSITION_CHANCE = (0.25, 0.5, 0.1, 0.15)  # of the three zones and of "all", about as in the text
 HEALTHY = 0.04  # chance of a slice without infection
-OPACITY = (70.0, 120.0)  # grey values above the lung
+OPACITY = (70.0, 120.0)  # gray values above the lung
 ZONE_GAP = 0.025  # in v, between an infected area and the end of its zones
 NARROW = 96  # pixels; below, two areas side by side would touch
 RIM = (12, 17, 21)  # faint mask values beside 0, 1 and more mask pixels by their edges
@@ -52,7 +52,7 @@ class Area(NamedTuple):
 
     first: int
     last: int
-    centre: float
+    center: float
     wide: float
 
 
@@ -68,8 +68,8 @@ class Thorax:
     height: float
     width: float
     heart: float
-    lung_grey: float
-    body_grey: float
+    lung_gray: float
+    body_gray: float
 
 
 class _Slice(NamedTuple):
@@ -88,8 +88,8 @@ def draw_thorax(rng: np.random.Generator) -> Thorax:
         height=rng.uniform(0.46, 0.52),
         width=rng.uniform(0.26, 0.30),
         heart=rng.uniform(0.06, 0.10),
-        lung_grey=rng.uniform(28, 44),
-        body_grey=rng.uniform(190, 212),
+        lung_gray=rng.uniform(28, 44),
+        body_gray=rng.uniform(190, 212),
     )
 
 
@@ -144,7 +144,7 @@ def _lung(thorax: Thorax, side: str, size: int) -> tuple[Field, Field, Field]:
 
 
 def _area(rng: np.random.Generator, thorax: Thorax, area: Area, u: Field, v: Field) -> Field:
-    """Distance from an area's centre in units of its outline, [S, S]: below 1 is inside.
+    """Distance from an area's center in units of its outline, [S, S]: below 1 is inside.
 
     The area reaches far into each of its zones and stays over a pixel off every other.
     """
@@ -153,7 +153,7 @@ def _area(rng: np.random.Generator, thorax: Thorax, area: Area, u: Field, v: Fie
     tall = (last - first) / 2 * rng.uniform(0.85, 1.0)
     slack = (last - first) / 2 - tall
     down = (v - (first + last) / 2 - rng.uniform(-slack, slack)) / tall
-    across = (u - area.centre) / area.wide
+    across = (u - area.center) / area.wide
     harmonics = wobble(rng, 3, 0.08)
     turn = np.linspace(0, 2 * np.pi, 64, endpoint=False)
     largest = float(outline(turn, harmonics).max())
@@ -163,12 +163,12 @@ def _area(rng: np.random.Generator, thorax: Thorax, area: Area, u: Field, v: Fie
 def _paint_body(canvas: Field, thorax: Thorax, rng: np.random.Generator) -> None:
     """The table, soft tissue, ribs, breastbone and spine."""
     x, y = unit_grid(canvas.shape[0])
-    centre = (thorax.midline, thorax.top + 0.5 * thorax.height)
+    center = (thorax.midline, thorax.top + 0.5 * thorax.height)
     paint(canvas, 0.006 - np.abs(y - 0.93 - 0.15 * (x - 0.5) ** 2), 150, softness=2)
-    body = ellipse(x, y, centre, (0.47, 0.5 * thorax.height + 0.11))
-    paint(canvas, body, thorax.body_grey + 5 * smooth_field(rng, canvas.shape[0], 9), softness=2)
-    turn = np.arctan2(y - centre[1], x - centre[0])
-    ring = 0.016 - np.abs(ellipse(x, y, centre, (0.41, 0.5 * thorax.height + 0.055)))
+    body = ellipse(x, y, center, (0.47, 0.5 * thorax.height + 0.11))
+    paint(canvas, body, thorax.body_gray + 5 * smooth_field(rng, canvas.shape[0], 9), softness=2)
+    turn = np.arctan2(y - center[1], x - center[0])
+    ring = 0.016 - np.abs(ellipse(x, y, center, (0.41, 0.5 * thorax.height + 0.055)))
     ribs = np.minimum(ring, 0.05 * (np.sin(9 * turn + rng.uniform(0, 6)) - 0.3))
     paint(canvas, ribs, 246, softness=3)
     below = thorax.top + thorax.height
@@ -197,12 +197,12 @@ def draw_slice(
     for side in SIDES:
         u, v, inside = _lung(thorax, side, image_size)
         vessels = (smooth_field(rng, image_size, 30) - 1.6).clip(0, 1) * 150
-        lung = thorax.lung_grey + 6 * v + 3 * smooth_field(rng, image_size, 12) + vessels
+        lung = thorax.lung_gray + 6 * v + 3 * smooth_field(rng, image_size, 12) + vessels
         for area in areas[side]:
             rho = _area(rng, thorax, area, u, v)
             lung += rng.uniform(*OPACITY) * patchy * ((1.15 - rho) / 0.3).clip(0, 1)
             mask |= (rho < 1) & (inside > 0)
-        paint(canvas, inside, np.minimum(lung, thorax.body_grey), softness=2)
+        paint(canvas, inside, np.minimum(lung, thorax.body_gray), softness=2)
     canvas += 5 * rng.standard_normal(canvas.shape, dtype=np.float32)
     return to_bytes(canvas), mask
 
@@ -249,7 +249,7 @@ def mosmed_caption(areas: Areas) -> str:
 
 
 def _slices(seed: int, split: int) -> Iterator[_Slice]:
-    """Names of slice 0, 1, ... as in the archive; two to four neighbouring slices a study.
+    """Names of slice 0, 1, ... as in the archive; two to four neighboring slices a study.
 
     No study is in two splits: the remainder of its number by three is the split's.
     """

@@ -19,7 +19,7 @@ Flags = NDArray[np.bool_]
 
 @lru_cache(maxsize=4)
 def unit_grid(size: int) -> tuple[Field, Field]:
-    """x and y of the pixel centres, each [size, size] float32 in (0, 1)."""
+    """x and y of the pixel centers, each [size, size] float32 in (0, 1)."""
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size
     x, y = np.meshgrid(axis, axis)
     x.flags.writeable = y.flags.writeable = False
@@ -41,9 +41,9 @@ def outline(theta: Field, harmonics: Field) -> Field:
     return radius
 
 
-def ellipse(x: Field, y: Field, centre: tuple[float, float], axes: tuple[float, float]) -> Field:
-    """Approximate signed distance to an ellipse (centre and semi-axes as x, y), positive inside."""
-    rho = np.hypot((x - centre[0]) / axes[0], (y - centre[1]) / axes[1])
+def ellipse(x: Field, y: Field, center: tuple[float, float], axes: tuple[float, float]) -> Field:
+    """Approximate signed distance to an ellipse (center and semi-axes as x, y), positive inside."""
+    rho = np.hypot((x - center[0]) / axes[0], (y - center[1]) / axes[1])
     return (1 - rho) * min(axes)
 
 
@@ -63,5 +63,5 @@ def smooth_field(rng: np.random.Generator, size: int, cells: int) -> Field:
 
 
 def to_bytes(canvas: Field) -> NDArray[np.uint8]:
-    """Grey values, rounded and clipped to [0, 255]."""
+    """Gray values, rounded and clipped to [0, 255]."""
     return canvas.round().clip(0, 255).astype(np.uint8)

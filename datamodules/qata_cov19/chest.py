@@ -28,7 +28,7 @@ SIDES = ("left", "right")
 ZONES = ("upper", "middle", "lower")
 ZONE_CHANCE = (0.35, 0.55, 0.70)  # the lower zones fall ill more often
 ZONE_GAP = 0.02  # in v, between an infected area and the end of its zones
-OPACITY = (24.0, 42.0)  # grey values above the lung
+OPACITY = (24.0, 42.0)  # gray values above the lung
 HAZE = (14.0, 26.0)  # the same for a haze outside the mask, which only the caption rules out
 
 Run = tuple[int, int]  # first zone and last zone + 1
@@ -51,8 +51,8 @@ class Chest:
     height: float
     width: float
     heart: float
-    lung_grey: float
-    body_grey: float
+    lung_gray: float
+    body_gray: float
 
 
 def draw_chest(rng: np.random.Generator) -> Chest:
@@ -63,8 +63,8 @@ def draw_chest(rng: np.random.Generator) -> Chest:
         height=rng.uniform(0.64, 0.70),
         width=rng.uniform(0.28, 0.32),
         heart=rng.uniform(0.07, 0.11),
-        lung_grey=rng.uniform(52, 70),
-        body_grey=rng.uniform(150, 172),
+        lung_gray=rng.uniform(52, 70),
+        body_gray=rng.uniform(150, 172),
     )
 
 
@@ -103,20 +103,20 @@ def _lung(chest: Chest, side: str, size: int) -> tuple[Field, Field, Field]:
 
 
 def _area(rng: np.random.Generator, u: Field, v: Field, run: Run) -> Field:
-    """Distance from a blob's centre in units of its outline, [S, S]: below 1 is inside.
+    """Distance from a blob's center in units of its outline, [S, S]: below 1 is inside.
 
     The blob reaches far into each zone of its run and stays out of every other.
     """
     first, last = run[0] / 3 + ZONE_GAP, run[1] / 3 - ZONE_GAP
     tall = (last - first) / 2 * rng.uniform(0.84, 1.0)
     slack = (last - first) / 2 - tall
-    centre_v = (first + last) / 2 + rng.uniform(-slack, slack)
+    center_v = (first + last) / 2 + rng.uniform(-slack, slack)
     wide = rng.uniform(0.5, 0.85)
-    centre_u = rng.uniform(-0.9 + wide, 0.9 - wide)
+    center_u = rng.uniform(-0.9 + wide, 0.9 - wide)
     harmonics = wobble(rng, 3, 0.09)
     turn = np.linspace(0, 2 * np.pi, 64, endpoint=False)
     largest = float(outline(turn, harmonics).max())
-    down, across = (v - centre_v) / tall, (u - centre_u) / wide
+    down, across = (v - center_v) / tall, (u - center_u) / wide
     return np.hypot(down, across) * largest / outline(np.arctan2(down, across), harmonics)
 
 
@@ -138,14 +138,14 @@ def _paint_body(canvas: Field, chest: Chest, rng: np.random.Generator) -> None:
     x, y = unit_grid(canvas.shape[0])
     offset = np.abs(x - chest.midline)
     shoulder = 0.20 + 0.30 * (y / 0.16).clip(0, 1)
-    paint(canvas, np.minimum(shoulder - offset, 0.49 - offset), chest.body_grey, softness=6)
+    paint(canvas, np.minimum(shoulder - offset, 0.49 - offset), chest.body_gray, softness=6)
     below = np.minimum(y - (chest.apex + 0.9 * chest.height), 0.49 - offset)
-    paint(canvas, below, chest.body_grey + 22, softness=14)
-    paint(canvas, 0.11 - offset, chest.body_grey + 24, softness=10)
+    paint(canvas, below, chest.body_gray + 22, softness=14)
+    paint(canvas, 0.11 - offset, chest.body_gray + 24, softness=10)
     spine = 0.035 - offset
-    paint(canvas, spine, chest.body_grey + 34 + 5 * np.sin(90 * y), softness=6)
+    paint(canvas, spine, chest.body_gray + 34 + 5 * np.sin(90 * y), softness=6)
     windpipe = np.minimum(0.016 - offset, chest.apex + 0.22 - y)
-    paint(canvas, windpipe, chest.body_grey - 18, softness=5)
+    paint(canvas, windpipe, chest.body_gray - 18, softness=5)
     canvas += rng.uniform(-8, 8) * (x - 0.5)  # an uneven exposure
 
 
@@ -185,7 +185,7 @@ def draw_film(
         u, v, inside = _lung(chest, side, image_size)
         hilum = np.exp(-(((u + 1) / 0.55) ** 2) - ((v - 0.45) / 0.2) ** 2)
         texture = 3 * smooth_field(rng, image_size, 26) * (1 + 2 * hilum)
-        paint(canvas, inside, chest.lung_grey + 12 * v + 34 * hilum + texture, softness=4)
+        paint(canvas, inside, chest.lung_gray + 12 * v + 34 * hilum + texture, softness=4)
         lungs = np.maximum(lungs, inside)
         for run in areas[side]:
             rho = _area(rng, u, v, run)

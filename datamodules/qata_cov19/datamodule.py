@@ -29,7 +29,14 @@ from typing import Literal, get_args
 from datamodules.base import TextSegDataModule
 from datamodules.captions.modes import CaptionMode
 from datamodules.dataset import Record
-from datamodules.files.layouts import Parts, Shelf, Tree, divide_by_lists, images_of, index_images
+from datamodules.files.layouts import (
+    FileIndex,
+    Parts,
+    Tree,
+    divide_by_lists,
+    images_of,
+    index_images,
+)
 from datamodules.qata_cov19.layouts import Layout, find_tree, id_lists, read_tables
 from textseg.batch import stable_id
 from textseg.errors import UserError
@@ -42,7 +49,7 @@ class QaTaCov19DataModule(TextSegDataModule):
     """QaTa-COV19-v2 with LViT's captions.
 
     Args:
-        root: folder of the unpacked dataset; several layouts are recognised.
+        root: folder of the unpacked dataset; several layouts are recognized.
         captions: caption table, or the folder that holds the train and test tables (and the ID
             workbooks); by default they are looked for in root.
         split: first80 takes the first 80 % of the rows of LViT's train table, sorted by name, for
@@ -56,7 +63,7 @@ class QaTaCov19DataModule(TextSegDataModule):
         synthesize: write and use phantoms in the dataset's layout under data/phantoms instead of
             root; a number asks for that many training images.
         caption_mode: true captions, empty ones, or true ones shuffled among the rows of a split.
-        normalise_captions: repair spelling and spacing of captions.
+        normalize_captions: repair spelling and spacing of captions.
         augment: vary training images; words keep telling the truth.
         cache: folder for the decoded, resized pictures, built once and memory-mapped; null reads
             the files every time.
@@ -78,7 +85,7 @@ class QaTaCov19DataModule(TextSegDataModule):
         on_missing: Literal["error", "skip"] = "error",
         synthesize: bool | int = False,
         caption_mode: CaptionMode = "true",
-        normalise_captions: bool = False,
+        normalize_captions: bool = False,
         augment: bool = True,
         cache: str | None = "data/cache",
         seed: int = 0,
@@ -93,7 +100,7 @@ class QaTaCov19DataModule(TextSegDataModule):
             on_missing=on_missing,
             synthesize=synthesize,
             caption_mode=caption_mode,
-            normalise_captions=normalise_captions,
+            normalize_captions=normalize_captions,
             augment=augment,
             cache=cache,
             seed=seed,
@@ -116,8 +123,8 @@ class QaTaCov19DataModule(TextSegDataModule):
                 f"split={self.split!r} is unknown", f"choose one of {', '.join(get_args(Split))}"
             )
         parts["test"] = tables["test"]
-        training = Shelf(tree, ("train", "val"), mask_prefix="mask_", case_id=subject)
-        test = Shelf(tree, ("test",), mask_prefix="mask_", case_id=subject)
+        training = FileIndex(tree, ("train", "val"), mask_prefix="mask_", case_id=subject)
+        test = FileIndex(tree, ("test",), mask_prefix="mask_", case_id=subject)
         return {
             split: [(test if split == "test" else training).record(row) for row in rows]
             for split, rows in parts.items()

@@ -2,7 +2,7 @@
 
 Lesions are told apart by size, density and place only. The three are drawn so that each can be read
 from the picture without doubt: radii leave a gap between small and large, contrast with the liver
-is at least five noise sigmas, and centres keep `PLACE_MARGIN` from the axes through the liver's
+is at least five noise sigmas, and centers keep `PLACE_MARGIN` from the axes through the liver's
 centroid. Lengths are fractions of the picture's side.
 """
 
@@ -29,10 +29,10 @@ from datamodules.phantoms.drawing import (
 RADIUS = {"small": (0.056, 0.063), "large": (0.100, 0.112)}
 CONTRAST = {"hypodense": (-48.0, -34.0), "hyperdense": (34.0, 48.0)}
 PLACES = ("upper left", "upper right", "lower left", "lower right")
-PLACE_MARGIN = 0.055  # between a lesion's centre and either axis of the liver
+PLACE_MARGIN = 0.055  # between a lesion's center and either axis of the liver
 LESION_GAP = 0.025  # between two lesions
 RIM = 0.012  # liver tissue around a lesion
-NOISE = 5.0  # sigma of the white noise, grey values
+NOISE = 5.0  # sigma of the white noise, gray values
 
 # Both sizes in every slice: with equal areas a blind union of two lesions would score Dice 0.667.
 SIZES: dict[int, tuple[tuple[str, ...], ...]] = {
@@ -75,7 +75,7 @@ class _Blob(NamedTuple):
 
 @dataclass(frozen=True)
 class Patient:
-    """Anatomy that the slices of one case share: axes and centres as x, y."""
+    """Anatomy that the slices of one case share: axes and centers as x, y."""
 
     body: tuple[float, float]
     rim: float
@@ -85,7 +85,7 @@ class Patient:
     liver_outline: Field
     spine: tuple[float, float]
     spleen: tuple[float, float]
-    liver_grey: float
+    liver_gray: float
 
 
 def draw_patient(rng: np.random.Generator) -> Patient:
@@ -99,7 +99,7 @@ def draw_patient(rng: np.random.Generator) -> Patient:
         liver_outline=wobble(rng, 4, 0.035),
         spine=(rng.uniform(0.50, 0.53), rng.uniform(0.74, 0.77)),
         spleen=(rng.uniform(0.80, 0.83), rng.uniform(0.56, 0.62)),
-        liver_grey=rng.uniform(136, 146),
+        liver_gray=rng.uniform(136, 146),
     )
 
 
@@ -136,17 +136,17 @@ def _draw_traits(rng: np.random.Generator, number: int) -> list[Traits]:
 def _place(
     rng: np.random.Generator,
     patient: Patient,
-    centre: tuple[float, float],
+    center: tuple[float, float],
     traits: Traits,
     others: list[_Blob],
 ) -> _Blob | None:
-    """The lesion at the first of 48 random centres where it fits, or None."""
+    """The lesion at the first of 48 random centers where it fits, or None."""
     radius = rng.uniform(*RADIUS[traits.size])
     harmonics = wobble(rng, 2, 0.07)
     vertical, side = traits.place.split()
     reach = rng.uniform(PLACE_MARGIN, 0.30, (2, 48))
-    x = centre[0] + reach[0] * (1 if side == "right" else -1)
-    y = centre[1] + reach[1] * (1 if vertical == "lower" else -1)
+    x = center[0] + reach[0] * (1 if side == "right" else -1)
+    y = center[1] + reach[1] * (1 if vertical == "lower" else -1)
     turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     extent = radius * outline(turn, harmonics) + RIM
     rim_x, rim_y = x[:, None] + extent * np.cos(turn), y[:, None] + extent * np.sin(turn)
@@ -163,13 +163,13 @@ def _place(
 
 
 def _draw_blobs(
-    rng: np.random.Generator, patient: Patient, centre: tuple[float, float], number: int
+    rng: np.random.Generator, patient: Patient, center: tuple[float, float], number: int
 ) -> list[_Blob]:
     """`number` lesions in random order; traits are drawn again until all have room."""
     for _ in range(200):
         blobs: list[_Blob] = []
         for traits in _draw_traits(rng, number):
-            blob = _place(rng, patient, centre, traits, blobs)
+            blob = _place(rng, patient, center, traits, blobs)
             if blob is None:
                 break
             blobs.append(blob)
@@ -214,7 +214,7 @@ def _paint_vessels(canvas: Field, liver: Field, patient: Patient, rng: np.random
         bend = 0.04 * np.sin(9 * along + angle)
         width = 0.011 - 0.02 * along.clip(0, 0.3)
         vessel = np.minimum(np.minimum(width - np.abs(across - bend), along), liver - 0.03)
-        paint(canvas, vessel, patient.liver_grey + 9)
+        paint(canvas, vessel, patient.liver_gray + 9)
 
 
 def draw_slice(
@@ -231,19 +231,19 @@ def draw_slice(
     x, y = unit_grid(image_size)
     liver = _liver(patient, x, y)
     tissue = liver > 0
-    centre = (float(x[tissue].mean()), float(y[tissue].mean()))
-    blobs = _draw_blobs(rng, patient, centre, number)
+    center = (float(x[tissue].mean()), float(y[tissue].mean()))
+    blobs = _draw_blobs(rng, patient, center, number)
     canvas = np.full((image_size, image_size), 6.0, dtype=np.float32)
     _paint_surroundings(canvas, patient, rng)
-    paint(canvas, liver, patient.liver_grey, softness=1.5)
+    paint(canvas, liver, patient.liver_gray, softness=1.5)
     _paint_vessels(canvas, liver, patient, rng)
     lesions = []
     for blob in blobs:
         theta = np.arctan2(y - blob.y, x - blob.x)
         edge = blob.radius * outline(theta, blob.harmonics)
         inside = edge - np.hypot(x - blob.x, y - blob.y)
-        grey = patient.liver_grey + rng.uniform(*CONTRAST[blob.traits.density])
-        paint(canvas, inside, grey, softness=1.5)
+        gray = patient.liver_gray + rng.uniform(*CONTRAST[blob.traits.density])
+        paint(canvas, inside, gray, softness=1.5)
         lesions.append(Lesion(blob.traits, inside > 0))
     in_body = ellipse(x, y, (0.5, 0.5), patient.body) > 0
     canvas += in_body * (

@@ -45,7 +45,7 @@ class _Settings:
 
     lesion_label: int
     liver_label: int | None
-    window_centre: float
+    window_center: float
     window_width: float
     min_lesion_pixels: int
     slices_per_case: int
@@ -60,7 +60,7 @@ def build_refhl(
     layout: Layout = "auto",
     lesion_label: int = 2,
     liver_label: int | None = 1,
-    window_centre: float = 40,
+    window_center: float = 40,
     window_width: float = 400,
     min_lesion_pixels: int = 20,
     slices_per_case: int = 3,
@@ -74,7 +74,7 @@ def build_refhl(
     is the picture's left. Slices that show several lesions are preferred, then those with the
     largest lesion area; two of a case lie at least 10 mm apart.
 
-    A lesion is a 2-D connected component (8 neighbours) of its label in the slice. Expressions name
+    A lesion is a 2-D connected component (8 neighbors) of its label in the slice. Expressions name
     its size (small: up to 20 mm in diameter; large: from 30 mm), its density (against the median of
     the liver in the slice), its place ("upper left liver": the quadrant about the centroid of the
     liver, lesions included, in the slice; upper is anterior), or its rank ("the larger of two
@@ -95,7 +95,7 @@ def build_refhl(
         lesion_label: the lesions' label.
         liver_label: the liver's label without its lesions; null where it is not outlined, as in
             Task08, so that expressions name size and rank alone.
-        window_centre: HU that become middle grey.
+        window_center: HU that become middle gray.
         window_width: HU from black to white.
         min_lesion_pixels: smaller lesions, in the volume or in the written mask, get no expression.
         slices_per_case: slices of a case, at most.
@@ -112,7 +112,7 @@ def build_refhl(
     settings = _Settings(
         lesion_label=lesion_label,
         liver_label=liver_label,
-        window_centre=window_centre,
+        window_center=window_center,
         window_width=window_width,
         min_lesion_pixels=min_lesion_pixels,
         slices_per_case=slices_per_case,
@@ -368,7 +368,7 @@ def _write_slice(
     counts["lesions_too_small"] += seen.count(False)
     counts["lesions_not_told_apart"] += seen.count(True) - len(texts)
     stem = f"{case.name}_z{z:03d}"
-    picture = ct_window(scene.hounsfield, settings.window_centre, settings.window_width)
+    picture = ct_window(scene.hounsfield, settings.window_center, settings.window_width)
     Image.fromarray(resize_image(picture, size)).save(folder / "images" / f"{stem}.png")
     spacing = [scene.spacing[0] * height / size[0], scene.spacing[1] * width / size[1]]
     rows = []

@@ -36,7 +36,7 @@ class RefHLSegDataModule(TextSegDataModule):
         synthesize: write and use phantoms in the dataset's layout under data/phantoms instead of
             root; a number asks for that many training images.
         caption_mode: true captions, empty ones, or true ones shuffled among the rows of a split.
-        normalise_captions: repair spelling and spacing of captions.
+        normalize_captions: repair spelling and spacing of captions.
         augment: vary training images; words keep telling the truth.
         cache: folder for the decoded, resized pictures, built once and memory-mapped; null reads
             the files every time.
@@ -57,7 +57,7 @@ class RefHLSegDataModule(TextSegDataModule):
         on_missing: Literal["error", "skip"] = "error",
         synthesize: bool | int = False,
         caption_mode: CaptionMode = "true",
-        normalise_captions: bool = False,
+        normalize_captions: bool = False,
         augment: bool = True,
         cache: str | None = "data/cache",
         seed: int = 0,
@@ -72,7 +72,7 @@ class RefHLSegDataModule(TextSegDataModule):
             on_missing=on_missing,
             synthesize=synthesize,
             caption_mode=caption_mode,
-            normalise_captions=normalise_captions,
+            normalize_captions=normalize_captions,
             augment=augment,
             cache=cache,
             seed=seed,

@@ -25,11 +25,11 @@ from datamodules.captions.expressions import TRAITS, say_rank, say_traits
 
 SMALL, LARGE = 20.0, 30.0  # mm, diameter of the disc of the lesion's area
 DENSE, ALIKE = 15.0, 5.0  # HU between the lesion's mean and the liver's median
-OFF_CENTRE = 6.0  # mm between the centroids of lesion and liver
+OFF_CENTER = 6.0  # mm between the centroids of lesion and liver
 ON_ONE_SIDE = 0.7  # of the lesion's pixels
 CLEARLY_LARGER = 1.5  # in area
 FEWEST_PIXELS = 10  # below, noise decides a lesion's density
-FEWEST_LIVER_PIXELS = 50  # below, the liver of a slice gives neither a centre nor a density
+FEWEST_LIVER_PIXELS = 50  # below, the liver of a slice gives neither a center nor a density
 
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -53,7 +53,7 @@ class Scene(NamedTuple):
 
 @dataclass(frozen=True)
 class Lesion:
-    """A 2-D connected component (8 neighbours) of a slice's lesions.
+    """A 2-D connected component (8 neighbors) of a slice's lesions.
 
     Args:
         mask: [H, W].
@@ -113,9 +113,9 @@ def _measured(scene: Scene, mask: Flags, rank: str | None) -> Lesion:
     contrast: float | None = None
     vertical = side = None
     if scene.liver is not None and scene.liver.sum() >= FEWEST_LIVER_PIXELS:
-        liver_grey = float(np.median(scene.hounsfield[scene.liver]))
+        liver_gray = float(np.median(scene.hounsfield[scene.liver]))
         if mask.sum() >= FEWEST_PIXELS:
-            contrast = float(scene.hounsfield[mask].mean(dtype=np.float64)) - liver_grey
+            contrast = float(scene.hounsfield[mask].mean(dtype=np.float64)) - liver_gray
         organ = np.argwhere(scene.liver | scene.lesions).mean(axis=0)
         below, right = ((np.argwhere(mask) - organ) * scene.spacing).T  # mm
         vertical, side = _direction(below, "upper", "lower"), _direction(right, "left", "right")
@@ -126,7 +126,7 @@ def _direction(offsets: Floats, negative: str, positive: str) -> str | None:
     """The word for where a lesion's pixels lie, where they lie there clearly."""
     forward = offsets.mean() > 0
     share = np.mean((offsets > 0) if forward else (offsets < 0))
-    if abs(offsets.mean()) < OFF_CENTRE or share < ON_ONE_SIDE:
+    if abs(offsets.mean()) < OFF_CENTER or share < ON_ONE_SIDE:
         return None
     return positive if forward else negative
 

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from datamodules.files.checks import first_few
+from datamodules.files.checks import preview
 from textseg.errors import UserError, first_line
 
 Layout = Literal["auto", "lits", "msd"]
@@ -181,6 +181,6 @@ def _require(here: dict[str, Path], there: dict[str, Path], what: str, other: st
     alone = [path for name, path in here.items() if name not in there]
     if alone:
         raise UserError(
-            f"{len(alone)} {what} without their {other}: {first_few(alone)}",
+            f"{len(alone)} {what} without their {other}: {preview(alone)}",
             "complete the download, or move these files away",
         )

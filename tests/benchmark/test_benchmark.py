@@ -18,7 +18,7 @@ from textseg.batch import SegmentationOutput, stable_id
 from textseg.benchmark import benchmark, format_benchmark
 from textseg.benchmark.cost import count_gflops, random_batch
 from textseg.benchmark.measure import with_ratios
-from textseg.benchmark.timing import WARM_UP, Contender, contender, faster, time_rounds
+from textseg.benchmark.timing import WARM_UP, Candidate, contender, faster, time_rounds
 from textseg.encoders import TextEncoder
 from textseg.models.lsms import LSMS
 
@@ -201,17 +201,17 @@ class Clock:
 
         return run
 
-    def contender(self, name: str, forward: Sequence[float], step: Sequence[float]) -> Contender:
+    def contender(self, name: str, forward: Sequence[float], step: Sequence[float]) -> Candidate:
         text = self.task(f"{name} text", *[0.25] * len(forward))
         tasks = text, self.task(f"{name} forward", *forward), self.task(f"{name} step", *step)
-        return Contender(name, "channels_first", *tasks, self.switched, list)
+        return Candidate(name, "channels_first", *tasks, self.switched, list)
 
 
-def timed(forward: Sequence[float], step: Sequence[float], memory_format: str = "x") -> Contender:
+def timed(forward: Sequence[float], step: Sequence[float], memory_format: str = "x") -> Candidate:
     nothing = Clock().task("never")
     times = {"text": [1.0], "forward": list(forward), "step": list(step)}
     tasks = nothing, nothing, nothing
-    return Contender("a", memory_format, *tasks, Clock().switched, list, times)
+    return Candidate("a", memory_format, *tasks, Clock().switched, list, times)
 
 
 def test_every_round_runs_all_contenders_and_starts_one_further_on() -> None:
@@ -305,7 +305,7 @@ def test_captions_are_encoded_in_the_warm_up_only(monkeypatch: pytest.MonkeyPatc
     batch = random_batch(3, 32)
     model = tiny()
     model.text_encoder.freeze()
-    model.on_captions(batch["text"], training=True)
+    model.prepare_captions(batch["text"], training=True)
     one = contender("a", model, "channels_last", batch)
     one.forward()
     assert encoded == batch["text"]

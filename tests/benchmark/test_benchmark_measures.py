@@ -14,8 +14,8 @@ from textseg.benchmark import benchmark
 from textseg.benchmark.cost import random_batch
 from textseg.benchmark.device import matrix_product_peak
 from textseg.benchmark.measure import cached_as_encoded
-from textseg.benchmark.memory import growth, held_bytes
-from textseg.benchmark.timing import Contender, Mode, contender
+from textseg.benchmark.memory import allocated_bytes, growth
+from textseg.benchmark.timing import Candidate, Mode, contender
 from textseg.encoders import TextEncoder
 from textseg.errors import UserError
 from textseg.models.lsms import LSMS
@@ -38,27 +38,27 @@ def test_memory_is_that_of_the_worst_moment_not_the_sum() -> None:
 
 def test_a_piece_of_memory_is_counted_once_however_many_tensors_share_it() -> None:
     tensor = torch.zeros(3, 5)
-    assert held_bytes([tensor, tensor[1:], tensor.T, torch.zeros(2)]) == 3 * 5 * 4 + 2 * 4
+    assert allocated_bytes([tensor, tensor[1:], tensor.T, torch.zeros(2)]) == 3 * 5 * 4 + 2 * 4
 
 
 def frozen() -> LSMS:
     model = tiny()
     model.text_encoder.freeze()
-    model.on_captions(random_batch(2, 32)["text"], training=True)
+    model.prepare_captions(random_batch(2, 32)["text"], training=True)
     return model
 
 
 def test_between_steps_adamw_holds_two_numbers_for_each_trained_weight() -> None:
     batch = random_batch(2, 32)
     one = contender("a", model := frozen(), "channels_first", batch)
-    before = held_bytes(one.tensors())
+    before = allocated_bytes(one.tensors())
     one.train(True)
     one.step()
     trained = [p for p in model.parameters() if p.requires_grad]
     assert all(p.grad is None for p in trained)
     moments = 2 * 4 * sum(p.numel() for p in trained)
     steps = 4 * len(trained)  # a counter for each
-    assert held_bytes(one.tensors()) - before == moments + steps
+    assert allocated_bytes(one.tensors()) - before == moments + steps
     own = sum(p.numel() for p in model.parameters()) * 4
     assert before > own + batch["image"].numel() * 4
 
@@ -119,7 +119,7 @@ def test_each_mode_is_a_row_and_runs_in_its_precision(monkeypatch: pytest.Monkey
         seen.append(torch.is_autocast_enabled("cpu"))
         return original(self, output, batch)
 
-    def one_step_each(contenders: Sequence[Contender], rounds: int) -> None:
+    def one_step_each(contenders: Sequence[Candidate], rounds: int) -> None:
         for one in contenders:
             one.train(True)
             one.step()

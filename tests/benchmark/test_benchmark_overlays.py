@@ -128,7 +128,7 @@ def test_freeze_text_measures_random_words_as_if_they_were_published_ones(
 
 def test_a_frozen_text_encoder_stays_in_eval_while_the_network_trains() -> None:
     model = tiny()
-    model.on_captions(CAPTIONS, training=True)
+    model.prepare_captions(CAPTIONS, training=True)
     model.text_encoder.freeze()
     assert not any(module.training for module in model.train().text_encoder.modules())
     assert model.head.training

@@ -18,7 +18,7 @@ from tests.tiny_run import call, write_experiment
 from textseg.benchmark import benchmark, format_benchmark
 from textseg.benchmark.experiments import network_from
 from textseg.benchmark.measure import with_ratios
-from textseg.benchmark.timing import Contender
+from textseg.benchmark.timing import Candidate
 from textseg.encoders import TextEncoder
 from textseg.errors import UserError
 from textseg.models.lsms import LSMS
@@ -60,7 +60,7 @@ def test_all_networks_run_in_the_same_rounds(
 ) -> None:
     runs: list[list[tuple[str, str]]] = []
 
-    def rounds_of(contenders: Sequence[Contender], rounds: int) -> None:
+    def rounds_of(contenders: Sequence[Candidate], rounds: int) -> None:
         runs.append([(one.name, one.memory_format) for one in contenders])
         injected(1.0)(contenders, rounds)
 

@@ -9,7 +9,7 @@ import lightning as L
 import pytest
 
 import textseg.benchmark.measure as measure
-from textseg.benchmark.timing import Contender
+from textseg.benchmark.timing import Candidate
 from textseg.models.lsms import LSMS
 
 
@@ -32,10 +32,10 @@ def skip_costly(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         monkeypatch.setattr(measure, name, lambda *arguments, name=name: figures[name])
 
 
-def injected(seconds: float, **by_name: float) -> Callable[[Sequence[Contender], int], None]:
+def injected(seconds: float, **by_name: float) -> Callable[[Sequence[Candidate], int], None]:
     """In place of `time_rounds`: a step is three times a forward, channels-first twice as slow."""
 
-    def fill(contenders: Sequence[Contender], rounds: int) -> None:
+    def fill(contenders: Sequence[Candidate], rounds: int) -> None:
         for one in contenders:
             base = by_name.get(one.name, seconds)
             slow = 2 if one.memory_format == "channels_first" else 1

@@ -16,7 +16,7 @@ from tests.tiny_run import Outcome, call, only, train_arguments, write_experimen
 from textseg.callbacks import ExplanationWriter
 from textseg.errors import UserError
 from textseg.models.base import SegmentationModule
-from textseg.runs.folder import fresh_folder
+from textseg.runs.folder import unique_dir
 from textseg.runs.outputs import evenly_spaced, picture_of, write_mask
 
 # --- folders and files --------------------------------------------------------------------------
@@ -24,14 +24,14 @@ from textseg.runs.outputs import evenly_spaced, picture_of, write_mask
 
 def test_folders_claimed_at_once_are_all_different(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        claimed = list(pool.map(fresh_folder, [tmp_path / "test" / "true"] * 24))
+        claimed = list(pool.map(unique_dir, [tmp_path / "test" / "true"] * 24))
     assert len(set(claimed)) == 24
     assert all(folder.is_dir() for folder in claimed)
 
 
 def test_a_file_in_the_way_is_not_taken_for_a_fresh_folder(tmp_path: Path) -> None:
     (tmp_path / "predict").write_text("mine")
-    assert fresh_folder(tmp_path / "predict").name == "predict_2"
+    assert unique_dir(tmp_path / "predict").name == "predict_2"
     assert (tmp_path / "predict").read_text() == "mine"
 
 
@@ -53,7 +53,7 @@ def test_no_rows_are_chosen_where_there_are_none_or_none_are_asked_for(
     assert evenly_spaced(count, total) == set()
 
 
-def test_a_mask_is_written_as_8_bit_grey_of_0_and_255(tmp_path: Path) -> None:
+def test_a_mask_is_written_as_8_bit_gray_of_0_and_255(tmp_path: Path) -> None:
     mask = torch.tensor([[True, False, False], [False, True, True]])
     write_mask(mask, tmp_path / "mask.png")
     stored = Image.open(tmp_path / "mask.png")

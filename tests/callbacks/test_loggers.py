@@ -21,12 +21,12 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from tests.callbacks.tiny_wandb import OfflineRun
 from tests.tiny_run import Outcome, call, only, train_arguments, write_experiment, write_refhl
-from textseg.callbacks import TestReport
+from textseg.callbacks import ResultsWriter
 from textseg.callbacks.loggers import (
     comparable_keys,
     prepare_loggers,
     wandb_defaults,
-    with_table,
+    with_csv_logger,
 )
 from textseg.callbacks.score_log import ScoreLog, flat_numbers
 from textseg.errors import UserError
@@ -143,7 +143,7 @@ def test_a_run_without_a_config_goes_by_its_network() -> None:
 @pytest.mark.parametrize(("upload", "kept"), [(True, None), (False, {"console": "off"})])
 def test_what_a_run_prints_is_sent_only_with_upload(upload: bool, kept: Any) -> None:
     """Warnings about a dataset name its files."""
-    samples = Namespace(class_path="WandbSamples", init_args=Namespace(upload=upload))
+    samples = Namespace(class_path="SampleTables", init_args=Namespace(upload=upload))
     assert prepared(wandb_logger(), callbacks=[samples]).settings == kept
 
 
@@ -180,9 +180,9 @@ def test_a_missing_tensorboard_is_named_with_the_command_that_installs_it(
 
 def test_a_configured_csv_logger_is_the_runs_own_table(tmp_path: Path) -> None:
     own = CSVLogger(tmp_path, name="", version="", flush_logs_every_n_steps=7)
-    assert with_table([own], tmp_path, 0) == [own]
+    assert with_csv_logger([own], tmp_path, 0) == [own]
     other = CSVLogger(tmp_path / "elsewhere")
-    first, second = with_table([other], tmp_path, 0)
+    first, second = with_csv_logger([other], tmp_path, 0)
     assert first is other
     assert isinstance(second, CSVLogger)
     assert Path(second.log_dir) == tmp_path
@@ -205,7 +205,7 @@ def test_every_finite_number_has_a_key_and_nothing_else_has() -> None:
 
 def finished_test(mode: str, loggers: list[Any]) -> Any:
     """A trainer whose test of RESULT has ended; the network's step has logged its Dice."""
-    report = TestReport()
+    report = ResultsWriter()
     report.mode, report.results = mode, {mode: RESULT}
     logged = {"test/dice": 0.5} if mode == "true" else {}
     return SimpleNamespace(
@@ -263,7 +263,7 @@ def test_a_validation_outside_a_fit_is_no_epoch() -> None:
 
 # --- one run, three loggers ---------------------------------------------------------------------
 
-SAMPLES = {"class_path": "WandbSamples", "init_args": {"every_n_epochs": 2, "samples": 1}}
+SAMPLES = {"class_path": "SampleTables", "init_args": {"every_n_epochs": 2, "samples": 1}}
 SECRETS = [b"lesion on the", b"test-p0", b"test0__", b"train0", b"val0"]
 
 

@@ -29,7 +29,7 @@ from tests.tiny_run import (
     write_experiment,
     write_refhl,
 )
-from textseg.callbacks import WandbSamples, wandb_obstacle
+from textseg.callbacks import SampleTables, wandb_unreachable_reason
 from textseg.errors import UserError
 from textseg.metrics.strata import SIDES, SIZES
 from textseg.report.dashboard import dashboard, workspace
@@ -62,17 +62,17 @@ def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatc
 
 
 def test_without_a_key_wandb_is_not_even_tried(nobody: pytest.MonkeyPatch) -> None:
-    assert "no API key" in wandb_obstacle()
+    assert "no API key" in wandb_unreachable_reason()
 
 
 def test_a_netrc_that_does_not_exist_or_is_broken_is_no_key(
     nobody: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     nobody.setenv("NETRC", str(tmp_path / "none"))
-    assert "no API key" in wandb_obstacle()
+    assert "no API key" in wandb_unreachable_reason()
     (tmp_path / "broken").write_text("machine api.wandb.ai frogs\n")
     nobody.setenv("NETRC", str(tmp_path / "broken"))
-    assert "no API key" in wandb_obstacle()
+    assert "no API key" in wandb_unreachable_reason()
 
 
 @pytest.mark.parametrize("mode", ["offline", "disabled", "dryrun"])
@@ -81,7 +81,7 @@ def test_a_mode_other_than_online_is_an_obstacle_that_is_named(
 ) -> None:
     nobody.setenv("WANDB_MODE", mode)
     nobody.setenv("WANDB_API_KEY", "k" * 40)
-    assert mode in wandb_obstacle()
+    assert mode in wandb_unreachable_reason()
 
 
 def test_with_a_key_but_no_network_the_host_is_named(nobody: pytest.MonkeyPatch) -> None:
@@ -91,7 +91,7 @@ def test_with_a_key_but_no_network_the_host_is_named(nobody: pytest.MonkeyPatch)
 
     nobody.setenv("WANDB_API_KEY", "k" * 40)
     nobody.setattr(socket, "create_connection", unreachable)
-    assert f"{CLOUD} cannot be reached (Network is unreachable)" in wandb_obstacle()
+    assert f"{CLOUD} cannot be reached (Network is unreachable)" in wandb_unreachable_reason()
 
 
 # `wandb login` writes host and port; since its servers moved, a key for the old one still counts.
@@ -117,7 +117,7 @@ def test_a_key_where_wandb_finds_it_and_an_open_port_are_no_obstacle(
     (tmp_path / "netrc").write_text(f"machine {machine}\n  login user\n  password {'k' * 40}\n")
     nobody.setenv("WANDB_BASE_URL", url)
     nobody.setattr(socket, "create_connection", reachable)
-    assert wandb_obstacle() == ""
+    assert wandb_unreachable_reason() == ""
     assert asked == [address]
 
 
@@ -133,7 +133,7 @@ def test_a_proxy_is_asked_where_there_is_one(nobody: pytest.MonkeyPatch, proxy: 
     nobody.setenv("WANDB_API_KEY", "k" * 40)
     nobody.setenv("HTTPS_PROXY", proxy)
     nobody.setattr(socket, "create_connection", only_the_proxy)
-    assert wandb_obstacle() == ""
+    assert wandb_unreachable_reason() == ""
 
 
 # --- the sample table ---------------------------------------------------------------------------
@@ -150,7 +150,7 @@ class Recorder(WandbLogger):
         return SimpleNamespace(log=lambda values: self.tables.append(values["val/samples"]))
 
 
-def validated(callback: WandbSamples, *, epoch: int = 0, sanity: bool = False) -> list[Any]:
+def validated(callback: SampleTables, *, epoch: int = 0, sanity: bool = False) -> list[Any]:
     """The tables a callback logs of a validation of two batches of two rows."""
     logger = Recorder()
     trainer: Any = SimpleNamespace(
@@ -173,17 +173,17 @@ def validated(callback: WandbSamples, *, epoch: int = 0, sanity: bool = False) -
 
 
 def test_without_upload_the_table_holds_numbers_only() -> None:
-    (table,) = validated(WandbSamples(samples=4, every_n_epochs=1))
+    (table,) = validated(SampleTables(samples=4, every_n_epochs=1))
     assert table.columns == ["index", "dice", "predicted", "true"]
     assert all(isinstance(value, (int, float)) for row in table.data for value in row)
 
 
 def test_uploading_is_off_unless_asked_for() -> None:
-    assert WandbSamples().upload is False
+    assert SampleTables().upload is False
 
 
 def test_with_upload_the_table_holds_captions_and_pictures_with_both_masks() -> None:
-    (table,) = validated(WandbSamples(samples=4, every_n_epochs=1, upload=True))
+    (table,) = validated(SampleTables(samples=4, every_n_epochs=1, upload=True))
     assert table.columns[-2:] == ["caption", "picture"]
     for row in table.data:
         assert row[-2] in make_batch(2)["text"]
@@ -192,18 +192,18 @@ def test_with_upload_the_table_holds_captions_and_pictures_with_both_masks() -> 
 
 
 def test_the_dice_of_the_table_is_that_of_the_masks() -> None:
-    (table,) = validated(WandbSamples(samples=4, every_n_epochs=1))
+    (table,) = validated(SampleTables(samples=4, every_n_epochs=1))
     assert [row[1] for row in table.data] == [1.0, 0.0, 1.0, 0.0]
 
 
 def test_the_table_shows_the_same_rows_at_every_epoch() -> None:
-    callback = WandbSamples(samples=2, every_n_epochs=1)
+    callback = SampleTables(samples=2, every_n_epochs=1)
     tables = [validated(callback, epoch=epoch)[0] for epoch in (0, 1)]
     assert [[row[0] for row in table.data] for table in tables] == [[0, 3], [0, 3]]
 
 
 def test_a_table_is_logged_only_when_due() -> None:
-    callback = WandbSamples(samples=2, every_n_epochs=3)
+    callback = SampleTables(samples=2, every_n_epochs=3)
     assert [bool(validated(callback, epoch=e)) for e in range(6)] == [False, False, True] * 2
     assert validated(callback, epoch=2, sanity=True) == []
 
@@ -212,7 +212,7 @@ def test_a_table_is_logged_only_when_due() -> None:
 
 WANDB = {
     "logger": {"class_path": "WandbLogger", "init_args": {"project": "textseg", "group": "ward"}},
-    "callbacks": [{"class_path": "WandbSamples", "init_args": {"every_n_epochs": 1}}],
+    "callbacks": [{"class_path": "SampleTables", "init_args": {"every_n_epochs": 1}}],
     "limit_train_batches": 2,
 }
 

@@ -380,7 +380,7 @@ def test_predict_gives_the_masks_of_test(trained: Trained, again: Again) -> None
     assert all(np.array_equal(tested[name], predicted[name]) for name in tested)
 
 
-def test_predicted_masks_are_8_bit_grey_of_0_and_255_at_the_images_size(
+def test_predicted_masks_are_8_bit_gray_of_0_and_255_at_the_images_size(
     trained: Trained, again: Again
 ) -> None:
     values = set()

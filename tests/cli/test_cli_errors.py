@@ -124,7 +124,7 @@ def test_captions_and_images_without_a_counterpart_are_counted_and_five_named(ho
 def test_on_missing_skip_trains_on_the_rest_and_says_what_it_left_out(home: Path) -> None:
     spoilt_qata(home)
     quick = ["--data.on_missing", "skip", "--trainer.fast_dev_run", "true"]
-    quick += ["--data.image_size", "64"]  # of one row, 32 pixels leave nothing to normalise over
+    quick += ["--data.image_size", "64"]  # of one row, 32 pixels leave nothing to normalize over
     with pytest.warns(UserWarning, match="7 captions without their image.*covid_99"):
         outcome = call("fit", "--config", "tiny.yaml", *quick, cwd=home)
     assert outcome.status == 0, outcome.err

@@ -38,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     home = tmp_path_factory.mktemp("home")
     write_refhl(home / "other")
     (home / "other.yaml").write_text(OTHER)
-    data = {"init_args": {"synthesize": 2, "normalise_captions": True}}
+    data = {"init_args": {"synthesize": 2, "normalize_captions": True}}
     experiment = write_experiment(home, data=data)
     outcome = call("fit", "--config", experiment, cwd=home)
     assert outcome.status == 0, outcome.err
@@ -71,7 +71,7 @@ def test_other_data_keep_what_the_network_goes_by_and_nothing_of_the_runs_own(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(run.home)
-    kept = {"image_size": 32, "batch_size": 2, "num_workers": 0, "normalise_captions": True}
+    kept = {"image_size": 32, "batch_size": 2, "num_workers": 0, "normalize_captions": True}
     for more in (["--data", "ManifestDataModule"], ["--config", "other.yaml"]):
         settings = run.settings(*more)
         assert kept.items() <= settings.items()

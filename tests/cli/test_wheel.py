@@ -52,7 +52,7 @@ def test_the_wheel_holds_no_data_and_is_small(wheel: Path) -> None:
     assert wheel.stat().st_size < 500_000
 
 
-def test_the_wheel_names_the_command_and_the_licence(unzipped: Path) -> None:
+def test_the_wheel_names_the_command_and_the_license(unzipped: Path) -> None:
     info = only(unzipped, "*.dist-info")
     assert "textseg = lightning_cli:main" in (info / "entry_points.txt").read_text()
     assert "License-Expression: Apache-2.0" in (info / "METADATA").read_text()

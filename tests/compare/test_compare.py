@@ -514,8 +514,8 @@ def test_the_worst_cases_come_first(pair: list[str]) -> None:
 
 def test_binned_means_take_equally_many_cases_by_size() -> None:
     x = np.array([5.0, 1, 3, 2, 4, 6])
-    centres, means = binned_means(x, 10 * x, 3)
-    assert centres.tolist() == [1.5, 3.5, 5.5]
+    centers, means = binned_means(x, 10 * x, 3)
+    assert centers.tolist() == [1.5, 3.5, 5.5]
     assert means.tolist() == [15, 35, 55]
     assert [len(part) for part in binned_means(x[:2], x[:2], 5)] == [2, 2]
 

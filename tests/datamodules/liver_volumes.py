@@ -2,8 +2,8 @@
 
 Lengths are RAS millimetres about the middle of the field of view: x to the patient's right, y to
 anterior, z to superior. Tumours can be told apart by size, density and place: radii leave a gap
-between small and large, contrast with the liver is several noise sigmas, centres keep
-`PLACE_MARGIN` from the planes through the liver's centre, and no two in a volume agree in all.
+between small and large, contrast with the liver is several noise sigmas, centers keep
+`PLACE_MARGIN` from the planes through the liver's center, and no two in a volume agree in all.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ LIVER, TUMOUR = 1, 2
 RADIUS = {"small": (8.0, 10.0), "large": (16.0, 19.0)}  # mm, in the slice
 HEIGHT = 1.2  # radius along z over radius in the slice
 CONTRAST = {"hypodense": (-55.0, -38.0), "hyperdense": (38.0, 55.0)}  # HU
-PLACE_MARGIN = 9.0  # mm between a centre and the liver's mid-planes
-SPREAD = 14.0  # mm above or below the liver's centre, so that slices show several
+PLACE_MARGIN = 9.0  # mm between a center and the liver's mid-planes
+SPREAD = 14.0  # mm above or below the liver's center, so that slices show several
 GAP = 9.0  # mm between two tumours: over two voxels at 96 x 96 pixels
 RIM = 8.0  # mm of liver around a tumour: a voxel at 96 x 96 pixels, corners included
 LIVER_RADII = (78.0, 72.0, 62.0)
@@ -43,7 +43,7 @@ NOISE = 8.0  # sigma, HU
 AIR, FAT, MUSCLE, BONE = -1000.0, -100.0, 55.0, 420.0
 BODY = ((0.0, 0.0), (165.0, 125.0))
 FAT_RIM = 14.0
-ORGANS = (  # centre and radii in the slice, HU
+ORGANS = (  # center and radii in the slice, HU
     ((0.0, -72.0), (24.0, 20.0), BONE),  # spine
     ((14.0, -42.0), (9.0, 9.0), 160.0),  # vena cava
     ((-16.0, -42.0), (11.0, 11.0), 190.0),  # aorta
@@ -53,9 +53,9 @@ ORGANS = (  # centre and radii in the slice, HU
 
 
 class Tumour(NamedTuple):
-    """An ellipsoid: centre and radii in mm, HU above the liver's."""
+    """An ellipsoid: center and radii in mm, HU above the liver's."""
 
-    centre: Point
+    center: Point
     radii: Point
     contrast: float
 
@@ -175,13 +175,13 @@ def _steps(shape: tuple[int, ...]) -> list[float]:
 def draw_abdomen(rng: np.random.Generator, shape: tuple[int, int, int]) -> Abdomen:
     """A liver on the patient's right with its tumours, on a grid of `shape`."""
     liver = (float(rng.uniform(58, 64)), float(rng.uniform(2, 10)), 0.0)
-    liver_grey = float(rng.uniform(95, 115))
+    liver_gray = float(rng.uniform(95, 115))
     tumours = _draw_tumours(rng, liver, int(rng.integers(1, 5)))
     axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, _steps(shape), strict=True)]
     x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
 
-    def column(centre: tuple[float, float], radii: tuple[float, float]) -> Array:
-        inside = np.hypot((x - centre[0]) / radii[0], (y - centre[1]) / radii[1]) < 1
+    def column(center: tuple[float, float], radii: tuple[float, float]) -> Array:
+        inside = np.hypot((x - center[0]) / radii[0], (y - center[1]) / radii[1]) < 1
         return np.broadcast_to(inside, shape)
 
     values = np.full(shape, AIR)
@@ -189,21 +189,21 @@ def draw_abdomen(rng: np.random.Generator, shape: tuple[int, int, int]) -> Abdom
     (wide, deep) = BODY[1]
     values[column(*BODY)] = FAT
     values[column(BODY[0], (wide - FAT_RIM, deep - FAT_RIM))] = MUSCLE
-    for centre, radii, grey in ORGANS:
-        values[column(centre, radii)] = grey
+    for center, radii, gray in ORGANS:
+        values[column(center, radii)] = gray
     organ = _inside(x, y, z, liver, LIVER_RADII)
     labels[organ] = LIVER
-    values[organ] = liver_grey
+    values[organ] = liver_gray
     for tumour in tumours:
-        found = _inside(x, y, z, tumour.centre, tumour.radii)
+        found = _inside(x, y, z, tumour.center, tumour.radii)
         labels[found] = TUMOUR
-        values[found] = liver_grey + tumour.contrast
+        values[found] = liver_gray + tumour.contrast
     values[values > AIR] += NOISE * rng.standard_normal(int((values > AIR).sum()))
     return Abdomen(values.round().astype(np.int16), labels)
 
 
-def _inside(x: Array, y: Array, z: Array, centre: Point, radii: Point) -> Array:
-    parts = [((a - c) / r) ** 2 for a, c, r in zip((x, y, z), centre, radii, strict=True)]
+def _inside(x: Array, y: Array, z: Array, center: Point, radii: Point) -> Array:
+    parts = [((a - c) / r) ** 2 for a, c, r in zip((x, y, z), center, radii, strict=True)]
     return parts[0] + parts[1] + parts[2] < 1
 
 
@@ -218,11 +218,11 @@ def _draw_tumours(rng: np.random.Generator, liver: Point, number: int) -> list[T
             density = str(rng.choice(list(CONTRAST)))
             radius = float(rng.uniform(*RADIUS[size]))
             radii = (radius, radius * float(rng.uniform(0.9, 1.0)), radius * HEIGHT)
-            centre = _place(rng, liver, radii, tumours)
-            if centre is None:
+            center = _place(rng, liver, radii, tumours)
+            if center is None:
                 break
-            traits.add((size, density, centre[0] > liver[0], centre[1] > liver[1]))
-            tumours.append(Tumour(centre, radii, float(rng.uniform(*CONTRAST[density]))))
+            traits.add((size, density, center[0] > liver[0], center[1] > liver[1]))
+            tumours.append(Tumour(center, radii, float(rng.uniform(*CONTRAST[density]))))
         if len(traits) == number:
             return [tumours[k] for k in rng.permutation(number)]
     raise AssertionError("the liver has no room for the tumours: its radii are too short")
@@ -231,7 +231,7 @@ def _draw_tumours(rng: np.random.Generator, liver: Point, number: int) -> list[T
 def _place(
     rng: np.random.Generator, liver: Point, radii: Point, others: list[Tumour]
 ) -> Point | None:
-    """The first of 48 random centres where a tumour fits into the liver, or None."""
+    """The first of 48 random centers where a tumour fits into the liver, or None."""
     for _ in range(48):
         sides = np.where(rng.random(2) < 0.5, -1, 1)
         x, y = sides * rng.uniform(PLACE_MARGIN, np.array(LIVER_RADII[:2]))
@@ -239,12 +239,12 @@ def _place(
         # radii so shortened give up to a millimetre more room than there is; RIM covers it
         room = np.array(LIVER_RADII) - radii - RIM
         fits = float((np.array([x, y, z]) / room) @ (np.array([x, y, z]) / room)) < 1
-        centre = (liver[0] + float(x), liver[1] + float(y), liver[2] + float(z))
+        center = (liver[0] + float(x), liver[1] + float(y), liver[2] + float(z))
         apart = all(
-            np.hypot(centre[0] - other.centre[0], centre[1] - other.centre[1])
+            np.hypot(center[0] - other.center[0], center[1] - other.center[1])
             > radii[0] + other.radii[0] + GAP
             for other in others
         )
         if fits and apart:
-            return centre
+            return center
     return None

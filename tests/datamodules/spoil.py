@@ -234,8 +234,8 @@ def spoil_manifest(root: Path) -> Planted:
     faint = pixels(masks[2])
     faint[faint == 0] = 12
     save(faint, masks[2])
-    coloured = pixels(masks[3])
-    save(np.stack([coloured, coloured, 0 * coloured], axis=-1), masks[3])
+    colored = pixels(masks[3])
+    save(np.stack([colored, colored, 0 * colored], axis=-1), masks[3])
     both = same_image(rows, 6)
     rows[both + 1]["text"] = rows[both]["text"].upper()
     rows[12]["text"] = LONG

@@ -13,7 +13,7 @@ from PIL import Image
 from datamodules.audit.file_facts import MaskLook, look_at_mask
 from datamodules.audit.words import Words
 from datamodules.captions.lvit_template import Template
-from datamodules.captions.modes import normalise
+from datamodules.captions.modes import normalize
 from datamodules.dataset import Record
 from textseg.preprocess import read_mask
 
@@ -27,16 +27,16 @@ def words(text: str) -> int:
 
 def masks_of_all_modes(folder: Path) -> list[Path]:
     generator = np.random.default_rng(3)
-    grey = generator.choice(np.array([0, 1, 12, 100, 127, 128, 200, 255], np.uint8), (40, 56))
-    grey *= generator.random(grey.shape) < 0.15
-    image = Image.fromarray(grey)
-    coloured = generator.integers(0, 256, (40, 56, 3), dtype=np.uint8)
-    colour = Image.fromarray(coloured * (grey > 0)[..., None])
+    gray = generator.choice(np.array([0, 1, 12, 100, 127, 128, 200, 255], np.uint8), (40, 56))
+    gray *= generator.random(gray.shape) < 0.15
+    image = Image.fromarray(gray)
+    colored = generator.integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    color = Image.fromarray(colored * (gray > 0)[..., None])
     pictures = {mode: image.convert(mode) for mode in ("1", "L", "LA", "RGB", "RGBA")}
     pictures |= {
-        "colour": colour,
-        "P": colour.convert("P"),
-        "I;16": Image.fromarray((grey * 3).astype(np.uint16)),
+        "color": color,
+        "P": color.convert("P"),
+        "I;16": Image.fromarray((gray * 3).astype(np.uint16)),
     }
     for name, picture in pictures.items():
         picture.save(folder / f"{name.replace(';', '')}.png")
@@ -66,7 +66,7 @@ def test_masks_are_judged_as_training_reads_them(tmp_path: Path) -> None:
         seen = look_at_mask(path, (32, 32), count_areas=True)
         assert seen.size == mask.shape
         assert seen.area == mask.sum() > 0
-        assert seen.centre == pytest.approx((np.nonzero(mask)[1] + 0.5).mean() / 56)
+        assert seen.center == pytest.approx((np.nonzero(mask)[1] + 0.5).mean() / 56)
         assert seen.areas == flood(mask) > 1
         assert bool(seen.oddness) == (path.stem not in ("1", "L", "RGB"))
 
@@ -87,12 +87,12 @@ def test_the_share_that_the_threshold_drops_is_of_all_that_is_not_black(tmp_path
 
 
 def a_mask(**fields: Any) -> MaskLook:
-    plain = MaskLook((64, 64), "", "", (), 0.0, area=9, centre=0.2, areas=1, vanishes=False)
+    plain = MaskLook((64, 64), "", "", (), 0.0, area=9, center=0.2, areas=1, vanishes=False)
     return replace(plain, **fields)
 
 
 def kinds_of(template: Template | None, text: str, mask: MaskLook) -> list[str]:
-    reader = Words(template, count_tokens=words, max_tokens=14, normalised=True)
+    reader = Words(template, count_tokens=words, max_tokens=14, normalized=True)
     reader.read(Record(Path("a.png"), Path("m.png"), text, "a__0", "", 0), "train", mask)
     return [finding.kind for finding in reader.finished()]
 
@@ -108,7 +108,7 @@ COUNT = "caption count against mask"
         ("mosmed", "eight infected areas, all left lung", {"areas": 12}, [COUNT]),
         ("mosmed", "nine infected areas, all left lung", {"areas": 8}, [COUNT]),
         ("qata", "one infected area, all right lung", {}, ["caption side against mask"]),
-        ("qata", "one infected area, all right lung", {"centre": 0.8}, []),
+        ("qata", "one infected area, all right lung", {"center": 0.8}, []),
         # Which side is meant is in doubt where the extent is.
         (None, "B one infected area, all right lung", {}, ["extent against lungs"]),
         (None, "the lesion in the right breast", {}, ["named side against mask"]),
@@ -116,8 +116,8 @@ COUNT = "caption count against mask"
         (None, "B one infected area, all lung and all right lung", {}, []),
         (None, "the lesion in the right lobe of the liver", {}, []),
         (None, "right breast, the left part", {}, []),
-        (None, "no lesion", {"area": 0, "centre": None}, []),
-        (None, "a lesion", {"area": 0, "centre": None}, ["empty mask, caption names lesions"]),
+        (None, "no lesion", {"area": 0, "center": None}, []),
+        (None, "a lesion", {"area": 0, "center": None}, ["empty mask, caption names lesions"]),
     ],
 )
 def test_words_are_compared_with_the_mask(
@@ -133,5 +133,5 @@ def test_tokens_are_those_of_the_caption_that_training_reads() -> None:
     """14 words and marks as repaired; the spaces that are mended would be more."""
     text = "the lesion , small , dark , in the left of the liver"
     assert words(text) == 15
-    assert words(normalise(text)) == 12
+    assert words(normalize(text)) == 12
     assert kinds_of(None, text, a_mask()) == []

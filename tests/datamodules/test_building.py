@@ -25,7 +25,7 @@ def writer(text: str, counted: list[str]) -> Callable[[Path], None]:
     return write
 
 
-def wait_for(path: Path) -> None:
+def synchronize(path: Path) -> None:
     end = time.monotonic() + 60
     while not path.exists():
         assert time.monotonic() < end, f"{path} never came"
@@ -152,7 +152,7 @@ def test_a_killed_build_is_not_taken_for_a_whole_one_and_its_remains_are_removed
     (tmp_path / "place/.result.old").mkdir(parents=True)  # not of ours
     process = FORK.Process(target=build_until_killed, args=(folder, tmp_path / "started"))
     process.start()
-    wait_for(tmp_path / "started")
+    synchronize(tmp_path / "started")
     process.kill()
     process.join()
     assert not folder.exists()

@@ -28,7 +28,7 @@ from textseg.preprocess import read_image
 FORK = multiprocessing.get_context("fork")  # a fresh interpreter takes seconds to import torch
 SIZE = (32, 64)
 SPLITS = ("train", "val", "test", "predict")
-IMAGE_MODES = ("L", "RGB", "grey RGB", "I;16", "1", "RGBA", "P")
+IMAGE_MODES = ("L", "RGB", "gray RGB", "I;16", "1", "RGBA", "P")
 MASK_MODES = ("L", "1", "RGB", "RGBA", "faint L")
 SIDES = ((40, 70), (32, 64), (33, 31))  # height, width; one needs no resizing
 
@@ -60,8 +60,8 @@ def save_image(path: Path, mode: str, side: tuple[int, int], rng: np.random.Gene
     if mode == "I;16":
         Image.fromarray(rng.integers(0, 65536, side, dtype=np.uint16)).save(path)
         return
-    colour = Image.fromarray(rng.integers(0, 256, (*side, 3), dtype=np.uint8))
-    image = colour.convert("L").convert("RGB") if mode == "grey RGB" else colour.convert(mode)
+    color = Image.fromarray(rng.integers(0, 256, (*side, 3), dtype=np.uint8))
+    image = color.convert("L").convert("RGB") if mode == "gray RGB" else color.convert(mode)
     image.save(path)
 
 
@@ -132,7 +132,7 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def picture(sample: Any) -> torch.Tensor:
-    """[1, 3, H, W] in [0, 1]: a cache keeps one channel of a grey picture, a file gives three."""
+    """[1, 3, H, W] in [0, 1]: a cache keeps one channel of a gray picture, a file gives three."""
     return to_batch(collate([sample]))["image"]
 
 
@@ -196,7 +196,7 @@ def test_the_cache_holds_what_pillow_and_numpy_make_of_the_files(root: Path) -> 
         assert np.array_equal(rows.mask(index), mask > 127)
 
 
-def test_a_grey_picture_takes_one_byte_a_pixel_and_a_mask_one_bit(root: Path) -> None:
+def test_a_gray_picture_takes_one_byte_a_pixel_and_a_mask_one_bit(root: Path) -> None:
     make(root).setup()
     index = json.loads((folder_of(root) / "index.json").read_text())
     channels = {Path(path).name: count for path, _, count, *_ in index["images"]}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.captions.modes import apply_caption_mode, key, normalise, swap_sides
+from datamodules.captions.modes import apply_caption_mode, key, normalize, swap_sides
 from textseg.errors import UserError
 from textseg.tables import read_captions
 
@@ -140,9 +140,9 @@ def test_key_ignores_case_and_spacing() -> None:
         ("", ""),
     ],
 )
-def test_normalise_mends_the_template_and_leaves_free_text_alone(written: str, mended: str) -> None:
-    assert normalise(written) == mended
-    assert normalise(mended) == mended
+def test_normalize_mends_the_template_and_leaves_free_text_alone(written: str, mended: str) -> None:
+    assert normalize(written) == mended
+    assert normalize(mended) == mended
 
 
 @pytest.mark.parametrize(
@@ -153,8 +153,8 @@ def test_normalise_mends_the_template_and_leaves_free_text_alone(written: str, m
         "No sign of a pulmonary infection ,the lift is higher",
     ],
 )
-def test_normalise_leaves_alone_what_it_cannot_repair(text: str) -> None:
-    assert normalise(text) == text
+def test_normalize_leaves_alone_what_it_cannot_repair(text: str) -> None:
+    assert normalize(text) == text
 
 
 # --- controls
@@ -205,10 +205,10 @@ def test_real_shuffled_keeps_no_caption(qata: list[str]) -> None:
 
 
 @pytest.mark.real_data
-def test_normalise_settles_after_one_pass_and_lowers_the_count_of_captions(
+def test_normalize_settles_after_one_pass_and_lowers_the_count_of_captions(
     qata: list[str],
 ) -> None:
-    mended = {normalise(text) for text in set(qata)}
-    assert {normalise(text) for text in mended} == mended
+    mended = {normalize(text) for text in set(qata)}
+    assert {normalize(text) for text in mended} == mended
     assert len({text.strip() for text in qata}) == 394
     assert len(mended) == 216

@@ -132,7 +132,7 @@ def test_an_empty_mask_is_an_error(tmp_path: Path) -> None:
         make(root).setup()
 
 
-def test_a_missing_dicom_slice_names_its_neighbours(tmp_path: Path) -> None:
+def test_a_missing_dicom_slice_names_its_neighbors(tmp_path: Path) -> None:
     root = write_tcia(tmp_path / "tcia", SCANNERS[:1], skip=3)
     with pytest.raises(UserError, match=r"missing between .*1-002\.dcm and .*1-004\.dcm"):
         make(root).setup()

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from datamodules.files.layouts import (
+    FileIndex,
     Shape,
-    Shelf,
     TableNames,
     Tree,
     divide_by_lists,
@@ -113,7 +113,7 @@ def test_all_images_are_those_of_every_split(tmp_path: Path) -> None:
 def test_a_row_finds_image_and_mask_by_name_and_never_by_order(tmp_path: Path) -> None:
     tree = flat(tmp_path)
     touch(*(tmp_path / f for f in ("a/x.png", "b/mask_X.PNG", "a/y.png", "b/w.png", "b/y.png")))
-    shelf = Shelf(tree, ("train",), mask_prefix="mask_", case_id=lambda name: name[:1])
+    shelf = FileIndex(tree, ("train",), mask_prefix="mask_", case_id=lambda name: name[:1])
     record = shelf.record(Caption("sub\\x.png", "left", 3))
     assert (record.image, record.mask) == (tmp_path / "a/x.png", tmp_path / "b/mask_X.PNG")
     assert (record.text, record.case, record.case_id, record.row) == ("left", "x__3", "s", 3)
@@ -121,7 +121,7 @@ def test_a_row_finds_image_and_mask_by_name_and_never_by_order(tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["New_1.png", "mask_New_1.PNG", "a/Mask_New_1", "c\\New_1.tif"])
 def test_a_missing_file_is_expected_under_the_tables_spelling(tmp_path: Path, name: str) -> None:
-    shelf = Shelf(flat(tmp_path), ("train",), mask_prefix="mask_", case_id=str)
+    shelf = FileIndex(flat(tmp_path), ("train",), mask_prefix="mask_", case_id=str)
     record = shelf.record(Caption(name, "left", 0))
     assert record.image == tmp_path / "a/New_1.png"
     assert record.mask == tmp_path / "b/mask_New_1.png"
@@ -130,7 +130,7 @@ def test_a_missing_file_is_expected_under_the_tables_spelling(tmp_path: Path, na
 def test_the_likeliest_split_is_searched_first(tmp_path: Path) -> None:
     tree = divided(tmp_path)
     touch(tmp_path / "Te/c/two.png")
-    shelf = Shelf(tree, ("train", "val", "test"), mask_prefix="", case_id=str)
+    shelf = FileIndex(tree, ("train", "val", "test"), mask_prefix="", case_id=str)
     assert shelf.record(Caption("one.png", "left", 0)).image == tmp_path / "Tr/c/one.png"
     assert shelf.record(Caption("two.png", "left", 0)).image == tmp_path / "Te/c/two.png"
     assert shelf.record(Caption("two.png", "left", 0)).mask == tmp_path / "Tr/d/two.png"
@@ -197,7 +197,7 @@ def test_a_table_that_names_no_file_is_answered_with_its_row(tmp_path: Path) -> 
         write_table(tmp_path / "tr.csv", [ROWS[0], (name, "left")])
         if good:
             tables = read_tables(tmp_path, tree, None, TABLES)
-            shelf = Shelf(tree, ("train",), mask_prefix="mask_", case_id=str)
+            shelf = FileIndex(tree, ("train",), mask_prefix="mask_", case_id=str)
             record = shelf.record(tables["train"][1])
             assert not record.image.is_file()
             assert record.mask is not None

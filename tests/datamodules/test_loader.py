@@ -114,7 +114,7 @@ def picture(channels: int, seed: int) -> Tensor:
 
 
 @pytest.mark.parametrize("channels", [(1, 1), (3, 3), (1, 3), (3, 1)])
-def test_grey_pictures_travel_as_one_channel_unless_colour_is_among_them(
+def test_gray_pictures_travel_as_one_channel_unless_color_is_among_them(
     channels: tuple[int, int],
 ) -> None:
     pictures = [picture(count, seed) for seed, count in enumerate(channels)]

@@ -382,8 +382,8 @@ def test_the_real_pairs_load_with_their_text_and_without_the_rim(real_data: Path
         sample = dataset[0, index]  # type: ignore[index]
         assert sample["text"] == texts[record.image.name]
         with Image.open(record.image) as image:
-            grey = np.asarray(image)[..., 0]
-        assert np.array_equal(sample["image"][0].numpy(), grey)
+            gray = np.asarray(image)[..., 0]
+        assert np.array_equal(sample["image"][0].numpy(), gray)
         with Image.open(record.image.parents[1] / "masks" / record.image.name) as mask:
             values = np.asarray(mask)[..., 0]
         assert set(np.unique(values)) == {0, 12, 17, 21, 255}

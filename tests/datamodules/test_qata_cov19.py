@@ -276,11 +276,11 @@ def test_messages_have_one_line_of_cause_and_one_of_remedy(tmp_path: Path) -> No
 # --- settings
 
 
-def test_normalise_captions_applies_before_caption_mode(tmp_path: Path) -> None:
+def test_normalize_captions_applies_before_caption_mode(tmp_path: Path) -> None:
     trees.kaggle(tmp_path)
     rows = [(image, text.replace("lung", " lung ")) for image, text in rows_of(TRAIN)]
     write_table(tmp_path / "train.csv", rows)
-    texts = make(tmp_path, normalise_captions=True).captions("train")
+    texts = make(tmp_path, normalize_captions=True).captions("train")
     assert set(texts) <= {text_of(name) for name in TRAIN}
 
 

@@ -84,7 +84,7 @@ def read(text: str) -> dict[str, Any]:
 
 def measure(values: Grid, labels: Grid, z: int) -> list[tuple[np.ndarray, dict[str, Any]]]:
     """Mask and description of every component of label 2 in a slice."""
-    grey, drawn = values.values[..., z], labels.values[..., z]
+    gray, drawn = values.values[..., z], labels.values[..., z]
     parts, count = ndimage.label(drawn == 2, TOUCHING)
     areas = ndimage.sum_labels(drawn == 2, parts, range(1, count + 1))
     middle = np.array(ndimage.center_of_mass(drawn > 0))
@@ -93,7 +93,7 @@ def measure(values: Grid, labels: Grid, z: int) -> list[tuple[np.ndarray, dict[s
         mask = parts == k
         row, column = np.array(ndimage.center_of_mass(mask)) - middle
         pixel = labels.spacing[0] * labels.spacing[1]
-        contrast = grey[mask].mean() - np.median(grey[drawn == 1])
+        contrast = gray[mask].mean() - np.median(gray[drawn == 1])
         area = areas[k - 1]
         ranks = {count == 1: "only", (areas <= area).all() and count > 1: "largest"}
         ranks |= {(areas >= area).all() and count > 1: "smallest"}
@@ -201,10 +201,10 @@ def test_the_picture_is_the_windowed_slice_from_anterior_and_from_the_patients_l
         assert lesion[:, 1].mean() > 48  # the liver is on the patient's right
 
 
-def test_another_window_gives_known_greys(tmp_path: Path) -> None:
+def test_another_window_gives_known_grays(tmp_path: Path) -> None:
     write_liver_volumes(tmp_path / "source", cases=3, layout="lits")
     output = build_refhl(
-        tmp_path / "source", tmp_path / "built", window_centre=100, window_width=200
+        tmp_path / "source", tmp_path / "built", window_center=100, window_width=200
     )
     picture = pixels(output / rows_of(output)[0]["image"])
     assert picture[0, 0] == 0  # air
@@ -302,20 +302,20 @@ def draw(
     steps: tuple[float, float] = (2.0, 2.0),
 ) -> None:
     """A case of one slice with boxes: rows, columns, HU above a liver of 100 HU."""
-    grey, labels = np.full((100, 100), -1000.0), np.zeros((100, 100))
-    grey[5:95, 5:95] = -100
-    grey[LIVER], labels[LIVER] = 100, liver
+    gray, labels = np.full((100, 100), -1000.0), np.zeros((100, 100))
+    gray[5:95, 5:95] = -100
+    gray[LIVER], labels[LIVER] = 100, liver
     for rows, columns, contrast in boxes:
-        grey[rows, columns], labels[rows, columns] = 100 + contrast, 2
+        gray[rows, columns], labels[rows, columns] = 100 + contrast, 2
     affine = np.diag([*steps, 5.0, 1.0])
     folder.mkdir(exist_ok=True)
-    for kind, values in (("volume", grey), ("segmentation", labels)):
+    for kind, values in (("volume", gray), ("segmentation", labels)):
         ras = values[::-1].T[..., None].astype(np.int16)  # row 0 is anterior, column 0 left
         nibabel.save(nibabel.Nifti1Image(ras, affine), folder / f"{kind}-{number}.nii")
 
 
 def box(row: int, column: int, side: int, contrast: float) -> tuple[slice, slice, float]:
-    """A square by its centre and side in pixels."""
+    """A square by its center and side in pixels."""
     half = side // 2
     return (
         slice(row - half, row - half + side),

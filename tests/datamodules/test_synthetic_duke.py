@@ -122,10 +122,10 @@ def test_tumour_and_words_agree_on_side_and_clock_in_the_patients_own_frame(mama
     for n, (_, row) in enumerate(clinical(mamamia).iterrows(), start=1):
         side = side_of(row)
         truth = mask(mamamia, n)
-        centre = places(truth, voxels(truth) > 0).mean(axis=0)
+        center = places(truth, voxels(truth) > 0).mean(axis=0)
         axis = breast(image(mamamia, n, 0), side).mean(axis=0)
-        assert (centre[0] > 0) == (side == "R")
-        right, _, up = centre - axis
+        assert (center[0] > 0) == (side == "R")
+        right, _, up = center - axis
         said = hours(row["Position"], side)
         if said:
             clocks += 1

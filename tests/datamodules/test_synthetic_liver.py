@@ -82,7 +82,7 @@ def test_cases_are_stored_in_four_directions_and_show_the_same_anatomy(lits: Pat
     assert codes == dict.fromkeys(("RAS", "LPS", "LAS", "RPI"), CASES // 4)
 
 
-def test_grey_values_are_hounsfield_units(lits: Path) -> None:
+def test_gray_values_are_hounsfield_units(lits: Path) -> None:
     for n in range(4):
         image, labels = pair(lits, n)
         values, truth = np.asarray(image.dataobj), np.asarray(labels.dataobj)

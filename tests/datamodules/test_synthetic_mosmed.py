@@ -129,7 +129,7 @@ def test_every_caption_is_true_of_its_mask(folder: Path) -> None:
 
 
 def edges(solid: np.ndarray) -> np.ndarray:
-    """How many of each pixel's four neighbours are in the mask, at most 2."""
+    """How many of each pixel's four neighbors are in the mask, at most 2."""
     beside = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]])
     return ndimage.convolve(solid.astype(int), beside, mode="constant").clip(0, 2)
 

@@ -84,7 +84,7 @@ def lesions_of(folder: Path, rows: list[dict[str, Any]]) -> np.ndarray:
 
 
 def liver_of(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """The liver as the largest body of its grey level, with the lesions put back."""
+    """The liver as the largest body of its gray level, with the lesions put back."""
     smooth = ndimage.gaussian_filter(image.astype(float), 1.2)
     lesions = ndimage.binary_dilation(masks.any(axis=0), iterations=2)  # and their soft rims
     tissue = ndimage.binary_opening((smooth > 126) & (smooth < 162) | lesions, iterations=2)
@@ -174,13 +174,13 @@ def test_lesions_of_a_slice_neither_touch_nor_leave_the_liver(refhl: Path) -> No
         picture = pixels(refhl / image)
         liver = liver_of(picture, masks)
         assert 0.22 < liver.mean() < 0.32  # the opening takes a rim off the true 0.25 to 0.30
-        grey = np.median(picture[liver & ~masks.any(axis=0)])
+        gray = np.median(picture[liver & ~masks.any(axis=0)])
         for mask in masks:
             assert ndimage.label(mask)[1] == 1
             near = ndimage.binary_dilation(mask)
             rim = picture[ndimage.binary_dilation(near) & ~near]
-            assert abs(np.mean(rim) - grey) < 8
-            assert (np.abs(rim - grey) < 20).mean() > 0.8
+            assert abs(np.mean(rim) - gray) < 8
+            assert (np.abs(rim - gray) < 20).mean() > 0.8
         wide = np.stack([ndimage.binary_dilation(mask) for mask in masks])
         assert wide.sum(axis=0).max() == 1
 

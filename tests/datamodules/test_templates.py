@@ -17,7 +17,7 @@ from datamodules.captions.lvit_template import (
     read_template,
     repaired,
 )
-from datamodules.captions.modes import normalise, swap_sides
+from datamodules.captions.modes import normalize, swap_sides
 from textseg.tables import match_key, read_captions, read_rows
 
 ONE = "Unilateral pulmonary infection, one infected area"
@@ -226,11 +226,11 @@ def test_what_lacks_words_or_has_others_is_not_read_and_left_alone(text: str) ->
     assert read_template(text) is None
     assert repaired(text) is None
     if is_template_kind(text):
-        assert normalise(f" {text} ") == f" {text} "
+        assert normalize(f" {text} ") == f" {text} "
 
 
 def test_spoiled_captions_read_as_what_they_were_and_mirror_back() -> None:
-    """Captions put together here, then misspelt or joined, and spaced, at random."""
+    """Captions put together here, then misspelled or joined, and spaced, at random."""
     draw = random.Random(0)
     for _ in range(1000):
         text, reading = _composed(draw)
@@ -428,7 +428,7 @@ def test_real_captions_swap_and_swap_back_but_for_four(
             assert swap_sides(swapped) == text
             if text not in UNREPAIRABLE:
                 assert read_by_letters(swapped) == _exchanged(read_by_letters(text)), text
-    # A misspelt side of a single lung has no partner; "(wait" is no word of the template.
+    # A typos side of a single lung has no partner; "(wait" is no word of the template.
     assert {text: n for text, n in qata.items() if swap_sides(text) is None} == {
         f"{BOTH}, all eft lung and all right lung.(wait": 1,
         f"{ONE}, lower lift lung.": 1,

@@ -68,8 +68,8 @@ def test_word_side_and_mask_side_move_together() -> None:
     for seed in SEEDS:
         _, mask, text = augmented(seed)
         texts.add(text)
-        centre = np.nonzero(mask)[1].mean()
-        assert text == ("left lung" if centre < mask.shape[1] / 2 else "right lung")
+        center = np.nonzero(mask)[1].mean()
+        assert text == ("left lung" if center < mask.shape[1] / 2 else "right lung")
     assert texts == {"left lung", "right lung"}
 
 
@@ -110,11 +110,11 @@ def test_hflip_is_a_probability(hflip: float, expected: set[str]) -> None:
 
 def test_transforms_are_drawn_independently() -> None:
     """With one seed given to every transform, moved would always mean brightened too."""
-    grey = np.full((64, 80, 3), 128, np.uint8)
-    grey[20:30, 5:25] = 60
+    gray = np.full((64, 80, 3), 128, np.uint8)
+    gray[20:30, 5:25] = 60
     moved, changed = [], []
     for seed in range(200):
-        image, mask, _ = TrainAugmentation(hflip=0)(grey, MASK, "", seed)
+        image, mask, _ = TrainAugmentation(hflip=0)(gray, MASK, "", seed)
         moved.append(not np.array_equal(mask, MASK))
         changed.append(image[32, 40, 0] != 128)
     agreement = np.corrcoef(moved, changed)[0, 1]

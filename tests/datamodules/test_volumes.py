@@ -214,9 +214,9 @@ def test_a_file_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
         read_nifti(path)
 
 
-def test_colours_are_not_a_volume(tmp_path: Path) -> None:
-    colours = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
-    path = save(tmp_path / "rgb.nii", nibabel.Nifti1Image(colours, np.eye(4)))
+def test_colors_are_not_a_volume(tmp_path: Path) -> None:
+    colors = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    path = save(tmp_path / "rgb.nii", nibabel.Nifti1Image(colors, np.eye(4)))
     with pytest.raises(UserError, match="not plain numbers"):
         read_nifti(path)
 
@@ -427,7 +427,7 @@ def test_slices_numbered_against_their_places_are_refused(tmp_path: Path) -> Non
         read_dicom_series(tmp_path)
 
 
-def test_a_missing_slice_is_named_by_its_neighbours(tmp_path: Path) -> None:
+def test_a_missing_slice_is_named_by_its_neighbors(tmp_path: Path) -> None:
     series(tmp_path, count=8)
     (tmp_path / "1-004.dcm").unlink()
     with pytest.raises(UserError, match=r"missing between .*1-003\.dcm and .*1-005\.dcm: .* 4 mm"):
@@ -477,8 +477,8 @@ def test_rounding_does_not_make_another_series(tmp_path: Path) -> None:
         ({"PixelSpacing": [0.5]}, r"PixelSpacing is 0\.5"),
         ({"ImagePositionPatient": None}, "ImagePositionPatient is None"),
         ({"PixelSpacing": None}, "PixelSpacing is None"),
-        ({"PhotometricInterpretation": "RGB"}, "not one grey slice"),
-        ({"NumberOfFrames": 3}, "not one grey slice"),
+        ({"PhotometricInterpretation": "RGB"}, "not one gray slice"),
+        ({"NumberOfFrames": 3}, "not one gray slice"),
         ({"PixelData": b"\0" * 10}, "cannot be decoded"),
     ],
 )
@@ -518,7 +518,7 @@ def test_a_header_with_a_spoilt_element_is_named(tmp_path: Path, found: bytes) -
     content = path.read_bytes()
     assert content.count(found) == 1
     path.write_bytes(content.replace(found, b"?" * len(found)))
-    with pytest.raises(UserError, match=r"1-002\.dcm (cannot be read as|is not one grey)"):
+    with pytest.raises(UserError, match=r"1-002\.dcm (cannot be read as|is not one gray)"):
         read_dicom_series(tmp_path)
 
 
@@ -544,7 +544,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 # --- real volumes
 
 
-def world_centre(image: nibabel.Nifti1Image, mask: np.ndarray) -> np.ndarray:
+def world_center(image: nibabel.Nifti1Image, mask: np.ndarray) -> np.ndarray:
     """Mean place in RAS mm, by nibabel alone."""
     return nibabel.affines.apply_affine(image.affine, np.argwhere(mask)).mean(axis=0)
 
@@ -564,7 +564,7 @@ def test_real_volumes_agree_with_nibabels_closest_canonical(real_data: Path, nam
 def test_real_organs_lie_where_anatomy_puts_them(real_data: Path) -> None:
     folder = real_data / "totalsegmentator_ct"
     body = read_nifti(folder / "example_ct_sm.nii.gz").values > -500
-    centre = {}
+    center = {}
     for organ in ("liver", "spleen", "vertebrae_L1", "kidney_left", "kidney_right"):
         path = folder / "example_seg_fast" / f"{organ}.nii.gz"
         mask = read_nifti(path).values > 0
@@ -573,12 +573,12 @@ def test_real_organs_lie_where_anatomy_puts_them(real_data: Path) -> None:
         row, column = np.argwhere(axial_picture(mask, z)).mean(axis=0)
         top, left = frame.min(axis=0)
         bottom, right = frame.max(axis=0)
-        centre[organ] = ((row - top) / (bottom - top), (column - left) / (right - left))
-    assert centre["liver"][1] > 0.55
-    assert centre["kidney_right"][1] > 0.55
-    assert centre["spleen"][1] < 0.45
-    assert centre["kidney_left"][1] < 0.45
-    assert centre["vertebrae_L1"][0] > 0.5
+        center[organ] = ((row - top) / (bottom - top), (column - left) / (right - left))
+    assert center["liver"][1] > 0.55
+    assert center["kidney_right"][1] > 0.55
+    assert center["spleen"][1] < 0.45
+    assert center["kidney_left"][1] < 0.45
+    assert center["vertebrae_L1"][0] > 0.5
 
 
 @pytest.mark.real_data
@@ -591,6 +591,6 @@ def test_a_real_organ_keeps_its_place_when_stored_otherwise(
         ornt_transform(nibabel.io_orientation(image.affine), axcodes2ornt(codes))
     )
     volume = read_nifti(save(tmp_path / "liver.nii.gz", turned))
-    expected = world_centre(image, np.asarray(image.dataobj) > 0)
+    expected = world_center(image, np.asarray(image.dataobj) > 0)
     indices = np.argwhere(volume.values > 0).mean(axis=0)
     np.testing.assert_allclose((volume.affine @ [*indices, 1])[:3], expected, atol=1e-3)

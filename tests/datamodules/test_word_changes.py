@@ -15,11 +15,11 @@ from datamodules.captions.perturbations import (
     caption_variants,
     class_removed,
     count_changed,
-    misspelt,
     other_patients,
     paraphrased,
     side_swapped,
     typing_errors,
+    typos,
 )
 from textseg.tables import read_captions
 
@@ -105,7 +105,7 @@ def test_what_is_no_count_of_lesions_is_left_alone(text: str) -> None:
 
 
 def _one_typing_error(right: str, wrong: str) -> bool:
-    """Of the kinds that `misspelt` makes, looked at from the wrong word back to the right one."""
+    """Of the kinds that `typos` makes, looked at from the wrong word back to the right one."""
     if len(wrong) == len(right):
         odd = [i for i, (a, b) in enumerate(zip(right, wrong, strict=True)) if a != b]
         exchanged = len(odd) == 2 and odd[1] == odd[0] + 1
@@ -118,7 +118,7 @@ def _one_typing_error(right: str, wrong: str) -> bool:
 def test_one_or_two_words_have_one_typing_error_each_and_all_else_stays(text: str) -> None:
     numbers = set()
     for seed in SEEDS:
-        wrong = misspelt(text, seed=seed)
+        wrong = typos(text, seed=seed)
         assert wrong is not None
         pairs = list(zip(re.split(r"(\W+)", text), re.split(r"(\W+)", wrong), strict=True))
         changed = [(a, b) for a, b in pairs if a != b]
@@ -136,8 +136,8 @@ def test_no_typing_error_turns_one_known_word_into_another() -> None:
 
 
 def test_a_word_too_short_to_misspell_is_left_alone() -> None:
-    assert misspelt("the top of it", seed=0) is None
-    assert misspelt("", seed=0) is None
+    assert typos("the top of it", seed=0) is None
+    assert typos("", seed=0) is None
 
 
 # --- paraphrases
@@ -263,7 +263,7 @@ def test_a_split_has_every_change_in_row_order_and_only_classes_in_use() -> None
     texts = [TEMPLATE, "the small lesion", "the only lesion", ""]
     variants = caption_variants(texts, ["p", "q", "r", "s"], seed=3)
     fixed = ["true", "empty", "shuffled", "other_patient", "side_swapped", "count_changed"]
-    assert list(variants)[:8] == [*fixed, "misspelt", "paraphrased"]
+    assert list(variants)[:8] == [*fixed, "typos", "paraphrased"]
     removed = {name.partition(":")[2] for name in list(variants)[8:]}
     expected = {"side", "vertical", "extent", "size", "count", "anatomy", "finding"}
     assert removed == expected < set(WORD_CLASSES)
@@ -278,7 +278,7 @@ def test_a_split_has_every_change_in_row_order_and_only_classes_in_use() -> None
 def test_a_caption_is_changed_equally_wherever_it_stands() -> None:
     alone = caption_variants([TEMPLATE], ["p"], seed=1)
     among = caption_variants(["x", TEMPLATE, TEMPLATE], ["p", "q", "r"], seed=1)
-    for name in ("side_swapped", "count_changed", "misspelt", "paraphrased", "word_removed:side"):
+    for name in ("side_swapped", "count_changed", "typos", "paraphrased", "word_removed:side"):
         assert among[name][1] == among[name][2] == alone[name][0]
 
 
@@ -301,7 +301,7 @@ def test_real_captions_are_changed_in_what_is_meant_and_nothing_else(real_data: 
     variants = caption_variants(texts, [str(i) for i in range(len(texts))], seed=0)
     made = {name: sum(text is not None for text in column) for name, column in variants.items()}
     assert made["count_changed"] > 0.95 * len(texts)
-    assert made["misspelt"] == len(texts)
+    assert made["typos"] == len(texts)
     for row, text in enumerate(texts):
         reading = read_template(text)
         if reading is None:

@@ -222,13 +222,13 @@ def write_mosmed_images(folder: Path, names: Sequence[str], images: str, masks: 
     """RGB slices and masks of the same names; a mask's edge is faint, and one mask is empty."""
     for number, name in enumerate(names):
         generator = np.random.default_rng(number)
-        grey = generator.integers(0, 255, (SIDE, SIDE), dtype=np.uint8)
+        gray = generator.integers(0, 255, (SIDE, SIDE), dtype=np.uint8)
         mask = np.zeros((SIDE, SIDE), np.uint8)
         if name != HEALTHY:
             row, column = generator.integers(4, SIDE // 2, 2)
             mask[row - 1 : row + 13, column - 1 : column + 10] = 17
             mask[row : row + 12, column : column + 9] = 255
-        for kind, picture in ((images, grey), (masks, mask)):
+        for kind, picture in ((images, gray), (masks, mask)):
             (folder / kind).mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).convert("RGB").save(folder / kind / f"{name}.png")
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from datamodules import ManifestDataModule
 from tests.tiny_run import ROOT, ROWS, Outcome, call, fingerprints, masks_in, only, write_refhl
-from textseg.runs.folder import data_identity, data_of_run, results_home
+from textseg.runs.folder import data_identity, data_of_run, results_dir
 
 PAGE = (ROOT / "docs/your_own_data.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"(?:<!-- tested: (\S+) -->\n)?```(\w*)\n(.*?)```", PAGE, re.DOTALL)
@@ -220,20 +220,20 @@ def run(tmp_path: Path) -> Path:
 def test_own_data_and_data_of_a_run_without_config_belong_to_test(
     run: Path, tmp_path: Path
 ) -> None:
-    assert results_home(run, identity(tmp_path / "own")) == run / "test"
+    assert results_dir(run, identity(tmp_path / "own")) == run / "test"
     assert list(run.iterdir()) == [run / "config.yaml"]
     for broken in ("", "data: [", "model: {}"):
         (run / "config.yaml").write_text(broken)
         assert data_of_run(run) is None
-        assert results_home(run, identity(tmp_path / "other")) == run / "test"
+        assert results_dir(run, identity(tmp_path / "other")) == run / "test"
 
 
 def test_two_datasets_of_one_name_never_share_a_folder(run: Path, tmp_path: Path) -> None:
     first, second = (identity(tmp_path / parent / "data") for parent in ("a", "b"))
-    assert results_home(run, first).name == "test_on_data"
-    assert results_home(run, second).name == "test_on_data_2"
-    assert results_home(run, first).name == "test_on_data"
-    assert results_home(run, second).name == "test_on_data_2"
+    assert results_dir(run, first).name == "test_on_data"
+    assert results_dir(run, second).name == "test_on_data_2"
+    assert results_dir(run, first).name == "test_on_data"
+    assert results_dir(run, second).name == "test_on_data_2"
 
 
 @pytest.mark.parametrize(
@@ -249,10 +249,10 @@ def test_the_folders_name_tells_what_differs(
     run: Path, tmp_path: Path, settings: dict[str, Any], name: str
 ) -> None:
     data = identity(**{"root": tmp_path / "own", **settings})
-    assert results_home(run, data).name == name
+    assert results_dir(run, data).name == name
 
 
 def test_a_folder_that_somebody_else_made_is_not_written_to(run: Path, tmp_path: Path) -> None:
     (run / "test_on_data").mkdir()
-    assert results_home(run, identity(tmp_path / "data")).name == "test_on_data_2"
+    assert results_dir(run, identity(tmp_path / "data")).name == "test_on_data_2"
     assert not any((run / "test_on_data").iterdir())

@@ -111,7 +111,7 @@ def test_a_network_without_text_has_one_empty_word_of_no_width() -> None:
     assert isinstance(network.text_encoder, NoText)
     tokens, mask, pooled = network.encode_text(CAPTIONS)
     assert (tokens.shape, pooled.shape, mask.tolist()) == ((2, 1, 0), (2, 0), [[True], [True]])
-    network.on_captions(CAPTIONS, training=True)
+    network.prepare_captions(CAPTIONS, training=True)
     assert not [n for n in network.state_dict() if n.startswith("text")]
     assert network.train().training
 
@@ -152,11 +152,11 @@ def test_a_frozen_text_encoder_is_in_no_group(bert: str) -> None:
 
 def test_the_vocabulary_is_learnt_in_training_and_only_once() -> None:
     network = Network()
-    network.on_captions(["other words"], training=False)
+    network.prepare_captions(["other words"], training=False)
     assert network.text_encoder.needs_vocabulary
-    network.on_captions(CAPTIONS, training=True)
+    network.prepare_captions(CAPTIONS, training=True)
     before = network.text_encoder.get_extra_state()
-    network.on_captions(["quite other words"], training=True)
+    network.prepare_captions(["quite other words"], training=True)
     assert network.text_encoder.get_extra_state() == before
 
 
@@ -165,7 +165,7 @@ def test_cut_captions_are_counted_in_one_warning(bert: str) -> None:
     longer = ["large lesion in the lower right lung", "small lesion in the lower left lung"]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        network.on_captions([*CAPTIONS, *longer], training=True)
+        network.prepare_captions([*CAPTIONS, *longer], training=True)
     messages = [str(w.message) for w in caught if "max_tokens" in str(w.message)]
     assert len(messages) == 1
     assert messages[0].startswith("2 of 4 captions")
@@ -175,4 +175,4 @@ def test_cut_captions_are_counted_in_one_warning(bert: str) -> None:
 def test_captions_that_fit_give_no_warning(bert: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pretrained_text(bert, max_tokens=8).on_captions(CAPTIONS, training=True)
+        pretrained_text(bert, max_tokens=8).prepare_captions(CAPTIONS, training=True)

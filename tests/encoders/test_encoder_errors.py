@@ -57,7 +57,7 @@ def test_freezing_an_architecture_without_its_weights_is_refused(tmp_path: Path)
 
 def test_words_that_a_checkpoint_brings_can_be_frozen() -> None:
     learnt = network("LSMS")
-    learnt.on_captions(CAPTIONS, training=True)
+    learnt.prepare_captions(CAPTIONS, training=True)
     with restoring(learnt.state_dict()):
         frozen = network("LSMS", freeze_text=True)
     frozen.load_state_dict(learnt.state_dict())

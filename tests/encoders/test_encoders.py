@@ -86,7 +86,7 @@ def test_a_fuse_after_the_last_stage_only_changes_the_last_feature() -> None:
 
 
 @pytest.mark.parametrize("kind", ["convnext", "swin"])
-def test_pixels_are_normalised_as_the_encoder_was_trained(kind: str) -> None:
+def test_pixels_are_normalized_as_the_encoder_was_trained(kind: str) -> None:
     encoder, config = build(kind), timm.get_pretrained_cfg(ENCODERS[kind][0])
     assert config is not None
     image = pictures(1)
@@ -95,9 +95,9 @@ def test_pixels_are_normalised_as_the_encoder_was_trained(kind: str) -> None:
     assert not [name for name in encoder.state_dict() if "normalize" in name]
 
 
-def test_normalisation_is_imagenets_by_default() -> None:
-    grey = Normalize()(torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
-    assert grey.abs().max() == 0
+def test_normalization_is_imagenets_by_default() -> None:
+    gray = Normalize()(torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
+    assert gray.abs().max() == 0
 
 
 @pytest.mark.parametrize("name", ["convnxt_tiny", "", "microsoft/swin"])

@@ -65,7 +65,7 @@ def build(path: Path) -> Any:
     overlay = EXPERIMENTS / "cpu" / f"{path.stem.split('_')[0]}.yaml"
     torch.manual_seed(0)
     model = class_named(network_of(path))(**parse(path, overlay).model.init_args.as_dict())
-    model.on_captions(CAPTIONS, training=True)
+    model.prepare_captions(CAPTIONS, training=True)
     return model
 
 

@@ -179,7 +179,7 @@ def test_an_experiment_repeats_no_default(path: Path) -> None:
 
 @pytest.mark.parametrize("path", BASES, ids=IDS)
 def test_an_experiment_uploads_no_pictures(path: Path) -> None:
-    samples = [args for name, args in classes_in(load(path)) if name == "WandbSamples"]
+    samples = [args for name, args in classes_in(load(path)) if name == "SampleTables"]
     assert not any(arguments.get("upload") for arguments in samples)
 
 

@@ -71,7 +71,7 @@ def model(files: Path, batch: Batch) -> SegmentationModule:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = network_from(str(files / "lsms.yaml"))
-    model.on_captions(batch["text"], training=True)
+    model.prepare_captions(batch["text"], training=True)
     return model
 
 

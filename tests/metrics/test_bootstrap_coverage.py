@@ -12,7 +12,11 @@ from scipy.stats import t as student
 
 from textseg.compare.statistics import bootstrap, interval, paired_test, patient_sums, run_scores
 from textseg.metrics import Floats, Rows, bootstrap_interval, bootstrap_warnings, mean_scores
-from textseg.metrics.bootstrap import effective_freedom, patient_draws, widened_interval
+from textseg.metrics.bootstrap import (
+    effective_degrees_of_freedom as freedom,
+    patient_draws,
+    t_adjusted_interval,
+)
 
 SCORES = ("dice", "miou", "dice_global", "iou_global")
 FAILED = 0.08  # share of cases without any overlap
@@ -184,25 +188,25 @@ def test_of_n_patients_n_minus_one_are_drawn_and_all_alike() -> None:
 def test_an_interval_is_as_wide_as_students_t_says() -> None:
     draws = np.random.default_rng(0).normal(0.5, 0.01, (200_000, 2))
     freedom = np.array([3.0, 400.0])
-    low, high = widened_interval(draws, np.full(2, 0.5), freedom=freedom)
+    low, high = t_adjusted_interval(draws, np.full(2, 0.5), freedom=freedom)
     assert (high - low) / 2 == pytest.approx(0.01 * student.ppf(0.975, freedom), rel=0.02)
-    low, high = widened_interval(draws, np.full(2, 0.5), freedom=1e9, level=0.9)
+    low, high = t_adjusted_interval(draws, np.full(2, 0.5), freedom=1e9, level=0.9)
     assert high == pytest.approx(0.5 + 0.01 * norm.ppf(0.95), rel=0.01)
-    cut, _ = widened_interval(draws - 0.49, np.full(2, 0.01), freedom=1.0)
+    cut, _ = t_adjusted_interval(draws - 0.49, np.full(2, 0.01), freedom=1.0)
     assert cut.tolist() == [0, 0], "no score is below 0"
-    low, _ = widened_interval(draws - 0.49, np.full(2, 0.01), freedom=1.0, bounds=(-1, 1))
+    low, _ = t_adjusted_interval(draws - 0.49, np.full(2, 0.01), freedom=1.0, bounds=(-1, 1))
     assert (low < 0).all(), "a difference may be"
 
 
 def test_degrees_of_freedom_are_those_of_what_varies() -> None:
     total, none = np.array([1.0]), np.array([0.0])
-    assert effective_freedom(total, 50, []) == pytest.approx(49)
-    assert effective_freedom(total, 50, [(total, 3)]) == pytest.approx(2), "seeds alone"
-    assert effective_freedom(total, 50, [(none, 3)]) == pytest.approx(49), "patients alone"
+    assert freedom(total, 50, []) == pytest.approx(49)
+    assert freedom(total, 50, [(total, 3)]) == pytest.approx(2), "seeds alone"
+    assert freedom(total, 50, [(none, 3)]) == pytest.approx(49), "patients alone"
     # Welch's test of two samples is the case of two parts.
     halves = [(total / 4, 3), (total * 3 / 4, 6)]
-    assert effective_freedom(total, 50, halves) == pytest.approx(1 / (0.25**2 / 2 + 0.75**2 / 5))
-    assert effective_freedom(none, 50, [(none, 3)]) == pytest.approx(49), "no spread at all"
+    assert freedom(total, 50, halves) == pytest.approx(1 / (0.25**2 / 2 + 0.75**2 / 5))
+    assert freedom(none, 50, [(none, 3)]) == pytest.approx(49), "no spread at all"
 
 
 @pytest.mark.parametrize(

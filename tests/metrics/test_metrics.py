@@ -213,7 +213,7 @@ def test_precision_counts_cases_whose_iou_exceeds_the_threshold() -> None:
 
 def test_a_probability_of_exactly_one_half_is_background() -> None:
     logits = torch.tensor([-1e-6, 0.0, 1e-6])
-    assert metrics.predict_mask(logits).tolist() == [False, False, True]
+    assert metrics.threshold_logits(logits).tolist() == [False, False, True]
 
 
 @pytest.mark.parametrize("spacing", [UNKNOWN, (1.0, 1.0), (0.7, 2.5)])
@@ -236,7 +236,7 @@ def test_surface_scores_equal_all_pairs_of_boundary_points(spacing: tuple[float,
 def test_surface_scores_of_any_masks_equal_a_loop_over_boundary_pixels(
     spacing: tuple[float, float],
 ) -> None:
-    """Boundary pixels by their four neighbours, distances one by one: numpy and nothing else."""
+    """Boundary pixels by their four neighbors, distances one by one: numpy and nothing else."""
     pairs = [(p, t) for p, t in random_masks(7, 40) if p.any() and t.any()]
     rows = tabulate(pairs, spacing=spacing, surface=True)
     assert len(pairs) > 15
@@ -401,7 +401,7 @@ def test_a_stratum_scores_like_a_table_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("leading", [(), (1,)])
-def test_logits_are_resized_by_pixel_centres_in_full_precision(leading: tuple[int, ...]) -> None:
+def test_logits_are_resized_by_pixel_centers_in_full_precision(leading: tuple[int, ...]) -> None:
     cv2 = pytest.importorskip("cv2")
     logits = torch.randn(*leading, 8, 6, generator=torch.Generator().manual_seed(0))
     resized = metrics.resize_logits(logits.bfloat16(), (19, 25))

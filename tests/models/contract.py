@@ -131,7 +131,7 @@ class Made(ABC):
     def taught(self, **settings: Any) -> SegmentationModule:
         torch.manual_seed(0)
         model = self.make(**settings)
-        model.on_captions(CAPTIONS, training=True)
+        model.prepare_captions(CAPTIONS, training=True)
         return model
 
 

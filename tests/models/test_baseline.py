@@ -129,7 +129,7 @@ def test_options_from_yaml_make_a_small_unet_that_trains() -> None:
     assert trainer.global_step == 2
 
 
-def test_the_network_is_smps_own_on_normalised_pixels() -> None:
+def test_the_network_is_smps_own_on_normalized_pixels() -> None:
     model = make().eval()
     image = pictures(2, 64, 96)
     mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -145,7 +145,7 @@ def test_the_network_is_smps_own_on_normalised_pixels() -> None:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Stands in for the hub: tells what weights are asked for and gives odd colours."""
+    """Stands in for the hub: tells what weights are asked for and gives odd colors."""
     asked: list[Any] = []
     create = smp.create_model
 
@@ -153,23 +153,23 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         asked.append(encoder_weights)
         return create(*names, encoder_weights=None, **settings)
 
-    def colours(encoder_name: str, pretrained: str = "imagenet") -> dict[str, Any]:
-        asked.append("colours")
+    def colors(encoder_name: str, pretrained: str = "imagenet") -> dict[str, Any]:
+        asked.append("colors")
         return {"input_space": "RGB", "input_range": [0, 1], "mean": [0.5] * 3, "std": [0.25] * 3}
 
     monkeypatch.setattr(smp, "create_model", create_model)
-    monkeypatch.setattr(smp.encoders, "get_preprocessing_params", colours)
+    monkeypatch.setattr(smp.encoders, "get_preprocessing_params", colors)
     return asked
 
 
 @pytest.mark.parametrize(
     ("image_encoder", "weights"), [("tu-convnext_atto", True), ("resnet18", "imagenet")]
 )
-def test_pretrained_asks_for_weights_colours_and_a_slower_rate(
+def test_pretrained_asks_for_weights_colors_and_a_slower_rate(
     hub: list[Any], image_encoder: str, weights: Any
 ) -> None:
     model = make(image_encoder=image_encoder, pretrained=True)
-    assert hub == [weights, "colours"]
+    assert hub == [weights, "colors"]
     assert model.normalize(torch.full((1, 3, 1, 1), 0.75)).flatten().tolist() == [1.0] * 3
     groups = model.parameter_groups(lr=1.0, weight_decay=0.0, pretrained_lr_scale=0.1)
     slow = {id(p) for g in groups if g["lr"] == pytest.approx(0.1) for p in g["params"]}
@@ -181,7 +181,7 @@ def test_a_checkpoint_of_a_pretrained_network_is_rebuilt_without_the_hub(
     hub: list[Any], image_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make(image_encoder=image_encoder, pretrained=True)
-    if image_encoder.startswith("tu-"):  # its colours are timm's, which needs no hub
+    if image_encoder.startswith("tu-"):  # its colors are timm's, which needs no hub
         model.normalize = make().normalize
     trainer = quiet_trainer(max_steps=1, limit_val_batches=0)
     trainer.fit(model, datamodule=BatchesInMemory([make_batch()]))

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 def test_the_compiled_tensor_part_gives_the_same_logits(name: str) -> None:
     torch.manual_seed(0)
     network: Any = getattr(textseg.models, name)(**NETWORKS[name])
-    network.on_captions(CAPTIONS, training=True)
+    network.prepare_captions(CAPTIONS, training=True)
     network.eval()
     torch.compiler.reset()
     compiled = torch.compile(network.forward_features, fullgraph=True)

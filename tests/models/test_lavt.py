@@ -38,7 +38,7 @@ def make(**settings: Any) -> LAVT:
     }
     torch.manual_seed(0)
     model = LAVT(**{**defaults, **settings})
-    model.on_captions(CAPTIONS, training=True)
+    model.prepare_captions(CAPTIONS, training=True)
     return model
 
 
@@ -287,7 +287,7 @@ def test_the_attention_maps_of_all_words_and_of_one_are_shares_that_add_up() -> 
     image = pictures(2, 64, 96)
     with torch.no_grad():
         text = model.encode_text(CAPTIONS)
-        one = model.select_words(CAPTIONS, "lesion")
+        one = model.token_mask(CAPTIONS, "lesion")
         maps = {
             name: model.explanation_maps(image, text, words)
             for name, words in (("all", text.mask), ("one", one), ("rest", text.mask & ~one))

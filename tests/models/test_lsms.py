@@ -43,7 +43,7 @@ def make(**settings: Any) -> LSMS:
     }
     torch.manual_seed(0)
     model = LSMS(**{**defaults, **settings})
-    model.on_captions(CAPTIONS, training=True)
+    model.prepare_captions(CAPTIONS, training=True)
     return model
 
 

@@ -16,7 +16,7 @@ from textseg.batch import TextFeatures
 from textseg.encoders import masked_mean
 from textseg.errors import UserError
 from textseg.models.lsms import LanguageGuidedVisionEncoder
-from textseg.models.lsms.encoder import LanguageAttention, StageWords
+from textseg.models.lsms.encoder import LanguageAttention, StageTextProjection
 
 # SegNeXt (arXiv 2209.08575), table 2: channels, depths, MLP ratios, millions of parameters.
 PUBLISHED: dict[str, tuple[tuple[int, ...], tuple[int, ...], float]] = {
@@ -307,7 +307,7 @@ def test_keys_and_values_are_made_once_a_stage_and_not_once_a_block() -> None:
     encoder = build()
     calls = []
     for module in encoder.modules():
-        if isinstance(module, StageWords):
+        if isinstance(module, StageTextProjection):
             module.to_key.register_forward_hook(lambda *_: calls.append(1))
     with torch.no_grad():
         encoder(pictures(1), words())
@@ -334,7 +334,7 @@ def attend_by_hand(look: LanguageAttention, x: Tensor, text: Any, places: Tensor
 
 def test_a_look_is_a_masked_softmax_over_the_words_times_a_tanh_gate() -> None:
     torch.manual_seed(2)
-    look, stage = LanguageAttention(16, heads=2), StageWords(TEXT_DIM, 16, heads=2)
+    look, stage = LanguageAttention(16, heads=2), StageTextProjection(TEXT_DIM, 16, heads=2)
     x = torch.randn(1, 16, 3, 2)
     with torch.no_grad():
         text, places = stage(words(), x)
@@ -355,7 +355,7 @@ def test_padding_words_change_no_stage() -> None:
 def test_the_language_branch_knows_where_a_position_lies() -> None:
     """On a constant map every position would answer the words alike, were it not for its place."""
     torch.manual_seed(3)
-    look, stage = LanguageAttention(32, heads=1), StageWords(TEXT_DIM, 32, heads=1)
+    look, stage = LanguageAttention(32, heads=1), StageTextProjection(TEXT_DIM, 32, heads=1)
     torch.nn.init.normal_(stage.place.weight)
     torch.nn.init.normal_(stage.to_key.weight)
     x = torch.ones(1, 32, 4, 4)
@@ -366,7 +366,10 @@ def test_the_language_branch_knows_where_a_position_lies() -> None:
 
 def test_an_image_does_not_depend_on_the_rest_of_its_batch_through_the_language_branch() -> None:
     torch.manual_seed(4)
-    look, stage = LanguageAttention(32, heads=1).train(), StageWords(TEXT_DIM, 32, heads=1).train()
+    look, stage = (
+        LanguageAttention(32, heads=1).train(),
+        StageTextProjection(TEXT_DIM, 32, heads=1).train(),
+    )
     x, text = torch.randn(3, 32, 4, 4), words(3)
     first = TextFeatures(*(field[:1] for field in text))
     with torch.no_grad():

@@ -35,7 +35,7 @@ def raw_maps(network: LSMS, words: Tensor, text: TextFeatures) -> dict[str, Tens
 def test_every_stage_has_an_attention_and_a_gate_at_its_own_stride(branch: str) -> None:
     network = make(language_branch=branch).eval()
     text = network.encode_text(CAPTIONS)
-    maps = raw_maps(network, network.select_words(CAPTIONS, None), text)
+    maps = raw_maps(network, network.token_mask(CAPTIONS, None), text)
     assert set(maps) == {f"{stage}.{kind}" for stage in STAGES for kind in ("attention", "gate")}
     for number, stage in enumerate(STAGES):
         stride = 4 * 2**number
@@ -58,7 +58,7 @@ def test_all_real_tokens_together_weigh_1_everywhere_and_padding_nothing(branch:
 def test_the_weights_of_single_tokens_add_up_to_those_of_all() -> None:
     network = make().eval()
     text = network.encode_text(CAPTIONS)
-    words = network.select_words(CAPTIONS, None)
+    words = network.token_mask(CAPTIONS, None)
     total = raw_maps(network, words, text)["stage2.attention"]
     single = [
         raw_maps(network, words & (torch.arange(words.shape[1]) == i), text)["stage2.attention"]
@@ -85,8 +85,8 @@ def numpy_look(look: Any, x: Tensor, words: Any, places: Tensor) -> tuple[np.nda
     weights = powers / powers.sum(-1, keepdims=True)
     seen = np.einsum("bhnl,bhld->bnhd", weights, values).reshape(B, H * W, C)
     out = linear(look.proj, seen)
-    centred = out - out.mean(-1, keepdims=True)
-    out = centred / np.sqrt(centred.var(-1, keepdims=True) + look.norm.eps)
+    centerd = out - out.mean(-1, keepdims=True)
+    out = centerd / np.sqrt(centerd.var(-1, keepdims=True) + look.norm.eps)
     gate = np.tanh(linear(look.gate[2], np.maximum(linear(look.gate[0], out), 0)))
     return weights.mean(1), np.abs(out * gate).mean(-1).reshape(B, H, W)
 
@@ -97,7 +97,7 @@ def test_the_maps_are_the_papers_attention_and_gated_response_averaged_over_the_
     branch: str, number: int
 ) -> None:
     network = make(language_branch=branch).eval()
-    text, words = network.encode_text(CAPTIONS), network.select_words(CAPTIONS, "lesion")
+    text, words = network.encode_text(CAPTIONS), network.token_mask(CAPTIONS, "lesion")
     last = getattr(network.image_encoder, f"block{number}")[-1].attn.spatial_gating_unit
     looks = {str(n): look for n, look in enumerate(last.language)}
     assert len(looks) == {"shared": 1, "per_scale": 4}[branch]
@@ -114,7 +114,7 @@ def test_the_maps_are_the_papers_attention_and_gated_response_averaged_over_the_
 
 
 def test_the_weights_of_a_look_reproduce_its_fused_attention(network: LSMS) -> None:
-    look = network.image_encoder.last_looks()["stage2"][0]
+    look = network.image_encoder.last_language_attention()["stage2"][0]
     with torch.no_grad(), recorded({"look": look}) as calls:
         network(pictures(2, 64, 96), CAPTIONS)
         x, words, places = calls["look"]
@@ -151,7 +151,7 @@ def test_a_picture_has_the_images_size_and_values_from_0_to_1(network: LSMS) -> 
 
 def test_an_empty_caption_is_explained_by_its_special_tokens(network: LSMS) -> None:
     text = network.encode_text([""] * 2)
-    words = network.select_words([""] * 2, None)
+    words = network.token_mask([""] * 2, None)
     assert torch.equal(words, text.mask)
     for name, picture in network.explain(pictures(2), [""] * 2).items():
         assert torch.isfinite(picture).all()

@@ -87,7 +87,7 @@ def test_the_default_encoder_has_the_channels_and_strides_of_swin_tiny() -> None
     model = make(image_encoder_options=None)
     assert model.image_encoder.channels == (96, 192, 384, 768)
     assert model.image_encoder.strides == (4, 8, 16, 32)
-    assert [block.words_ask.heads for block in model.mcm.blocks.values()] == [3, 6, 12, 24]
+    assert [block.text_to_image.heads for block in model.mcm.blocks.values()] == [3, 6, 12, 24]
 
 
 # --- what is built

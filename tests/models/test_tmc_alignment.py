@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.models.stand_ins import CAPTIONS, BatchesInMemory, make_batch, pictures, quiet_trainer
 from tests.models.tiny_tmc import make
 from textseg.batch import Batch, SegmentationOutput, stable_id
-from textseg.losses import caption_matches
+from textseg.losses import contrastive_targets
 from textseg.models.tmc import TMC, info_nce_halves
 
 # --- MA Loss
@@ -78,7 +78,7 @@ def test_one_caption_for_all_moves_images_only_by_the_half_of_the_text_and_only_
     vision = torch.randn(B, 8, generator=generator, dtype=torch.double).requires_grad_()
     text = torch.randn(1, 8, generator=generator, dtype=torch.double).repeat(B, 1)
     unit_text = nn.functional.normalize(text, dim=1)
-    matches = caption_matches(torch.full((B,), 5), torch.arange(B))
+    matches = contrastive_targets(torch.full((B,), 5), torch.arange(B))
     log_tau = torch.tensor(0.07).log()
 
     def halves(raw: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,8 +17,8 @@ from tests.models.stand_ins import CAPTIONS, pictures, write_bert
 from tests.models.tiny_tmc import NO_TEXT, make
 from textseg.batch import TextFeatures
 from textseg.encoders import masked_mean
-from textseg.explain import recorded, to_picture
-from textseg.models.tmc import EntryCondition, MultiStageCrossAttention, StageCrossAttention
+from textseg.explain import normalize_map, recorded
+from textseg.models.tmc import FiLM, MultiStageCrossAttention, StageCrossAttention
 
 # --- MCM
 
@@ -29,7 +29,7 @@ def words(count: int, dim: int, *, length: int = 5, real: int = 3, seed: int = 0
     return TextFeatures(tokens, mask, masked_mean(tokens, mask))
 
 
-def randomised(module: nn.Module, seed: int = 3) -> nn.Module:
+def randomized(module: nn.Module, seed: int = 3) -> nn.Module:
     """Every parameter drawn anew, so that no gate is alike and no bias is zero."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -93,9 +93,9 @@ class NumpyStage:
         seen = vision.reshape(C, -1).T
         v, l_ = self.norm("norm_vision", seen), self.norm("norm_words", said)
         placed = v + self.position_code(H, W, C)
-        f_v = seen + self.p["g1"] * self.attention("vision_asks", placed, l_, l_)
-        f_l = said + self.p["g2"] * self.attention("words_ask", l_, placed, v)
-        places = np.mean(self.weights("words_ask", l_, placed), 0).reshape(-1, H, W)
+        f_v = seen + self.p["g1"] * self.attention("image_to_text", placed, l_, l_)
+        f_l = said + self.p["g2"] * self.attention("text_to_image", l_, placed, v)
+        places = np.mean(self.weights("text_to_image", l_, placed), 0).reshape(-1, H, W)
         f_v = f_v + self.p["g3"] * self.ffn("vision_ffn", f_v)
         f_l = f_l + self.p["g4"] * self.ffn("words_ffn", f_l)
         return f_v.T.reshape(C, H, W), f_l, places
@@ -103,7 +103,7 @@ class NumpyStage:
 
 @pytest.mark.parametrize("size", [(7, 5), (1, 3), (8, 8)])
 def test_the_cross_attention_of_a_stage_equals_numpy(size: tuple[int, int]) -> None:
-    block = randomised(StageCrossAttention(64, gate=0.1))
+    block = randomized(StageCrossAttention(64, gate=0.1))
     vision, text = pictures(2, *size).repeat(1, 22, 1, 1)[:, :64].double(), words(2, 64)
     vision = vision + torch.randn(vision.shape, generator=torch.Generator().manual_seed(1))
     said = text.tokens.double()
@@ -121,7 +121,7 @@ def test_the_cross_attention_of_a_stage_equals_numpy(size: tuple[int, int]) -> N
 
 
 def test_the_entry_condition_scales_and_shifts_by_the_mean_of_the_real_words() -> None:
-    condition = randomised(EntryCondition(6, 4, gate=0.1))
+    condition = randomized(FiLM(6, 4, gate=0.1))
     entry, text = torch.rand(1, 4, 2, 3).double(), words(1, 6)
     with torch.no_grad():
         out = condition(entry, text.tokens.double(), text.mask)[0].numpy()
@@ -225,10 +225,10 @@ def test_a_words_places_sum_to_1_before_they_are_stretched_and_words_are_average
     with torch.no_grad():
         text = model.encode_text(CAPTIONS)
         each = [
-            model.explanation_maps(pictures(2), text, model.select_words(CAPTIONS, word))
+            model.explanation_maps(pictures(2), text, model.token_mask(CAPTIONS, word))
             for word in ("lesion", "in", "the")
         ]
-        chosen = sum(model.select_words(CAPTIONS, word).int() for word in ("lesion", "in", "the"))
+        chosen = sum(model.token_mask(CAPTIONS, word).int() for word in ("lesion", "in", "the"))
         together = model.explanation_maps(pictures(2), text, torch.as_tensor(chosen).bool())
     for i, side in enumerate((16, 8, 4, 2), 1):
         name = f"stage{i}.attention"
@@ -245,9 +245,9 @@ def test_the_shown_attention_is_what_numpy_computes_from_what_the_block_read() -
     vision, said, mask = (x[0] for x in calls["3"])
     block = NumpyStage(model.mcm.blocks["3"])
     places = block(vision.detach().numpy(), said[mask].detach().numpy())[2]
-    chosen = model.select_words(CAPTIONS[:1], "left")[0][mask].numpy()
+    chosen = model.token_mask(CAPTIONS[:1], "left")[0][mask].numpy()
     raw = torch.from_numpy(places[chosen].mean(0))[None]
-    torch.testing.assert_close(shown, to_picture(raw, (64, 64)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(shown, normalize_map(raw, (64, 64)), rtol=1e-4, atol=1e-4)
 
 
 def test_without_cross_attention_only_the_saliency_explains() -> None:

@@ -84,7 +84,7 @@ def random_output(count: int, levels: tuple[int, ...] = LEVELS) -> SegmentationO
     return SegmentationOutput(torch.randn(count, 1, 64, 64), leaves)
 
 
-def labelled(masks: Tensor, captions: list[str], images: list[int]) -> Batch:
+def labeled(masks: Tensor, captions: list[str], images: list[int]) -> Batch:
     return {
         **make_batch(len(captions)),
         "mask": masks,
@@ -149,7 +149,7 @@ def test_the_alignment_is_the_one_computed_by_hand(alignment: str, levels: tuple
     )
     masks, captions, images = mixed_rows()
     output = random_output(6, levels)
-    losses = model.compute_loss(output, labelled(masks, captions, images))
+    losses = model.compute_loss(output, labeled(masks, captions, images))
     aux = {name: value.detach().double().numpy() for name, value in output.aux.items()}
     expected = [
         numpy_level(
@@ -209,7 +209,7 @@ def test_a_caption_that_all_rows_share_teaches_by_the_background_alone() -> None
     with torch.no_grad():
         for n in LEVELS:
             output.aux[f"text_{n}"][1:] = output.aux[f"text_{n}"][:1]
-    batch = labelled(make_batch(4)["mask"], ["left"] * 4, [0, 1, 2, 3])
+    batch = labeled(make_batch(4)["mask"], ["left"] * 4, [0, 1, 2, 3])
     batch["mask"][:, :, :8] = 0
     losses = model.compute_loss(output, batch)
     losses["loss_align"].backward()
@@ -235,9 +235,7 @@ def test_image_to_text_of_one_shared_caption_is_ln_b_without_a_gradient() -> Non
         output.aux[f"text_{n}"] = same
         pooled = F.normalize(torch.randn(1, 16, 1, 1), dim=1).expand(4, 16, 2, 2)
         output.aux[f"places_{n}"] = pooled.clone().requires_grad_(True)
-    losses = model.compute_loss(
-        output, labelled(torch.zeros(4, 1, 64, 64), ["a"] * 4, [0, 1, 2, 3])
-    )
+    losses = model.compute_loss(output, labeled(torch.zeros(4, 1, 64, 64), ["a"] * 4, [0, 1, 2, 3]))
     assert losses["loss_align"].item() == pytest.approx(math.log(4), rel=1e-6)
     losses["loss_align"].backward()
     for n in LEVELS:
@@ -247,7 +245,7 @@ def test_image_to_text_of_one_shared_caption_is_ln_b_without_a_gradient() -> Non
 
 
 def test_autocast_does_not_round_the_alignment() -> None:
-    model, output, batch = make(), random_output(6), labelled(*mixed_rows())
+    model, output, batch = make(), random_output(6), labeled(*mixed_rows())
     exact = model.compute_loss(output, batch)
     with torch.autocast("cpu", torch.bfloat16):
         under = model.compute_loss(output, batch)
@@ -259,7 +257,7 @@ def test_only_the_target_alignment_reads_the_mask() -> None:
     for alignment, reads in (("target", True), ("global", False)):
         model, output = make(alignment=alignment), random_output(6)
         pair = [
-            model.compute_loss(output, labelled(m, captions, images))["loss_align"].item()
+            model.compute_loss(output, labeled(m, captions, images))["loss_align"].item()
             for m in (masks, masks.flip(-2))
         ]
         assert (pair[0] != pair[1]) == reads
@@ -268,24 +266,24 @@ def test_only_the_target_alignment_reads_the_mask() -> None:
 # --- what is learnt
 
 
-COLOURS = ["the red lesion", "the blue lesion"]
+COLORS = ["the red lesion", "the blue lesion"]
 
 
-def two_colours(count: int, seed: int) -> Batch:
-    """One half red, one half blue; the caption names one colour, the mask is its half.
+def two_colors(count: int, seed: int) -> Batch:
+    """One half red, one half blue; the caption names one color, the mask is its half.
 
-    Each colour is the target in half of the images, so a similarity that does not read the text
+    Each color is the target in half of the images, so a similarity that does not read the text
     has an AUROC of 0.5.
     """
     image, mask = 0.3 * pictures(count, seed=seed), torch.zeros(count, 1, 64, 64)
-    text = [COLOURS[i % 2] for i in range(count)]
+    text = [COLORS[i % 2] for i in range(count)]
     halves = [slice(None, 32), slice(32, None)]
     for i in range(count):
         red, blue = halves if i // 2 % 2 else halves[::-1]
         image[i, 0, red] += 0.6
         image[i, 2, blue] += 0.6
         mask[i, 0, blue if i % 2 else red] = 1
-    batch = labelled(mask, text, list(range(count)))
+    batch = labeled(mask, text, list(range(count)))
     batch["image"] = image
     return batch
 
@@ -304,10 +302,10 @@ def alignment_auroc(model: TMCA, batch: Batch) -> dict[int, float]:
 
 
 def test_alignment_teaches_the_similarity_to_find_the_lesion_that_the_text_names() -> None:
-    model = make(COLOURS, enhancement_levels=(), alignment_weight=1.0)
-    unseen = two_colours(8, seed=1)
+    model = make(COLORS, enhancement_levels=(), alignment_weight=1.0)
+    unseen = two_colors(8, seed=1)
     before = alignment_auroc(model, unseen)
-    learn(model, two_colours(8, seed=0), lr=1e-3, steps=30)
+    learn(model, two_colors(8, seed=0), lr=1e-3, steps=30)
     after = alignment_auroc(model, unseen)
     for n in LEVELS:
         assert 0.3 < before[n] < 0.7, "level 4 has few places: other seeds gave 0.32 to 0.64"
@@ -324,7 +322,7 @@ def eight_rows() -> Batch:
     masks[:, :, :16] = 0
     masks[1], masks[6] = 0, 1
     captions = [CAPTIONS[i] for i in (0, 1, 0, 0, 1, 0, 1, 1)]
-    batch = labelled(masks, captions, [0, 1, 2, 3, 0, 4, 5, 6])
+    batch = labeled(masks, captions, [0, 1, 2, 3, 0, 4, 5, 6])
     batch["image"] = pictures(8, seed=5)
     return batch
 

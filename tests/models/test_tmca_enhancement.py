@@ -115,7 +115,7 @@ def test_explanations_are_each_enhanced_levels_gate_and_attention_and_saliency()
 def explained(model: TMCA, word: str | None) -> dict[str, Tensor]:
     with torch.no_grad():
         text = model.encode_text(CAPTIONS)
-        return model.explanation_maps(pictures(2), text, model.select_words(CAPTIONS, word))
+        return model.explanation_maps(pictures(2), text, model.token_mask(CAPTIONS, word))
 
 
 def test_gates_do_not_depend_on_the_word_and_the_attention_does() -> None:

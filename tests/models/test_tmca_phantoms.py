@@ -34,7 +34,7 @@ def similarity(output: SegmentationOutput, level: int) -> Tensor:
 
 
 def auroc(model: TMCA, datamodule: RefHLSegDataModule, *, other_rows: bool) -> dict[int, float]:
-    """Over all places of all test rows; `other_rows` gives each picture its neighbour's words."""
+    """Over all places of all test rows; `other_rows` gives each picture its neighbor's words."""
     scores: dict[int, list[Tensor]] = {level: [] for level in LEVELS}
     truths: dict[int, list[Tensor]] = {level: [] for level in LEVELS}
     for loaded in datamodule.test_dataloader():

@@ -29,5 +29,5 @@ def make(**settings: Any) -> TMC:
     }
     torch.manual_seed(0)
     model = TMC(**{**defaults, **settings})
-    model.on_captions(CAPTIONS, training=True)
+    model.prepare_captions(CAPTIONS, training=True)
     return model

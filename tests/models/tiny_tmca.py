@@ -26,7 +26,7 @@ def make(captions: Sequence[str] = CAPTIONS, **settings: Any) -> TMCA:
     }
     torch.manual_seed(0)
     model = TMCA(**{**defaults, **settings})
-    model.on_captions(captions, training=True)
+    model.prepare_captions(captions, training=True)
     return model
 
 

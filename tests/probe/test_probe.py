@@ -22,13 +22,13 @@ from datamodules.captions.perturbations import caption_variants
 from tests.models.stand_ins import quiet_trainer
 from tests.tiny_run import write_refhl
 from textseg.batch import Batch, SegmentationOutput, TextFeatures, stable_id
-from textseg.callbacks import TestReport
+from textseg.callbacks import ResultsWriter
 from textseg.encoders import NoText
 from textseg.errors import UserError
 from textseg.metrics import Rows, bootstrap_interval
 from textseg.models import LSMS
 from textseg.models.base import SegmentationModule
-from textseg.probe import Probing, plain_table, probe
+from textseg.probe import ProbeResult, plain_table, probe
 from textseg.probe.masks import Probe, ProbedCase
 from textseg.probe.pictures import Panel, probe_picture
 from textseg.probe.results import mean_interval, pairs, variant_result
@@ -46,7 +46,7 @@ VARIANTS: dict[str, list[str | None]] = {
     "side_swapped": [
         *("on the right", "on the left", "right", "left", "the right", "the left", None, "right")
     ],
-    "misspelt": [None, None, "lefft", None, None, None, None, MARKUP],
+    "typos": [None, None, "lefft", None, None, None, None, MARKUP],
     "count_changed": [None] * 8,
 }
 
@@ -67,7 +67,7 @@ class Reader(SegmentationModule):
         self.sizes: list[int] = []
         self.shown: list[tuple[list[str], bool]] = []
 
-    def on_captions(self, captions: Sequence[str], *, training: bool) -> None:
+    def prepare_captions(self, captions: Sequence[str], *, training: bool) -> None:
         self.shown.append((list(captions), training))
 
     def encode_text(self, text: Sequence[str]) -> TextFeatures:
@@ -80,7 +80,7 @@ class Reader(SegmentationModule):
         logits = halves[:, None, None].expand(-1, 1, SIDE, -1)  # [B, 1, H, W]
         return SegmentationOutput(logits * self.strength, {})
 
-    def select_words(self, text: Sequence[str], word: str | None) -> Tensor:
+    def token_mask(self, text: Sequence[str], word: str | None) -> Tensor:
         return torch.ones(len(text), 1, dtype=torch.bool)
 
     def parameter_groups(
@@ -151,19 +151,19 @@ class RowsInMemory(L.LightningDataModule):
         return DataLoader(self.rows, self.batch_size, collate_fn=make_batch)  # type: ignore[arg-type]
 
 
-def run(model: SegmentationModule, folder: Path, **settings: Any) -> Probing:
+def run(model: SegmentationModule, folder: Path, **settings: Any) -> ProbeResult:
     trainer = quiet_trainer(default_root_dir=folder)
     given: dict[str, Any] = {"variants": VARIANTS, "pictures": 0} | settings
     return probe(model, RowsInMemory(), trainer=trainer, **given)
 
 
 @pytest.fixture(scope="module")
-def obeying(tmp_path_factory: pytest.TempPathFactory) -> Probing:
+def obeying(tmp_path_factory: pytest.TempPathFactory) -> ProbeResult:
     return run(Reader(), tmp_path_factory.mktemp("obeying"), pictures=2)
 
 
 @pytest.fixture(scope="module")
-def blind(tmp_path_factory: pytest.TempPathFactory) -> Probing:
+def blind(tmp_path_factory: pytest.TempPathFactory) -> ProbeResult:
     return run(Blind(), tmp_path_factory.mktemp("blind"))
 
 
@@ -187,7 +187,7 @@ def by_hand(name: str) -> dict[str, float]:
     }
 
 
-def figures(probing: Probing, name: str) -> dict[str, float]:
+def figures(probing: ProbeResult, name: str) -> dict[str, float]:
     (found,) = (variant for variant in probing.variants if variant.name == name)
     assert found.difference.value == pytest.approx(found.dice.value - found.dice_true.value)
     return {
@@ -202,17 +202,17 @@ def figures(probing: Probing, name: str) -> dict[str, float]:
 # --- masks, Dice and how far masks moved
 
 
-@pytest.mark.parametrize("name", ["true", "empty", "side_swapped", "misspelt"])
-def test_dice_and_movement_equal_a_computation_by_hand(obeying: Probing, name: str) -> None:
+@pytest.mark.parametrize("name", ["true", "empty", "side_swapped", "typos"])
+def test_dice_and_movement_equal_a_computation_by_hand(obeying: ProbeResult, name: str) -> None:
     assert figures(obeying, name) == pytest.approx(by_hand(name))
 
 
-def test_two_empty_masks_have_not_moved(obeying: Probing) -> None:
+def test_two_empty_masks_have_not_moved(obeying: ProbeResult) -> None:
     assert figures(obeying, "empty")["moved"] == pytest.approx(7 / 8), "row 6 says nothing"
     assert figures(obeying, "empty")["changed"] == pytest.approx(7 / 8)
 
 
-def test_a_network_that_ignores_its_text_moves_no_mask_and_is_told_so(blind: Probing) -> None:
+def test_a_network_that_ignores_its_text_moves_no_mask_and_is_told_so(blind: ProbeResult) -> None:
     for variant in blind.variants[:4]:
         assert (variant.moved.value, variant.difference.value, variant.changed) == (0, 0, 0)
     assert any("reads no text" in text for text in blind.warnings)
@@ -226,13 +226,13 @@ def test_a_network_that_could_read_but_does_not_is_told_so(tmp_path: Path) -> No
     assert not any("reads no text" in text for text in probing.warnings)
 
 
-def test_a_network_that_reads_is_warned_of_neither(obeying: Probing) -> None:
+def test_a_network_that_reads_is_warned_of_neither(obeying: ProbeResult) -> None:
     assert not any("text" in text.split(":")[0] for text in obeying.warnings)
     assert any("count_changed" in text for text in obeying.warnings)
     assert any("patients" in text for text in obeying.warnings), "there are four"
 
 
-def test_intervals_are_those_of_the_metrics(obeying: Probing) -> None:
+def test_intervals_are_those_of_the_metrics(obeying: ProbeResult) -> None:
     generator = np.random.default_rng(0)
     true = generator.integers(20, 90, 60)
     predicted = generator.integers(20, 90, 60)
@@ -258,7 +258,7 @@ def test_a_single_patient_gives_no_interval() -> None:
 
 
 def test_swapping_expressions_swaps_the_masks_of_a_network_that_obeys(
-    obeying: Probing, blind: Probing
+    obeying: ProbeResult, blind: ProbeResult
 ) -> None:
     for probing in (obeying, blind):
         assert probing.pairs is not None
@@ -320,7 +320,7 @@ def test_the_cases_of_two_processes_are_those_of_one() -> None:
 def test_every_variant_runs_on_the_whole_batch_and_one_without_rows_not_at_all() -> None:
     model = Reader()
     probed(model, range(8))
-    # Batches of 3, 3 and 2; true, empty and swapped in each, misspelt in the first and the last.
+    # Batches of 3, 3 and 2; true, empty and swapped in each, misspelled in the first and the last.
     assert model.sizes == [3] * 4 + [3] * 3 + [2] * 4
 
 
@@ -333,7 +333,7 @@ def test_changed_captions_are_shown_to_the_text_encoder_but_not_for_learning() -
 
 
 def test_only_a_progress_bar_of_the_trainers_callbacks_runs(tmp_path: Path) -> None:
-    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[TestReport()])
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[ResultsWriter()])
     before = list(trainer.callbacks)  # type: ignore[attr-defined]
     probe(Reader(), RowsInMemory(), trainer=trainer, variants=VARIANTS, pictures=0)
     assert not (tmp_path / "test").exists()
@@ -380,7 +380,7 @@ def test_captions_that_are_changed_already_are_refused(tmp_path: Path) -> None:
 # --- what it writes
 
 
-def test_the_numbers_are_written_without_nan(obeying: Probing) -> None:
+def test_the_numbers_are_written_without_nan(obeying: ProbeResult) -> None:
     assert obeying.output is not None
     written = json.loads(
         (obeying.output / "probe.json").read_text(), parse_constant=lambda name: pytest.fail(name)
@@ -396,7 +396,7 @@ def test_the_numbers_are_written_without_nan(obeying: Probing) -> None:
     assert written["crossing"] is None
 
 
-def test_every_case_and_variant_has_a_row(obeying: Probing) -> None:
+def test_every_case_and_variant_has_a_row(obeying: ProbeResult) -> None:
     assert obeying.output is not None
     with (obeying.output / "probe.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -413,13 +413,13 @@ def test_every_case_and_variant_has_a_row(obeying: Probing) -> None:
 
 
 def test_a_caption_with_markup_shows_as_text(tmp_path: Path) -> None:
-    variants = VARIANTS | {"misspelt": [MARKUP, *[None] * 7]}
+    variants = VARIANTS | {"typos": [MARKUP, *[None] * 7]}
     probing = run(Reader(), tmp_path, variants=variants)
     assert probing.output is not None
     (line,) = (
         line
         for line in (probing.output / "probe.md").read_text().splitlines()
-        if line.startswith("| misspelt") and "left" in line
+        if line.startswith("| typos") and "left" in line
     )
     assert "&lt;b&gt;left&lt;/b&gt;" in line
     assert "<b>" not in line
@@ -432,7 +432,7 @@ def test_a_second_probe_writes_beside_the_first(tmp_path: Path) -> None:
         assert run(Reader(), tmp_path).output == tmp_path / name
 
 
-def test_the_plain_table_has_a_line_for_each_variant(obeying: Probing) -> None:
+def test_the_plain_table_has_a_line_for_each_variant(obeying: ProbeResult) -> None:
     lines = plain_table(obeying).splitlines()
     starts = [line.split()[0] for line in lines if line.split()]
     first = starts.index("captions")
@@ -443,14 +443,14 @@ def test_the_plain_table_has_a_line_for_each_variant(obeying: Probing) -> None:
     assert "swapping them swaps the masks in 1.000" in plain_table(obeying)
 
 
-def test_pictures_are_drawn_of_cases_over_the_whole_set(obeying: Probing) -> None:
+def test_pictures_are_drawn_of_cases_over_the_whole_set(obeying: ProbeResult) -> None:
     assert obeying.output is not None
     drawn = sorted((obeying.output / "pictures").iterdir())
     assert [path.name for path in drawn] == ["image0__0.png", "image3__7.png"]
     for path in drawn:
         page = np.asarray(Image.open(path))
-        for colour in (TRUTH, PREDICTION):
-            assert (page == colour).all(axis=-1).sum() > 1000, "more than a legend's square"
+        for color in (TRUTH, PREDICTION):
+            assert (page == color).all(axis=-1).sum() > 1000, "more than a legend's square"
 
 
 def test_a_long_caption_makes_a_picture_taller_and_none_wider() -> None:
@@ -470,7 +470,7 @@ def test_a_real_network_is_probed_and_learns_no_word(tmp_path: Path) -> None:
     data = RefHLSegDataModule(str(root), image_size=32, batch_size=2, num_workers=0, cache=None)
     torch.manual_seed(0)
     model = LSMS(image_encoder="mscan_tiny", text_encoder="scratch", decoder_dim=32)
-    model.on_captions(data.captions("train"), training=True)
+    model.prepare_captions(data.captions("train"), training=True)
     before = model.text_encoder.get_extra_state()["tokenizer"]
     rows = data.records("test")
     variants = caption_variants([r.text for r in rows], [r.case_id for r in rows], seed=0)

@@ -11,7 +11,7 @@ import torch
 
 from textseg.checkpoint import load_plain, read_checkpoint
 from textseg.errors import UserError
-from textseg.runs.folder import fresh_folder, run_folder_of
+from textseg.runs.folder import run_folder_of, unique_dir
 
 
 class Trap:
@@ -92,6 +92,6 @@ def test_the_run_of_a_checkpoint_is_the_folder_above_checkpoints_or_its_own(
 
 
 def test_a_fresh_folder_is_never_one_that_exists(tmp_path: Path) -> None:
-    made = [fresh_folder(tmp_path / "test" / "true") for _ in range(3)]
+    made = [unique_dir(tmp_path / "test" / "true") for _ in range(3)]
     assert [folder.name for folder in made] == ["true", "true_2", "true_3"]
     assert all(folder.is_dir() for folder in made)

@@ -201,21 +201,21 @@ def test_other_words_give_other_probabilities(trained: Trained, net: Segmenter) 
 
 def test_a_path_a_pil_image_and_an_array_give_the_same(trained: Trained, net: Segmenter) -> None:
     pil = Image.open(trained.image())
-    grey, rgb = np.asarray(pil), np.asarray(pil.convert("RGB"))
-    assert (grey.ndim, rgb.ndim) == (2, 3)
+    gray, rgb = np.asarray(pil), np.asarray(pil.convert("RGB"))
+    assert (gray.ndim, rgb.ndim) == (2, 3)
     wanted = net.segment(Path(trained.image()), TEXT)
-    for image in (trained.image(), pil, grey, rgb):
+    for image in (trained.image(), pil, gray, rgb):
         assert np.array_equal(net.segment(image, TEXT).probs, wanted.probs)
     assert np.array_equal(wanted.image, rgb)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
 def test_a_pil_image_is_converted_as_the_same_image_in_a_file(mode: str, tmp_path: Path) -> None:
-    grey = np.random.default_rng(0).integers(0, 256, (9, 12), dtype=np.uint8)
+    gray = np.random.default_rng(0).integers(0, 256, (9, 12), dtype=np.uint8)
     if mode.startswith("I"):
-        picture = Image.fromarray(grey.astype(np.uint16) * 251)
+        picture = Image.fromarray(gray.astype(np.uint16) * 251)
     else:
-        picture = Image.fromarray(grey).convert(mode)
+        picture = Image.fromarray(gray).convert(mode)
     assert picture.mode == mode
     picture.save(tmp_path / "a.png")
     assert np.array_equal(pixels_of(picture), read_image(tmp_path / "a.png"))
@@ -530,7 +530,7 @@ def test_every_network_that_reads_words_is_rebuilt_as_it_was(name: str, tmp_path
         settings = {"image_encoder": "mscan_tiny", "decoder_dim": 32}
     torch.manual_seed(0)
     model = getattr(textseg.models, name)(text_encoder="scratch", **settings).eval()
-    model.on_captions(["small lesion on the left", TEXT], training=True)
+    model.prepare_captions(["small lesion on the left", TEXT], training=True)
     hyper = {**model.hparams, "_class_path": f"textseg.models.{name}"}
     stored = {"state_dict": model.state_dict(), "hyper_parameters": hyper}
     torch.save(stored, tmp_path / "best.ckpt")

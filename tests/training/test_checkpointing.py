@@ -13,7 +13,7 @@ import torch
 
 import textseg.models.base as base
 from tests.tiny_run import call, only, train_arguments, write_experiment, write_refhl
-from textseg.training import kept_checkpoints
+from textseg.training import default_checkpoint_callbacks
 
 STEPS = 2  # an epoch: four rows in batches of two
 
@@ -76,7 +76,9 @@ def test_last_is_written_after_an_epoch_without_validation_too(home: Path) -> No
 
 
 def test_the_trainers_own_checkpoint_is_the_best_one(tmp_path: Path) -> None:
-    trainer = L.Trainer(accelerator="cpu", logger=False, callbacks=kept_checkpoints(tmp_path))
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, callbacks=default_checkpoint_callbacks(tmp_path)
+    )
     assert getattr(trainer.checkpoint_callback, "monitor", None) == "val/dice"
 
 

@@ -153,7 +153,7 @@ def test_sync_batchnorm_leaves_a_network_its_names_groups_logits_and_maps(name: 
     """What `--trainer.sync_batchnorm true` does; training so takes GPUs, as torch has it."""
     torch.manual_seed(1)
     model = getattr(textseg.models, name)(**NETWORKS[name]).eval()
-    model.on_captions(CAPTIONS, training=True)
+    model.prepare_captions(CAPTIONS, training=True)
     image, text = torch.rand(2, 3, 64, 64), CAPTIONS
     groups = {"lr": 1e-3, "weight_decay": 0.05, "pretrained_lr_scale": 0.1}
     plain = copy.deepcopy(model)

@@ -8,12 +8,9 @@ permutation to each process. The gradient is the same but for the order of sums,
 * a loss that is a mean over rows or pixels (Dice, BCE, text to pixel): L = (L_0 + L_1) / 2 where
   both have as many rows, so dL/dw is what DDP gives;
 * a loss of all rows together (InfoNCE, TMCA's alignment; their number of anchors too): L_0 = L_1 =
-  L(x_0, x_1) of gathered rows x_r(w). `gather_rows` adds up the gradients that the processes send
-  back to a row: process r has 2 dL/dx_r dx_r/dw, and the mean over r is dL/dw. A parameter used
-  behind the gathering (a temperature) has dL/dw on both.
-
-Batch norm is frozen, and there is no dropout, no drop path and no augmentation, each of which
-depends on the process.
+  L(x_0, x_1) of gathered rows x_r(w). `all_gather_with_grad` adds up the gradients that the
+  processes send back to a row: process r has 2 dL/dx_r dx_r/dw, and the mean over r is dL/dw. A
+  parameter used behind the gathering (a temperature) has dL/dw on both.
 """
 
 from __future__ import annotations
@@ -275,7 +272,7 @@ def work(rank: int, processes: int, home: Path, names: list[str]) -> None:
         with pytest.MonkeyPatch.context() as patch:
             if not CASES[name].gathers:
                 for module in (textseg.models.tmc, textseg.models.tmca):
-                    patch.setattr(module, "gather_rows", lambda rows: rows)
+                    patch.setattr(module, "all_gather_with_grad", lambda rows: rows)
             torch.save(train(name, home, processes), home / f"{name}-{processes}-{rank}.pt")
     if processes > 1:
         torch.distributed.destroy_process_group()

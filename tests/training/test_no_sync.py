@@ -39,7 +39,7 @@ EACH_NETWORK = pytest.mark.parametrize(
 def made(name: str, *, frozen: bool = False) -> Any:
     torch.manual_seed(0)
     network: Any = getattr(textseg.models, name)(**NETWORKS[name])
-    network.on_captions(CAPTIONS, training=True)
+    network.prepare_captions(CAPTIONS, training=True)
     if frozen and isinstance(network.text_encoder, TextEncoder):
         network.text_encoder.freeze()
     return network.train()

@@ -27,10 +27,10 @@ from textseg.errors import UserError
 from textseg.training import (
     AtomicCheckpoints,
     Restart,
-    continue_table,
     last_checkpoint,
     random_state,
     resume,
+    resume_metrics_csv,
     set_random_state,
     with_atomic_checkpoints,
 )
@@ -319,7 +319,7 @@ def test_a_continued_table_keeps_what_came_before_and_drops_what_is_done_again(
 ) -> None:
     (tmp_path / "metrics.csv").write_text("epoch,step,x\n0,0,1\n0,1,2\n0,2,3\n0,")
     table = CSVLogger(tmp_path, name="", version="")
-    continue_table(table, 2)
+    resume_metrics_csv(table, 2)
     table.log_metrics({"epoch": 0, "y": 4}, step=2)
     table.save()
     with (tmp_path / "metrics.csv").open(newline="") as file:
@@ -329,7 +329,7 @@ def test_a_continued_table_keeps_what_came_before_and_drops_what_is_done_again(
 
 def test_a_table_is_not_lost_where_its_own_continuation_was_killed(tmp_path: Path) -> None:
     (tmp_path / ".metrics.csv.kept").write_text("step,x\n0,1\n")
-    continue_table(CSVLogger(tmp_path, name="", version=""), 5)
+    resume_metrics_csv(CSVLogger(tmp_path, name="", version=""), 5)
     assert (tmp_path / "metrics.csv").read_text().splitlines() == ["step,x", "0,1"]
 
 

@@ -219,7 +219,7 @@ def ready(name: str) -> Any:
     """A network whose text encoder is frozen and has seen its captions."""
     torch.manual_seed(0)
     network: Any = getattr(textseg.models, name)(**NETWORKS[name])
-    network.on_captions(CAPTIONS, training=True)
+    network.prepare_captions(CAPTIONS, training=True)
     if isinstance(network.text_encoder, TextEncoder):
         network.text_encoder.freeze()
         network.encode_text(CAPTIONS)
@@ -276,7 +276,7 @@ def test_computing_again_changes_no_gradient_of_any_network(name: str) -> None:
         torch.manual_seed(0)
         network: Any = getattr(textseg.models, name)(**NETWORKS[name])
         batch = make_batch(2, 64, 64)
-        network.on_captions(batch["text"], training=True)
+        network.prepare_captions(batch["text"], training=True)
         network.log_dict = lambda *values, **settings: None
         for callback in callbacks:
             callback.on_fit_start(quiet_trainer(), network)
@@ -342,7 +342,7 @@ def test_a_line_of_the_page_is_accepted_beside_an_experiment(line: str, tmp_path
     for name, value in wanted.items():
         if name == "callbacks+":
             kinds = [one.class_path.rpartition(".")[2] for one in settings.callbacks]
-            assert kinds == ["WandbSamples", value["class_path"].rpartition(".")[2]]
+            assert kinds == ["SampleTables", value["class_path"].rpartition(".")[2]]
         else:
             kind = settings[name].class_path if isinstance(value, dict) else settings[name]
             wanted_kind = value["class_path"] if isinstance(value, dict) else value

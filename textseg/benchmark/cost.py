@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from textseg.batch import Batch, stable_id
-from textseg.models.base import SegmentationModule, enough_values
+from textseg.models.base import SegmentationModule, explain_batchnorm_error
 
 CAPTION = "Bilateral pulmonary infection, two infected areas, upper left lung and lower right lung."
 
@@ -84,7 +84,7 @@ def step_gflops(model: SegmentationModule, batch: Batch) -> float:
     """
 
     def step() -> None:
-        with enough_values(model, batch["image"]):
+        with explain_batchnorm_error(model, batch["image"]):
             output = model.train()(batch["image"], batch["text"])
         model.compute_loss(output, batch)["loss"].backward()
 

@@ -31,7 +31,7 @@ def checked_device(name: DeviceName) -> torch.device:
     return torch.device(name)
 
 
-def wait_for(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Until everything that was given to the device is done; a CPU is never behind."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -75,9 +75,9 @@ def matrix_product_peak(
     left = torch.randn(side, side, device=device, dtype=dtype, generator=random)
     seconds = []
     for _ in range(1 + _PRODUCTS):
-        wait_for(device)
+        synchronize(device)
         start = clock()
         left @ left
-        wait_for(device)
+        synchronize(device)
         seconds.append(clock() - start)
     return 2 * side**3 / 1e9 / min(seconds[1:])  # the first one warms up

@@ -22,11 +22,11 @@ from textseg.benchmark.device import (
     matrix_product_peak,
 )
 from textseg.benchmark.experiments import freeze_text_encoder, name_of, network_from
-from textseg.benchmark.memory import MIB, growth, held_bytes
+from textseg.benchmark.memory import MIB, allocated_bytes, growth
 from textseg.benchmark.pipeline import loader_speed, short_training
 from textseg.benchmark.timing import (
     MEMORY_FORMATS,
-    Contender,
+    Candidate,
     Mode,
     ModeName,
     contender,
@@ -272,7 +272,7 @@ def measured(
 
 def _fixed(network: SegmentationModule, batch: Batch, device: torch.device) -> dict[str, Any]:
     """What needs no clock."""
-    network.on_captions([CAPTION, *batch["text"]], training=True)
+    network.prepare_captions([CAPTION, *batch["text"]], training=True)
     figures: dict[str, Any] = {**size(network), **gflops(network.eval(), batch["image"].shape[-1])}
     trial = copy.deepcopy(network).to(device)
     figures["step_gflops"] = step_gflops(trial, few(batch, device))
@@ -287,7 +287,7 @@ def cached_as_encoded(network: SegmentationModule, captions: Sequence[str]) -> b
         return None
     network.encode_text(captions)
     cached = network.encode_text(captions)
-    # Converting it empties its cache. The other order shows that neighbours do not matter.
+    # Converting it empties its cache. The other order shows that neighbors do not matter.
     encoder.to(cached.tokens.device)
     encoded = network.encode_text(captions[::-1])
     return all(torch.equal(a, b.flip(0)) for a, b in zip(cached, encoded, strict=True))
@@ -295,7 +295,7 @@ def cached_as_encoded(network: SegmentationModule, captions: Sequence[str]) -> b
 
 def _timed(
     networks: Mapping[str, SegmentationModule], batch: Batch, plan: Plan
-) -> dict[str, Contender]:
+) -> dict[str, Candidate]:
     """By row, the memory format that is reported, its times filled in."""
     contenders = [
         # A copy for each: the optimizer's state keeps the layout of the weights it is for.
@@ -317,7 +317,7 @@ def _timed(
 
 
 def _derived(
-    row: Mapping[str, Any], first: Contender, images: int, peak: float
+    row: Mapping[str, Any], first: Candidate, images: int, peak: float
 ) -> dict[str, float]:
     """Shares that follow from times and counts; `first` is of the network's first mode."""
     speed = row["step_gflops"] * images / row["step_s"]
@@ -328,10 +328,10 @@ def _derived(
     }
 
 
-def _peak_memory(one: Contender, device: torch.device) -> int:
+def _peak_memory(one: Candidate, device: torch.device) -> int:
     """Bytes: what stays between steps, and what a step adds at its worst."""
     one.train(True)
-    return held_bytes(one.tensors()) + growth(one.step, device)
+    return allocated_bytes(one.tensors()) + growth(one.step, device)
 
 
 def with_ratios(rows: Sequence[dict[str, Any]], reference: str) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ MIB = 2**20
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler complains where no GPU is
 
 
-def held_bytes(tensors: Iterable[Tensor]) -> int:
+def allocated_bytes(tensors: Iterable[Tensor]) -> int:
     """Bytes of the tensors' memory, each piece counted once however many of them share it."""
     storages = {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in tensors)}
     return sum(storages.values())

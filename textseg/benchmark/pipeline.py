@@ -16,7 +16,7 @@ from lightning.pytorch.profilers import SimpleProfiler
 from tqdm import tqdm
 
 from textseg.batch import Batch
-from textseg.benchmark.device import wait_for
+from textseg.benchmark.device import synchronize
 from textseg.benchmark.timing import MEMORY_FORMATS, WARM_UP, Mode, spread
 from textseg.errors import UserError
 from textseg.models.base import SegmentationModule
@@ -126,7 +126,7 @@ def short_training(
     del loader  # and its workers
     model.to(memory_format=MEMORY_FORMATS[memory_format])
     mode.apply_to(model)
-    profiler, watch = _Quiet(), _Watch(captions, device)
+    profiler, watch = _Quiet(), _StepTimer(captions, device)
     with tempfile.TemporaryDirectory() as folder:
         trainer = L.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
@@ -159,7 +159,7 @@ class _Quiet(SimpleProfiler):
         """Nothing."""
 
 
-class _Watch(L.Callback):
+class _StepTimer(L.Callback):
     """Notes when a step ended; caches the captions before the first."""
 
     def __init__(self, captions: list[str], device: torch.device) -> None:
@@ -183,7 +183,7 @@ class _Watch(L.Callback):
         # Waiting for the device in every step would hide nothing and cost what runs ahead.
         last = trainer.num_training_batches
         if batch_idx + 1 in (WARM_UP, last):
-            wait_for(self._device)
+            synchronize(self._device)
         self.ends.append(time.perf_counter())
         self.samples.append(len(batch["text"]))
 

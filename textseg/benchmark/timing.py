@@ -15,8 +15,8 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from textseg.batch import Batch
-from textseg.benchmark.device import wait_for
-from textseg.models.base import SegmentationModule, enough_values
+from textseg.benchmark.device import synchronize
+from textseg.models.base import SegmentationModule, explain_batchnorm_error
 from textseg.optim import adamw
 
 MEMORY_FORMATS = {
@@ -64,7 +64,7 @@ class Mode:
 
 
 @dataclass(frozen=True)
-class Contender:
+class Candidate:
     """A network in one mode and memory format, and the seconds of what was timed.
 
     `text` turns the batch's strings into features; `train` puts the network into training or out
@@ -128,7 +128,7 @@ def contender(
     parts: int = 1,
     clip: float | None = None,
     around: Callable[[], AbstractContextManager[Any]] = nullcontext,
-) -> Contender:
+) -> Candidate:
     """`model`, moved and converted, with what is timed of it.
 
     Args:
@@ -159,18 +159,18 @@ def contender(
     def text() -> None:
         with torch.no_grad(), mode.autocast(device):
             model.encode_text(batch["text"])
-        wait_for(device)
+        synchronize(device)
 
     def forward() -> None:
         with torch.no_grad(), mode.autocast(device):
             model(batch["image"], batch["text"])
-        wait_for(device)
+        synchronize(device)
 
     def step() -> None:
         with around():
             for piece in pieces:
                 with mode.autocast(device):
-                    with enough_values(model, piece["image"]):
+                    with explain_batchnorm_error(model, piece["image"]):
                         output = model(piece["image"], piece["text"])
                     loss = model.compute_loss(output, piece)["loss"] / parts
                 scaler.scale(loss).backward()
@@ -180,7 +180,7 @@ def contender(
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad()
-        wait_for(device)
+        synchronize(device)
 
     def tensors() -> Iterator[Tensor]:
         yield from model.parameters()
@@ -189,11 +189,11 @@ def contender(
         for state in optimizer.state.values():
             yield from (v for v in state.values() if isinstance(v, Tensor))
 
-    return Contender(name, memory_format, text, forward, step, model.train, tensors)
+    return Candidate(name, memory_format, text, forward, step, model.train, tensors)
 
 
 def time_rounds(
-    contenders: Sequence[Contender],
+    contenders: Sequence[Candidate],
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
     *,
@@ -222,7 +222,7 @@ def time_rounds(
                     one.times[name].append(seconds)
 
 
-def faster(contenders: Iterable[Contender]) -> Contender:
+def faster(contenders: Iterable[Candidate]) -> Candidate:
     """The one of a network's memory formats with the smaller sum of median forward and step."""
     return min(
         contenders,

@@ -4,29 +4,29 @@ from textseg.callbacks.loggers import (
     comparable_keys,
     configured_loggers,
     prepare_loggers,
-    with_table,
+    with_csv_logger,
 )
 from textseg.callbacks.prediction_writer import ExplanationWriter, PredictionWriter
-from textseg.callbacks.results_writer import TestReport
+from textseg.callbacks.results_writer import ResultsWriter
 from textseg.callbacks.sample_tables import (
     RunConfig,
-    WandbSamples,
-    take_offline_where_unreachable,
-    wandb_obstacle,
+    SampleTables,
+    fall_back_to_offline,
+    wandb_unreachable_reason,
 )
 from textseg.callbacks.score_log import ScoreLog
 
 __all__ = [
     "ExplanationWriter",
     "PredictionWriter",
+    "ResultsWriter",
     "RunConfig",
+    "SampleTables",
     "ScoreLog",
-    "TestReport",
-    "WandbSamples",
     "comparable_keys",
     "configured_loggers",
+    "fall_back_to_offline",
     "prepare_loggers",
-    "take_offline_where_unreachable",
-    "wandb_obstacle",
-    "with_table",
+    "wandb_unreachable_reason",
+    "with_csv_logger",
 ]

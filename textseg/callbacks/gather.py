@@ -13,7 +13,7 @@ def rows_in(loader: Any) -> int:
     return len(loader.dataset)
 
 
-def gathered(cases: dict[int, T]) -> dict[int, T]:
+def gather_by_index(cases: dict[int, T]) -> dict[int, T]:
     """What all processes know, by index."""
     if not torch.distributed.is_initialized():
         return cases

@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from textseg.errors import UserError
-from textseg.training import continue_table
+from textseg.training import resume_metrics_csv
 
 # Lightning's own name for a folder that nobody named.
 UNNAMED = (None, "lightning_logs")
@@ -132,13 +132,13 @@ def wandb_defaults(settings: Namespace, keys: Mapping[str, Any], job: str) -> di
 
 
 def uploads_pictures(settings: Namespace) -> bool:
-    """Whether a WandbSamples callback was told to upload."""
+    """Whether a SampleTables callback was told to upload."""
     given = settings.trainer.get("callbacks") or []
     listed = given if isinstance(given, list) else [given]
     return any(
         bool(callback.init_args.get("upload"))
         for callback in listed
-        if isinstance(callback, Namespace) and _short(callback.class_path) == "WandbSamples"
+        if isinstance(callback, Namespace) and _short(callback.class_path) == "SampleTables"
     )
 
 
@@ -158,7 +158,7 @@ def without_wandb_defaults(settings: Namespace, experiment: str) -> Namespace:
     return copy
 
 
-def with_table(loggers: Sequence[Logger], run_folder: Path, steps: int) -> list[Logger]:
+def with_csv_logger(loggers: Sequence[Logger], run_folder: Path, steps: int) -> list[Logger]:
     """The loggers and one CSVLogger that writes the run's metrics.csv; a configured one is it.
 
     Args:
@@ -169,7 +169,7 @@ def with_table(loggers: Sequence[Logger], run_folder: Path, steps: int) -> list[
     tables = [logger for logger in loggers if isinstance(logger, CSVLogger)]
     own = [table for table in tables if Path(table.log_dir).resolve() == run_folder.resolve()]
     table = own[0] if own else CSVLogger(run_folder, name="", version="")
-    continue_table(table, steps)
+    resume_metrics_csv(table, steps)
     _ = table.experiment  # claims the folder before another logger puts anything there
     return [logger for logger in loggers if logger is not table] + [table]
 

@@ -11,15 +11,15 @@ from PIL import Image
 from torch import Tensor
 
 from textseg.batch import Batch
-from textseg.callbacks.gather import gathered, rows_in
-from textseg.callbacks.results_writer import TestReport
+from textseg.callbacks.gather import gather_by_index, rows_in
+from textseg.callbacks.results_writer import ResultsWriter
 from textseg.errors import UserError
 from textseg.models.base import SegmentationModule
 from textseg.runs.outputs import (
-    claim_folder,
-    claim_test_folder,
     evenly_spaced,
     mask_bytes,
+    new_output_dir,
+    new_test_dir,
     picture_of,
     write_mask,
 )
@@ -37,7 +37,7 @@ class PredictionWriter(L.Callback):
         self.folder = Path()
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.folder = claim_folder(trainer, "predict")
+        self.folder = new_output_dir(trainer, "predict")
 
     def on_predict_batch_end(
         self,
@@ -85,19 +85,19 @@ class ExplanationWriter(L.Callback):
         self._check_that_words_are_read(pl_module)  # before a training whose test would refuse
 
     def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """After every on_test_start, in which TestReport claims the folder."""
+        """After every on_test_start, in which ResultsWriter claims the folder."""
         self._choose(pl_module, trainer.test_dataloaders)
         if not self.pictures:
             return
-        folders = [c.folder for c in _callbacks(trainer) if isinstance(c, TestReport)]
-        own = folders[0] if folders else claim_test_folder(trainer)
+        folders = [c.folder for c in _callbacks(trainer) if isinstance(c, ResultsWriter)]
+        own = folders[0] if folders else new_test_dir(trainer)
         self.folder = own / "explain"
         self.folder.mkdir(exist_ok=True)
 
     def on_predict_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._choose(pl_module, trainer.predict_dataloaders)
         if self.pictures:
-            self.folder = claim_folder(trainer, "explain")
+            self.folder = new_output_dir(trainer, "explain")
 
     def on_test_batch_end(
         self,
@@ -117,7 +117,7 @@ class ExplanationWriter(L.Callback):
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self.pictures:
             return
-        outcomes = list(gathered(self._outcomes).values())
+        outcomes = list(gather_by_index(self._outcomes).values())
         skipped = f"; captions without {self.word!r}, skipped: {outcomes.count(False)}"
         rank_zero_info(
             f"explanations written to {self.folder}: {outcomes.count(True)}"
@@ -134,13 +134,13 @@ class ExplanationWriter(L.Callback):
     def _check_that_words_are_read(self, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, SegmentationModule)
         if self.word is not None:
-            pl_module.select_words([self.word], self.word)
+            pl_module.token_mask([self.word], self.word)
 
     def _explain(self, pl_module: Any, pred: Tensor, batch: Batch, row: int) -> bool:
         """Draw one row, unless its caption lacks the word."""
         text, truth = batch["text"][row], batch.get("truth")
         try:
-            pl_module.select_words([text], self.word)
+            pl_module.token_mask([text], self.word)
         except UserError:
             return False
         maps = pl_module.explain(batch["image"][row : row + 1], [text], self.word)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from textseg.batch import Batch
-from textseg.callbacks.gather import gathered, rows_in
+from textseg.callbacks.gather import gather_by_index, rows_in
 from textseg.errors import UserError
 from textseg.metrics import (
     LVIT_SIDE,
@@ -42,12 +42,12 @@ from textseg.preprocess import Bytes
 from textseg.runs.outputs import (
     OUTLINES,
     PackedMask,
-    claim_test_folder,
     evenly_spaced,
     mask_bytes,
+    mask_source_of,
+    new_test_dir,
     pack_mask,
     picture_of,
-    truth_of,
     unpack_mask,
     write_mask,
 )
@@ -64,7 +64,7 @@ class _Case(NamedTuple):
     truth: TruthFacts
 
 
-class TestReport(L.Callback):
+class ResultsWriter(L.Callback):
     """Writes test/<caption mode>/: metrics.json, cases.csv, overlays/ and, if asked, masks/.
 
     A second test of the same checkpoint writes beside the first, never over it. A test on other
@@ -94,8 +94,8 @@ class TestReport(L.Callback):
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.mode = caption_mode_of(trainer)
-        self.truth = truth_of(trainer)
-        self.folder = claim_test_folder(trainer)
+        self.truth = mask_source_of(trainer)
+        self.folder = new_test_dir(trainer)
         (self.folder / "overlays").mkdir(exist_ok=True)
         if self.save_masks:
             (self.folder / "masks").mkdir(exist_ok=True)
@@ -128,7 +128,7 @@ class TestReport(L.Callback):
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, SegmentationModule)
         rows = pl_module.test_cases.compute()
-        known = gathered(self._cases)
+        known = gather_by_index(self._cases)
         cases = [known[index] for index in rows.index.tolist()]
         result: dict[str, Any] = {"caption_mode": self.mode, "protocol": pl_module.protocol}
         result["truth"] = self.truth
@@ -162,7 +162,7 @@ class TestReport(L.Callback):
         choice = choose(scores.tolist(), range(len(scores)), self.ranked)
         chosen = {int(rows.index[place]) for place in choice.shown()}
         chosen -= self._drawn
-        masks = gathered({i: mask for i, mask in self._masks.items() if i in chosen})
+        masks = gather_by_index({i: mask for i, mask in self._masks.items() if i in chosen})
         self._masks = {}
         if not trainer.is_global_zero:
             return

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from textseg.batch import Batch
-from textseg.callbacks.gather import gathered, rows_in
+from textseg.callbacks.gather import gather_by_index, rows_in
 from textseg.callbacks.loggers import without_wandb_defaults
 from textseg.callbacks.score_log import report_of
 from textseg.errors import UserError
@@ -70,7 +70,7 @@ class RunConfig(SaveConfigCallback):
                 logger.log_hyperparams(self.config.as_dict())
 
 
-class WandbSamples(L.Callback):
+class SampleTables(L.Callback):
     """Samples of the validation after each epoch, and all cases of a test.
 
     W&B gets them as tables (val/samples, test/case_table); TensorBoard, whose files stay in the
@@ -127,7 +127,7 @@ class WandbSamples(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._chosen:
             return
-        rows = gathered(self._rows)
+        rows = gather_by_index(self._rows)
         if not trainer.is_global_zero:
             return
         columns: list[Any] = ["index", "dice", "predicted", "true"]
@@ -148,8 +148,8 @@ class WandbSamples(L.Callback):
         shown = _wandb(trainer) or _tensorboards(trainer)
         if shown and report_of(trainer) is None:
             raise UserError(
-                "WandbSamples shows the cases of a test, but nothing writes its cases.csv",
-                "add textseg.callbacks.TestReport() to the trainer's callbacks",
+                "SampleTables shows the cases of a test, but nothing writes its cases.csv",
+                "add textseg.callbacks.ResultsWriter() to the trainer's callbacks",
             )
         total = rows_in(trainer.test_dataloaders)
         self._chosen = evenly_spaced(self.samples, total) if shown else set()
@@ -172,11 +172,11 @@ class WandbSamples(L.Callback):
             self._cases[index] = (batch["case"][row], pictures)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """After TestReport has written cases.csv, whatever the order of the callbacks."""
+        """After ResultsWriter has written cases.csv, whatever the order of the callbacks."""
         report = report_of(trainer)
         if report is None or not (_wandb(trainer) or _tensorboards(trainer)):
             return
-        cases = gathered(self._cases)
+        cases = gather_by_index(self._cases)
         self._cases = {}
         if not trainer.is_global_zero:
             return
@@ -273,16 +273,16 @@ def _tensorboards(trainer: L.Trainer) -> list[TensorBoardLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
-def take_offline_where_unreachable(logger: Any) -> None:
+def fall_back_to_offline(logger: Any) -> None:
     """Let a configured WandbLogger, not yet made, keep its run here where nothing can be sent."""
-    obstacle = wandb_obstacle()
+    obstacle = wandb_unreachable_reason()
     if obstacle:
         disabled = os.environ.get("WANDB_MODE") == "disabled"
         logger.init_args.offline = not disabled
         rank_zero_info(f"W&B {'is off' if disabled else 'runs offline'}: {obstacle}")
 
 
-def wandb_obstacle() -> str:
+def wandb_unreachable_reason() -> str:
     """Why W&B cannot be reached from here ("" if it can), found without asking or waiting."""
     mode = os.environ.get("WANDB_MODE", "online")
     if mode != "online":

@@ -10,7 +10,7 @@ import lightning as L
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
-from textseg.callbacks.results_writer import TestReport
+from textseg.callbacks.results_writer import ResultsWriter
 from textseg.models.base import test_prefix
 
 VAL_SCORES = ("dice", "miou", "dice_global", "iou_global")
@@ -106,9 +106,9 @@ def flat_numbers(result: Mapping[str, Any], prefix: str) -> dict[str, float]:
     return numbers
 
 
-def report_of(trainer: Any) -> TestReport | None:
+def report_of(trainer: Any) -> ResultsWriter | None:
     """The callback that writes metrics.json and cases.csv."""
-    return next((c for c in trainer.callbacks if isinstance(c, TestReport)), None)
+    return next((c for c in trainer.callbacks if isinstance(c, ResultsWriter)), None)
 
 
 def _tell_keys(logger: Logger, keys: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from textseg.runs.folder import RUN_CONFIG, run_folder_of
 NEED_CHECKPOINT = ("validate", "test", "predict", "probe")
 # What a network goes by, whatever it is tested on.
 KEPT_FOR_OTHER_DATA = (
-    *("image_size", "batch_size", "num_workers", "caption_mode", "normalise_captions"),
+    *("image_size", "batch_size", "num_workers", "caption_mode", "normalize_captions"),
     *("cache", "seed"),
 )
 

@@ -74,7 +74,7 @@ def _help_of(arguments: Sequence[str]) -> str:
 def _unknown(
     name: str, arguments: Sequence[str], known: Iterable[str], what: str = "setting"
 ) -> UserError:
-    # The misspelt part may be any of a dotted name: trainr.max_epochs.
+    # The misspelled part may be any of a dotted name: trainr.max_epochs.
     names = set(known)
     part = next((p for p in name.split(".") if p not in names), name)
     # A name that is known elsewhere is no proposal for itself.

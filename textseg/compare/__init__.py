@@ -16,9 +16,9 @@ from textseg.compare.statistics import SCORES
 from textseg.compare.strata import by_stratum
 from textseg.compare.tables import latex_table, markdown_table, plain_table
 from textseg.errors import UserError, check_seed
-from textseg.metrics import bootstrap_warnings, group_numbers
+from textseg.metrics import bootstrap_warnings, patient_ids
 from textseg.metrics.text import to_json
-from textseg.runs.folder import fresh_folder
+from textseg.runs.folder import unique_dir
 from textseg.runs.outputs import OUTLINES
 
 __all__ = ["Comparison", "Difference", "Method", "Score", "StratumDice", "compare", "plain_table"]
@@ -65,7 +65,7 @@ def compare(
     comparison = _compared(methods, resamples, seed)
     if output is None:
         return comparison
-    return _written(comparison, fresh_folder(Path(output)))
+    return _written(comparison, unique_dir(Path(output)))
 
 
 def _by_method(results: Sequence[Result]) -> dict[str, list[Result]]:
@@ -100,7 +100,7 @@ def _compared(methods: dict[str, list[Result]], resamples: int, seed: int) -> Co
     first = next(iter(methods.values()))[0]
     order = list(first.cases)
     cases = tuple(first.cases.values())
-    patient = group_numbers([case.patient for case in cases], len(cases))
+    patient = patient_ids([case.patient for case in cases], len(cases))
     counts = np.bincount(patient)
     columns = [np.stack([columns_of(one, order) for one in own]) for own in methods.values()]
     sums = [statistics.patient_sums(one, patient) for one in columns]

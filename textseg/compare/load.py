@@ -284,7 +284,7 @@ def _check_equal(first: Result, other: Result, what: str, of: Callable[[Case], o
             f"the {what} differ in {len(unlike)} of {len(pairs)} cases between {first.folder} and "
             f"{other.folder}: {shown}{more}",
             "test both on the same files with the same settings of data (captions, "
-            "normalise_captions, seed)",
+            "normalize_captions, seed)",
         )
 
 

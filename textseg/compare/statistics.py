@@ -21,9 +21,9 @@ from textseg.metrics.bootstrap import (
     LEVEL,
     Floats,
     Ints,
-    effective_freedom,
+    effective_degrees_of_freedom,
     patient_draws,
-    widened_interval,
+    t_adjusted_interval,
 )
 
 SCORES = ("dice", "miou", "dice_global", "iou_global")
@@ -133,9 +133,9 @@ def interval(
     sides = [runs] if less is None else [runs, less]
     estimate = runs.mean(axis=0) - (0.0 if less is None else less.mean(axis=0))
     seeds = [(one.var(axis=0, ddof=1) / len(one), len(one)) for one in sides if len(one) > 1]
-    freedom = effective_freedom(draws.var(axis=0, ddof=1), patients, seeds)
+    freedom = effective_degrees_of_freedom(draws.var(axis=0, ddof=1), patients, seeds)
     bounds = (0.0 if less is None else -1.0, 1.0)
-    return widened_interval(draws, estimate, freedom=freedom, level=level, bounds=bounds)
+    return t_adjusted_interval(draws, estimate, freedom=freedom, level=level, bounds=bounds)
 
 
 def paired_test(

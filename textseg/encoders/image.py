@@ -42,10 +42,10 @@ def is_timm_model(name: str) -> bool:
 
 
 def near_timm_names(name: str, *, prefix: str = "", others: Sequence[str] = ()) -> list[str]:
-    """Up to three names that a misspelt one may have meant.
+    """Up to three names that a misspelled one may have meant.
 
     Args:
-        name: the misspelt name.
+        name: the misspelled name.
         prefix: stands before timm's names wherever `name` is read.
         others: further names that may have been meant.
     """

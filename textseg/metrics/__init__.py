@@ -33,9 +33,9 @@ from textseg.metrics.bootstrap import (
     Floats,
     Ints,
     bootstrap_warnings,
-    group_numbers,
     patient_draws,
-    widened_interval,
+    patient_ids,
+    t_adjusted_interval,
 )
 
 __all__ = [
@@ -53,17 +53,17 @@ __all__ = [
     "bootstrap_warnings",
     "dice",
     "dice_global",
-    "group_numbers",
     "iou",
     "iou_global",
     "lvit_pair",
     "mean_scores",
+    "patient_ids",
     "precision_at",
-    "predict_mask",
     "resize_logits",
     "select",
     "summary",
     "surface_scores",
+    "threshold_logits",
 ]
 
 Protocol = Literal["standard", "lvit"]
@@ -99,13 +99,13 @@ class Rows(NamedTuple):
     nsd: Floats
 
 
-def predict_mask(logits: Tensor) -> Tensor:
+def threshold_logits(logits: Tensor) -> Tensor:
     """Logits of any shape to a bool mask: probability > 0.5, which is logit > 0."""
     return logits > 0
 
 
 def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear by pixel centres, in fp32: [h, w] -> [H, W], or [1, h, w] -> [1, H, W].
+    """Bilinear by pixel centers, in fp32: [h, w] -> [H, W], or [1, h, w] -> [1, H, W].
 
     At test time the logits go to the truth's own resolution, never the other way round.
     """
@@ -118,7 +118,7 @@ def lvit_pair(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """The two masks LViT's test compares, for `protocol="lvit"`.
 
     Its loader resizes the mask, an 8-bit image of 0 and 255, bilinearly to 224 and takes what is
-    left above 0, so masks grow by up to a pixel. What rounds to 0 of 255 is not above 0. Grey rims
+    left above 0, so masks grow by up to a pixel. What rounds to 0 of 255 is not above 0. Gray rims
     below 128 in a mask file are already gone from `truth`, although LViT's loader would keep them.
 
     Args:
@@ -130,7 +130,7 @@ def lvit_pair(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """
     size = (LVIT_SIDE, LVIT_SIDE)
     grown = resize_logits(truth.float() * 255, size).round() > 0
-    return predict_mask(resize_logits(logits, size)).reshape(size), grown
+    return threshold_logits(resize_logits(logits, size)).reshape(size), grown
 
 
 def surface_scores(
@@ -345,7 +345,7 @@ def bootstrap_interval(
     Returns:
         name -> (low, high); NaN with fewer than two units to draw from.
     """
-    number = group_numbers(groups, len(rows.index))
+    number = patient_ids(groups, len(rows.index))
     scores = np.stack([dice(rows, protocol=protocol), iou(rows, protocol=protocol)], axis=1)
     columns = np.concatenate([scores, np.ones((len(number), 1)), _counts(rows)], axis=1)  # [N, 6]
     own = mean_scores(rows, protocol=protocol)
@@ -360,7 +360,7 @@ def bootstrap_interval(
     every = means | _pooled(total[:, 3:])
     draws = np.stack([every[name] for name in own], axis=1)  # [R, 4]
     estimate = np.array(list(own.values()))
-    ends = widened_interval(draws, estimate, freedom=size - 1.0, level=level)
+    ends = t_adjusted_interval(draws, estimate, freedom=size - 1.0, level=level)
     pairs = zip(*(end.tolist() for end in ends), strict=True)
     return dict(zip(own, pairs, strict=True))
 
@@ -402,7 +402,7 @@ def summary(
         protocol: as in `dice`.
         seed: of the bootstrap.
     """
-    number = group_numbers(groups, len(rows.index))
+    number = patient_ids(groups, len(rows.index))
     result: dict[str, float | int | str] = {**mean_scores(rows, protocol=protocol)}
     for threshold in THRESHOLDS:
         result[f"precision_at_{threshold}"] = precision_at(rows, threshold, protocol=protocol)

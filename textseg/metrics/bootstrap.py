@@ -29,7 +29,7 @@ FEW_PATIENTS = 20  # below, a bootstrap's intervals are known to be too narrow
 _AT_ONCE = 2_000_000  # numbers drawn at once: what bounds the memory
 
 
-def group_numbers(groups: Sequence[str | None] | None, cases: int) -> Ints:
+def patient_ids(groups: Sequence[str | None] | None, cases: int) -> Ints:
     """A number per case, equal within a patient; a case without a patient is alone: [N]."""
     if groups is None:
         return np.arange(cases)
@@ -50,7 +50,7 @@ def bootstrap_warnings(groups: Sequence[str | None] | None, cases: int) -> list[
     if cases == 0:
         return []
     known = sum(bool(group) for group in groups or ())
-    units = int(group_numbers(groups, cases).max()) + 1
+    units = int(patient_ids(groups, cases).max()) + 1
     found = []
     if units < FEW_PATIENTS:
         what = "patients" if known == cases else "patients and images without one"
@@ -92,7 +92,7 @@ def patient_draws(
         yield counted.reshape(size, patients).astype(np.float64)
 
 
-def widened_interval(
+def t_adjusted_interval(
     draws: Floats,
     estimate: Floats,
     *,
@@ -119,7 +119,7 @@ def widened_interval(
     return low, high
 
 
-def effective_freedom(
+def effective_degrees_of_freedom(
     variance: Floats, patients: int, seeds: Sequence[tuple[Floats, int]]
 ) -> Floats:
     """Degrees of freedom of a variance that patients and seeds share (Satterthwaite 1946).

@@ -13,8 +13,8 @@ from textseg.metrics import (
     Protocol,
     Rows,
     bootstrap_interval,
-    group_numbers,
     mean_scores,
+    patient_ids,
     select,
 )
 
@@ -23,7 +23,7 @@ SIZES = ("none", "small", "medium", "large")
 NUMBERS = ("0", "1", "2", "3+")
 SIDES = ("none", "left", "right", "both")
 ONE_SIDED = 0.9  # share of the foreground that must lie in one half
-_TOUCHING = np.ones((3, 3), dtype=int)  # diagonal neighbours belong together
+_TOUCHING = np.ones((3, 3), dtype=int)  # diagonal neighbors belong together
 
 
 class TruthFacts(NamedTuple):
@@ -116,7 +116,7 @@ def by_stratum(
         ends = bootstrap_interval(part, patients, protocol=protocol, seed=seed)
         found[name] = {
             "cases": len(keep),
-            "patients": int(group_numbers(patients, len(keep)).max()) + 1,
+            "patients": int(patient_ids(patients, len(keep)).max()) + 1,
         }
         for score, value in scores.items():
             found[name][score] = value

@@ -1,4 +1,4 @@
-"""SegmentationModule: steps, scoring and optimisation, the same for every network."""
+"""SegmentationModule: steps, scoring and optimization, the same for every network."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from textseg.batch import Batch, SegmentationOutput, TextFeatures
 from textseg.errors import UserError
-from textseg.explain import evaluating, saliency, to_picture
+from textseg.explain import eval_mode, normalize_map, saliency
 from textseg.losses import segmentation_loss
-from textseg.metrics import CaseTable, lvit_pair, mean_scores, predict_mask, resize_logits
+from textseg.metrics import CaseTable, lvit_pair, mean_scores, resize_logits, threshold_logits
 from textseg.optim import adamw, warmup_schedule
 
 
@@ -69,7 +69,7 @@ class SegmentationModule(L.LightningModule):
         """Images and word features to logits."""
 
     @abstractmethod
-    def select_words(self, text: Sequence[str], word: str | None) -> Tensor:
+    def token_mask(self, text: Sequence[str], word: str | None) -> Tensor:
         """[B, L] bool: tokens of `word`, or of all content words; see `TextEncoder.word_mask`."""
 
     def explanation_maps(
@@ -103,16 +103,16 @@ class SegmentationModule(L.LightningModule):
             UserError: a caption lacks `word`, or the network reads no words.
         """
         # Gradients are needed, and Lightning tests in inference mode, which has none.
-        with evaluating(self), torch.inference_mode(False), torch.no_grad():
+        with eval_mode(self), torch.inference_mode(False), torch.no_grad():
             image = image.clone()
-            words = self.select_words(text, word)
+            words = self.token_mask(text, word)
             features = self.encode_text(text)
             maps = self.explanation_maps(image, features, words)
             maps["saliency"] = saliency(
                 lambda pixels: self.forward_features(pixels, features).logits, image
             )
         size = (image.shape[-2], image.shape[-1])
-        return {name: to_picture(raw, size) for name, raw in maps.items()}
+        return {name: normalize_map(raw, size) for name, raw in maps.items()}
 
     @abstractmethod
     def parameter_groups(
@@ -134,7 +134,7 @@ class SegmentationModule(L.LightningModule):
             )
         return self.forward_features(image, self.encode_text(text))
 
-    def on_captions(self, captions: Sequence[str], *, training: bool) -> None:
+    def prepare_captions(self, captions: Sequence[str], *, training: bool) -> None:
         """Called in setup with the captions to come; a text encoder may learn its vocabulary."""
 
     def setup(self, stage: str) -> None:
@@ -142,7 +142,7 @@ class SegmentationModule(L.LightningModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None:
             split = {"fit": "train", "validate": "val"}.get(stage, stage)
-            self.on_captions(datamodule.captions(split), training=stage == "fit")
+            self.prepare_captions(datamodule.captions(split), training=stage == "fit")
 
     def compute_loss(self, output: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
         """Terms by name, their total under ``loss``: Dice + BCE on logits."""
@@ -154,14 +154,14 @@ class SegmentationModule(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Score at the network's resolution; returns the masks [B, H, W] for whoever draws them."""
         output, _ = self._step(batch, "val")
-        preds, truths = predict_mask(output.logits)[:, 0], batch["mask"][:, 0] > 0.5
+        preds, truths = threshold_logits(output.logits)[:, 0], batch["mask"][:, 0] > 0.5
         self.val_cases.update(preds, truths, batch["index"], batch["spacing"])
         return {"pred": preds}
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Tensor]]:
         """Score at each truth's own resolution; returns the masks for whoever draws them."""
         output, _ = self._step(batch, self._test_prefix)
-        preds = self.masks_at(output.logits, batch["original_size"])
+        preds = self.resize_and_threshold(output.logits, batch["original_size"])
         truths = [truth > 0 for truth in batch["truth"]]
         if self.protocol == "lvit":
             pairs = [
@@ -177,18 +177,18 @@ class SegmentationModule(L.LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Tensor]]:
         """Masks at each image's original size: a list of B [H0, W0] bool."""
         logits = self(batch["image"], batch["text"]).logits
-        return {"pred": self.masks_at(logits, batch["original_size"])}
+        return {"pred": self.resize_and_threshold(logits, batch["original_size"])}
 
     @staticmethod
-    def masks_at(logits: Tensor, sizes: Tensor) -> list[Tensor]:
+    def resize_and_threshold(logits: Tensor, sizes: Tensor) -> list[Tensor]:
         """Logits [B, 1, H, W], resized to each of `sizes` [B, 2] and cut at probability 0.5."""
         return [
-            predict_mask(resize_logits(one, (int(height), int(width))))[0]
+            threshold_logits(resize_logits(one, (int(height), int(width))))[0]
             for one, (height, width) in zip(logits, sizes.tolist(), strict=True)
         ]
 
     def _step(self, batch: Batch, stage: str) -> tuple[SegmentationOutput, Tensor]:
-        with enough_values(self, batch["image"]):
+        with explain_batchnorm_error(self, batch["image"]):
             output = self(batch["image"], batch["text"])
         losses = self.compute_loss(output, batch)
         self.log_dict(
@@ -274,7 +274,7 @@ class SegmentationModule(L.LightningModule):
 
 
 @contextmanager
-def enough_values(model: SegmentationModule, image: Tensor) -> Iterator[None]:
+def explain_batchnorm_error(model: SegmentationModule, image: Tensor) -> Iterator[None]:
     """Say what to do where a batch norm in training is left with one value for each channel.
 
     Args:

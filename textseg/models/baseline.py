@@ -105,7 +105,7 @@ class ImageBaseline(SegmentationModule):
         """One empty word for each caption: nothing of it reaches the network."""
         return self.text_encoder(text)
 
-    def select_words(self, text: Sequence[str], word: str | None) -> Tensor:
+    def token_mask(self, text: Sequence[str], word: str | None) -> Tensor:
         """The one empty word of each caption; a UserError if `word` is asked for."""
         return self.text_encoder.word_mask(text, word)
 
@@ -163,7 +163,7 @@ class ImageBaseline(SegmentationModule):
 def _build(
     architecture: str, image_encoder: str, *, pretrained: bool, options: Mapping[str, Any]
 ) -> Any:
-    """The smp network with one logit and three colours.
+    """The smp network with one logit and three colors.
 
     Raises:
         UserError: the library refuses the settings, or the weights cannot be fetched.
@@ -189,7 +189,7 @@ def _build(
 
 
 def _normalize(image_encoder: str, *, pretrained: bool) -> Normalize:
-    """The colours that the encoder was published with; ImageNet's for one without weights."""
+    """The colors that the encoder was published with; ImageNet's for one without weights."""
     if not pretrained:
         return Normalize()
     if not image_encoder.startswith(TIMM) and is_restoring():
@@ -198,10 +198,10 @@ def _normalize(image_encoder: str, *, pretrained: bool) -> Normalize:
         published = smp.encoders.get_preprocessing_params(image_encoder, pretrained="imagenet")
     except OSError as error:
         raise _out_of_reach(image_encoder, error) from error
-    colours = (published["input_space"], published["input_range"])
-    if colours != ("RGB", [0, 1]):
+    colors = (published["input_space"], published["input_range"])
+    if colors != ("RGB", [0, 1]):
         raise UserError(
-            f"image_encoder={image_encoder!r} was published for colours {colours}, not for RGB in "
+            f"image_encoder={image_encoder!r} was published for colors {colors}, not for RGB in "
             "0..1",
             "choose another encoder, or set pretrained: false",
         )

@@ -47,7 +47,7 @@ from textseg.backbone import TextImageBackboneMixin
 from textseg.batch import Batch, SegmentationOutput, TextFeatures
 from textseg.errors import UserError
 from textseg.explain import recorded
-from textseg.layers import UNetDecoder, attention_weights, sine_positions
+from textseg.layers import UNetDecoder, attention_weights, sincos_position_embedding_2d
 from textseg.losses import segmentation_loss
 from textseg.models.base import SegmentationModule
 
@@ -79,7 +79,9 @@ class PlacedPixelQueries(PixelQueries):
         self.place = nn.Linear(POSITION_DIM, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        places = self.place(sine_positions(x.shape[-2], x.shape[-1], POSITION_DIM, x))  # [1, N, C]
+        places = self.place(
+            sincos_position_embedding_2d(x.shape[-2], x.shape[-1], POSITION_DIM, x)
+        )  # [1, N, C]
         return super().forward(x) + places
 
 
@@ -133,9 +135,9 @@ class LanguageGate(nn.Module):
 
     def forward(self, x: Tensor, joint: Tensor) -> Tensor:
         """V_i and F_i [B, C, H, W] -> E_i [B, C, H, W]."""
-        return x + self.let_through(joint)
+        return x + self.gated(joint)
 
-    def let_through(self, joint: Tensor) -> Tensor:
+    def gated(self, joint: Tensor) -> Tensor:
         """S_i * F_i: what the words add to the next stage, [B, C, H, W]."""
         return torch.tanh(self.mlp(joint)) * joint
 
@@ -268,7 +270,7 @@ class LAVT(TextImageBackboneMixin, SegmentationModule):
             share = (attention.weights(x, seen) * words[:, None, :]).sum(-1)  # [B, N]
             maps[name] = share.unflatten(1, x.shape[-2:])  # [B, h, w]
         for name, gate in gates.items():
-            maps[name] = gate.let_through(calls[name][1]).abs().mean(1)  # [B, h, w]
+            maps[name] = gate.gated(calls[name][1]).abs().mean(1)  # [B, h, w]
         return maps
 
     def _check_size(self, height: int, width: int) -> None:

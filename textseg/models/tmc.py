@@ -49,11 +49,17 @@ from textseg.batch import Batch, SegmentationOutput, TextFeatures
 from textseg.encoders import masked_mean
 from textseg.errors import UserError
 from textseg.explain import recorded
-from textseg.layers import CrossAttention, UNetDecoder, sine_positions, to_map, to_tokens
+from textseg.layers import (
+    CrossAttention,
+    UNetDecoder,
+    sincos_position_embedding_2d,
+    to_map,
+    to_tokens,
+)
 from textseg.losses import (
-    Matches,
-    caption_matches,
-    gather_rows,
+    ContrastiveTargets,
+    all_gather_with_grad,
+    contrastive_targets,
     soft_cross_entropy,
     text_to_pixel_contrastive_loss,
 )
@@ -62,7 +68,10 @@ from textseg.models.base import SegmentationModule
 STAGES = (1, 2, 3, 4)
 PROJECTION = 256  # width of the embeddings that MA Loss compares
 TEMPERATURE = 0.07  # where it starts
-COLDEST, HOTTEST = 0.01, 1.0  # where it may go: colder and one row's scores drown all others
+MIN_TEMPERATURE, MAX_TEMPERATURE = (
+    0.01,
+    1.0,
+)  # where it may go: colder and one row's scores drown all others
 Alignment = Literal["infonce", "pixel", "none"]
 
 
@@ -89,8 +98,8 @@ class StageCrossAttention(nn.Module):
         super().__init__()
         self.norm_vision = nn.LayerNorm(dim)
         self.norm_words = nn.LayerNorm(dim)
-        self.vision_asks = CrossAttention(dim, dim)
-        self.words_ask = CrossAttention(dim, dim)
+        self.image_to_text = CrossAttention(dim, dim)
+        self.text_to_image = CrossAttention(dim, dim)
         self.vision_ffn = _feed_forward(dim)
         self.words_ffn = _feed_forward(dim)
         self.g1, self.g2 = _gate(dim, gate), _gate(dim, gate)
@@ -101,8 +110,8 @@ class StageCrossAttention(nn.Module):
         H, W = vision.shape[-2:]
         seen = to_tokens(vision)  # [B, N, C]
         v, placed, said = self._normed(vision, words)
-        F_V = seen + self.g1 * self.vision_asks(placed, said, said, mask)
-        F_L = words + self.g2 * self.words_ask(said, placed, v)
+        F_V = seen + self.g1 * self.image_to_text(placed, said, said, mask)
+        F_L = words + self.g2 * self.text_to_image(said, placed, v)
         F_V = F_V + self.g3 * self.vision_ffn(F_V)
         F_L = F_L + self.g4 * self.words_ffn(F_L)
         return to_map(F_V, H, W), F_L
@@ -113,16 +122,16 @@ class StageCrossAttention(nn.Module):
         Sums to 1 over the positions.
         """
         v, placed, said = self._normed(vision, words)
-        return self.words_ask.weights(said, placed, v).unflatten(-1, vision.shape[-2:])
+        return self.text_to_image.weights(said, placed, v).unflatten(-1, vision.shape[-2:])
 
     def _normed(self, vision: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """LN V, the same with its position code, both [B, N, C], and LN L [B, L, C]."""
         H, W = vision.shape[-2:]
         v = self.norm_vision(to_tokens(vision))
-        return v, v + sine_positions(H, W, v.shape[-1], v), self.norm_words(words)
+        return v, v + sincos_position_embedding_2d(H, W, v.shape[-1], v), self.norm_words(words)
 
 
-class EntryCondition(nn.Module):
+class FiLM(nn.Module):
     """Scales and shifts the decoder's entry by what the words have become.
 
     Args:
@@ -165,7 +174,7 @@ class MultiStageCrossAttention(nn.Module):
         self.carry = nn.ModuleDict(
             {str(i): nn.Linear(channels[i - 1], text_dim) for i, _ in pairwise(stages)}
         )
-        self.condition = EntryCondition(channels[stages[-1] - 1], channels[-1], gate)
+        self.condition = FiLM(channels[stages[-1] - 1], channels[-1], gate)
 
     def forward(
         self, features: Sequence[Tensor], text: TextFeatures, words: nn.ModuleDict
@@ -203,7 +212,7 @@ class TextFreePyramid(nn.Module):
 
 
 def info_nce_halves(
-    vision: Tensor, language: Tensor, log_temperature: Tensor, matches: Matches
+    vision: Tensor, language: Tensor, log_temperature: Tensor, matches: ContrastiveTargets
 ) -> tuple[Tensor, Tensor]:
     """Image-to-text and text-to-image cross-entropy of s_ij = <v_i, l_j> / tau, in fp32.
 
@@ -211,7 +220,7 @@ def info_nce_halves(
     gradient, and the second only draws the images together.
 
     Args:
-        vision, language: [N, P], L2-normalised.
+        vision, language: [N, P], L2-normalized.
         log_temperature: scalar, ln tau.
         matches: of the N rows.
     """
@@ -244,7 +253,7 @@ class MultiStageAlignment(nn.Module):
     @torch.no_grad()
     def clamp_temperature(self) -> None:
         """To be called after each step: a clamp in `forward` would have no gradient back."""
-        self.log_temperature.clamp_(math.log(COLDEST), math.log(HOTTEST))
+        self.log_temperature.clamp_(math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE))
 
 
 class InfoNCEAlignment(MultiStageAlignment):
@@ -253,7 +262,7 @@ class InfoNCEAlignment(MultiStageAlignment):
     def forward(
         self, features: Sequence[Tensor], text: TextFeatures, words: nn.ModuleDict
     ) -> dict[str, Tensor]:
-        """Embeddings `align_vision` and `align_language`, both [B, S, 256] and L2-normalised."""
+        """Embeddings `align_vision` and `align_language`, both [B, S, 256] and L2-normalized."""
         means = {i: features[int(i) - 1].mean((2, 3)) for i in self.vision}  # [B, C_i]
         vision = torch.stack([project(means[i]) for i, project in self.vision.items()], dim=1)
         return {
@@ -264,9 +273,11 @@ class InfoNCEAlignment(MultiStageAlignment):
 
     def losses(self, aux: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """L_align^i as `loss_align_<i>`, over the rows of all processes."""
-        matches = caption_matches(gather_rows(batch["caption_id"]), gather_rows(batch["image_id"]))
-        vision = gather_rows(aux["align_vision"])  # [N, S, 256]
-        language = gather_rows(aux["align_language"])
+        matches = contrastive_targets(
+            all_gather_with_grad(batch["caption_id"]), all_gather_with_grad(batch["image_id"])
+        )
+        vision = all_gather_with_grad(aux["align_vision"])  # [N, S, 256]
+        language = all_gather_with_grad(aux["align_language"])
         log_tau = aux["align_log_temperature"]  # [S]
         terms = {}
         for k, i in enumerate(self.stages):

@@ -37,8 +37,13 @@ from textseg.backbone import TextImageBackboneMixin
 from textseg.batch import Batch, SegmentationOutput, TextFeatures
 from textseg.errors import UserError
 from textseg.explain import recorded
-from textseg.layers import CrossAttention, sine_positions, to_map, to_tokens
-from textseg.losses import Matches, caption_matches, gather_rows, soft_cross_entropy
+from textseg.layers import CrossAttention, sincos_position_embedding_2d, to_map, to_tokens
+from textseg.losses import (
+    ContrastiveTargets,
+    all_gather_with_grad,
+    contrastive_targets,
+    soft_cross_entropy,
+)
 from textseg.models.base import SegmentationModule
 
 Alignment = Literal["target", "global", "none"]
@@ -104,7 +109,7 @@ def semantic_distance(lesions: Tensor, texts: Tensor) -> Tensor:
 
 
 def level_alignment_loss(
-    vectors: Tensor, matches: Matches, has_background: Tensor, temperature: float
+    vectors: Tensor, matches: ContrastiveTargets, has_background: Tensor, temperature: float
 ) -> Tensor:
     """Mean of image-to-text and text-to-image cross-entropy of <v+_i, t_j> / tau, at one level.
 
@@ -179,7 +184,7 @@ class LanguageGuidedTargetEnhancement(nn.Module):
         gate = self.gate(places, text_vector).to(modulated.dtype)  # the similarity is in fp32
         x = feature + self.alpha * gate * modulated
         # Words name places ("upper left"), which a convolution does not know.
-        position = self.position(sine_positions(height, width, POSITION_DIM, x))
+        position = self.position(sincos_position_embedding_2d(height, width, POSITION_DIM, x))
         query = self.norm(to_tokens(x)) + position  # [B, H_l W_l, C_l]
         read = self.attention(query, text.tokens, text.tokens, text.mask)
         return x + self.rho * to_map(read, height, width)
@@ -378,11 +383,13 @@ class TMCA(TextImageBackboneMixin, SegmentationModule):
                 torch.stack([*pool_regions(aux[f"places_{n}"], mask), aux[f"text_{n}"]], dim=1)
                 for n in self.aligned
             ]  # each [B, 3, D]
-            levels = gather_rows(torch.stack(own, dim=1)).unbind(1)  # each [N, 3, D]
+            levels = all_gather_with_grad(torch.stack(own, dim=1)).unbind(1)  # each [N, 3, D]
             flags = [mask.flatten(1).amax(1) > 0, mask.flatten(1).amin(1) < 1]
             ids = torch.stack([batch["caption_id"], batch["image_id"], *(f.long() for f in flags)])
-            caption_id, image_id, has_lesion, has_background = gather_rows(ids.T).T  # each [N]
-            matches = caption_matches(caption_id, image_id, has_lesion.bool())
+            caption_id, image_id, has_lesion, has_background = all_gather_with_grad(
+                ids.T
+            ).T  # each [N]
+            matches = contrastive_targets(caption_id, image_id, has_lesion.bool())
             terms = [
                 level_alignment_loss(vectors, matches, has_background.bool(), self.temperature)
                 for vectors in levels

@@ -19,7 +19,7 @@ from textseg.models.base import SegmentationModule, check_state_dict
 from textseg.probe.masks import TRUE, Probe, ProbedCase, Variants, check_variants
 from textseg.probe.pictures import Panel, probe_picture
 from textseg.probe.results import (
-    Probing,
+    ProbeResult,
     Score,
     VariantResult,
     case_dice,
@@ -30,10 +30,10 @@ from textseg.probe.results import (
     variant_result,
 )
 from textseg.probe.tables import markdown_table, plain_table, write_cases
-from textseg.runs.folder import fresh_folder
-from textseg.runs.outputs import OUTLINES, home_of_test, truth_of, unpack_mask
+from textseg.runs.folder import unique_dir
+from textseg.runs.outputs import OUTLINES, mask_source_of, test_dir_name, unpack_mask
 
-__all__ = ["Probing", "Score", "VariantResult", "plain_table", "probe"]
+__all__ = ["ProbeResult", "Score", "VariantResult", "plain_table", "probe"]
 
 
 def probe(
@@ -45,7 +45,7 @@ def probe(
     ckpt_path: str | None = None,
     pictures: int = 6,
     seed: int = 0,
-) -> Probing:
+) -> ProbeResult:
     """Measure how far a network's masks move, and its Dice falls, when its words are changed.
 
     The test set is run with true, empty, shuffled and otherwise changed captions, and the results
@@ -86,9 +86,9 @@ def probe(
     probing = _evaluated(run.cases, model, trainer, variants, seed)
     if not trainer.is_global_zero:
         return probing
-    home = home_of_test(trainer)
+    home = test_dir_name(trainer)
     run_folder = Path(trainer.default_root_dir)
-    folder = fresh_folder((run_folder if home == "test" else run_folder / home) / "probe")
+    folder = unique_dir((run_folder if home == "test" else run_folder / home) / "probe")
     _write(folder, probing, run.cases, variants)
     return replace(probing, output=folder)
 
@@ -119,12 +119,12 @@ def _evaluated(
     trainer: L.Trainer,
     variants: Variants,
     seed: int,
-) -> Probing:
+) -> ProbeResult:
     rows = [cases[index] for index in sorted(cases)]
     groups = [case.case_id for case in rows]
     results = tuple(variant_result(rows, name, seed=seed) for name in variants)
     paired = pairs(cases, variants, seed=seed)
-    return Probing(
+    return ProbeResult(
         network=type(model).__name__,
         data=type(getattr(trainer, "datamodule", None)).__name__,
         seed=seed,
@@ -135,7 +135,7 @@ def _evaluated(
         crossing=crossing(rows, seed=seed) if paired is None else None,
         pairs=paired,
         warnings=(
-            *_warnings(model, results, truth_of(trainer)),
+            *_warnings(model, results, mask_source_of(trainer)),
             *bootstrap_warnings(groups, len(rows)),
         ),
     )
@@ -165,7 +165,7 @@ def _warnings(
 
 
 def _write(
-    folder: Path, probing: Probing, cases: Mapping[int, ProbedCase], variants: Variants
+    folder: Path, probing: ProbeResult, cases: Mapping[int, ProbedCase], variants: Variants
 ) -> None:
     (folder / "probe.json").write_text(to_json(probing.as_json()), encoding="utf-8")
     table = markdown_table(probing, cases, variants)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textseg.batch import Batch
-from textseg.callbacks.gather import gathered, rows_in
+from textseg.callbacks.gather import gather_by_index, rows_in
 from textseg.errors import UserError
 from textseg.models.base import SegmentationModule
 from textseg.preprocess import Bytes
@@ -84,7 +84,7 @@ class Probe(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Let the text encoder warn of captions it must cut; it learns no word of them."""
         texts = {text for column in self.variants.values() for text in column if text is not None}
-        self.model.on_captions(sorted(texts), training=False)
+        self.model.prepare_captions(sorted(texts), training=False)
 
     def on_test_epoch_start(self) -> None:
         self.cases = {}
@@ -108,7 +108,7 @@ class Probe(L.LightningModule):
             )
 
     def on_test_epoch_end(self) -> None:
-        self.cases = gathered(self.cases)
+        self.cases = gather_by_index(self.cases)
 
     def _masks(
         self, batch: Batch, texts: Sequence[str | None], own: Sequence[str | None]
@@ -116,7 +116,7 @@ class Probe(L.LightningModule):
         """B masks [H0, W0] at each truth's own resolution."""
         given = [mine if text is None else text for text, mine in zip(texts, own, strict=True)]
         logits: Tensor = self.model(batch["image"], given).logits
-        masks = self.model.masks_at(logits, batch["original_size"])
+        masks = self.model.resize_and_threshold(logits, batch["original_size"])
         return [mask_bytes(mask).astype(bool) for mask in masks]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from textseg.metrics import Rows, dice
-from textseg.metrics.bootstrap import Floats, group_numbers, patient_draws, widened_interval
+from textseg.metrics.bootstrap import Floats, patient_draws, patient_ids, t_adjusted_interval
 from textseg.probe.masks import TRUE, Measured, ProbedCase, Variants
 from textseg.runs.outputs import unpack_mask
 
@@ -55,7 +55,7 @@ class VariantResult:
 
 
 @dataclass(frozen=True)
-class Crossing:
+class SideSwap:
     """Of the cases whose mask lies in one half of the picture, those that swapped sides moved.
 
     Args:
@@ -90,7 +90,7 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Probing:
+class ProbeResult:
     """The result of `textseg.probe.probe`; `output` is the folder it was written to."""
 
     network: str
@@ -99,7 +99,7 @@ class Probing:
     cases: int
     patients: int
     variants: tuple[VariantResult, ...]
-    crossing: Crossing | None
+    crossing: SideSwap | None
     pairs: Pairs | None
     warnings: tuple[str, ...]
     output: Path | None = None
@@ -163,7 +163,7 @@ def mean_interval(values: Floats, groups: Sequence[str], *, seed: int, least: fl
     """
     if not len(values):
         return Score(np.nan, np.nan, np.nan)
-    number = group_numbers(groups, len(values))
+    number = patient_ids(groups, len(values))
     patients = int(number.max()) + 1
     mean = float(values.mean())
     if patients < 2:  # one unit drawn again and again shows no spread
@@ -172,7 +172,7 @@ def mean_interval(values: Floats, groups: Sequence[str], *, seed: int, least: fl
     np.add.at(sums, number, np.stack([values, np.ones(len(values))], axis=1))
     generator = np.random.default_rng(seed)
     total = np.concatenate([d @ sums for d in patient_draws(generator, patients, RESAMPLES)])
-    low, high = widened_interval(
+    low, high = t_adjusted_interval(
         total[:, :1] / total[:, 1:],
         np.array([mean]),
         freedom=patients - 1.0,
@@ -183,7 +183,7 @@ def mean_interval(values: Floats, groups: Sequence[str], *, seed: int, least: fl
 
 def count_patients(groups: Sequence[str]) -> int:
     """Patients, and cases without one."""
-    return int(group_numbers(groups, len(groups)).max(initial=-1)) + 1
+    return int(patient_ids(groups, len(groups)).max(initial=-1)) + 1
 
 
 def variant_result(cases: Sequence[ProbedCase], name: str, *, seed: int) -> VariantResult:
@@ -208,7 +208,7 @@ def _differs(mask: Measured, own: Measured) -> bool:
     return not mask.kept == mask.predicted == own.predicted
 
 
-def crossing(cases: Sequence[ProbedCase], *, seed: int) -> Crossing | None:
+def crossing(cases: Sequence[ProbedCase], *, seed: int) -> SideSwap | None:
     """How often swapped sides took a mask to the other half of the picture; None without cases."""
     groups, crossed = [], []
     for case in cases:
@@ -224,7 +224,7 @@ def crossing(cases: Sequence[ProbedCase], *, seed: int) -> Crossing | None:
     if not crossed:
         return None
     values = np.array(crossed, dtype=np.float64)
-    return Crossing(len(crossed), mean_interval(values, groups, seed=seed))
+    return SideSwap(len(crossed), mean_interval(values, groups, seed=seed))
 
 
 def pairs(cases: Mapping[int, ProbedCase], variants: Variants, *, seed: int) -> Pairs | None:

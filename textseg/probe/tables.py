@@ -9,7 +9,7 @@ from pathlib import Path
 
 from textseg.compare.tables import escape_markdown, one_line
 from textseg.probe.masks import ProbedCase, Variants
-from textseg.probe.results import Probing, Score, VariantResult, case_dice, case_moved
+from textseg.probe.results import ProbeResult, Score, VariantResult, case_dice, case_moved
 
 _HEAD = (
     *("captions", "cases", "dice", "dice, true words", "difference", "moved"),
@@ -17,7 +17,7 @@ _HEAD = (
 )
 
 
-def plain_table(probing: Probing) -> str:
+def plain_table(probing: ProbeResult) -> str:
     """For a terminal: columns aligned, nothing escaped but line breaks."""
     table = [_HEAD, *(_cells(variant) for variant in probing.variants)]
     widths = [max(len(row[i]) for row in table) for i in range(len(_HEAD))]
@@ -27,7 +27,9 @@ def plain_table(probing: Probing) -> str:
     return "\n".join(one_line(b) if b in warned else b for b in [*blocks, *_notes(probing)])
 
 
-def markdown_table(probing: Probing, cases: Mapping[int, ProbedCase], variants: Variants) -> str:
+def markdown_table(
+    probing: ProbeResult, cases: Mapping[int, ProbedCase], variants: Variants
+) -> str:
     """A Markdown file: the table, what it means, and one caption for each change."""
     lines = ["# How the network uses its text", "", escape_markdown(_summary(probing))]
     for text in probing.warnings:
@@ -47,7 +49,7 @@ def markdown_table(probing: Probing, cases: Mapping[int, ProbedCase], variants: 
 
 
 def write_cases(
-    path: Path, probing: Probing, cases: Mapping[int, ProbedCase], variants: Variants
+    path: Path, probing: ProbeResult, cases: Mapping[int, ProbedCase], variants: Variants
 ) -> None:
     """One row for each case and variant: case, case_id, variant, text, dice, moved."""
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -62,7 +64,7 @@ def write_cases(
                     writer.writerow([case.case, case.case_id, name, variants[name][index], *scores])
 
 
-def _summary(probing: Probing) -> str:
+def _summary(probing: ProbeResult) -> str:
     return (
         f"{probing.network} on {probing.data}: {probing.cases} cases of {probing.patients} patients"
     )
@@ -87,7 +89,7 @@ def _said(score: Score, form: str = ".3f") -> str:
     return f"{score.value:{form}}{interval}"
 
 
-def _notes(probing: Probing) -> list[str]:
+def _notes(probing: ProbeResult) -> list[str]:
     notes = []
     if probing.pairs is not None:
         found = probing.pairs

@@ -73,7 +73,7 @@ def _embedded(file: Path, data: bytes, reduced: bool) -> Embedded:
         ) from error
     small.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
     buffer = io.BytesIO()
-    # No chroma subsampling: it would wash out the thin coloured rims.
+    # No chroma subsampling: it would wash out the thin colored rims.
     small.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
     return Embedded(_uri(buffer.getvalue(), "image/jpeg"), *small.size)
 

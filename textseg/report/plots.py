@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from textseg.compare.results import Comparison
 from textseg.compare.tables import one_line, worst_cases
 
-# Okabe and Ito's colours, which stay apart for readers who do not tell red from green.
-COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Okabe and Ito's colors, which stay apart for readers who do not tell red from green.
+COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vPX*"
 # Whatever a user's own matplotlibrc says: names are text, never TeX.
 _STYLE = {"text.usetex": False, "font.family": "sans-serif", "font.size": 9, "pdf.fonttype": 42}
@@ -67,7 +67,7 @@ def distribution(names: Sequence[str], dice: Sequence[Floats] | Floats, xlabel: 
     scatter = np.random.default_rng(0)  # only to spread the points
     for place, values in enumerate(dice):
         height = place + scatter.uniform(-0.3, 0.3, len(values))
-        axes.plot(values, height, ".", color=_colour(place), alpha=0.35, markersize=3)
+        axes.plot(values, height, ".", color=_color(place), alpha=0.35, markersize=3)
     axes.boxplot(
         list(dice),
         positions=places,
@@ -94,12 +94,12 @@ def dice_by_size(share: Floats, dice: Mapping[str, Floats]) -> Figure:
     axes = figure.add_subplot()
     lines = []
     for number, (name, values) in enumerate(dice.items()):
-        colour = _colour(number)
+        color = _color(number)
         if number == 0:
-            axes.plot(share[shown], values[shown], ".", color=colour, alpha=0.35, markersize=4)
-        centres, means = binned_means(share[shown], values[shown], _SIZE_BINS)
+            axes.plot(share[shown], values[shown], ".", color=color, alpha=0.35, markersize=4)
+        centers, means = binned_means(share[shown], values[shown], _SIZE_BINS)
         marker = MARKERS[number % len(MARKERS)]
-        (line,) = axes.plot(centres, means, "-", marker=marker, color=colour, label=label(name))
+        (line,) = axes.plot(centers, means, "-", marker=marker, color=color, label=label(name))
         lines.append(line)
     if shown.any():
         _percent_axis(axes, share[shown])
@@ -129,7 +129,7 @@ def learning_curves(
     for axes, curves, what in zip(panels, (losses, scores), ("loss", "score"), strict=True):
         for number, (name, points) in enumerate(curves.items(), start=1):
             marker = MARKERS[number % len(MARKERS)] if len(points) <= _MARKED else ""
-            axes.plot(*zip(*points, strict=True), marker=marker, color=_colour(number), label=name)
+            axes.plot(*zip(*points, strict=True), marker=marker, color=_color(number), label=name)
         axes.set_ylabel(what)
         axes.grid(linewidth=0.4)
         if curves:
@@ -152,10 +152,10 @@ def difference_by_size(comparison: Comparison) -> Figure:
     panels = figure.subplots(len(others), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for number, (axes, method) in enumerate(zip(panels, others, strict=True), start=1):
         gap = comparison.case_dice[number] - comparison.case_dice[0]
-        axes.axhline(0, color="grey", linewidth=0.8)
-        axes.plot(share[shown], gap[shown], ".", color=_colour(number), alpha=0.4, markersize=4)
-        centres, means = binned_means(share[shown], gap[shown], _SIZE_BINS)
-        axes.plot(centres, means, "-o", color="black", markersize=4, linewidth=1.2)
+        axes.axhline(0, color="gray", linewidth=0.8)
+        axes.plot(share[shown], gap[shown], ".", color=_color(number), alpha=0.4, markersize=4)
+        centers, means = binned_means(share[shown], gap[shown], _SIZE_BINS)
+        axes.plot(centers, means, "-o", color="black", markersize=4, linewidth=1.2)
         axes.set_title(f"{label(method.name)} - {label(comparison.baseline)}", fontsize=9)
         axes.set_ylabel("difference of Dice")
     if shown.any():
@@ -174,7 +174,7 @@ def failures(comparison: Comparison) -> Figure:
     marks = []
     for number, values in enumerate(comparison.case_dice[:, worst]):
         marker = MARKERS[number % len(MARKERS)]
-        marks += axes.plot(values, places, marker, color=_colour(number), alpha=0.8, markersize=5)
+        marks += axes.plot(values, places, marker, color=_color(number), alpha=0.8, markersize=5)
     axes.set_yticks(places, [label(comparison.cases[one].name) for one in worst], fontsize=7)
     axes.invert_yaxis()
     axes.grid(axis="y", linewidth=0.4)
@@ -187,8 +187,8 @@ def failures(comparison: Comparison) -> Figure:
 def binned_means(x: Floats, y: Floats, bins: int) -> tuple[Floats, Floats]:
     """Median x and mean y of groups of equally many points by x: [n], [n] -> [k], [k]."""
     groups = [part for part in np.array_split(np.argsort(x, kind="stable"), bins) if len(part)]
-    centres = np.array([np.median(x[part]) for part in groups])
-    return centres, np.array([y[part].mean() for part in groups])
+    centers = np.array([np.median(x[part]) for part in groups])
+    return centers, np.array([y[part].mean() for part in groups])
 
 
 def label(name: str) -> str:
@@ -207,8 +207,8 @@ def _shares(comparison: Comparison) -> Floats:
     return true / np.array([case.pixels for case in comparison.cases], dtype=np.float64)
 
 
-def _colour(number: int) -> str:
-    return COLOURS[number % len(COLOURS)]
+def _color(number: int) -> str:
+    return COLORS[number % len(COLORS)]
 
 
 def _saved(figure: Figure, stem: Path) -> Sequence[Path]:

@@ -26,7 +26,7 @@ def run_folder_of(path: str | Path) -> Path:
     return folder.parent if folder.name == "checkpoints" else folder
 
 
-def fresh_folder(folder: Path) -> Path:
+def unique_dir(folder: Path) -> Path:
     """`folder`, or the first of `folder_2`, `folder_3`, ... that does not exist; created."""
     for number in range(1, 10_000):
         candidate = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
@@ -81,7 +81,7 @@ def name_of_other_data(run: Path, data: Mapping[str, Any]) -> str | None:
     return None if own is None or own == data else _short_name(data, own)
 
 
-def results_home(run: Path, data: Mapping[str, Any]) -> Path:
+def results_dir(run: Path, data: Mapping[str, Any]) -> Path:
     """Where results on `data` belong: ``test``, or ``test_on_<name>`` for other than the run's.
 
     A folder of the latter kind holds data.json, so that two datasets of one name stay apart.

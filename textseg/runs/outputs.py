@@ -14,25 +14,25 @@ from torch import Tensor
 from textseg.batch import Batch
 from textseg.models.base import caption_mode_of
 from textseg.preprocess import Bytes, resize_image
-from textseg.runs.folder import VARIANTS, data_identity, fresh_folder, results_home
+from textseg.runs.folder import VARIANTS, data_identity, results_dir, unique_dir
 
 OUTLINES = "outlines"
 
 
-def claim_folder(trainer: L.Trainer, name: str) -> Path:
+def new_output_dir(trainer: L.Trainer, name: str) -> Path:
     """A folder `name` of the run that nobody has written to, the same on every process."""
     folder = Path(trainer.default_root_dir) / name
     if trainer.is_global_zero:
-        folder = fresh_folder(folder)
+        folder = unique_dir(folder)
     return Path(trainer.strategy.broadcast(str(folder)))
 
 
-def claim_test_folder(trainer: L.Trainer) -> Path:
+def new_test_dir(trainer: L.Trainer) -> Path:
     """A folder for a test with these data and captions that nobody has written to."""
-    return claim_folder(trainer, f"{home_of_test(trainer)}/{caption_mode_of(trainer)}")
+    return new_output_dir(trainer, f"{test_dir_name(trainer)}/{caption_mode_of(trainer)}")
 
 
-def home_of_test(trainer: L.Trainer) -> str:
+def test_dir_name(trainer: L.Trainer) -> str:
     """Where a run keeps results on the data in use: ``test``, or ``test_on_<name>``.
 
     Only the first process knows; the others' word is not asked for.
@@ -46,10 +46,10 @@ def home_of_test(trainer: L.Trainer) -> str:
     }
     settings["captions"] = getattr(data, "captions_path", None)
     identity = data_identity(type(data).__name__, settings)
-    return results_home(Path(trainer.default_root_dir), identity).name
+    return results_dir(Path(trainer.default_root_dir), identity).name
 
 
-def truth_of(trainer: L.Trainer) -> str:
+def mask_source_of(trainer: L.Trainer) -> str:
     """What the truth is made of: "outlines", or what the DataModule says instead."""
     datamodule = getattr(trainer, "datamodule", None)
     return getattr(datamodule, "mask_source", "") or OUTLINES

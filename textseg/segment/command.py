@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from textseg.errors import UserError, first_line
 from textseg.preprocess import probe_size
-from textseg.runs.folder import fresh_folder
+from textseg.runs.folder import unique_dir
 from textseg.segment.network import Segmentation, load
 from textseg.segment.pictures import FULL_SCALE
 from textseg.segment.rows import Row, read_rows
@@ -66,7 +66,7 @@ def segment(
     if net.takes_text:
         _check_texts(rows)
     try:
-        folder = fresh_folder(Path(output).expanduser().resolve())
+        folder = unique_dir(Path(output).expanduser().resolve())
         for name in ("masks", "overlays", *["probabilities"] * probabilities):
             (folder / name).mkdir()
         results = net.segment_all(

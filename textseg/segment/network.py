@@ -19,7 +19,7 @@ import textseg.models
 from textseg.checkpoint import read_checkpoint
 from textseg.encoders import NoText, restoring
 from textseg.errors import UserError, first_line
-from textseg.metrics import predict_mask, resize_logits
+from textseg.metrics import resize_logits, threshold_logits
 from textseg.models.base import SegmentationModule
 from textseg.preprocess import Bytes, Size, checked_size
 from textseg.runs.folder import RUN_CONFIG, run_folder_of
@@ -99,7 +99,7 @@ class Segmenter:
                 "give one text for each image, and a batch_size of 1 or more",
             )
         words = [self._checked_text(text) for text in texts]
-        self.model.on_captions(words, training=False)  # warns of texts that are cut
+        self.model.prepare_captions(words, training=False)  # warns of texts that are cut
         for first in range(0, len(images), batch_size):
             part = slice(first, first + batch_size)
             yield from self._forward([pixels_of(image) for image in images[part]], words[part])
@@ -122,7 +122,7 @@ class Segmenter:
             logits = self.model(image, texts).logits  # [B, 1, H, W]
             for one, picture in zip(logits, pictures, strict=True):
                 plane = resize_logits(one, picture.shape[:2])[0]  # [H0, W0]
-                mask, probs = predict_mask(plane), plane.sigmoid()
+                mask, probs = threshold_logits(plane), plane.sigmoid()
                 results.append(Segmentation(mask.cpu().numpy(), probs.cpu().numpy(), picture))
         return results
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from textseg.errors import UserError, first_line
 from textseg.preprocess import Bytes, Size, read_image, resize_image
 
-FULL_SCALE = 65535  # of 16-bit grey
+FULL_SCALE = 65535  # of 16-bit gray
 # A file, a PIL image, or values [H, W] or [H, W, 3].
 Picture: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
 
@@ -58,8 +58,8 @@ def _converted(image: Image.Image) -> Bytes:
         )
     try:
         if image.mode.startswith("I"):
-            grey = np.asarray(image, dtype=np.float64) / FULL_SCALE * 255
-            image = Image.fromarray(grey.clip(0, 255).round().astype(np.uint8))
+            gray = np.asarray(image, dtype=np.float64) / FULL_SCALE * 255
+            image = Image.fromarray(gray.clip(0, 255).round().astype(np.uint8))
         return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:  # Pillow reads the file only now
         raise UserError(

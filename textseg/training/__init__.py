@@ -9,9 +9,9 @@ epoch too, and on SIGTERM and SIGUSR1; `AtomicCheckpoints` never leaves half a f
 from textseg.training.checkpoint_files import (
     LAST,
     AtomicCheckpoints,
-    continue_table,
-    kept_checkpoints,
+    default_checkpoint_callbacks,
     last_checkpoint,
+    resume_metrics_csv,
     with_atomic_checkpoints,
 )
 from textseg.training.random_state import random_state, set_random_state
@@ -31,10 +31,10 @@ __all__ = [
     "check_same_settings",
     "check_trainer",
     "check_trainer_settings",
-    "continue_table",
-    "kept_checkpoints",
+    "default_checkpoint_callbacks",
     "last_checkpoint",
     "random_state",
+    "resume_metrics_csv",
     "set_random_state",
     "with_atomic_checkpoints",
 ]

@@ -70,7 +70,7 @@ def with_atomic_checkpoints(plugins: Any) -> list[Any]:
     return [*given] if own else [*given, AtomicCheckpoints()]
 
 
-def kept_checkpoints(run_folder: Path) -> list[L.Callback]:
+def default_checkpoint_callbacks(run_folder: Path) -> list[L.Callback]:
     """best.ckpt whenever val/dice rises, and last.ckpt after every epoch, better or not.
 
     `save_last` would move last.ckpt with best.ckpt only (Lightning 2.6). The best one comes first:
@@ -106,7 +106,7 @@ def last_checkpoint(runs: Path) -> Path:
     return found[-1]
 
 
-def continue_table(table: CSVLogger, step: int) -> None:
+def resume_metrics_csv(table: CSVLogger, step: int) -> None:
     """Let a logger go on with the metrics.csv in its folder, less the rows from `step` on.
 
     CSVLogger alone deletes the file. What the killed run logged after its last checkpoint is

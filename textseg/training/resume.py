@@ -23,8 +23,8 @@ from textseg.training.resume_checks import (
     check_averaging,
     check_length,
     check_place,
+    data_position,
     in_mid_epoch,
-    place_in_data,
 )
 
 STATE = "restart"  # what `Restart` adds to a checkpoint
@@ -72,7 +72,7 @@ class Restart(L.Callback):
         runs = [log.version for log in trainer.loggers if isinstance(log, WandbLogger)]
         checkpoint[STATE] = {
             "processes": processes,
-            "place": place_in_data(trainer),
+            "place": data_position(trainer),
             "wandb_id": runs[0] if runs else None,
         }
 
@@ -97,7 +97,7 @@ class Restart(L.Callback):
             return
         if in_mid_epoch(checkpoint["loops"]):
             best = Path(str(trainer.ckpt_path)).with_name("best.ckpt")
-            check_place(stored["place"], place_in_data(trainer), best)
+            check_place(stored["place"], data_position(trainer), best)
         if len(stored["processes"]) == trainer.world_size:
             own = stored["processes"][trainer.global_rank]
             self._random = own["random"]
@@ -116,7 +116,7 @@ class Restart(L.Callback):
         self._take(signal.SIGUSR1)  # now, because Lightning takes it too unless somebody has it
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self._give_signals_back()
+        self._restore_handlers()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Everything that starting up drew is forgotten here; the next draw is a step's."""
@@ -156,7 +156,7 @@ class Restart(L.Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        self._give_signals_back()
+        self._restore_handlers()
 
     # --- inside --------------------------------------------------------------------------------
 
@@ -191,7 +191,7 @@ class Restart(L.Callback):
         rank_zero_info(f"{signal.Signals(number).name}: {left}")
         raise SystemExit(STATUS[signal.Signals(number)])
 
-    def _give_signals_back(self) -> None:
+    def _restore_handlers(self) -> None:
         while self._handlers:
             signal.signal(*self._handlers.popitem())
 

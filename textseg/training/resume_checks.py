@@ -141,7 +141,7 @@ def in_mid_epoch(loops: Mapping[str, Any]) -> bool:
     return bool(epoch["started"] != epoch["processed"])
 
 
-def place_in_data(trainer: L.Trainer) -> dict[str, int]:
+def data_position(trainer: L.Trainer) -> dict[str, int]:
     """What decides which rows the next batch holds."""
     data: Any = getattr(trainer, "datamodule", None)
     known = hasattr(data, "records")
@@ -158,7 +158,7 @@ def check_place(stored: Mapping[str, int], now: Mapping[str, int], best: Path) -
     """In the middle of an epoch, the next rows are those that would have come.
 
     Args:
-        stored: `place_in_data` when the checkpoint was written.
+        stored: `data_position` when the checkpoint was written.
         now: the same of this run.
         best: best.ckpt of the run, for the remedy.
 

@@ -19,23 +19,23 @@ from PIL import Image, ImageDraw, ImageFont
 from textseg.explain import word_spans
 from textseg.preprocess import Bytes, Size, resize_image, resize_mask
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Mask = NDArray[np.bool_]
 
-HIT: Colour = (40, 140, 255)
-FALSE_ALARM: Colour = (255, 170, 20)
-MISS: Colour = (250, 60, 130)
-TRUTH: Colour = (250, 230, 70)
-PREDICTION: Colour = (70, 220, 230)
-HEAT: tuple[Colour, ...] = (  # low to high, evenly spaced
+HIT: Color = (40, 140, 255)
+FALSE_ALARM: Color = (255, 170, 20)
+MISS: Color = (250, 60, 130)
+TRUTH: Color = (250, 230, 70)
+PREDICTION: Color = (70, 220, 230)
+HEAT: tuple[Color, ...] = (  # low to high, evenly spaced
     *((22, 11, 57), (72, 20, 104), (126, 37, 111), (180, 54, 99)),
     *((222, 85, 66), (244, 134, 34), (248, 192, 60), (250, 250, 170)),
 )
 
-_INK: Colour = (35, 35, 40)
-_FAINT: Colour = (110, 110, 118)
-_PAPER: Colour = (255, 255, 255)
-_MARKER: Colour = (255, 226, 120)  # behind a word
+_INK: Color = (35, 35, 40)
+_FAINT: Color = (110, 110, 118)
+_PAPER: Color = (255, 255, 255)
+_MARKER: Color = (255, 226, 120)  # behind a word
 _LEAST_HEIGHT = 256  # of a panel, pixels
 _LEAST_WIDTH = 480  # of the whole row, so that a caption has room under a narrow image
 _MAP_SIDE = 320  # the longer side of a panel of an explanation, pixels
@@ -47,18 +47,18 @@ _LEGEND = ((HIT, "found (TP)"), (FALSE_ALARM, "false alarm (FP)"), (MISS, "misse
 
 
 def tp_fp_fn(truth: NDArray[Any], pred: NDArray[Any]) -> Bytes:
-    """Agreement of two masks as colours on black: two [H, W], nonzero is foreground -> [H, W, 3].
+    """Agreement of two masks as colors on black: two [H, W], nonzero is foreground -> [H, W, 3].
 
     HIT where both are foreground, FALSE_ALARM where only the prediction is, MISS where only the
     truth is.
     """
     truth, pred = np.asarray(truth, dtype=bool), np.asarray(pred, dtype=bool)
     _check_size("pred", pred, truth.shape)
-    colours = np.zeros((*truth.shape, 3), dtype=np.uint8)
-    colours[truth & pred] = HIT
-    colours[pred & ~truth] = FALSE_ALARM
-    colours[truth & ~pred] = MISS
-    return colours
+    colors = np.zeros((*truth.shape, 3), dtype=np.uint8)
+    colors[truth & pred] = HIT
+    colors[pred & ~truth] = FALSE_ALARM
+    colors[truth & ~pred] = MISS
+    return colors
 
 
 def overlay(
@@ -102,7 +102,7 @@ def overlay(
 
 
 def heat(values: NDArray[Any]) -> Bytes:
-    """Values in [0, 1] as colours: [...] -> [..., 3]."""
+    """Values in [0, 1] as colors: [...] -> [..., 3]."""
     places = np.linspace(0, 1, len(HEAT))
     channels = [np.interp(values, places, channel) for channel in np.array(HEAT).T]
     return np.stack(channels, axis=-1).round().astype(np.uint8)
@@ -149,7 +149,7 @@ def explanation(
     for first in range(0, len(panels), _columns(len(panels))):
         sheet.panels(panels[first : first + _columns(len(panels))], gap)
         sheet.space()
-    sheet.legend([(colour, f"{name} (outline)") for colour, name, _ in outlines])
+    sheet.legend([(color, f"{name} (outline)") for color, name, _ in outlines])
     sheet.scale("low", "high", "each map on its own scale, from its least to its greatest value")
     sheet.space()
     sheet.text(caption or "(empty caption)", word=word)
@@ -181,18 +181,18 @@ def _resized(mask: NDArray[Any], size: Size) -> Mask:
 
 
 def _warmed(picture: Bytes, values: NDArray[Any]) -> Bytes:
-    """Heat over the dimmed grey of the picture, so that only the map can be bright."""
+    """Heat over the dimmed gray of the picture, so that only the map can be bright."""
     height, width = picture.shape[:2]
     plane = Image.fromarray(np.asarray(values, dtype=np.float32))
     resized = np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR)).clip(0, 1)
-    grey = picture.mean(axis=-1, keepdims=True)
-    return (0.22 * grey + 0.78 * heat(resized)).round().astype(np.uint8)
+    gray = picture.mean(axis=-1, keepdims=True)
+    return (0.22 * gray + 0.78 * heat(resized)).round().astype(np.uint8)
 
 
-def _outlined(picture: Bytes, outlines: Sequence[tuple[Colour, str, Mask]]) -> Bytes:
-    for colour, _, mask in outlines:
-        colours = np.broadcast_to(np.array(colour), picture.shape)
-        picture = _blend(picture, colours, _rim(mask, _rim_width(picture)), 1.0)
+def _outlined(picture: Bytes, outlines: Sequence[tuple[Color, str, Mask]]) -> Bytes:
+    for color, _, mask in outlines:
+        colors = np.broadcast_to(np.array(color), picture.shape)
+        picture = _blend(picture, colors, _rim(mask, _rim_width(picture)), 1.0)
     return picture
 
 
@@ -236,9 +236,9 @@ def _rim(mask: Mask, width: int) -> Mask:
     return mask & ~inner
 
 
-def _blend(picture: Bytes, colours: NDArray[Any], where: Mask, share: float) -> Bytes:
-    """`share` of the colours over the picture where asked: all [H, W, 3] but the mask [H, W]."""
-    mixed = picture * (1 - share) + colours * share
+def _blend(picture: Bytes, colors: NDArray[Any], where: Mask, share: float) -> Bytes:
+    """`share` of the colors over the picture where asked: all [H, W, 3] but the mask [H, W]."""
+    mixed = picture * (1 - share) + colors * share
     return np.where(where[..., None], mixed.round(), picture).astype(np.uint8)
 
 
@@ -246,20 +246,20 @@ def _rim_width(picture: Bytes) -> int:
     return max(2, min(picture.shape[:2]) // 180)
 
 
-def _paint(picture: Bytes, mask: Mask, colour: Colour) -> Bytes:
+def _paint(picture: Bytes, mask: Mask, color: Color) -> Bytes:
     """A light fill under a solid contour, so that the tissue inside stays visible."""
-    colours = np.broadcast_to(np.array(colour), picture.shape)
-    filled = _blend(picture, colours, mask, 0.25)
-    return _blend(filled, colours, _rim(mask, _rim_width(picture)), 1.0)
+    colors = np.broadcast_to(np.array(color), picture.shape)
+    filled = _blend(picture, colors, mask, 0.25)
+    return _blend(filled, colors, _rim(mask, _rim_width(picture)), 1.0)
 
 
 def _agreement(picture: Bytes, truth: Mask, pred: Mask) -> Bytes:
     """TP, FP and FN over a dimmed image, each region with a solid contour."""
-    colours = tp_fp_fn(truth, pred)
+    colors = tp_fp_fn(truth, pred)
     dimmed = (picture * 0.75).astype(np.uint8)
-    painted = _blend(dimmed, colours, truth | pred, 0.5)
+    painted = _blend(dimmed, colors, truth | pred, 0.5)
     for region in (truth & pred, pred & ~truth, truth & ~pred):
-        painted = _blend(painted, colours, _rim(region, _rim_width(picture)), 0.9)
+        painted = _blend(painted, colors, _rim(region, _rim_width(picture)), 0.9)
     return painted
 
 
@@ -303,8 +303,8 @@ class _Sheet:
     def space(self) -> None:
         self.strips.append(np.asarray(self._blank(self.size // 2)))
 
-    def text(self, text: str, colour: Colour = _INK, word: str | None = None) -> None:
-        """A paragraph, as tall as it needs to be; `word` stands on a coloured ground."""
+    def text(self, text: str, color: Color = _INK, word: str | None = None) -> None:
+        """A paragraph, as tall as it needs to be; `word` stands on a colored ground."""
         lines = _wrap(text, self.font, self.width)
         step = round(self.size * 1.4)
         strip = self._blank(step * len(lines))
@@ -314,7 +314,7 @@ class _Sheet:
             for start, end in spans:
                 left, right = (self.font.getlength(line[:n]) for n in (start, end))
                 draw.rectangle((left - 2, top, right + 1, top + step - 2), fill=_MARKER)
-            draw.text((0, top), line, fill=colour, font=self.font)
+            draw.text((0, top), line, fill=color, font=self.font)
         self.strips.append(np.asarray(strip))
 
     def panels(self, panels: Sequence[tuple[str, Bytes]], gap: int) -> None:
@@ -328,12 +328,12 @@ class _Sheet:
             left += panel.shape[1] + gap
         self.strips.append(np.asarray(strip))
 
-    def legend(self, entries: Sequence[tuple[Colour, str]]) -> None:
-        """A coloured square and a word for each entry."""
+    def legend(self, entries: Sequence[tuple[Color, str]]) -> None:
+        """A colored square and a word for each entry."""
         strip = self._blank(round(self.size * 1.4))
         draw, left, side, top = ImageDraw.Draw(strip), 0, round(self.size * 0.8), self.size // 4
-        for colour, name in entries:
-            draw.rectangle((left, top, left + side, top + side), fill=colour)
+        for color, name in entries:
+            draw.rectangle((left, top, left + side, top + side), fill=color)
             left += side + self.size // 2
             draw.text((left, 0), name, fill=_FAINT, font=self.font)
             left += round(self.font.getlength(name)) + self.size

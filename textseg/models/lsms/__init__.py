@@ -10,7 +10,7 @@ From the paper:
   * SVLA sees through convolution kernels of several receptive fields, and each of them interacts
     with the language, in parallel;
   * the Full-Scale Decoder (FSD): Position Alignment brings F_1..F_4 to one grid with their own
-    channel counts (P_1..P_4), and P_2, P_3, P_4 are modelled globally across scales;
+    channel counts (P_1..P_4), and P_2, P_3, P_4 are modeled globally across scales;
   * loss: segmentation loss + vision-language contrastive loss.
 
 Our choice:
@@ -18,7 +18,7 @@ Our choice:
     strips of 7, 11 and 21; widths and depths are its tiny, small and base, its parameter names are
     kept and its published weights load by name;
   * the language branch: positions of the map, with a 2-D position code, query the words by
-    multi-head attention; the result is normalised by channel and gated by a tanh MLP that starts
+    multi-head attention; the result is normalized by channel and gated by a tanh MLP that starts
     open. One query from the 5x5 map ("shared"), or one for it and for each strip ("per_scale").
     Keys and values of the words are made once a stage;
   * the FSD's global operator: two pre-norm self-attention layers over the squeezed joint map at

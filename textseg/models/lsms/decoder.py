@@ -8,7 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from textseg.layers import LayerNorm2d, SelfAttentionLayer, sine_positions, to_map, to_tokens
+from textseg.layers import (
+    LayerNorm2d,
+    SelfAttentionLayer,
+    sincos_position_embedding_2d,
+    to_map,
+    to_tokens,
+)
 
 
 class PositionAlignment(nn.Module):
@@ -42,11 +48,11 @@ def _alignments(
 
 
 class FullScaleDecoder(nn.Module):
-    """FSD: aligned stages, squeezed to one map, modelled globally, F_1 merged for boundaries.
+    """FSD: aligned stages, squeezed to one map, modeled globally, F_1 merged for boundaries.
 
     Args:
         channels, strides: of F_1..F_4.
-        stages: which of 1..4 are used; those from 2 on are modelled globally. With 1 the result
+        stages: which of 1..4 are used; those from 2 on are modeled globally. With 1 the result
             lies on F_1's own grid, where boundaries are seen best.
         stride: of the grid of the global operator, 4 or 8.
         dim: width of the joint map.
@@ -83,7 +89,7 @@ class FullScaleDecoder(nn.Module):
         """F_1..F_4 and the input's (H, W) -> [B, dim, H/s, W/s], s = 4 with stage 1."""
         grid = (size[0] // self.stride, size[1] // self.stride)
         tokens = to_tokens(self._joint([features[i - 1] for i in self.stages], grid))  # [B, N, dim]
-        positions = sine_positions(*grid, tokens.shape[-1], tokens)
+        positions = sincos_position_embedding_2d(*grid, tokens.shape[-1], tokens)
         for layer in self.layers:
             tokens = layer(tokens, positions, grid)
         return self.boundary(self.norm(to_map(tokens, *grid)), features[0])
@@ -95,14 +101,14 @@ class FullScaleDecoder(nn.Module):
         change places. So each W_i works on F_i's own grid: a quarter of the cost, and `dim`
         channels are resized in place of C_i.
         """
-        squeeze, normalise = self.squeeze[0], self.squeeze[1:]
+        squeeze, normalize = self.squeeze[0], self.squeeze[1:]
         widths = [feature.shape[1] for feature in features]
         weights = squeeze.get_parameter("weight").split(widths, dim=1)
         parts = [
             self.align[str(i)](F.conv2d(feature, weight), grid)
             for i, feature, weight in zip(self.stages, features, weights, strict=True)
         ]
-        return normalise(sum(parts[1:], parts[0]))
+        return normalize(sum(parts[1:], parts[0]))
 
 
 class Boundary(nn.Module):

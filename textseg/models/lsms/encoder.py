@@ -19,7 +19,7 @@ from textseg.layers import (
     LayerNorm2d,
     attention_weights,
     merge_heads,
-    sine_positions,
+    sincos_position_embedding_2d,
     split_heads,
     to_map,
     to_tokens,
@@ -55,7 +55,7 @@ class Words(NamedTuple):
     mask: Tensor
 
 
-class StageWords(nn.Module):
+class StageTextProjection(nn.Module):
     """Keys and values of the words and the position code, once a stage for all its blocks."""
 
     def __init__(self, text_dim: int, channels: int, heads: int) -> None:
@@ -75,7 +75,7 @@ class StageWords(nn.Module):
             split_heads(self.to_value(tokens), self.heads),
             text.mask[:, None, None, :],
         )
-        code = sine_positions(height, width, POSITION_DIM, x)
+        code = sincos_position_embedding_2d(height, width, POSITION_DIM, x)
         return words, to_map(self.place(code), height, width)
 
 
@@ -296,11 +296,11 @@ class LanguageGuidedVisionEncoder(nn.Module):
             self.add_module(f"block{i}", nn.ModuleList(blocks))
             self.add_module(f"norm{i}", LayerNorm2d(channels))
             if looks:
-                self.add_module(f"words{i}", StageWords(text_dim, channels, heads))
+                self.add_module(f"words{i}", StageTextProjection(text_dim, channels, heads))
             inputs = channels
         self.reads = bool(looks)
         self.pretrained = weights is not None
-        self.apply(_initialise)
+        self.apply(_initialize)
         if weights is not None and not is_restoring():
             self.load_mscan(weights)
 
@@ -318,7 +318,7 @@ class LanguageGuidedVisionEncoder(nn.Module):
             features.append(x)
         return features
 
-    def last_looks(self) -> dict[str, list[LanguageAttention]]:
+    def last_language_attention(self) -> dict[str, list[LanguageAttention]]:
         """The looks at the words of each stage's last SVLA, by stage; none in image-only mode."""
         if not self.reads:
             return {}
@@ -359,7 +359,7 @@ def _is_visual(name: str) -> bool:
     return ".language." not in name and not name.startswith("words")
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     # As MSCAN: fan-out for convolutions, so that depthwise and dense ones start at one scale.
     # Linear layers keep torch's default: with MSCAN's 0.02 the words steer too little at first.
     if isinstance(module, nn.Conv2d):

@@ -172,7 +172,7 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
         ``stage<i>.attention``: weight of `words` among all words at a position, mean over heads;
         ``stage<i>.gate``: size of what the language branch adds there, |A_L|, mean over channels.
         """
-        stages = self.image_encoder.last_looks()
+        stages = self.image_encoder.last_language_attention()
         looks = {f"{i}.{n}": look for i in stages for n, look in enumerate(stages[i])}
         with recorded(looks) as seen:
             self.encode_image(image, text=text)
