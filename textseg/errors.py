@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, get_args
 
 
@@ -39,6 +40,24 @@ def check_choice(name: str, value: object, choices: Any) -> None:
     known = list(get_args(choices) or choices)
     if value not in known:
         raise UserError(f"{name}={value!r} is unknown", f"choose one of {known}")
+
+
+def check_choices(name: str, values: Sequence[Any], choices: Sequence[Any]) -> None:
+    """Check that a setting lists only its choices, and none of them twice.
+
+    Args:
+        name: of the setting.
+        values: what was given; none at all is allowed.
+        choices: the values that may be listed.
+
+    Raises:
+        UserError: another value is listed, or one twice.
+    """
+    if not set(values) <= set(choices) or len(set(values)) < len(values):
+        raise UserError(
+            f"{name}={list(values)} has other values than {list(choices)}, or one twice",
+            f"give each value once, for example {list(choices[-2:])}",
+        )
 
 
 def check_seed(seed: int) -> None:

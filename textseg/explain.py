@@ -15,7 +15,7 @@ SALIENCY_CELL = 4  # pixels: the finest grid of the encoders, below which a grad
 
 
 @contextmanager
-def recorded(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[Any, ...]]]:
+def record_inputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[Any, ...]]]:
     """While open, collects the positional arguments of each module's latest call, by name.
 
     So an attention runs fused in `forward`, and its weights are computed from the same arguments

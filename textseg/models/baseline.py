@@ -55,11 +55,6 @@ class ImageBaseline(SegmentationModule):
             encoder_depth (below 5, take a "tu-" encoder: the others keep stages that nothing
             reads, which several processes refuse to train).
         lr: peak learning rate of AdamW.
-        weight_decay: of weights with two or more dimensions.
-        pretrained_lr_scale: learning rate of the pretrained encoder over lr.
-        schedule: course of the learning rate after the warm-up.
-        warmup: share of all steps over which the learning rate rises.
-        protocol: how test masks are scored; "lvit" reproduces LViT's test and nothing else.
     """
 
     def __init__(
@@ -71,21 +66,9 @@ class ImageBaseline(SegmentationModule):
         image_encoder_options: dict[str, Any] | None = None,
         decoder_options: dict[str, Any] | None = None,
         lr: float = 6e-4,
-        weight_decay: float = 0.05,
-        pretrained_lr_scale: float = 0.1,
-        schedule: Literal["poly", "cosine", "constant"] = "poly",
-        warmup: float = 0.05,
-        protocol: Literal["standard", "lvit"] = "standard",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            lr=lr,
-            weight_decay=weight_decay,
-            pretrained_lr_scale=pretrained_lr_scale,
-            schedule=schedule,
-            warmup=warmup,
-            protocol=protocol,
-        )
-        self.save_hyperparameters(logger=False)
+        super().__init__(lr=lr, **kwargs)
         encoder_options = dict(image_encoder_options or {})
         _check_names(architecture, image_encoder)
         _check_options(architecture, image_encoder, encoder_options, decoder_options or {})
