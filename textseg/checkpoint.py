@@ -10,7 +10,6 @@ import torch
 
 from textseg.errors import UserError, first_line
 
-
 ABOUT = "textseg"  # the key of a checkpoint under which class, input size and precision stand
 
 

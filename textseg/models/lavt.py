@@ -3,8 +3,8 @@
 A reconstruction from the published description; its public code was not read.
 
 From the paper:
-  * image and text are fused inside the encoder: after each stage i of a Swin transformer, pixel-word
-    attention of its positions V_i to the BERT tokens L gives the joint feature F_i:
+  * image and text are fused inside the encoder: after each stage i of a Swin transformer,
+    pixel-word attention of its positions V_i to the BERT tokens L gives the joint feature F_i:
     V_q = IN(W_q V_i), G_i = softmax(V_q K^T / sqrt(C_i), masked over tokens) Val,
     G_i = IN(W_w G_i), V_m = ReLU(W_m V_i), F_i = ReLU(W_o (V_m * G_i)); keys K and values Val are
     linear maps of L, IN is the instance norm over positions, all maps are 1x1, one head;
@@ -27,8 +27,8 @@ Our choice:
   * W_w acts on the values of the tokens, not on their sums at the positions: the same by linearity,
     for 32 tokens instead of thousands of positions. Softmax, sum and second norm run in fp32: the
     norm magnifies differences between positions that bf16 would round away;
-  * any timm encoder whose stages can be run one by one, Swin-T and the suite's Dice + BCE by default, for equal
-    terms with the other networks; a frozen text encoder, learning rates and warm-up likewise.
+  * any timm encoder whose stages can be run one by one; Swin-T, the suite's Dice + BCE, a frozen
+    text encoder, learning rates and warm-up by default, for equal terms with the other networks.
 
 Shapes: image [B, 3, H, W], H and W multiples of 32 and at least 64 (an instance norm needs more
 than one position); tokens L [B, L, D]; V_i, F_i, S_i, E_i [B, C_i, H/s_i, W/s_i] with strides
@@ -95,7 +95,8 @@ class PixelWordAttention(nn.Module):
 
     def __init__(self, channels: int, text_dim: int, *, position_code: bool) -> None:
         super().__init__()
-        self.to_query = PositionedPixelQueries(channels) if position_code else PixelQueries(channels)
+        queries = PositionedPixelQueries if position_code else PixelQueries
+        self.to_query = queries(channels)
         self.to_key = nn.Linear(text_dim, channels, bias=False)
         self.to_value = nn.Linear(text_dim, channels, bias=False)
         self.to_language = nn.Linear(channels, channels, bias=False)  # W_w

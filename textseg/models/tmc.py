@@ -36,7 +36,7 @@ L_i and F_L^i [B, L, C_i].
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -232,6 +232,10 @@ def info_nce(
         return soft_cross_entropy(scores, targets), soft_cross_entropy(scores.T, targets)
 
 
+def _projections(width: Mapping[str, int]) -> nn.ModuleDict:
+    return nn.ModuleDict({i: nn.Linear(c, EMBEDDING_DIM) for i, c in width.items()})
+
+
 class MultiStageAlignment(nn.Module):
     """Projections and temperatures by stage, which both forms of MA Loss share.
 
@@ -244,14 +248,17 @@ class MultiStageAlignment(nn.Module):
         super().__init__()
         self.stages = tuple(stages)
         width = {str(i): channels[i - 1] for i in stages}
-        self.project_image = nn.ModuleDict({i: nn.Linear(c, EMBEDDING_DIM) for i, c in width.items()})
-        self.project_text = nn.ModuleDict({i: nn.Linear(c, EMBEDDING_DIM) for i, c in width.items()})
+        self.project_image = _projections(width)
+        self.project_text = _projections(width)
         self.log_temperature = nn.Parameter(torch.full((len(stages),), math.log(TEMPERATURE)))
 
     def embed_text(self, text: TextFeatures, text_projection: nn.ModuleDict) -> Tensor:
         """Mean of LN(W_i T_1) over the tokens, projected: [B, S, 256]."""
-        means = {i: masked_mean(text_projection[i](text.tokens), text.mask) for i in self.project_text}
-        return torch.stack([project(means[i]) for i, project in self.project_text.items()], dim=1)
+        embeddings = [
+            project(masked_mean(text_projection[i](text.tokens), text.mask))
+            for i, project in self.project_text.items()
+        ]
+        return torch.stack(embeddings, dim=1)
 
     @torch.no_grad()
     def clamp_temperature(self) -> None:
@@ -269,8 +276,11 @@ class InfoNCEAlignment(MultiStageAlignment):
         self, features: Sequence[Tensor], text: TextFeatures, text_projection: nn.ModuleDict
     ) -> dict[str, Tensor]:
         """Embeddings `align_image` and `align_text`, both [B, S, 256] and L2-normalized."""
-        means = {i: features[int(i) - 1].mean((2, 3)) for i in self.project_image}  # [B, C_i]
-        image = torch.stack([project(means[i]) for i, project in self.project_image.items()], dim=1)
+        embeddings = [
+            project(features[int(i) - 1].mean((2, 3)))  # [B, C_i] -> [B, 256]
+            for i, project in self.project_image.items()
+        ]
+        image = torch.stack(embeddings, dim=1)
         return {
             "align_image": F.normalize(image.float(), dim=-1),
             "align_text": F.normalize(self.embed_text(text, text_projection).float(), dim=-1),

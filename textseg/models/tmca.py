@@ -21,7 +21,8 @@ Our choice:
 - the decoder: transposed convolutions, residual blocks, sub-pixel upsampling by 4.
 
 Shapes: B rows of a process, N rows of all processes, L tokens, T width of the text encoder,
-D width of the shared embedding; level l = 1..4 has C_l channels on H_l x W_l = H/4..H/32 x W/4..W/32.
+D width of the shared embedding;
+level l = 1..4 has C_l channels on H_l x W_l = H/4..H/32 x W/4..W/32.
 """
 
 from __future__ import annotations
@@ -319,7 +320,10 @@ class TMCA(TextImageBackboneMixin, SegmentationModule):
         channels, text_dim = self.image_encoder.channels, self.text_encoder.dim
         _check_strides(image_encoder, self.image_encoder.strides)
         self.embeddings = nn.ModuleDict(
-            {_key(n): SharedEmbedding(channels[n - 1], text_dim, alignment_dim) for n in text_levels}
+            {
+                _key(n): SharedEmbedding(channels[n - 1], text_dim, alignment_dim)
+                for n in text_levels
+            }
         )
         self.enhancement = nn.ModuleDict(
             {

@@ -136,7 +136,7 @@ class BoundaryRefinement(nn.Module):
 
 
 class NoBoundaryRefinement(nn.Module):
-    """Stands in for `BoundaryRefinement` in the paper's decoder, which reads stages 2 to 4 alone."""
+    """Stands in for `BoundaryRefinement` in the paper's decoder, which reads stages 2 to 4."""
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
         """coarse [B, dim, h, w] -> the same."""

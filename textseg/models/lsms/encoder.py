@@ -352,7 +352,7 @@ class LanguageGuidedVisionEncoder(nn.Module):
         return [parameter for name, parameter in named if _is_visual(name)]
 
     def load_mscan(self, path: str) -> None:
-        """Load SegNeXt's published ImageNet weights by name; language branches are left as they are.
+        """Load SegNeXt's published ImageNet weights by name; language branches stay as they are.
 
         Raises:
             UserError: the file is missing, or a visual weight is missing or of another shape.

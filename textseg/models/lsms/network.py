@@ -115,7 +115,9 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
         check_choices("decoder_stages", decoder_stages, (1, 2, 3, 4))
         _check_decoder(decoder_stages, decoder_dim)
         if not 0 <= drop_path < 1:
-            raise UserError(f"drop_path={drop_path} is not in [0, 1)", "give 0.1, or 0 for few steps")
+            raise UserError(
+                f"drop_path={drop_path} is not in [0, 1)", "0.1 is usual, 0 for short runs"
+            )
         _check_contrast(contrastive_weight, language_branch)
         self.build_backbone(
             lambda text_dim: LanguageGuidedVisionEncoder(
