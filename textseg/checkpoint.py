@@ -54,6 +54,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def is_plain(value: object) -> bool:
+    """Whether a value is text, a number, a truth value, None, or a list or dict of such."""
+    if isinstance(value, Mapping):
+        return all(map(is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, str | int | float)
+
+
 def class_path_of(checkpoint: Mapping[str, Any]) -> str | None:
     """The dotted path of the network's class; None where the checkpoint does not name it."""
     settings, about = checkpoint.get("hyper_parameters"), checkpoint.get(ABOUT)

@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from textseg.batch import Batch, SegmentationOutput, TextFeatures
-from textseg.checkpoint import ABOUT
+from textseg.checkpoint import ABOUT, is_plain
 from textseg.errors import UserError, check_choice
 from textseg.explain import eval_mode, normalize_map, saliency
 from textseg.losses import segmentation_loss
@@ -272,7 +272,8 @@ class SegmentationModule(L.LightningModule):
         """Add what rebuilds the network without a config: its class, input size and precision.
 
         Averaged weights (EMA) come from a copy made before `setup` learned the vocabulary, which is
-        added too.
+        added too. Settings that are no plain values, such as a function, are left out: they could
+        not be loaded without running code.
         """
         own = self.state_dict()
         for name in checkpoint["state_dict"]:
@@ -285,6 +286,8 @@ class SegmentationModule(L.LightningModule):
             if size is not None:
                 about["image_size"] = [size, size] if isinstance(size, int) else list(size)
         checkpoint[ABOUT] = about
+        settings = checkpoint.get("hyper_parameters", {})
+        checkpoint["hyper_parameters"] = {k: v for k, v in settings.items() if is_plain(v)}
 
 
 @contextmanager
