@@ -33,8 +33,8 @@ from datamodules.dataset import (
 from datamodules.files.checks import (
     check_captions,
     check_files,
-    divide,
     report_missing,
+    split_missing,
     without_caption,
 )
 from datamodules.transforms import TrainAugmentation
@@ -187,7 +187,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         scored = [r for split, rows in self._read.items() if split != "predict" for r in rows]
         # Where files are missing, `setup` knows whether that is a mistake; if so, it must not be
         # told after minutes of caching.
-        if self.on_missing == "skip" or not divide(scored, scored=True)[1]:
+        if self.on_missing == "skip" or not split_missing(scored, scored=True)[1]:
             self._open_cache()
 
     def setup(self, stage: str | None = None) -> None:
@@ -282,7 +282,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         usable: dict[Stage, list[Record]] = {}
         missing: list[Path] = []
         for stage in stages:
-            usable[stage], absent = divide(self._rows_for(stage), scored=stage != "predict")
+            usable[stage], absent = split_missing(self._rows_for(stage), scored=stage != "predict")
             missing += absent
         report_missing(missing, self._unlisted, root=root, on_missing=self.on_missing)
         self._unlisted = []  # warned of once
@@ -343,7 +343,7 @@ class TextSegDataModule(LightningDataModule, ABC):
             raise UserError(
                 f"root={self.root} is not a folder", "give the unpacked dataset's folder"
             )
-        return Path(os.path.abspath(root))  # noqa: PTH100 - as checks.inside, follows no links
+        return Path(os.path.abspath(root))  # noqa: PTH100 - as checks.resolve_inside, follows no links
 
     def _build_phantoms(self) -> Path:
         """The phantoms' folder, written unless it is there."""

@@ -130,13 +130,13 @@ def required(file: Path, number: int, row: Row, column: str) -> str:
     text = "" if value is None else str(value)
     if not text.strip():
         raise UserError(
-            f"{file}, {place(file, number, row.line)}: {column!r} is empty",
+            f"{file}, {row_location(file, number, row.line)}: {column!r} is empty",
             "fill it in or delete the row; for an experiment without text set caption_mode=empty",
         )
     return text
 
 
-def place(file: Path, number: int, line: int | None = None) -> str:
+def row_location(file: Path, number: int, line: int | None = None) -> str:
     """Where a reader finds a row when the file is opened in an editor.
 
     Args:
