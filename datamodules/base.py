@@ -21,15 +21,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from datamodules.cache.build_once import build_once
 from datamodules.cache.pictures import CachedRows, PictureCache, open_cache
 from datamodules.captions.modes import CaptionMode, apply_caption_mode, normalize
-from datamodules.dataset import (
-    EpochSampler,
-    Record,
-    Sample,
-    Stage,
-    TextSegDataset,
-    collate,
-    to_batch,
-)
+from datamodules.dataset import EpochSampler, Sample, TextSegDataset, collate, to_batch
 from datamodules.files.checks import (
     check_captions,
     check_files,
@@ -37,12 +29,11 @@ from datamodules.files.checks import (
     split_missing,
     without_caption,
 )
+from datamodules.records import Record, Stage
 from datamodules.transforms import TrainAugmentation
 from textseg.batch import Batch, LoadedBatch
 from textseg.errors import UserError
 from textseg.preprocess import checked_size, probe_size
-
-__all__ = ["EpochSampler", "Record", "TextSegDataModule", "TextSegDataset", "collate"]
 
 # torchdata 0.11 calls it for every loader; torch 2.15 no longer wants it called.
 warnings.filterwarnings("ignore", message="'set_vital' is deprecated", category=UserWarning)

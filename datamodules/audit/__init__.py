@@ -28,10 +28,10 @@ from datamodules.audit.words import Words
 from datamodules.base import TextSegDataModule
 from datamodules.captions.lvit_template import Template
 from datamodules.captions.modes import key
-from datamodules.dataset import Record
 from datamodules.files.manifest import PREDICT, SPLITS
 from datamodules.mosmed.datamodule import MosMedDataModule
 from datamodules.qata_cov19.datamodule import QaTaCov19DataModule
+from datamodules.records import Record
 from textseg.errors import UserError
 from textseg.preprocess import checked_size
 

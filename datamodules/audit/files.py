@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datamodules.audit.file_facts import ImageFacts, MaskFacts, inspect_image, inspect_mask
 from datamodules.audit.findings import Finding, Severity, finding
-from datamodules.dataset import Record
+from datamodules.records import Record
 from textseg.errors import UserError
 from textseg.preprocess import Size
 from textseg.tables import IMAGE_SUFFIXES, match_key

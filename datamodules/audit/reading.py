@@ -9,7 +9,6 @@ from types import ModuleType
 
 from datamodules.audit.findings import Finding, finding
 from datamodules.base import TextSegDataModule
-from datamodules.dataset import Record, case_name
 from datamodules.duke_breast_mri.datamodule import DukeBreastMRIDataModule
 from datamodules.duke_breast_mri.layouts import choose_layout
 from datamodules.files.checks import FileNameError, resolve_inside
@@ -34,6 +33,7 @@ from datamodules.qata_cov19.datamodule import (
     pooled,
     subject,
 )
+from datamodules.records import Record, case_name
 from datamodules.refhl_seg.datamodule import RefHLSegDataModule
 from textseg.errors import UserError
 from textseg.tables import (

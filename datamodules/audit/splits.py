@@ -9,8 +9,8 @@ from pathlib import Path
 from datamodules.audit.files import Files
 from datamodules.audit.findings import Finding, finding
 from datamodules.captions.modes import key
-from datamodules.dataset import Record
 from datamodules.files.layouts import SPLITS
+from datamodules.records import Record
 
 Rows = Mapping[str, Sequence[Record]]
 

@@ -17,7 +17,7 @@ from datamodules.captions.lvit_template import (
     repaired,
 )
 from datamodules.captions.modes import normalize
-from datamodules.dataset import Record
+from datamodules.records import Record
 
 # "nine" of MosMedData+ is nine and more: its formula has no higher word.
 _MOST = {"mosmed": 9}

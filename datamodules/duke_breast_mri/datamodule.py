@@ -30,7 +30,6 @@ from tqdm import tqdm
 from datamodules.base import TextSegDataModule
 from datamodules.cache.build_once import build_once
 from datamodules.captions.modes import CaptionMode
-from datamodules.dataset import Record
 from datamodules.duke_breast_mri.captions import oracle_caption
 from datamodules.duke_breast_mri.layouts import (
     ELSEWHERE,
@@ -49,6 +48,7 @@ from datamodules.duke_breast_mri.layouts import (
 from datamodules.duke_breast_mri.sheets import patient_name, patient_number
 from datamodules.files.checks import preview
 from datamodules.files.manifest import SPLITS, read_manifest
+from datamodules.records import Record
 from textseg.errors import UserError
 from textseg.preprocess import read_mask
 

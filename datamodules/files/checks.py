@@ -10,7 +10,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_warn
 from tqdm import tqdm
 
-from datamodules.dataset import Record
+from datamodules.records import Record
 from textseg.errors import UserError
 from textseg.preprocess import Size, probe_size
 from textseg.tables import match_key

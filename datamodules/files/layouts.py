@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from datamodules.dataset import Record, case_name
 from datamodules.files.checks import preview, resolve_inside
+from datamodules.records import Record, case_name
 from textseg.errors import UserError
 from textseg.tables import (
     IMAGE_COLUMNS,

@@ -39,10 +39,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import TextSegDataModule
 from datamodules.captions.modes import CaptionMode
-from datamodules.dataset import Record
 from datamodules.files.checks import preview
 from datamodules.files.layouts import SPLITS, FileIndex, Parts, images_of, split_by_lists
 from datamodules.mosmed.layouts import LayoutName, find_layout, read_tables, split_lists
+from datamodules.records import Record
 from textseg.batch import stable_id
 from textseg.errors import UserError
 from textseg.tables import match_key

@@ -28,7 +28,6 @@ from typing import Literal, get_args
 
 from datamodules.base import TextSegDataModule
 from datamodules.captions.modes import CaptionMode
-from datamodules.dataset import Record
 from datamodules.files.layouts import (
     FileIndex,
     Layout,
@@ -38,6 +37,7 @@ from datamodules.files.layouts import (
     split_by_lists,
 )
 from datamodules.qata_cov19.layouts import LayoutName, find_layout, id_lists, read_tables
+from datamodules.records import Record
 from textseg.batch import stable_id
 from textseg.errors import UserError
 from textseg.tables import Caption, match_key

@@ -14,7 +14,7 @@ from datamodules.audit.file_facts import MaskFacts, inspect_mask
 from datamodules.audit.words import Words
 from datamodules.captions.lvit_template import Template
 from datamodules.captions.modes import normalize
-from datamodules.dataset import Record
+from datamodules.records import Record
 from textseg.preprocess import read_mask
 
 
