@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from textseg.errors import UserError
+from textseg.errors import Report, TableError, UserError, raise_error
 
 # Compared without case: Image is one of them.
 IMAGE_COLUMNS = ("image", "filename", "image_path", "original_image_filename")
@@ -71,27 +71,31 @@ def split_name(written: str) -> str:
     return _SPLIT_OF.get(plain, plain)
 
 
-def read_captions(file: Path) -> list[Caption]:
-    """The captions of one table, in its order.
+def read_captions(file: Path, report: Report = raise_error) -> list[Caption]:
+    """Read the captions of one table, in its order.
+
+    Args:
+        file: the table.
+        report: is told every mistake: a file that cannot be read, no image or no text column, an
+            empty cell. Where it returns, rows without an image's name are left out, and texts that
+            are not there are "".
 
     Raises:
-        UserError: the file cannot be read, has no image or no text column, or an empty caption.
+        UserError: as `report` does.
     """
-    rows = read_rows(file)
+    rows = read_rows(file, report)
     if not rows:
-        raise UserError(f"{file} has no rows", "is it the downloaded table, complete?")
-    image = _column(file, rows[0], IMAGE_COLUMNS, "an image column")
-    text = _column(file, rows[0], TEXT_COLUMNS, "a text column")
-    return [
-        Caption(
-            name=required(file, number, row, image),
-            text=required(file, number, row, text),
-            row=number,
-            split=_known_split(row),
-            line=row.line,
-        )
-        for number, row in enumerate(rows)
-    ]
+        report(UserError(f"{file} has no rows", "is it the downloaded table, complete?"))
+        return []
+    image = _column(file, rows[0], IMAGE_COLUMNS, "an image column", report)
+    text = _column(file, rows[0], TEXT_COLUMNS, "a text column", report)
+    captions = []
+    for number, row in enumerate(rows):
+        name = "" if image is None else required(file, number, row, image, report)
+        words = "" if text is None else required(file, number, row, text, report, kind="")
+        if name.strip():
+            captions.append(Caption(name, words, number, _known_split(row), row.line))
+    return captions
 
 
 def _known_split(row: Row) -> str:
@@ -99,12 +103,25 @@ def _known_split(row: Row) -> str:
     return split if split in _SPLITS else ""
 
 
-def read_rows(file: Path) -> list[Row]:
-    """The rows of a table as dictionaries; cells are strings, except in the JSON formats.
+def read_rows(file: Path, report: Report = raise_error) -> list[Row]:
+    """Read the rows of a table as dictionaries; cells are strings, except in the JSON formats.
+
+    Args:
+        file: the table.
+        report: is told of a file that cannot be read; where it returns, there are no rows.
 
     Raises:
-        UserError: the file does not exist or is none of the accepted formats.
+        UserError: as `report` does: the file does not exist or is none of the accepted formats.
     """
+    try:
+        return _read_rows(file)
+    except UserError as error:
+        cause, _, remedy = str(error).partition("\n")
+        report(TableError(cause, remedy, kind="unreadable table", where=file.name))
+        return []
+
+
+def _read_rows(file: Path) -> list[Row]:
     readers = {".csv": _csv, ".xlsx": _xlsx, ".jsonl": _jsonl, ".json": _sgseg}
     reader = readers.get(file.suffix.lower())
     if reader is None:
@@ -120,20 +137,45 @@ def read_rows(file: Path) -> list[Row]:
         raise UserError(f"{file} cannot be read ({type(error).__name__})", _TABLE_REMEDY) from error
 
 
-def required(file: Path, number: int, row: Row, column: str) -> str:
-    """A cell that must hold something.
+def required(
+    file: Path,
+    number: int,
+    row: Row,
+    column: str,
+    report: Report = raise_error,
+    *,
+    kind: str = "invalid row",
+) -> str:
+    """Read a cell that must hold something; "" where it does not and `report` returns.
+
+    Args:
+        file: the table.
+        number: the row, counted from 0 without the empty ones.
+        row: its cells.
+        column: which of them.
+        report: is told of an empty cell.
+        kind: what an audit calls it.
 
     Raises:
-        UserError: it is empty.
+        UserError: as `report` does.
     """
     value = row.get(column)
     text = "" if value is None else str(value)
     if not text.strip():
-        raise UserError(
-            f"{file}, {row_location(file, number, row.line)}: {column!r} is empty",
-            "fill it in or delete the row; for an experiment without text set caption_mode=empty",
-        )
+        remedy = "fill it in or delete the row; for an experiment without text set "
+        remedy += "caption_mode=empty"
+        report(row_error(file, number, row.line, f"{column!r} is empty", remedy, kind=kind))
+        return ""
     return text
+
+
+def row_error(
+    file: Path, number: int, line: int | None, detail: str, remedy: str, *, kind: str
+) -> TableError:
+    """Name a mistake by its file and row; the arguments are `row_location`'s and `TableError`'s."""
+    location = row_location(file, number, line)
+    cause, where = f"{file}, {location}: {detail}", f"{file.name}, {location}"
+    return TableError(cause, remedy, kind=kind, where=where, detail=detail)
 
 
 def row_location(file: Path, number: int, line: int | None = None) -> str:
@@ -149,14 +191,15 @@ def row_location(file: Path, number: int, line: int | None = None) -> str:
     return f"entry {number + 1}"
 
 
-def _column(file: Path, row: Row, accepted: Sequence[str], what: str) -> str:
+def _column(file: Path, row: Row, accepted: Sequence[str], what: str, report: Report) -> str | None:
     for column in row:
         if column.casefold() in accepted:
             return column
-    raise UserError(
-        f"{file} has no {what.split(maxsplit=1)[1]}; its columns are {', '.join(row) or '(none)'}",
-        f"name {what} one of {', '.join(accepted)} (upper or lower case)",
-    )
+    detail = f"has no {what.split(maxsplit=1)[1]}; its columns are {', '.join(row) or '(none)'}"
+    remedy = f"name {what} one of {', '.join(accepted)} (upper or lower case)"
+    kind, where = "missing column", file.name
+    report(TableError(f"{file} {detail}", remedy, kind=kind, where=where, detail=detail))
+    return None
 
 
 def _named(file: Path, header: list[str], cells: list[list[str]]) -> list[Row]:
