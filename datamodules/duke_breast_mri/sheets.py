@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from zipfile import BadZipFile
 
-import openpyxl  # type: ignore[import-untyped]
 from tqdm import tqdm
 
 from datamodules.files.checks import preview
-from textseg.errors import UserError, first_line
-from textseg.tables import Row, place, read_rows
+from textseg.errors import UserError
+from textseg.tables import Row, place, read_rows, workbook_rows
 
 Side = Literal["left", "right", ""]  # of the patient; "" where unknown
 
@@ -100,7 +97,7 @@ def read_clinical(file: Path) -> dict[int, Findings]:
     Raises:
         UserError: the sheet, a column or a code is not as in TCIA's release.
     """
-    rows = list(workbook_rows(file, "Data"))
+    rows = [_stripped(row) for row in workbook_rows(file, "Data")]
     top = next((i for i, row in enumerate(rows[:4]) if _plain(row[0]) == "patient id"), None)
     if top is None or top + 1 >= len(rows):
         raise UserError(
@@ -167,7 +164,7 @@ def read_mamamia(file: Path) -> dict[int, Findings]:
     Raises:
         UserError: the sheet, a column or a word is not as in MAMA-MIA's release.
     """
-    rows = workbook_rows(file, "dataset_info")
+    rows = map(_stripped, workbook_rows(file, "dataset_info"))
     header = [_plain(name) for name in next(rows, [])]
     wanted = (
         *("patient_id", "bilateral_breast_cancer", "multifocal_cancer"),
@@ -220,8 +217,7 @@ def read_boxes(file: Path) -> dict[int, Box]:
     Raises:
         UserError: a column is missing, or a box is not made of six increasing whole numbers.
     """
-    rows = _table(file)
-    _need_columns(file, rows, ("Patient ID", *_BOX_COLUMNS))
+    rows = _table(file, ("Patient ID", *_BOX_COLUMNS))
     boxes: dict[int, Box] = {}
     for index, row in enumerate(rows):
         where = f"{file}, {place(file, index, row.line)}"
@@ -296,17 +292,15 @@ def _parts(path: str) -> list[str]:
     return [part for part in path.replace("\\", "/").split("/") if part]
 
 
-def _mapping_rows(file: Path) -> Iterator[dict[str, str]]:
+def _mapping_rows(file: Path) -> Iterator[Mapping[str, str]]:
     """Rows by column name; the workbook has 770 thousand, so they are not held in memory."""
     wanted = ("original_path_and_filename", "classic_path", "descriptive_path")
     if file.suffix.lower() == ".csv":
-        rows = _table(file)
-        _need_columns(file, rows, wanted)
-        yield from rows
+        yield from _table(file, wanted)
         return
-    cells = workbook_rows(file, None)
+    cells = map(_stripped, workbook_rows(file))
     header = next(cells, [])
-    _need_columns(file, [dict.fromkeys(header, "")], wanted)
+    _need_columns(file, header, wanted)
     for values in tqdm(cells, f"reading {file.name}", delay=2, unit="row"):
         yield dict(zip(header, values, strict=False))
 
@@ -314,83 +308,26 @@ def _mapping_rows(file: Path) -> Iterator[dict[str, str]]:
 # --- cells -------------------------------------------------------------------------------------
 
 
-def workbook_rows(file: Path, sheet: str | None) -> Iterator[list[str]]:
-    """The rows of one sheet as strings; codes such as NA stay what they are.
-
-    Args:
-        file: an .xlsx workbook.
-        sheet: its name, compared without case; None where there must be only one.
-
-    Raises:
-        UserError: the file is no workbook, or does not have that sheet.
-    """
-    try:
-        book = openpyxl.load_workbook(file, read_only=True, data_only=True)
-    except Exception as error:  # zipfile and openpyxl share no base class for a broken workbook
-        raise _broken(file, error) from error
-    try:
-        found = {name.strip().casefold(): name for name in book.sheetnames}
-        if sheet is None and len(found) == 1:
-            sheet = next(iter(found))
-        if sheet is None or sheet.casefold() not in found:
-            asked = "exactly one is expected" if sheet is None else f"{sheet!r} is expected"
-            raise UserError(
-                f"{file} has the sheets {', '.join(map(repr, book.sheetnames))}; {asked}",
-                "use the workbook as downloaded, or remove or rename its sheets",
-            )
-        cells = book[found[sheet.casefold()]]
-        cells.reset_dimensions()  # some programs write a wrong extent, and rows would be cut off
-        width = 0
-        for row in cells.iter_rows(values_only=True):
-            width = max(width, len(row))  # rows end at their last filled cell
-            values = [_text(value) for value in row]
-            yield values + [""] * (width - len(values))
-    except (BadZipFile, zlib.error, EOFError, SyntaxError, ValueError, KeyError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise _broken(file, error) from error
-    finally:
-        book.close()
-
-
-def _broken(file: Path, error: Exception) -> UserError:
-    return UserError(
-        f"{file} cannot be read as a workbook ({first_line(error)})",
-        "download it again; accepted is .xlsx",
-    )
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip()
-
-
 def _plain(name: str) -> str:
     """A column's name without case, line breaks and doubled spaces."""
     return " ".join(name.split()).casefold()
 
 
-def _table(file: Path) -> list[Row]:
-    """A table with one header row, from .csv or a workbook with one sheet."""
-    if file.suffix.lower() == ".csv":
-        return [
-            Row({str(name).strip(): str(value).strip() for name, value in row.items()}, row.line)
-            for row in read_rows(file)
-        ]
-    rows = workbook_rows(file, None)
-    header = next(rows, [])
-    return [
-        Row(dict(zip(header, row, strict=False)), line)
-        for line, row in enumerate(rows, start=2)
-        if any(row)
+def _stripped(cells: Iterable[str]) -> list[str]:
+    return [cell.strip() for cell in cells]
+
+
+def _table(file: Path, wanted: Sequence[str]) -> list[Row]:
+    """A table with one header row that has the wanted columns, from .csv or a workbook."""
+    rows = [
+        Row({name: str(value).strip() for name, value in row.items()}, row.line)
+        for row in read_rows(file)
     ]
+    _need_columns(file, list(rows[0]) if rows else [], wanted)
+    return rows
 
 
-def _need_columns(file: Path, rows: Sequence[Mapping[str, str]], wanted: Sequence[str]) -> None:
-    found = list(rows[0]) if rows else []
+def _need_columns(file: Path, found: Sequence[str], wanted: Sequence[str]) -> None:
     missing = [name for name in wanted if name not in found]
     if missing:
         raise UserError(

@@ -29,7 +29,15 @@ from lightning.pytorch.utilities import rank_zero_warn
 from datamodules.dataset import Record, case_name
 from datamodules.files.checks import inside, preview
 from textseg.errors import UserError
-from textseg.tables import Row, place, read_rows, required, split_name
+from textseg.tables import (
+    TEXT_COLUMNS,
+    Row,
+    is_filled,
+    place,
+    read_rows,
+    required,
+    split_name,
+)
 
 MANIFEST_NAMES = ("manifest.jsonl", "manifest.csv", "manifest.xlsx")
 SPLITS = ("train", "val", "test")
@@ -38,7 +46,6 @@ UNSPLIT = "unsplit"  # rows of a manifest that names no splits
 REQUIRED = ("image", "mask", "text", "case_id", "split")
 OPTIONAL = ("lesion_id", "spacing", "attributes")
 
-_TEXT_NAMES = ("caption", "description", "sentence")
 # Names that tables use for our columns. Ignoring one of these where ours is absent would be
 # serious: an unread patient number lets a patient into two splits.
 _MEANT = {
@@ -98,9 +105,9 @@ def read_manifest(
     needed = [c for c in needed if needs_case or c != "case_id"]
     needed = [c for c in needed if not lenient or c != "mask"]
     rows = _renamed(file, read_rows(file), needed, lenient=lenient)
-    masked = any(_filled(row, "mask") for row in rows)
-    with_case = needs_case or any(_filled(row, "case_id") for row in rows)
-    with_split = needs_split or any(_filled(row, "split") for row in rows)
+    masked = any(is_filled(row, "mask") for row in rows)
+    with_case = needs_case or any(is_filled(row, "case_id") for row in rows)
+    with_split = needs_split or any(is_filled(row, "split") for row in rows)
     splits: dict[str, list[Record]] = {split: [] for split in SPLITS}
     if lenient:
         splits[PREDICT] = []
@@ -145,7 +152,7 @@ def _renamed(file: Path, rows: list[Row], needed: Sequence[str], *, lenient: boo
     """The rows under our names of the columns, without columns that are not ours."""
     if not rows:
         raise UserError(f"{file} has no rows", "list one image, mask and text a row")
-    found = [c for c in dict.fromkeys(c for row in rows for c in row) if not _leftover(c, rows)]
+    found = list(dict.fromkeys(column for row in rows for column in row))
     names = _own_names(file, found, lenient=lenient)
     unknown = [column for column in found if column not in names]
     missing = [column for column in needed if column not in names.values()]
@@ -166,18 +173,12 @@ def _renamed(file: Path, rows: list[Row], needed: Sequence[str], *, lenient: boo
     ]
 
 
-def _leftover(column: str, rows: list[Row]) -> bool:
-    """Whether this is an empty column without a name, as spreadsheets leave at the right."""
-    nameless = not column.strip() or column.startswith("Unnamed: ")  # the latter is pandas'
-    return nameless and not any(_filled(row, column) for row in rows)
-
-
 def _own_names(file: Path, found: list[str], *, lenient: bool) -> dict[str, str]:
     """Ours for each column that is one of ours."""
     names = {column: _plain(column) for column in found}
     names = {column: own for column, own in names.items() if own in REQUIRED + OPTIONAL}
     if lenient and "text" not in names.values():
-        names |= {column: "text" for column in found if _plain(column) in _TEXT_NAMES}
+        names |= {column: "text" for column in found if _plain(column) in TEXT_COLUMNS}
     for own in dict.fromkeys(names.values()):
         same = [column for column in found if names.get(column) == own]
         if len(same) > 1:
@@ -207,11 +208,6 @@ def _refuse_misspelt(file: Path, unknown: list[str], absent: set[str]) -> None:
 # --- rows --------------------------------------------------------------------------------------
 
 
-def _filled(row: Row, column: str) -> bool:
-    value = row.get(column)
-    return value is not None and bool(str(value).strip())
-
-
 def _split(file: Path, number: int, row: Row, known: Mapping[str, object]) -> str:
     written = required(file, number, row, "split")
     split = split_name(written)
@@ -225,7 +221,7 @@ def _split(file: Path, number: int, row: Row, known: Mapping[str, object]) -> st
 
 
 def _require_mask(file: Path, number: int, row: Row, *, lenient: bool) -> None:
-    if lenient and not _filled(row, "mask"):
+    if lenient and not is_filled(row, "mask"):
         raise UserError(
             f"{file}, {place(file, number, row.line)}: 'mask' is empty",
             "name the mask, or write split=predict for a row without truth",
@@ -244,7 +240,7 @@ def _record(root: Path, file: Path, number: int, row: Row, *, has_case: bool) ->
     image = inside(root, required(file, number, row, "image"), where)
     return Record(
         image=image,
-        mask=inside(root, row["mask"], where) if _filled(row, "mask") else None,
+        mask=inside(root, row["mask"], where) if is_filled(row, "mask") else None,
         text=required(file, number, row, "text"),
         case=case_name(image, number),
         case_id=required(file, number, row, "case_id").strip() if has_case else "",

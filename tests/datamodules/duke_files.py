@@ -246,7 +246,7 @@ def write_clinical(file: Path, patients: Sequence[Patient]) -> None:
 
 
 def write_clinical_rows(file: Path, rows: Sequence[list[object]], sheet: str = "Data") -> None:
-    groups: list[object] = ["Patient Information", "MRI", "Tumor Characteriztics"]
+    groups: list[object] = ["Patient Information", "MRI", "Tumor Characteristics"]
     names, legends = ([column[i] for column in CLINICAL] for i in (0, 1))
     write_book(file, {sheet: [groups, names, legends, *rows], "Legend": [["Abbr", "Meaning"]]})
 
