@@ -21,28 +21,19 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from datamodules.cache.build_once import build_once
 from datamodules.cache.pictures import CachedRows, PictureCache, open_cache
 from datamodules.captions.modes import CaptionMode, apply_caption_mode, normalize
-from datamodules.dataset import (
-    EpochSampler,
-    Record,
-    Sample,
-    Stage,
-    TextSegDataset,
-    collate,
-    to_batch,
-)
+from datamodules.dataset import EpochSampler, Sample, TextSegDataset, collate, to_batch
 from datamodules.files.checks import (
     check_captions,
     check_files,
-    divide,
     report_missing,
+    split_missing,
     without_caption,
 )
+from datamodules.records import Record, Stage
 from datamodules.transforms import TrainAugmentation
 from textseg.batch import Batch, LoadedBatch
 from textseg.errors import UserError
 from textseg.preprocess import checked_size, probe_size
-
-__all__ = ["EpochSampler", "Record", "TextSegDataModule", "TextSegDataset", "collate"]
 
 # torchdata 0.11 calls it for every loader; torch 2.15 no longer wants it called.
 warnings.filterwarnings("ignore", message="'set_vital' is deprecated", category=UserWarning)
@@ -187,7 +178,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         scored = [r for split, rows in self._read.items() if split != "predict" for r in rows]
         # Where files are missing, `setup` knows whether that is a mistake; if so, it must not be
         # told after minutes of caching.
-        if self.on_missing == "skip" or not divide(scored, scored=True)[1]:
+        if self.on_missing == "skip" or not split_missing(scored, scored=True)[1]:
             self._open_cache()
 
     def setup(self, stage: str | None = None) -> None:
@@ -282,7 +273,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         usable: dict[Stage, list[Record]] = {}
         missing: list[Path] = []
         for stage in stages:
-            usable[stage], absent = divide(self._rows_for(stage), scored=stage != "predict")
+            usable[stage], absent = split_missing(self._rows_for(stage), scored=stage != "predict")
             missing += absent
         report_missing(missing, self._unlisted, root=root, on_missing=self.on_missing)
         self._unlisted = []  # warned of once
@@ -343,7 +334,7 @@ class TextSegDataModule(LightningDataModule, ABC):
             raise UserError(
                 f"root={self.root} is not a folder", "give the unpacked dataset's folder"
             )
-        return Path(os.path.abspath(root))  # noqa: PTH100 - as checks.inside, follows no links
+        return Path(os.path.abspath(root))  # noqa: PTH100 - as checks.resolve_inside, follows no links
 
     def _build_phantoms(self) -> Path:
         """The phantoms' folder, written unless it is there."""

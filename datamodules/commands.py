@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.audit import audit, format_audit, write_audit
-from datamodules.audit.detect import recognize
+from datamodules.audit.detect import detect_dataset
 from datamodules.base import TextSegDataModule
 from datamodules.cache_speed import measure_cache
 from datamodules.duke_breast_mri.datamodule import DukeBreastMRIDataModule
@@ -66,7 +66,7 @@ def audit_dataset(
     folder = Path(root).expanduser()
     if not folder.is_dir():
         raise UserError(f"root={root} is not a folder", "give the unpacked dataset's folder")
-    kind = recognize(folder) if dataset == "auto" else DATASETS[dataset]
+    kind = detect_dataset(folder) if dataset == "auto" else DATASETS[dataset]
     settings: dict[str, Any] = {"captions": captions, "split": split, "layout": layout}
     given = {name: value for name, value in settings.items() if value is not None}
     if "layout" in given and "layout" not in inspect.signature(kind).parameters:

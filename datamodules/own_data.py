@@ -19,9 +19,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import TextSegDataModule
 from datamodules.captions.modes import CaptionMode
-from datamodules.dataset import Record, Stage
 from datamodules.files.checks import preview
 from datamodules.files.manifest import PREDICT, SPLITS, UNSPLIT, find_manifest, read_manifest
+from datamodules.records import Record, Stage
 from textseg.batch import stable_id
 from textseg.errors import UserError
 

@@ -142,13 +142,13 @@ def required(file: Path, number: int, row: Row, column: str) -> str:
     """
     if not is_filled(row, column):
         raise UserError(
-            f"{file}, {place(file, number, row.line)}: {column!r} is empty",
+            f"{file}, {row_location(file, number, row.line)}: {column!r} is empty",
             "fill it in or delete the row; for an experiment without text set caption_mode=empty",
         )
     return str(row[column])
 
 
-def place(file: Path, number: int, line: int | None = None) -> str:
+def row_location(file: Path, number: int, line: int | None = None) -> str:
     """Name a row as somebody finds it who opens the file in an editor.
 
     Args:

@@ -28,10 +28,10 @@ from datamodules.audit.words import Words
 from datamodules.base import TextSegDataModule
 from datamodules.captions.lvit_template import Template
 from datamodules.captions.modes import key
-from datamodules.dataset import Record
 from datamodules.files.manifest import PREDICT, SPLITS
 from datamodules.mosmed.datamodule import MosMedDataModule
 from datamodules.qata_cov19.datamodule import QaTaCov19DataModule
+from datamodules.records import Record
 from textseg.errors import UserError
 from textseg.preprocess import checked_size
 
@@ -64,7 +64,7 @@ def audit(
         root,
         network=checked_size(datamodule.image_size),
         missing="error" if datamodule.on_missing == "error" else "warning",
-        count_areas=template is not None,
+        count_components=template is not None,
     )
     words = Words(
         template,
@@ -72,7 +72,7 @@ def audit(
         max_tokens=max_tokens,
         normalized=datamodule.normalize_captions,
     )
-    _look(rows, files, words)
+    _inspect_rows(rows, files, words)
     published = _published(datamodule)
     files.compare(published=published)
     unlisted, refused = _all_images(datamodule, root)
@@ -101,11 +101,11 @@ def _published(datamodule: TextSegDataModule) -> tuple[str, ...]:
     return ()
 
 
-def _look(rows: dict[str, list[Record]], files: Files, words: Words) -> None:
+def _inspect_rows(rows: dict[str, list[Record]], files: Files, words: Words) -> None:
     listed = [(split, record) for split, records in rows.items() for record in records]
     for split, record in tqdm(listed, "audit", delay=2, unit="row"):
         # Rows for prediction need no mask, and may not have one.
-        words.read(record, split, files.look(record, split, scored=split != PREDICT))
+        words.read(record, split, files.inspect(record, split, scored=split != PREDICT))
 
 
 def _all_images(datamodule: TextSegDataModule, root: Path) -> tuple[list[Path], list[Finding]]:
@@ -122,9 +122,9 @@ def _facts(
     """Counts and shares; of what could be read."""
     keys = {split: [key(record.text) for record in records] for split, records in rows.items()}
     filled = {split: part for split, part in keys.items() if part}
-    images = [look for look in files.images.values() if look is not None]
-    masks = [look for look in files.masks.values() if look is not None]
-    sizes = Counter(f"{look.size[0]}x{look.size[1]} {look.mode}" for look in images)
+    images = [facts for facts in files.images.values() if facts is not None]
+    masks = [facts for facts in files.masks.values() if facts is not None]
+    sizes = Counter(f"{facts.size[0]}x{facts.size[1]} {facts.mode}" for facts in images)
     facts: dict[str, object] = {
         "rows": {split: len(part) for split, part in filled.items()},
         "cases": {
@@ -147,7 +147,7 @@ def _facts(
         areas = [m.area / (m.size[0] * m.size[1]) for m in masks if m.area]
         if areas:
             facts["median foreground of the others"] = median(areas)
-        facts["masks with values but 0 and 255"] = sum(bool(m.others) for m in masks)
+        facts["masks with values but 0 and 255"] = sum(bool(m.other_values) for m in masks)
     if datamodule.mask_source:
         facts["masks are"] = datamodule.mask_source
     return facts

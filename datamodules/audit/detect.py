@@ -8,8 +8,8 @@ from pathlib import Path
 
 from datamodules.base import TextSegDataModule
 from datamodules.duke_breast_mri.datamodule import DukeBreastMRIDataModule
-from datamodules.duke_breast_mri.layouts import Layout, find_layout
-from datamodules.files.layouts import Tree, images_of
+from datamodules.duke_breast_mri.layouts import LayoutName, choose_layout
+from datamodules.files.layouts import Layout, images_of
 from datamodules.files.manifest import MANIFEST_NAMES
 from datamodules.mosmed import layouts as mosmed_layouts
 from datamodules.mosmed.datamodule import MosMedDataModule
@@ -21,11 +21,11 @@ from textseg.tables import match_key
 
 _QATA_NAME = re.compile(r"covid_\d+|sub-s\w+_.+")
 _MOSMED_NAME = re.compile(r"bjorke_\d+|jun_.+|morozov_.+")
-_DUKE_LAYOUTS: tuple[Layout, ...] = ("mamamia", "tcia")
+_DUKE_LAYOUTS: tuple[LayoutName, ...] = ("mamamia", "tcia")
 _REMEDY = "name the dataset: qata, mosmed, duke, refhl or manifest"
 
 
-def recognize(root: Path) -> type[TextSegDataModule]:
+def detect_dataset(root: Path) -> type[TextSegDataModule]:
     """The DataModule that reads a folder, by its files' names; nothing is converted.
 
     A manifest decides for `ManifestDataModule`, whatever lies beside it. Some trees of QaTa-COV19
@@ -47,37 +47,39 @@ def recognize(root: Path) -> type[TextSegDataModule]:
     if any(_is_duke(root, layout) for layout in _DUKE_LAYOUTS):
         fitting.append(DukeBreastMRIDataModule)
     looked.append("Duke (images/ and segmentations/ of DUKE_001 ..., or Breast_MRI_001/ ...)")
-    trees: tuple[tuple[type[TextSegDataModule], Callable[[], Tree], re.Pattern[str], str], ...] = (
+    trees: tuple[
+        tuple[type[TextSegDataModule], Callable[[], Layout], re.Pattern[str], str], ...
+    ] = (
         (
             QaTaCov19DataModule,
-            lambda: qata_layouts.find_tree(root, "auto"),
+            lambda: qata_layouts.find_layout(root, "auto"),
             _QATA_NAME,
             "QaTa-COV19-v2 (covid_1.png or sub-S..., in its folders)",
         ),
         (
             MosMedDataModule,
-            lambda: mosmed_layouts.find_tree(root, "auto"),
+            lambda: mosmed_layouts.find_layout(root, "auto"),
             _MOSMED_NAME,
             "MosMedData+ (bjorke_..., Jun_... or Morozov_..., in its folders)",
         ),
     )
     for datamodule, find, name, what in trees:
         try:
-            tree = find()
+            layout = find()
         except UserError as error:
             # MosMedData's volumes are often taken for MosMedData+.
             if "a different dataset from" in str(error):
                 raise
         else:
-            if _has_names(tree, name):
+            if _has_names(layout, name):
                 fitting.append(datamodule)
         looked.append(what)
     return _only(root, fitting, looked)
 
 
-def _is_duke(root: Path, layout: Layout) -> bool:
+def _is_duke(root: Path, layout: LayoutName) -> bool:
     try:
-        find_layout(root, layout, None)
+        choose_layout(root, layout, None)
     except UserError:
         return False
     if layout == "tcia":
@@ -86,9 +88,9 @@ def _is_duke(root: Path, layout: Layout) -> bool:
     return any(f.name.casefold().startswith("duke_") for f in (root / "images").iterdir())
 
 
-def _has_names(tree: Tree, name: re.Pattern[str]) -> bool:
-    """Whether any picture of the tree is named so."""
-    return any(name.fullmatch(match_key(path.name)) for path in images_of(tree))
+def _has_names(layout: Layout, name: re.Pattern[str]) -> bool:
+    """Whether any picture of the layout is named so."""
+    return any(name.fullmatch(match_key(path.name)) for path in images_of(layout))
 
 
 def _only(

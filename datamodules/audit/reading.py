@@ -9,16 +9,15 @@ from types import ModuleType
 
 from datamodules.audit.findings import Finding, finding
 from datamodules.base import TextSegDataModule
-from datamodules.dataset import Record, case_name
 from datamodules.duke_breast_mri.datamodule import DukeBreastMRIDataModule
-from datamodules.duke_breast_mri.layouts import find_layout
-from datamodules.files.checks import FileNameError, inside
+from datamodules.duke_breast_mri.layouts import choose_layout
+from datamodules.files.checks import FileNameError, resolve_inside
 from datamodules.files.layouts import (
     ADDED_TO_NAMES,
     SPLITS,
     FileIndex,
+    Layout,
     Parts,
-    Tree,
     named_table,
     table_folders,
 )
@@ -34,6 +33,7 @@ from datamodules.qata_cov19.datamodule import (
     pooled,
     subject,
 )
+from datamodules.records import Record, case_name
 from datamodules.refhl_seg.datamodule import RefHLSegDataModule
 from textseg.errors import UserError
 from textseg.tables import (
@@ -41,8 +41,8 @@ from textseg.tables import (
     TEXT_COLUMNS,
     Caption,
     Row,
-    place,
     read_rows,
+    row_location,
     split_name,
 )
 
@@ -81,7 +81,7 @@ def _salvaged(datamodule: TextSegDataModule, root: Path, findings: list[Finding]
         lenient = isinstance(datamodule, ManifestDataModule)
         return _from_manifest(root, find_manifest(root, captions), findings, lenient=lenient)
     if isinstance(datamodule, DukeBreastMRIDataModule):
-        if find_layout(root, datamodule.layout, captions) == "slices":
+        if choose_layout(root, datamodule.layout, captions) == "slices":
             return _from_manifest(root, find_manifest(root, captions), findings, lenient=False)
         if datamodule.on_missing == "error":
             complete = copy.copy(datamodule)
@@ -109,7 +109,7 @@ def _from_manifest(root: Path, file: Path, findings: list[Finding], *, lenient: 
     rows: Rows = {split: [] for split in SPLITS}
     for number, row in enumerate(table):
         cells = {name: _cell(row, names.get(name, name)) for name in REQUIRED}
-        where = f"{file.name}, {place(file, number, row.line)}"
+        where = f"{file.name}, {row_location(file, number, row.line)}"
         findings += _odd_cells({name: row.get(column) for name, column in names.items()}, where)
         split = _split(cells["split"], where, findings, lenient=lenient, absent="split" in absent)
         record = _record(
@@ -166,8 +166,8 @@ def _record(
     if not cells["image"].strip():
         return None
     try:
-        image = inside(root, cells["image"], where)
-        mask = inside(root, cells["mask"], where) if cells["mask"].strip() else None
+        image = resolve_inside(root, cells["image"], where)
+        mask = resolve_inside(root, cells["mask"], where) if cells["mask"].strip() else None
     except UserError as error:
         findings.append(_no_path(error, split, where))
         return None
@@ -176,7 +176,7 @@ def _record(
 
 
 def _no_path(error: UserError, split: str, where: str) -> Finding:
-    """What `inside` says of an entry."""
+    """What `resolve_inside` says of an entry."""
     cause, _, remedy = str(error).partition("\n")
     kind = "invalid row" if isinstance(error, FileNameError) else "outside root"
     return finding(kind, split, where, cause.removeprefix(f"{where}: "), suggestion=remedy)
@@ -193,9 +193,9 @@ def _from_tables(
 ) -> Rows:
     qata = isinstance(datamodule, QaTaCov19DataModule)
     layouts = qata_layouts if qata else mosmed_layouts
-    tree: Tree = layouts.find_tree(root, datamodule.layout)
+    layout: Layout = layouts.find_layout(root, datamodule.layout)
     tables: Parts = {split: [] for split in SPLITS}
-    for split, file in _table_files(layouts, root, tree, captions):
+    for split, file in _table_files(layouts, root, layout, captions):
         for caption in _captions(root, file, findings):
             tables.setdefault(split or caption.split or "train", []).append(caption)
     parts = tables
@@ -208,23 +208,23 @@ def _from_tables(
         if qata:  # whose folders of one and the other set are not searched for each other's files
             near = ("test",) if split == "test" else ("train", "val")
         prefix, case_id = ("mask_", subject) if qata else ("", study)
-        shelf = FileIndex(tree, near, mask_prefix=prefix, case_id=case_id)
-        rows[split] = [shelf.record(caption) for caption in parts[split]]
+        index = FileIndex(layout, near, mask_prefix=prefix, case_id=case_id)
+        rows[split] = [index.record(caption) for caption in parts[split]]
     return rows
 
 
 def _table_files(
-    layouts: ModuleType, root: Path, tree: Tree, captions: Path | None
+    layouts: ModuleType, root: Path, layout: Layout, captions: Path | None
 ) -> list[tuple[str, Path]]:
     """The tables, each with its split, "" where the table names it."""
     if captions is not None and captions.is_file():
         return [("", captions)]
     found = []
     for split, stems in layouts.TABLES.splits.items():
-        places = [root, tree.base] if captions is None else [captions]
+        places = [root, layout.base] if captions is None else [captions]
         file = named_table(table_folders(places), stems)
-        if file is None and captions is None and split in tree.splits:
-            own = tree.splits[split].images.parent
+        if file is None and captions is None and split in layout.splits:
+            own = layout.splits[split].images.parent
             file = named_table(table_folders([own]), (*stems, "text_alpha"))
         if file is not None:
             found.append((split, file))
@@ -242,14 +242,14 @@ def _captions(root: Path, file: Path, findings: list[Finding]) -> list[Caption]:
             findings.append(finding("missing column", "", file.name, what))
     captions = []
     for number, row in enumerate(table):
-        where = f"{file.name}, {place(file, number, row.line)}"
+        where = f"{file.name}, {row_location(file, number, row.line)}"
         name = "" if image is None else _cell(row, image)
         if image is not None and not name.strip():
             findings.append(finding("invalid row", "", where, f"{image!r} is empty"))
         if not name.strip():
             continue
         try:
-            inside(root, name, where, spare=ADDED_TO_NAMES)
+            resolve_inside(root, name, where, spare=ADDED_TO_NAMES)
         except UserError as error:
             findings.append(_no_path(error, "", where))
             continue

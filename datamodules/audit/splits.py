@@ -9,8 +9,8 @@ from pathlib import Path
 from datamodules.audit.files import Files
 from datamodules.audit.findings import Finding, finding
 from datamodules.captions.modes import key
-from datamodules.dataset import Record
 from datamodules.files.layouts import SPLITS
+from datamodules.records import Record
 
 Rows = Mapping[str, Sequence[Record]]
 
@@ -71,8 +71,8 @@ def repetitions(rows: Rows, files: Files) -> list[Finding]:
 def _same_mask(one: Record, other: Record, files: Files) -> bool:
     if one.mask == other.mask or one.mask is None or other.mask is None:
         return True
-    looks = files.masks.get(one.mask), files.masks.get(other.mask)
-    return None not in looks and looks[0].digest == looks[1].digest  # type: ignore[union-attr]
+    both = files.masks.get(one.mask), files.masks.get(other.mask)
+    return None not in both and both[0].digest == both[1].digest  # type: ignore[union-attr]
 
 
 def empty_splits(rows: Rows) -> list[Finding]:

@@ -30,15 +30,14 @@ from tqdm import tqdm
 from datamodules.base import TextSegDataModule
 from datamodules.cache.build_once import build_once
 from datamodules.captions.modes import CaptionMode
-from datamodules.dataset import Record
 from datamodules.duke_breast_mri.captions import oracle_caption
 from datamodules.duke_breast_mri.layouts import (
     ELSEWHERE,
-    Layout,
+    LayoutName,
     Phases,
     Slices,
     Source,
-    find_layout,
+    choose_layout,
     mamamia_cases,
     official_splits,
     patient_split,
@@ -49,13 +48,14 @@ from datamodules.duke_breast_mri.layouts import (
 from datamodules.duke_breast_mri.sheets import patient_name, patient_number
 from datamodules.files.checks import preview
 from datamodules.files.manifest import SPLITS, read_manifest
+from datamodules.records import Record
 from textseg.errors import UserError
 from textseg.preprocess import read_mask
 
 Split = Literal["patient", "official", "manifest"]
 CaptionsFrom = Literal["clinical", "oracle"]
 
-_SLICES_PER_PHANTOM = 6  # of 24 that its tumour reaches, on average
+_SLICES_PER_PHANTOM = 6  # of 24 that its tumor reaches, on average
 
 
 class DukeBreastMRIDataModule(TextSegDataModule):
@@ -75,8 +75,8 @@ class DukeBreastMRIDataModule(TextSegDataModule):
             phase before contrast, the first after it and their difference into the three channels.
         captions_from: clinical composes captions from the sheets; oracle reads them from the masks,
             as an upper bound for experiments, and marks captions and case names as such.
-        slices: tumour takes the slices that the mask reaches; all takes every slice, and captions
-            then name a tumour that most slices do not show.
+        slices: tumor takes the slices that the mask reaches; all takes every slice, and captions
+            then name a tumor that most slices do not show.
         image_size: side of the network's square input, or [height, width]; multiples of 32.
         batch_size: rows per batch and process.
         num_workers: processes that load data; 0 loads in the main process.
@@ -99,10 +99,10 @@ class DukeBreastMRIDataModule(TextSegDataModule):
         captions: str | None = None,
         *,
         split: Split = "patient",
-        layout: Layout = "auto",
+        layout: LayoutName = "auto",
         phases: Phases = "post1",
         captions_from: CaptionsFrom = "clinical",
-        slices: Slices = "tumour",
+        slices: Slices = "tumor",
         image_size: int | list[int] = 224,
         batch_size: int = 16,
         num_workers: int = 4,
@@ -129,7 +129,7 @@ class DukeBreastMRIDataModule(TextSegDataModule):
             cache=cache,
             seed=seed,
         )
-        self.layout: Layout = layout
+        self.layout: LayoutName = layout
         self.phases: Phases = phases
         self.captions_from: CaptionsFrom = captions_from
         self.slices: Slices = slices
@@ -137,7 +137,7 @@ class DukeBreastMRIDataModule(TextSegDataModule):
     def read_records(self, root: Path) -> dict[str, list[Record]]:
         self._check_settings()
         captions = self._captions()
-        layout = find_layout(root, self.layout, captions)
+        layout = choose_layout(root, self.layout, captions)
         self._check_split(layout)
         if layout == "slices":
             folder, source, manifest = root, None, captions
@@ -170,7 +170,7 @@ class DukeBreastMRIDataModule(TextSegDataModule):
             if value not in known:
                 raise UserError(f"{name}={value!r} is unknown", f"choose one of {', '.join(known)}")
 
-    def _check_split(self, layout: Layout) -> None:
+    def _check_split(self, layout: LayoutName) -> None:
         if self.split == "manifest" and layout != "slices":
             raise UserError(
                 f"split=manifest, but the layout is {layout}",
@@ -206,7 +206,7 @@ class DukeBreastMRIDataModule(TextSegDataModule):
             cache=Path(self.cache or "data/cache").expanduser(),
         )
 
-    def _sliced(self, source: Source, layout: Layout) -> Path:
+    def _sliced(self, source: Source, layout: LayoutName) -> Path:
         """The folder of slices, written unless it is there."""
         cases = mamamia_cases(source) if layout == "mamamia" else tcia_cases(source)
         told = [(case.name, case.text, str(case.mask)) for case in cases]

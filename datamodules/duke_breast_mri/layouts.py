@@ -32,9 +32,9 @@ from textseg.batch import stable_id
 from textseg.errors import UserError
 from textseg.tables import read_rows
 
-Layout = Literal["auto", "mamamia", "tcia", "slices"]
+LayoutName = Literal["auto", "mamamia", "tcia", "slices"]
 Phases = Literal["post1", "pre_post1_subtraction"]
-Slices = Literal["tumour", "all"]
+Slices = Literal["tumor", "all"]
 
 CONVERSION = 2  # goes up when the same files would be sliced, or the mapping be read, differently
 ELSEWHERE = "set cache=FOLDER to one that can be written and has space"
@@ -100,14 +100,14 @@ def patient_split(case_id: str) -> str:
     return "train" if bucket < 14 else "val" if bucket < 17 else "test"
 
 
-def find_layout(root: Path, layout: Layout, captions: Path | None) -> Layout:
+def choose_layout(root: Path, layout: LayoutName, captions: Path | None) -> LayoutName:
     """The layout asked for, or the first that is there.
 
     Raises:
         UserError: it is not there, or none is; the message lists what was looked for.
     """
     listed = captions is not None and captions.is_file()
-    there: dict[Layout, Callable[[], bool]] = {
+    there: dict[LayoutName, Callable[[], bool]] = {
         "slices": lambda: (
             (listed and layout == "slices")
             or any((root / name).is_file() for name in MANIFEST_NAMES)
@@ -115,9 +115,9 @@ def find_layout(root: Path, layout: Layout, captions: Path | None) -> Layout:
         "mamamia": lambda: (root / "images").is_dir() and (root / "segmentations").is_dir(),
         "tcia": lambda: any(True for _ in _patient_folders(root)),
     }
-    if layout not in get_args(Layout):
+    if layout not in get_args(LayoutName):
         raise UserError(
-            f"layout={layout!r} is unknown", f"choose one of {', '.join(get_args(Layout))}"
+            f"layout={layout!r} is unknown", f"choose one of {', '.join(get_args(LayoutName))}"
         )
     for name in there if layout == "auto" else [layout]:
         if there[name]():

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from datamodules.files.checks import preview
 from textseg.errors import UserError
-from textseg.tables import Row, place, read_rows, workbook_rows
+from textseg.tables import Row, read_rows, row_location, workbook_rows
 
 Side = Literal["left", "right", ""]  # of the patient; "" where unknown
 
@@ -220,7 +220,7 @@ def read_boxes(file: Path) -> dict[int, Box]:
     rows = _table(file, ("Patient ID", *_BOX_COLUMNS))
     boxes: dict[int, Box] = {}
     for index, row in enumerate(rows):
-        where = f"{file}, {place(file, index, row.line)}"
+        where = f"{file}, {row_location(file, index, row.line)}"
         number = _new_patient(where, row["Patient ID"], boxes)
         values = [row[column] for column in _BOX_COLUMNS]
         if not all(re.fullmatch(r"\d+", value) for value in values):

@@ -10,7 +10,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_warn
 from tqdm import tqdm
 
-from datamodules.dataset import Record
+from datamodules.records import Record
 from textseg.errors import UserError
 from textseg.preprocess import Size, probe_size
 from textseg.tables import match_key
@@ -31,7 +31,7 @@ def preview(items: Sequence[object]) -> str:
     )
 
 
-def inside(root: Path, entry: str, where: str, *, spare: int = 0) -> Path:
+def resolve_inside(root: Path, entry: str, where: str, *, spare: int = 0) -> Path:
     """The file an entry of a table names, which must lie in the dataset's own folder.
 
     Compared by name, so that a folder inside `root` may itself be a link to another disk.
@@ -100,7 +100,7 @@ def check_captions(records: Iterable[Record]) -> None:
         )
 
 
-def divide(records: Sequence[Record], *, scored: bool) -> tuple[list[Record], list[Path]]:
+def split_missing(records: Sequence[Record], *, scored: bool) -> tuple[list[Record], list[Path]]:
     """The rows whose files are there, and a file that is not for each other row.
 
     Args:

@@ -1,7 +1,7 @@
-"""Finding images, masks and caption tables in the trees that a dataset circulates in.
+"""Finding images, masks and caption tables in the layouts that a dataset circulates in.
 
-A dataset says what its trees (`Shape`) and tables (`TableNames`) are called; nothing here knows
-one of them by name.
+A dataset says what its folders (`LayoutSpec`) and tables (`TableNames`) are called; nothing here
+knows one of them by name.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from datamodules.dataset import Record, case_name
-from datamodules.files.checks import inside, preview
+from datamodules.files.checks import preview, resolve_inside
+from datamodules.records import Record, case_name
 from textseg.errors import UserError
 from textseg.tables import (
     IMAGE_COLUMNS,
@@ -22,9 +22,9 @@ from textseg.tables import (
     TABLE_SUFFIXES,
     Caption,
     match_key,
-    place,
     read_captions,
     read_rows,
+    row_location,
 )
 
 SPLITS = ("train", "val", "test")
@@ -37,10 +37,10 @@ Parts = dict[str, list[Caption]]  # rows by split
 
 
 @dataclass(frozen=True)
-class Shape:
-    """A family of trees: any base, any name of each split's folder, any pair of subfolders.
+class LayoutSpec:
+    """A family of layouts: any base, any name of each split's folder, any pair of subfolders.
 
-    A tree that does not divide its images has train=("",) and no other split.
+    A layout that does not divide its images has train=("",) and no other split.
     """
 
     bases: Names
@@ -66,48 +66,48 @@ class Folders:
 
 
 @dataclass(frozen=True)
-class Tree:
+class Layout:
     """A layout found on disk; a split without folders of its own is absent from `splits`."""
 
-    layout: str
+    name: str
     base: Path
     splits: dict[str, Folders]
 
 
-def find_tree(root: Path, layout: str, *, shapes: Mapping[str, Shape], dataset: str) -> Tree:
+def find_layout(root: Path, name: str, *, specs: Mapping[str, LayoutSpec], dataset: str) -> Layout:
     """The first family that fits, or the one asked for.
 
     Args:
         root: the dataset's folder.
-        layout: a key of `shapes`, or "auto".
-        shapes: the families, in the order in which they are tried.
+        name: a key of `specs`, or "auto".
+        specs: the families, in the order in which they are tried.
         dataset: names it in the message.
 
     Raises:
         UserError: nothing fits; the message lists what was looked for.
     """
-    if layout != "auto" and layout not in shapes:
-        raise UserError(f"layout={layout!r} is unknown", f"choose auto, {', '.join(shapes)}")
-    wanted = shapes if layout == "auto" else {layout: shapes[layout]}
-    for name, shape in wanted.items():
-        for base in shape.bases:
-            tree = _fit(name, shape, root / base)
-            if tree is not None:
-                return tree
-    looked = "; ".join(f"{name}: {shape.description()}" for name, shape in wanted.items())
+    if name != "auto" and name not in specs:
+        raise UserError(f"layout={name!r} is unknown", f"choose auto, {', '.join(specs)}")
+    wanted = specs if name == "auto" else {name: specs[name]}
+    for key, spec in wanted.items():
+        for base in spec.bases:
+            layout = _fit(key, spec, root / base)
+            if layout is not None:
+                return layout
+    looked = "; ".join(f"{key}: {spec.description()}" for key, spec in wanted.items())
     raise UserError(
-        f"no {dataset} images below root={root} (layout={layout}); looked for {looked}",
+        f"no {dataset} images below root={root} (layout={name}); looked for {looked}",
         f"set root to the folder that holds one of these ({dataset} itself, not a relative of it)",
     )
 
 
-def _fit(name: str, shape: Shape, base: Path) -> Tree | None:
+def _fit(name: str, spec: LayoutSpec, base: Path) -> Layout | None:
     splits = {}
-    for split, names in zip(SPLITS, (shape.train, shape.val, shape.test), strict=True):
-        folders = _folders(base, names, shape.folders)
+    for split, names in zip(SPLITS, (spec.train, spec.val, spec.test), strict=True):
+        folders = _folders(base, names, spec.folders)
         if folders is not None:
             splits[split] = folders
-    return Tree(name, base, splits) if "train" in splits else None
+    return Layout(name, base, splits) if "train" in splits else None
 
 
 def _folders(base: Path, names: Names, pairs: tuple[tuple[str, str], ...]) -> Folders | None:
@@ -131,9 +131,9 @@ def index_images(folder: Path) -> dict[str, Path]:
     return index
 
 
-def images_of(tree: Tree) -> list[Path]:
-    """Every image of the tree, a split's folder after the other."""
-    return [path for f in tree.splits.values() for path in index_images(f.images).values()]
+def images_of(layout: Layout) -> list[Path]:
+    """Every image of the layout, a split's folder after the other."""
+    return [path for f in layout.splits.values() for path in index_images(f.images).values()]
 
 
 class FileIndex:
@@ -142,7 +142,7 @@ class FileIndex:
     A row whose files are missing gets the path where they would be.
 
     Args:
-        tree: where they lie.
+        layout: where they lie.
         splits: whose folders are searched, the likeliest first.
         mask_prefix: what a mask's name has before its image's.
         case_id: the patient or study that a file name tells, "" where it tells none.
@@ -150,14 +150,16 @@ class FileIndex:
 
     def __init__(
         self,
-        tree: Tree,
+        layout: Layout,
         splits: Sequence[str],
         *,
         mask_prefix: str,
         case_id: Callable[[str], str],
     ) -> None:
-        here = [tree.splits[split] for split in splits if split in tree.splits]
-        self.folders = here[0] if here else Folders(tree.base / splits[0], tree.base / splits[0])
+        here = [layout.splits[split] for split in splits if split in layout.splits]
+        self.folders = (
+            here[0] if here else Folders(layout.base / splits[0], layout.base / splits[0])
+        )
         self.mask_prefix = mask_prefix
         self.case_id = case_id
         self.images: dict[str, Path] = {}
@@ -263,12 +265,12 @@ def _one_of_copies(tables: list[Path]) -> Path:
     return plainest
 
 
-def read_tables(root: Path, tree: Tree, captions: Path | None, names: TableNames) -> Parts:
+def read_tables(root: Path, layout: Layout, captions: Path | None, names: TableNames) -> Parts:
     """The rows of the tables, by split; a split that need not have one may be absent.
 
     Args:
         root: the dataset's folder.
-        tree: its images.
+        layout: its images.
         captions: a file with a split column or SGSeg's json, or the folder that holds the tables;
             None looks in the usual places.
         names: what the tables are called.
@@ -283,13 +285,13 @@ def read_tables(root: Path, tree: Tree, captions: Path | None, names: TableNames
         )
     if captions is not None and captions.is_file():
         return _joint_table(root, captions, names)
-    places = list(dict.fromkeys([root, tree.base] if captions is None else [captions]))
+    places = list(dict.fromkeys([root, layout.base] if captions is None else [captions]))
     folders = table_folders(places)
     tables: Parts = {}
     for split, stems in names.splits.items():
         table = named_table(folders, stems)
         if table is None and captions is None:
-            table = _table_beside_images(tree, split, stems)
+            table = _table_beside_images(layout, split, stems)
         if table is not None:
             tables[split] = _read(root, table)
     missing = [split for split in names.needed if split not in tables]
@@ -324,7 +326,7 @@ def read_keys(file: Path) -> set[str]:
     return {match_key(str(row[column])) for row in rows}
 
 
-def divide_by_lists(
+def split_by_lists(
     pool: Iterable[Caption], lists: Mapping[str, set[str]], *, split: str, remedy: str
 ) -> Parts:
     """The rows by the one list that names each.
@@ -357,8 +359,8 @@ def divide_by_lists(
 def _read(root: Path, file: Path) -> list[Caption]:
     captions = read_captions(file)
     for caption in captions:
-        where = f"{file}, {place(file, caption.row, caption.line)}"
-        inside(root, caption.name, where, spare=ADDED_TO_NAMES)
+        where = f"{file}, {row_location(file, caption.row, caption.line)}"
+        resolve_inside(root, caption.name, where, spare=ADDED_TO_NAMES)
     return captions
 
 
@@ -375,12 +377,12 @@ def _joint_table(root: Path, file: Path, names: TableNames) -> Parts:
     return tables
 
 
-def _table_beside_images(tree: Tree, split: str, stems: Names) -> Path | None:
-    """The table in a split's own folder, where the tree has one."""
-    if split not in tree.splits:
+def _table_beside_images(layout: Layout, split: str, stems: Names) -> Path | None:
+    """The table in a split's own folder, where the layout has one."""
+    if split not in layout.splits:
         return None
-    own = tree.splits[split].images.parent
-    if own == tree.base:  # a folder that all splits share
+    own = layout.splits[split].images.parent
+    if own == layout.base:  # a folder that all splits share
         return None
     return named_table(table_folders([own]), (*stems, *_OWN_NAMES)) or _only_table(own / "Text")
 

@@ -27,15 +27,15 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.dataset import Record, case_name
-from datamodules.files.checks import inside, preview
+from datamodules.files.checks import preview, resolve_inside
 from textseg.errors import UserError
 from textseg.tables import (
     TEXT_COLUMNS,
     Row,
     is_filled,
-    place,
     read_rows,
     required,
+    row_location,
     split_name,
 )
 
@@ -214,7 +214,7 @@ def _split(file: Path, number: int, row: Row, known: Mapping[str, object]) -> st
     accepted = [name for name in known if name != UNSPLIT]
     if split not in accepted:
         raise UserError(
-            f"{file}, {place(file, number, row.line)}: split={written!r}",
+            f"{file}, {row_location(file, number, row.line)}: split={written!r}",
             f"write one of {', '.join(accepted)}",
         )
     return split
@@ -223,24 +223,24 @@ def _split(file: Path, number: int, row: Row, known: Mapping[str, object]) -> st
 def _require_mask(file: Path, number: int, row: Row, *, lenient: bool) -> None:
     if lenient and not is_filled(row, "mask"):
         raise UserError(
-            f"{file}, {place(file, number, row.line)}: 'mask' is empty",
+            f"{file}, {row_location(file, number, row.line)}: 'mask' is empty",
             "name the mask, or write split=predict for a row without truth",
         )
     required(file, number, row, "mask")
 
 
 def _record(root: Path, file: Path, number: int, row: Row, *, has_case: bool) -> Record:
-    where = f"{file}, {place(file, number, row.line)}"
+    where = f"{file}, {row_location(file, number, row.line)}"
     for column in ("image", "mask", "text"):
         if isinstance(row.get(column), (list, dict, float, int)):
             raise UserError(
                 f"{where}: {column}={row[column]!r} is not one string",
                 "give an image with several expressions or masks one row for each",
             )
-    image = inside(root, required(file, number, row, "image"), where)
+    image = resolve_inside(root, required(file, number, row, "image"), where)
     return Record(
         image=image,
-        mask=inside(root, row["mask"], where) if is_filled(row, "mask") else None,
+        mask=resolve_inside(root, row["mask"], where) if is_filled(row, "mask") else None,
         text=required(file, number, row, "text"),
         case=case_name(image, number),
         case_id=required(file, number, row, "case_id").strip() if has_case else "",

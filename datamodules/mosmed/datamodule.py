@@ -39,10 +39,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import TextSegDataModule
 from datamodules.captions.modes import CaptionMode
-from datamodules.dataset import Record
 from datamodules.files.checks import preview
-from datamodules.files.layouts import SPLITS, FileIndex, Parts, divide_by_lists, images_of
-from datamodules.mosmed.layouts import Layout, find_tree, read_tables, split_lists
+from datamodules.files.layouts import SPLITS, FileIndex, Parts, images_of, split_by_lists
+from datamodules.mosmed.layouts import LayoutName, find_layout, read_tables, split_lists
+from datamodules.records import Record
 from textseg.batch import stable_id
 from textseg.errors import UserError
 from textseg.tables import match_key
@@ -87,7 +87,7 @@ class MosMedDataModule(TextSegDataModule):
         captions: str | None = None,
         *,
         split: Split = "official",
-        layout: Layout = "auto",
+        layout: LayoutName = "auto",
         image_size: int | list[int] = 224,
         batch_size: int = 16,
         num_workers: int = 4,
@@ -114,21 +114,21 @@ class MosMedDataModule(TextSegDataModule):
             cache=cache,
             seed=seed,
         )
-        self.layout: Layout = layout
+        self.layout: LayoutName = layout
 
     def read_records(self, root: Path) -> dict[str, list[Record]]:
         captions = self._captions()
-        tree = find_tree(root, self.layout)
-        tables = read_tables(root, tree, captions)
+        layout = find_layout(root, self.layout)
+        tables = read_tables(root, layout, captions)
         _refuse_shared_images(tables)
         if self.split == "official":
             parts = tables
         elif self.split == "study":
             parts = by_study(tables)
         elif self.split == "lists":
-            lists = split_lists(root, tree, captions)
+            lists = split_lists(root, layout, captions)
             pool = [row for split in SPLITS for row in tables[split]]
-            parts = divide_by_lists(
+            parts = split_by_lists(
                 pool, lists, split="lists", remedy="use the lists that belong to these captions"
             )
         else:
@@ -138,15 +138,15 @@ class MosMedDataModule(TextSegDataModule):
         records = {}
         for split in SPLITS:
             nearest = (split, *(other for other in SPLITS if other != split))
-            shelf = FileIndex(tree, nearest, mask_prefix="", case_id=study)
-            records[split] = [shelf.record(row) for row in parts[split]]
+            index = FileIndex(layout, nearest, mask_prefix="", case_id=study)
+            records[split] = [index.record(row) for row in parts[split]]
         shared = shared_studies(records)
         if shared:
             rank_zero_warn(f"split={self.split}: {shared}; split=study keeps studies apart")
         return records
 
     def all_images(self, root: Path) -> Iterable[Path]:
-        return images_of(find_tree(root, self.layout))
+        return images_of(find_layout(root, self.layout))
 
     def write_phantoms(self, folder: Path, rows: int) -> None:
         from datamodules.mosmed.phantoms import write_mosmed

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from datamodules.files import layouts
-from datamodules.files.layouts import SPLITS, Names, Parts, Shape, TableNames, Tree
+from datamodules.files.layouts import SPLITS, Layout, LayoutSpec, Names, Parts, TableNames
 from textseg.errors import UserError
 
-Layout = Literal["auto", "kaggle", "lvit", "mmiunet", "prepared"]
+LayoutName = Literal["auto", "kaggle", "lvit", "mmiunet", "prepared"]
 
 _KAGGLE = "covid19-ct-scan-lesion-segmentation-dataset"  # by maedemaftouni
 _FOLDERS = ("MosMedDataPlus", "MosMedData+", "MosMedData", "MosMedplus", "MosMed")
@@ -23,29 +23,29 @@ def _below(*parents: str) -> Names:
     return tuple(f"{parent}{name}" for parent in parents for name in _FOLDERS)
 
 
-SHAPES: dict[str, Shape] = {
-    "kaggle": Shape(
+LAYOUTS: dict[str, LayoutSpec] = {
+    "kaggle": LayoutSpec(
         bases=("", *_below("", "data/"), "MosMedData+/2", "2", _KAGGLE),
         train=("",),
         val=(),
         test=(),
         folders=(("frames", "masks"),),
     ),
-    "lvit": Shape(
+    "lvit": LayoutSpec(
         bases=("", *_below("", "datasets/")),
         train=("Train_Folder",),
         val=("Val_Folder",),
         test=("Test_Folder",),
         folders=(("img", "labelcol"),),
     ),
-    "mmiunet": Shape(
+    "mmiunet": LayoutSpec(
         bases=("", *_below("", "data/")),
         train=("Train",),
         val=("Val",),
         test=("Test",),
         folders=(("Images", "GTs"), ("Images", "Ground-truths")),
     ),
-    "prepared": Shape(
+    "prepared": LayoutSpec(
         bases=("", "MosMedData+_prepared"),
         train=("train",),
         val=("val", "valid"),
@@ -77,7 +77,7 @@ _OLD_BASES = ("", *_FOLDERS, "COVID19_1110")
 _OLD_FOLDERS = tuple(f"{inner}CT-{grade}" for inner in ("", "studies/") for grade in range(5))
 
 
-def find_tree(root: Path, layout: Layout) -> Tree:
+def find_layout(root: Path, layout: LayoutName) -> Layout:
     """The first family that fits, or the one asked for.
 
     Raises:
@@ -85,7 +85,7 @@ def find_tree(root: Path, layout: Layout) -> Tree:
             MosMedData, a dataset of volumes.
     """
     try:
-        return layouts.find_tree(root, layout, shapes=SHAPES, dataset="MosMedData+")
+        return layouts.find_layout(root, layout, specs=LAYOUTS, dataset="MosMedData+")
     except UserError:
         _refuse_volumes(root)
         raise
@@ -109,22 +109,22 @@ def _refuse_volumes(root: Path) -> None:
             )
 
 
-def read_tables(root: Path, tree: Tree, captions: Path | None) -> Parts:
+def read_tables(root: Path, layout: Layout, captions: Path | None) -> Parts:
     """The rows of the train, val and test tables; see `layouts.read_tables`.
 
     Raises:
         UserError: a table is missing or cannot be used.
     """
-    return layouts.read_tables(root, tree, captions, TABLES)
+    return layouts.read_tables(root, layout, captions, TABLES)
 
 
-def split_lists(root: Path, tree: Tree, captions: Path | None) -> dict[str, set[str]]:
+def split_lists(root: Path, layout: Layout, captions: Path | None) -> dict[str, set[str]]:
     """The keys that mosmed_{train,val,test}_split.csv list.
 
     Raises:
         UserError: one of them is missing.
     """
-    places = [root, tree.base]
+    places = [root, layout.base]
     if captions is not None:
         places.insert(0, captions.parent if captions.is_file() else captions)
     folders = layouts.table_folders(places)

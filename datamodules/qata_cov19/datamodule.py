@@ -28,16 +28,16 @@ from typing import Literal, get_args
 
 from datamodules.base import TextSegDataModule
 from datamodules.captions.modes import CaptionMode
-from datamodules.dataset import Record
 from datamodules.files.layouts import (
     FileIndex,
+    Layout,
     Parts,
-    Tree,
-    divide_by_lists,
     images_of,
     index_images,
+    split_by_lists,
 )
-from datamodules.qata_cov19.layouts import Layout, find_tree, id_lists, read_tables
+from datamodules.qata_cov19.layouts import LayoutName, find_layout, id_lists, read_tables
+from datamodules.records import Record
 from textseg.batch import stable_id
 from textseg.errors import UserError
 from textseg.tables import Caption, match_key
@@ -78,7 +78,7 @@ class QaTaCov19DataModule(TextSegDataModule):
         captions: str | None = None,
         *,
         split: Split = "first80",
-        layout: Layout = "auto",
+        layout: LayoutName = "auto",
         image_size: int | list[int] = 224,
         batch_size: int = 16,
         num_workers: int = 4,
@@ -105,33 +105,33 @@ class QaTaCov19DataModule(TextSegDataModule):
             cache=cache,
             seed=seed,
         )
-        self.layout: Layout = layout
+        self.layout: LayoutName = layout
 
     def read_records(self, root: Path) -> dict[str, list[Record]]:
         captions = self._captions()
-        tree = find_tree(root, self.layout)
-        tables = read_tables(root, tree, captions)
+        layout = find_layout(root, self.layout)
+        tables = read_tables(root, layout, captions)
         pool = pooled(tables)
         if self.split == "first80":
             parts = first80(pool)
         elif self.split == "subject":
             parts = by_subject(pool)
         elif self.split == "official":
-            parts = official(pool, tables, tree, id_lists(root, tree, captions))
+            parts = official(pool, tables, layout, id_lists(root, layout, captions))
         else:
             raise UserError(
                 f"split={self.split!r} is unknown", f"choose one of {', '.join(get_args(Split))}"
             )
         parts["test"] = tables["test"]
-        training = FileIndex(tree, ("train", "val"), mask_prefix="mask_", case_id=subject)
-        test = FileIndex(tree, ("test",), mask_prefix="mask_", case_id=subject)
+        training = FileIndex(layout, ("train", "val"), mask_prefix="mask_", case_id=subject)
+        test = FileIndex(layout, ("test",), mask_prefix="mask_", case_id=subject)
         return {
             split: [(test if split == "test" else training).record(row) for row in rows]
             for split, rows in parts.items()
         }
 
     def all_images(self, root: Path) -> Iterable[Path]:
-        return images_of(find_tree(root, self.layout))
+        return images_of(find_layout(root, self.layout))
 
     def write_phantoms(self, folder: Path, rows: int) -> None:
         from datamodules.qata_cov19.phantoms import write_qata
@@ -181,29 +181,29 @@ def by_subject(pool: list[Caption]) -> Parts:
 
 
 def official(
-    pool: list[Caption], tables: Parts, tree: Tree, lists: dict[str, set[str]] | None
+    pool: list[Caption], tables: Parts, layout: Layout, lists: dict[str, set[str]] | None
 ) -> Parts:
     """LViT's random lists: from its workbooks, or from the tables or images in its folders.
 
     Raises:
         UserError: neither is there, or rows are in no list or in both.
     """
-    if lists is None and tree.layout == "lvit" and "val" in tree.splits:
-        lists = _folder_lists(tables, tree)
+    if lists is None and layout.name == "lvit" and "val" in layout.splits:
+        lists = _folder_lists(tables, layout)
     if lists is None:
         raise UserError(
-            f"split=official: {tree.base} has neither Train_Folder and Val_Folder nor "
+            f"split=official: {layout.base} has neither Train_Folder and Val_Folder nor "
             "Train_ID.xlsx and Val_ID.xlsx",
             "both come with LViT's text download: put them beside the captions, or use first80",
         )
     remedy = "use the ID workbooks that belong to this caption table"
-    return divide_by_lists(pool, lists, split="official", remedy=remedy)
+    return split_by_lists(pool, lists, split="official", remedy=remedy)
 
 
-def _folder_lists(tables: Parts, tree: Tree) -> dict[str, set[str]]:
+def _folder_lists(tables: Parts, layout: Layout) -> dict[str, set[str]]:
     """Membership by val table; without one, by the folder an image lies in."""
     train = {match_key(row.name) for row in tables["train"]}
     val = {match_key(row.name) for row in tables.get("val", ())}
     if not val or val == train:
-        val = set(index_images(tree.splits["val"].images))
+        val = set(index_images(layout.splits["val"].images))
     return {"train": train - val, "val": val}

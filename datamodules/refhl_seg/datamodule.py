@@ -16,8 +16,8 @@ from typing import Literal
 
 from datamodules.base import TextSegDataModule
 from datamodules.captions.modes import CaptionMode
-from datamodules.dataset import Record
 from datamodules.files.manifest import read_manifest
+from datamodules.records import Record
 from textseg.errors import UserError
 
 

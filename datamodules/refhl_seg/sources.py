@@ -85,7 +85,7 @@ def check_names(source: Source, *, lesion_label: int, liver_label: int | None) -
         raise UserError(
             f"{source.description} has the labels {_named(names)}, and no lesion_label="
             f"{lesion_label}",
-            "set lesion_label to the tumours' label",
+            "set lesion_label to the tumors' label",
         )
     if liver_label is None:
         return

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from datamodules.dataset import Record
 from datamodules.duke_breast_mri.datamodule import DukeBreastMRIDataModule
+from datamodules.records import Record
 
 SHAPE = (24, 20, 6)  # voxels to the right, to anterior and upwards
 SPACING = (1.5, 2.0, 3.0)  # mm

@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader
 from datamodules.base import TextSegDataModule
 from datamodules.cache import pictures as cache_module
 from datamodules.cache_speed import measure_cache
-from datamodules.dataset import Record, TextSegDataset, case_name, collate, to_batch
+from datamodules.dataset import TextSegDataset, collate, to_batch
+from datamodules.records import Record, case_name
 from textseg.errors import UserError
 from textseg.preprocess import read_image
 

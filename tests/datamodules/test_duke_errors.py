@@ -190,7 +190,7 @@ def test_a_missing_sheet_is_named(tmp_path: Path, table: str) -> None:
 def test_a_box_workbook_with_two_sheets_stops_the_set_up(tmp_path: Path) -> None:
     root = write_tcia(tmp_path / "tcia", SCANNERS[:1])
     write_boxes(root / "Annotation_Boxes.xlsx", SCANNERS[:1], Mine=[["Patient ID"]])
-    with pytest.raises(UserError, match="2 sheets .*Sheet1, Mine"):
+    with pytest.raises(UserError, match=r"2 sheets .*Sheet1, Mine"):
         make(root).setup()
 
 

@@ -69,7 +69,7 @@ def _table_rows(file: Path, text: str | None, root: str | None) -> Iterator[Row]
         )
     folder = file.parent if root is None else Path(root).expanduser()
     for number, row in enumerate(table):
-        where = f"{file}, {tables.place(file, number, row.line)}"
+        where = f"{file}, {tables.row_location(file, number, row.line)}"
         path = _inside(folder, _cell(row, image_column, where) or "", where)
         require_file(path, where)
         yield Row(
