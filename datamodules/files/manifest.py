@@ -26,8 +26,8 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.dataset import Record, case_name
 from datamodules.files.checks import preview, resolve_inside
+from datamodules.records import Record, case_name
 from textseg.errors import UserError
 from textseg.tables import (
     TEXT_COLUMNS,
