@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from datamodules.phantoms.common import COUNTS, SPLITS, check_counts, claim, stream
+from datamodules.phantoms.common import COUNTS, SPLITS, check_counts, new_folder, random_stream
 from datamodules.phantoms.drawing import (
     Field,
     Flags,
@@ -255,7 +255,7 @@ def _slices(seed: int, split: int) -> Iterator[_Slice]:
     """
     study = 0
     while True:
-        rng = stream(seed, split, study, 14)
+        rng = random_stream(seed, split, study, 14)
         number = len(SPLITS) * study + split
         families = (
             f"Jun_coronacases_case{number + 1}",
@@ -280,8 +280,8 @@ def _write_slices(folder: Path, seed: int, split: int, count: int, image_size: i
     drawn_slices = islice(_slices(seed, split), count)
     bar = tqdm(drawn_slices, f"MosMed {name}", total=count, delay=2, unit="slice")
     for index, drawn in enumerate(bar):
-        rng = stream(seed, split, index, 15)
-        thorax = draw_thorax(stream(seed, split, drawn.study, 16))
+        rng = random_stream(seed, split, index, 15)
+        thorax = draw_thorax(random_stream(seed, split, drawn.study, 16))
         areas = draw_areas(rng, 1 if image_size < NARROW else 3)
         image, mask = draw_slice(rng, thorax, areas, image_size)
         Image.fromarray(image).convert("RGB").save(folder / "frames" / drawn.name)
@@ -315,7 +315,7 @@ def write_mosmed(
         UserError: the folder is not empty, or a number is out of range.
     """
     check_counts(image_size, seed, train=train, val=val, test=test)
-    folder = claim(Path(folder))
+    folder = new_folder(Path(folder))
     for name in ("frames", "masks"):
         (folder / name).mkdir()
     for split, count in enumerate((train, val, test)):

@@ -15,8 +15,8 @@ SMALLEST = 32  # pixels; below, a small lesion has no pixels to speak of
 COUNTS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
-def stream(*key: int) -> np.random.Generator:
-    """A stream of its own for every key."""
+def random_stream(*key: int) -> np.random.Generator:
+    """Return a generator of its own for every key."""
     return np.random.default_rng(np.random.SeedSequence(key))
 
 
@@ -36,7 +36,7 @@ def check_counts(image_size: int, seed: int, **counts: int) -> None:
         raise UserError(f"seed={seed} is negative", "choose 0 or any positive integer")
 
 
-def claim(folder: Path) -> Path:
+def new_folder(folder: Path) -> Path:
     """Create the folder; a file or a folder with anything in it is refused."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(

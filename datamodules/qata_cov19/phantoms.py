@@ -11,7 +11,7 @@ from typing import NamedTuple
 from PIL import Image
 from tqdm import tqdm
 
-from datamodules.phantoms.common import COUNTS, check_counts, claim, save_mask, stream
+from datamodules.phantoms.common import COUNTS, check_counts, new_folder, random_stream, save_mask
 from datamodules.qata_cov19.chest import SIDES, ZONES, Run, draw_areas, draw_chest, draw_film
 
 
@@ -40,7 +40,7 @@ def _films(seed: int, split: int) -> Iterator[_Film]:
     """
     index = 0
     for subject in range(45_000):
-        rng = stream(seed, split, subject, 4)
+        rng = random_stream(seed, split, subject, 4)
         if split == 0 and rng.random() < 0.55:  # 0.55 of the subjects is 0.38 of the films
             yield _Film(f"covid_{2 * index + 1 + int(rng.integers(2))}.png", subject)
             index += 1
@@ -64,8 +64,8 @@ def _write_films(folder: Path, seed: int, split: int, count: int, image_size: in
     rows: list[tuple[str, str]] = []
     bar = tqdm(islice(_films(seed, split), count), f"QaTa {name}", count, delay=2, unit="film")
     for index, film in enumerate(bar):
-        rng = stream(seed, split, index, 5)
-        chest = draw_chest(stream(seed, split, film.subject, 6))
+        rng = random_stream(seed, split, index, 5)
+        chest = draw_chest(random_stream(seed, split, film.subject, 6))
         drawn = draw_film(rng, chest, draw_areas(rng), image_size)
         Image.fromarray(drawn.image).save(images / film.name)
         save_mask(drawn.mask, masks / f"mask_{film.name}")
@@ -96,6 +96,6 @@ def write_qata(
         UserError: the folder is not empty, or a number is out of range.
     """
     check_counts(image_size, seed, train=train, test=test)
-    folder = claim(Path(folder))
+    folder = new_folder(Path(folder))
     for split, count in enumerate((train, test)):
         _write_films(folder, seed, split, count, image_size)

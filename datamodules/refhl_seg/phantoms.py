@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from datamodules.captions.expressions import say_traits
-from datamodules.phantoms.common import SPLITS, check_counts, claim, save_mask, stream
+from datamodules.phantoms.common import SPLITS, check_counts, new_folder, random_stream, save_mask
 from datamodules.refhl_seg.abdomen import Traits, draw_patient, draw_slice
 
 
@@ -49,7 +49,7 @@ def _slices(seed: int, split: int) -> Iterator[tuple[int, int]]:
     case = 0
     while True:
         case += 1
-        for number in range(int(stream(seed, split, case, 1).integers(2, 5))):
+        for number in range(int(random_stream(seed, split, case, 1).integers(2, 5))):
             yield case, number + 1
 
 
@@ -58,7 +58,7 @@ def _write_slice(
 ) -> list[dict[str, object]]:
     """Image and masks of one slice; returns its rows for the manifest."""
     case, number = place
-    case_rng, rng = stream(seed, split, case, 2), stream(seed, split, index, 3)
+    case_rng, rng = random_stream(seed, split, case, 2), random_stream(seed, split, index, 3)
     patient = draw_patient(case_rng)
     spacing = round(float(case_rng.uniform(360, 420)) / image_size, 3)  # field of view, mm
     drawn = draw_slice(rng, patient, int(rng.integers(2, 5)), image_size)
@@ -107,7 +107,7 @@ def write_refhl(
         UserError: the folder is not empty, or a number is out of range.
     """
     check_counts(image_size, seed, train=train, val=val, test=test)
-    folder = claim(Path(folder))
+    folder = new_folder(Path(folder))
     for name in ("images", "masks"):
         (folder / name).mkdir()
     with (folder / "manifest.jsonl").open("w", encoding="utf-8", newline="\n") as manifest:
