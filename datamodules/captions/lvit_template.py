@@ -24,6 +24,7 @@ from typing import Literal, NamedTuple
 Extent = Literal["bilateral", "unilateral", "none"]
 Template = Literal["qata", "mosmed"]
 
+SIDES = ("left", "right")
 ZONES = ("upper", "middle", "lower")
 COUNTS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 

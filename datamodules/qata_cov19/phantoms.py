@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -11,8 +10,15 @@ from typing import NamedTuple
 from PIL import Image
 from tqdm import tqdm
 
-from datamodules.phantoms.common import COUNTS, check_counts, new_folder, random_stream, save_mask
-from datamodules.qata_cov19.chest import SIDES, ZONES, Run, draw_areas, draw_chest, draw_film
+from datamodules.captions.lvit_template import COUNTS, SIDES, ZONES
+from datamodules.phantoms.common import (
+    check_counts,
+    new_folder,
+    random_stream,
+    save_mask,
+    write_table,
+)
+from datamodules.qata_cov19.chest import Run, draw_areas, draw_chest, draw_film
 
 
 class _Film(NamedTuple):
@@ -21,7 +27,7 @@ class _Film(NamedTuple):
 
 
 def qata_caption(areas: dict[str, list[Run]]) -> str:
-    """The data set's own template, for the runs of infected zones on each side."""
+    """Word a caption by the dataset's own template, for the infected zones on each side."""
     where = []
     for side in SIDES:
         ill = [ZONES[zone] for first, last in areas[side] for zone in range(first, last)]
@@ -70,10 +76,7 @@ def _write_films(folder: Path, seed: int, split: int, count: int, image_size: in
         Image.fromarray(drawn.image).save(images / film.name)
         save_mask(drawn.mask, masks / f"mask_{film.name}")
         rows.append((f"mask_{film.name}", qata_caption(drawn.areas)))
-    with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as table:
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(("Image", "Description"))
-        writer.writerows(sorted(rows))
+    write_table(folder / f"{name}.csv", ("Image", "Description"), sorted(rows))
 
 
 def write_qata(
@@ -96,6 +99,6 @@ def write_qata(
         UserError: the folder is not empty, or a number is out of range.
     """
     check_counts(image_size, seed, train=train, test=test)
-    folder = new_folder(Path(folder))
+    folder = new_folder(folder)
     for split, count in enumerate((train, test)):
         _write_films(folder, seed, split, count, image_size)
