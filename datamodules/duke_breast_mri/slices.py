@@ -14,14 +14,14 @@ from tqdm import tqdm
 
 from datamodules.duke_breast_mri.layouts import Case, Phases, Slices, patient_split
 from datamodules.duke_breast_mri.sheets import Box
+from datamodules.files.dicom import read_dicom_series
 from datamodules.files.manifest import write_manifest
+from datamodules.files.nifti import read_nifti
 from datamodules.files.volumes import (
     Volume,
     axial_picture,
     canonical,
     check_same_grid,
-    read_dicom_series,
-    read_nifti,
 )
 from textseg.errors import UserError
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from datamodules.files.volumes import axial_picture, check_same_grid, read_nifti
+from datamodules.files.nifti import read_nifti
+from datamodules.files.volumes import axial_picture, check_same_grid
 from tests.datamodules.liver_volumes import write_liver_volumes
 
 CASES, SIZE, SLICES = 16, 96, 10

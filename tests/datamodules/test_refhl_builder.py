@@ -19,8 +19,9 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from datamodules.refhl_seg.builder import build_refhl, format_summary, read_summary
+from datamodules.refhl_seg.builder import build_refhl
 from datamodules.refhl_seg.datamodule import RefHLSegDataModule
+from datamodules.refhl_seg.summary import format_summary, read_summary
 from tests.datamodules.liver_volumes import write_liver_volumes
 from tests.datamodules.reading import pixels, rows_of
 from textseg.errors import UserError
