@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textseg.errors import UserError, first_line
+from textseg.errors import Report, TableError, UserError, first_line, raise_error
 
 # Column names, compared without case: Image is one of them.
 IMAGE_COLUMNS = ("image", "filename", "image_path", "original_image_filename")
@@ -70,27 +70,31 @@ def split_name(written: str) -> str:
     return _SPLIT_OF.get(plain, plain)
 
 
-def read_captions(file: Path) -> list[Caption]:
+def read_captions(file: Path, report: Report = raise_error) -> list[Caption]:
     """Read the captions of one table, in its order.
 
+    Args:
+        file: the table.
+        report: is told every mistake: a file that cannot be read, no image or no text column, an
+            empty cell. Where it returns, rows without an image's name are left out, and texts that
+            are not there are "".
+
     Raises:
-        UserError: the file cannot be read, has no image or no text column, or an empty caption.
+        UserError: as `report` does.
     """
-    rows = read_rows(file)
+    rows = read_rows(file, report)
     if not rows:
-        raise UserError(f"{file} has no rows", "is it the downloaded table, complete?")
-    image = find_column(file, rows[0], IMAGE_COLUMNS, "an image column")
-    text = find_column(file, rows[0], TEXT_COLUMNS, "a text column")
-    return [
-        Caption(
-            name=required(file, number, row, image),
-            text=required(file, number, row, text),
-            row=number,
-            split=_known_split(row),
-            line=row.line,
-        )
-        for number, row in enumerate(rows)
-    ]
+        report(UserError(f"{file} has no rows", "is it the downloaded table, complete?"))
+        return []
+    image = find_column(file, rows[0], IMAGE_COLUMNS, "an image column", report)
+    text = find_column(file, rows[0], TEXT_COLUMNS, "a text column", report)
+    captions = []
+    for number, row in enumerate(rows):
+        name = "" if image is None else required(file, number, row, image, report)
+        words = "" if text is None else required(file, number, row, text, report, kind="")
+        if name.strip():
+            captions.append(Caption(name, words, number, _known_split(row), row.line))
+    return captions
 
 
 def _known_split(row: Row) -> str:
@@ -106,26 +110,33 @@ def matching_columns(columns: Iterable[str], accepted: Sequence[str]) -> list[st
     return [column for column in columns if column.strip().casefold() in accepted]
 
 
-def find_column(file: Path, columns: Iterable[str], accepted: Sequence[str], what: str) -> str:
+def find_column(
+    file: Path,
+    columns: Iterable[str],
+    accepted: Sequence[str],
+    what: str,
+    report: Report = raise_error,
+) -> str | None:
     """Find the first column that has one of the accepted names.
 
     Args:
-        file: the table, for the message.
+        file: the table.
         columns: all of its columns.
         accepted: names in lower case.
         what: the column with its article, such as "an image column".
+        report: is told that there is none; where it returns, the result is None.
 
     Raises:
-        UserError: there is none.
+        UserError: as `report` does.
     """
     found = matching_columns(columns, accepted)
-    if not found:
-        raise UserError(
-            f"{file} has no {what.split(maxsplit=1)[1]}; its columns are "
-            f"{', '.join(columns) or '(none)'}",
-            f"name {what} one of {', '.join(accepted)} (upper or lower case)",
-        )
-    return found[0]
+    if found:
+        return found[0]
+    detail = f"has no {what.split(maxsplit=1)[1]}; its columns are {', '.join(columns) or '(none)'}"
+    remedy = f"name {what} one of {', '.join(accepted)} (upper or lower case)"
+    kind, where = "missing column", file.name
+    report(TableError(f"{file} {detail}", remedy, kind=kind, where=where, detail=detail))
+    return None
 
 
 def is_filled(row: Row, column: str) -> bool:
@@ -134,18 +145,42 @@ def is_filled(row: Row, column: str) -> bool:
     return value is not None and bool(str(value).strip())
 
 
-def required(file: Path, number: int, row: Row, column: str) -> str:
-    """Return a cell that must hold something, as a string.
+def required(
+    file: Path,
+    number: int,
+    row: Row,
+    column: str,
+    report: Report = raise_error,
+    *,
+    kind: str = "invalid row",
+) -> str:
+    """Read a cell that must hold something; "" where it does not and `report` returns.
+
+    Args:
+        file: the table.
+        number: the row, counted from 0 without the empty ones.
+        row: its cells.
+        column: which of them.
+        report: is told of an empty cell.
+        kind: what an audit calls it.
 
     Raises:
-        UserError: it is empty.
+        UserError: as `report` does.
     """
-    if not is_filled(row, column):
-        raise UserError(
-            f"{file}, {row_location(file, number, row.line)}: {column!r} is empty",
-            "fill it in or delete the row; for an experiment without text set caption_mode=empty",
-        )
-    return str(row[column])
+    if is_filled(row, column):
+        return str(row[column])
+    remedy = "fill it in or delete the row; for an experiment without text set caption_mode=empty"
+    report(row_error(file, number, row.line, f"{column!r} is empty", remedy, kind=kind))
+    return ""
+
+
+def row_error(
+    file: Path, number: int, line: int | None, detail: str, remedy: str, *, kind: str
+) -> TableError:
+    """Name a mistake by its file and row; the arguments are `row_location`'s and `TableError`'s."""
+    location = row_location(file, number, line)
+    cause, where = f"{file}, {location}: {detail}", f"{file.name}, {location}"
+    return TableError(cause, remedy, kind=kind, where=where, detail=detail)
 
 
 def row_location(file: Path, number: int, line: int | None = None) -> str:
@@ -164,28 +199,32 @@ def row_location(file: Path, number: int, line: int | None = None) -> str:
 # --- formats -------------------------------------------------------------------------------------
 
 
-def read_rows(file: Path) -> list[Row]:
+def read_rows(file: Path, report: Report = raise_error) -> list[Row]:
     """Read the rows of a table; cells are strings, except in the JSON formats.
 
     Rows without any cell are left out, and so are columns that have neither a name nor a cell, as
     spreadsheets leave them at the right. A column with cells but no name is called "Unnamed: 3" by
     its place, counted from 0.
 
+    Args:
+        file: the table.
+        report: is told of a file that cannot be read; where it returns, there are no rows.
+
     Raises:
-        UserError: the file does not exist, cannot be read, is none of the accepted formats, or
-            names a column twice.
+        UserError: as `report` does: the file does not exist, cannot be read, is none of the
+            accepted formats, or names a column twice.
     """
     readers = {".csv": _csv, ".xlsx": _xlsx, ".jsonl": _jsonl, ".json": _sgseg}
     reader = readers.get(file.suffix.lower())
-    if reader is None:
-        raise UserError(f"{file} is not a kind of table that is read here", _TABLE_REMEDY)
     try:
-        rows = reader(file)
-    except UserError:
-        raise
-    except Exception as error:  # csv and json share no base class for a broken file
-        raise _unreadable(file, error) from error
-    return _without_empty_unnamed(rows)
+        if reader is None:
+            raise UserError(f"{file} is not a kind of table that is read here", _TABLE_REMEDY)
+        return _without_empty_unnamed(reader(file))
+    except Exception as error:  # csv, json and zipfile share no base class for a broken file
+        mistake = error if isinstance(error, UserError) else _unreadable(file, error)
+        cause, _, remedy = str(mistake).partition("\n")
+        report(TableError(cause, remedy, kind="unreadable table", where=file.name))
+        return []
 
 
 def _unreadable(file: Path, error: Exception) -> UserError:
@@ -280,7 +319,7 @@ def workbook_rows(file: Path, sheet: str | None = None) -> Iterator[list[str]]:
     Raises:
         UserError: the file is no workbook, or does not have that sheet.
     """
-    import openpyxl
+    import openpyxl  # type: ignore[import-untyped]
 
     book = None
     try:

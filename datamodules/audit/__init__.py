@@ -17,21 +17,17 @@ from datamodules.audit.findings import (
     KINDS,
     Audit,
     Finding,
-    finding,
     format_audit,
     in_order,
     write_audit,
 )
-from datamodules.audit.reading import rows_of
+from datamodules.audit.reading import read_all, refusal
 from datamodules.audit.splits import empty_splits, leaks, repetitions
 from datamodules.audit.words import Words
 from datamodules.base import TextSegDataModule
-from datamodules.captions.lvit_template import Template
 from datamodules.captions.modes import key
-from datamodules.files.manifest import PREDICT, SPLITS
-from datamodules.mosmed.datamodule import MosMedDataModule
-from datamodules.qata_cov19.datamodule import QaTaCov19DataModule
-from datamodules.records import Record
+from datamodules.files.manifest import PREDICT
+from datamodules.records import Splits
 from textseg.errors import UserError
 from textseg.preprocess import checked_size
 
@@ -58,8 +54,8 @@ def audit(
         UserError: root is unset or no folder, or image_size cannot be used.
     """
     root = datamodule.folder()
-    rows, found = rows_of(datamodule, root)
-    template = _template(datamodule)
+    rows, findings = read_all(datamodule, root)
+    template = datamodule.caption_template
     files = Files(
         root,
         network=checked_size(datamodule.image_size),
@@ -73,35 +69,20 @@ def audit(
         normalized=datamodule.normalize_captions,
     )
     _inspect_rows(rows, files, words)
-    published = _published(datamodule)
+    published = datamodule.published_splits.get(datamodule.split, ())
     files.compare(published=published)
     unlisted, refused = _all_images(datamodule, root)
     if rows:
         files.unlisted_files(unlisted)
-        found += empty_splits(rows)
-    found += refused if not found else []
-    found += leaks(rows, files, published=published) + repetitions(rows, files)
-    found += files.findings + words.finished()
+        findings += empty_splits(rows)
+    findings += refused if not findings else []
+    findings += leaks(rows, files, published=published) + repetitions(rows, files)
+    findings += files.findings + words.finished()
     facts = {**_facts(datamodule, rows, files), **words.facts()}
-    return Audit(in_order(found), facts)
+    return Audit(in_order(findings), facts)
 
 
-def _template(datamodule: TextSegDataModule) -> Template | None:
-    if isinstance(datamodule, QaTaCov19DataModule):
-        return "qata"
-    return "mosmed" if isinstance(datamodule, MosMedDataModule) else None
-
-
-def _published(datamodule: TextSegDataModule) -> tuple[str, ...]:
-    """Splits that others divided so: what they share is not the user's to mend."""
-    if isinstance(datamodule, QaTaCov19DataModule) and datamodule.split in ("official", "first80"):
-        return ("train", "val")
-    if isinstance(datamodule, MosMedDataModule) and datamodule.split in ("official", "lists"):
-        return SPLITS
-    return ()
-
-
-def _inspect_rows(rows: dict[str, list[Record]], files: Files, words: Words) -> None:
+def _inspect_rows(rows: Splits, files: Files, words: Words) -> None:
     listed = [(split, record) for split, records in rows.items() for record in records]
     for split, record in tqdm(listed, "audit", delay=2, unit="row"):
         # Rows for prediction need no mask, and may not have one.
@@ -112,13 +93,10 @@ def _all_images(datamodule: TextSegDataModule, root: Path) -> tuple[list[Path], 
     try:
         return list(datamodule.all_images(root)), []
     except UserError as error:
-        cause, _, remedy = str(error).partition("\n")
-        return [], [finding("refused by the reader", "", str(root), cause, suggestion=remedy)]
+        return [], [refusal(error, root)]
 
 
-def _facts(
-    datamodule: TextSegDataModule, rows: dict[str, list[Record]], files: Files
-) -> dict[str, object]:
+def _facts(datamodule: TextSegDataModule, rows: Splits, files: Files) -> dict[str, object]:
     """Counts and shares; of what could be read."""
     keys = {split: [key(record.text) for record in records] for split, records in rows.items()}
     filled = {split: part for split, part in keys.items() if part}

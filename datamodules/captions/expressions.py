@@ -53,7 +53,7 @@ def distinguishing_traits(
 
 
 def choose_traits(
-    rng: np.random.Generator, distinguishing: Sequence[tuple[str, ...]]
+    rng: np.random.Generator, distinguishing: list[tuple[str, ...]]
 ) -> tuple[str, ...]:
     """Take the fullest combination half of the time, otherwise any; the fullest is the last."""
     full = rng.random() < 0.5

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from lightning.pytorch.utilities import rank_zero_warn
 from tqdm import tqdm
@@ -27,9 +27,9 @@ from datamodules.duke_breast_mri.sheets import (
     series_key,
 )
 from datamodules.files.checks import report_missing
-from datamodules.files.manifest import MANIFEST_NAMES
+from datamodules.files.manifest import MANIFEST_NAMES, has_manifest
 from textseg.batch import stable_id
-from textseg.errors import UserError
+from textseg.errors import Report, UserError, check_choice
 from textseg.tables import read_rows
 
 LayoutName = Literal["auto", "mamamia", "tcia", "slices"]
@@ -75,6 +75,7 @@ class Source:
         tables: where sheets are looked for, in this order.
         phases: which contrast phases are needed.
         on_missing: what to do about patients whose files are not all there.
+        report: is told of these, where that is an error.
         cache: folder for what is built once.
     """
 
@@ -82,6 +83,7 @@ class Source:
     tables: tuple[Path, ...]
     phases: Phases
     on_missing: str
+    report: Report
     cache: Path
 
 
@@ -106,19 +108,13 @@ def choose_layout(root: Path, layout: LayoutName, captions: Path | None) -> Layo
     Raises:
         UserError: it is not there, or none is; the message lists what was looked for.
     """
+    check_choice("layout", layout, LayoutName)
     listed = captions is not None and captions.is_file()
     there: dict[LayoutName, Callable[[], bool]] = {
-        "slices": lambda: (
-            (listed and layout == "slices")
-            or any((root / name).is_file() for name in MANIFEST_NAMES)
-        ),
+        "slices": lambda: (listed and layout == "slices") or has_manifest(root),
         "mamamia": lambda: (root / "images").is_dir() and (root / "segmentations").is_dir(),
         "tcia": lambda: any(True for _ in _patient_folders(root)),
     }
-    if layout not in get_args(LayoutName):
-        raise UserError(
-            f"layout={layout!r} is unknown", f"choose one of {', '.join(get_args(LayoutName))}"
-        )
     for name in there if layout == "auto" else [layout]:
         if there[name]():
             return name
@@ -130,6 +126,16 @@ def choose_layout(root: Path, layout: LayoutName, captions: Path | None) -> Layo
         f"[manifest-*/][{_COLLECTION}/]Breast_MRI_001/ (tcia)",
         "set root to the folder that holds one of these",
     )
+
+
+def holds_volumes(root: Path) -> bool:
+    """Tell by names whether a folder holds MAMA-MIA's or TCIA's patients of this dataset."""
+    if any(True for _ in _patient_folders(root)):
+        return True
+    # Other people's folders are called images and segmentations too.
+    images = root / "images"
+    both = images.is_dir() and (root / "segmentations").is_dir()
+    return both and any(f.name.casefold().startswith("duke_") for f in images.iterdir())
 
 
 def short_digest(source: object) -> str:
@@ -218,7 +224,9 @@ def mamamia_cases(source: Source) -> list[Case]:
             known = joined(clinical.get(number, Findings()), findings)
             cases.append(Case(name, compose(known, by_box=False), images, mask))
     unlisted = [folder for number, folder in folders.items() if number not in info]
-    report_missing(missing, unlisted, root=source.root, on_missing=source.on_missing)
+    report_missing(
+        *(missing, unlisted), root=source.root, on_missing=source.on_missing, report=source.report
+    )
     return _some(cases, source.root)
 
 
@@ -303,7 +311,9 @@ def tcia_cases(source: Source) -> list[Case]:
             images = {phase: series[name] for phase, name in wanted.items()}
             cases.append(Case(patient_name(number), text, images, box))
     unlisted = [home[0] for number, home in folders.items() if number not in boxes]
-    report_missing(missing, unlisted, root=source.root, on_missing=source.on_missing)
+    report_missing(
+        *(missing, unlisted), root=source.root, on_missing=source.on_missing, report=source.report
+    )
     return _some(cases, source.root)
 
 

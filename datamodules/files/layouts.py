@@ -15,16 +15,16 @@ from pathlib import Path
 
 from datamodules.files.checks import preview, resolve_inside
 from datamodules.records import Record, case_name
-from textseg.errors import UserError
+from textseg.errors import Report, UserError, raise_error
 from textseg.tables import (
     IMAGE_COLUMNS,
     IMAGE_SUFFIXES,
     TABLE_SUFFIXES,
     Caption,
+    find_column,
     match_key,
     read_captions,
     read_rows,
-    row_location,
 )
 
 SPLITS = ("train", "val", "test")
@@ -265,8 +265,14 @@ def _one_of_copies(tables: list[Path]) -> Path:
     return plainest
 
 
-def read_tables(root: Path, layout: Layout, captions: Path | None, names: TableNames) -> Parts:
-    """The rows of the tables, by split; a split that need not have one may be absent.
+def read_tables(
+    root: Path,
+    layout: Layout,
+    captions: Path | None,
+    names: TableNames,
+    report: Report = raise_error,
+) -> Parts:
+    """Read the rows of the tables, by split; a split that need not have one may be absent.
 
     Args:
         root: the dataset's folder.
@@ -274,17 +280,17 @@ def read_tables(root: Path, layout: Layout, captions: Path | None, names: TableN
         captions: a file with a split column or SGSeg's json, or the folder that holds the tables;
             None looks in the usual places.
         names: what the tables are called.
+        report: is told of missing tables and of what is wrong with the others. Where it returns,
+            missing tables have no rows.
 
     Raises:
-        UserError: a table is missing or cannot be used.
+        UserError: as `report` does.
     """
     if captions is not None and not captions.exists():
-        raise UserError(
-            f"captions={captions} does not exist",
-            "give a caption table, or the folder that holds the train and test tables",
-        )
+        remedy = "give a caption table, or the folder that holds the train and test tables"
+        report(UserError(f"captions={captions} does not exist", remedy))
     if captions is not None and captions.is_file():
-        return _joint_table(root, captions, names)
+        return _joint_table(root, captions, names, report)
     places = list(dict.fromkeys([root, layout.base] if captions is None else [captions]))
     folders = table_folders(places)
     tables: Parts = {}
@@ -293,19 +299,18 @@ def read_tables(root: Path, layout: Layout, captions: Path | None, names: TableN
         if table is None and captions is None:
             table = _table_beside_images(layout, split, stems)
         if table is not None:
-            tables[split] = _read(root, table)
+            tables[split] = _read(root, table, report)
     missing = [split for split in names.needed if split not in tables]
     if not missing:
         return tables
     joint = named_table(folders, names.joint)
     if joint is not None:
-        return _joint_table(root, joint, names)
+        return _joint_table(root, joint, names, report)
     looked_for = ", ".join((*names.splits[missing[0]], *names.joint))
-    raise UserError(
-        f"no {missing[0]} captions in {preview(places)}: looked there and in "
-        f"{', '.join(TEXT_FOLDERS[1:])} for {looked_for} (.csv, .xlsx, .json)",
-        names.remedy,
-    )
+    cause = f"no {missing[0]} captions in {preview(places)}: looked there and in "
+    cause += f"{', '.join(TEXT_FOLDERS[1:])} for {looked_for} (.csv, .xlsx, .json)"
+    report(UserError(cause, names.remedy))
+    return tables | {split: [] for split in missing}
 
 
 def read_keys(file: Path) -> set[str]:
@@ -317,12 +322,8 @@ def read_keys(file: Path) -> set[str]:
     rows = read_rows(file)
     if not rows:
         raise UserError(f"{file} has no rows", "is it the downloaded list, complete?")
-    column = next((name for name in rows[0] if name.casefold() in IMAGE_COLUMNS), None)
-    if column is None:
-        raise UserError(
-            f"{file} has the columns {', '.join(rows[0])}",
-            f"it needs one of {', '.join(IMAGE_COLUMNS)} (upper or lower case)",
-        )
+    column = find_column(file, rows[0], IMAGE_COLUMNS, "an image column")
+    assert column is not None, "its absence is raised"
     return {match_key(str(row[column])) for row in rows}
 
 
@@ -356,24 +357,28 @@ def split_by_lists(
     return parts
 
 
-def _read(root: Path, file: Path) -> list[Caption]:
-    captions = read_captions(file)
-    for caption in captions:
-        where = f"{file}, {row_location(file, caption.row, caption.line)}"
-        resolve_inside(root, caption.name, where, spare=ADDED_TO_NAMES)
-    return captions
+def _read(root: Path, file: Path, report: Report) -> list[Caption]:
+    return [
+        caption
+        for caption in read_captions(file, report)
+        if resolve_inside(
+            *(root, caption.name, file, caption.row, caption.line, report), spare=ADDED_TO_NAMES
+        )
+    ]
 
 
-def _joint_table(root: Path, file: Path, names: TableNames) -> Parts:
+def _joint_table(root: Path, file: Path, names: TableNames, report: Report) -> Parts:
     tables: Parts = {}
-    for caption in _read(root, file):
+    for caption in _read(root, file, report):
         tables.setdefault(caption.split, []).append(caption)
     if "" in tables or not set(names.needed) <= set(tables):
         *others, last = names.needed
-        raise UserError(
-            f"captions={file} does not say which rows are {', '.join(others)} and {last}",
-            "give the folder that holds the tables, or add a split column (train, val, test)",
-        )
+        cause = f"captions={file} does not say which rows are {', '.join(others)} and {last}"
+        remedy = "give the folder that holds the tables, or add a split column (train, val, test)"
+        report(UserError(cause, remedy))
+        unknown = tables.pop("", [])
+        tables = {split: [] for split in names.needed} | tables
+        tables["train"] = tables["train"] + unknown
     return tables
 
 

@@ -1,6 +1,6 @@
-"""Where MosMedData+'s images and caption tables lie in the trees that circulate.
+"""Where MosMedData+'s images and caption tables lie in the layouts that circulate.
 
-`mosmed` shows the trees.
+The DataModule shows the layouts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Literal
 
 from datamodules.files import layouts
 from datamodules.files.layouts import SPLITS, Layout, LayoutSpec, Names, Parts, TableNames
-from textseg.errors import UserError
+from textseg.errors import Report, UserError
 
 LayoutName = Literal["auto", "kaggle", "lvit", "mmiunet", "prepared"]
 
@@ -77,12 +77,16 @@ _OLD_BASES = ("", *_FOLDERS, "COVID19_1110")
 _OLD_FOLDERS = tuple(f"{inner}CT-{grade}" for inner in ("", "studies/") for grade in range(5))
 
 
+class OtherDatasetError(UserError):
+    """The folder holds MosMedData's volumes, which are often taken for MosMedData+."""
+
+
 def find_layout(root: Path, layout: LayoutName) -> Layout:
-    """The first family that fits, or the one asked for.
+    """Find the first layout that fits, or the one asked for.
 
     Raises:
-        UserError: nothing fits; the message lists what was looked for, or says that this is
-            MosMedData, a dataset of volumes.
+        OtherDatasetError: this is MosMedData, a dataset of volumes.
+        UserError: nothing fits; the message lists what was looked for.
     """
     try:
         return layouts.find_layout(root, layout, specs=LAYOUTS, dataset="MosMedData+")
@@ -95,31 +99,27 @@ def _refuse_volumes(root: Path) -> None:
     for base in _OLD_BASES:
         for name in _OLD_FOLDERS:
             if (root / base / name).is_dir():
-                raise UserError(
+                raise OtherDatasetError(
                     f"{root / base / name} belongs to MosMedData, 1110 CT volumes in CT-0 to CT-4: "
                     "a different dataset from MosMedData+, which is 2729 slices as PNG",
                     f"download {_KAGGLE} from Kaggle (frames/ and masks/) and set root to it",
                 )
         volume = next((root / base / "masks").glob("study_*_mask.nii*"), None)
         if volume is not None:
-            raise UserError(
+            raise OtherDatasetError(
                 f"{volume} belongs to MosMedData, a dataset of CT volumes: a different dataset "
                 "from MosMedData+, which is 2729 slices as PNG",
                 f"download {_KAGGLE} from Kaggle (frames/ and masks/) and set root to it",
             )
 
 
-def read_tables(root: Path, layout: Layout, captions: Path | None) -> Parts:
-    """The rows of the train, val and test tables; see `layouts.read_tables`.
-
-    Raises:
-        UserError: a table is missing or cannot be used.
-    """
-    return layouts.read_tables(root, layout, captions, TABLES)
+def read_tables(root: Path, layout: Layout, captions: Path | None, report: Report) -> Parts:
+    """Read the train, val and test tables, as `layouts.read_tables` does."""
+    return layouts.read_tables(root, layout, captions, TABLES, report)
 
 
 def split_lists(root: Path, layout: Layout, captions: Path | None) -> dict[str, set[str]]:
-    """The keys that mosmed_{train,val,test}_split.csv list.
+    """Read the keys that mosmed_{train,val,test}_split.csv list.
 
     Raises:
         UserError: one of them is missing.

@@ -24,10 +24,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal
 
 from datamodules.base import TextSegDataModule
-from datamodules.captions.modes import CaptionMode
 from datamodules.files.layouts import (
     FileIndex,
     Layout,
@@ -36,13 +35,16 @@ from datamodules.files.layouts import (
     index_images,
     split_by_lists,
 )
+from datamodules.files.manifest import has_manifest
 from datamodules.qata_cov19.layouts import LayoutName, find_layout, id_lists, read_tables
-from datamodules.records import Record
+from datamodules.records import Splits
 from textseg.batch import stable_id
-from textseg.errors import UserError
+from textseg.errors import Report, UserError, check_choice, raise_error
 from textseg.tables import Caption, match_key
 
 Split = Literal["first80", "official", "subject"]
+
+_NAME = re.compile(r"covid_\d+|sub-s\w+_.+")
 
 
 class QaTaCov19DataModule(TextSegDataModule):
@@ -56,20 +58,12 @@ class QaTaCov19DataModule(TextSegDataModule):
             training and the rest for validation; official follows LViT's folders or its Train_ID
             and Val_ID workbooks; subject puts about 80 % of the patients into training.
         layout: where the images lie below root; auto finds out.
-        image_size: side of the network's square input, or [height, width]; multiples of 32.
-        batch_size: rows per batch and process.
-        num_workers: processes that load data; 0 loads in the main process.
-        on_missing: what to do about captions without images and images without captions.
-        synthesize: write and use phantoms in the dataset's layout under data/phantoms instead of
-            root; a number asks for that many training images.
-        caption_mode: true captions, empty ones, or true ones shuffled among the rows of a split.
-        normalize_captions: repair spelling and spacing of captions.
-        augment: vary training images; words keep telling the truth.
-        cache: folder for the decoded, resized pictures, built once and memory-mapped; null reads
-            the files every time.
-        seed: of shuffling, augmentation and caption_mode=shuffled.
     """
 
+    name = "qata"
+    recognized_by = "QaTa-COV19-v2 (covid_1.png or sub-S..., in its folders)"
+    caption_template = "qata"
+    published_splits: ClassVar = {"first80": ("train", "val"), "official": ("train", "val")}
     phantom_images = 320  # four fifths of a pool of 400
 
     def __init__(
@@ -79,49 +73,39 @@ class QaTaCov19DataModule(TextSegDataModule):
         *,
         split: Split = "first80",
         layout: LayoutName = "auto",
-        image_size: int | list[int] = 224,
-        batch_size: int = 16,
-        num_workers: int = 4,
-        on_missing: Literal["error", "skip"] = "error",
-        synthesize: bool | int = False,
-        caption_mode: CaptionMode = "true",
-        normalize_captions: bool = False,
-        augment: bool = True,
-        cache: str | None = "data/cache",
-        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            root,
-            captions,
-            split=split,
-            image_size=image_size,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            on_missing=on_missing,
-            synthesize=synthesize,
-            caption_mode=caption_mode,
-            normalize_captions=normalize_captions,
-            augment=augment,
-            cache=cache,
-            seed=seed,
-        )
+        super().__init__(root, captions, split=split, **kwargs)
         self.layout: LayoutName = layout
 
-    def read_records(self, root: Path) -> dict[str, list[Record]]:
-        captions = self._captions()
+    @classmethod
+    def fits(cls, root: Path) -> bool:
+        """Tell by the layout and the names of its pictures; a manifest overrules both."""
+        if has_manifest(root):
+            return False
+        try:
+            layout = find_layout(root, "auto")
+        except UserError:
+            return False
+        return any(_NAME.fullmatch(match_key(path.name)) for path in images_of(layout))
+
+    def read_records(self, root: Path, report: Report = raise_error) -> Splits:
+        """Read the tables, and divide the rows as `split` says."""
+        check_choice("split", self.split, Split)
+        captions = self.captions_file()
         layout = find_layout(root, self.layout)
-        tables = read_tables(root, layout, captions)
+        tables = read_tables(root, layout, captions, report)
         pool = pooled(tables)
         if self.split == "first80":
             parts = first80(pool)
         elif self.split == "subject":
             parts = by_subject(pool)
-        elif self.split == "official":
-            parts = official(pool, tables, layout, id_lists(root, layout, captions))
         else:
-            raise UserError(
-                f"split={self.split!r} is unknown", f"choose one of {', '.join(get_args(Split))}"
-            )
+            try:
+                parts = official(pool, tables, layout, id_lists(root, layout, captions))
+            except UserError as error:
+                report(error)
+                parts = {"train": tables["train"], "val": tables.get("val", [])}
         parts["test"] = tables["test"]
         training = FileIndex(layout, ("train", "val"), mask_prefix="mask_", case_id=subject)
         test = FileIndex(layout, ("test",), mask_prefix="mask_", case_id=subject)
@@ -131,18 +115,15 @@ class QaTaCov19DataModule(TextSegDataModule):
         }
 
     def all_images(self, root: Path) -> Iterable[Path]:
+        """List the images in the layout's folders."""
         return images_of(find_layout(root, self.layout))
 
     def write_phantoms(self, folder: Path, rows: int) -> None:
+        """Write a pool of which first80 trains on `rows`, and a fourth as many for test."""
         from datamodules.qata_cov19.phantoms import write_qata
 
-        pool = math.ceil(rows * 5 / 4)  # of which first80 trains on `rows`
+        pool = math.ceil(rows * 5 / 4)
         write_qata(folder, train=pool, test=max(1, round(pool / 4)))
-
-    def _captions(self) -> Path | None:
-        if self.synthesize or self.captions_path is None:
-            return None
-        return Path(self.captions_path).expanduser()
 
 
 def subject(name: str) -> str:

@@ -1,7 +1,7 @@
-"""Where QaTa-COV19-v2's images and caption tables lie in the trees that circulate.
+"""Where QaTa-COV19-v2's images and caption tables lie in the layouts that circulate.
 
-`qata_cov19` shows the trees. Version 1, which the archive holds beside version 2, has no train and
-test folders and so fits none of these.
+The DataModule shows the layouts. Version 1, which the archive holds beside version 2, has no train
+and test folders and so fits none of these.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Literal
 
 from datamodules.files import layouts
 from datamodules.files.layouts import Layout, LayoutSpec, Parts, TableNames
+from textseg.errors import Report
 
 LayoutName = Literal["auto", "kaggle", "lvit", "languide", "sgseg", "prepared"]
 
@@ -69,7 +70,7 @@ TABLES = TableNames(
 
 
 def find_layout(root: Path, layout: LayoutName) -> Layout:
-    """The first family that fits, or the one asked for.
+    """Find the first layout that fits, or the one asked for.
 
     Raises:
         UserError: nothing fits; the message lists what was looked for.
@@ -77,17 +78,13 @@ def find_layout(root: Path, layout: LayoutName) -> Layout:
     return layouts.find_layout(root, layout, specs=LAYOUTS, dataset="QaTa-COV19-v2")
 
 
-def read_tables(root: Path, layout: Layout, captions: Path | None) -> Parts:
-    """The rows of the train, val (where there is one) and test tables; see `layouts.read_tables`.
-
-    Raises:
-        UserError: a table is missing or cannot be used.
-    """
-    return layouts.read_tables(root, layout, captions, TABLES)
+def read_tables(root: Path, layout: Layout, captions: Path | None, report: Report) -> Parts:
+    """Read the train, val (where there is one) and test tables, as `layouts.read_tables` does."""
+    return layouts.read_tables(root, layout, captions, TABLES, report)
 
 
 def id_lists(root: Path, layout: Layout, captions: Path | None) -> dict[str, set[str]] | None:
-    """The keys that LViT's Train_ID and Val_ID workbooks list, where both are there."""
+    """Read the keys that LViT's Train_ID and Val_ID workbooks list, where both are there."""
     places = [root, layout.base, layout.splits["train"].images.parent]
     if captions is not None:
         places.insert(0, captions.parent if captions.is_file() else captions)

@@ -113,3 +113,8 @@ def write_refhl(
             for index, case_and_slice in enumerate(bar):
                 for row in _write_slice(folder, seed, split, index, case_and_slice, image_size):
                     manifest.write(json.dumps(row) + "\n")
+
+
+def write_refhl_for(folder: Path, rows: int) -> None:
+    """Write `rows` training slices, and five for val and eight for test to each 32 of them."""
+    write_refhl(folder, train=rows, val=max(1, round(rows * 5 / 32)), test=max(1, round(rows / 4)))
