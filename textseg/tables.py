@@ -75,9 +75,9 @@ def read_captions(file: Path, report: Report = raise_error) -> list[Caption]:
 
     Args:
         file: the table.
-        report: is told every mistake: a file that cannot be read, no image or no text column, an
-            empty cell. Where it returns, rows without an image's name are left out, and texts that
-            are not there are "".
+        report: is called for every mistake: a file that cannot be read, no image or no text column,
+            an empty cell. Where it returns, rows without an image's name are left out, and texts
+            that are not there are "".
 
     Raises:
         UserError: as `report` does.
@@ -124,7 +124,7 @@ def find_column(
         columns: all of its columns.
         accepted: names in lower case.
         what: the column with its article, such as "an image column".
-        report: is told that there is none; where it returns, the result is None.
+        report: is called where there is none; where it returns, the result is None.
 
     Raises:
         UserError: as `report` does.
@@ -161,7 +161,7 @@ def required(
         number: the row, counted from 0 without the empty ones.
         row: its cells.
         column: which of them.
-        report: is told of an empty cell.
+        report: is called for an empty cell.
         kind: what an audit calls it.
 
     Raises:
@@ -208,7 +208,7 @@ def read_rows(file: Path, report: Report = raise_error) -> list[Row]:
 
     Args:
         file: the table.
-        report: is told of a file that cannot be read; where it returns, there are no rows.
+        report: is called for a file that cannot be read; where it returns, there are no rows.
 
     Raises:
         UserError: as `report` does: the file does not exist, cannot be read, is none of the

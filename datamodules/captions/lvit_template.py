@@ -126,10 +126,10 @@ def _words(text: str) -> list[_Word] | None:
         return None
     words: list[_Word] = []
     for match in _ANY_WORD.finditer(text):
-        found = _parse_word(match.group().lower(), match.start())
-        if found is None:
+        parsed = _parse_word(match.group().lower(), match.start())
+        if parsed is None:
             return None
-        words += found
+        words += parsed
     return words
 
 
@@ -149,7 +149,7 @@ def _parse_word(word: str, start: int) -> list[_Word] | None:
 # --- the sentence -------------------------------------------------------------------------------
 
 _SENTENCE = re.compile(
-    "(?P<extent>[BU])pi(?P<count>[1-9])(?P<stray>1?)fa"
+    "(?P<extent>[BU])pi(?P<count>[1-9])(?P<extra>1?)fa"
     "(?P<zones>[umwe]*)(?P<side>l+|r+)g?(?:&(?P<zones2>[umwe]*)(?P<side2>l+|r+)g?)?|Npi0fa"
 )
 
@@ -180,9 +180,9 @@ def _parse(text: str) -> _Sentence | None:
         return _Sentence("none", 0, "areas", [])
     count = int(match["count"])
     # "two one infected area": five rows, all of two lungs, and all their masks have two areas.
-    if match["stray"] and (count == 1 or match["extent"] == "U"):
+    if match["extra"] and (count == 1 or match["extent"] == "U"):
         return None
-    areas = words[match.end("stray") + 1].meant
+    areas = words[match.end("extra") + 1].meant
     halves = [
         _Half(words[slice(*match.span(zones))], words[slice(*match.span(side))])
         for zones, side in (("zones", "side"), ("zones2", "side2"))
@@ -248,7 +248,7 @@ def repaired(text: str) -> str | None:
 
 
 def _in_order(zones: list[str]) -> str:
-    """Each zone once, from the top; "all" says the others too."""
+    """Each zone once, from the top; "all" includes the others."""
     return "all" if "all" in zones else " ".join(zone for zone in ZONES if zone in zones)
 
 
@@ -258,7 +258,7 @@ def _in_order(zones: list[str]) -> str:
 def mirrored(text: str) -> str | None:
     """Rewrite a caption for the mirrored picture in the template's order: left lung first.
 
-    Of two lungs the zones change places, as they are spelled, with what joins them to the side; of
+    Of two lungs the zones are exchanged, as they are spelled, with what joins them to the side; of
     one the side is exchanged. ``mirrored(mirrored(t)) == t``.
 
     Returns:

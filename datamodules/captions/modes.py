@@ -37,7 +37,7 @@ def seeded_by(change: str, text: str, seed: int) -> np.random.Generator:
 def normalize(text: str) -> str:
     """Even out a caption's spacing and final period, or restore LViT's template.
 
-    A caption that speaks of a pulmonary infection is repaired (`lvit_template.repaired`), or left
+    A caption that mentions a pulmonary infection is repaired (`lvit_template.repaired`), or left
     exactly as it is where words are lacking. In free text, where the same words may be right, only
     spacing and the final period change.
     """
@@ -92,7 +92,7 @@ _NEIGHBORS = ("lung", "lungs", "upper", "middle", "lower", "all", "and", "breast
 def swap_sides(text: str) -> str | None:
     """Rewrite a caption for the mirrored picture: "left" and "right" exchanged, case kept.
 
-    In LViT's template the zones of two lungs change places instead, so that the left lung is still
+    In LViT's template the zones of two lungs are exchanged instead, so that the left lung is still
     named first, as in every caption a network learns from. A clock position, as a breast's is
     given, is read on the mirrored face: 10 o'clock becomes 2 o'clock. A text without a side comes
     back unchanged. ``swap_sides(swap_sides(t)) == t`` for every text that can be rewritten.
@@ -119,7 +119,7 @@ def swap_sides(text: str) -> str | None:
 
 
 def _mirrored_clock(match: re.Match[str]) -> str:
-    """Of a span the ends change places, so that it still runs clockwise."""
+    """The ends of a span are exchanged, so that it still runs clockwise."""
     first, joint, last = match.groups()
     if last is None:
         return _mirrored_hour(first)

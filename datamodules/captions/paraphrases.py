@@ -38,8 +38,8 @@ def paraphrased(text: str, *, seed: int) -> str | None:
         return None if reading is None else if_changed(text, _template_paraphrase(reading))
     breast = _BREAST.fullmatch(text)
     if breast is not None:
-        tumour = breast["tumour"][0].upper() + breast["tumour"][1:]
-        return f"{tumour} in the {breast['side'].lower()} breast{breast['places']}."
+        tumor = breast["tumor"][0].upper() + breast["tumor"][1:]
+        return f"{tumor} in the {breast['side'].lower()} breast{breast['places']}."
     if re.search(r"\blesions?\b", text) is None:
         return None
     period = "." if text.endswith(".") else ""
@@ -52,7 +52,7 @@ def paraphrased(text: str, *, seed: int) -> str | None:
 
 
 _BREAST = re.compile(
-    r"(?P<side>Left|Right) breast(?P<places>(?:, [^;]*)?); (?P<tumour>[^;]*tumour)\."
+    r"(?P<side>Left|Right) breast(?P<places>(?:, [^;]*)?); (?P<tumor>[^;]*tumour)\."
 )
 _EXTENT_LUNGS = {"bilateral": 2, "unilateral": 1}
 
@@ -123,7 +123,7 @@ _ORDERS = tuple(
 
 def _reordered(text: str) -> str:
     for pattern, other in _ORDERS:
-        found = pattern.fullmatch(text)
-        if found is not None:
-            return " ".join(found.expand(other).split())
+        match = pattern.fullmatch(text)
+        if match is not None:
+            return " ".join(match.expand(other).split())
     return text

@@ -43,7 +43,7 @@ _COUNTED = re.compile(
 )
 _OF_TWO = {"larger": "largest", "smaller": "smallest", "bigger": "biggest"}
 _OF_MORE = {more: two for two, more in _OF_TWO.items()}
-_MOST_NAMED = 6  # the largest number that is put in place of another
+_MOST_NAMED = 6  # the largest number that replaces another
 
 
 def count_changed(text: str, *, seed: int) -> str | None:

@@ -6,9 +6,9 @@ every second pair of patients has its slices from head to foot.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,11 +31,11 @@ from datamodules.duke_breast_mri.sheet_headers import (
     CLINICAL_GROUPS,
     MAMAMIA_COLUMNS,
 )
-from datamodules.phantoms.common import check_counts, new_folder, random_stream
+from datamodules.phantoms.common import check_counts, new_folder, random_stream, write_table
 from textseg.errors import UserError
 
 Array = NDArray[Any]
-FEWEST_SLICES = 8  # of 120 mm; a tumour is at least 25 mm high
+FEWEST_SLICES = 8  # of 120 mm; a tumor is at least 25 mm high
 SUBTYPES = ("luminal", "her2_enriched", "her2_pure", "triple_negative")
 GRADES = {1: "low", 2: "intermediate", 3: "high"}
 
@@ -76,7 +76,7 @@ def write_duke_mamamia(
         UserError: the folder is not empty, or a number is out of range.
     """
     check_volumes(image_size, seed, cases=cases, slices=slices)
-    folder = new_folder(Path(folder))
+    folder = new_folder(folder)
     patients = _patients(seed, cases)
     for name in ("images", "segmentations/expert", "segmentations/automatic", "patient_info_files"):
         (folder / name).mkdir(parents=True)
@@ -89,15 +89,16 @@ def write_duke_mamamia(
     names = [f"DUKE_{patient.number:03d}" for patient in patients]
     train = [name for index, name in enumerate(names) if index % 4 != 3]
     test = [name for index, name in enumerate(names) if index % 4 == 3]
-    with (folder / "train_test_splits.csv").open("w", encoding="utf-8", newline="") as table:
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(("train_split", "test_split"))
-        for index, name in enumerate(train):
-            writer.writerow((name, test[index] if index < len(test) else ""))
+    rows = zip_longest(train, test, fillvalue="")
+    write_table(folder / "train_test_splits.csv", ("train_split", "test_split"), rows)
 
 
 def check_volumes(image_size: int, seed: int, *, cases: int, slices: int) -> None:
-    """Refuse numbers that no volumes can be written from."""
+    """Check the numbers that volumes are to be written from.
+
+    Raises:
+        UserError: a number is out of range.
+    """
     if cases < 1:
         raise UserError(f"cases={cases}", "ask for at least one case")
     if slices < FEWEST_SLICES:
@@ -145,8 +146,8 @@ def _raw(patient: Patient, values: Array) -> Array:
 
 def _bounds(mask: Array) -> tuple[Array, Array]:
     """First index of the mask along each axis, and the one after the last."""
-    found = np.argwhere(mask)
-    return found.min(axis=0), found.max(axis=0) + 1
+    indices = np.argwhere(mask)
+    return indices.min(axis=0), indices.max(axis=0) + 1
 
 
 # --- MAMA-MIA
@@ -154,7 +155,7 @@ def _bounds(mask: Array) -> tuple[Array, Array]:
 
 def _write_nifti(folder: Path, patient: Patient, drawn: Anatomy) -> None:
     """Volumes [columns, rows, slices] as stored, with the affine that says so, and the box."""
-    shape = drawn.tumour.shape
+    shape = drawn.tumor.shape
     stored, steps = _stored(patient, shape), spacing(shape)
     affine = np.diag([-steps[0], -steps[1], stored.step, 1.0])  # DICOM's x and y are -RAS
     affine[0, 0] *= stored.orientation[0]
@@ -171,12 +172,12 @@ def _write_nifti(folder: Path, patient: Patient, drawn: Anatomy) -> None:
     (folder / "images" / upper).mkdir()
     for number, values in enumerate(drawn.phases):
         save(values, f"images/{upper}/{lower}_{number:04d}.nii.gz")
-    save(drawn.tumour.astype(np.uint8), f"segmentations/expert/{lower}.nii.gz")
-    save(drawn.generous.astype(np.uint8), f"segmentations/automatic/{lower}.nii.gz")
+    save(drawn.tumor.astype(np.uint8), f"segmentations/expert/{lower}.nii.gz")
+    save(drawn.wide.astype(np.uint8), f"segmentations/automatic/{lower}.nii.gz")
     first, last = _bounds(_raw(patient, drawn.breast))
-    place = dict(zip("yzx", zip(first.tolist(), last.tolist(), strict=True), strict=True))
+    limits = dict(zip("yzx", zip(first.tolist(), last.tolist(), strict=True), strict=True))
     box = {
-        f"{axis}_{end}": place[axis][n] for axis in "xyz" for n, end in enumerate(("min", "max"))
+        f"{axis}_{end}": limits[axis][n] for axis in "xyz" for n, end in enumerate(("min", "max"))
     }
     info = {"patient_id": upper, "primary_lesion": {"breast_coordinates": box}}
     path = folder / "patient_info_files" / f"{lower}.json"

@@ -41,11 +41,11 @@ PHASES = ("pre", "post_1", "post_2", "post_3", "post_4", "T1")
 
 @dataclass(frozen=True)
 class Findings:
-    """What the sheets say of one patient; "" and None where they say nothing.
+    """The clinical findings of one patient; "" and None where the sheets give none.
 
-    `location` is the tumour's side, `position` free text such as "L 9 medial, L 12". In bilateral
+    `location` is the tumor's side, `position` free text such as "L 9 medial, L 12". In bilateral
     cancer `annotated` is the side of TCIA's box, and `other_side`, `other_subtype` and
-    `other_grade` (Nottingham, 1 to 3) belong to the second tumour.
+    `other_grade` (Nottingham, 1 to 3) belong to the second tumor.
     """
 
     position: str = ""
@@ -61,7 +61,7 @@ class Findings:
 
 
 class Box(NamedTuple):
-    """A tumour's box in a series as it is stored: start inclusive, end exclusive.
+    """A tumor's box in a series as it is stored: start inclusive, end exclusive.
 
     Our reading: rows and columns count from 0; slices from 1, in the order of file numbers.
     """
@@ -75,13 +75,13 @@ class Box(NamedTuple):
 
 
 def patient_number(name: str) -> int | None:
-    """42 of ``Breast_MRI_042``, ``BreastMRI042`` or ``DUKE_042``; None of any other name."""
-    found = re.fullmatch(r"(?:breast_?mri|duke)_?(\d{1,3})", name.strip().casefold())
-    return int(found[1]) if found else None
+    """Parse 42 from ``Breast_MRI_042``, ``BreastMRI042`` or ``DUKE_042``; None of other names."""
+    match = re.fullmatch(r"(?:breast_?mri|duke)_?(\d{1,3})", name.strip().casefold())
+    return int(match[1]) if match else None
 
 
 def patient_name(number: int) -> str:
-    """``Breast_MRI_042``: one name for a patient, whichever release the files come from."""
+    """Name a patient ``Breast_MRI_042``, whichever release the files come from."""
     return f"Breast_MRI_{number:03d}"
 
 
@@ -89,7 +89,7 @@ def patient_name(number: int) -> str:
 
 
 def read_clinical(file: Path) -> dict[int, Findings]:
-    """TCIA's Clinical_and_Other_Features.xlsx, sheet Data: findings by patient number.
+    """Read TCIA's Clinical_and_Other_Features.xlsx, sheet Data: findings by patient number.
 
     Its header has three rows: groups, names (some with odd spaces, some none) and code legends. A
     column without a name is known by its legend.
@@ -159,7 +159,7 @@ class _Sheet:
 
 
 def read_mamamia(file: Path) -> dict[int, Findings]:
-    """MAMA-MIA's clinical_and_imaging_info.xlsx, sheet dataset_info: its Duke patients' findings.
+    """Read the Duke patients of MAMA-MIA's clinical_and_imaging_info.xlsx, sheet dataset_info.
 
     Raises:
         UserError: the sheet, a column or a word is not as in MAMA-MIA's release.
@@ -193,7 +193,7 @@ def read_mamamia(file: Path) -> dict[int, Findings]:
 
 
 def joined(clinical: Findings, mamamia: Findings) -> Findings:
-    """TCIA's findings, and MAMA-MIA's where TCIA's sheet says nothing."""
+    """Complete TCIA's findings by MAMA-MIA's where TCIA's sheet gives none."""
     return replace(
         clinical,
         bilateral=mamamia.bilateral if clinical.bilateral is None else clinical.bilateral,
@@ -212,7 +212,7 @@ _BOX_COLUMNS = (
 
 
 def read_boxes(file: Path) -> dict[int, Box]:
-    """Annotation_Boxes (.xlsx or .csv): one box per patient number.
+    """Read Annotation_Boxes (.xlsx or .csv): one box per patient number.
 
     Raises:
         UserError: a column is missing, or a box is not made of six increasing whole numbers.
@@ -237,10 +237,10 @@ def read_boxes(file: Path) -> dict[int, Box]:
 
 
 def read_phases(file: Path) -> dict[str, str]:
-    """Which series is which phase, by TCIA's filepath_filename-mapping (.xlsx or .csv).
+    """Read the phase of each series from TCIA's filepath_filename-mapping (.xlsx or .csv).
 
     The sheet has a row per DICOM file. Only the folders count, so its zeros too many in file
-    numbers do no harm; `series_key` sees through its other faults.
+    numbers do no harm; `series_key` ignores its other faults.
 
     Returns:
         phase (pre, post_1 to post_4 or T1) by `series_key`, for classic and descriptive folders; a
@@ -266,7 +266,7 @@ def read_phases(file: Path) -> dict[str, str]:
 
 
 def series_key(number: int, folders: str) -> str:
-    """What a series' folders have in common in the mapping sheet and on disk.
+    """Reduce a series' folders to what the mapping sheet and the disk have in common.
 
     The sheet doubles slashes and, in descriptive names, keeps the slashes of "Ph1/ax dyn", which
     the download leaves out.
@@ -347,7 +347,7 @@ def _new_patient(where: str, name: str, known: dict[int, Any]) -> int:
 
 
 def _decode(where: str, value: str, codes: dict[str, Any]) -> Any:
-    """What a code stands for; None for the codes of missing values."""
+    """Translate a code; None for the codes of missing values."""
     plain = _plain(value)
     if plain in MISSING:
         return None

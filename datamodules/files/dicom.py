@@ -20,7 +20,7 @@ from datamodules.files.volumes import Affine, Array
 from textseg.errors import UserError, first_line
 
 MAX_STEP = 1.5  # of the median step; at 2 a slice is missing
-MIN_STEP = 0.5  # of the median step; at 0 two slices lie in one place
+MIN_STEP = 0.5  # of the median step; at 0 two slices coincide
 SAME_POSITION = 0.01  # mm
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
@@ -42,7 +42,7 @@ class Series:
 
 @dataclass(frozen=True)
 class _Slice:
-    """A file of a series: its pixels, still encoded, and what places them. Lengths are mm, LPS."""
+    """A file of a series: its pixels, still encoded, and its geometry. Lengths are mm, LPS."""
 
     file: Path
     dataset: pydicom.Dataset
@@ -95,8 +95,8 @@ def _dicom_files(folder: Path) -> list[Path]:
     """The .dcm files of a folder, by the numbers in their names."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder", "name the folder of a DICOM series")
-    found = (f for f in folder.iterdir() if f.suffix.casefold() == ".dcm")
-    return sorted((f for f in found if not f.name.startswith(".")), key=_name_numbers)
+    files = (f for f in folder.iterdir() if f.suffix.casefold() == ".dcm")
+    return sorted((f for f in files if not f.name.startswith(".")), key=_name_numbers)
 
 
 def _name_numbers(file: Path) -> tuple[list[int], str]:
@@ -104,7 +104,7 @@ def _name_numbers(file: Path) -> tuple[list[int], str]:
 
 
 def _read_slice(file: Path) -> _Slice:
-    """One file that has gray values and a place in the patient."""
+    """Read one file, which must have gray values and a position in the patient."""
     try:
         dataset = pydicom.dcmread(file)
         kind = str(dataset.get("PhotometricInterpretation"))
@@ -172,7 +172,7 @@ def _check_alike(slices: list[_Slice]) -> None:
 
 
 def _depths(slices: list[_Slice]) -> Affine:
-    """Each slice's place along the slices' normal in mm, [slices]."""
+    """Each slice's position along the slices' normal in mm, [slices]."""
     normal = np.cross(slices[0].orientation[:3], slices[0].orientation[3:])
     return np.array([item.position for item in slices]) @ normal
 

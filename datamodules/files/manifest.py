@@ -7,7 +7,7 @@
 | case_id | patient or study; never in two splits |
 | split | train, val or test |
 | lesion_id | optional: which lesion of the image |
-| spacing | optional: millimetres per pixel, "0.8 0.8" (rows, columns) or one number |
+| spacing | optional: millimeters per pixel, "0.8 0.8" (rows, columns) or one number |
 | attributes | optional, free; read by nothing here |
 
 An image with several lesions or several expressions has several rows. "left" is the picture's left.
@@ -57,7 +57,7 @@ def has_manifest(root: Path) -> bool:
 
 
 def find_manifest(root: Path, file: Path | None) -> Path:
-    """`file`, or the manifest that lies in root.
+    """Return `file`, or the manifest that lies in root.
 
     Raises:
         UserError: there is none.
@@ -164,7 +164,7 @@ def _renamed(
     missing = [column for column in needed if column not in names.values()]
     if lenient:
         absent = set(REQUIRED + OPTIONAL) - set(names.values())
-        _refuse_misspelt(file, unknown, absent, report)
+        _refuse_misspelled(file, unknown, absent, report)
     if missing or (unknown and not lenient):
         faults = [f"unknown: {', '.join(unknown)}"] * bool(unknown)
         faults += [f"missing: {', '.join(missing)}"] * bool(missing)
@@ -204,7 +204,7 @@ def _plain(column: str) -> str:
     return "_".join(column.casefold().replace("-", " ").replace("_", " ").split())
 
 
-def _refuse_misspelt(file: Path, unknown: list[str], absent: set[str], report: Report) -> None:
+def _refuse_misspelled(file: Path, unknown: list[str], absent: set[str], report: Report) -> None:
     """A column that seems to be meant for one of ours must not be ignored."""
     for column in unknown:
         near = difflib.get_close_matches(_plain(column), sorted(absent), n=1, cutoff=_CLOSE)
@@ -272,14 +272,14 @@ def _spacing(file: Path, number: int, row: Row, report: Report) -> tuple[float, 
         return None
     spacing = spacing_of(value)
     if spacing is None:
-        remedy = 'write millimetres per pixel as "0.8 0.8" (rows, columns) or as one number'
+        remedy = 'write millimeters per pixel as "0.8 0.8" (rows, columns) or as one number'
         detail = f"spacing={value!r}"
         report(row_error(file, number, row.line, detail, remedy, kind="invalid row"))
     return spacing
 
 
 def spacing_of(value: Any) -> tuple[float, float] | None:
-    """Millimetres per pixel along rows and columns; None where the cell does not hold them."""
+    """Parse millimeters per pixel along rows and columns; None of any other cell."""
     parts = value if isinstance(value, list) else str(value).strip("[]").replace(",", " ").split()
     try:
         numbers = [float(part) for part in parts]
@@ -299,8 +299,11 @@ def _check_splits(root: Path, file: Path, splits: Splits, report: Report) -> Non
             images.setdefault(os.path.relpath(record.image, root), set()).add(split)
             if record.case_id:
                 cases.setdefault(record.case_id, set()).add(split)
-    for what, homes, rest in (("case_ids", cases, "of a case"), ("images", images, "of an image")):
-        shared = [f"{name} ({', '.join(sorted(s))})" for name, s in homes.items() if len(s) > 1]
+    for what, known, rest in (
+        ("case_ids", cases, "of a case"),
+        ("images", images, "of an image"),
+    ):
+        shared = [f"{name} ({', '.join(sorted(s))})" for name, s in known.items() if len(s) > 1]
         if shared:
             cause = f"{file}: {len(shared)} {what} are in more than one split: {preview(shared)}"
             report(UserError(cause, f"give all rows {rest} the same split"))

@@ -45,7 +45,7 @@ TABLES = {  # as the browser and Excel leave LViT's workbooks
 
 
 class Area(NamedTuple):
-    """One infected area: first zone, last zone + 1, and its place across the lung in u."""
+    """One infected area: first zone, last zone + 1, and its position across the lung in u."""
 
     first: int
     last: int

@@ -13,7 +13,7 @@ from PIL import Image
 from textseg.errors import UserError
 
 SPLITS = ("train", "val", "test")
-SMALLEST = 32  # pixels; below, a small lesion has no pixels to speak of
+SMALLEST = 32  # pixels; below, a small lesion has hardly any pixels
 
 
 def random_stream(*key: int) -> np.random.Generator:

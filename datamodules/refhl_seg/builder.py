@@ -55,9 +55,9 @@ def build_refhl(
     its size (small: up to 20 mm in diameter; large: from 30 mm), its density (against the median of
     the liver in the slice), its place ("upper left liver": the quadrant about the centroid of the
     liver, lesions included, in the slice; upper is anterior), or its rank ("the larger of two
-    lesions"). What lies near a boundary is not said (the margins are in `refhl_seg.lesions`).
+    lesions"). Traits near a boundary are not named (the margins are in `refhl_seg.lesions`).
     Each expression is true of its lesion and clearly false of every other component of the slice,
-    those of under min_lesion_pixels included; a lesion that cannot be told apart gets none.
+    those of under min_lesion_pixels included; a lesion that cannot be singled out gets none.
 
     Cases are put in order by a digest of their names; the first 15 % are val, the next 15 % test.
     So the split does not depend on the order of files or the seed, but it does on which cases show
@@ -99,15 +99,15 @@ def build_refhl(
     _check_settings(settings)
     source, output = Path(source).expanduser(), Path(output).expanduser()
     _check_output(source, output)
-    found = find_source(source, layout)
-    check_names(found, lesion_label=lesion_label, liver_label=liver_label)
-    files = [path for case in found.cases for path in (case.image, case.labels)]
+    volumes = find_source(source, layout)
+    check_names(volumes, lesion_label=lesion_label, liver_label=liver_label)
+    files = [path for case in volumes.cases for path in (case.image, case.labels)]
     digest = sources_identity(
         [path.absolute() for path in files], VERSION, sorted(asdict(settings).items())
     )
     return build_once(
         output,
-        lambda folder: _write(folder, found, settings),
+        lambda folder: _write(folder, volumes, settings),
         identity=f"{_BUILD} {digest}",
         what="the referring set",
         elsewhere="choose another output folder",
@@ -169,7 +169,7 @@ def _write(folder: Path, source: Source, settings: Settings) -> None:
     mirrored: list[str] = []
     for case in tqdm(source.cases, "building the referring set", delay=2, unit="case"):
         rows += _add_case(folder, case, source, settings, counts, mirrored)
-    _check_found(source, settings, rows, counts)
+    _check_rows(source, settings, rows, counts)
     splits = _splits({row["case_id"] for row in rows})
     for row in rows:
         row["split"] = splits[row["case_id"]]
@@ -237,7 +237,7 @@ def _liver_on_the_left(image: Volume, labels: Volume, settings: Settings) -> boo
     return bool(liver.min() + liver.max() < body.min() + body.max())  # x grows to the right
 
 
-def _check_found(source: Source, settings: Settings, rows: list[Row], counts: Counter[str]) -> None:
+def _check_rows(source: Source, settings: Settings, rows: list[Row], counts: Counter[str]) -> None:
     if counts["cases_without_lesion"] == len(source.cases):
         raise UserError(
             f"none of the {len(source.cases)} volumes has a lesion (label "

@@ -3,7 +3,7 @@
 * size: small up to 20 mm in diameter, large from 30 mm.
 * density: hypodense or hyperdense 15 HU or more below or above the liver's median, isodense within
   5 HU of it.
-* place: upper (anterior) or lower, left or right, as seen in the picture from the liver's centroid;
+* place: upper (anterior) or lower, left or right, in the picture, relative to the liver's centroid;
   by 6 mm or more, and with 70 % of the lesion on that side.
 * rank: only; largest or smallest by 1.5 times in area.
 
@@ -104,12 +104,12 @@ def lesions_of(scene: Scene) -> list[Lesion]:
     parts, count = ndimage.label(scene.lesions, np.ones((3, 3)))
     areas = np.bincount(parts.ravel())[1:]  # pixels
     order = np.argsort(-areas, kind="stable")
-    found = []
+    lesions = []
     for k in order.tolist():
         others = np.delete(areas, k)
-        found.append(_measured(scene, parts == k + 1, _rank(int(areas[k]), others)))
-    assert len(found) == count
-    return found
+        lesions.append(_measured(scene, parts == k + 1, _rank(int(areas[k]), others)))
+    assert len(lesions) == count
+    return lesions
 
 
 def _measured(scene: Scene, mask: Flags, rank: str | None) -> Lesion:

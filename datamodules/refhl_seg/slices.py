@@ -102,7 +102,7 @@ def _scene(
 def _write_slice(
     folder: Path, case: str, z: int, scene: Scene, settings: Settings, counts: Counter[str]
 ) -> list[Row]:
-    """Picture, masks and rows of one slice; nothing where no lesion can be told."""
+    """Write picture and masks of one slice; no rows where no lesion can be singled out."""
     height, width = scene.lesions.shape
     side = settings.image_size
     size = (height, width) if side is None else (side, side)
@@ -110,7 +110,7 @@ def _write_slice(
     written = [
         resize_mask(lesion.mask.astype(np.uint8) * np.uint8(255), size) for lesion in lesions
     ]
-    seen = [
+    visible = [
         min(lesion.pixels, int(np.count_nonzero(mask))) >= settings.min_lesion_pixels
         for lesion, mask in zip(lesions, written, strict=True)
     ]
@@ -118,15 +118,15 @@ def _write_slice(
     texts: dict[int, str] = {}
     for k, lesion in enumerate(lesions):
         others = [other for other in lesions if other is not lesion]
-        text = expression(rng, lesion, others, count=all(seen)) if seen[k] else None
+        text = expression(rng, lesion, others, count=all(visible)) if visible[k] else None
         if text is not None:
             texts[k] = text
     if not texts:
         counts["slices_without_expression"] += 1
         return []
-    counts["slices_with_several"] += seen.count(True) > 1
-    counts["lesions_too_small"] += seen.count(False)
-    counts["lesions_not_told_apart"] += seen.count(True) - len(texts)
+    counts["slices_with_several"] += visible.count(True) > 1
+    counts["lesions_too_small"] += visible.count(False)
+    counts["lesions_not_told_apart"] += visible.count(True) - len(texts)
     stem = f"{case}_z{z:03d}"
     picture = ct_window(scene.hounsfield, settings.window_center, settings.window_width)
     Image.fromarray(resize_image(picture, size)).save(folder / "images" / f"{stem}.png")

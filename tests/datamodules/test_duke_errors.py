@@ -13,11 +13,11 @@ from tests.datamodules.duke_files import (
     PATIENTS,
     SCANNERS,
     SHAPE,
-    TUMOUR_SLICES,
+    TUMOR_SLICES,
     make,
     records,
     save_nifti,
-    tumour,
+    tumor,
     write_boxes,
     write_info,
     write_mamamia,
@@ -60,7 +60,7 @@ def test_volumes_named_in_upper_case_are_found(tmp_path: Path) -> None:
     for name in ("images/DUKE_003/duke_003_0001.nii.gz", "segmentations/expert/duke_003.nii.gz"):
         file = root / name
         file.rename(file.with_name(file.name.replace("duke", "DUKE")))
-    assert len(records(make(root))) == len(PATIENTS) * len(TUMOUR_SLICES)
+    assert len(records(make(root))) == len(PATIENTS) * len(TUMOR_SLICES)
 
 
 def test_a_sheet_given_where_a_folder_is_wanted_is_named(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_sheet_given_where_a_folder_is_wanted_is_named(tmp_path: Path) -> None
 def test_a_phase_that_is_not_used_need_not_be_there(tmp_path: Path) -> None:
     root = spoilt(tmp_path)
     (root / "images/DUKE_003/duke_003_0000.nii.gz").unlink()
-    assert len(records(make(root))) == len(PATIENTS) * len(TUMOUR_SLICES)
+    assert len(records(make(root))) == len(PATIENTS) * len(TUMOR_SLICES)
     with pytest.raises(UserError, match=r"duke_003_0000\.nii\.gz"):
         make(root, phases="pre_post1_subtraction").setup()
 
@@ -117,7 +117,7 @@ def test_a_mask_of_another_shape_names_both_shapes(tmp_path: Path) -> None:
     root = spoilt(tmp_path)
     patient = PATIENTS[0]
     save_nifti(
-        tumour(patient)[:-2].astype(np.uint8),
+        tumor(patient)[:-2].astype(np.uint8),
         root / "segmentations/expert/duke_001.nii.gz",
         patient.stored,
     )
@@ -128,7 +128,7 @@ def test_a_mask_of_another_shape_names_both_shapes(tmp_path: Path) -> None:
 def test_an_empty_mask_is_an_error(tmp_path: Path) -> None:
     root = spoilt(tmp_path)
     save_nifti(np.zeros(SHAPE, np.uint8), root / "segmentations/expert/duke_001.nii.gz", "RAS")
-    with pytest.raises(UserError, match=r"DUKE_001: .*duke_001\.nii\.gz marks no tumour"):
+    with pytest.raises(UserError, match=r"DUKE_001: .*duke_001\.nii\.gz marks no tumor"):
         make(root).setup()
 
 

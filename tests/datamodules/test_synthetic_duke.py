@@ -106,7 +106,7 @@ def test_makers_and_slice_orders_give_four_ways_of_storing(mamamia: Path) -> Non
     assert rows["Manufacturer"].tolist()[:4] == [0, 2, 0, 2]
 
 
-def test_tumour_and_words_agree_on_side_and_clock_in_the_patients_own_frame(mamamia: Path) -> None:
+def test_tumor_and_words_agree_on_side_and_clock_in_the_patients_own_frame(mamamia: Path) -> None:
     clocks = 0
     for n, (_, row) in enumerate(clinical(mamamia).iterrows(), start=1):
         side = side_of(row)
@@ -135,7 +135,7 @@ def test_the_texts_take_many_forms(mamamia: Path) -> None:
     assert any("quadrant" in form for form in forms)
 
 
-def test_a_tumour_is_dim_before_contrast_and_the_brightest_breast_tissue_after(
+def test_a_tumor_is_dim_before_contrast_and_the_brightest_breast_tissue_after(
     mamamia: Path,
 ) -> None:
     for n in range(1, CASES + 1):
@@ -155,7 +155,7 @@ def test_the_automatic_outline_is_wider_than_the_experts(mamamia: Path) -> None:
         assert automatic.sum() > expert.sum()
 
 
-def test_several_tumours_are_there_exactly_where_the_sheets_say_multifocal(mamamia: Path) -> None:
+def test_several_tumors_are_there_exactly_where_the_sheets_say_multifocal(mamamia: Path) -> None:
     info = pd.read_excel(mamamia / "clinical_and_imaging_info.xlsx").set_index("patient_id")
     said = clinical(mamamia)["Multicentric/Multifocal"].astype(int).tolist()
     assert set(said) == {0, 1}
