@@ -28,13 +28,13 @@ def audit_dataset(
     output: str | None = None,
     cache: str = "data/cache",
 ) -> int:
-    """Look for everything that is wrong with a dataset on disk, in one pass.
+    """Check a dataset on disk for everything that is wrong with it, in one pass.
 
     Args:
         root: the dataset's folder.
         dataset: qata, mosmed, duke, refhl, manifest, or the path of a DataModule's class such as
             own.OwnData; auto finds out from the files.
-        captions: caption table or the folder that holds the tables; by default looked for in root.
+        captions: caption table or the folder that holds the tables; by default root is searched.
         split: one of the dataset's splits; by default its DataModule's.
         layout: where the images lie below root, where auto does not find out.
         image_size: side of the network's input, or [height, width]; lesions that vanish when their

@@ -1,6 +1,6 @@
-"""What is wrong with a dataset on disk: all of it, in one pass over the files.
+"""All that is wrong with a dataset on disk, in one pass over the files.
 
-`findings.KINDS` lists what is looked for, how serious it is, and why.
+`findings.KINDS` lists what is checked, how serious it is, and why.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from statistics import median
 
 from tqdm import tqdm
 
-from datamodules.audit.files import Files
+from datamodules.audit.files import FileChecks
 from datamodules.audit.findings import (
     KINDS,
     Audit,
@@ -23,7 +23,7 @@ from datamodules.audit.findings import (
 )
 from datamodules.audit.reading import read_all, refusal
 from datamodules.audit.splits import empty_splits, leaks, repetitions
-from datamodules.audit.words import Words
+from datamodules.audit.words import CaptionChecks
 from datamodules.base import TextSegDataModule
 from datamodules.captions.modes import key
 from datamodules.files.manifest import PREDICT
@@ -56,13 +56,13 @@ def audit(
     root = datamodule.folder()
     rows, findings = read_all(datamodule, root)
     template = datamodule.caption_template
-    files = Files(
+    files = FileChecks(
         root,
         network=checked_size(datamodule.image_size),
         missing="error" if datamodule.on_missing == "error" else "warning",
         count_components=template is not None,
     )
-    words = Words(
+    words = CaptionChecks(
         template,
         count_tokens=count_tokens,
         max_tokens=max_tokens,
@@ -82,7 +82,7 @@ def audit(
     return Audit(in_order(findings), facts)
 
 
-def _inspect_rows(rows: Splits, files: Files, words: Words) -> None:
+def _inspect_rows(rows: Splits, files: FileChecks, words: CaptionChecks) -> None:
     listed = [(split, record) for split, records in rows.items() for record in records]
     for split, record in tqdm(listed, "audit", delay=2, unit="row"):
         # Rows for prediction need no mask, and may not have one.
@@ -96,7 +96,7 @@ def _all_images(datamodule: TextSegDataModule, root: Path) -> tuple[list[Path], 
         return [], [refusal(error, root)]
 
 
-def _facts(datamodule: TextSegDataModule, rows: Splits, files: Files) -> dict[str, object]:
+def _facts(datamodule: TextSegDataModule, rows: Splits, files: FileChecks) -> dict[str, object]:
     """Counts and shares; of what could be read."""
     keys = {split: [key(record.text) for record in records] for split, records in rows.items()}
     filled = {split: part for split, part in keys.items() if part}

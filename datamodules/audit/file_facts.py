@@ -58,11 +58,12 @@ class MaskFacts:
 
     @property
     def doubtful(self) -> bool:
+        """Whether values near the threshold could as well have come out on its other side."""
         return any(_DOUBTFUL[0] <= value <= _DOUBTFUL[1] for value in self.other_values)
 
 
 def inspect_image(path: Path) -> ImageFacts:
-    """Decode an image.
+    """Decode an image and describe it.
 
     Raises:
         UserError: it cannot be read.
@@ -79,7 +80,7 @@ def inspect_image(path: Path) -> ImageFacts:
 
 
 def inspect_mask(path: Path, network: Size, *, count_components: bool) -> MaskFacts:
-    """Decode a mask.
+    """Decode a mask and describe it.
 
     Args:
         path: the file.

@@ -13,11 +13,11 @@ from textseg.errors import UserError
 from textseg.preprocess import Size
 from textseg.tables import IMAGE_SUFFIXES, match_key
 
-_ODD = 0.1  # a size or mode that fewer of the pictures have is told; more are no exception
+_ODD = 0.1  # share of the pictures below which their size or mode is an exception
 
 
-class Files:
-    """Looks at each file once, and remembers what is wrong with it.
+class FileChecks:
+    """Inspects each file once, and collects what is wrong with it.
 
     Args:
         root: the dataset's folder; files are named by their path below it.
@@ -40,17 +40,17 @@ class Files:
         self.split_of: dict[Path, str] = {}  # an image's first
 
     def shown(self, path: Path) -> str:
-        """A file's name in findings."""
+        """Name a file in findings: by its path below root."""
         inside = path.is_relative_to(self.root)
         return path.relative_to(self.root).as_posix() if inside else str(path)
 
     def inspect(self, record: Record, split: str, *, scored: bool) -> MaskFacts | None:
-        """A row's image and mask.
+        """Inspect a row's image and mask.
 
         Args:
             record: the row.
             split: where it is.
-            scored: whether the row needs a mask; otherwise one is not looked at.
+            scored: whether the row needs a mask; otherwise none is inspected.
 
         Returns:
             the mask; None where there is none, or where it cannot be read.
@@ -134,13 +134,12 @@ class Files:
     def _add(
         self, kind: str, split: str, path: Path, detail: str, *, severity: Severity | None = None
     ) -> None:
-        found = finding(kind, split, self.shown(path), detail, severity=severity)
-        self.findings.append(found)
+        self.findings.append(finding(kind, split, self.shown(path), detail, severity=severity))
 
     # --- of all files together -----------------------------------------------------------------
 
     def compare(self, *, published: Collection[str]) -> None:
-        """Copies of one picture, and pictures unlike the others; after all rows were looked at.
+        """Find copies of one picture and odd pictures, after all rows were inspected.
 
         Args:
             published: splits that hold copies of each other's pictures as they are published.
@@ -174,7 +173,7 @@ class Files:
             self._add("duplicate image across splits", both, path, detail, severity=severity)
 
     def unlisted_files(self, unlisted: Iterable[Path]) -> None:
-        """Files that no row names.
+        """Find files that no row names.
 
         Args:
             unlisted: all images that the dataset says it has; of a manifest, none.
@@ -183,8 +182,8 @@ class Files:
         unlisted_files = [path for path in unlisted if match_key(path.name) not in keys]
         for path in unlisted_files:
             self._add("image without caption", "", path, "no row names it", severity=self.missing)
-        # In the folders of listed files, a copy under another spelling is no stray.
-        stray_keys = {match_key(path.name) for path in unlisted_files}
+        # In the folders of listed files, a copy under another spelling is not a file without a row.
+        unlisted_keys = {match_key(path.name) for path in unlisted_files}
         image_folders = {path.parent for path in (*self.images, *unlisted_files)}
         mask_folders = {path.parent for path in self.listed_masks} - image_folders
         known = {(path.parent, match_key(path.name)) for path in (*self.images, *self.listed_masks)}
@@ -192,7 +191,7 @@ class Files:
         for folder in sorted(image_folders | mask_folders):
             for path in _pictures_in(folder):
                 key = match_key(path.name)
-                if (folder, key) in known or (folder in mask_folders and key in stray_keys):
+                if (folder, key) in known or (folder in mask_folders and key in unlisted_keys):
                     continue
                 kind = "mask without image" if folder in mask_folders else "image without caption"
                 self._add(kind, "", path, "no row names it", severity="warning")

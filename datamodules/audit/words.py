@@ -30,8 +30,8 @@ _SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 _NOTHING = re.compile(r"\b(no|none|without|zero|normal|healthy|nothing)\b", re.IGNORECASE)
 
 
-class Words:
-    """Reads each row's caption, and remembers what is wrong.
+class CaptionChecks:
+    """Reads each row's caption, and collects what is wrong.
 
     Args:
         template: of the dataset's captions; None where they are free.
@@ -61,7 +61,7 @@ class Words:
         self._wording: list[Finding] = []
 
     def read(self, record: Record, split: str, mask: MaskFacts | None) -> None:
-        """A row's caption, and against its mask, where that can be read."""
+        """Check a row's caption, also against its mask where that can be read."""
         self.rows += 1
         text = record.text
         if not text.strip():
@@ -83,7 +83,7 @@ class Words:
             self._check_named_side(record, split, mask)
 
     def finished(self) -> list[Finding]:
-        """All findings, after the last row."""
+        """List all findings, after the last row."""
         if len(self._wording) <= _OTHER_WORDING * self.rows:
             return [*self.findings, *self._wording]
         detail = f"{len(self._wording)} of {self.rows} captions are not worded by the template"
@@ -106,11 +106,10 @@ class Words:
     def _check_wording(self, template: Template, record: Record, split: str) -> None:
         if keeps_template(record.text, template):
             return
-        mended = repaired(record.text)
-        kind = "caption beyond repair" if mended is None else "caption breaks the template"
-        suggestion = None if mended is None else f"normalize_captions=true reads: {mended}"
-        found = finding(kind, split, record.case, record.text, suggestion=suggestion)
-        self._wording.append(found)
+        repair = repaired(record.text)
+        kind = "caption beyond repair" if repair is None else "caption breaks the template"
+        suggestion = None if repair is None else f"normalize_captions=true reads: {repair}"
+        self._wording.append(finding(kind, split, record.case, record.text, suggestion=suggestion))
 
     def _check_extent(self, reading: Reading, record: Record, split: str) -> None:
         lungs = len(reading.zones)
@@ -176,13 +175,13 @@ class Words:
     # --- facts ---------------------------------------------------------------------------------
 
     def facts(self) -> dict[str, object]:
-        """Agreement of words and masks; only what was compared."""
+        """Count how often words and masks agree, of those that were compared."""
         facts: dict[str, object] = {}
         for side in ("left", "right"):
-            told = self.sides[side, True] + self.sides[side, False]
-            if told:
+            compared = self.sides[side, True] + self.sides[side, False]
+            if compared:
                 facts[f"captions of one side, {side}: mask there"] = (
-                    f"{self.sides[side, True]} of {told}"
+                    f"{self.sides[side, True]} of {compared}"
                 )
         if self.counts.total():
             facts["captions whose count is that of the mask's areas"] = (

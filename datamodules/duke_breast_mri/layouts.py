@@ -1,4 +1,4 @@
-"""Where Duke's patients, phases, masks and sheets lie on disk; the trees are in the DataModule."""
+"""Where Duke's patients, phases, masks and sheets lie on disk; the DataModule shows the layouts."""
 
 from __future__ import annotations
 
@@ -88,11 +88,12 @@ class Source:
 
 
 def needed_phases(phases: Phases) -> tuple[str, ...]:
+    """Name the phases whose volumes a setting of `phases` reads."""
     return ("post1",) if phases == "post1" else ("pre", "post1")
 
 
 def patient_split(case_id: str) -> str:
-    """train, val or test: about 70, 15 and 15 % of patients, whoever else is there.
+    """Give a patient's split: about 70, 15 and 15 % of patients, whoever else is there.
 
     ``DUKE_001`` and ``Breast_MRI_001`` are the same patient and get the same split.
     """
@@ -103,7 +104,7 @@ def patient_split(case_id: str) -> str:
 
 
 def choose_layout(root: Path, layout: LayoutName, captions: Path | None) -> LayoutName:
-    """The layout asked for, or the first that is there.
+    """Choose the layout asked for, or the first that is there.
 
     Raises:
         UserError: it is not there, or none is; the message lists what was looked for.
@@ -139,22 +140,22 @@ def holds_volumes(root: Path) -> bool:
 
 
 def short_digest(source: object) -> str:
-    """Eight letters that tell folders of one name apart by what they were made from."""
+    """Digest what a folder is made from to eight letters for its name."""
     return f"{stable_id(str(source)):016x}"[:8]
 
 
 def volumes_identity(cases: Sequence[Case], *settings: object) -> str:
-    """`sources_identity` of all files of the cases.
+    """Digest all files of the cases, by `sources_identity`.
 
     Of a series each DICOM file counts: overwriting one does not change the time of its folder.
     """
-    found = []
+    digests = []
     for case in tqdm(cases, "checking Duke's files", delay=2, unit="patient"):
         files = [case.mask] if isinstance(case.mask, Path) else []
         for source in case.images.values():
             files += _dicom_files(source) if source.is_dir() else [source]
-        found.append(sources_identity(files))
-    return sources_identity([], CONVERSION, found, *settings)
+        digests.append(sources_identity(files))
+    return sources_identity([], CONVERSION, digests, *settings)
 
 
 def _dicom_files(folder: Path) -> list[Path]:
@@ -164,7 +165,7 @@ def _dicom_files(folder: Path) -> list[Path]:
 
 
 def find_table(source: Source, name: str, *, suffixes: Sequence[str] = ("",)) -> Path | None:
-    """A sheet by name, compared without case; the first place and suffix count."""
+    """Find a sheet by name, compared without case; the first folder and suffix count."""
     wanted = [f"{name}{suffix}".casefold() for suffix in suffixes]
     for folder in source.tables:
         here = {file.name.casefold(): file for file in sorted(folder.iterdir(), reverse=True)}
@@ -175,7 +176,7 @@ def find_table(source: Source, name: str, *, suffixes: Sequence[str] = ("",)) ->
 
 
 def need_table(source: Source, name: str, *, suffixes: Sequence[str] = ("",)) -> Path:
-    """As `find_table`.
+    """Find a sheet, as `find_table` does, that must be there.
 
     Raises:
         UserError: it is nowhere.
@@ -194,7 +195,7 @@ def need_table(source: Source, name: str, *, suffixes: Sequence[str] = ("",)) ->
 
 
 def mamamia_cases(source: Source) -> list[Case]:
-    """The Duke patients of MAMA-MIA with an expert's mask.
+    """List the Duke patients of MAMA-MIA with an expert's mask.
 
     Raises:
         UserError: a sheet or the experts' folder is missing, or patients are incomplete.
@@ -253,7 +254,7 @@ def _mamamia_folders(images: Path) -> dict[int, Path]:
 
 
 def official_splits(source: Source) -> dict[str, set[int]]:
-    """Numbers of the Duke patients that MAMA-MIA's train_test_splits.csv lists.
+    """Read the numbers of the Duke patients that MAMA-MIA's train_test_splits.csv lists.
 
     Raises:
         UserError: the file is missing or names none.
@@ -286,7 +287,7 @@ def _any_case(folder: Path, name: str) -> Path:
 
 
 def tcia_cases(source: Source) -> list[Case]:
-    """TCIA's patients with a box.
+    """List TCIA's patients with a box.
 
     Raises:
         UserError: a sheet is missing, or patients are incomplete.

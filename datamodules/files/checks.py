@@ -21,7 +21,7 @@ _LONGEST_PATH = 4095
 
 
 def preview(items: Sequence[object]) -> str:
-    """The first five, for a message of one line."""
+    """List the first five items, for a message of one line."""
     return ", ".join(str(item) for item in items[:_SHOWN]) + (
         ", ..." if len(items) > _SHOWN else ""
     )
@@ -43,7 +43,7 @@ def resolve_inside(
 
     Args:
         root: the dataset's folder.
-        entry: what the table says.
+        entry: the cell of a table.
         file: the table.
         number: the row, counted from 0 without the empty ones.
         line: its `Row.line`.
@@ -97,8 +97,10 @@ _LONGEST_CAPTION = 100_000  # characters; what csv files are read with takes no 
 
 
 def check_captions(records: Iterable[Record]) -> None:
-    """Raises:
-    UserError: a caption is no text that can be written down and read again.
+    """Check that captions can be written to a table and read again.
+
+    Raises:
+        UserError: a caption is too long, or holds half of a surrogate pair.
     """
     for record in records:
         text = record.text
@@ -110,7 +112,7 @@ def check_captions(records: Iterable[Record]) -> None:
             continue
         raise UserError(
             f"the caption of {record.image} {problem}: {text[:40]!r}",
-            "mend that row of the captions table",
+            "correct that row of the captions table",
         )
 
 
@@ -140,11 +142,11 @@ def report_missing(
     on_missing: str,
     report: Report = raise_error,
 ) -> None:
-    """Say what has no counterpart, once for both sides.
+    """Report captions without files and images without captions, in one message.
 
     Args:
-        missing: files that captions speak of.
-        unlisted: images that no caption speaks of.
+        missing: files that captions name.
+        unlisted: images that no caption names.
         root: the dataset's folder.
         on_missing: "error" or "skip"; the latter warns.
         report: is told if anything is missing and on_missing is "error".

@@ -21,6 +21,7 @@ from textseg.tables import (
     IMAGE_SUFFIXES,
     TABLE_SUFFIXES,
     Caption,
+    find_column,
     match_key,
     read_captions,
     read_rows,
@@ -143,7 +144,7 @@ class FileIndex:
         layout: where they lie.
         splits: whose folders are searched, the likeliest first.
         mask_prefix: what a mask's name has before its image's.
-        case_id: the patient or study that a file name tells, "" where it tells none.
+        case_id: the patient or study in a file name, "" where it names none.
     """
 
     def __init__(
@@ -215,7 +216,7 @@ class TableNames:
 TEXT_FOLDERS = ("", "Text", "text", "prompt", "prompts", "text_annotations")
 # What a mask's name may have that its image's, as a table gives it, has not.
 ADDED_TO_NAMES = len("mask_.png")
-# A table inside a split's own folder need not tell the split.
+# A table inside a split's own folder need not name the split.
 _OWN_NAMES = ("text_alpha",)
 
 
@@ -228,9 +229,9 @@ def plain_stem(stem: str) -> str:
     return without_copies.rstrip("+ _")
 
 
-def table_folders(places: Iterable[Path]) -> list[Path]:
-    """The folders at and below some places in which tables may lie, each once."""
-    return [place / name for place in dict.fromkeys(places) for name in TEXT_FOLDERS]
+def table_folders(bases: Iterable[Path]) -> list[Path]:
+    """List the folders at and below `bases` in which tables may lie, each once."""
+    return [base / name for base in dict.fromkeys(bases) for name in TEXT_FOLDERS]
 
 
 def named_table(folders: Iterable[Path], stems: Names) -> Path | None:
@@ -276,7 +277,7 @@ def read_tables(
         root: the dataset's folder.
         layout: its images.
         captions: a file with a split column or SGSeg's json, or the folder that holds the tables;
-            None looks in the usual places.
+            None looks in the usual folders.
         names: what the tables are called.
         report: is told of missing tables and of what is wrong with the others. Where it returns,
             missing tables have no rows.
@@ -289,8 +290,8 @@ def read_tables(
         report(UserError(f"captions={captions} does not exist", remedy))
     if captions is not None and captions.is_file():
         return _joint_table(root, captions, names, report)
-    places = list(dict.fromkeys([root, layout.base] if captions is None else [captions]))
-    folders = table_folders(places)
+    bases = list(dict.fromkeys([root, layout.base] if captions is None else [captions]))
+    folders = table_folders(bases)
     tables: Parts = {}
     for split, stems in names.splits.items():
         table = named_table(folders, stems)
@@ -305,7 +306,7 @@ def read_tables(
     if joint is not None:
         return _joint_table(root, joint, names, report)
     looked_for = ", ".join((*names.splits[missing[0]], *names.joint))
-    cause = f"no {missing[0]} captions in {preview(places)}: looked there and in "
+    cause = f"no {missing[0]} captions in {preview(bases)}: searched were these and "
     cause += f"{', '.join(TEXT_FOLDERS[1:])} for {looked_for} (.csv, .xlsx, .json)"
     report(UserError(cause, names.remedy))
     return tables | {split: [] for split in missing}
@@ -320,12 +321,8 @@ def read_keys(file: Path) -> set[str]:
     rows = read_rows(file)
     if not rows:
         raise UserError(f"{file} has no rows", "is it the downloaded list, complete?")
-    column = next((name for name in rows[0] if name.casefold() in IMAGE_COLUMNS), None)
-    if column is None:
-        raise UserError(
-            f"{file} has the columns {', '.join(rows[0])}",
-            f"it needs one of {', '.join(IMAGE_COLUMNS)} (upper or lower case)",
-        )
+    column = find_column(file, rows[0], IMAGE_COLUMNS, "an image column")
+    assert column is not None, "its absence is raised"
     return {match_key(str(row[column])) for row in rows}
 
 
@@ -344,18 +341,16 @@ def split_by_lists(
         UserError: rows are in no list, or in two.
     """
     parts: Parts = {part: [] for part in lists}
-    astray = []
+    leftover = []
     for row in pool:
-        homes = [part for part in lists if match_key(row.name) in lists[part]]
-        if len(homes) == 1:
-            parts[homes[0]].append(row)
+        matching = [part for part in lists if match_key(row.name) in lists[part]]
+        if len(matching) == 1:
+            parts[matching[0]].append(row)
         else:
-            astray.append(row.name)
-    if astray:
-        raise UserError(
-            f"split={split}: {len(astray)} captions are in no list or in two: {preview(astray)}",
-            remedy,
-        )
+            leftover.append(row.name)
+    if leftover:
+        cause = f"{len(leftover)} captions are in no list or in two: {preview(leftover)}"
+        raise UserError(f"split={split}: {cause}", remedy)
     return parts
 
 

@@ -7,7 +7,7 @@
 | case_id | patient or study; never in two splits |
 | split | train, val or test |
 | lesion_id | optional: which lesion of the image |
-| spacing | optional: millimetres per pixel, "0.8 0.8" (rows, columns) or one number |
+| spacing | optional: millimeters per pixel, "0.8 0.8" (rows, columns) or one number |
 | attributes | optional, free; read by nothing here |
 
 An image with several lesions or several expressions has several rows. "left" is the picture's left.
@@ -29,7 +29,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from datamodules.files.checks import preview, resolve_inside
 from datamodules.records import Record, Splits, case_name
 from textseg.errors import Report, TableError, UserError, raise_error
-from textseg.tables import Row, read_rows, required, row_error, split_name
+from textseg.tables import TEXT_COLUMNS, Row, is_filled, read_rows, required, row_error, split_name
 
 MANIFEST_NAMES = ("manifest.jsonl", "manifest.csv", "manifest.xlsx")
 SPLITS = ("train", "val", "test")
@@ -38,7 +38,6 @@ UNSPLIT = "unsplit"  # rows of a manifest that names no splits
 REQUIRED = ("image", "mask", "text", "case_id", "split")
 OPTIONAL = ("lesion_id", "spacing", "attributes")
 
-_TEXT_NAMES = ("caption", "description", "sentence")
 # Names that tables use for our columns. Ignoring one of these where ours is absent would be
 # serious: an unread patient number lets a patient into two splits.
 _MEANT = {
@@ -58,7 +57,7 @@ def has_manifest(root: Path) -> bool:
 
 
 def find_manifest(root: Path, file: Path | None) -> Path:
-    """`file`, or the manifest that lies in root.
+    """Return `file`, or the manifest that lies in root.
 
     Raises:
         UserError: there is none.
@@ -108,7 +107,7 @@ def read_manifest(
     needed = [c for c in needed if not lenient or c != "mask"]
     rows = _renamed(file, read_rows(file), needed, report, lenient=lenient)
     columns = {column for row in rows for column in row}
-    filled = {column for column in columns if any(_filled(row, column) for row in rows)}
+    filled = {column for column in columns if any(is_filled(row, column) for row in rows)}
     has_case = "case_id" in (columns if needs_case else filled)
     has_split = "split" in (columns if needs_split else filled)
     splits: Splits = {split: [] for split in SPLITS}
@@ -159,13 +158,13 @@ def _renamed(
     """The rows under our names of the columns, without columns that are not ours."""
     if not rows:
         raise UserError(f"{file} has no rows", "list one image, mask and text a row")
-    written = [c for c in dict.fromkeys(c for row in rows for c in row) if not _leftover(c, rows)]
+    written = list(dict.fromkeys(column for row in rows for column in row))
     names = _own_names(file, written, report, lenient=lenient)
     unknown = [column for column in written if column not in names]
     missing = [column for column in needed if column not in names.values()]
     if lenient:
         absent = set(REQUIRED + OPTIONAL) - set(names.values())
-        _refuse_misspelt(file, unknown, absent, report)
+        _refuse_misspelled(file, unknown, absent, report)
     if missing or (unknown and not lenient):
         faults = [f"unknown: {', '.join(unknown)}"] * bool(unknown)
         faults += [f"missing: {', '.join(missing)}"] * bool(missing)
@@ -187,18 +186,12 @@ def _renamed(
     ]
 
 
-def _leftover(column: str, rows: list[Row]) -> bool:
-    """Whether this is an empty column without a name, as spreadsheets leave at the right."""
-    nameless = not column.strip() or column.startswith("Unnamed: ")  # the latter is pandas'
-    return nameless and not any(_filled(row, column) for row in rows)
-
-
 def _own_names(file: Path, written: list[str], report: Report, *, lenient: bool) -> dict[str, str]:
     """Ours for each column that is one of ours."""
     names = {column: _plain(column) for column in written}
     names = {column: own for column, own in names.items() if own in REQUIRED + OPTIONAL}
     if lenient and "text" not in names.values():
-        names |= {column: "text" for column in written if _plain(column) in _TEXT_NAMES}
+        names |= {column: "text" for column in written if _plain(column) in TEXT_COLUMNS}
     for own in dict.fromkeys(names.values()):
         same = [column for column in written if names.get(column) == own]
         if len(same) > 1:
@@ -211,7 +204,7 @@ def _plain(column: str) -> str:
     return "_".join(column.casefold().replace("-", " ").replace("_", " ").split())
 
 
-def _refuse_misspelt(file: Path, unknown: list[str], absent: set[str], report: Report) -> None:
+def _refuse_misspelled(file: Path, unknown: list[str], absent: set[str], report: Report) -> None:
     """A column that seems to be meant for one of ours must not be ignored."""
     for column in unknown:
         near = difflib.get_close_matches(_plain(column), sorted(absent), n=1, cutoff=_CLOSE)
@@ -223,11 +216,6 @@ def _refuse_misspelt(file: Path, unknown: list[str], absent: set[str], report: R
 
 
 # --- rows --------------------------------------------------------------------------------------
-
-
-def _filled(row: Row, column: str) -> bool:
-    value = row.get(column)
-    return value is not None and bool(str(value).strip())
 
 
 def _split(file: Path, number: int, row: Row, known: Iterable[str], report: Report) -> str:
@@ -246,7 +234,7 @@ def _split(file: Path, number: int, row: Row, known: Iterable[str], report: Repo
 def _require_mask(file: Path, number: int, row: Row, report: Report, *, lenient: bool) -> None:
     if not lenient:
         required(file, number, row, "mask", report)
-    elif not _filled(row, "mask"):
+    elif not is_filled(row, "mask"):
         remedy = "name the mask, or write split=predict for a row without truth"
         report(row_error(file, number, row.line, "'mask' is empty", remedy, kind="invalid row"))
 
@@ -262,7 +250,7 @@ def _record(
             report(row_error(file, number, row.line, detail, remedy, kind="invalid row"))
     name, mask = required(file, number, row, "image", report), None
     image = resolve_inside(root, name, file, number, row.line, report) if name else None
-    if image is not None and _filled(row, "mask"):
+    if image is not None and is_filled(row, "mask"):
         mask = resolve_inside(root, str(row["mask"]), file, number, row.line, report)
         image = image if mask else None
     if image is None:
@@ -284,14 +272,14 @@ def _spacing(file: Path, number: int, row: Row, report: Report) -> tuple[float, 
         return None
     spacing = spacing_of(value)
     if spacing is None:
-        remedy = 'write millimetres per pixel as "0.8 0.8" (rows, columns) or as one number'
+        remedy = 'write millimeters per pixel as "0.8 0.8" (rows, columns) or as one number'
         detail = f"spacing={value!r}"
         report(row_error(file, number, row.line, detail, remedy, kind="invalid row"))
     return spacing
 
 
 def spacing_of(value: Any) -> tuple[float, float] | None:
-    """Millimetres per pixel along rows and columns; None where the cell does not hold them."""
+    """Parse millimeters per pixel along rows and columns; None of any other cell."""
     parts = value if isinstance(value, list) else str(value).strip("[]").replace(",", " ").split()
     try:
         numbers = [float(part) for part in parts]
@@ -311,8 +299,11 @@ def _check_splits(root: Path, file: Path, splits: Splits, report: Report) -> Non
             images.setdefault(os.path.relpath(record.image, root), set()).add(split)
             if record.case_id:
                 cases.setdefault(record.case_id, set()).add(split)
-    for what, homes, rest in (("case_ids", cases, "of a case"), ("images", images, "of an image")):
-        shared = [f"{name} ({', '.join(sorted(s))})" for name, s in homes.items() if len(s) > 1]
+    for what, known, rest in (
+        ("case_ids", cases, "of a case"),
+        ("images", images, "of an image"),
+    ):
+        shared = [f"{name} ({', '.join(sorted(s))})" for name, s in known.items() if len(s) > 1]
         if shared:
             cause = f"{file}: {len(shared)} {what} are in more than one split: {preview(shared)}"
             report(UserError(cause, f"give all rows {rest} the same split"))

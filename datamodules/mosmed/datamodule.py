@@ -1,7 +1,7 @@
 """MosMedData+: 2729 CT slices with COVID-19 lesion masks and LViT's captions.
 
 Kaggle's maedemaftouni/covid19-ct-scan-lesion-segmentation-dataset: 512x512 RGB PNGs whose image and
-mask have the SAME name, in two folders. Any of these trees will do, and root may also be a folder
+mask have the SAME name, in two folders. Any of these layouts will do, and root may also be a folder
 further in or out where shown (MosMedDataPlus, MosMedData+, MosMedData, MosMedplus or MosMed):
 
     kaggle     [MosMedData+/][2/]{frames,masks}/
@@ -173,7 +173,7 @@ def _entry(name: str) -> str:
 
 
 def by_study(tables: Parts) -> Parts:
-    """All rows anew, about 80, 10 and 10 %; where a study goes depends on its name alone.
+    """Divide all rows anew, about 80, 10 and 10 %; where a study goes depends on its name alone.
 
     Raises:
         UserError: a file name tells no study.
@@ -205,25 +205,25 @@ def by_lists(tables: Parts, lists: Mapping[str, set[str]]) -> Parts:
 
 
 def shared_studies(records: Splits) -> str:
-    """How many studies two splits share, and how many rows that concerns; "" if none.
+    """Say how many studies two splits share, and how many rows that concerns; "" if none.
 
     Names that tell no study are counted too: what they share cannot be known.
     """
     cases = {split: {r.case_id for r in rows} - {""} for split, rows in records.items()}
-    told = []
+    clauses = []
     for one, other in combinations(SPLITS, 2):
         both = cases[one] & cases[other]
         if both:
             rows = sum(record.case_id in both for record in records[other])
-            told.append(
+            clauses.append(
                 f"{one} and {other} share {len(both)} ({preview(sorted(both))}), "
                 f"with {rows} of the {len(records[other])} {other} rows"
             )
-    untold = sum(not record.case_id for rows in records.values() for record in rows)
-    if untold:
-        told.append(f"{untold} names tell no study")
+    unknown = sum(not record.case_id for rows in records.values() for record in rows)
+    if unknown:
+        clauses.append(f"{unknown} names tell no study")
     counts = ", ".join(f"{len(cases[split])} in {split}" for split in SPLITS)
-    return f"of the studies ({counts}) {'; '.join(told)}" if told else ""
+    return f"of the studies ({counts}) {'; '.join(clauses)}" if clauses else ""
 
 
 def _refuse_shared_images(tables: Parts, report: Report) -> None:

@@ -2,7 +2,7 @@
 
 Names: image ``X.png``, mask ``mask_X.png``; ``covid_<n>`` or ``sub-S<5>_ses-E<5>..._{cr,dx}``.
 A caption table has the columns Image (the mask's name) and Description. "left" is the picture's
-left. Any of these trees will do, and root may also be a folder further in or out where shown:
+left. Any of these layouts will do, and root may also be a folder further in or out where shown:
 
     kaggle     [QaTa-COV19/][QaTa-COV19-v2/]{Train Set,Test Set}/{Images,Ground-truths}/
                LViT's workbooks {Train,Test}_text_for_Covid19.xlsx (and Train_ID, Val_ID.xlsx) in
@@ -133,7 +133,7 @@ def subject(name: str) -> str:
 
 
 def pooled(tables: Parts) -> list[Caption]:
-    """The rows of train and val in one list, numbered through if they are of two tables.
+    """Put the rows of train and val in one list, numbered through if they are of two tables.
 
     A train table that also holds the val table's rows, as LViT's does, counts them once.
     """
@@ -146,14 +146,14 @@ def pooled(tables: Parts) -> list[Caption]:
 
 
 def first80(pool: list[Caption]) -> Parts:
-    """The first 80 % in the plain order of mask names, which is how train.csv is sorted."""
+    """Divide at 80 % in the plain order of mask names, which is how train.csv is sorted."""
     rows = sorted(pool, key=lambda row: f"mask_{match_key(row.name)}.png")
     cut = int(0.8 * len(rows))
     return {"train": rows[:cut], "val": rows[cut:]}
 
 
 def by_subject(pool: list[Caption]) -> Parts:
-    """About 80 % of the patients, each covid_<n> its own; which ones depends on the name alone."""
+    """Divide patients about 80 to 20 by their names alone; each covid_<n> is one."""
     parts: Parts = {"train": [], "val": []}
     for row in pool:
         group = subject(row.name) or match_key(row.name)
@@ -164,7 +164,7 @@ def by_subject(pool: list[Caption]) -> Parts:
 def official(
     pool: list[Caption], tables: Parts, layout: Layout, lists: dict[str, set[str]] | None
 ) -> Parts:
-    """LViT's random lists: from its workbooks, or from the tables or images in its folders.
+    """Divide by LViT's random lists: its workbooks, or the tables or images in its folders.
 
     Raises:
         UserError: neither is there, or rows are in no list or in both.

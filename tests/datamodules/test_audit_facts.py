@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from datamodules.audit.file_facts import MaskFacts, inspect_mask
-from datamodules.audit.words import Words
+from datamodules.audit.words import CaptionChecks
 from datamodules.captions.lvit_template import Template
 from datamodules.captions.modes import normalize
 from datamodules.records import Record
@@ -92,7 +92,7 @@ def a_mask(**fields: Any) -> MaskFacts:
 
 
 def kinds_of(template: Template | None, text: str, mask: MaskFacts) -> list[str]:
-    reader = Words(template, count_tokens=words, max_tokens=14, normalized=True)
+    reader = CaptionChecks(template, count_tokens=words, max_tokens=14, normalized=True)
     reader.read(Record(Path("a.png"), Path("m.png"), text, "a__0", "", 0), "train", mask)
     return [finding.kind for finding in reader.finished()]
 

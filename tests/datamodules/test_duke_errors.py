@@ -13,11 +13,11 @@ from tests.datamodules.duke_files import (
     PATIENTS,
     SCANNERS,
     SHAPE,
-    TUMOUR_SLICES,
+    TUMOR_SLICES,
     make,
     records,
     save_nifti,
-    tumour,
+    tumor,
     write_boxes,
     write_info,
     write_mamamia,
@@ -59,7 +59,7 @@ def test_volumes_named_in_upper_case_are_found(tmp_path: Path) -> None:
     for name in ("images/DUKE_003/duke_003_0001.nii.gz", "segmentations/expert/duke_003.nii.gz"):
         file = root / name
         file.rename(file.with_name(file.name.replace("duke", "DUKE")))
-    assert len(records(make(root))) == len(PATIENTS) * len(TUMOUR_SLICES)
+    assert len(records(make(root))) == len(PATIENTS) * len(TUMOR_SLICES)
 
 
 def test_a_sheet_given_where_a_folder_is_wanted_is_named(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_sheet_given_where_a_folder_is_wanted_is_named(tmp_path: Path) -> None
 def test_a_phase_that_is_not_used_need_not_be_there(tmp_path: Path) -> None:
     root = spoilt(tmp_path)
     (root / "images/DUKE_003/duke_003_0000.nii.gz").unlink()
-    assert len(records(make(root))) == len(PATIENTS) * len(TUMOUR_SLICES)
+    assert len(records(make(root))) == len(PATIENTS) * len(TUMOR_SLICES)
     with refused("duke_003_0000.nii.gz"):
         make(root, phases="pre_post1_subtraction").setup()
 
@@ -115,7 +115,7 @@ def test_a_mask_of_another_shape_names_both_shapes(tmp_path: Path) -> None:
     root = spoilt(tmp_path)
     patient = PATIENTS[0]
     save_nifti(
-        tumour(patient)[:-2].astype(np.uint8),
+        tumor(patient)[:-2].astype(np.uint8),
         root / "segmentations/expert/duke_001.nii.gz",
         patient.stored,
     )
@@ -188,7 +188,7 @@ def test_a_missing_sheet_is_named(tmp_path: Path, table: str) -> None:
 def test_a_box_workbook_with_two_sheets_stops_the_set_up(tmp_path: Path) -> None:
     root = write_tcia(tmp_path / "tcia", SCANNERS[:1])
     write_boxes(root / "Annotation_Boxes.xlsx", SCANNERS[:1], Mine=[["Patient ID"]])
-    with refused("'Sheet1', 'Mine'"):
+    with refused("Sheet1, Mine"):
         make(root).setup()
 
 

@@ -266,7 +266,7 @@ def test_a_list_names_its_images_under_any_of_the_accepted_columns(tmp_path: Pat
     write_table(file, [("x/mask_One.png", "m.png")], ("original_image_filename", "mask_filename"))
     assert read_keys(file) == {"one"}
     write_table(file, [("one.png",)], ("picture",))
-    with pytest.raises(UserError, match=r"list\.csv has the columns picture\n.*original_image_fil"):
+    with pytest.raises(UserError, match=r"list\.csv .*picture\n.*original_image_fil"):
         read_keys(file)
     write_table(file, [], ("Image",))
     with pytest.raises(UserError, match=r"list\.csv has no rows"):
