@@ -26,7 +26,8 @@ import textseg.models  # noqa: F401  short class names in YAML
 from datamodules.base import TextSegDataModule
 from datamodules.captions.perturbations import caption_variants
 from datamodules.commands import audit_dataset, prepare_dataset
-from datamodules.refhl_seg.builder import build_refhl, format_summary, read_summary
+from datamodules.refhl_seg.builder import build_refhl
+from datamodules.refhl_seg.summary import format_summary, read_summary
 from textseg.benchmark import benchmark, format_benchmark
 from textseg.callbacks import (
     ExplanationWriter,

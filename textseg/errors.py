@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 
@@ -19,6 +19,40 @@ class UserError(ValueError):
 
     def __init__(self, cause: str, remedy: str = "") -> None:
         super().__init__(f"{cause}\n{remedy}" if remedy else cause)
+
+
+class TableError(UserError):
+    """A mistake in a table, found by a reader that could go on without the cell, row or column.
+
+    Args:
+        cause: what is wrong, naming the file and row.
+        remedy: what the user can do about it.
+        kind: what an audit calls it; "" where the audit's other checks find it by themselves.
+        where: the file's name and the row.
+        detail: the cause without file and row.
+    """
+
+    def __init__(
+        self, cause: str, remedy: str = "", *, kind: str = "", where: str = "", detail: str = ""
+    ) -> None:
+        super().__init__(cause, remedy)
+        self.kind = kind
+        self.where = where
+        self.detail = detail or cause
+        self.remedy = remedy
+
+
+Report = Callable[[UserError], None]
+"""What a reader tells each mistake to; where it returns, reading goes on without the mistaken."""
+
+
+def raise_error(error: UserError) -> None:
+    """Raise an error: the `Report` of whoever wants no more than the first mistake.
+
+    Raises:
+        UserError: always.
+    """
+    raise error
 
 
 def first_line(error: BaseException) -> str:

@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader
 
 from datamodules.base import TextSegDataModule
 from datamodules.cache import pictures as cache_module
-from datamodules.cache_speed import measure_cache
-from datamodules.dataset import Record, TextSegDataset, case_name, collate, to_batch
+from datamodules.dataset import TextSegDataset, collate, to_batch
+from datamodules.records import Record, case_name
 from textseg.errors import UserError
 from textseg.preprocess import read_image
 
@@ -548,18 +548,3 @@ def test_a_worker_that_reads_every_row_keeps_no_pixels_of_its_own(root: Path) ->
     process.join(60)
     assert process.exitcode == 0
     assert -(2**20) < grown.value < 6 * 2**20, "one mask at a time, not a share of the cache"
-
-
-# --- speed
-
-
-def test_the_measure_compares_the_same_pixels_and_says_the_ratio(root: Path) -> None:
-    datamodule = make(root)
-    found = measure_cache(datamodule, rows=20)
-    assert found["ratio"] == found["decode_ms"] / found["cache_ms"]
-    assert all(value > 0 for value in found.values())
-    assert found["cache_mib"] == pytest.approx(
-        sum(path.stat().st_size for path in folder_of(root).iterdir()) / 2**20
-    )
-    with pytest.raises(UserError, match="cache=null"):
-        measure_cache(make(root, cache=None))

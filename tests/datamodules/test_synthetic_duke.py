@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +12,20 @@ import nibabel
 import numpy as np
 import openpyxl
 import pandas as pd
-import pydicom
 import pytest
 from scipy import ndimage
 
 from datamodules.duke_breast_mri.breast import draw_patient
-from datamodules.duke_breast_mri.phantoms import write_duke_mamamia, write_duke_tcia
-from datamodules.files.volumes import canonical, read_dicom_series, read_nifti
+from datamodules.duke_breast_mri.phantoms import write_duke_mamamia
 from textseg.errors import UserError
 
 CASES, SIZE, SLICES = 12, 48, 10
-BOX = ["Start Row", "End Row", "Start Column", "End Column", "Start Slice", "End Slice"]
 
 
 @pytest.fixture(scope="module")
 def mamamia(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mamamia") / "new" / "folder"
     write_duke_mamamia(folder, cases=CASES, image_size=SIZE, slices=SLICES)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tcia(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tcia")
-    write_duke_tcia(folder, cases=CASES, image_size=SIZE, slices=SLICES)
     return folder
 
 
@@ -117,7 +106,7 @@ def test_makers_and_slice_orders_give_four_ways_of_storing(mamamia: Path) -> Non
     assert rows["Manufacturer"].tolist()[:4] == [0, 2, 0, 2]
 
 
-def test_tumour_and_words_agree_on_side_and_clock_in_the_patients_own_frame(mamamia: Path) -> None:
+def test_tumor_and_words_agree_on_side_and_clock_in_the_patients_own_frame(mamamia: Path) -> None:
     clocks = 0
     for n, (_, row) in enumerate(clinical(mamamia).iterrows(), start=1):
         side = side_of(row)
@@ -146,7 +135,7 @@ def test_the_texts_take_many_forms(mamamia: Path) -> None:
     assert any("quadrant" in form for form in forms)
 
 
-def test_a_tumour_is_dim_before_contrast_and_the_brightest_breast_tissue_after(
+def test_a_tumor_is_dim_before_contrast_and_the_brightest_breast_tissue_after(
     mamamia: Path,
 ) -> None:
     for n in range(1, CASES + 1):
@@ -166,7 +155,7 @@ def test_the_automatic_outline_is_wider_than_the_experts(mamamia: Path) -> None:
         assert automatic.sum() > expert.sum()
 
 
-def test_several_tumours_are_there_exactly_where_the_sheets_say_multifocal(mamamia: Path) -> None:
+def test_several_tumors_are_there_exactly_where_the_sheets_say_multifocal(mamamia: Path) -> None:
     info = pd.read_excel(mamamia / "clinical_and_imaging_info.xlsx").set_index("patient_id")
     said = clinical(mamamia)["Multicentric/Multifocal"].astype(int).tolist()
     assert set(said) == {0, 1}
@@ -231,19 +220,18 @@ def test_every_fourth_patients_side_is_not_collected(mamamia: Path) -> None:
 
 
 @pytest.mark.real_data
-def test_the_sheets_have_the_real_ones_columns(mamamia: Path, tcia: Path, real_data: Path) -> None:
+def test_the_sheets_have_the_real_ones_columns(mamamia: Path, real_data: Path) -> None:
     def top(folder: Path, name: str, rows: int) -> tuple[list[str], list[list[Any]]]:
         book = openpyxl.load_workbook(folder / name, read_only=True)
         lines = book.worksheets[0].iter_rows(max_row=rows, values_only=True)
         return book.sheetnames, [list(line) for line in lines]
 
     real = real_data / "duke_tables"
-    for name, folder, rows in (
-        ("Clinical_and_Other_Features.xlsx", mamamia, 3),
-        ("clinical_and_imaging_info.xlsx", mamamia, 1),
-        ("Annotation_Boxes.xlsx", tcia, 1),
+    for name, rows in (
+        ("Clinical_and_Other_Features.xlsx", 3),
+        ("clinical_and_imaging_info.xlsx", 1),
     ):
-        (our_titles, ours), (their_titles, theirs) = top(folder, name, rows), top(real, name, rows)
+        (our_titles, ours), (their_titles, theirs) = top(mamamia, name, rows), top(real, name, rows)
         assert our_titles == their_titles
         for our_line, their_line in zip(ours[:2], theirs[:2], strict=True):
             assert our_line == their_line[: len(our_line)]
@@ -254,106 +242,7 @@ def test_the_sheets_have_the_real_ones_columns(mamamia: Path, tcia: Path, real_d
             assert all(our == their for our, their in spoken)
 
 
-# --- TCIA
-
-
-def series_of(folder: Path, number: int) -> dict[str, Path]:
-    """Folder of each phase, by the mapping sheet's folders."""
-    table = pd.read_excel(folder / "Breast-Cancer-MRI-filepath_filename-mapping.xlsx")
-    found = {}
-    for original, classic in zip(
-        table["original_path_and_filename"], table["classic_path"], strict=True
-    ):
-        _, patient, phase, _ = original.split("/")
-        if patient == f"Breast_MRI_{number:03d}":
-            found[phase] = (folder / "manifest-1" / classic.replace("//", "/")).parent
-    return found
-
-
-def stack(series: Path) -> tuple[np.ndarray, list[pydicom.Dataset]]:
-    """[rows, columns, slices] by file name, by pydicom alone."""
-    slices = [pydicom.dcmread(file) for file in sorted(series.glob("*.dcm"))]
-    return np.stack([s.pixel_array for s in slices], axis=-1), slices
-
-
-def test_the_tree_holds_three_series_a_patient(tcia: Path) -> None:
-    base = tcia / "manifest-1" / "Duke-Breast-Cancer-MRI"
-    assert sorted(p.name for p in base.iterdir()) == [
-        *(f"Breast_MRI_{n:03d}" for n in range(1, CASES + 1)),
-        "LICENSE",
-    ]
-    for n in range(1, CASES + 1):
-        (study,) = (base / f"Breast_MRI_{n:03d}").iterdir()
-        named = series_of(tcia, n)
-        assert set(named) == {"pre", "post_1", "post_2"}
-        assert set(study.iterdir()) == set(named.values())
-        for series in named.values():
-            assert len(list(series.iterdir())) == SLICES
-            assert pydicom.dcmread(next(series.iterdir())).SeriesInstanceUID == series.name
-    first = series_of(tcia, 1)["pre"]
-    assert sorted(f.name for f in first.iterdir())[::9] == ["1-001.dcm", "1-010.dcm"]
-
-
-def test_the_mapping_has_the_real_sheets_faults_and_no_other(tcia: Path) -> None:
-    table = pd.read_excel(tcia / "Breast-Cancer-MRI-filepath_filename-mapping.xlsx")
-    assert len(table) == CASES * 3 * SLICES
-    for number, classic, described in zip(
-        table["original_path_and_filename"].str.extract(r"MRI_(\d+)/")[0].astype(int),
-        table["classic_path"],
-        table["descriptive_path"],
-        strict=True,
-    ):
-        fault = (number - 1) % 3
-        assert ("//" in classic) == ("//" in described) == (fault == 0)
-        assert (f"BreastMRI{number:03d}/" in described) == (fault == 1)
-        path = tcia / "manifest-1" / classic
-        assert path.is_file() == (fault != 2)
-        if fault == 2:
-            assert path.with_name(path.name.replace("1-0", "1-")).is_file()
-
-
-def test_boxes_hold_the_annotated_tumours_of_the_stored_slices(tcia: Path) -> None:
-    rows = clinical(tcia)
-    boxes = pd.read_excel(tcia / "Annotation_Boxes.xlsx").set_index("Patient ID")
-    assert list(boxes) == BOX
-    for n in range(1, CASES + 1):
-        name = f"Breast_MRI_{n:03d}"
-        values, slices = stack(series_of(tcia, n)["post_1"])
-        bright = np.argwhere(values > 200)
-        corner = np.array(slices[0].ImagePositionPatient, dtype=float)
-        across, down = np.array(slices[0].ImageOrientationPatient, dtype=float).reshape(2, 3)
-        step = float(slices[0].PixelSpacing[0])
-        left, back, _ = (corner + step * (bright[:, :1] * down + bright[:, 1:2] * across)).T
-        kept = bright[(back < 40) & ((left > 0) == (side_of(rows.loc[name]) == "L"))]
-        low, high = kept.min(axis=0), kept.max(axis=0)
-        expected = [low[0], high[0] + 1, low[1], high[1] + 1, low[2] + 1, high[2] + 2]
-        assert boxes.loc[name].tolist() == expected
-
-
-def test_raw_side_depends_on_the_maker_as_measured_on_the_real_sheet(tcia: Path) -> None:
-    rows = clinical(tcia)
-    boxes = pd.read_excel(tcia / "Annotation_Boxes.xlsx").set_index("Patient ID")
-    for name, row in rows.iterrows():
-        middle = (boxes.loc[name, "Start Column"] + boxes.loc[name, "End Column"]) / 2 / SIZE
-        patients_left = side_of(row) == "L"
-        assert (middle < 0.5) == (patients_left == (row["Manufacturer"] == 0))
-
-
-def test_both_layouts_tell_of_the_same_patients(mamamia: Path, tcia: Path) -> None:
-    pd.testing.assert_frame_equal(clinical(mamamia), clinical(tcia))
-    for n in (1, 2, 3, 4):
-        for phase, series in enumerate(series_of(tcia, n).values()):
-            read = read_dicom_series(series)
-            volume = canonical(read.values, read.affine)
-            stored = image(mamamia, n, phase)
-            expected = nibabel.as_closest_canonical(stored)
-            np.testing.assert_array_equal(volume.values, voxels(expected))
-            np.testing.assert_allclose(volume.affine, expected.affine, atol=1e-3)
-            path = Path(stored.get_filename())
-            np.testing.assert_array_equal(read_nifti(path).values, volume.values)
-
-
-# --- both
+# --- what may be asked for
 
 
 def digests(folder: Path, *endings: str) -> dict[str, str]:
@@ -364,13 +253,10 @@ def digests(folder: Path, *endings: str) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("write", [write_duke_mamamia, write_duke_tcia])
-def test_a_patient_depends_on_seed_and_number_alone(
-    tmp_path: Path, write: Callable[..., None]
-) -> None:
-    kinds = (".nii.gz", ".dcm", ".json")
+def test_a_patient_depends_on_seed_and_number_alone(tmp_path: Path) -> None:
+    kinds = (".nii.gz", ".json")
     for name, cases, seed in (("a", 1, 3), ("b", 2, 3), ("c", 1, 4)):
-        write(tmp_path / name, cases=cases, image_size=32, slices=8, seed=seed)
+        write_duke_mamamia(tmp_path / name, cases=cases, image_size=32, slices=8, seed=seed)
     a, b, c = (digests(tmp_path / name, *kinds) for name in "abc")
     assert a
     assert a.items() <= b.items()
@@ -380,7 +266,6 @@ def test_a_patient_depends_on_seed_and_number_alone(
     pd.testing.assert_frame_equal(clinical(tmp_path / "a").astype(str), frame.iloc[:1].astype(str))
 
 
-@pytest.mark.parametrize("write", [write_duke_mamamia, write_duke_tcia])
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -391,16 +276,15 @@ def test_a_patient_depends_on_seed_and_number_alone(
     ],
 )
 def test_numbers_out_of_range_are_refused_before_anything_is_written(
-    tmp_path: Path, write: Callable[..., None], wrong: dict[str, int], message: str
+    tmp_path: Path, wrong: dict[str, int], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        write(tmp_path / "new", **{"cases": 1, **wrong})
+        write_duke_mamamia(tmp_path / "new", **{"cases": 1, **wrong})
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("write", [write_duke_mamamia, write_duke_tcia])
-def test_a_folder_with_files_is_left_alone(tmp_path: Path, write: Callable[..., None]) -> None:
+def test_a_folder_with_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("kept")
     with pytest.raises(UserError, match="not an empty folder"):
-        write(tmp_path, cases=1)
+        write_duke_mamamia(tmp_path, cases=1)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]

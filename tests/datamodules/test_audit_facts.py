@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.audit.file_facts import MaskLook, look_at_mask
-from datamodules.audit.words import Words
+from datamodules.audit.file_facts import MaskFacts, inspect_mask
+from datamodules.audit.words import CaptionChecks
 from datamodules.captions.lvit_template import Template
 from datamodules.captions.modes import normalize
-from datamodules.dataset import Record
+from datamodules.records import Record
 from textseg.preprocess import read_mask
 
 
@@ -63,12 +63,12 @@ def test_masks_are_judged_as_training_reads_them(tmp_path: Path) -> None:
     assert len(files) == 8
     for path in files:
         mask = read_mask(path)
-        seen = look_at_mask(path, (32, 32), count_areas=True)
+        seen = inspect_mask(path, (32, 32), count_components=True)
         assert seen.size == mask.shape
         assert seen.area == mask.sum() > 0
         assert seen.center == pytest.approx((np.nonzero(mask)[1] + 0.5).mean() / 56)
-        assert seen.areas == flood(mask) > 1
-        assert bool(seen.oddness) == (path.stem not in ("1", "L", "RGB"))
+        assert seen.components == flood(mask) > 1
+        assert bool(seen.unusual_mode) == (path.stem not in ("1", "L", "RGB"))
 
 
 def test_the_share_that_the_threshold_drops_is_of_all_that_is_not_black(tmp_path: Path) -> None:
@@ -77,22 +77,22 @@ def test_the_share_that_the_threshold_drops_is_of_all_that_is_not_black(tmp_path
     mask[2] = 17
     mask[3, :5] = 127
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    seen = look_at_mask(tmp_path / "mask.png", (32, 32), count_areas=False)
-    assert seen.lost == pytest.approx(15 / 35)
-    assert seen.others == (17, 127)
+    seen = inspect_mask(tmp_path / "mask.png", (32, 32), count_components=False)
+    assert seen.soft_share == pytest.approx(15 / 35)
+    assert seen.other_values == (17, 127)
     assert seen.doubtful
 
 
 # --- captions
 
 
-def a_mask(**fields: Any) -> MaskLook:
-    plain = MaskLook((64, 64), "", "", (), 0.0, area=9, center=0.2, areas=1, vanishes=False)
+def a_mask(**fields: Any) -> MaskFacts:
+    plain = MaskFacts((64, 64), "", "", (), 0.0, area=9, center=0.2, components=1, vanishes=False)
     return replace(plain, **fields)
 
 
-def kinds_of(template: Template | None, text: str, mask: MaskLook) -> list[str]:
-    reader = Words(template, count_tokens=words, max_tokens=14, normalized=True)
+def kinds_of(template: Template | None, text: str, mask: MaskFacts) -> list[str]:
+    reader = CaptionChecks(template, count_tokens=words, max_tokens=14, normalized=True)
     reader.read(Record(Path("a.png"), Path("m.png"), text, "a__0", "", 0), "train", mask)
     return [finding.kind for finding in reader.finished()]
 
@@ -104,9 +104,9 @@ COUNT = "caption count against mask"
     ("template", "text", "mask", "kinds"),
     [
         # MosMedData+'s formula has no word above nine.
-        ("mosmed", "nine infected areas, all left lung", {"areas": 12}, []),
-        ("mosmed", "eight infected areas, all left lung", {"areas": 12}, [COUNT]),
-        ("mosmed", "nine infected areas, all left lung", {"areas": 8}, [COUNT]),
+        ("mosmed", "nine infected areas, all left lung", {"components": 12}, []),
+        ("mosmed", "eight infected areas, all left lung", {"components": 12}, [COUNT]),
+        ("mosmed", "nine infected areas, all left lung", {"components": 8}, [COUNT]),
         ("qata", "one infected area, all right lung", {}, ["caption side against mask"]),
         ("qata", "one infected area, all right lung", {"center": 0.8}, []),
         # Which side is meant is in doubt where the extent is.

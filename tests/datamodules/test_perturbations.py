@@ -10,17 +10,16 @@ import pytest
 
 from datamodules.captions.expressions import WORDS
 from datamodules.captions.lvit_template import COUNTS, read_template
+from datamodules.captions.paraphrases import paraphrased
 from datamodules.captions.perturbations import (
-    WORD_CLASSES,
     caption_variants,
-    class_removed,
     count_changed,
     other_patients,
-    paraphrased,
     side_swapped,
     typing_errors,
     typos,
 )
+from datamodules.captions.word_classes import WORD_CLASSES, class_removed
 from textseg.tables import read_captions
 
 TEMPLATE = "Bilateral pulmonary infection, two infected areas, upper left lung and all right lung."
