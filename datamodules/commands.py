@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable
+from inspect import isabstract
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def _dataset_named(dataset: str, root: Path) -> type[TextSegDataModule]:
         if not f"{module}.".startswith(f"{error.name}."):  # something that the module imports
             raise
         kind = None
-    if isinstance(kind, type) and issubclass(kind, TextSegDataModule):
+    if isinstance(kind, type) and issubclass(kind, TextSegDataModule) and not isabstract(kind):
         return kind
     raise UserError(
         f"dataset={dataset!r} is neither a known dataset nor the path of a DataModule's class",

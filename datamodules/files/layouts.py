@@ -15,7 +15,7 @@ from pathlib import Path
 
 from datamodules.files.checks import preview, resolve_inside
 from datamodules.records import Record, case_name
-from textseg.errors import Report, UserError, raise_error
+from textseg.errors import Report, UserError, check_choice, raise_error
 from textseg.tables import (
     IMAGE_COLUMNS,
     IMAGE_SUFFIXES,
@@ -86,8 +86,7 @@ def find_layout(root: Path, name: str, *, specs: Mapping[str, LayoutSpec], datas
     Raises:
         UserError: nothing fits; the message lists what was looked for.
     """
-    if name != "auto" and name not in specs:
-        raise UserError(f"layout={name!r} is unknown", f"choose auto, {', '.join(specs)}")
+    check_choice("layout", name, ("auto", *specs))
     wanted = specs if name == "auto" else {name: specs[name]}
     for key, spec in wanted.items():
         for base in spec.bases:

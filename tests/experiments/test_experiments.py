@@ -67,7 +67,9 @@ def class_named(name: str) -> type:
 
 
 def defaults_of(kind: type) -> dict[str, Any]:
-    parameters = inspect.signature(kind.__init__).parameters.values()
+    """Of its own settings and of those that its bases share."""
+    own = [vars(base)["__init__"] for base in reversed(kind.__mro__) if "__init__" in vars(base)]
+    parameters = [p for init in own for p in inspect.signature(init).parameters.values()]
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
