@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from datamodules.files.checks import preview
-from textseg.errors import UserError, first_line
+from textseg.errors import UserError, check_choice, first_line
 
 Layout = Literal["auto", "lits", "msd"]
 
@@ -52,8 +52,7 @@ def find_source(source: Path, layout: Layout) -> Source:
     Raises:
         UserError: neither layout fits, or a volume or its labels are missing.
     """
-    if layout not in ("auto", "lits", "msd"):
-        raise UserError(f"layout={layout!r} is unknown", "choose auto, lits or msd")
+    check_choice("layout", layout, Layout)
     if not source.is_dir():
         raise UserError(f"source={source} is not a folder", "name the unpacked LiTS or MSD folder")
     base = _msd_base(source) if layout != "lits" else None

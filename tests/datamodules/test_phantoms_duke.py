@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -17,7 +16,6 @@ from scipy import ndimage
 
 from datamodules.duke_breast_mri.breast import draw_patient
 from datamodules.duke_breast_mri.phantoms import write_duke_mamamia
-from textseg.errors import UserError
 
 CASES, SIZE, SLICES = 12, 48, 10
 
@@ -240,51 +238,3 @@ def test_the_sheets_have_the_real_ones_columns(mamamia: Path, real_data: Path) -
             spoken = [(our, their) for our, their in zip(*legends, strict=False) if our]
             assert len(spoken) >= 20
             assert all(our == their for our, their in spoken)
-
-
-# --- what may be asked for
-
-
-def digests(folder: Path, *endings: str) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.name.endswith(endings)
-    }
-
-
-def test_a_patient_depends_on_seed_and_number_alone(tmp_path: Path) -> None:
-    kinds = (".nii.gz", ".json")
-    for name, cases, seed in (("a", 1, 3), ("b", 2, 3), ("c", 1, 4)):
-        write_duke_mamamia(tmp_path / name, cases=cases, image_size=32, slices=8, seed=seed)
-    a, b, c = (digests(tmp_path / name, *kinds) for name in "abc")
-    assert a
-    assert a.items() <= b.items()
-    assert len(b) > len(a)
-    assert not set(a.values()) & {v for k, v in c.items() if not k.endswith(".json")}
-    frame = clinical(tmp_path / "b")
-    pd.testing.assert_frame_equal(clinical(tmp_path / "a").astype(str), frame.iloc[:1].astype(str))
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"cases": 0}, "cases=0"),
-        ({"slices": 5}, "slices=5"),
-        ({"image_size": 16}, "image_size=16"),
-        ({"seed": -1}, "seed=-1"),
-    ],
-)
-def test_numbers_out_of_range_are_refused_before_anything_is_written(
-    tmp_path: Path, wrong: dict[str, int], message: str
-) -> None:
-    with pytest.raises(UserError, match=message):
-        write_duke_mamamia(tmp_path / "new", **{"cases": 1, **wrong})
-    assert not (tmp_path / "new").exists()
-
-
-def test_a_folder_with_files_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("kept")
-    with pytest.raises(UserError, match="not an empty folder"):
-        write_duke_mamamia(tmp_path, cases=1)
-    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]

@@ -11,7 +11,6 @@ from PIL import Image
 from scipy import ndimage
 
 from datamodules.mosmed.phantoms import write_mosmed
-from textseg.errors import UserError
 
 SLICES = {"train": 60, "val": 10, "test": 10}
 SIZE = 128
@@ -190,24 +189,3 @@ def test_captions_count_truly_at_small_sizes_too(tmp_path: Path, size: int) -> N
         assert (
             f"{NUMBERS[ndimage.label(mask_of(tmp_path / 'new', name), EVERYWHERE)[1]]} inf" in text
         )
-
-
-def test_a_picture_depends_on_seed_split_and_index_alone(tmp_path: Path, folder: Path) -> None:
-    write_mosmed(tmp_path / "few", train=4, val=2, test=1, image_size=SIZE)
-    for kind in ("frames", "masks"):
-        for file in (tmp_path / "few" / kind).iterdir():
-            assert file.read_bytes() == (folder / kind / file.name).read_bytes()
-    write_mosmed(tmp_path / "other", train=4, val=2, test=1, image_size=SIZE, seed=1)
-    assert every_row(tmp_path / "other") != every_row(tmp_path / "few")
-
-
-def test_senseless_numbers_and_a_used_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="train=0"):
-        write_mosmed(tmp_path / "new", train=0, val=1, test=1)
-    with pytest.raises(UserError, match="val=-1 is negative"):
-        write_mosmed(tmp_path / "new", train=1, val=-1, test=1)
-    with pytest.raises(UserError, match="image_size=16"):
-        write_mosmed(tmp_path / "new", train=1, val=1, test=1, image_size=16)
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="not an empty folder"):
-        write_mosmed(tmp_path, train=1, val=1, test=1)
