@@ -25,7 +25,7 @@ from textseg.batch import Batch, SegmentationOutput, TextFeatures, stable_id
 from textseg.callbacks import ResultsWriter
 from textseg.encoders import NoText
 from textseg.errors import UserError
-from textseg.metrics import Rows, bootstrap_interval
+from textseg.metrics import CaseTableRows, score_intervals
 from textseg.models import LSMS
 from textseg.models.base import SegmentationModule
 from textseg.probe import ProbeResult, plain_table, probe
@@ -238,13 +238,11 @@ def test_intervals_are_those_of_the_metrics(obeying: ProbeResult) -> None:
     predicted = generator.integers(20, 90, 60)
     both = (np.minimum(true, predicted) * generator.random(60)).astype(np.int64)
     blank = np.full(60, np.nan)
-    rows = Rows(np.arange(60), both, predicted, true, np.zeros(60, np.int64), blank, blank)
+    rows = CaseTableRows(np.arange(60), both, predicted, true, np.zeros(60, np.int64), blank, blank)
     groups = [f"p{i // 2}" for i in range(50)] + [""] * 10
     dice = 2 * both / (true + predicted)
     found = mean_interval(dice, groups, seed=5)
-    assert (found.low, found.high) == pytest.approx(
-        bootstrap_interval(rows, groups, seed=5)["dice"]
-    )
+    assert (found.low, found.high) == pytest.approx(score_intervals(rows, groups, seed=5)["dice"])
     assert found.low < found.value < found.high
 
 

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from textseg.report.pictures import album
 
 from tests.report.chromium import evaluate, needs_chromium, requests_of
 from textseg.compare import compare
 from textseg.errors import UserError
 from textseg.metrics.ranking import choose
 from textseg.report import comparison_page, report
-from textseg.report.pictures import album
 
 CASES = 12
 PIXELS = 4000

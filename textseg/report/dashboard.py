@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from textseg.errors import UserError
+from textseg.metrics import SCORES
 
 MODES = {"true": "test", "empty": "test_empty", "shuffled": "test_shuffled"}
-SCORES = ("dice", "miou", "dice_global", "iou_global")
 STRATA = {"size": ("small", "medium", "large"), "side": ("left", "right", "both")}
-COLUMNS = ("dice", "dice_ci_low", "dice_ci_high", "miou", "dice_global", "iou_global")
+COLUMNS = ("dice", "dice_ci_low", "dice_ci_high", *SCORES[1:])
 
 
 def dashboard(
@@ -53,7 +53,7 @@ def dashboard(
 
 
 def workspace(entity: str, project: str, *, dataset: str | None, name: str) -> Any:
-    """The view as wandb-workspaces' own object; building it reaches no network."""
+    """Build the view as wandb-workspaces' own object; this reaches no network."""
     try:
         import wandb_workspaces.reports.v2 as panels
         import wandb_workspaces.workspaces as views

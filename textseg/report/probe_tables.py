@@ -1,4 +1,4 @@
-"""What `textseg probe` found, where it was run: RUN/probe/probe.json as tables."""
+"""Tables of RUN/probe/probe.json, the results of `textseg probe`."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from pathlib import Path
 from typing import Any
 
 from textseg.errors import UserError
-from textseg.report.parts import Block, Caution, Cell, Table, Text
-from textseg.report.results import score_cell
+from textseg.report.blocks import Block, Caution, Cell, Table, Text
+from textseg.report.score_tables import score_cell
 from textseg.runs.results import number_of, read_json
 
 _AGAIN = "probe the run again with this version: textseg probe RUN"
-_SCORES = ("dice", "dice_true", "difference", "moved")
+_SCORES = ("dice", "dice_true", "difference", "mask_change")
 _MEANING = (
     "The same cases with changed captions; the truth stays that of the true words, so a network "
     "that follows changed words scores a lower dice. difference: dice less dice_true, which is of "
-    "the same cases with true words. moved: mean of 1 - Dice between the masks with true and with "
-    "changed words; 0 where not a pixel moves. masks changed: share of cases in which at least one "
-    "pixel does."
+    "the same cases with true words. mask_change: mean of 1 - Dice between the masks with true and "
+    "with changed words; 0 where not a pixel differs. masks changed: share of cases in which at "
+    "least one pixel does."
 )
 _PAIRS = (
     "Two expressions of one image. followed: share of pairs where each mask is nearer to its own "
     "truth; own, other: mean Dice with either"
 )
-_CROSSING = "Sides swapped. Of the masks that lay in one half, the share that went to the other"
+_SIDE_SWAP = "Sides swapped. Of the masks that lay in one half, the share that went to the other"
 # A part of probe.json, what its table is of, what it counts, its scores.
 _MORE: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("pairs", _PAIRS, "pairs", ("followed", "own", "other")),
-    ("crossing", _CROSSING, "cases", ("share",)),
+    ("side_swap", _SIDE_SWAP, "cases", ("share",)),
 )
 
 
 def probe_blocks(run: Path) -> list[Block]:
-    """The table of changes and what follows from it; empty where the run was not probed.
+    """Build the table of changes and what follows from it; empty where the run was not probed.
 
     Raises:
         UserError: probe.json is broken or of another version.
@@ -65,7 +65,7 @@ def probe_blocks(run: Path) -> list[Block]:
 
 def _row(name: str, given: Any, file: Path) -> list[Cell]:
     values = _mapping(given, name, file)
-    changed = number_of(values, "changed", file)
+    changed = number_of(values, "share_changed", file)
     share = Cell("-") if changed is None else Cell(f"{changed:.0%}", changed)
     forms = {"difference": "+.3f"}
     scores = [score_cell(values, score, file, forms.get(score, ".3f")) for score in _SCORES]

@@ -7,15 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from textseg.errors import UserError
-from textseg.report.parts import Block, Caution, Cell, Group, Table, Text
-from textseg.runs.results import SCORES, TestOfRun, again, number_of
+from textseg.metrics import SCORE_TITLES, SCORES
+from textseg.metrics.text import with_interval
+from textseg.report.blocks import Block, Caution, Cell, Group, Table, Text
+from textseg.runs.results import StoredTest, number_of, remedy_for
 
-_NAMES = {
-    "dice": "Dice per image (dice)",
-    "miou": "IoU per image (miou)",
-    "dice_global": "Dice of pooled pixels (dice_global)",
-    "iou_global": "IoU of pooled pixels (iou_global)",
-}
 _STRATA = {
     "size": "lesion size",
     "number": "number of lesions (connected parts of the truth)",
@@ -37,21 +33,20 @@ MEANING = (
 
 
 def score_cell(values: Mapping[str, Any], name: str, file: Path, form: str = ".3f") -> Cell:
-    """A score with its interval where there is one; a dash where it is undefined."""
+    """Make a cell of a score with its interval, if any; a dash where it is undefined."""
     value = number_of(values, name, file)
     if value is None:
         return Cell("-")
     low, high = (number_of(values, f"{name}_ci_{end}", file) for end in ("low", "high"))
-    interval = "" if low is None or high is None else f" [{low:{form}}, {high:{form}}]"
-    return Cell(f"{value:{form}}{interval}", value)
+    return Cell(with_interval(value, low, high, form), value)
 
 
-def results_blocks(tests: Sequence[TestOfRun]) -> list[Block]:
-    """The warnings of all tests, and a table with a column for each."""
+def results_blocks(tests: Sequence[StoredTest]) -> list[Block]:
+    """Build the warnings of all tests, and a table with a column for each."""
     found: list[Block] = [
         Caution(f"{text} ({', '.join(names)})") for text, names in _warnings(tests).items()
     ]
-    rows = [[Cell(_NAMES[name]), *_cells(tests, name)] for name in SCORES]
+    rows = [[Cell(f"{SCORE_TITLES[name]} ({name})"), *_cells(tests, name)] for name in SCORES]
     thresholds = [name for name in tests[0].metrics if name.startswith("precision_at_")]
     for name in thresholds:
         rows.append([Cell(f"P@{name.removeprefix('precision_at_')}"), *_cells(tests, name)])
@@ -68,43 +63,43 @@ def results_blocks(tests: Sequence[TestOfRun]) -> list[Block]:
     return [*found, Table("Scores by caption mode", ["score", *(t.name for t in tests)], rows)]
 
 
-def _warnings(tests: Sequence[TestOfRun]) -> dict[str, list[str]]:
+def _warnings(tests: Sequence[StoredTest]) -> dict[str, list[str]]:
     """Each warning with the tests that give it."""
     found: dict[str, list[str]] = {}
     for test in tests:
         listed = test.metrics.get("warnings") or []
         if not isinstance(listed, list):
             file = test.folder / "metrics.json"
-            raise UserError(f"{file}: warnings is no list", again(file))
+            raise UserError(f"{file}: warnings is no list", remedy_for(file))
         for text in listed:
             found.setdefault(str(text), []).append(test.name)
     return found
 
 
-def _cells(tests: Sequence[TestOfRun], name: str) -> list[Cell]:
+def _cells(tests: Sequence[StoredTest], name: str) -> list[Cell]:
     return [score_cell(test.metrics, name, test.folder / "metrics.json") for test in tests]
 
 
-def _distance(test: TestOfRun) -> Cell:
+def _distance(test: StoredTest) -> Cell:
     value = number_of(test.metrics, "hd95", test.folder / "metrics.json")
     unit = str(test.metrics.get("surface_unit", ""))
     return Cell("-") if value is None else Cell(f"{value:.1f} {unit}".strip(), value)
 
 
-def _counts(tests: Sequence[TestOfRun], name: str) -> list[Cell]:
+def _counts(tests: Sequence[StoredTest], name: str) -> list[Cell]:
     values = [number_of(test.metrics, name, test.folder / "metrics.json") for test in tests]
     return [Cell("-") if value is None else Cell(f"{value:g}", value) for value in values]
 
 
-def _words(tests: Sequence[TestOfRun], name: str) -> list[Cell]:
+def _words(tests: Sequence[StoredTest], name: str) -> list[Cell]:
     return [Cell(str(test.metrics.get(name, "-"))) for test in tests]
 
 
 # --- strata --------------------------------------------------------------------------------------
 
 
-def strata_blocks(main: TestOfRun, others: Sequence[TestOfRun]) -> list[Block]:
-    """Tables of the main test, and those of the others behind a click."""
+def strata_blocks(main: StoredTest, others: Sequence[StoredTest]) -> list[Block]:
+    """Build the tables of the main test, and those of the others behind a click."""
     found: list[Block] = [*_strata_of(main)]
     if not found:
         return [Text("The test was made by a version that wrote no strata: test the run again.")]
@@ -115,7 +110,7 @@ def strata_blocks(main: TestOfRun, others: Sequence[TestOfRun]) -> list[Block]:
     return found
 
 
-def _strata_of(test: TestOfRun) -> list[Table]:
+def _strata_of(test: StoredTest) -> list[Table]:
     file = test.folder / "metrics.json"
     found = []
     for name, classes in _mapping(test.metrics.get("strata") or {}, "strata", file).items():
@@ -140,7 +135,7 @@ def _cuts(cuts: Any, file: Path) -> str:
     if not cuts:
         return ""
     if not isinstance(cuts, list) or len(cuts) != 2:
-        raise UserError(f"{file}: size_cuts is {cuts!r}, not two numbers", again(file))
+        raise UserError(f"{file}: size_cuts is {cuts!r}, not two numbers", remedy_for(file))
     small, large = (number_of({"size_cuts": cut}, "size_cuts", file) for cut in cuts)
     if small is None or large is None:
         return ""
@@ -149,5 +144,5 @@ def _cuts(cuts: Any, file: Path) -> str:
 
 def _mapping(given: Any, name: str, file: Path) -> Mapping[str, Any]:
     if not isinstance(given, dict):
-        raise UserError(f"{file}: {name} holds no values by name", again(file))
+        raise UserError(f"{file}: {name} holds no values by name", remedy_for(file))
     return given
