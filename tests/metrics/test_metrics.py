@@ -368,6 +368,17 @@ def correlated_rows() -> tuple[CaseTableRows, list[str]]:
     ), groups
 
 
+def test_the_interval_of_a_mean_is_that_of_dice() -> None:
+    rows, groups = correlated_rows()
+    low, high = metrics.score_intervals(rows, groups, seed=5)["dice"]
+    found = metrics.mean_interval(metrics.dice(rows), groups, seed=5)
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert found.low < found.value < found.high
+    one = metrics.mean_interval(np.array([0.5, 1.0]), ["p", "p"])
+    assert one.value == 0.75
+    assert np.isnan([one.low, one.high]).all(), "a single patient"
+
+
 def test_the_bootstrap_interval_equals_a_plain_loop_over_patients() -> None:
     rows, groups = correlated_rows()
     intervals = metrics.score_intervals(rows, groups)
