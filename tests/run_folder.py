@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from textseg.metrics import SCORES
+from textseg.metrics.scores import SCORES
 from textseg.runs import CaseRow, write_cases
 
 

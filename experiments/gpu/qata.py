@@ -51,7 +51,7 @@ from typing import Any
 
 from commands import Command, FailedError, cores, fail, read, say, start, write
 
-from textseg.metrics import SCORES
+from textseg.metrics.scores import SCORES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXPERIMENTS = REPOSITORY / "experiments"

@@ -18,7 +18,7 @@ from textseg.compare.statistics import (
     patient_sums,
     run_scores,
 )
-from textseg.metrics import CaseTableRows, mean_scores, score_intervals
+from textseg.metrics.scores import CaseTableRows, mean_scores, score_intervals
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

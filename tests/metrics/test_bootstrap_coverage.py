@@ -11,14 +11,16 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from textseg.compare.statistics import bootstrap, interval, paired_test, patient_sums, run_scores
-from textseg.metrics import CaseTableRows, Floats, bootstrap_warnings, mean_scores, score_intervals
 from textseg.metrics.bootstrap import (
-    effective_degrees_of_freedom as freedom,
-)
-from textseg.metrics.bootstrap import (
+    Floats,
+    bootstrap_warnings,
     patient_draws,
     t_adjusted_interval,
 )
+from textseg.metrics.bootstrap import (
+    effective_degrees_of_freedom as freedom,
+)
+from textseg.metrics.scores import CaseTableRows, mean_scores, score_intervals
 
 SCORES = ("dice", "miou", "dice_global", "iou_global")
 FAILED = 0.08  # share of cases without any overlap

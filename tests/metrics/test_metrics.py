@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from textseg import metrics
-from textseg.metrics import CaseTableRows, case_table
+from textseg.metrics import bootstrap, case_table
+from textseg.metrics import scores as metrics
 from textseg.metrics.case_table import CaseTable
+from textseg.metrics.scores import CaseTableRows
 
 Pair = tuple[Tensor, Tensor]
 UNKNOWN = (float("nan"), float("nan"))
@@ -138,8 +139,12 @@ def test_every_mask_scores_as_in_scikit_learn_and_torchmetrics(seed: int) -> Non
         theirs = [score_of(p.flatten().long(), t.flatten().long()).item() for p, t in pairs]
         np.testing.assert_allclose(scores, theirs, atol=1e-6)
     pred, truth = (np.concatenate(parts) for parts in zip(*((p, t) for t, p in flat), strict=True))
-    assert metrics.dice_global(rows) == pytest.approx(f1_score(truth, pred), rel=1e-12)
-    assert metrics.iou_global(rows) == pytest.approx(jaccard_score(truth, pred), rel=1e-12)
+    assert metrics.mean_scores(rows)["dice_global"] == pytest.approx(
+        f1_score(truth, pred), rel=1e-12
+    )
+    assert metrics.mean_scores(rows)["iou_global"] == pytest.approx(
+        jaccard_score(truth, pred), rel=1e-12
+    )
     assert metrics.mean_scores(rows)["miou"] == pytest.approx(metrics.iou(rows).mean())
 
 
@@ -147,7 +152,7 @@ def test_every_mask_scores_as_in_scikit_learn_and_torchmetrics(seed: int) -> Non
 def test_global_scores_of_empty_tables_are_one(masks: int) -> None:
     nothing = torch.zeros(4, 4, dtype=torch.bool)
     rows = metrics.select(tabulate([(nothing, nothing)] * 2), np.arange(masks))
-    assert metrics.dice_global(rows) == metrics.iou_global(rows) == 1.0
+    assert list(metrics.mean_scores(rows).values())[2:] == [1.0, 1.0]
 
 
 def test_global_scores_equal_scikit_learn_on_all_pixels_at_once() -> None:
@@ -157,8 +162,12 @@ def test_global_scores_equal_scikit_learn_on_all_pixels_at_once() -> None:
     rows = tabulate(pairs)
     pred = torch.cat([p.flatten() for p, _ in pairs]).numpy()
     truth = torch.cat([t.flatten() for _, t in pairs]).numpy()
-    assert metrics.dice_global(rows) == pytest.approx(f1_score(truth, pred), rel=1e-12)
-    assert metrics.iou_global(rows) == pytest.approx(jaccard_score(truth, pred), rel=1e-12)
+    assert metrics.mean_scores(rows)["dice_global"] == pytest.approx(
+        f1_score(truth, pred), rel=1e-12
+    )
+    assert metrics.mean_scores(rows)["iou_global"] == pytest.approx(
+        jaccard_score(truth, pred), rel=1e-12
+    )
 
 
 def test_scores_equal_torchmetrics() -> None:
@@ -171,7 +180,7 @@ def test_scores_equal_torchmetrics() -> None:
     mean = DiceScore(num_classes=1, average="micro", input_format="one-hot")
     assert metrics.mean_scores(rows)["dice"] == pytest.approx(mean(pred, truth).item(), abs=1e-6)
     pooled = BinaryJaccardIndex()(pred, truth.long()).item()
-    assert metrics.iou_global(rows) == pytest.approx(pooled, abs=1e-6)
+    assert metrics.mean_scores(rows)["iou_global"] == pytest.approx(pooled, abs=1e-6)
 
 
 def test_per_image_dice_equals_monai_also_for_empty_masks() -> None:
@@ -371,10 +380,10 @@ def correlated_rows() -> tuple[CaseTableRows, list[str]]:
 def test_the_interval_of_a_mean_is_that_of_dice() -> None:
     rows, groups = correlated_rows()
     low, high = metrics.score_intervals(rows, groups, seed=5)["dice"]
-    found = metrics.mean_interval(metrics.dice(rows), groups, seed=5)
+    found = bootstrap.mean_interval(metrics.dice(rows), groups, seed=5)
     assert (found.low, found.high) == pytest.approx((low, high))
     assert found.low < found.value < found.high
-    one = metrics.mean_interval(np.array([0.5, 1.0]), ["p", "p"])
+    one = bootstrap.mean_interval(np.array([0.5, 1.0]), ["p", "p"])
     assert one.value == 0.75
     assert np.isnan([one.low, one.high]).all(), "a single patient"
 

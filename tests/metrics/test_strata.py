@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from textseg.metrics import CaseTableRows, dice, score_intervals, select
+from textseg.metrics.scores import CaseTableRows, dice, score_intervals, select
 from textseg.metrics.strata import SIZES, by_stratum, describe_truth, number_class, size_classes
 
 

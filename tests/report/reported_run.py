@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from tests.run_folder import write_config, write_test
-from textseg.metrics import SCORES
+from textseg.metrics.scores import SCORES
 
 CASES = 12
 EVIL = '<script>document.title=1</script><img src=x onerror=document.title=2> & "left" {{ 7*7 }}'

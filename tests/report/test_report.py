@@ -17,7 +17,7 @@ from PIL import Image
 from tests.report.html_page import Page, read_page
 from tests.report.reported_run import CASES, EVIL, edit, write_reported_run
 from textseg.compare import compare
-from textseg.metrics import SCORES
+from textseg.metrics.scores import SCORES
 from textseg.report import report
 from textseg.report.comparison_page import comparison_page
 from textseg.report.embedded_images import album

@@ -13,18 +13,10 @@ from PIL import Image
 from textseg.batch import Batch
 from textseg.callbacks.gather import gather_by_index, rows_in
 from textseg.errors import UserError
-from textseg.metrics import (
-    UNITS,
-    CaseTableRows,
-    Floats,
-    Protocol,
-    bootstrap_warnings,
-    dice,
-    iou,
-    summary,
-)
+from textseg.metrics.bootstrap import Floats, bootstrap_warnings
 from textseg.metrics.case_table import LVIT_SIDE
 from textseg.metrics.ranking import choose
+from textseg.metrics.scores import UNITS, CaseTableRows, Protocol, dice, iou, summary
 from textseg.metrics.strata import (
     NUMBERS,
     SIDES,
@@ -54,7 +46,7 @@ from textseg.visualize.overlay import overlay
 
 
 class _Case(NamedTuple):
-    """What is known of a case beside its row of the case table."""
+    """Facts about a case that are not in its row of the case table."""
 
     case: str
     case_id: str

@@ -26,7 +26,7 @@ from textseg.callbacks.gather import gather_by_index, rows_in
 from textseg.callbacks.loggers import without_wandb_defaults
 from textseg.callbacks.score_log import report_of
 from textseg.errors import UserError
-from textseg.metrics import dice_from_counts
+from textseg.metrics.scores import dice_from_counts
 from textseg.models.base import test_prefix
 from textseg.preprocess import Bytes, resize_image
 from textseg.runs.cases import CaseRow, read_cases

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from lightning.pytorch.trainer.states import TrainerFn
 
 from textseg.callbacks.results_writer import ResultsWriter
-from textseg.metrics import SCORES
+from textseg.metrics.scores import SCORES
 from textseg.models.base import test_prefix
 
 WORDS = ("protocol", "truth", "surface_unit")  # what a test's numbers must agree in

@@ -15,7 +15,8 @@ from textseg.compare.results import Comparison, Difference, Method, Score, Strat
 from textseg.compare.strata import by_stratum
 from textseg.compare.tables import plain_table
 from textseg.errors import UserError, check_seed
-from textseg.metrics import SCORES, Floats, Ints, bootstrap_warnings, patient_ids
+from textseg.metrics.bootstrap import Floats, Ints, bootstrap_warnings, patient_ids
+from textseg.metrics.scores import SCORES
 from textseg.runs.cases import OUTLINES, CaseRow
 
 __all__ = ["Comparison", "Difference", "Method", "Score", "StratumDice", "compare", "plain_table"]
@@ -52,37 +53,25 @@ def compare(
         raise UserError(f"resamples={resamples} is too few for a 95% interval", "give 1000 or more")
     check_seed(seed)
     results = load_results(runs, captions=captions, data=data, names=names)
-    methods = _by_method(results)
-    _baseline_first(methods, baseline, runs, results)
-    return _compared(methods, resamples, seed)
+    return _compared(_by_method(runs, results, baseline), resamples, seed)
 
 
-def _by_method(results: Sequence[Result]) -> dict[str, list[Result]]:
+def _by_method(
+    runs: Sequence[str], results: Sequence[Result], baseline: str | None
+) -> dict[str, list[Result]]:
+    """Results by method; the baseline, a method's name or one of the runs, comes first."""
     methods: dict[str, list[Result]] = {}
     for result in results:
         methods.setdefault(result.method, []).append(result)
-    return methods
-
-
-def _baseline_first(
-    methods: dict[str, list[Result]],
-    baseline: str | None,
-    runs: Sequence[str],
-    results: Sequence[Result],
-) -> None:
-    """Move the baseline, a method's name or one of the runs, to the front."""
     if baseline is None:
-        return
+        return methods
     by_run = {run: result.method for run, result in zip(runs, results, strict=True)}
     name = baseline if baseline in methods else by_run.get(baseline)
     if name is None:
         raise UserError(
             f"baseline={baseline!r} is none of the methods", f"choose of {list(methods)}"
         )
-    front = {name: methods.pop(name)}
-    rest = dict(methods)
-    methods.clear()
-    methods.update(front | rest)
+    return {name: methods[name], **methods}
 
 
 def _compared(methods: dict[str, list[Result]], resamples: int, seed: int) -> Comparison:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textseg.errors import UserError, first_line
-from textseg.metrics import Protocol
-from textseg.metrics.scores import case_columns
+from textseg.metrics.scores import Protocol, case_columns
 from textseg.runs import CaseRow, Run, read_test
 
 _SHOWN = 3  # of what differs, in a message
@@ -22,6 +22,17 @@ _OF_THE_TRAINING = (
     *("max_epochs", "max_steps", "precision", "gradient_clip_val", "accumulate_grad_batches"),
     "limit_train_batches",
 )
+
+# What every run's table must agree in, case by case.
+_EQUAL: dict[str, Callable[[CaseRow], object]] = {
+    "areas of the truth (pixels)": lambda row: row.true,
+    "sizes of the images (pixels)": lambda row: row.pixels,
+    "lesions of the truth (size, number, side)": lambda row: (
+        (row.lesion_size, row.lesion_number, row.lesion_side)
+    ),
+    "sources of the truth": lambda row: row.truth,
+    "patients": lambda row: row.patient,
+}
 
 
 @dataclass(frozen=True)
@@ -65,17 +76,12 @@ def load_results(
     _check_arguments(runs, names)
     given: Sequence[str | None] = names or [None] * len(runs)
     results = [_result(run, captions, data, name) for run, name in zip(runs, given, strict=True)]
-    for number, result in enumerate(results):
-        if any(earlier.folder == result.folder for earlier in results[:number]):
+    for earlier, result in combinations(results, 2):
+        if earlier.folder == result.folder:
             raise UserError(f"{result.folder} is given twice", "give each run once")
-    for number, result in enumerate(results[1:], 1):
-        _check_same_cases(results[0], result)
-        for earlier in results[:number]:
-            _check_captions(earlier, result)
-    for number, result in enumerate(results):
-        for earlier in results[:number]:
-            if earlier.method == result.method:
-                _check_seed_pair(earlier, result)
+        _check_same_cases(earlier, result)
+        if earlier.method == result.method:
+            _check_seeds(earlier, result)
     return results
 
 
@@ -123,7 +129,7 @@ def _result(given: str, captions: str, data: str | None, name: str | None) -> Re
 
 
 def _check_same_cases(first: Result, other: Result) -> None:
-    """The same cases with the same patients and truths, scored alike."""
+    """Both are of the same cases with the same patients and truths, scored alike."""
     if first.protocol != other.protocol:
         raise UserError(
             f"{other.folder} is scored by protocol {other.protocol!r}, {first.folder} by "
@@ -138,20 +144,8 @@ def _check_same_cases(first: Result, other: Result) -> None:
             f"and has {_count(added)} that it lacks",
             "test both on the same split of the same data",
         )
-    _check_equal(first, other, "areas of the truth (pixels)", lambda case: case.true)
-    _check_equal(first, other, "sizes of the images (pixels)", lambda case: case.pixels)
-    _check_equal(
-        first,
-        other,
-        "lesions of the truth (size, number, side)",
-        lambda case: (case.lesion_size, case.lesion_number, case.lesion_side),
-    )
-    _check_equal(first, other, "sources of the truth", lambda case: case.truth)
-    _check_equal(first, other, "patients", lambda case: case.patient)
-
-
-def _check_captions(first: Result, other: Result) -> None:
-    """Captions may differ between two caption modes only."""
+    for what, of in _EQUAL.items():
+        _check_equal(first, other, what, of)
     if first.mode == other.mode:
         _check_equal(first, other, f"captions (caption mode {first.mode!r})", lambda c: c.caption)
 
@@ -180,7 +174,7 @@ def _count(names: Sequence[str]) -> str:
 # --- seeds -------------------------------------------------------------------------------------
 
 
-def _check_seed_pair(first: Result, other: Result) -> None:
+def _check_seeds(first: Result, other: Result) -> None:
     """Runs of one method differ in their seed and in nothing else that was trained."""
     remedy = f"leave one out, or give names, so that they are not both {first.method!r}"
     if first.mode != other.mode:

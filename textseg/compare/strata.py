@@ -13,7 +13,8 @@ import numpy as np
 
 from textseg.compare import statistics
 from textseg.compare.results import StratumDice
-from textseg.metrics import SCORES, Floats, Ints
+from textseg.metrics.bootstrap import Floats, Ints
+from textseg.metrics.scores import SCORES
 from textseg.metrics.strata import NUMBERS, SIDES, SIZES, number_class
 from textseg.runs import CaseRow
 

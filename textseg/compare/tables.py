@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from textseg.compare.results import Comparison, Difference, Score, StratumDice
-from textseg.metrics import SCORES
+from textseg.metrics.scores import SCORES
 from textseg.metrics.text import (
     aligned,
     escape_markdown,

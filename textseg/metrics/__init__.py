@@ -13,65 +13,6 @@ is counted in `empty_cases`, an empty truth with any prediction scores 0; logits
 truth, the truth never is. `protocol="lvit"` follows LViT's test code (arXiv 2206.14718) instead,
 for comparison with its table only: empty with empty scores 0, and `lvit_pair` resizes the truth.
 
-This package needs no torch; only the module `case_table`, which takes tensors, does.
+Scores are in the module `scores`, their intervals in `bootstrap`; only `case_table`, which takes
+tensors, needs torch.
 """
-
-from textseg.metrics.bootstrap import (
-    FEW_PATIENTS,
-    Estimate,
-    Floats,
-    Ints,
-    bootstrap_warnings,
-    mean_interval,
-    patient_ids,
-)
-from textseg.metrics.scores import (
-    SCORE_TITLES,
-    SCORES,
-    THRESHOLDS,
-    TOLERANCE,
-    UNITS,
-    CaseTableRows,
-    Protocol,
-    dice,
-    dice_from_counts,
-    dice_global,
-    iou,
-    iou_from_counts,
-    iou_global,
-    mean_scores,
-    pooled_scores,
-    precision_at,
-    score_intervals,
-    select,
-    summary,
-)
-
-__all__ = [
-    "FEW_PATIENTS",
-    "SCORES",
-    "SCORE_TITLES",
-    "THRESHOLDS",
-    "TOLERANCE",
-    "UNITS",
-    "CaseTableRows",
-    "Estimate",
-    "Floats",
-    "Ints",
-    "Protocol",
-    "bootstrap_warnings",
-    "dice",
-    "dice_from_counts",
-    "dice_global",
-    "iou",
-    "iou_from_counts",
-    "iou_global",
-    "mean_interval",
-    "mean_scores",
-    "patient_ids",
-    "pooled_scores",
-    "precision_at",
-    "score_intervals",
-    "select",
-    "summary",
-]

@@ -119,16 +119,6 @@ def pooled_scores(sums: NDArray[Any]) -> dict[str, Floats]:
     return {name: formula(*counts) for name, formula in POOLED.items()}
 
 
-def dice_global(rows: CaseTableRows) -> float:
-    """Dice of pixels summed over all cases; 1 if there are none."""
-    return float(pooled_scores(_total_counts(rows))["dice_global"])
-
-
-def iou_global(rows: CaseTableRows) -> float:
-    """IoU of pixels summed over all cases; 1 if there are none."""
-    return float(pooled_scores(_total_counts(rows))["iou_global"])
-
-
 def precision_at(
     rows: CaseTableRows, threshold: float, *, protocol: Protocol = "standard"
 ) -> float:

@@ -16,8 +16,8 @@ from textseg.batch import Batch, SegmentationOutput, TextFeatures
 from textseg.errors import UserError
 from textseg.explain import eval_mode, normalize_map, saliency
 from textseg.losses import segmentation_loss
-from textseg.metrics import mean_scores
 from textseg.metrics.case_table import CaseTable, lvit_pair, resize_logits, threshold_logits
+from textseg.metrics.scores import mean_scores
 from textseg.optim import adamw, warmup_schedule
 
 

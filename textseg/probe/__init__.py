@@ -13,8 +13,7 @@ from PIL import Image
 from textseg.checkpoint import read_checkpoint
 from textseg.encoders import NoText
 from textseg.errors import UserError, check_seed
-from textseg.metrics import Estimate, bootstrap_warnings
-from textseg.metrics.bootstrap import count_patients
+from textseg.metrics.bootstrap import Estimate, bootstrap_warnings, count_patients
 from textseg.metrics.text import to_json
 from textseg.models.base import SegmentationModule, check_state_dict
 from textseg.probe.masks import TRUE, Probe, ProbedCase, Variants, check_variants
@@ -100,10 +99,7 @@ def _check_captions(datamodule: L.LightningDataModule, variants: Variants) -> No
             "leave caption_mode out: a probe runs empty and shuffled captions too",
         )
     captions = getattr(datamodule, "captions", None)
-    if captions is None:
-        check_variants(variants, len(variants.get(TRUE, ())))
-        return
-    texts = captions("test")
+    texts = variants.get(TRUE, ()) if captions is None else captions("test")
     check_variants(variants, len(texts))
     if list(variants[TRUE]) != list(texts):
         raise UserError(

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from textseg.metrics import Estimate, Floats, dice_from_counts, mean_interval
-from textseg.metrics.bootstrap import count_patients
+from textseg.metrics.bootstrap import Estimate, Floats, count_patients, mean_interval
+from textseg.metrics.scores import dice_from_counts
 from textseg.probe.masks import TRUE, Measured, ProbedCase, Variants
 from textseg.runs.outputs import unpack_mask
 
@@ -188,7 +188,7 @@ def pairs(cases: Mapping[int, ProbedCase], variants: Variants, *, seed: int) -> 
     images: dict[int, list[int]] = {}
     for index in sorted(cases):
         images.setdefault(cases[index].image_id, []).append(index)
-    groups, dices, seen = [], [], set()
+    groups, dices, images_used = [], [], set()
     for image, rows in images.items():
         masks = {row: unpack_mask(cases[row].pred) > 0 for row in rows}
         truths = {row: unpack_mask(cases[row].truth) > 0 for row in rows}
@@ -201,14 +201,14 @@ def pairs(cases: Mapping[int, ProbedCase], variants: Variants, *, seed: int) -> 
             sizes = [[int(p[i].sum()) for p in overlaps] for i in (0, 1)]
             dices.append(dice_from_counts(both, *sizes))
             groups.append(cases[a].case_id)
-            seen.add(image)
+            images_used.add(image)
     if not dices:
         return None
     own_a, other_a, own_b, other_b = np.array(dices).T  # each [P]
     followed = ((own_a > other_a) & (own_b > other_b)).astype(np.float64)
     return Pairs(
         pairs=len(dices),
-        images=len(seen),
+        images=len(images_used),
         patients=count_patients(groups, len(groups)),
         followed=mean_interval(followed, groups, seed=seed),
         own=mean_interval((own_a + own_b) / 2, groups, seed=seed),

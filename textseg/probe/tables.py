@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from textseg.metrics import Estimate
+from textseg.metrics.bootstrap import Estimate
 from textseg.metrics.text import aligned, escape_markdown, markdown_rows, one_line, with_interval
 from textseg.probe.masks import ProbedCase, Variants
 from textseg.probe.results import ProbeResult, VariantResult, case_dice, case_mask_change

@@ -17,7 +17,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from textseg.compare.results import Comparison
 from textseg.compare.tables import worst_cases
-from textseg.metrics import Floats
+from textseg.metrics.bootstrap import Floats
 from textseg.metrics.text import one_line
 
 # Okabe and Ito's colors, which stay apart for readers who do not tell red from green.
@@ -66,20 +66,20 @@ def distribution(names: Sequence[str], dice: Sequence[Floats] | Floats, xlabel: 
     """Draw K rows of points, `dice[k]` in row k, each with its box and median."""
     figure = Figure(figsize=(6.4, 1.2 + 0.8 * len(names)), layout="constrained")
     axes = figure.add_subplot()
-    places = np.arange(len(names))
+    rows = np.arange(len(names))
     scatter = np.random.default_rng(0)  # only to spread the points
-    for place, values in enumerate(dice):
-        height = place + scatter.uniform(-0.3, 0.3, len(values))
-        axes.plot(values, height, ".", color=_color(place), alpha=0.35, markersize=3)
+    for row, values in enumerate(dice):
+        height = row + scatter.uniform(-0.3, 0.3, len(values))
+        axes.plot(values, height, ".", color=_color(row), alpha=0.35, markersize=3)
     axes.boxplot(
         list(dice),
-        positions=places,
+        positions=rows,
         orientation="horizontal",
         widths=0.7,
         showfliers=False,
         medianprops={"color": "#D55E00", "linewidth": 2},
     )
-    axes.set_yticks(places, [label(name) for name in names])
+    axes.set_yticks(rows, [label(name) for name in names])
     axes.invert_yaxis()
     axes.set(xlabel=xlabel, xlim=(-0.02, 1.02))
     return figure
@@ -173,12 +173,12 @@ def failures(comparison: Comparison) -> Figure:
     worst = worst_cases(comparison)
     figure = Figure(figsize=(7.2, 1.4 + 0.22 * len(worst)), layout="constrained")
     axes = figure.add_subplot()
-    places = np.arange(len(worst))
+    rows = np.arange(len(worst))
     marks = []
     for number, values in enumerate(comparison.case_dice[:, worst]):
         marker = MARKERS[number % len(MARKERS)]
-        marks += axes.plot(values, places, marker, color=_color(number), alpha=0.8, markersize=5)
-    axes.set_yticks(places, [label(comparison.cases[one].case) for one in worst], fontsize=7)
+        marks += axes.plot(values, rows, marker, color=_color(number), alpha=0.8, markersize=5)
+    axes.set_yticks(rows, [label(comparison.cases[one].case) for one in worst], fontsize=7)
     axes.invert_yaxis()
     axes.grid(axis="y", linewidth=0.4)
     axes.set(xlabel="Dice of the case (mean over seeds)", xlim=(-0.02, 1.02))

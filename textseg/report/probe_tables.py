@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from textseg.errors import UserError
 from textseg.report.blocks import Block, Caution, Cell, Table, Text
-from textseg.report.score_tables import score_cell
-from textseg.runs.results import number_of, read_json
+from textseg.report.score_tables import count_cell, score_cell
+from textseg.runs.results import mapping_of, number_of, read_json, remedy_for
 
-_AGAIN = "probe the run again with this version: textseg probe RUN"
 _SCORES = ("dice", "dice_true", "difference", "mask_change")
 _MEANING = (
     "The same cases with changed captions; the truth stays that of the true words, so a network "
@@ -41,43 +39,32 @@ def probe_blocks(run: Path) -> list[Block]:
     file = run / "probe" / "probe.json"
     if not file.is_file():
         return []
-    found = read_json(file)
-    if not isinstance(found, dict) or not isinstance(found.get("variants"), dict):
-        raise UserError(f"{file} holds no variants by name", _AGAIN)
-    warnings = found.get("warnings") or []
+    stored = read_json(file)
+    if not isinstance(stored, dict) or not isinstance(stored.get("variants"), dict):
+        raise UserError(f"{file} holds no variants by name", remedy_for(file))
+    warnings = stored.get("warnings") or []
     if not isinstance(warnings, list):
-        raise UserError(f"{file}: warnings is no list", _AGAIN)
+        raise UserError(f"{file}: warnings is no list", remedy_for(file))
     blocks: list[Block] = [Caution(str(text)) for text in warnings]
     later = sorted(path.name for path in run.glob("probe_[0-9]*/probe.json"))
     if later:
         blocks.append(Text(f"Probed again {len(later)} times since: the first probe is shown."))
-    rows = [_row(name, values, file) for name, values in found["variants"].items()]
+    rows = [_row(name, values, file) for name, values in stored["variants"].items()]
     head = ["captions", "cases", *_SCORES, "masks changed"]
     blocks += [Text(_MEANING), Table("Changed captions", head, rows)]
     for name, title, count, scores in _MORE:
-        if found.get(name) is not None:
-            values = _mapping(found[name], name, file)
+        if stored.get(name) is not None:
+            values = mapping_of(stored[name], name, file)
             cells = [score_cell(values, score, file) for score in scores]
-            rows = [[_count(values, count, file), *cells]]
+            rows = [[count_cell(values, count, file), *cells]]
             blocks.append(Table(title, [count, *scores], rows))
     return blocks
 
 
 def _row(name: str, given: Any, file: Path) -> list[Cell]:
-    values = _mapping(given, name, file)
+    values = mapping_of(given, name, file)
     changed = number_of(values, "share_changed", file)
     share = Cell("-") if changed is None else Cell(f"{changed:.0%}", changed)
     forms = {"difference": "+.3f"}
     scores = [score_cell(values, score, file, forms.get(score, ".3f")) for score in _SCORES]
-    return [Cell(name), _count(values, "cases", file), *scores, share]
-
-
-def _count(values: Mapping[str, Any], name: str, file: Path) -> Cell:
-    count = number_of(values, name, file)
-    return Cell("-") if count is None else Cell(f"{count:g}", count)
-
-
-def _mapping(given: Any, name: str, file: Path) -> Mapping[str, Any]:
-    if not isinstance(given, dict):
-        raise UserError(f"{file}: {name} is not of this version's form", _AGAIN)
-    return given
+    return [Cell(name), count_cell(values, "cases", file), *scores, share]

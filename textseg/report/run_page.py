@@ -39,9 +39,9 @@ def run_page(run: Run, *, captions: str, data: str | None, cases: int) -> str:
     """
     tests, folder = run.tests(data), run.tests_dir(data)
     if captions not in tests:
-        found = ", ".join(tests) or "none"
+        known = ", ".join(tests) or "none"
         raise UserError(
-            f"{run.folder} has no test {captions!r} in {folder.name} (tests found: {found})",
+            f"{run.folder} has no test {captions!r} in {folder.name} (tests found: {known})",
             "test its checkpoint first: textseg test --ckpt_path RUN/checkpoints/best.ckpt "
             f"--data.caption_mode {captions}; or give another captions or data",
         )

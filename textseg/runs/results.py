@@ -76,7 +76,9 @@ def read_test(folder: Path) -> StoredTest:
 
 
 def remedy_for(file: Path) -> str:
-    """What to do about a test's broken file; a new test is written beside the old one."""
+    """Remedy for a broken file of a test or probe; new results are written beside old ones."""
+    if file.name == "probe.json":
+        return "probe the run again with this version: textseg probe RUN"
     return f"{TEST_AGAIN}, with this version, and remove {file.parent}"
 
 
@@ -106,3 +108,14 @@ def number_of(values: Mapping[str, Any], name: str, file: Path) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UserError(f"{file}: {name} is {value!r}, no number", remedy_for(file))
     return value if math.isfinite(value) else None
+
+
+def mapping_of(values: Any, name: str, file: Path) -> Mapping[str, Any]:
+    """Values by name in a JSON file.
+
+    Raises:
+        UserError: they are something else; `file` and `name` are named.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{file}: {name} holds no values by name", remedy_for(file))
+    return values
