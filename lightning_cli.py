@@ -60,10 +60,8 @@ from textseg.models.base import SegmentationModule, check_state_dict, settings_o
 from textseg.probe import plain_table as format_probe
 from textseg.probe import probe
 from textseg.runs.folder import (
-    RUN_CONFIG,
+    Run,
     data_identity,
-    name_of_other_data,
-    run_folder_of,
     unique_dir,
 )
 from textseg.training import (
@@ -142,7 +140,7 @@ class SuiteCLI(LightningCLI):
             commands.add_subcommand(name, SuiteParser(description=description), help=description)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_lightning_class_args(ResultsWriter, "test_report")
+        parser.add_lightning_class_args(ResultsWriter, "results_writer")
         parser.add_lightning_class_args(ExplanationWriter, "explain")
         parser.add_lightning_class_args(Restart, "restart")
         # Where the files go is known only after parsing: this lets a logger be named by its class.
@@ -189,7 +187,7 @@ class SuiteCLI(LightningCLI):
             )
         if self.continued:
             text = self._parser("fit").dump(settings, skip_none=False, skip_validation=True)
-            run = run_folder_of(self.checkpoint_path)
+            run = Run.of_checkpoint(self.checkpoint_path).folder
             began_with = check_same_settings(run, yaml.safe_load(text))
             if settings.seed_everything is True:  # "draw one": the run has
                 settings.seed_everything = began_with.get("seed_everything", True)
@@ -305,7 +303,7 @@ class SuiteCLI(LightningCLI):
 
     def _experiment(self) -> str:
         """The config's name; with a checkpoint, that of its run's."""
-        of_run = (self.run_folder / RUN_CONFIG).is_file()
+        of_run = Run(self.run_folder).config.is_file()
         return self.run_folder.parent.name if of_run else config_name(self.arguments)
 
     def _tested_on(self, data: Any) -> str | None:
@@ -313,15 +311,16 @@ class SuiteCLI(LightningCLI):
         if self.subcommand == "fit" or self.checkpoint_path is None:
             return None
         identity = data_identity(data.class_path, data.init_args.as_dict())
-        return name_of_other_data(self.run_folder, identity)
+        return Run(self.run_folder).name_of_other_data(identity)
 
     def _run_folder(self, settings: Any) -> Path:
         if self.subcommand != "fit":
             given = self.checkpoint_path
-            return run_folder_of(given) if given else Path("runs") / config_name(self.arguments)
+            own = Path("runs") / config_name(self.arguments)
+            return Run.of_checkpoint(given).folder if given else own
         if self.continued:
             assert self.checkpoint_path is not None
-            return run_folder_of(self.checkpoint_path)
+            return Run.of_checkpoint(self.checkpoint_path).folder
         base = self._runs(settings)
         if getattr(rank_zero_only, "rank", 0):  # every path that is written to comes from rank 0
             return base
@@ -391,7 +390,7 @@ def _data_command(arguments: Sequence[str]) -> int:
 def _known_names() -> set[str]:
     """Names of classes and settings, for proposals."""
     names = {"seed_everything", "trainer", "model", "data", "class_path", "init_args", "config"}
-    names |= {"test_after_fit", "test_report", "explain", "restart", "ckpt_path"}
+    names |= {"test_after_fit", "results_writer", "explain", "restart", "ckpt_path"}
     own = (ResultsWriter, ExplanationWriter, Restart)
     for base in (SegmentationModule, TextSegDataModule, L.Trainer, *own):
         for kind in (base, *base.__subclasses__()):

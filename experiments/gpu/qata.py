@@ -51,11 +51,12 @@ from typing import Any
 
 from commands import Command, FailedError, cores, fail, read, say, start, write
 
+from textseg.metrics.scores import SCORES
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXPERIMENTS = REPOSITORY / "experiments"
 NETWORKS = {"unet": "U-Net", "lsms": "LSMS", "tmc": "TMC", "tmca": "TMCA", "lavt": "LAVT"}
 CAPTIONS = ("true", "empty", "shuffled")
-SCORES = ("dice", "miou", "dice_global", "iou_global")
 SPARE_CORES = 2  # of the training itself, when workers are counted
 MOST_WORKERS = 16  # each fetches two batches ahead, and the benchmark's epoch has 89
 TRIAL = ["--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1"]

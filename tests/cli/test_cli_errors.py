@@ -393,7 +393,7 @@ def test_a_config_file_in_no_known_encoding_is_named(home: Path, content: bytes)
 
 
 def test_a_negative_number_of_pictures_is_refused_before_training(home: Path) -> None:
-    cause, _ = refused(home, "fit", "--config", "tiny.yaml", "--test_report.overlays", "-1")
+    cause, _ = refused(home, "fit", "--config", "tiny.yaml", "--results_writer.overlays", "-1")
     assert "overlays=-1" in cause
 
 

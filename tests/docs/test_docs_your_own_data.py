@@ -9,7 +9,6 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +19,6 @@ from datamodules import ManifestDataModule
 from datamodules.base import setting_names
 from tests.docs.page import read_page
 from tests.tiny_run import ROWS, Outcome, call, fingerprints, masks_in, only, write_refhl
-from textseg.runs.folder import data_identity, data_of_run, results_dir
 
 PAGE = read_page("your_own_data.md")
 # The page's experiment takes a laptop's half hour; these make it take seconds.
@@ -188,62 +186,3 @@ def test_explanations_of_other_data_lie_with_their_test(followed: Followed, tmp_
     made = again(followed, tmp_path, *other, "--explain.pictures", "1")
     assert made.name == "test_on_other_hospital"
     assert len(list((made / "true/explain").iterdir())) == 1
-
-
-# --- where results belong ----------------------------------------------------------------------
-
-
-def identity(root: Path, **settings: Any) -> dict[str, Any]:
-    return data_identity("ManifestDataModule", {"root": str(root), "split": "manifest", **settings})
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A run on tmp_path/own, of which only the config is there."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    settings = {"root": str(tmp_path / "own"), "captions": None, "split": "manifest"}
-    data = {"class_path": "datamodules.ManifestDataModule", "init_args": settings}
-    (folder / "config.yaml").write_text(yaml.safe_dump({"data": data}))
-    return folder
-
-
-def test_own_data_and_data_of_a_run_without_config_belong_to_test(
-    run: Path, tmp_path: Path
-) -> None:
-    assert results_dir(run, identity(tmp_path / "own")) == run / "test"
-    assert list(run.iterdir()) == [run / "config.yaml"]
-    for broken in ("", "data: [", "model: {}"):
-        (run / "config.yaml").write_text(broken)
-        assert data_of_run(run) is None
-        assert results_dir(run, identity(tmp_path / "other")) == run / "test"
-
-
-def test_two_datasets_of_one_name_never_share_a_folder(run: Path, tmp_path: Path) -> None:
-    first, second = (identity(tmp_path / parent / "data") for parent in ("a", "b"))
-    assert results_dir(run, first).name == "test_on_data"
-    assert results_dir(run, second).name == "test_on_data_2"
-    assert results_dir(run, first).name == "test_on_data"
-    assert results_dir(run, second).name == "test_on_data_2"
-
-
-@pytest.mark.parametrize(
-    ("settings", "name"),
-    [
-        ({"captions": "tables/outside.csv"}, "test_on_own-outside"),
-        ({"split": "all_test"}, "test_on_own-all_test"),
-        ({"root": "/mnt/Data (new)"}, "test_on_Data__new_"),
-        ({"synthesize": 4}, "test_on_phantoms"),
-    ],
-)
-def test_the_folders_name_tells_what_differs(
-    run: Path, tmp_path: Path, settings: dict[str, Any], name: str
-) -> None:
-    data = identity(**{"root": tmp_path / "own", **settings})
-    assert results_dir(run, data).name == name
-
-
-def test_a_folder_that_somebody_else_made_is_not_written_to(run: Path, tmp_path: Path) -> None:
-    (run / "test_on_data").mkdir()
-    assert results_dir(run, identity(tmp_path / "data")).name == "test_on_data_2"
-    assert not any((run / "test_on_data").iterdir())

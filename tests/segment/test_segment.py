@@ -34,7 +34,7 @@ from tests.tiny_run import (
     write_refhl,
 )
 from textseg.errors import UserError
-from textseg.metrics import resize_logits
+from textseg.metrics.case_table import resize_logits
 from textseg.models import ImageBaseline
 from textseg.preprocess import read_image, resize_image
 from textseg.segment import Segmenter, segment

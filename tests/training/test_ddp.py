@@ -37,7 +37,7 @@ def tested(fitted: tuple[Path, CompletedProcess[str]]) -> tuple[Path, Path]:
     """test/true of one process and of two, on five rows, which two cannot share evenly."""
     home = fitted[0]
     best = only(home / "runs/tiny") / "checkpoints/best.ckpt"
-    saving = ["--test_report.save_masks", "true"]
+    saving = ["--results_writer.save_masks", "true"]
     for name, more in (("one", ["--trainer.devices", "1"]), ("two", TWO)):
         copy = home / name / "best.ckpt"
         copy.parent.mkdir()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from textseg.metrics.text import aligned
+
 _SETTINGS = ("image_size", "batch_size", "threads", "rounds")
 
 
@@ -58,15 +60,7 @@ def _tables(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str
 
 def _columns(rows: Sequence[Mapping[str, str]]) -> list[str]:
     """Head and rows, aligned; the first column to the left."""
-    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    ]
+    return aligned([list(rows[0]), *(list(row.values()) for row in rows)], right=True)
 
 
 def _cells(row: Mapping[str, Any]) -> dict[str, str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import netrc
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,19 +26,22 @@ from textseg.callbacks.gather import gather_by_index, rows_in
 from textseg.callbacks.loggers import without_wandb_defaults
 from textseg.callbacks.score_log import report_of
 from textseg.errors import UserError
+from textseg.metrics.scores import dice_from_counts
 from textseg.models.base import test_prefix
 from textseg.preprocess import Bytes, resize_image
+from textseg.runs.cases import CaseRow, read_cases
 from textseg.runs.folder import RUN_CONFIG
 from textseg.runs.outputs import evenly_spaced, mask_bytes, picture_of
 from textseg.visualize.overlay import overlay
 
 Pictures = tuple[Bytes, Bytes, Bytes]  # image [H, W, 3], truth [H, W], prediction [H, W]
 
-# Columns of cases.csv; the last kind tells who a case is.
-CASE_SCORES = ("dice", "iou", "intersection", "predicted", "true", "pixels", "hd95", "nsd")
-CASE_NUMBERS = (*CASE_SCORES, "lesion_number")
-CASE_WORDS = ("surface_unit", "lesion_size", "lesion_side", "truth")
+# Columns of cases.csv that tell who a case is; the others may be sent.
 CASE_PRIVATE = ("case", "case_id", "patient", "caption")
+CASE_PUBLIC = (
+    *("dice", "iou", "intersection", "predicted", "true", "pixels", "hd95", "nsd"),
+    *("lesion_number", "surface_unit", "lesion_size", "lesion_side", "truth"),
+)
 
 CLOUD = "api.wandb.ai"  # where keys of W&B's own cloud are kept, whatever its host is called now
 CREDENTIALS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
@@ -181,7 +184,9 @@ class SampleTables(L.Callback):
         if not trainer.is_global_zero:
             return
         key = f"{test_prefix(report.mode)}/case_table"  # .../cases is their number
-        table = read_cases(report.folder / "cases.csv", cases)
+        protocol = report.results[report.mode]["protocol"]
+        rows = read_cases(report.folder / "cases.csv", protocol)
+        table = _case_table_rows(rows, cases)
         explained = self._explanations(report.folder, table)
         for logger in _wandb(trainer):
             logger.experiment.log({key: self._case_table(table, explained)})
@@ -197,7 +202,7 @@ class SampleTables(L.Callback):
 
     def _case_table(self, table: list[dict[str, Any]], explained: dict[int, Path]) -> Any:
         """All cases; who they are and what they look like only where that was asked for."""
-        columns: list[Any] = ["index", *CASE_NUMBERS, *CASE_WORDS]
+        columns: list[Any] = ["index", *CASE_PUBLIC]
         columns += [*CASE_PRIVATE, "picture", "explanation"] if self.upload else []
         data: list[Any] = []
         for row in table:
@@ -225,26 +230,20 @@ class SampleTables(L.Callback):
         return image, mask_bytes(truth > 0), mask_bytes(pred)
 
 
-def read_cases(
-    path: Path, cases: Mapping[int, tuple[str, Pictures | None]]
+def _case_table_rows(
+    rows: Sequence[CaseRow], cases: Mapping[int, tuple[str, Pictures | None]]
 ) -> list[dict[str, Any]]:
-    """The rows of cases.csv by index: numbers, None where undefined, and pictures where drawn."""
+    """Rows of cases.csv with their index and, where drawn, their pictures."""
     index_of = {case: index for index, (case, _) in cases.items()}
-    table = []
-    with path.open(newline="", encoding="utf-8") as file:
-        for line in csv.DictReader(file):
-            row: dict[str, Any] = {name: line[name] for name in (*CASE_WORDS, *CASE_PRIVATE)}
-            row |= {name: float(line[name]) if line[name] else None for name in CASE_NUMBERS}
-            row["index"] = index_of[line["case"]]
-            row["picture"] = cases[row["index"]][1]
-            table.append(row)
-    return table
+    return [
+        asdict(row) | {"index": index_of[row.case], "picture": cases[index_of[row.case]][1]}
+        for row in rows
+    ]
 
 
 def _scores(index: int, truth: Tensor, pred: Tensor) -> list[Any]:
-    overlap, total = int((pred & truth).sum()), int(pred.sum() + truth.sum())
-    dice = 2 * overlap / total if total else 1.0
-    return [index, dice, int(pred.sum()), int(truth.sum())]
+    overlap, predicted, true = (int(mask.sum()) for mask in (pred & truth, pred, truth))
+    return [index, float(dice_from_counts(overlap, predicted, true)), predicted, true]
 
 
 def _masked(pictures: Pictures) -> Any:

@@ -11,9 +11,9 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from lightning.pytorch.trainer.states import TrainerFn
 
 from textseg.callbacks.results_writer import ResultsWriter
+from textseg.metrics.scores import SCORES
 from textseg.models.base import test_prefix
 
-VAL_SCORES = ("dice", "miou", "dice_global", "iou_global")
 WORDS = ("protocol", "truth", "surface_unit")  # what a test's numbers must agree in
 
 
@@ -51,7 +51,7 @@ class ScoreLog(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
-        found = {name: trainer.callback_metrics.get(f"val/{name}") for name in VAL_SCORES}
+        found = {name: trainer.callback_metrics.get(f"val/{name}") for name in SCORES}
         values = {name: float(value) for name, value in found.items() if value is not None}
         dice = values.get("dice", math.nan)
         if dice > self.best.get("best/dice", -math.inf):
@@ -123,5 +123,5 @@ def _define_axes(logger: WandbLogger) -> None:
     run.define_metric("epoch")
     run.define_metric("train/*", step_metric="epoch")
     run.define_metric("val/loss", step_metric="epoch", summary="min")
-    for name in VAL_SCORES:
+    for name in SCORES:
         run.define_metric(f"val/{name}", step_metric="epoch", summary="max")

@@ -11,7 +11,7 @@ import yaml
 from textseg.checkpoint import read_checkpoint
 from textseg.cli.messages import broken_yaml
 from textseg.errors import UserError
-from textseg.runs.folder import RUN_CONFIG, run_folder_of
+from textseg.runs import Run
 
 NEED_CHECKPOINT = ("validate", "test", "predict", "probe")
 # What a network goes by, whatever it is tested on.
@@ -64,20 +64,16 @@ def with_run_config(arguments: Sequence[str]) -> list[str]:
     given = _given_settings(arguments)
     if not takes_it or checkpoint is None or "model" in given:
         return list(arguments)
-    config = run_folder_of(checkpoint) / RUN_CONFIG
-    if not config.is_file():
+    run, remedy = Run.of_checkpoint(checkpoint), "give --config with the experiment's file"
+    stored = run.settings(remedy)
+    if not stored:
         read_checkpoint(checkpoint)  # a missing checkpoint is the better error
         raise UserError(
-            f"{config} does not exist, so the settings of {checkpoint} are unknown",
-            "give --config with the experiment's file",
+            f"{run.config} does not exist, so the settings of {checkpoint} are unknown", remedy
         )
-    try:
-        stored = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        stored = None
-    if not isinstance(stored, dict):
-        raise UserError(f"{config} holds no settings", "give --config with the experiment's file")
-    kept = {key: stored[key] for key in ("seed_everything", "model", "data") if key in stored}
+    kept: dict[str, Any] = {
+        key: stored[key] for key in ("seed_everything", "model", "data") if key in stored
+    }
     kept["trainer"] = {"precision": _dict(stored.get("trainer")).get("precision")}
     if "data" in kept:
         kept["data"] = _data_of_test(_dict(kept["data"]), _asked_data(arguments, given))

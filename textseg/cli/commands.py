@@ -9,6 +9,7 @@ from textseg.cli.parser import function_parser
 from textseg.compare import compare, plain_table
 from textseg.report import report
 from textseg.report.dashboard import dashboard
+from textseg.report.write_comparison import write_comparison
 from textseg.segment import segment
 
 
@@ -32,10 +33,19 @@ def compare_command(arguments: Sequence[str]) -> None:
         "runs", type=str, nargs="+", help="folders of runs, or of single tests (RUN/test/empty)."
     )
     parser.add_function_arguments(compare, skip={"runs"})
-    result = compare(**parser.parse_args(list(arguments)).as_dict())
+    parser.add_argument(
+        "--output",
+        type=str | None,
+        default=None,
+        help="folder to write tables, plots and numbers to; one that exists is not written over, "
+        "<output>_2 is taken. null writes nothing.",
+    )
+    settings = parser.parse_args(list(arguments)).as_dict()
+    output = settings.pop("output")
+    result = compare(**settings)
     print(plain_table(result))
-    if result.output:
-        print(f"written to {result.output}")
+    if output is not None:
+        print(f"written to {write_comparison(result, output)}")
 
 
 def report_command(arguments: Sequence[str]) -> None:

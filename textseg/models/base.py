@@ -18,7 +18,8 @@ from textseg.checkpoint import ABOUT, is_plain
 from textseg.errors import UserError, check_choice
 from textseg.explain import eval_mode, normalize_map, saliency
 from textseg.losses import segmentation_loss
-from textseg.metrics import CaseTable, lvit_pair, mean_scores, resize_logits, threshold_logits
+from textseg.metrics.case_table import CaseTable, lvit_pair, resize_logits, threshold_logits
+from textseg.metrics.scores import mean_scores
 from textseg.optim import Schedule, adamw, warmup_schedule
 
 ScoringProtocol = Literal["standard", "lvit"]

@@ -1,4 +1,4 @@
-"""A case drawn with its mask under each change of its words."""
+"""Draws a case with its mask under each change of its words."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from textseg.visualize.overlay import (
     _Sheet,
 )
 
-_LEAST_WIDTH = 220  # of a cell, pixels: room for a caption under a narrow image
+_MIN_WIDTH = 220  # of a cell, pixels: room for a caption under a narrow image
 _TEXT_SIZE = 15
 
 
@@ -39,7 +39,7 @@ class Panel:
 def probe_picture(
     image: Bytes, truth: NDArray[Any], panels: Sequence[Panel], *, title: Sequence[str]
 ) -> Bytes:
-    """The image with its truth, then each panel's mask over it with the caption below.
+    """Draw the image with its truth, then each panel's mask over it with the caption below.
 
     Args:
         image: [H, W, 3].
@@ -64,7 +64,7 @@ def probe_picture(
 
 def _cell(name: str, picture: Bytes, lines: Sequence[str]) -> Bytes:
     """A panel under its name, and lines below: faint numbers first, the caption last."""
-    sheet = _Sheet(max(_LEAST_WIDTH, picture.shape[1]), _TEXT_SIZE)
+    sheet = _Sheet(max(_MIN_WIDTH, picture.shape[1]), _TEXT_SIZE)
     sheet.panels([(name, picture)], 0)
     sheet.text(lines[0], _FAINT)
     for line in lines[1:]:
@@ -86,8 +86,8 @@ def _joined(cells: Sequence[Bytes], size: Size, title: Sequence[str]) -> Bytes:
         row = cells[first : first + columns]
         height = max(cell.shape[0] for cell in row)
         strip = np.full((height, sheet.width, 3), 255, dtype=np.uint8)
-        for place, cell in enumerate(row):
-            left = place * (width + gap)
+        for column, cell in enumerate(row):
+            left = column * (width + gap)
             strip[: cell.shape[0], left : left + width] = cell
         sheet.strips.append(strip)
         sheet.space()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from textseg.errors import UserError
+from textseg.metrics.scores import SCORES
 
 MODES = {"true": "test", "empty": "test_empty", "shuffled": "test_shuffled"}
-SCORES = ("dice", "miou", "dice_global", "iou_global")
 STRATA = {"size": ("small", "medium", "large"), "side": ("left", "right", "both")}
-COLUMNS = ("dice", "dice_ci_low", "dice_ci_high", "miou", "dice_global", "iou_global")
+COLUMNS = ("dice", "dice_ci_low", "dice_ci_high", *SCORES[1:])
 
 
 def dashboard(
@@ -53,7 +53,7 @@ def dashboard(
 
 
 def workspace(entity: str, project: str, *, dataset: str | None, name: str) -> Any:
-    """The view as wandb-workspaces' own object; building it reaches no network."""
+    """Build the view as wandb-workspaces' own object; this reaches no network."""
     try:
         import wandb_workspaces.reports.v2 as panels
         import wandb_workspaces.workspaces as views
@@ -66,25 +66,15 @@ def workspace(entity: str, project: str, *, dataset: str | None, name: str) -> A
     def section(title: str, *content: Any, is_open: bool = True) -> Any:
         return views.Section(name=title, panels=list(content), is_open=is_open)
 
+    # Of each group of runs, mean and standard deviation over its seeds.
+    over_seeds: Any = {"groupby": "Group", "groupby_aggfunc": "mean"}
+    over_seeds["groupby_rangefunc"] = "stddev"
+
     def bars(title: str, *keys: str) -> Any:
-        """A bar for each group of runs: mean and standard deviation over its seeds."""
-        return panels.BarPlot(
-            title=title,
-            metrics=list(keys),
-            groupby="Group",
-            groupby_aggfunc="mean",
-            groupby_rangefunc="stddev",
-        )
+        return panels.BarPlot(title=title, metrics=list(keys), **over_seeds)
 
     def curve(key: str) -> Any:
-        return panels.LinePlot(
-            title=key,
-            x="epoch",
-            y=[key],
-            groupby="Group",
-            groupby_aggfunc="mean",
-            groupby_rangefunc="stddev",
-        )
+        return panels.LinePlot(title=key, x="epoch", y=[key], **over_seeds)
 
     def against(title: str, x: str, y: str) -> Any:
         return panels.ScatterPlot(

@@ -10,7 +10,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from numpy.typing import NDArray
 
@@ -18,10 +17,11 @@ import textseg.models
 from textseg.checkpoint import ABOUT, class_path_of, read_checkpoint, same_class
 from textseg.encoders import NoText, restoring
 from textseg.errors import UserError, first_line
-from textseg.metrics import resize_logits, threshold_logits
+from textseg.metrics.case_table import resize_logits, threshold_logits
 from textseg.models.base import SegmentationModule, settings_of
 from textseg.preprocess import Bytes, Size, checked_size
-from textseg.runs.folder import RUN_CONFIG, run_folder_of
+from textseg.runs import Run
+from textseg.runs.folder import nested
 from textseg.segment.pictures import Picture, pixels_of, to_tensor
 
 
@@ -147,15 +147,15 @@ def load(
             image size.
     """
     checkpoint = read_checkpoint(ckpt_path)
-    config = run_folder_of(ckpt_path) / RUN_CONFIG
+    run = Run.of_checkpoint(ckpt_path)
     trained_size, precision = (
-        _run_settings(config) if config.is_file() else _own_settings(checkpoint)
+        _run_settings(run) if run.config.is_file() else _own_settings(checkpoint)
     )
     size = trained_size if image_size is None else image_size
     if size is None:
         raise UserError(
-            f"the input size of {ckpt_path} is unknown: neither {config} nor the checkpoint sets "
-            "image_size",
+            f"the input size of {ckpt_path} is unknown: neither {run.config} nor the checkpoint "
+            "sets image_size",
             "put the run's config.yaml there, or give image_size",
         )
     return Segmenter(
@@ -224,27 +224,20 @@ def _networks() -> Iterator[type[SegmentationModule]]:
         left += left.pop().__subclasses__()
 
 
-def _run_settings(config: Path) -> tuple[int | list[int] | None, str | int | None]:
+def _run_settings(run: Run) -> tuple[int | list[int] | None, str | int | None]:
     """Image size and precision of a run; None for what its config.yaml does not tell.
 
     Raises:
         UserError: the file cannot be read.
     """
-    try:
-        stored = yaml.safe_load(config.read_text(encoding="utf-8"))
-        size = ((stored.get("data") or {}).get("init_args") or {}).get("image_size")
-        precision = (stored.get("trainer") or {}).get("precision")
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
-        raise UserError(
-            f"{config} cannot be read as a run's settings ({first_line(error)})",
-            "restore it, or move it away and give image_size",
-        ) from error
+    stored = run.settings("restore it, or move it away and give image_size")
+    size = nested(stored, "data", "init_args", "image_size")
     sides = size if isinstance(size, list) else [size]
     if size is not None and not all(isinstance(side, int) for side in sides):
         raise UserError(
-            f"{config}: image_size={size!r} is no size", "write one side or [height, width]"
+            f"{run.config}: image_size={size!r} is no size", "write one side or [height, width]"
         )
-    return size, precision
+    return size, nested(stored, "trainer", "precision")
 
 
 def _own_settings(checkpoint: Mapping[str, Any]) -> tuple[list[int] | None, str | None]:

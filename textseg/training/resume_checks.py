@@ -9,12 +9,11 @@ from typing import Any
 
 import lightning as L
 import torch
-import yaml
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import WeightAveraging
 
 from textseg.errors import UserError
-from textseg.runs.folder import RUN_CONFIG
+from textseg.runs import Run
 
 # Settings that say which rows the next batch holds; resuming in mid-epoch needs them unchanged.
 PLACE = ("batch_size", "num_workers", "seed")
@@ -69,24 +68,15 @@ def check_same_settings(run_folder: Path, now: Mapping[str, Any]) -> dict[str, A
     Raises:
         UserError: a setting differs, or config.yaml holds no settings.
     """
-    file = run_folder / RUN_CONFIG
-    if not file.is_file():
-        return {}
-    try:
-        was = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        was = None
-    if not isinstance(was, dict):
-        raise UserError(
-            f"{file} holds no settings to compare with", "remove it to go on all the same"
-        )
+    run = Run(run_folder)
+    was = run.settings("remove it to go on all the same")
     ours, theirs = _fixed(now), _fixed(was)
     for name in (name for name in ours if name in theirs):
         old, new = theirs[name], ours[name]
         if old != new or isinstance(old, bool) != isinstance(new, bool):
             raise UserError(
                 f"{name}={json.dumps(new)} (was {json.dumps(old)}), but a run goes on with "
-                f"the settings in its {file}",
+                f"the settings in its {run.config}",
                 f"give {name} its old value to go on, or leave --ckpt_path out for a new run",
             )
     return was

@@ -1,4 +1,4 @@
-"""What a page is made of, as plain values; `page.html` says how each kind is written."""
+"""Blocks that a page is made of, as plain values; `page.html` renders each kind."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and values."""
+    """Pairs of name and value, as a list."""
 
     kind: ClassVar[str] = "facts"
     pairs: Sequence[tuple[str, str]]
@@ -35,13 +35,15 @@ class Facts:
 
 @dataclass(frozen=True)
 class Text:
+    """A paragraph."""
+
     kind: ClassVar[str] = "text"
     text: str
 
 
 @dataclass(frozen=True)
 class Caution:
-    """What a reader must know before believing a number."""
+    """A warning that a reader needs before believing a number."""
 
     kind: ClassVar[str] = "warning"
     text: str

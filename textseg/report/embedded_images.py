@@ -1,4 +1,4 @@
-"""Pictures as data URIs, small enough that a page still opens quickly."""
+"""Images as data URIs, small enough that a page still opens quickly."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pathlib import Path
 from PIL import Image
 
 from textseg.errors import UserError, first_line
+from textseg.report.blocks import Picture
 
-MOST_BYTES = 7_500_000  # of all case pictures; base64 makes 10 MB of it
+MAX_BYTES = 7_500_000  # of all case pictures; base64 makes 10 MB of it
 _LONGEST_SIDE = 1280  # of a picture that is reduced, pixels
 _QUALITY = 85
 
@@ -34,22 +35,29 @@ class Album:
     reduced: bool
 
 
-def album(files: Iterable[Path], *, most_bytes: int = MOST_BYTES) -> Album:
-    """Embed pictures: as they are, or all as JPEG where they would be more than `most_bytes`.
+def album(files: Iterable[Path], *, max_bytes: int = MAX_BYTES) -> Album:
+    """Embed pictures: as they are, or all as JPEG where they would be more than `max_bytes`.
 
     Raises:
         UserError: a file is no picture.
     """
     files = list(dict.fromkeys(files))
     contents = {file: _read(file) for file in files}
-    reduced = sum(map(len, contents.values())) > most_bytes
+    reduced = sum(map(len, contents.values())) > max_bytes
     return Album({file: _embedded(file, data, reduced) for file, data in contents.items()}, reduced)
 
 
-def embed_png(data: bytes) -> Embedded:
-    """A plot's PNG."""
-    with Image.open(io.BytesIO(data)) as image:
-        return Embedded(_uri(data, "image/png"), *image.size)
+def plot(png: bytes, alt: str, caption: str) -> Picture:
+    """Embed a plot's PNG, with what it shows in words."""
+    with Image.open(io.BytesIO(png)) as image:
+        return Picture(_uri(png, "image/png"), image.width, image.height, alt, caption, plot=True)
+
+
+def reduced_note(images: Album) -> str:
+    """A sentence for the page where its case pictures are reduced; "" where they are not."""
+    if not images.reduced:
+        return ""
+    return " The pictures are JPEGs of at most 1280 pixels; the originals lie in the run's folder."
 
 
 def _read(file: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""The page of a comparison."""
+"""The page of several runs compared."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from textseg.compare.results import Comparison, Method
 from textseg.compare.tables import Section as TextTable
 from textseg.compare.tables import sections
 from textseg.metrics.ranking import Choice, choose
-from textseg.report.page import write_page
-from textseg.report.parts import (
+from textseg.report.blocks import (
     Block,
     CaseCard,
     Caution,
@@ -22,11 +21,11 @@ from textseg.report.parts import (
     Table,
     Text,
 )
-from textseg.report.pictures import Album, album
+from textseg.report.embedded_images import Album, album, plot, reduced_note
+from textseg.report.page import write_page
 from textseg.report.plots import dice_distribution, difference_by_size, failures, png_of
-from textseg.report.results import MEANING
-from textseg.report.run_page import plot, reduced_note
-from textseg.runs.results import short_name
+from textseg.report.score_tables import MEANING
+from textseg.runs import Run
 
 _MEANING = (
     *MEANING[:1],
@@ -40,8 +39,8 @@ _MEANING = (
 )
 
 
-def page_of_comparison(comparison: Comparison, *, cases: int) -> str:
-    """A page of methods compared, with the pictures that their runs' tests drew.
+def comparison_page(comparison: Comparison, *, cases: int = 4) -> str:
+    """Build a page of methods compared, with the pictures that their runs' tests drew.
 
     Args:
         comparison: what `textseg.compare.compare` found.
@@ -66,7 +65,7 @@ def page_of_comparison(comparison: Comparison, *, cases: int) -> str:
 
 
 def _facts(comparison: Comparison) -> list[Block]:
-    found: list[Block] = [Caution(_without_homes(t, comparison)) for t in comparison.warnings]
+    cautions = [Caution(_with_short_names(text, comparison)) for text in comparison.warnings]
     pairs = [
         ("cases", str(len(comparison.cases))),
         ("patients", str(comparison.patients)),
@@ -74,23 +73,23 @@ def _facts(comparison: Comparison) -> list[Block]:
         ("baseline", comparison.baseline),
     ]
     rows = [
-        [Cell(method.name), Cell(f"{short_name(home)}, {folder.relative_to(home).as_posix()}")]
+        [Cell(method.name), Cell(f"{run.short_name}, {folder.relative_to(run.folder).as_posix()}")]
         for method in comparison.methods
-        for home, folder in _folders(method)
+        for run, folder in _tests(method)
     ]
-    return [*found, Facts(pairs), Table("Runs", ["method", "run and test"], rows)]
+    return [*cautions, Facts(pairs), Table("Runs", ["method", "run and test"], rows)]
 
 
-def _folders(method: Method) -> list[tuple[Path, Path]]:
-    """RUN and RUN/test/<caption mode>, for each run of a method."""
-    return [(Path(run).parents[1], Path(run)) for run in method.runs]
+def _tests(method: Method) -> list[tuple[Run, Path]]:
+    """Each run of a method with the folder of its test."""
+    return [(Run(Path(folder).parents[1]), Path(folder)) for folder in method.runs]
 
 
-def _without_homes(text: str, comparison: Comparison) -> str:
-    """A warning with runs by their short names: where they lie on this machine is not shown."""
+def _with_short_names(text: str, comparison: Comparison) -> str:
+    """A warning with runs by their short names: their paths on this machine are not shown."""
     for method in comparison.methods:
-        for home, _ in _folders(method):
-            text = text.replace(str(home), short_name(home))
+        for run, _ in _tests(method):
+            text = text.replace(str(run.folder), run.short_name)
     return text
 
 
@@ -108,14 +107,14 @@ def _plots(comparison: Comparison) -> list[Block]:
         f"{method.name}: mean {method.scores['dice'].value:.3f}" for method in comparison.methods
     )
     png = png_of(lambda: dice_distribution(comparison))
-    found: list[Block] = [plot(png, f"Distribution of per-case Dice. {means}", caption)]
+    plots: list[Block] = [plot(png, f"Distribution of per-case Dice. {means}", caption)]
     if len(comparison.methods) > 1:
         caption = (
             f"Difference of Dice from {comparison.baseline} against lesion size; the line is the "
             "mean of five groups of equally many cases."
         )
-        found.append(plot(png_of(lambda: difference_by_size(comparison)), caption, caption))
-    return found
+        plots.append(plot(png_of(lambda: difference_by_size(comparison)), caption, caption))
+    return plots
 
 
 def _failures_plot(comparison: Comparison) -> Picture:
@@ -129,11 +128,11 @@ def _failures_plot(comparison: Comparison) -> Picture:
 
 def _case_blocks(comparison: Comparison, count: int) -> list[Block]:
     runs = [
-        (method, number, home, {file.stem: file for file in (folder / "overlays").glob("*.png")})
+        (method, number, run, {file.stem: file for file in (folder / "overlays").glob("*.png")})
         for method in comparison.methods
-        for number, (home, folder) in enumerate(_folders(method), start=1)
+        for number, (run, folder) in enumerate(_tests(method), start=1)
     ]
-    names = [case.name for case in comparison.cases]
+    names = [case.case for case in comparison.cases]
     pictured = {i for i, n in enumerate(names) if all(n in overlays for *_, overlays in runs)}
     if not (pictured and count):
         return [Text("No case is shown: cases is 0, or none has a picture in every run.")]
@@ -147,18 +146,18 @@ def _case_blocks(comparison: Comparison, count: int) -> list[Block]:
     )
     if len(comparison.captions) > 1:
         text += " Captions are those of the baseline's first run; each picture shows its own."
-    found: list[Block] = [Text(text + reduced_note(pictures))]
+    blocks: list[Block] = [Text(text + reduced_note(pictures))]
     for title, positions in choice.groups():
         cards = [_card(comparison, i, choice, runs, pictures) for i in positions]
-        found += [Group(title, cards)] if cards else []
-    return found
+        blocks += [Group(title, cards)] if cards else []
+    return blocks
 
 
 def _card(
     comparison: Comparison,
     position: int,
     choice: Choice,
-    runs: Sequence[tuple[Method, int, Path, Mapping[str, Path]]],
+    runs: Sequence[tuple[Method, int, Run, Mapping[str, Path]]],
     pictures: Album,
 ) -> CaseCard:
     case = comparison.cases[position]
@@ -174,12 +173,12 @@ def _card(
     ]
     facts.append(("true pixels", str(case.true)))
     shown = []
-    for method, number, home, overlays in runs:
-        made = pictures.pictures[overlays[case.name]]
+    for method, number, run, overlays in runs:
+        image = pictures.pictures[overlays[case.case]]
         several = len(method.runs) > 1
         caption = f"{method.name}: Dice {dice[method.name]:.3f}"
         if several:  # case_dice is over seeds, and the pictures are of each
-            caption = f"{method.name}, seed {number} ({short_name(home)})"
-        alt = f"{case.name} by {caption}: image, truth, prediction and agreement"
-        shown.append(Picture(made.uri, made.width, made.height, alt, caption))
-    return CaseCard(case.name, case.caption, facts, shown, beside=True)
+            caption = f"{method.name}, seed {number} ({run.short_name})"
+        alt = f"{case.case} by {caption}: image, truth, prediction and agreement"
+        shown.append(Picture(image.uri, image.width, image.height, alt, caption))
+    return CaseCard(case.case, case.caption, facts, shown, beside=True)

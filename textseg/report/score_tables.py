@@ -7,15 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from textseg.errors import UserError
-from textseg.report.parts import Block, Caution, Cell, Group, Table, Text
-from textseg.runs.results import SCORES, TestOfRun, again, number_of
+from textseg.metrics.scores import SCORE_TITLES, SCORES
+from textseg.metrics.text import with_interval
+from textseg.report.blocks import Block, Caution, Cell, Group, Table, Text
+from textseg.runs.results import StoredTest, mapping_of, number_of, remedy_for
 
-_NAMES = {
-    "dice": "Dice per image (dice)",
-    "miou": "IoU per image (miou)",
-    "dice_global": "Dice of pooled pixels (dice_global)",
-    "iou_global": "IoU of pooled pixels (iou_global)",
-}
 _STRATA = {
     "size": "lesion size",
     "number": "number of lesions (connected parts of the truth)",
@@ -37,21 +33,26 @@ MEANING = (
 
 
 def score_cell(values: Mapping[str, Any], name: str, file: Path, form: str = ".3f") -> Cell:
-    """A score with its interval where there is one; a dash where it is undefined."""
+    """Make a cell of a score with its interval, if any; a dash where it is undefined."""
     value = number_of(values, name, file)
     if value is None:
         return Cell("-")
     low, high = (number_of(values, f"{name}_ci_{end}", file) for end in ("low", "high"))
-    interval = "" if low is None or high is None else f" [{low:{form}}, {high:{form}}]"
-    return Cell(f"{value:{form}}{interval}", value)
+    return Cell(with_interval(value, low, high, form), value)
 
 
-def results_blocks(tests: Sequence[TestOfRun]) -> list[Block]:
-    """The warnings of all tests, and a table with a column for each."""
-    found: list[Block] = [
+def count_cell(values: Mapping[str, Any], name: str, file: Path) -> Cell:
+    """Make a cell of a count; a dash where there is none."""
+    count = number_of(values, name, file)
+    return Cell("-") if count is None else Cell(f"{count:g}", count)
+
+
+def results_blocks(tests: Sequence[StoredTest]) -> list[Block]:
+    """Build the warnings of all tests, and a table with a column for each."""
+    warnings: list[Block] = [
         Caution(f"{text} ({', '.join(names)})") for text, names in _warnings(tests).items()
     ]
-    rows = [[Cell(_NAMES[name]), *_cells(tests, name)] for name in SCORES]
+    rows = [[Cell(f"{SCORE_TITLES[name]} ({name})"), *_cells(tests, name)] for name in SCORES]
     thresholds = [name for name in tests[0].metrics if name.startswith("precision_at_")]
     for name in thresholds:
         rows.append([Cell(f"P@{name.removeprefix('precision_at_')}"), *_cells(tests, name)])
@@ -65,74 +66,72 @@ def results_blocks(tests: Sequence[TestOfRun]) -> list[Block]:
     rows.append([Cell("scored by protocol"), *_words(tests, "protocol")])
     rows.append([Cell("truth"), *_words(tests, "truth")])
     rows.append([Cell("results written"), *(Cell(test.written) for test in tests)])
-    return [*found, Table("Scores by caption mode", ["score", *(t.name for t in tests)], rows)]
+    return [*warnings, Table("Scores by caption mode", ["score", *(t.name for t in tests)], rows)]
 
 
-def _warnings(tests: Sequence[TestOfRun]) -> dict[str, list[str]]:
+def _warnings(tests: Sequence[StoredTest]) -> dict[str, list[str]]:
     """Each warning with the tests that give it."""
-    found: dict[str, list[str]] = {}
+    tests_by_text: dict[str, list[str]] = {}
     for test in tests:
         listed = test.metrics.get("warnings") or []
         if not isinstance(listed, list):
             file = test.folder / "metrics.json"
-            raise UserError(f"{file}: warnings is no list", again(file))
+            raise UserError(f"{file}: warnings is no list", remedy_for(file))
         for text in listed:
-            found.setdefault(str(text), []).append(test.name)
-    return found
+            tests_by_text.setdefault(str(text), []).append(test.name)
+    return tests_by_text
 
 
-def _cells(tests: Sequence[TestOfRun], name: str) -> list[Cell]:
+def _cells(tests: Sequence[StoredTest], name: str) -> list[Cell]:
     return [score_cell(test.metrics, name, test.folder / "metrics.json") for test in tests]
 
 
-def _distance(test: TestOfRun) -> Cell:
+def _distance(test: StoredTest) -> Cell:
     value = number_of(test.metrics, "hd95", test.folder / "metrics.json")
     unit = str(test.metrics.get("surface_unit", ""))
     return Cell("-") if value is None else Cell(f"{value:.1f} {unit}".strip(), value)
 
 
-def _counts(tests: Sequence[TestOfRun], name: str) -> list[Cell]:
-    values = [number_of(test.metrics, name, test.folder / "metrics.json") for test in tests]
-    return [Cell("-") if value is None else Cell(f"{value:g}", value) for value in values]
+def _counts(tests: Sequence[StoredTest], name: str) -> list[Cell]:
+    return [count_cell(test.metrics, name, test.folder / "metrics.json") for test in tests]
 
 
-def _words(tests: Sequence[TestOfRun], name: str) -> list[Cell]:
+def _words(tests: Sequence[StoredTest], name: str) -> list[Cell]:
     return [Cell(str(test.metrics.get(name, "-"))) for test in tests]
 
 
 # --- strata --------------------------------------------------------------------------------------
 
 
-def strata_blocks(main: TestOfRun, others: Sequence[TestOfRun]) -> list[Block]:
-    """Tables of the main test, and those of the others behind a click."""
-    found: list[Block] = [*_strata_of(main)]
-    if not found:
+def strata_blocks(main: StoredTest, others: Sequence[StoredTest]) -> list[Block]:
+    """Build the tables of the main test, and those of the others behind a click."""
+    blocks: list[Block] = [*_strata_of(main)]
+    if not blocks:
         return [Text("The test was made by a version that wrote no strata: test the run again.")]
     for test in others:
         tables = _strata_of(test)
         if tables:
-            found.append(Group(f"Captions: {test.name}", tables, closed=True))
-    return found
+            blocks.append(Group(f"Captions: {test.name}", tables, closed=True))
+    return blocks
 
 
-def _strata_of(test: TestOfRun) -> list[Table]:
+def _strata_of(test: StoredTest) -> list[Table]:
     file = test.folder / "metrics.json"
-    found = []
-    for name, classes in _mapping(test.metrics.get("strata") or {}, "strata", file).items():
+    tables = []
+    for name, classes in mapping_of(test.metrics.get("strata") or {}, "strata", file).items():
         rows = [
-            _stratum(label, _mapping(values, f"strata.{name}.{label}", file), file)
-            for label, values in _mapping(classes, f"strata.{name}", file).items()
+            _stratum(label, mapping_of(values, f"strata.{name}.{label}", file), file)
+            for label, values in mapping_of(classes, f"strata.{name}", file).items()
         ]
         cuts = _cuts(test.metrics.get("size_cuts"), file) if name == "size" else ""
         title = f"By {_STRATA.get(name, name)}; captions: {test.name}{cuts}"
-        found.append(Table(title, ["class", "cases", "patients", *SCORES], rows))
-    return found
+        tables.append(Table(title, ["class", "cases", "patients", *SCORES], rows))
+    return tables
 
 
 def _stratum(label: str, values: Mapping[str, Any], file: Path) -> list[Cell]:
-    counts = [number_of(values, name, file) for name in ("cases", "patients")]
-    cells = [Cell("-") if count is None else Cell(f"{count:g}", count) for count in counts]
-    return [Cell(label), *cells, *(score_cell(values, name, file) for name in SCORES)]
+    counts = (count_cell(values, name, file) for name in ("cases", "patients"))
+    return [Cell(label), *counts, *(score_cell(values, name, file) for name in SCORES)]
 
 
 def _cuts(cuts: Any, file: Path) -> str:
@@ -140,14 +139,8 @@ def _cuts(cuts: Any, file: Path) -> str:
     if not cuts:
         return ""
     if not isinstance(cuts, list) or len(cuts) != 2:
-        raise UserError(f"{file}: size_cuts is {cuts!r}, not two numbers", again(file))
+        raise UserError(f"{file}: size_cuts is {cuts!r}, not two numbers", remedy_for(file))
     small, large = (number_of({"size_cuts": cut}, "size_cuts", file) for cut in cuts)
     if small is None or large is None:
         return ""
     return f". Thirds of this test set's lesions, cut at {small:.2%} and {large:.2%} of the image"
-
-
-def _mapping(given: Any, name: str, file: Path) -> Mapping[str, Any]:
-    if not isinstance(given, dict):
-        raise UserError(f"{file}: {name} holds no values by name", again(file))
-    return given
