@@ -27,7 +27,8 @@ from datamodules.base import TextSegDataModule
 from datamodules.captions.perturbations import caption_variants
 from datamodules.commands import audit_dataset, prepare_dataset
 from datamodules.refhl_seg.builder import build_refhl, format_summary, read_summary
-from textseg.benchmark import benchmark, format_benchmark
+from textseg.benchmark.measure import benchmark
+from textseg.benchmark.table import format_benchmark
 from textseg.callbacks import (
     ExplanationWriter,
     PredictionWriter,
