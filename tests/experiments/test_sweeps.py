@@ -38,10 +38,6 @@ def agents_command(sweep: dict[str, Any], values: dict[str, Any]) -> list[str]:
     return command
 
 
-def test_every_network_that_reads_words_has_a_sweep() -> None:
-    assert IDS == ["lavt_qata", "lsms_qata", "tmc_qata", "tmca_qata"]
-
-
 @pytest.mark.parametrize("end", [0, -1], ids=["first", "last"])
 @pytest.mark.parametrize("path", SWEEPS, ids=IDS)
 def test_a_sweeps_values_reach_the_network(

@@ -152,7 +152,7 @@ def _agreement(picture: Bytes, truth: Mask, pred: Mask) -> Bytes:
     dimmed = (picture * 0.75).astype(np.uint8)
     colored = _blend(dimmed, colors, truth | pred, 0.5)
     for region in (truth & pred, pred & ~truth, truth & ~pred):
-        colored = _blend(painted, colors, _contour(region, _contour_width(picture)), 0.9)
+        colored = _blend(colored, colors, _contour(region, _contour_width(picture)), 0.9)
     return colored
 
 
