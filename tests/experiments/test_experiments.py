@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,12 +45,20 @@ class Parsed(SuiteCLI):
 
 
 @cache
+def suite_parser() -> Any:
+    """The command line's parser; building it costs more than parsing does."""
+    return Parsed(["fit", "--config", str(BASES[0])]).parser
+
+
+def parse_command(arguments: Sequence[str]) -> Any:
+    """The resolved settings of a fit."""
+    return suite_parser().parse_args(list(arguments)).fit
+
+
+@cache
 def parse(*configs: Path) -> Any:
-    """The resolved settings; kept, because several tests only read them."""
-    arguments = ["fit"]
-    for config in configs:
-        arguments += ["--config", str(config)]
-    return Parsed(arguments).config.fit
+    """The resolved settings of configs; kept, because several tests only read them."""
+    return parse_command(["fit", *(part for file in configs for part in ("--config", str(file)))])
 
 
 def load(path: Path) -> dict[str, Any]:

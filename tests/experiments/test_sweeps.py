@@ -9,7 +9,7 @@ import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from tests.experiments.test_experiments import EXPERIMENTS, Parsed
+from tests.experiments.test_experiments import EXPERIMENTS, parse_command
 
 SWEEPS = sorted((EXPERIMENTS / "sweeps").glob("*.yaml"))
 IDS = [path.stem for path in SWEEPS]
@@ -48,7 +48,7 @@ def test_a_sweeps_values_reach_the_network(
     command = agents_command(sweep, values)
     assert command[:3] == ["/usr/bin/env", "textseg", "fit"]
     monkeypatch.chdir(EXPERIMENTS.parent)
-    config = Parsed(command[2:]).config.fit
+    config = parse_command(command[2:])
     for name, value in values.items():
         group, _, setting = name.partition(".")
         assert group == "model"
