@@ -46,6 +46,7 @@ from textseg.models.base import SegmentationModule
 from textseg.preprocess import checked_size
 
 T = TypeVar("T")
+DEFAULT_MODES: tuple[ModeName, ...] = ("fp32",)
 MemoryFormat = Literal["channels_first", "channels_last"]  # the keys of MEMORY_FORMATS
 
 
@@ -129,7 +130,7 @@ def benchmark(
     plan = Plan(
         rounds,
         checked_device(device),
-        [Mode(name) for name in _each_once("modes", modes, ["fp32"])],
+        [Mode(name) for name in _each_once("modes", modes, DEFAULT_MODES)],
         _each_once("memory_formats", memory_formats, list(MEMORY_FORMATS)),
     )
     networks = _networks(model, compare_with or [], text_encoder)
