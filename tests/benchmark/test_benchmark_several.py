@@ -28,6 +28,7 @@ from textseg.models.lsms import LSMS
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     skip_costly(monkeypatch)
+    monkeypatch.setattr(module, "time_rounds", injected(1.0))
 
 
 def experiment(folder: Path, name: str = "other", **settings: Any) -> str:
