@@ -101,6 +101,46 @@ def on_device(batch: Batch, device: torch.device, layout: torch.memory_format) -
     return result
 
 
+class _Runnable:
+    """A network on its device with its batch and optimizer, ready to be timed."""
+
+    def __init__(
+        self, model: SegmentationModule, batch: Batch, mode: Mode, device: torch.device
+    ) -> None:
+        self.model, self.batch, self.mode, self.device = model, batch, mode, device
+        groups = model.parameter_groups(lr=1e-6, weight_decay=0.0, pretrained_lr_scale=1.0)
+        self.optimizer = adamw(groups, lr=1e-6, clipped=False)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=mode.dtype is torch.float16)
+
+    def text(self) -> None:
+        with torch.no_grad(), self.mode.autocast(self.device):
+            self.model.encode_text(self.batch["text"])
+        synchronize(self.device)
+
+    def forward(self) -> None:
+        with torch.no_grad(), self.mode.autocast(self.device):
+            self.model(self.batch["image"], self.batch["text"])
+        synchronize(self.device)
+
+    def step(self) -> None:
+        with self.mode.autocast(self.device):
+            with explain_batchnorm_error(self.model, self.batch["image"]):
+                output = self.model(self.batch["image"], self.batch["text"])
+            loss = self.model.compute_loss(output, self.batch)["loss"]
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        synchronize(self.device)
+
+    def tensors(self) -> Iterator[Tensor]:
+        yield from self.model.parameters()
+        yield from self.model.buffers()
+        yield from (v for v in self.batch.values() if isinstance(v, Tensor))
+        for state in self.optimizer.state.values():
+            yield from (v for v in state.values() if isinstance(v, Tensor))
+
+
 def make_candidate(
     name: str,
     model: SegmentationModule,
@@ -125,40 +165,8 @@ def make_candidate(
     model.to(device)
     model.to(memory_format=layout)
     mode.apply_to(model)
-    batch = on_device(batch, device, layout)
-    groups = model.parameter_groups(lr=1e-6, weight_decay=0.0, pretrained_lr_scale=1.0)
-    optimizer = adamw(groups, lr=1e-6, clipped=False)
-    scaler = torch.amp.GradScaler(device.type, enabled=mode.dtype is torch.float16)
-
-    def text() -> None:
-        with torch.no_grad(), mode.autocast(device):
-            model.encode_text(batch["text"])
-        synchronize(device)
-
-    def forward() -> None:
-        with torch.no_grad(), mode.autocast(device):
-            model(batch["image"], batch["text"])
-        synchronize(device)
-
-    def step() -> None:
-        with mode.autocast(device):
-            with explain_batchnorm_error(model, batch["image"]):
-                output = model(batch["image"], batch["text"])
-            loss = model.compute_loss(output, batch)["loss"]
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
-        synchronize(device)
-
-    def tensors() -> Iterator[Tensor]:
-        yield from model.parameters()
-        yield from model.buffers()
-        yield from (v for v in batch.values() if isinstance(v, Tensor))
-        for state in optimizer.state.values():
-            yield from (v for v in state.values() if isinstance(v, Tensor))
-
-    return Candidate(name, memory_format, text, forward, step, model.train, tensors)
+    run = _Runnable(model, on_device(batch, device, layout), mode, device)
+    return Candidate(name, memory_format, run.text, run.forward, run.step, model.train, run.tensors)
 
 
 def time_rounds(
