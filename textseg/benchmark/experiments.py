@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import textseg.models
 from textseg.cli.messages import explain
 from textseg.encoders import TextEncoder
 from textseg.errors import UserError
-from textseg.models.base import SegmentationModule
+from textseg.models.base import SegmentationModule, settings_of
 
 JOINED_BY = "+"
 # Settings of every such network, where it has them: times do not depend on weights.
@@ -51,19 +50,18 @@ def network_from(entry: str, text_encoder: str | None = None) -> SegmentationMod
     files = files_of(entry)
     class_path, settings = _overlaid(entry, files)
     network = _network_class(entry, class_path)
-    known = inspect.signature(network).parameters
+    known = settings_of(network)
     changes: dict[str, Any] = {k: v for k, v in WITHOUT_WEIGHTS.items() if k in known}
-    if text_encoder is not None and "text_encoder" in known:
-        own = settings.get("text_encoder", known["text_encoder"].default)
-        if own is not None:  # None is an image-only network
-            changes["text_encoder"] = text_encoder
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(SegmentationModule, "model")
     full_name = f"{network.__module__}.{network.__qualname__}"
     section = {"class_path": full_name, "init_args": {**settings, **changes}}
     try:
         config = parser.parse_object({"model": section})
-        model = network(**config.model.init_args.as_dict())
+        arguments = config.model.init_args.as_dict()
+        if text_encoder and arguments.get("text_encoder"):  # an image-only network has none
+            arguments["text_encoder"] = text_encoder
+        model = network(**arguments)
     except ArgumentError as error:
         command = ["benchmark", *(word for file in files for word in ("--config", file))]
         raise explain(str(error), command, known) from error
