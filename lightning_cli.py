@@ -42,7 +42,7 @@ from textseg.callbacks.run_config import RunConfig
 from textseg.callbacks.sample_tables import SampleTables
 from textseg.callbacks.score_log import ScoreLog
 from textseg.callbacks.wandb_offline import fall_back_to_offline
-from textseg.checkpoint import read_checkpoint
+from textseg.checkpoint import class_path_of, read_checkpoint, same_class
 from textseg.cli.arguments import (
     NEED_CHECKPOINT,
     config_name,
@@ -56,7 +56,7 @@ from textseg.cli.parser import Refused, SuiteParser, summary_of
 from textseg.encoders import restoring, token_counter
 from textseg.errors import UserError
 from textseg.metrics.text import format_results
-from textseg.models.base import SegmentationModule, check_state_dict
+from textseg.models.base import SegmentationModule, check_state_dict, settings_of
 from textseg.probe import plain_table as format_probe
 from textseg.probe import probe
 from textseg.runs.folder import (
@@ -181,9 +181,9 @@ class SuiteCLI(LightningCLI):
                 settings.ckpt_path = self.checkpoint_path
             self.continued = Path(self.checkpoint_path).parts[-2:] == LAST.parts
         self.checkpoint = read_checkpoint(self.checkpoint_path)
-        stored = self.checkpoint.get("hyper_parameters", {}).get("_class_path")
+        stored = class_path_of(self.checkpoint)
         wanted = settings.model.class_path
-        if stored and stored != wanted:
+        if stored and not same_class(stored, wanted):
             raise UserError(
                 f"{self.checkpoint_path} is of {stored}, but the config asks for {wanted}",
                 "leave --config out to use the run's own, or give a checkpoint of that network",
@@ -396,7 +396,7 @@ def _known_names() -> set[str]:
     own = (ResultsWriter, ExplanationWriter, Restart)
     for base in (SegmentationModule, TextSegDataModule, L.Trainer, *own):
         for kind in (base, *base.__subclasses__()):
-            names |= {kind.__name__, *inspect.signature(kind.__init__).parameters}
+            names |= {kind.__name__} | settings_of(kind)
     commands: list[Callable[..., Any]] = [
         *SUITE_COMMANDS.values(),
         *(audit_dataset, build_refhl),
@@ -404,7 +404,7 @@ def _known_names() -> set[str]:
     ]
     for command in commands:
         names |= {*inspect.signature(command).parameters}
-    return names - {"self"}
+    return names
 
 
 def _user_error(error: BaseException | None) -> UserError | None:

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import re
-import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,11 @@ import yaml
 from PIL import Image
 
 from datamodules import ManifestDataModule
-from tests.tiny_run import ROOT, ROWS, Outcome, call, fingerprints, masks_in, only, write_refhl
+from tests.docs.page import read_page
+from tests.tiny_run import ROWS, Outcome, call, fingerprints, masks_in, only, write_refhl
 from textseg.runs.folder import data_identity, data_of_run, results_dir
 
-PAGE = (ROOT / "docs/your_own_data.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"(?:<!-- tested: (\S+) -->\n)?```(\w*)\n(.*?)```", PAGE, re.DOTALL)
-TESTED = {name: text for name, _, text in BLOCKS if name}
+PAGE = read_page("your_own_data.md")
 # The page's experiment takes a laptop's half hour; these make it take seconds.
 QUICK = [
     *("--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"),
@@ -34,9 +32,7 @@ QUICK = [
 
 def command(name: str, run: Path | str = "") -> list[str]:
     """The arguments of a command of the page, with RUN replaced."""
-    words = shlex.split(TESTED[name].replace("RUN", str(run)))
-    assert words[0] == "textseg"
-    return words[1:]
+    return PAGE.command(name, {"RUN": run})
 
 
 def rewrite(root: Path, columns: tuple[str, ...]) -> Path:
@@ -67,7 +63,7 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
     rewrite(write_refhl(home / "my_data"), ("image", "mask", "text", "case_id", "split"))
     rewrite(write_refhl(home / "other_hospital"), ("image", "mask", "text"))
     shutil.rmtree(rewrite(write_refhl(home / "new_images"), ("image", "text")) / "masks")
-    (home / "my_data.yaml").write_text(TESTED["my_data.yaml"])
+    (home / "my_data.yaml").write_text(PAGE.tested["my_data.yaml"])
     outcomes = {"audit": call(*command("audit"), cwd=home)}
     outcomes["fit"] = call(*command("fit"), *QUICK, cwd=home)
     assert outcomes["fit"].status == 0, outcomes["fit"].err
@@ -83,18 +79,13 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
 
 
 def test_every_command_of_the_page_is_tested() -> None:
-    assert [name for name, language, _ in BLOCKS if language == "bash"] == [
-        "audit",
-        "fit",
-        "test",
-        "predict",
-    ]
-    assert [name for name, language, _ in BLOCKS if language == "yaml"] == ["my_data.yaml"]
+    assert PAGE.named("bash") == ["audit", "fit", "test", "predict"]
+    assert PAGE.named("yaml") == ["my_data.yaml"]
 
 
 def test_every_setting_that_the_page_names_exists() -> None:
-    named = set(re.findall(r"--data\.(\w+)", PAGE))
-    accepted = set(yaml.safe_load(TESTED["my_data.yaml"])["data"]["init_args"])
+    named = set(re.findall(r"--data\.(\w+)", PAGE.text))
+    accepted = set(yaml.safe_load(PAGE.tested["my_data.yaml"])["data"]["init_args"])
     code = ManifestDataModule.__init__.__code__
     assert len(named) > 5
     assert named | accepted <= set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
@@ -102,7 +93,7 @@ def test_every_setting_that_the_page_names_exists() -> None:
 
 def test_the_tables_of_the_page_are_read(tmp_path: Path) -> None:
     """Both as they stand; the files that they name are made up."""
-    tables = [text for _, language, text in BLOCKS if language == "csv"]
+    tables = [text for _, language, text in PAGE.blocks if language == "csv"]
     found = []
     for number, table in enumerate(tables):
         root = tmp_path / str(number)

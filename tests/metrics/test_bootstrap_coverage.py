@@ -12,11 +12,8 @@ from scipy.stats import t as student
 
 from textseg.compare.statistics import bootstrap, interval, paired_test, patient_sums, run_scores
 from textseg.metrics import Floats, Rows, bootstrap_interval, bootstrap_warnings, mean_scores
-from textseg.metrics.bootstrap import (
-    effective_degrees_of_freedom as freedom,
-    patient_draws,
-    t_adjusted_interval,
-)
+from textseg.metrics.bootstrap import effective_degrees_of_freedom as freedom
+from textseg.metrics.bootstrap import patient_draws, t_adjusted_interval
 
 SCORES = ("dice", "miou", "dice_global", "iou_global")
 FAILED = 0.08  # share of cases without any overlap

@@ -17,8 +17,8 @@ class Refused(BaseException):
 class SuiteParser(LightningArgumentParser):
     """A parser whose errors are one line of cause and one of remedy.
 
-    `arguments` is the command line, for messages; `known_names` gives the names that a misspelled one
-    may have meant.
+    `arguments` is the command line, for messages; `known_names` gives the names that a misspelled
+    one may have meant.
     """
 
     arguments: Sequence[str] = ()

@@ -1,4 +1,4 @@
-"""timm networks as feature pyramids."""
+"""Image encoders: timm networks as feature pyramids."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 class Normalize(nn.Module):
-    """Pixels in [0, 1] to zero mean and unit variance by channel; no state in the checkpoint."""
+    """Normalize pixels in [0, 1] by channel; mean and std are not kept in checkpoints.
+
+    Args:
+        mean, std: by channel; by default ImageNet's.
+    """
 
     mean: Tensor
     std: Tensor
@@ -33,6 +37,7 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
+        """[B, 3, H, W] in [0, 1] -> the same, normalized."""
         return (image - self.mean) / self.std
 
 
@@ -46,7 +51,7 @@ def near_timm_names(name: str, *, prefix: str = "", others: Sequence[str] = ()) 
 
     Args:
         name: the misspelled name.
-        prefix: stands before timm's names wherever `name` is read.
+        prefix: put before timm's names.
         others: further names that may have been meant.
     """
     known = [*others, *(f"{prefix}{model}" for model in timm.list_models())]
@@ -119,13 +124,13 @@ class ImageEncoder(nn.Module):
         return [block for stage in stages for block in stage if list(block.children())]
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
-        """What started from published weights."""
+        """Parameters that started from published weights."""
         return list(self.parameters()) if self.pretrained else []
 
     def forward(
         self, image: Tensor, fuse: Callable[[int, Tensor], Tensor] | None = None
     ) -> list[Tensor]:
-        """Feature maps fine to coarse.
+        """Feature maps of an image, fine to coarse.
 
         Args:
             image: [B, 3, H, W] in [0, 1].
@@ -145,7 +150,7 @@ class ImageEncoder(nn.Module):
             return [self._nchw(feature) for feature in self._run(self.body, x, size)]
         if not isinstance(self.body, FeatureListNet):
             raise UserError(
-                f"image_encoder {type(self.body).__name__} cannot be stepped stage by stage",
+                f"image_encoder={self.name!r} does not run stage by stage",
                 "choose a ConvNeXt, ResNet or Swin for networks that fuse text inside the encoder",
             )
         features: list[Tensor] = []
@@ -167,7 +172,7 @@ class ImageEncoder(nn.Module):
             )
 
     def _run(self, module: Any, x: Tensor, size: tuple[int, int]) -> Any:
-        """What a module of timm makes of `x`; its asserts on sizes are the user's to mend."""
+        """Run a module of timm; its asserts on sizes become a UserError."""
         try:
             return module(x)
         except AssertionError as error:

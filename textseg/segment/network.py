@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from numpy.typing import NDArray
 
 import textseg.models
-from textseg.checkpoint import read_checkpoint
+from textseg.checkpoint import ABOUT, class_path_of, read_checkpoint, same_class
 from textseg.encoders import NoText, restoring
 from textseg.errors import UserError, first_line
 from textseg.metrics import resize_logits, threshold_logits
-from textseg.models.base import SegmentationModule
+from textseg.models.base import SegmentationModule, settings_of
 from textseg.preprocess import Bytes, Size, checked_size
 from textseg.runs.folder import RUN_CONFIG, run_folder_of
 from textseg.segment.pictures import Picture, pixels_of, to_tensor
@@ -138,22 +137,25 @@ def load(
     A network of your own is found if the module that defines it was imported before.
 
     Args:
-        ckpt_path: a checkpoint that `textseg fit` wrote. No code in it is run.
+        ckpt_path: a checkpoint of `textseg fit` or of a Trainer. No code in it is run.
         image_size: side of the network's square input, or (height, width); by default that of the
-            config.yaml in the checkpoint's run.
+            config.yaml in the checkpoint's run, or of the checkpoint where there is no config.yaml.
         device: auto, cpu, cuda, cuda:1, mps and so on.
 
     Raises:
-        UserError: the checkpoint cannot be read or is of no known network, or there is neither a
-            config.yaml nor an `image_size`.
+        UserError: the checkpoint cannot be read or is of no known network, or nothing tells the
+            image size.
     """
     checkpoint = read_checkpoint(ckpt_path)
-    trained_size, precision = _run_settings(run_folder_of(ckpt_path) / RUN_CONFIG)
+    config = run_folder_of(ckpt_path) / RUN_CONFIG
+    trained_size, precision = (
+        _run_settings(config) if config.is_file() else _own_settings(checkpoint)
+    )
     size = trained_size if image_size is None else image_size
     if size is None:
         raise UserError(
-            f"{run_folder_of(ckpt_path) / RUN_CONFIG} does not exist or sets no image_size, so the "
-            f"input size of {ckpt_path} is unknown",
+            f"the input size of {ckpt_path} is unknown: neither {config} nor the checkpoint sets "
+            "image_size",
             "put the run's config.yaml there, or give image_size",
         )
     return Segmenter(
@@ -179,22 +181,23 @@ def network_from(checkpoint: Mapping[str, Any], path: str | Path) -> Segmentatio
     """
     stored = checkpoint.get("hyper_parameters")
     settings = dict(stored) if isinstance(stored, dict) else {}
-    class_path = settings.pop("_class_path", None)
-    settings.pop("_instantiator", None)  # Lightning's, of no use here
+    class_path = class_path_of(checkpoint)
+    for name in ("_class_path", "_instantiator"):  # of LightningCLI, no settings
+        settings.pop(name, None)
     if class_path is None:
         raise UserError(
             f"{path} does not say which network it is of",
-            "give a checkpoint that `textseg fit` wrote",
+            "give a checkpoint of `textseg fit` or of a Trainer",
         )
-    network = _network_class(str(class_path), path)
-    odd = [name for name in settings if name not in inspect.signature(network).parameters]
+    network = _network_class(class_path, path)
+    odd = sorted(set(settings) - settings_of(network))
     if odd:
         raise UserError(
             f"{path} has settings that {network.__name__} does not know: {', '.join(odd)}",
             "it is of another version of textseg: use that one, or train again",
         )
     with restoring(checkpoint["state_dict"]):
-        model = network(**{**network.EARLIER, **settings})
+        model = network(**settings)
     model.on_load_checkpoint(checkpoint)  # refuses weights that do not fit
     model.load_state_dict(checkpoint["state_dict"])
     return model
@@ -202,10 +205,8 @@ def network_from(checkpoint: Mapping[str, Any], path: str | Path) -> Segmentatio
 
 def _network_class(class_path: str, path: str | Path) -> type[SegmentationModule]:
     """A network that is imported already: a checkpoint does not decide what is imported."""
-    home, _, name = class_path.rpartition(".")
     for found in _networks():
-        module = found.__module__
-        if found.__name__ == name and (module == home or module.startswith(f"{home}.")):
+        if same_class(class_path, f"{found.__module__}.{found.__name__}"):
             return found
     own = [network for network in textseg.models.__all__ if network != SegmentationModule.__name__]
     raise UserError(
@@ -227,10 +228,8 @@ def _run_settings(config: Path) -> tuple[int | list[int] | None, str | int | Non
     """Image size and precision of a run; None for what its config.yaml does not tell.
 
     Raises:
-        UserError: the file is there and cannot be read.
+        UserError: the file cannot be read.
     """
-    if not config.is_file():
-        return None, None
     try:
         stored = yaml.safe_load(config.read_text(encoding="utf-8"))
         size = ((stored.get("data") or {}).get("init_args") or {}).get("image_size")
@@ -246,6 +245,12 @@ def _run_settings(config: Path) -> tuple[int | list[int] | None, str | int | Non
             f"{config}: image_size={size!r} is no size", "write one side or [height, width]"
         )
     return size, precision
+
+
+def _own_settings(checkpoint: Mapping[str, Any]) -> tuple[list[int] | None, str | None]:
+    """Image size and precision that a Trainer's checkpoint holds; None for what it does not."""
+    about = checkpoint.get(ABOUT)
+    return (about.get("image_size"), about.get("precision")) if about else (None, None)
 
 
 def _fabric(device: str, precision: Any) -> L.Fabric:
