@@ -70,6 +70,8 @@ def network_of_experiment(entry: str, text_encoder: str | None = None) -> Segmen
             raise
         cause, _, remedy = str(mistake).partition("\n")
         raise UserError(f"compare_with: {entry}: {cause}", remedy) from error
+    if type(model) is SegmentationModule:
+        raise _refused(entry, f"{SegmentationModule.__name__} itself is no network")
     freeze_text_encoder(model)
     return model
 
