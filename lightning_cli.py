@@ -28,20 +28,21 @@ from datamodules.captions.perturbations import caption_variants
 from datamodules.commands import audit_dataset, prepare_dataset
 from datamodules.refhl_seg.builder import build_refhl
 from datamodules.refhl_seg.summary import format_summary, read_summary
-from textseg.benchmark import benchmark, format_benchmark
-from textseg.callbacks import (
-    ExplanationWriter,
-    PredictionWriter,
-    ResultsWriter,
-    RunConfig,
-    SampleTables,
-    ScoreLog,
+from textseg.benchmark.measure import benchmark
+from textseg.benchmark.table import format_benchmark
+from textseg.callbacks.explanation_writer import ExplanationWriter
+from textseg.callbacks.loggers import (
     comparable_keys,
     configured_loggers,
-    fall_back_to_offline,
     prepare_loggers,
     with_csv_logger,
 )
+from textseg.callbacks.prediction_writer import PredictionWriter
+from textseg.callbacks.results_writer import ResultsWriter
+from textseg.callbacks.run_config import RunConfig
+from textseg.callbacks.sample_tables import SampleTables
+from textseg.callbacks.score_log import ScoreLog
+from textseg.callbacks.wandb_offline import fall_back_to_offline
 from textseg.checkpoint import class_path_of, read_checkpoint, same_class
 from textseg.cli.arguments import (
     NEED_CHECKPOINT,
@@ -64,18 +65,19 @@ from textseg.runs.folder import (
     data_identity,
     unique_dir,
 )
-from textseg.training import (
+from textseg.training import CompiledTraining, GradientCheckpointing, Restart
+from textseg.training.checkpoint_files import (
     LAST,
-    STATE,
-    Restart,
-    check_same_settings,
-    check_trainer,
-    check_trainer_settings,
     default_checkpoint_callbacks,
     last_checkpoint,
     with_atomic_checkpoints,
 )
-from textseg.training.options import CompiledTraining, GradientCheckpointing
+from textseg.training.resume import STATE
+from textseg.training.resume_checks import (
+    check_same_settings,
+    check_trainer,
+    check_trainer_settings,
+)
 
 # Classes that a config names without their module.
 __all__ = ["CompiledTraining", "GradientCheckpointing", "SampleTables", "main"]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.models.stand_ins import make_batch
 from tests.tiny_run import Outcome, call, only, train_arguments, write_experiment, write_refhl
-from textseg.callbacks import ExplanationWriter
+from textseg.callbacks.explanation_writer import ExplanationWriter
 from textseg.errors import UserError
 from textseg.models.base import SegmentationModule
 from textseg.runs.folder import unique_dir

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +72,19 @@ LOSS_ALONE = {
 by_name = pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
 
 
-def build(path: Path) -> Any:
-    """The network of an experiment at laptop scale."""
+@cache
+def built(path: Path) -> Any:
+    """The network of an experiment at laptop scale; kept, because every test copies it."""
     overlay = EXPERIMENTS / "cpu" / f"{path.stem.split('_')[0]}.yaml"
     torch.manual_seed(0)
     model = class_named(network_of(path))(**parse(path, overlay).model.init_args.as_dict())
     model.prepare_captions(CAPTIONS, training=True)
     return model
+
+
+def build(path: Path) -> Any:
+    """A copy of a network for one test."""
+    return copy.deepcopy(built(path))
 
 
 def parent_of(path: Path) -> Path:
@@ -104,7 +112,7 @@ def test_an_ablation_trains_one_step_and_every_parameter_takes_part(path: Path) 
 
 @by_name
 def test_an_ablation_differs_from_its_parent_in_what_its_name_says(path: Path) -> None:
-    own, whole = shapes(build(path)), shapes(build(parent_of(path)))
+    own, whole = shapes(built(path)), shapes(built(parent_of(path)))
     gone, new = set(whole) - set(own), set(own) - set(whole)
     for part in LESS.get(path.stem, ()):
         assert mentions(part, gone), f"{part} is still there"

@@ -22,7 +22,7 @@ from datamodules.captions.perturbations import caption_variants
 from tests.models.stand_ins import quiet_trainer
 from tests.tiny_run import write_refhl
 from textseg.batch import Batch, SegmentationOutput, TextFeatures, stable_id
-from textseg.callbacks import ResultsWriter
+from textseg.callbacks.results_writer import ResultsWriter
 from textseg.encoders import NoText
 from textseg.errors import UserError
 from textseg.models import LSMS

@@ -114,6 +114,15 @@ class ImageEncoder(nn.Module):
         layout = getattr(self.body, "output_fmt", "NCHW")
         self._nhwc = getattr(layout, "value", layout) == "NHWC"
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The blocks of stages that do not list their own, such as a ResNet's.
+
+        See `textseg.training.GradientCheckpointing`.
+        """
+        stages = [stage for stage in self.body.children() if isinstance(stage, nn.Sequential)]
+        return [block for stage in stages for block in stage if list(block.children())]
+
     def pretrained_parameters(self) -> list[nn.Parameter]:
         """Parameters that started from published weights."""
         return list(self.parameters()) if self.pretrained else []

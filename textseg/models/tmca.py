@@ -247,6 +247,11 @@ class SubPixelDecoder(nn.Module):
         self.to_subpixels = nn.Conv2d(channels[0], STRIDES[0] ** 2 * SUBPIXEL_WIDTH, 1)
         self.head = nn.Conv2d(SUBPIXEL_WIDTH, 1, 1)
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The residual blocks; see `textseg.training.GradientCheckpointing`."""
+        return [step.block for step in self.steps]  # type: ignore[misc]
+
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """F_1..F_4 -> logits [B, 1, H, W]."""
         x = features[-1]

@@ -1,4 +1,4 @@
-"""What a fit, and above all one that goes on, cannot do; each said before the first step."""
+"""Checks of a fit, and above all of a resumed one, before its first step."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from lightning.pytorch.callbacks import WeightAveraging
 
 from textseg.errors import UserError
 from textseg.runs import Run
+from textseg.training.attached import callbacks_of
 
-# Settings that say which rows the next batch holds; resuming in mid-epoch needs them unchanged.
-PLACE = ("batch_size", "num_workers", "seed")
+# Settings that decide which rows the next batch holds; resuming in mid-epoch needs them unchanged.
+POSITION_SETTINGS = ("batch_size", "num_workers", "seed")
 # What may change where a run goes on: paths, which may have moved; how rows are dealt out, which
-# check_place holds where it matters; and how a test is scored.
+# check_data_position holds where it matters; and how a test is scored.
 MAY_CHANGE = {
     "data": ("root", "captions", "cache", "batch_size", "num_workers"),
     "model": ("image_weights", "protocol"),
@@ -26,8 +27,10 @@ MAY_CHANGE = {
 
 
 def check_trainer_settings(trainer: Mapping[str, Any]) -> None:
-    """Raises:
-    UserError: a fit without checkpoints.
+    """Check that the trainer's settings let a fit write its checkpoints.
+
+    Raises:
+        UserError: they switch checkpoints off.
     """
     for name, wrong in (("enable_checkpointing", False), ("barebones", True)):
         if trainer.get(name) is wrong:
@@ -38,8 +41,10 @@ def check_trainer_settings(trainer: Mapping[str, Any]) -> None:
 
 
 def check_trainer(trainer: L.Trainer, *, sync_batchnorm: bool) -> None:
-    """Raises:
-    UserError: batch statistics over processes on CPUs, which torch has for GPUs only.
+    """Check that batch statistics are synchronized over GPUs only.
+
+    Raises:
+        UserError: the processes train on CPUs, for which torch cannot do it.
     """
     several = trainer.num_devices * trainer.num_nodes > 1
     if sync_batchnorm and several and isinstance(trainer.accelerator, CPUAccelerator):
@@ -101,10 +106,12 @@ def _fixed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_averaging(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
-    """Raises:
-    UserError: the training's own weights are there beside their average, and nothing reads them.
+    """Check that a training with averaged weights (EMA) goes on averaging.
+
+    Raises:
+        UserError: the checkpoint holds an average, and no callback averages.
     """
-    averages = any(isinstance(other, WeightAveraging) for other in _callbacks(trainer))
+    averages = callbacks_of(trainer, WeightAveraging)
     if "current_model_state" in checkpoint and not averages:
         raise UserError(
             "the checkpoint is of a training that averages its weights (EMA), and nothing in "
@@ -115,8 +122,10 @@ def check_averaging(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
 
 
 def check_length(trainer: L.Trainer, loops: Mapping[str, Any]) -> None:
-    """Raises:
-    UserError: more epochs are done than are to be trained.
+    """Check that the checkpoint's finished epochs are within trainer.max_epochs.
+
+    Raises:
+        UserError: more epochs are done than are to be trained.
     """
     done, limit = loops["fit_loop"]["epoch_progress"]["current"]["processed"], trainer.max_epochs
     if limit is not None and 0 <= limit < done:
@@ -127,25 +136,28 @@ def check_length(trainer: L.Trainer, loops: Mapping[str, Any]) -> None:
 
 
 def in_mid_epoch(loops: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint's loops stand between two batches of an epoch."""
     epoch = loops["fit_loop"]["epoch_progress"]["current"]
     return bool(epoch["started"] != epoch["processed"])
 
 
 def data_position(trainer: L.Trainer) -> dict[str, int]:
-    """What decides which rows the next batch holds."""
+    """The settings that decide which rows the next batch holds."""
     data: Any = getattr(trainer, "datamodule", None)
     known = hasattr(data, "records")
     rows = {"the number of training rows": len(data.records("train"))} if known else {}
     return {
         "devices times nodes": trainer.world_size,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
-        **{f"data.{name}": getattr(data, name) for name in PLACE if hasattr(data, name)},
+        **{
+            f"data.{name}": getattr(data, name) for name in POSITION_SETTINGS if hasattr(data, name)
+        },
         **rows,
     }
 
 
-def check_place(stored: Mapping[str, int], now: Mapping[str, int], best: Path) -> None:
-    """In the middle of an epoch, the next rows are those that would have come.
+def check_data_position(stored: Mapping[str, int], now: Mapping[str, int], best: Path) -> None:
+    """Check that a run resumed in mid-epoch gets the rows that would have come next.
 
     Args:
         stored: `data_position` when the checkpoint was written.
@@ -153,7 +165,7 @@ def check_place(stored: Mapping[str, int], now: Mapping[str, int], best: Path) -
         best: best.ckpt of the run, for the remedy.
 
     Raises:
-        UserError: they are others.
+        UserError: it would get other rows.
     """
     changed = [f"{k}={now[k]} (was {v})" for k, v in stored.items() if k in now and now[k] != v]
     if not changed:
@@ -167,12 +179,8 @@ def check_place(stored: Mapping[str, int], now: Mapping[str, int], best: Path) -
 
 
 def _ends_an_epoch(file: Path) -> bool:
-    """Not where a validation in the middle of an epoch, or only after some, was the best."""
+    """Whether a checkpoint was written between two epochs."""
     if not file.is_file():
         return False
     loops = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["loops"]
     return not in_mid_epoch(loops)
-
-
-def _callbacks(trainer: Any) -> list[L.Callback]:
-    return trainer.callbacks

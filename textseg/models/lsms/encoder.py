@@ -321,6 +321,11 @@ class LanguageGuidedVisionEncoder(nn.Module):
         if weights is not None and not is_restoring():
             self.load_mscan(weights)
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The SVLA blocks of all stages; see `textseg.training.GradientCheckpointing`."""
+        return [block for i in range(1, 5) for block in getattr(self, f"block{i}")]
+
     def forward(self, image: Tensor, text: TextFeatures | None = None) -> list[Tensor]:
         """image [B, 3, H, W] in [0, 1] -> F_1..F_4, [B, C_i, H/s_i, W/s_i]."""
         # Depthwise strips are up to ten times as fast with channels last, on CPUs above all.
