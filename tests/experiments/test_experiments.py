@@ -16,8 +16,12 @@ from lightning.pytorch.loggers import WandbLogger
 
 import datamodules
 import lightning_cli
+import textseg.callbacks
 import textseg.models
-from lightning_cli import SuiteCLI
+import textseg.training.options
+from lightning_cli import COMMANDS, datasets
+from textseg.cli.commands import find
+from textseg.cli.suite import SuiteCLI
 from textseg.models.base import SegmentationModule
 
 EXPERIMENTS = Path(lightning_cli.__file__).parent / "experiments"
@@ -46,7 +50,8 @@ def parse(*configs: Path) -> Any:
     arguments = ["fit"]
     for config in configs:
         arguments += ["--config", str(config)]
-    return Parsed(arguments).config.fit
+    command, rest = find(COMMANDS, arguments)
+    return Parsed(command, rest, datasets()).config.fit
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -59,7 +64,7 @@ def network_of(path: Path) -> str:
 
 def class_named(name: str) -> type:
     """A class by the short name that YAML uses."""
-    for home in (textseg.models, datamodules, lightning_cli):
+    for home in (textseg.models, datamodules, textseg.callbacks, textseg.training.options):
         if hasattr(home, name):
             return getattr(home, name)
     assert name == "WandbLogger", f"{name} is none of the suite's classes"

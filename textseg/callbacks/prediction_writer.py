@@ -23,11 +23,8 @@ from textseg.runs.outputs import (
     picture_of,
     write_mask,
 )
+from textseg.training.attached import callbacks_of
 from textseg.visualize.overlay import explanation
-
-
-def _callbacks(trainer: Any) -> list[L.Callback]:
-    return trainer.callbacks
 
 
 class PredictionWriter(L.Callback):
@@ -89,7 +86,7 @@ class ExplanationWriter(L.Callback):
         self._choose(pl_module, trainer.test_dataloaders)
         if not self.pictures:
             return
-        folders = [c.folder for c in _callbacks(trainer) if isinstance(c, ResultsWriter)]
+        folders = [writer.folder for writer in callbacks_of(trainer, ResultsWriter)]
         own = folders[0] if folders else new_test_dir(trainer)
         self.folder = own / "explain"
         self.folder.mkdir(exist_ok=True)

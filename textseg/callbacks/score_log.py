@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from textseg.callbacks.results_writer import ResultsWriter
 from textseg.models.base import test_prefix
+from textseg.training.attached import callbacks_of
 
 VAL_SCORES = ("dice", "miou", "dice_global", "iou_global")
 WORDS = ("protocol", "truth", "surface_unit")  # what a test's numbers must agree in
@@ -108,7 +109,7 @@ def flat_numbers(result: Mapping[str, Any], prefix: str) -> dict[str, float]:
 
 def report_of(trainer: Any) -> ResultsWriter | None:
     """The callback that writes metrics.json and cases.csv."""
-    return next((c for c in trainer.callbacks if isinstance(c, ResultsWriter)), None)
+    return next(iter(callbacks_of(trainer, ResultsWriter)), None)
 
 
 def _tell_keys(logger: Logger, keys: dict[str, Any]) -> None:

@@ -1,10 +1,11 @@
-"""A network from its checkpoint, and what it finds in an image."""
+"""A network from its checkpoint, and the masks it gives for images."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from textseg.segment.pictures import Picture, pixels_of, to_tensor
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What a network finds in one image, at the image's own size.
+    """The result for one image, at the image's own size.
 
     `probs` [H0, W0] float32 is the probability of every pixel; `mask` [H0, W0] bool is where it
     exceeds 0.5; `image` [H0, W0, 3] uint8 is the image as it was read.
@@ -135,7 +136,8 @@ def load(
 ) -> Segmenter:
     """The network of a checkpoint, ready for images and texts.
 
-    A network of your own is found if the module that defines it was imported before.
+    A network of your own is found if its module was imported before, or if the config.yaml of the
+    checkpoint's run names its class.
 
     Args:
         ckpt_path: a checkpoint that `textseg fit` wrote. No code in it is run.
@@ -201,26 +203,51 @@ def network_from(checkpoint: Mapping[str, Any], path: str | Path) -> Segmentatio
 
 
 def _network_class(class_path: str, path: str | Path) -> type[SegmentationModule]:
-    """A network that is imported already: a checkpoint does not decide what is imported."""
-    home, _, name = class_path.rpartition(".")
-    for found in _networks():
-        module = found.__module__
-        if found.__name__ == name and (module == home or module.startswith(f"{home}.")):
-            return found
-    own = [network for network in textseg.models.__all__ if network != SegmentationModule.__name__]
-    raise UserError(
-        f"{path} is of {class_path}, which is no network that is known here",
-        f"known are {', '.join(own)}; for a network of your own, import its module in Python and "
-        "call textseg.load",
-    )
+    """The class of a checkpoint's network: an imported one, or the one that its run's config names.
+
+    A checkpoint alone imports nothing; config.yaml is the user's own file, as it is for a test.
+
+    Raises:
+        UserError: there is no such network, or its module cannot be imported.
+    """
+    config = run_folder_of(path) / RUN_CONFIG
+    network = _imported_network(class_path)
+    if network is None and _class_path_of(config) == class_path:
+        try:
+            import_module(class_path.rpartition(".")[0])
+        except ImportError as error:
+            raise UserError(
+                f"{config} names {class_path}, which cannot be imported ({first_line(error)})",
+                "run this in the folder that holds its module, or install the module",
+            ) from error
+        network = _imported_network(class_path)
+    if network is None:
+        own = [name for name in textseg.models.__all__ if name != SegmentationModule.__name__]
+        raise UserError(
+            f"{path} is of {class_path}, which is no network that is known here",
+            f"known are {', '.join(own)}; for a network of your own, put the config.yaml of its "
+            "run beside the checkpoint, or in Python import its module before textseg.load",
+        )
+    return network
 
 
-def _networks() -> Iterator[type[SegmentationModule]]:
-    """Every subclass of SegmentationModule that has been imported."""
-    left = SegmentationModule.__subclasses__()
-    while left:
-        yield left[-1]
-        left += left.pop().__subclasses__()
+def _imported_network(class_path: str) -> type[SegmentationModule] | None:
+    """The imported network of this path; a package may stand for a module within it."""
+    package, _, name = class_path.rpartition(".")
+    networks = SegmentationModule.__subclasses__()
+    for network in networks:  # grows while it is walked
+        networks += network.__subclasses__()
+        if network.__name__ == name and f"{network.__module__}.".startswith(f"{package}."):
+            return network
+    return None
+
+
+def _class_path_of(config: Path) -> str | None:
+    """The network's class that a run's config.yaml names; None where it names none."""
+    try:
+        return yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["class_path"]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+        return None
 
 
 def _run_settings(config: Path) -> tuple[int | list[int] | None, str | int | None]:

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from textseg.batch import SegmentationOutput
 from textseg.errors import UserError
+from textseg.training.attached import callbacks_of
 
 
 class CompiledTraining(L.Callback):
@@ -34,7 +35,7 @@ class CompiledTraining(L.Callback):
         """Raises:
         UserError: the blocks are to be computed again as well.
         """
-        if any(isinstance(other, GradientCheckpointing) for other in _callbacks(trainer)):
+        if callbacks_of(trainer, GradientCheckpointing):
             raise UserError(
                 "CompiledTraining and GradientCheckpointing exclude each other",
                 "leave GradientCheckpointing out: the compiler itself keeps less for the backward "
@@ -133,7 +134,3 @@ def _still_statistics(block: nn.Module) -> Iterator[None]:
     finally:
         for norm, (momentum, count) in zip(norms, kept, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, count
-
-
-def _callbacks(trainer: Any) -> list[L.Callback]:
-    return trainer.callbacks

@@ -17,6 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from textseg.errors import UserError
+from textseg.training.attached import callbacks_of
 from textseg.training.checkpoint_files import LAST
 from textseg.training.random_state import random_state, set_random_state
 from textseg.training.resume_checks import (
@@ -219,16 +220,12 @@ def _load_loops(trainer: L.Trainer, state: dict[str, Any]) -> None:
 
 def _stop_again(trainer: L.Trainer, callbacks: dict[str, Any]) -> None:
     """Where early stopping had ended the run: its decision is in its state, and nobody reads it."""
-    for stopping in _early_stoppings(trainer):
+    for stopping in callbacks_of(trainer, EarlyStopping):
         state = callbacks.get(stopping.state_key, {})
         never = EarlyStoppingReason.NOT_STOPPED.value
         if state.get("stopping_reason", never) != never:
             trainer.should_stop = True
             rank_zero_info(f"this run had stopped early. {state['stopping_reason_message']}")
-
-
-def _early_stoppings(trainer: Any) -> list[EarlyStopping]:
-    return [other for other in trainer.callbacks if isinstance(other, EarlyStopping)]
 
 
 def _follow_moved_folder(callbacks: dict[str, Any], folder: Path) -> None:

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 
 from textseg.errors import UserError
 from textseg.runs.folder import RUN_CONFIG
+from textseg.training.attached import callbacks_of
 
 # Settings that say which rows the next batch holds; resuming in mid-epoch needs them unchanged.
 PLACE = ("batch_size", "num_workers", "seed")
@@ -114,7 +115,7 @@ def check_averaging(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
     """Raises:
     UserError: the training's own weights are there beside their average, and nothing reads them.
     """
-    averages = any(isinstance(other, WeightAveraging) for other in _callbacks(trainer))
+    averages = callbacks_of(trainer, WeightAveraging)
     if "current_model_state" in checkpoint and not averages:
         raise UserError(
             "the checkpoint is of a training that averages its weights (EMA), and nothing in "
@@ -182,7 +183,3 @@ def _ends_an_epoch(file: Path) -> bool:
         return False
     loops = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["loops"]
     return not in_mid_epoch(loops)
-
-
-def _callbacks(trainer: Any) -> list[L.Callback]:
-    return trainer.callbacks
