@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from textseg.cli.messages import broken_yaml, config_files
+from textseg.cli.messages import broken_yaml, options
 from textseg.errors import UserError
 from textseg.runs.folder import RUN_CONFIG, run_folder_of
 
@@ -28,11 +28,7 @@ def add_working_folder() -> None:
 
 def option(arguments: Sequence[str], *names: str) -> str | None:
     """The first value of an option, written as `--name value` or `--name=value`."""
-    for position, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name in names:
-            return value if equals else next(iter(arguments[position + 1 :]), None)
-    return None
+    return next((value for name, value in options(arguments) if name in names), None)
 
 
 def config_name(arguments: Sequence[str]) -> str:
@@ -149,9 +145,7 @@ def _configs(arguments: Sequence[str]) -> Iterator[tuple[int, str]]:
     """Position and file of each --config."""
     for position, argument in enumerate(arguments):
         if argument.partition("=")[0] in ("--config", "-c"):
-            file = option(arguments[position : position + 2], "--config", "-c")
-            if file is not None:
-                yield position, file
+            yield position, next(options(arguments[position : position + 2]))[1]
 
 
 def _settings_of_configs(arguments: Sequence[str]) -> dict[str, Any] | None:
@@ -183,8 +177,9 @@ def data_part_of_configs(arguments: Sequence[str]) -> list[str]:
                 f"{file} cannot be read ({error.strerror})", "check --config"
             ) from error
         except (yaml.YAMLError, UnicodeDecodeError):
-            broken = broken_yaml(config_files(arguments))
-            raise broken or UserError(f"{file} is not YAML", "correct it") from None
+            broken = broken_yaml([Path(file)])
+            assert broken is not None
+            raise broken from None
         if not isinstance(settings, dict) or "data" not in settings:
             raise UserError(
                 f"{file} sets no data", "give an experiment, or --data and its settings"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -63,8 +63,8 @@ def explain(
     if "Problems parsing config" in message and (broken := broken_yaml(files)):
         return broken
     cause, key = _innermost(message)
-    typed = [a.partition("=")[0] for a in arguments if a.startswith("--")]
-    if key and not any(name.endswith(key) for name in typed):  # else the value is not the file's
+    typed = any(name.endswith(key) for name, _ in options(arguments))
+    if key and not typed:  # else the value is not the file's
         cause += _line_of(key.split(".")[-1], files)
     return UserError(cause, f"{help_of} tells what each setting takes")
 
@@ -121,14 +121,17 @@ def _innermost(message: str) -> tuple[str, str]:
     return (f"{key}: {cause}" if key else cause), key
 
 
+def options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Name and value of every option, written as `--name value` or `--name=value`."""
+    for position, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name.startswith("-"):
+            yield name, value if equals else "".join(arguments[position + 1 : position + 2])
+
+
 def config_files(arguments: Sequence[str]) -> list[Path]:
     """The config files on the command line; YAML files of other options are none."""
-    values = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        name, equals, value = argument.partition("=")
-        if name in _CONFIG_OPTIONS:
-            values.append(value if equals else following)
-    paths = map(Path, values)
+    paths = [Path(value) for name, value in options(arguments) if name in _CONFIG_OPTIONS]
     return [path for path in paths if path.suffix in (".yaml", ".yml") and path.is_file()]
 
 

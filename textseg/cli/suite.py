@@ -32,8 +32,9 @@ from textseg.callbacks import (
 from textseg.checkpoint import read_checkpoint
 from textseg.cli.arguments import config_name, with_checkpoint_of_run, with_run_config
 from textseg.cli.commands import Command, Datasets, load
-from textseg.cli.messages import explain
+from textseg.cli.messages import explain, options
 from textseg.cli.parser import CommandParser, ParseError
+from textseg.cli.quiet import silence_noise
 from textseg.encoders import restoring
 from textseg.errors import UserError
 from textseg.metrics.text import format_results
@@ -89,6 +90,7 @@ class SuiteCLI(LightningCLI):
             raise
 
     def _run_cli(self) -> None:
+        silence_noise()
         check_help(self.command.name, self.arguments, self.datasets.datamodule)
         arguments = self.arguments
         if self.command.needs_checkpoint:
@@ -358,12 +360,11 @@ def check_help(command: str, arguments: Sequence[str], datamodule: type) -> None
     kinds: dict[str, str] = {
         k.__name__: key for key, base in bases.items() for k in subclasses_of(base)
     }
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        flag, equals, value = argument.partition("=")
+    for flag, value in options(arguments):
         key = flag.removeprefix("--").removesuffix(".help")
         if not flag.endswith(".help") or key not in (*bases, "trainer"):
             continue
-        name = (value if equals else following).rpartition(".")[2]
+        name = value.rpartition(".")[2]
         kind = kinds.get(name)
         if kind not in (None, key):
             raise UserError(f"{flag} {name}: {name} is no --{key}", f"give --{kind}.help {name}")
