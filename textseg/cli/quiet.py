@@ -11,6 +11,10 @@ _WARNINGS = {
     r"`isinstance\(treespec, LeafSpec\)` is deprecated": FutureWarning,
     # A test needs none of the callbacks of the training.
     r"Be aware that when using `ckpt_path`": UserWarning,
+    # A run that was moved keeps its best checkpoint beside the others.
+    r"The dirpath has changed from": UserWarning,
+    # Frozen encoders are meant to be in eval mode.
+    r"Found \d+ module\(s\) in eval mode": UserWarning,
     # Losses are logged once an epoch, whatever log_every_n_steps.
     r"The number of training batches": UserWarning,
 }
