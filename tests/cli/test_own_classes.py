@@ -78,7 +78,7 @@ def test_a_command_takes_the_users_classes(home: Home, command: list[str]) -> No
 
 def segment(home: Home, checkpoint: Path, cwd: Path) -> CompletedProcess[str]:
     """In a process of its own, which has imported nothing, as the installed script runs."""
-    script = home.folder.parent / "scripts" / "textseg.py"
+    script = home.folder.parent / "scripts" / "command.py"
     script.parent.mkdir(exist_ok=True)
     script.write_text("from lightning_cli import main\nmain()\n")
     words = ["segment", home.image, "the lesion", "--ckpt_path", checkpoint, "--image_size", "32"]
