@@ -23,7 +23,7 @@ def datasets() -> Datasets:
 
 
 def _referring_set(folder: Path) -> str:
-    from datamodules.refhl_seg.builder import format_summary, read_summary
+    from datamodules.refhl_seg.summary import format_summary, read_summary
 
     return f"{format_summary(read_summary(folder))}\nwritten to {folder}"
 

@@ -1,4 +1,4 @@
-"""What the four DataModules share: checked records, caption modes, loaders, phantoms."""
+"""What all DataModules share: checked records, caption modes, loaders, phantoms."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import os
 import signal
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from lightning import LightningDataModule
@@ -20,29 +20,21 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from datamodules.cache.build_once import build_once
 from datamodules.cache.pictures import CachedRows, PictureCache, open_cache
+from datamodules.captions.lvit_template import Template
 from datamodules.captions.modes import CaptionMode, apply_caption_mode, normalize
-from datamodules.dataset import (
-    EpochSampler,
-    Record,
-    Sample,
-    Stage,
-    TextSegDataset,
-    collate,
-    to_batch,
-)
+from datamodules.dataset import EpochSampler, Sample, TextSegDataset, collate, to_batch
 from datamodules.files.checks import (
     check_captions,
     check_files,
-    divide,
     report_missing,
+    split_missing,
     without_caption,
 )
+from datamodules.records import Record, Splits, Stage
 from datamodules.transforms import TrainAugmentation
 from textseg.batch import Batch, LoadedBatch
-from textseg.errors import UserError
+from textseg.errors import Report, UserError, check_choice, raise_error
 from textseg.preprocess import checked_size, probe_size
-
-__all__ = ["EpochSampler", "Record", "TextSegDataModule", "TextSegDataset", "collate"]
 
 # torchdata 0.11 calls it for every loader; torch 2.15 no longer wants it called.
 warnings.filterwarnings("ignore", message="'set_vital' is deprecated", category=UserWarning)
@@ -57,7 +49,7 @@ _STAGES: dict[str | None, tuple[Stage, ...]] = {
 
 
 def _ignore_job_signals(worker: int) -> None:
-    """SLURM signals every process of a job, and a worker that died of it would fail the run."""
+    """Ignore what SLURM signals to every process of a job; a worker's death would fail the run."""
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
@@ -67,7 +59,8 @@ class TextSegDataModule(LightningDataModule, ABC):
     Loaders yield LoadedBatch, whose pixels are bytes; `on_after_batch_transfer` makes a Batch of it
     on the device. A Trainer that is given the DataModule, not its loaders, calls it.
 
-    A subclass says how its dataset lies on disk in `read_records` and `write_phantoms`.
+    A subclass says how its dataset lies on disk in `read_records` and `write_phantoms`, what it is
+    called in `name`, and how its folder is told from others in `fits` and `recognized_by`.
 
     Args:
         root: folder of the unpacked dataset.
@@ -88,8 +81,18 @@ class TextSegDataModule(LightningDataModule, ABC):
         seed: of shuffling, augmentation and caption_mode=shuffled.
     """
 
-    phantom_images = 100  # training images when synthesize is true
-    mask_source: str = ""  # what the masks are where they are not outlines, such as "boxes"
+    name: str | None = None
+    """What `textseg data audit --dataset` calls it."""
+    recognized_by: ClassVar[str] = ""
+    """What `fits` looks for, in words; "" where a dataset cannot be told by its files."""
+    caption_template: ClassVar[Template | None] = None
+    """The template that captions follow; None where they are free."""
+    published_splits: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """By `split`: the parts that others divided, so that what they share is no mistake here."""
+    phantom_images: ClassVar[int] = 100
+    """Training images when `synthesize` is true."""
+    mask_source: str = ""
+    """What the masks are where they are not outlines, such as "boxes"."""
 
     def __init__(
         self,
@@ -131,23 +134,43 @@ class TextSegDataModule(LightningDataModule, ABC):
     # --- what a subclass says ------------------------------------------------------------------
 
     @abstractmethod
-    def read_records(self, root: Path) -> dict[str, list[Record]]:
-        """Every row the captions list, by "train", "val" and "test", and "predict" if there is one.
+    def read_records(self, root: Path, report: Report = raise_error) -> Splits:
+        """Read every row that the captions list, whether its files are there or not.
 
         Membership is decided by the captions: a row whose image is missing names the path where it
         was expected.
+
+        Args:
+            root: the dataset's folder.
+            report: is told each mistake. Training lets it raise; an audit collects them, so a
+                reader that can go on after a mistake does.
+
+        Returns:
+            the rows by "train", "val" and "test", and "predict" if there is one.
+
+        Raises:
+            UserError: as `report` does, or where nothing can be read.
         """
 
     @abstractmethod
     def write_phantoms(self, folder: Path, rows: int) -> None:
         """Write `rows` training images, and val and test to match, in the dataset's own layout."""
 
+    @classmethod
+    def fits(cls, root: Path) -> bool:
+        """Tell by names alone whether a folder holds this dataset; nothing is opened or converted.
+
+        Raises:
+            UserError: it holds another dataset that is often taken for this one.
+        """
+        return False
+
     def all_images(self, root: Path) -> Iterable[Path]:
-        """The images in the dataset's own folders, so that those without a caption are reported."""
+        """List the images in the dataset's own folders, to find those without a caption."""
         return ()
 
     def nothing_for(self, stage: Stage, root: Path) -> UserError:
-        """What to tell the user of a stage without rows."""
+        """Explain a stage without rows."""
         return UserError(
             f"split={self.split} leaves no row for {stage} in root={root}",
             "check that root and captions belong together and that no folder is empty",
@@ -156,20 +179,23 @@ class TextSegDataModule(LightningDataModule, ABC):
     # --- what others use -----------------------------------------------------------------------
 
     def records(self, split: str) -> list[Record]:
-        """The rows of "train", "val", "test" or "predict", as `caption_mode` wants them."""
-        for stage in get_args(Stage):
-            if stage == split:
-                if stage not in self._records:
-                    self._prepare((stage,))
-                return self._records[stage]
-        raise ValueError(f"split={split!r} is none of {', '.join(get_args(Stage))}")
+        """Give the rows of "train", "val", "test" or "predict", as `caption_mode` wants them.
+
+        Raises:
+            UserError: there is no such split, or it cannot be used.
+        """
+        check_choice("split", split, Stage)
+        stage = cast(Stage, split)
+        if stage not in self._records:
+            self._prepare((stage,))
+        return self._records[stage]
 
     def captions(self, split: str) -> list[str]:
-        """The texts of a split, in row order."""
+        """Give the texts of a split, in row order."""
         return [record.text for record in self.records(split)]
 
     def cached_rows(self, split: str) -> CachedRows | None:
-        """The cached pictures and masks of a split's `records`; None without a cache."""
+        """Give the cached pictures and masks of a split's `records`; None without a cache."""
         records = self.records(split)
         pictures = self._open_cache()
         if pictures is None:
@@ -185,9 +211,9 @@ class TextSegDataModule(LightningDataModule, ABC):
         root = self.folder()
         self._read_once(root)
         scored = [r for split, rows in self._read.items() if split != "predict" for r in rows]
-        # Where files are missing, `setup` knows whether that is a mistake; if so, it must not be
-        # told after minutes of caching.
-        if self.on_missing == "skip" or not divide(scored, scored=True)[1]:
+        # Where files are missing, `setup` decides whether that is a mistake; if so, nobody should
+        # learn of it after minutes of caching.
+        if self.on_missing == "skip" or not split_missing(scored, scored=True)[1]:
             self._open_cache()
 
     def setup(self, stage: str | None = None) -> None:
@@ -199,7 +225,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         self._prepare(_STAGES[stage])
 
     def train_dataloader(self) -> StatefulDataLoader[Sample]:
-        """Knows its place in an epoch, so that a killed run goes on from there."""
+        """Shuffle and augment; the loader's state is its position, from which a run goes on."""
         augment = TrainAugmentation() if self.augment else None
         dataset = self._dataset("train", augment)
         sampler = EpochSampler(dataset, seed=self.seed)
@@ -220,16 +246,19 @@ class TextSegDataModule(LightningDataModule, ABC):
         )
 
     def val_dataloader(self) -> DataLoader[Sample]:
+        """Yield every row of val once, in order."""
         return self._loader(self._dataset("val"))
 
     def test_dataloader(self) -> DataLoader[Sample]:
+        """Yield every row of test once, in order."""
         return self._loader(self._dataset("test"))
 
     def predict_dataloader(self) -> DataLoader[Sample]:
+        """Yield every row of predict once, in order."""
         return self._loader(self._dataset("predict"))
 
     def on_after_batch_transfer(self, batch: LoadedBatch, dataloader_idx: int) -> Batch:
-        """What a step gets: pixels as numbers, made where the batch is."""
+        """Make numbers of the batch's bytes, on its device."""
         ready = to_batch(batch)
         if self.trainer is None:
             return ready
@@ -262,7 +291,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         )
 
     def _worker_seeds(self) -> torch.Generator:
-        """Where a loader draws its workers' seeds: starting one must not move a dropout mask."""
+        """A generator of the loaders' own: starting workers must not move a dropout mask."""
         return torch.Generator().manual_seed(self.seed)
 
     def _prepare(self, stages: Sequence[Stage]) -> None:
@@ -282,7 +311,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         usable: dict[Stage, list[Record]] = {}
         missing: list[Path] = []
         for stage in stages:
-            usable[stage], absent = divide(self._rows_for(stage), scored=stage != "predict")
+            usable[stage], absent = split_missing(self._rows_for(stage), scored=stage != "predict")
             missing += absent
         report_missing(missing, self._unlisted, root=root, on_missing=self.on_missing)
         self._unlisted = []  # warned of once
@@ -325,8 +354,14 @@ class TextSegDataModule(LightningDataModule, ABC):
         text = normalize(record.text) if self.normalize_captions else record.text
         return replace(record, text=text, mask=None if stage == "predict" else record.mask)
 
+    def captions_file(self) -> Path | None:
+        """Give the path in `captions`; None where root is searched, as with phantoms."""
+        if self.synthesize or self.captions_path is None:
+            return None
+        return Path(self.captions_path).expanduser()
+
     def folder(self) -> Path:
-        """The dataset's folder: the phantoms' where these are asked for, otherwise root.
+        """Give the dataset's folder: the phantoms' where these are asked for, otherwise root.
 
         Raises:
             UserError: root is unset or is no folder.
@@ -343,7 +378,7 @@ class TextSegDataModule(LightningDataModule, ABC):
             raise UserError(
                 f"root={self.root} is not a folder", "give the unpacked dataset's folder"
             )
-        return Path(os.path.abspath(root))  # noqa: PTH100 - as checks.inside, follows no links
+        return Path(os.path.abspath(root))  # noqa: PTH100 - as checks.resolve_inside, follows no links
 
     def _build_phantoms(self) -> Path:
         """The phantoms' folder, written unless it is there."""
@@ -361,13 +396,24 @@ class TextSegDataModule(LightningDataModule, ABC):
         )
 
 
-def _generator_digest(datamodule: type) -> str:
+def setting_names(datamodule: type[TextSegDataModule]) -> set[str]:
+    """Names of a DataModule's settings, also of those that ``**kwargs`` passes on to its bases."""
+    names: set[str] = set()
+    for kind in datamodule.__mro__:
+        if "__init__" in vars(kind):
+            parameters = inspect.signature(vars(kind)["__init__"]).parameters.values()
+            names |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                break
+    return names - {"self"}
+
+
+def _generator_digest(datamodule: type, package: Path = Path(__file__).parent) -> str:
     """Changes when the phantoms may, so that an older version's are not taken for this one's.
 
-    All modules of this package count, and the class's own where it is from elsewhere: whatever may
+    All modules of the package count, and the class's own where it is from elsewhere: whatever may
     draw is in it, wherever drawing moves to.
     """
-    package = Path(__file__).parent
     sources = {source.relative_to(package).as_posix(): source for source in package.rglob("*.py")}
     own = inspect.getsourcefile(datamodule)
     if own is not None and package not in Path(own).parents:

@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
+import importlib
 import time
 from collections.abc import Callable
+from inspect import isabstract
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from datamodules.audit import audit, format_audit, write_audit
-from datamodules.audit.detect import recognize
-from datamodules.base import TextSegDataModule
-from datamodules.cache_speed import measure_cache
-from datamodules.duke_breast_mri.datamodule import DukeBreastMRIDataModule
-from datamodules.mosmed.datamodule import MosMedDataModule
-from datamodules.own_data import ManifestDataModule
-from datamodules.qata_cov19.datamodule import QaTaCov19DataModule
-from datamodules.refhl_seg.datamodule import RefHLSegDataModule
+from datamodules.audit.detect import detect_dataset
+from datamodules.base import TextSegDataModule, setting_names
 from textseg.errors import UserError
-
-DATASETS: dict[str, type[TextSegDataModule]] = {
-    "qata": QaTaCov19DataModule,
-    "mosmed": MosMedDataModule,
-    "duke": DukeBreastMRIDataModule,
-    "refhl": RefHLSegDataModule,
-    "manifest": ManifestDataModule,
-}
 
 
 def audit_dataset(
     root: str,
     *,
-    dataset: Literal["auto", "qata", "mosmed", "duke", "refhl", "manifest"] = "auto",
+    dataset: str = "auto",
     captions: str | None = None,
     split: str | None = None,
     layout: str | None = None,
@@ -41,12 +28,13 @@ def audit_dataset(
     output: str | None = None,
     cache: str = "data/cache",
 ) -> int:
-    """Look for everything that is wrong with a dataset on disk, in one pass.
+    """Check a dataset on disk for everything that is wrong with it, in one pass.
 
     Args:
         root: the dataset's folder.
-        dataset: which reader; auto finds out from the files.
-        captions: caption table or the folder that holds the tables; by default looked for in root.
+        dataset: qata, mosmed, duke, refhl, manifest, or the path of a DataModule's class such as
+            own.OwnData; auto finds out from the files.
+        captions: caption table or the folder that holds the tables; by default root is searched.
         split: one of the dataset's splits; by default its DataModule's.
         layout: where the images lie below root, where auto does not find out.
         image_size: side of the network's input, or [height, width]; lesions that vanish when their
@@ -61,15 +49,15 @@ def audit_dataset(
         1 if anything is an error, else 0.
 
     Raises:
-        UserError: root is no folder, or no reader fits it.
+        UserError: root is no folder, there is no such dataset, or none fits.
     """
     folder = Path(root).expanduser()
     if not folder.is_dir():
         raise UserError(f"root={root} is not a folder", "give the unpacked dataset's folder")
-    kind = recognize(folder) if dataset == "auto" else DATASETS[dataset]
+    kind = _dataset_named(dataset, folder)
     settings: dict[str, Any] = {"captions": captions, "split": split, "layout": layout}
     given = {name: value for name, value in settings.items() if value is not None}
-    if "layout" in given and "layout" not in inspect.signature(kind).parameters:
+    if "layout" in given and "layout" not in setting_names(kind):
         raise UserError(
             f"{kind.__name__} has no setting layout", "leave --layout out for this dataset"
         )
@@ -84,6 +72,35 @@ def audit_dataset(
     return result.exit_status
 
 
+def known_datasets() -> dict[str, type[TextSegDataModule]]:
+    """Give the DataModules of this package by the name that `--dataset` takes."""
+    package = importlib.import_module("datamodules")
+    kinds = [getattr(package, name) for name in package.__all__]
+    return {kind.name: kind for kind in kinds if kind.name is not None}
+
+
+def _dataset_named(dataset: str, root: Path) -> type[TextSegDataModule]:
+    """The DataModule of a name or class path; of "auto", the one that fits the folder."""
+    known = known_datasets()
+    if dataset == "auto":
+        return detect_dataset(root, known.values())
+    if dataset in known:
+        return known[dataset]
+    module, _, name = dataset.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module or "datamodules"), name, None)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):  # something that the module imports
+            raise
+        kind = None
+    if isinstance(kind, type) and issubclass(kind, TextSegDataModule) and not isabstract(kind):
+        return kind
+    raise UserError(
+        f"dataset={dataset!r} is neither a known dataset nor the path of a DataModule's class",
+        f"choose auto, {', '.join(known)}, or a class such as own.OwnData",
+    )
+
+
 def _fresh(folder: Path) -> Path:
     """The folder, made before the long work rather than after it."""
     try:
@@ -96,7 +113,7 @@ def _fresh(folder: Path) -> Path:
 
 
 def prepare_dataset(datamodule: TextSegDataModule) -> None:
-    """Check a dataset and fill its cache before the first training, and say what that gains.
+    """Check a dataset and fill its cache before the first training.
 
     Args:
         datamodule: the dataset, as in an experiment's `data`.
@@ -110,16 +127,11 @@ def prepare_dataset(datamodule: TextSegDataModule) -> None:
     datamodule.prepare_data()
     datamodule.setup("fit")
     seconds = time.perf_counter() - start
-    rows = {split: len(datamodule.records(split)) for split in ("train", "val")}
     cached = datamodule.cached_rows("train")
     assert cached is not None
-    figures = measure_cache(datamodule)
+    mebibytes = sum(file.stat().st_size for file in cached.folder.iterdir()) / 2**20
+    train, val = (len(datamodule.records(split)) for split in ("train", "val"))
     print(
-        f"{rows['train']} train rows and {rows['val']} val rows; cache of "
-        f"{figures['cache_mib']:.0f} MiB in {cached.folder}, ready after {seconds:.1f} s\n"
-        f"an image and its mask: {figures['decode_ms']:.2f} ms from files, "
-        f"{figures['cache_ms']:.3f} ms from the cache ({figures['ratio']:.0f} times as fast)\n"
-        f"a whole sample: {figures['sample_from_files_ms']:.2f} ms from files, "
-        f"{figures['sample_from_cache_ms']:.2f} ms from the cache, "
-        f"{figures['augmented_sample_from_cache_ms']:.2f} ms with augmentation"
+        f"{train} train rows and {val} val rows; cache of {mebibytes:.0f} MiB in {cached.folder}, "
+        f"ready after {seconds:.1f} s"
     )

@@ -1,13 +1,11 @@
-"""One row of a dataset on disk -> one sample -> a LoadedBatch -> a Batch."""
+"""One record -> one sample -> a LoadedBatch -> a Batch."""
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -16,6 +14,7 @@ from torch.utils.data import Dataset, DistributedSampler
 
 from datamodules.cache.pictures import CachedRows
 from datamodules.captions.modes import key
+from datamodules.records import Record, Stage
 from datamodules.transforms import TrainAugmentation
 from textseg.batch import Batch, LoadedBatch, stable_id
 from textseg.preprocess import (
@@ -27,32 +26,7 @@ from textseg.preprocess import (
     resize_mask,
 )
 
-Stage = Literal["train", "val", "test", "predict"]
 UNKNOWN_SPACING = (float("nan"), float("nan"))
-
-
-@dataclass(frozen=True)
-class Record:
-    """One row: an image, its mask and an expression.
-
-    `mask` is None only where nothing is scored; `case` names the row and is safe as a file name,
-    `case_id` is the patient or study, "" where unknown; `row` counts from 0 in the caption table;
-    `spacing` is millimetres per pixel, rows then columns.
-    """
-
-    image: Path
-    mask: Path | None
-    text: str
-    case: str
-    case_id: str
-    row: int
-    spacing: tuple[float, float] | None = None
-
-
-def case_name(image: Path, row: int) -> str:
-    """``<image stem>__<row>``, unique even where several rows share an image."""
-    stem = re.sub(r"[^\w.+ -]", "_", image.stem)
-    return f"{stem}__{row}"
 
 
 class Sample(TypedDict, total=False):

@@ -13,20 +13,26 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import TextSegDataModule
-from datamodules.captions.modes import CaptionMode
-from datamodules.dataset import Record, Stage
 from datamodules.files.checks import preview
-from datamodules.files.manifest import PREDICT, SPLITS, UNSPLIT, find_manifest, read_manifest
+from datamodules.files.manifest import (
+    MANIFEST_NAMES,
+    PREDICT,
+    SPLITS,
+    UNSPLIT,
+    find_manifest,
+    has_manifest,
+    read_manifest,
+)
+from datamodules.records import Record, Splits, Stage
 from textseg.batch import stable_id
-from textseg.errors import UserError
+from textseg.errors import Report, UserError, check_choice, raise_error
 
 Split = Literal["manifest", "random", "all_test"]
-Splits = dict[str, list[Record]]
 
 
 class ManifestDataModule(TextSegDataModule):
@@ -40,20 +46,10 @@ class ManifestDataModule(TextSegDataModule):
             about 70 % of the patients (case_id; images where that column is lacking) into train and
             15 % each into val and test; all_test tests on every row that has a mask, whatever the
             manifest says.
-        image_size: side of the network's square input, or [height, width]; multiples of 32.
-        batch_size: rows per batch and process.
-        num_workers: processes that load data; 0 loads in the main process.
-        on_missing: what to do about rows whose image or mask does not exist.
-        synthesize: write and use phantoms in the dataset's layout under data/phantoms instead of
-            root; a number asks for that many training images.
-        caption_mode: true captions, empty ones, or true ones shuffled among the rows of a split.
-        normalize_captions: repair spelling and spacing of captions.
-        augment: vary training images; words keep telling the truth.
-        cache: folder for the decoded, resized pictures, built once and memory-mapped; null reads
-            the files every time.
-        seed: of shuffling, augmentation and caption_mode=shuffled.
     """
 
+    name = "manifest"
+    recognized_by = f"a manifest ({', '.join(MANIFEST_NAMES)})"
     phantom_images = 640
 
     def __init__(
@@ -62,62 +58,35 @@ class ManifestDataModule(TextSegDataModule):
         captions: str | None = None,
         *,
         split: Split = "manifest",
-        image_size: int | list[int] = 224,
-        batch_size: int = 16,
-        num_workers: int = 4,
-        on_missing: Literal["error", "skip"] = "error",
-        synthesize: bool | int = False,
-        caption_mode: CaptionMode = "true",
-        normalize_captions: bool = False,
-        augment: bool = True,
-        cache: str | None = "data/cache",
-        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            root,
-            captions,
-            split=split,
-            image_size=image_size,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            on_missing=on_missing,
-            synthesize=synthesize,
-            caption_mode=caption_mode,
-            normalize_captions=normalize_captions,
-            augment=augment,
-            cache=cache,
-            seed=seed,
-        )
+        super().__init__(root, captions, split=split, **kwargs)
 
-    def read_records(self, root: Path) -> Splits:
-        file = find_manifest(root, self._manifest())
-        rows = read_manifest(root, file, needs_split=False, needs_case=False, lenient=True)
+    @classmethod
+    def fits(cls, root: Path) -> bool:
+        """Tell by a manifest, which decides whatever lies beside it."""
+        return has_manifest(root)
+
+    def read_records(self, root: Path, report: Report = raise_error) -> Splits:
+        """Read the manifest, and divide its rows as `split` says."""
+        check_choice("split", self.split, Split)
+        file = find_manifest(root, self.captions_file())
+        rows = read_manifest(
+            root, file, needs_split=False, needs_case=False, lenient=True, report=report
+        )
         if self.split == "manifest":
-            parts = as_written(file, rows)
-        elif self.split == "random":
-            parts = at_random(root, file, rows)
-        elif self.split == "all_test":
-            parts = all_test(rows)
-        else:
-            raise UserError(
-                f"split={self.split!r} is unknown", f"choose one of {', '.join(get_args(Split))}"
-            )
-        return parts
+            return as_written(file, rows, report)
+        return at_random(root, file, rows, report) if self.split == "random" else all_test(rows)
 
     def write_phantoms(self, folder: Path, rows: int) -> None:
-        from datamodules.refhl_seg.phantoms import write_refhl
+        """Write RefHL-Seg's phantoms, which are a manifest."""
+        from datamodules.refhl_seg.phantoms import write_refhl_for
 
-        write_refhl(
-            folder, train=rows, val=max(1, round(rows * 5 / 32)), test=max(1, round(rows / 4))
-        )
-
-    def _manifest(self) -> Path | None:
-        if self.synthesize or self.captions_path is None:
-            return None
-        return Path(self.captions_path).expanduser()
+        write_refhl_for(folder, rows)
 
     def nothing_for(self, stage: Stage, root: Path) -> UserError:
-        file = find_manifest(root, self._manifest())
+        """Explain a stage without rows by what the manifest has."""
+        file = find_manifest(root, self.captions_file())
         counts = ", ".join(f"{len(rows)} {split}" for split, rows in self._read.items() if rows)
         remedies: dict[Stage, str] = {
             "train": "training needs rows of train and of val, with masks",
@@ -128,33 +97,45 @@ class ManifestDataModule(TextSegDataModule):
         return UserError(f"{file} has no rows for {stage} (it has: {counts})", remedies[stage])
 
 
-def as_written(file: Path, rows: Splits) -> Splits:
-    """The manifest's own splits.
+def as_written(file: Path, rows: Splits, report: Report = raise_error) -> Splits:
+    """Divide rows by the manifest's own splits.
+
+    Args:
+        file: the manifest.
+        rows: what it lists.
+        report: is told if it names no splits; where it returns, the rows are still "unsplit".
 
     Raises:
-        UserError: it names none.
+        UserError: as `report` does.
     """
+    parts = {split: rows[split] for split in (*SPLITS, PREDICT)}
     if rows[UNSPLIT]:
-        raise UserError(
-            f"{file} has no column split, so nothing says what to train and what to test on",
-            "add the column (train, val, test, predict), or set split=random to divide the "
-            "patients 70/15/15, or split=all_test to test on every row",
-        )
-    return {split: rows[split] for split in (*SPLITS, PREDICT)}
+        cause = f"{file} has no column split, so nothing says what to train and what to test on"
+        remedy = "add the column (train, val, test, predict), or set split=random to divide the "
+        remedy += "patients 70/15/15, or split=all_test to test on every row"
+        report(UserError(cause, remedy))
+        parts[UNSPLIT] = rows[UNSPLIT]
+    return parts
 
 
-def at_random(root: Path, file: Path, rows: Splits) -> Splits:
-    """70/15/15 by a digest of the patient: a row's split does not depend on the other rows.
+def at_random(root: Path, file: Path, rows: Splits, report: Report = raise_error) -> Splits:
+    """Divide rows 70/15/15 by a digest of the patient, whichever other rows there are.
+
+    Args:
+        root: the dataset's folder.
+        file: the manifest.
+        rows: what it lists.
+        report: is told if the manifest names splits of its own, which then stay, and of images of
+            two patients.
 
     Raises:
-        UserError: the manifest names splits of its own, or an image is of two patients.
+        UserError: as `report` does.
     """
     if any(rows[split] for split in SPLITS):
-        raise UserError(
-            f"split=random, but {file} has a column split",
-            "set split=manifest to follow it, or delete the column",
-        )
-    _check_patients(file, rows[UNSPLIT])
+        cause = f"split=random, but {file} has a column split"
+        report(UserError(cause, "set split=manifest to follow it, or delete the column"))
+        return rows
+    _check_patients(file, rows[UNSPLIT], report)
     parts: Splits = {"train": [], "val": [], "test": [], PREDICT: list(rows[PREDICT])}
     without = 0
     for row in rows[UNSPLIT]:
@@ -172,21 +153,19 @@ def at_random(root: Path, file: Path, rows: Splits) -> Splits:
     return parts
 
 
-def _check_patients(file: Path, rows: Sequence[Record]) -> None:
+def _check_patients(file: Path, rows: Sequence[Record], report: Report) -> None:
     """An image of two patients could come into two splits."""
     patients: dict[Path, set[str]] = {}
     for row in rows:
         patients.setdefault(row.image, set()).add(row.case_id)
     doubtful = [f"{p.name} ({preview(sorted(c))})" for p, c in patients.items() if len(c) > 1]
     if doubtful:
-        raise UserError(
-            f"{file}: {len(doubtful)} images have more than one case_id: {preview(doubtful)}",
-            "give all rows of an image the same case_id",
-        )
+        cause = f"{file}: {len(doubtful)} images have more than one case_id: {preview(doubtful)}"
+        report(UserError(cause, "give all rows of an image the same case_id"))
 
 
 def all_test(rows: Splits) -> Splits:
-    """Every row that has a mask for testing, the others for prediction; in the manifest's order."""
+    """Take every row with a mask for test and the others for predict, in the manifest's order."""
     listed = sorted((row for part in rows.values() for row in part), key=lambda row: row.row)
     return {
         "train": [],

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from textseg.batch import SegmentationOutput, TextFeatures
 from textseg.errors import UserError
-from textseg.explain import eval_mode, normalize_map, recorded, saliency, word_spans
+from textseg.explain import eval_mode, normalize_map, record_inputs, saliency, word_spans
 from textseg.layers import CrossAttention, attention_weights, merge_heads, split_heads
 from textseg.models.base import SegmentationModule
 
@@ -42,7 +42,7 @@ def hooks_of(module: nn.Module) -> int:
 
 def test_what_is_recorded_is_what_the_latest_forward_got() -> None:
     chain, x = Chain(), noise(4, 3)
-    with recorded({"inner": chain.inner}) as calls:
+    with record_inputs({"inner": chain.inner}) as calls:
         chain(x)
     assert set(calls) == {"inner"}
     assert torch.equal(calls["inner"][0], 2 * x)
@@ -51,10 +51,10 @@ def test_what_is_recorded_is_what_the_latest_forward_got() -> None:
 
 def test_recording_ends_with_its_block_even_on_an_error() -> None:
     chain = Chain()
-    with recorded({"inner": chain.inner}) as calls:
+    with record_inputs({"inner": chain.inner}) as calls:
         assert hooks_of(chain) == 1
     assert hooks_of(chain) == 0
-    with pytest.raises(RuntimeError), recorded({"inner": chain.inner}):
+    with pytest.raises(RuntimeError), record_inputs({"inner": chain.inner}):
         chain(noise(4, 7))
     assert hooks_of(chain) == 0
     chain(noise(4, 3))
@@ -63,7 +63,7 @@ def test_recording_ends_with_its_block_even_on_an_error() -> None:
 
 def test_recording_does_not_change_the_result() -> None:
     chain, x = Chain(), noise(4, 3)
-    with recorded({"inner": chain.inner, "whole": chain}):
+    with record_inputs({"inner": chain.inner, "whole": chain}):
         watched = chain(x)
     assert torch.equal(watched, chain(x))
 
@@ -75,7 +75,7 @@ def test_the_weights_of_recorded_arguments_reproduce_the_fused_attention(masked:
     assert attention.heads == 2
     mask = torch.arange(7)[None] < torch.tensor([[7], [3]]) if masked else None
     arguments = (noise(2, 10, 64), noise(2, 7, 24, seed=1), noise(2, 7, 24, seed=2), mask)
-    with recorded({"a": attention}) as calls:
+    with record_inputs({"a": attention}) as calls:
         fused = attention(*arguments)
     weights = attention.weights(*calls["a"])  # [B, heads, N, M]
     values = split_heads(attention.to_value(calls["a"][2]), attention.heads)
@@ -269,7 +269,7 @@ class BlobNetwork(SegmentationModule):
     def explanation_maps(
         self, image: Tensor, text: TextFeatures, words: Tensor
     ) -> dict[str, Tensor]:
-        with recorded({"look": self.attention}) as seen:
+        with record_inputs({"look": self.attention}) as seen:
             self.forward_features(image, text)
         weights = self.attention.weights(*seen["look"]).mean(1)  # [B, N, L]
         attention = (weights * words[:, None]).sum(-1)

@@ -7,15 +7,14 @@ import importlib
 import pkgutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import textseg.models
+from tests.house import PACKAGES, arrows, circle, imported, lines, module_name
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("textseg", "datamodules")
 FILES = [
     ROOT / "lightning_cli.py",
     *(f for p in PACKAGES for f in sorted((ROOT / p).rglob("*.py"))),
@@ -32,8 +31,10 @@ CONFINED = {
     "wandb_workspaces": {"textseg.report.dashboard"},
     "segmentation_models_pytorch": {"textseg.models.baseline", "textseg.losses"},
     "matplotlib": {"textseg.report.plots"},
-    "nibabel": {f"datamodules.{m}" for m in ("files.volumes", "duke_breast_mri.phantoms")},
-    "pydicom": {f"datamodules.{m}" for m in ("files.volumes", "duke_breast_mri.phantoms")},
+    "nibabel": {"datamodules.files.nifti", "datamodules.duke_breast_mri.phantoms"},
+        f"datamodules.{m}" for m in ("files.volumes", "files.nifti", "duke_breast_mri.phantoms")
+    },
+    "pydicom": {"datamodules.files.dicom"},
 }
 # Modules of textseg, from those that all may import to those that none of the others may. A name
 # that is not here, such as cli, belongs to the last layer.
@@ -45,30 +46,10 @@ LAYERS = [
     {"backbone"},
     {"models"},
     {"runs", "callbacks", "training"},
-    {"compare", "probe", "segment", "benchmark", "report"},
+    {"compare", "probe", "segment", "benchmark"},
+    {"report"},
 ]
 DATAMODULES_MAY_USE = {f"textseg.{m}" for m in ("batch", "errors", "preprocess", "tables")}
-
-
-def module_name(file: Path) -> str:
-    parts = file.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def imported(file: Path) -> Iterator[str]:
-    """Full dotted names of everything a file imports, inside functions too."""
-    package = (
-        module_name(file) if file.name == "__init__.py" else module_name(file).rpartition(".")[0]
-    )
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                above = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*above, *filter(None, [base])])
-            yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
 def within(name: str, module: str) -> bool:
@@ -82,11 +63,13 @@ def layer_of(name: str) -> int:
     return next((i for i, names in enumerate(LAYERS) if part in names), len(LAYERS))
 
 
-IMPORTS = {module_name(file): sorted(set(imported(file))) for file in FILES}
+IMPORTS = {module_name(file, ROOT): sorted(set(imported(file, ROOT))) for file in FILES}
 
 
 def test_the_reader_of_imports_sees_through_functions_and_relative_names(tmp_path: Path) -> None:
-    assert "monai.metrics.compute_surface_dice" in IMPORTS["textseg.metrics"], "in a function"
+    assert "monai.metrics.compute_surface_dice" in IMPORTS["textseg.metrics.case_table"], (
+        "in a function"
+    )
     assert "timm" in IMPORTS["textseg.encoders.image"]
     assert "textseg.encoders.Normalize" in IMPORTS["textseg.models.lsms.encoder"]
 
@@ -125,6 +108,22 @@ def test_a_module_imports_from_its_own_layer_or_from_below(module: str) -> None:
     own = layer_of(module)
     above = [n for n in IMPORTS[module] if within(n, "textseg") and layer_of(n) > own]
     assert above == []
+
+
+@pytest.mark.parametrize(("package", "most"), [("datamodules", 17), ("textseg", 23)])
+def test_a_package_is_few_rooms_without_a_circle(package: str, most: int) -> None:
+    rooms = arrows(package, ROOT)
+    assert len(rooms) <= most
+    assert circle(rooms) == []
+
+
+def test_a_circle_of_imports_is_found() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == ["a", "b", "c", "d"]
+    assert circle({"a": {"b"}, "b": set()}) == []
+
+
+def test_the_file_that_joins_the_packages_is_short() -> None:
+    assert lines(ROOT / "lightning_cli.py") <= 100
 
 
 def test_networks_do_not_import_each_other() -> None:

@@ -290,21 +290,21 @@ PRESENT = [True, True, False, True, True, True]
 def test_the_matching_loss_equals_a_loop_over_rows(present: list[bool], further: int) -> None:
     torch.manual_seed(0)
     scores = 3 * torch.randn(6, 6 + further, dtype=torch.float64)
-    matches = contrastive_targets(
+    targets = contrastive_targets(
         torch.tensor(CAPTION_IDS), torch.tensor(IMAGE_IDS), torch.tensor(present)
     )
     wanted = numpy_matching(scores.numpy(), CAPTION_IDS, IMAGE_IDS, present)
-    assert soft_cross_entropy(scores, matches).item() == pytest.approx(wanted, rel=1e-5, abs=1e-7)
+    assert soft_cross_entropy(scores, targets).item() == pytest.approx(wanted, rel=1e-5, abs=1e-7)
 
 
 def test_rows_with_one_caption_share_their_target_and_other_words_of_an_image_are_left_out() -> (
     None
 ):
-    matches = contrastive_targets(torch.tensor([7, 7, 9]), torch.tensor([1, 2, 2]))
+    targets = contrastive_targets(torch.tensor([7, 7, 9]), torch.tensor([1, 2, 2]))
     half = [[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]
-    assert matches.targets.tolist() == half
-    assert matches.allowed.tolist() == [[True] * 3, [True, True, False], [True, False, True]]
-    assert matches.anchors.tolist() == [True] * 3
+    assert targets.positives.tolist() == half
+    assert targets.candidates.tolist() == [[True] * 3, [True, True, False], [True, False, True]]
+    assert targets.anchors.tolist() == [True] * 3
 
 
 def test_an_absent_row_gets_no_gradient_and_a_batch_of_them_a_finite_zero() -> None:

@@ -8,16 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from textseg.visualize.explanation import HEAT, explanation, heat
+from textseg.visualize.explanation import _reading_order as reading_order
 from textseg.visualize.overlay import (
     FALSE_ALARM,
-    HEAT,
     HIT,
     MISS,
     PREDICTION,
     TRUTH,
-    _reading_order,
-    explanation,
-    heat,
     overlay,
     tp_fp_fn,
 )
@@ -231,9 +229,9 @@ def test_panels_wrap_into_even_rows_of_five_at_most(count: int, rows: int, colum
 
 def test_maps_of_one_kind_stand_together_with_the_networks_own_after_the_first() -> None:
     names = [f"stage{i}.{kind}" for i in (1, 2) for kind in ("attention", "gate")]
-    order = _reading_order(dict.fromkeys([*names, "saliency"], bowl()))
+    order = reading_order(dict.fromkeys([*names, "saliency"], bowl()))
     assert order == ["stage1.attention", "stage2.attention", "saliency", "stage1.gate", names[3]]
-    assert _reading_order({"saliency": bowl()}) == ["saliency"]
+    assert reading_order({"saliency": bowl()}) == ["saliency"]
 
 
 @pytest.mark.parametrize("size", [(50, 120), (700, 500), (7, 3000)])

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from datamodules import RefHLSegDataModule
-from textseg.callbacks import ResultsWriter
+from textseg.callbacks.results_writer import ResultsWriter
 from textseg.metrics.text import format_results
 from textseg.models import LSMS
 

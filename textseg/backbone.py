@@ -1,4 +1,4 @@
-"""TextImageBackboneMixin: the text-image backbone that every network of the suite stands on."""
+"""TextImageBackboneMixin: the image and text encoders that networks of the suite are built on."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from textseg.batch import TextFeatures
-from textseg.encoders import ImageEncoder, NoText, TextEncoder, warn_of_truncation
+from textseg.encoders import ImageEncoder, NoText, TextEncoder
+from textseg.errors import UserError
 from textseg.optim import parameter_groups
+
+IMAGE_PROMISES = ("channels", "strides", "takes_text", "pretrained_parameters")
+TEXT_PROMISES = (
+    *("dim", "pretrained", "frozen", "word_mask"),
+    *("prepare_captions", "pretrained_parameters"),
+)
 
 
 class TextImageBackboneMixin(nn.Module):
@@ -20,12 +27,12 @@ class TextImageBackboneMixin(nn.Module):
     """
 
     image_encoder: Any
-    text_encoder: TextEncoder | NoText
+    text_encoder: Any
 
     def build_backbone(
         self,
         image_encoder: str | Callable[[int], nn.Module],
-        text_encoder: str | None,
+        text_encoder: str | Callable[[], nn.Module] | None,
         *,
         pretrained: bool = True,
         freeze: bool | None = None,
@@ -35,40 +42,44 @@ class TextImageBackboneMixin(nn.Module):
         """Make `self.image_encoder` and `self.text_encoder`.
 
         Args:
-            image_encoder: a timm name, or a function from the width of the word features to a
-                module with ``channels``, ``strides``, ``takes_text`` and
-                ``pretrained_parameters()``.
-            text_encoder: ``scratch``, a local folder, a hub name, or None for an image-only
-                network.
-            pretrained: load published weights of both.
+            image_encoder: a timm name, or a function from the width of the text tokens to a module
+                with ``channels``, ``strides``, ``takes_text`` and ``pretrained_parameters()``.
+            text_encoder: ``scratch``, a local folder, a hub name, a function (or class) that makes
+                a module with the promises of `TextEncoderBase`, or None for an image-only network.
+            pretrained: load published weights of encoders that are given by name.
             freeze: keep the text encoder as it is; None freezes it if and only if it is
                 pretrained.
-            max_tokens: length of every caption in tokens, special ones included.
+            max_tokens: length of every caption in tokens, special ones included, of a text encoder
+                that is given by name.
             image_encoder_options: further arguments of the timm model.
 
         Raises:
-            UserError: an encoder cannot be found or fetched.
+            UserError: an encoder cannot be found or fetched, or lacks a promise.
         """
-        self.text_encoder = (
-            NoText()
-            if text_encoder is None
-            else TextEncoder(text_encoder, pretrained=pretrained, max_tokens=max_tokens)
-        )
+        if text_encoder is None:
+            self.text_encoder = NoText()
+        elif isinstance(text_encoder, str):
+            self.text_encoder = TextEncoder(
+                text_encoder, pretrained=pretrained, max_tokens=max_tokens
+            )
+        else:
+            self.text_encoder = _kept("text_encoder", text_encoder(), TEXT_PROMISES)
         if isinstance(image_encoder, str):
             self.image_encoder = ImageEncoder(
                 image_encoder, pretrained=pretrained, options=image_encoder_options
             )
         else:
-            self.image_encoder = image_encoder(self.text_encoder.dim)
+            made = image_encoder(self.text_encoder.dim)
+            self.image_encoder = _kept("image_encoder", made, IMAGE_PROMISES)
         if self.text_encoder.pretrained if freeze is None else freeze:
             self.text_encoder.requires_grad_(False).eval()
 
     def encode_text(self, text: Sequence[str]) -> TextFeatures:
-        """Captions to tokens [B, L, D], mask [B, L] and pooled [B, D]."""
+        """Encode B captions: tokens [B, L, D], mask [B, L] and pooled [B, D]."""
         return self.text_encoder(text)
 
     def token_mask(self, text: Sequence[str], word: str | None) -> Tensor:
-        """[B, L] bool: which tokens of the captions are `word`, or any content word if None."""
+        """Tokens of `word` in the captions, or of all content words if it is None: [B, L] bool."""
         return self.text_encoder.word_mask(text, word)
 
     def encode_image(
@@ -77,25 +88,20 @@ class TextImageBackboneMixin(nn.Module):
         fuse: Callable[[int, Tensor], Tensor] | None = None,
         text: TextFeatures | None = None,
     ) -> list[Tensor]:
-        """The image's pyramid, fine to coarse: a list of [B, C_i, H/s_i, W/s_i].
+        """Feature maps of the image, fine to coarse: a list of [B, C_i, H/s_i, W/s_i].
 
         Args:
             image: [B, 3, H, W] in [0, 1].
-            fuse: ``fuse(i, x) -> x`` after stage i of a timm encoder; feeds the next stage.
-            text: for an encoder with ``takes_text``, the words it reads while it sees.
+            fuse: ``fuse(i, x) -> x`` runs after stage i of a timm encoder and feeds the next.
+            text: given to an encoder with ``takes_text``.
         """
         if self.image_encoder.takes_text:
             return self.image_encoder(image, text)
         return self.image_encoder(image, fuse)
 
     def prepare_captions(self, captions: Sequence[str], *, training: bool) -> None:
-        """Learn a missing vocabulary from the training captions, and warn of cut ones."""
-        if isinstance(self.text_encoder, NoText):
-            return
-        if self.text_encoder.needs_vocabulary and training:
-            self.text_encoder.learn_vocabulary(captions)
-        if not self.text_encoder.needs_vocabulary:
-            warn_of_truncation(self.text_encoder, captions)
+        """Let the text encoder learn from the captions to come; see `TextEncoderBase`."""
+        self.text_encoder.prepare_captions(captions, training=training)
 
     def parameter_groups(
         self, *, lr: float, weight_decay: float, pretrained_lr_scale: float
@@ -116,6 +122,20 @@ class TextImageBackboneMixin(nn.Module):
     def train(self, mode: bool = True) -> TextImageBackboneMixin:
         """Training mode, except for a frozen text encoder, which stays in eval."""
         super().train(mode)
-        if getattr(self.text_encoder, "frozen", False):
+        if self.text_encoder.frozen:
             self.text_encoder.eval()
         return self
+
+
+def _kept(field: str, encoder: Any, promises: Sequence[str]) -> nn.Module:
+    """An encoder of one's own, if it keeps what a network relies on."""
+    missing = [name for name in promises if not hasattr(encoder, name)]
+    if not isinstance(encoder, nn.Module) or missing:
+        raise UserError(
+            f"{field}: {type(encoder).__name__} is no torch module with {', '.join(promises)}"
+            f" (missing: {', '.join(missing) or 'nn.Module'})",
+            "add what is missing; textseg.encoders.TextEncoderBase says what each is"
+            if field == "text_encoder"
+            else "add what is missing, as textseg.encoders.ImageEncoder does",
+        )
+    return encoder

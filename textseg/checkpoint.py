@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import torch
 
 from textseg.errors import UserError, first_line
 
+ABOUT = "textseg"  # the key of a checkpoint under which class, input size and precision stand
+
 
 def load_plain(path: str | Path, *, field: str, wanted: str) -> Any:
-    """What a .ckpt or .pth file holds, if that is tensors and plain values only.
+    """Read a .ckpt or .pth file that holds tensors and plain values only.
 
     Args:
         path: the file.
@@ -36,7 +39,7 @@ def load_plain(path: str | Path, *, field: str, wanted: str) -> Any:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A Lightning checkpoint, tensors and plain values only: no code in it is run.
+    """Read a Lightning checkpoint that holds tensors and plain values only; no code in it is run.
 
     Raises:
         UserError: the file is missing, is no checkpoint, or holds more than weights and settings.
@@ -49,3 +52,26 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path} holds no state_dict", "give a checkpoint that textseg wrote")
     return checkpoint
+
+
+def is_plain(value: object) -> bool:
+    """Whether a value is text, a number, a truth value, None, or a list or dict of such."""
+    if isinstance(value, Mapping):
+        return all(map(is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, str | int | float)
+
+
+def class_path_of(checkpoint: Mapping[str, Any]) -> str | None:
+    """The dotted path of the network's class; None where the checkpoint does not name it."""
+    settings, about = checkpoint.get("hyper_parameters"), checkpoint.get(ABOUT)
+    by_cli = settings.get("_class_path") if isinstance(settings, Mapping) else None
+    return by_cli or (about.get("class_path") if isinstance(about, Mapping) else None)
+
+
+def same_class(path: str, other: str) -> bool:
+    """Whether two dotted paths name one class; a package may stand for a module within it."""
+    (home, _, name), (other_home, _, other_name) = (p.rpartition(".") for p in (path, other))
+    short, long = sorted((f"{home}.", f"{other_home}."), key=len)
+    return name == other_name and long.startswith(short)

@@ -1,4 +1,9 @@
-"""The one exception for mistakes a user can mend."""
+"""The one exception for mistakes a user can mend, and checks of settings that raise it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, get_args
 
 
 class UserError(ValueError):
@@ -16,14 +21,84 @@ class UserError(ValueError):
         super().__init__(f"{cause}\n{remedy}" if remedy else cause)
 
 
+class TableError(UserError):
+    """A mistake in a table, found by a reader that could go on without the cell, row or column.
+
+    Args:
+        cause: what is wrong, naming the file and row.
+        remedy: what the user can do about it.
+        kind: what an audit calls it; "" where the audit's other checks find it by themselves.
+        where: the file's name and the row.
+        detail: the cause without file and row.
+    """
+
+    def __init__(
+        self, cause: str, remedy: str = "", *, kind: str = "", where: str = "", detail: str = ""
+    ) -> None:
+        super().__init__(cause, remedy)
+        self.kind = kind
+        self.where = where
+        self.detail = detail or cause
+        self.remedy = remedy
+
+
+Report = Callable[[UserError], None]
+"""What a reader tells each mistake to; where it returns, reading goes on without the mistaken."""
+
+
+def raise_error(error: UserError) -> None:
+    """Raise an error: the `Report` of whoever wants no more than the first mistake.
+
+    Raises:
+        UserError: always.
+    """
+    raise error
+
+
 def first_line(error: BaseException) -> str:
     """The first line of a library's message, or its type where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """Check that a setting is one of its choices.
+
+    Args:
+        name: of the setting.
+        value: what was given.
+        choices: a ``Literal`` type, or the values themselves.
+
+    Raises:
+        UserError: `value` is none of them.
+    """
+    known = list(get_args(choices) or choices)
+    if value not in known:
+        raise UserError(f"{name}={value!r} is unknown", f"choose one of {known}")
+
+
+def check_choices(name: str, values: Sequence[Any], choices: Sequence[Any]) -> None:
+    """Check that a setting lists only its choices, and none of them twice.
+
+    Args:
+        name: of the setting.
+        values: what was given; none at all is allowed.
+        choices: the values that may be listed.
+
+    Raises:
+        UserError: another value is listed, or one twice.
+    """
+    if not set(values) <= set(choices) or len(set(values)) < len(values):
+        raise UserError(
+            f"{name}={list(values)} has other values than {list(choices)}, or one twice",
+            f"give each value once, for example {list(choices[-2:])}",
+        )
+
+
 def check_seed(seed: int) -> None:
-    """Raises:
-    UserError: numpy takes no such seed.
+    """Check that numpy accepts a seed.
+
+    Raises:
+        UserError: it is negative.
     """
     if seed < 0:
         raise UserError(f"seed={seed} is negative", "give 0 or more")

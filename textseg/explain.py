@@ -1,4 +1,4 @@
-"""What a network looks at: recording its attention, saliency, and bringing maps to a picture."""
+"""Explanations of a mask: inputs of attention modules, saliency, and maps at image size."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ SALIENCY_CELL = 4  # pixels: the finest grid of the encoders, below which a grad
 
 
 @contextmanager
-def recorded(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[Any, ...]]]:
-    """While open, collects the positional arguments of each module's latest call, by name.
+def record_inputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[Any, ...]]]:
+    """While open, collect the positional arguments of each module's latest call, by name.
 
-    So an attention runs fused in `forward`, and its weights are computed from the same arguments
-    only when a picture is asked for. The tensors are the very ones that were passed.
+    An attention can so run fused in `forward`; its weights are computed from the same arguments
+    only for an explanation. The tensors are not copied.
     """
-    calls: dict[str, tuple[Any, ...]] = {}
+    inputs: dict[str, tuple[Any, ...]] = {}
 
-    def remember(name: str) -> Callable[..., None]:
+    def recorder(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            calls[name] = arguments
+            inputs[name] = arguments
 
         return hook
 
-    hooks = [module.register_forward_pre_hook(remember(n)) for n, module in modules.items()]
+    hooks = [module.register_forward_pre_hook(recorder(n)) for n, module in modules.items()]
     try:
-        yield calls
+        yield inputs
     finally:
         for hook in hooks:
             hook.remove()
@@ -39,7 +39,7 @@ def recorded(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[Any, 
 
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """While open, all of `module` is in eval mode; afterwards each part is as it was.
+    """While open, put all of `module` in eval mode; afterwards each part is as it was.
 
     Parts differ: a text encoder or a batch norm that somebody froze stays in eval while the rest
     trains, which ``train(True)`` of the whole would undo.
@@ -54,16 +54,16 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
 
 
 def word_spans(text: str, word: str) -> list[tuple[int, int]]:
-    """Where a whole word or phrase stands in a text, in any case and spacing: [start, end) each."""
+    """Spans [start, end) of a whole word or phrase in a text, in any case and spacing."""
     phrase = r"\s+".join(re.escape(part) for part in word.split())
     if not phrase:
         return []
-    found = re.finditer(rf"(?<!\w){phrase}(?!\w)", text, re.IGNORECASE)
-    return [match.span() for match in found]
+    matches = re.finditer(rf"(?<!\w){phrase}(?!\w)", text, re.IGNORECASE)
+    return [match.span() for match in matches]
 
 
 def saliency(logits_of: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
-    """Where a change of the pixels would change the outlined region most (any network).
+    """Gradient saliency of the predicted region, for any network.
 
     |d S / d image|, largest over the colors, averaged over cells of 4 x 4 pixels, with
     S = sum over pixels of p z, z the logit and p its probability, held fixed: the region's own
@@ -85,9 +85,9 @@ def saliency(logits_of: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
 
 
 def normalize_map(raw: Tensor, size: tuple[int, int]) -> Tensor:
-    """Raw map [B, h, w] -> [B, H, W] in [0, 1]: upsampled, then min-max for each row.
+    """Resize a map [B, h, w] to [B, H, W] and scale each row to [0, 1] by its minimum and maximum.
 
-    A constant map says nothing and becomes 0 everywhere.
+    A constant map becomes 0.
     """
     resized = F.interpolate(raw[:, None].float(), size, mode="bilinear", align_corners=False)[:, 0]
     low = resized.amin((1, 2), keepdim=True)

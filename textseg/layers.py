@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """LayerNorm over the channels of a map: [B, C, H, W] -> the same."""
+    """LayerNorm over the channels of a map."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> the same."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
@@ -30,6 +31,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, ...] -> the same; in training, samples of the batch may be 0."""
         if not self.training or self.rate == 0:
             return x
         keep = 1 - self.rate
@@ -38,16 +40,17 @@ class DropPath(nn.Module):
 
 
 def sincos_position_embedding_2d(height: int, width: int, dim: int, like: Tensor) -> Tensor:
-    """Sine and cosine of both coordinates at octave frequencies: [1, H*W, dim].
+    """Sine-cosine position embedding of both coordinates: [1, H*W, dim].
 
-    Coordinates run over (0, 1) from edge to edge, so "upper left" has one code at every size.
+    Coordinates run over (0, 1) from edge to edge, so "upper left" has one embedding at every size.
 
     Args:
-        dim: width of the code, a multiple of 4.
+        height, width: of the map.
+        dim: width of the embedding, a multiple of 4.
         like: gives device and dtype.
     """
     if dim % 4:
-        raise ValueError(f"dim={dim} of a 2-D position code is not a multiple of 4")
+        raise ValueError(f"dim={dim} of a 2-D position embedding is not a multiple of 4")
     bands = dim // 4
     frequency = math.pi * 2.0 ** (torch.arange(bands, device=like.device) / max(1, bands / 6))
     rows = (torch.arange(height, device=like.device) + 0.5) / height
@@ -55,28 +58,28 @@ def sincos_position_embedding_2d(height: int, width: int, dim: int, like: Tensor
     everywhere = torch.zeros(height, width, bands, device=like.device)
     row_angle = rows[:, None, None] * frequency + everywhere
     column_angle = columns[None, :, None] * frequency + everywhere
-    code = [row_angle.sin(), row_angle.cos(), column_angle.sin(), column_angle.cos()]
-    return torch.cat(code, dim=-1).reshape(1, height * width, dim).to(like.dtype)
+    parts = [row_angle.sin(), row_angle.cos(), column_angle.sin(), column_angle.cos()]
+    return torch.cat(parts, dim=-1).reshape(1, height * width, dim).to(like.dtype)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """[B, N, C] -> [B, heads, N, C / heads]."""
+    """Split channels into heads: [B, N, C] -> [B, heads, N, C / heads]."""
     B, N, C = x.shape
     return x.view(B, N, heads, C // heads).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """[B, heads, N, d] -> [B, N, heads * d]."""
+    """Concatenate heads: [B, heads, N, d] -> [B, N, heads * d]."""
     return x.transpose(1, 2).flatten(2)
 
 
 def to_tokens(x: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, H*W, C]."""
+    """Flatten a map to a sequence of positions: [B, C, H, W] -> [B, H*W, C]."""
     return x.flatten(2).transpose(1, 2)
 
 
 def to_map(x: Tensor, height: int, width: int) -> Tensor:
-    """[B, H*W, C] -> [B, C, H, W]."""
+    """The inverse of `to_tokens`: [B, H*W, C] -> [B, C, H, W]."""
     return x.transpose(1, 2).unflatten(2, (height, width))
 
 
@@ -86,8 +89,8 @@ class SelfAttentionLayer(nn.Module):
     Args:
         dim: width C; heads are 32 wide.
         mlp_ratio: hidden width of the MLP over `dim`.
-        reduction: side of the cells whose mean is one key; every position still asks all of them.
-            At the far edge of an odd grid a cell is what is left.
+        reduction: side of the cells whose mean is one key; every position attends to all cells.
+            At the far edge of an odd grid cells are smaller.
     """
 
     def __init__(self, dim: int, mlp_ratio: float = 2.0, reduction: int = 1) -> None:
@@ -102,20 +105,20 @@ class SelfAttentionLayer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
     def forward(self, x: Tensor, positions: Tensor, grid: tuple[int, int]) -> Tensor:
-        """x [B, H*W, C], a position code [1, H*W, C] and (H, W) -> [B, H*W, C].
+        """x [B, H*W, C], a position embedding [1, H*W, C] and (H, W) -> [B, H*W, C].
 
-        The code joins what the attention reads, not what it passes on.
+        The embedding is added to the input of the attention, not to the residual.
         """
-        read = self.norm1(x) + positions
+        normed = self.norm1(x) + positions
         cells = to_tokens(
-            F.avg_pool2d(to_map(read, *grid), self.reduction, ceil_mode=True)
+            F.avg_pool2d(to_map(normed, *grid), self.reduction, ceil_mode=True)
         )  # [B, H*W/r^2, C]
         query_weight, *rest = self.qkv.weight.chunk(3)
         query_bias, *rest_bias = self.qkv.bias.chunk(3)
         key_value = F.linear(cells, torch.cat(rest), torch.cat(rest_bias))
         query, key, value = (
             split_heads(t, self.heads)
-            for t in (F.linear(read, query_weight, query_bias), *key_value.chunk(2, -1))
+            for t in (F.linear(normed, query_weight, query_bias), *key_value.chunk(2, -1))
         )
         x = x + self.proj(merge_heads(F.scaled_dot_product_attention(query, key, value)))
         return x + self.mlp(self.norm2(x))
@@ -141,7 +144,7 @@ class CrossAttention(nn.Module):
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        """query [B, N, C]; key and value [B, M, D]; mask [B, M], True may be read -> [B, N, C]."""
+        """query [B, N, C]; key and value [B, M, D]; mask [B, M], False is left out -> [B, N, C]."""
         allowed = None if mask is None else mask[:, None, None, :]
         q = split_heads(self.to_query(query), self.heads)
         k = split_heads(self.to_key(key), self.heads)
@@ -151,7 +154,7 @@ class CrossAttention(nn.Module):
     def weights(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        """What `forward` weighs the values with: [B, heads, N, M], rows sum to 1."""
+        """The attention weights of `forward`: [B, heads, N, M], rows sum to 1."""
         q = split_heads(self.to_query(query), self.heads)
         k = split_heads(self.to_key(key), self.heads)
         return attention_weights(q, k, None if mask is None else mask[:, None, None, :])
@@ -160,7 +163,7 @@ class CrossAttention(nn.Module):
 def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(Q K^T / sqrt(d)), masked: [B, h, N, d] and [B, h, M, d] -> [B, h, N, M].
 
-    `scaled_dot_product_attention` keeps these to itself; pictures need them.
+    `scaled_dot_product_attention` does not return them; explanations need them.
     """
     scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
     if mask is not None:
@@ -169,13 +172,13 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) ->
 
 
 class UNetDecoder(nn.Module):
-    """From the coarsest feature up: upsample x2, concatenate, two 3x3 conv-BN-ReLU.
+    """U-Net decoder: at each step upsample x2, concatenate the skip, two 3x3 conv-BN-ReLU.
 
     Args:
         channels: of the features, fine to coarse; step i is as wide as feature i.
-        narrow: bring what comes from below to the width of the step by a 1x1 convolution before it
-            is upsampled. Of a network that doubles its widths this saves a third of the step's
-            first 3x3 convolution, its most costly part.
+        narrow: reduce the coarser map to the width of the step by a 1x1 convolution before it is
+            upsampled. If widths double, this saves a third of the step's first 3x3 convolution, its
+            most costly part.
     """
 
     def __init__(self, channels: Sequence[int], *, narrow: bool = False) -> None:

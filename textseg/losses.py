@@ -20,7 +20,7 @@ def dice_loss(logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Tensor:
 
     Sums run over the pixels of one sample, so a small lesion counts as much as a large one. An
     empty mask contributes 1 - smooth / (sum(p) + smooth): 0 for an empty prediction, towards 1 for
-    any other, so emptiness is rewarded and learnt.
+    any other, so emptiness is rewarded and learned.
 
     Args:
         logits: [B, 1, H, W].
@@ -55,7 +55,7 @@ def segmentation_loss(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
 def text_to_pixel_contrastive_loss(
     text: Tensor, pixels: Tensor, mask: Tensor, log_temperature: Tensor, bias: Tensor
 ) -> Tensor:
-    """Draws the expression to the pixels of the lesion it refers to, and away from all others.
+    """Contrast of an expression with pixels: those of its lesion are positives, others negatives.
 
     With z L2-normalized and s_j = <z_text, z_j> / tau + b, tau = exp(log_temperature), and m_j the
     mask averaged by area to the grid (nearest would lose small lesions):
@@ -69,16 +69,16 @@ def text_to_pixel_contrastive_loss(
     positive half.
 
     Args:
-        text: [B, D], the projected words.
-        pixels: [B, D, h, w], the projected map.
+        text: [B, D], projections of the text.
+        pixels: [B, D, h, w], projections of the map.
         mask: [B, 1, H, W], 0 or 1.
-        log_temperature: scalar, learnt.
-        bias: scalar b, learnt.
+        log_temperature: learned scalar.
+        bias: learned scalar b.
     """
     with _full_precision(pixels):
         words = F.normalize(text.float(), dim=1)  # [B, D]
-        places = F.normalize(pixels.float(), dim=1).flatten(2)  # [B, D, hw]
-        scores = torch.einsum("bd,bdn->bn", words, places)  # [B, hw]
+        points = F.normalize(pixels.float(), dim=1).flatten(2)  # [B, D, hw]
+        scores = torch.einsum("bd,bdn->bn", words, points)  # [B, hw]
         scores = scores * (-log_temperature.float()).exp() + bias.float()
         grid = (pixels.shape[2], pixels.shape[3])
         # Pooled apart, because 1 minus a pooled full mask need not be exactly 0.
@@ -96,7 +96,7 @@ def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
 
 
 class _GatherRows(torch.autograd.Function):
-    """torch's own gather with a gradient is deprecated for a private one."""
+    """All-gather with a gradient; torch's own is deprecated for a private one."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class _GatherRows(torch.autograd.Function):
 
 
 def all_gather_with_grad(rows: Tensor) -> Tensor:
-    """[B, ...] of every process, in the order of their ranks: [processes * B, ...].
+    """All-gather rows [B, ...] with gradients: [processes * B, ...], in the order of ranks.
 
     Gradients flow back to the process a row came from, summed over the processes that used it.
     Where each of P processes computes the same loss L of all rows x_0, ..., x_{P-1}, process r has
@@ -129,51 +129,53 @@ def all_gather_with_grad(rows: Tensor) -> Tensor:
 
 
 class ContrastiveTargets(NamedTuple):
-    """Who belongs to whom in a contrastive batch of N rows; symmetric but for `targets`' scale.
+    """Positives and candidates of each anchor in a contrastive batch of N rows.
 
-    targets [N, N]: 1/n for each of an anchor's n positives, else 0; allowed [N, N] bool: what
-    enters the softmax; anchors [N] bool: rows that have a loss of their own.
+    positives [N, N]: 1/n for each of an anchor's n positives, else 0; candidates [N, N] bool: what
+    enters the softmax; anchors [N] bool: rows that contribute to the loss.
     """
 
-    targets: Tensor
-    allowed: Tensor
+    positives: Tensor
+    candidates: Tensor
     anchors: Tensor
 
 
 def contrastive_targets(
     caption_id: Tensor, image_id: Tensor, present: Tensor | None = None
 ) -> ContrastiveTargets:
-    """Positives, negatives and neither, by what rows share.
+    """Positives and candidates of each row, by caption and image.
 
     Rows with the same caption are positives of each other: at batch 32 a row of QaTa has about four
-    others with its very caption. Rows of the same image with another caption are neither.
+    others with its very caption. Rows of the same image with another caption are neither positives
+    nor negatives.
 
     Args:
         caption_id, image_id: [N] int64 (`stable_id`).
         present: [N] bool; rows that are False are neither anchors nor candidates.
     """
-    itself = torch.eye(len(caption_id), dtype=torch.bool, device=caption_id.device)
-    present = torch.ones_like(itself[0]) if present is None else present
+    diagonal = torch.eye(len(caption_id), dtype=torch.bool, device=caption_id.device)
+    present = torch.ones_like(diagonal[0]) if present is None else present
     same_caption = caption_id[:, None] == caption_id[None, :]
     same_image = image_id[:, None] == image_id[None, :]
     # A row that is not present keeps itself, so that no softmax is empty; it is no anchor.
-    positive = (same_caption & present[None, :]) | itself
-    allowed = ((same_caption | ~same_image) & present[None, :]) | itself
-    return ContrastiveTargets(positive / positive.sum(1, keepdim=True), allowed, present)
+    positive = (same_caption & present[None, :]) | diagonal
+    candidates = ((same_caption | ~same_image) & present[None, :]) | diagonal
+    return ContrastiveTargets(positive / positive.sum(1, keepdim=True), candidates, present)
 
 
-def soft_cross_entropy(scores: Tensor, matches: ContrastiveTargets) -> Tensor:
-    """Mean over anchors i of -sum_j targets_ij log softmax_j(scores_ij), j over what is allowed.
+def soft_cross_entropy(scores: Tensor, targets: ContrastiveTargets) -> Tensor:
+    """Mean over anchors i of -sum_j positives_ij log softmax_j(scores_ij), j over the candidates.
 
     0, connected to the graph, where there is no anchor.
 
     Args:
         scores: [N, M]; columns beyond N are further negatives of each row.
+        targets: of the N rows.
     """
     with _full_precision(scores):
         further = scores.shape[1] - scores.shape[0]
-        allowed = F.pad(matches.allowed, (0, further), value=True)
-        targets = F.pad(matches.targets, (0, further))
-        log_probs = scores.float().masked_fill(~allowed, -torch.inf).log_softmax(1)
-        rows = -(targets * log_probs.masked_fill(targets == 0, 0.0)).sum(1)
-        return (rows * matches.anchors).sum() / matches.anchors.sum().clamp_min(1)
+        candidates = F.pad(targets.candidates, (0, further), value=True)
+        positives = F.pad(targets.positives, (0, further))
+        log_probs = scores.float().masked_fill(~candidates, -torch.inf).log_softmax(1)
+        rows = -(positives * log_probs.masked_fill(positives == 0, 0.0)).sum(1)
+        return (rows * targets.anchors).sum() / targets.anchors.sum().clamp_min(1)

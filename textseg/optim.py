@@ -23,10 +23,10 @@ def parameter_groups(
     pretrained: Iterable[nn.Parameter] = (),
     pretrained_lr_scale: float = 0.1,
 ) -> list[dict[str, Any]]:
-    """Every trainable parameter in exactly one group, also one that two modules share.
+    """Groups that hold every trainable parameter once, also one that two modules share.
 
-    Parameters under two dimensions (biases, norms, layer scales, temperatures) get no weight decay:
-    they hold no directions to shrink. Parameters of pretrained parts learn more slowly.
+    Parameters under two dimensions (biases, norms, layer scales, temperatures) get no weight decay.
+    Parameters of pretrained parts learn more slowly.
 
     Args:
         module: the network.
@@ -80,7 +80,7 @@ def adamw(
 def schedule_factor(
     step: int, *, total_steps: int, warmup_steps: int, kind: Schedule, power: float = 0.9
 ) -> float:
-    """What the learning rate is multiplied by in optimizer step 0, 1, ..., total_steps - 1.
+    """The factor of the learning rate in optimizer step 0, 1, ..., total_steps - 1.
 
     Warm-up, step < w: (step + 1) / (w + 1). From step w on, with x = (step - w) / (total - w):
     poly (1 - x)^power, cosine (1 + cos(pi x)) / 2, constant 1. Continuous at w, where it is 1, and
@@ -102,7 +102,7 @@ def warmup_schedule(
     kind: Schedule,
     power: float = 0.9,
 ) -> LambdaLR:
-    """A scheduler to be stepped after every optimizer step; see `schedule_factor`.
+    """Scheduler by step with warm-up and decay; see `schedule_factor`.
 
     Every group keeps its own learning rate, multiplied by the same factor.
 

@@ -1,27 +1,26 @@
-"""Caption tables: workbooks, comma- or semicolon-separated text, JSON lines, SGSeg's JSON."""
+"""Tables of images and texts: comma- or semicolon-separated text, workbooks, JSON lines."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+from textseg.errors import Report, TableError, UserError, first_line, raise_error
 
-from textseg.errors import UserError
-
-# Compared without case: Image is one of them.
+# Column names, compared without case: Image is one of them.
 IMAGE_COLUMNS = ("image", "filename", "image_path", "original_image_filename")
-TEXT_COLUMNS = ("description", "text", "caption")
+TEXT_COLUMNS = ("text", "caption", "description", "sentence")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 TABLE_SUFFIXES = (".csv", ".xlsx", ".jsonl", ".json")
 
 _SPLITS = ("train", "val", "test")
 _SPLIT_OF = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
-_TABLE_REMEDY = "accepted are .xlsx, .csv with , or ;, .jsonl, and SGSeg's annotation.json"
+_TABLE_REMEDY = "accepted are .xlsx, .csv with , or ; in UTF-8, .jsonl, and SGSeg's annotation.json"
+_UNNAMED = "Unnamed: "  # also what pandas calls a column without a name
 
 
 class Row(dict[str, Any]):
@@ -54,9 +53,9 @@ class Caption:
 
 
 def match_key(name: str) -> str:
-    """What an image, its mask and its caption have in common.
+    """Reduce a file name to what an image, its mask and its caption have in common.
 
-    The file name without folders, case, one leading ``mask_`` and a known image extension.
+    Folders, case, one leading ``mask_`` and a known image extension are dropped.
     """
     base = name.strip().replace("\\", "/").rsplit("/", 1)[-1].casefold().removeprefix("mask_")
     for suffix in IMAGE_SUFFIXES:
@@ -66,32 +65,36 @@ def match_key(name: str) -> str:
 
 
 def split_name(written: str) -> str:
-    """The split that a cell means; of a cell that means none, its words in lower case."""
+    """Translate a cell such as "Training" to train, val or test; others only to lower case."""
     plain = written.strip().casefold()
     return _SPLIT_OF.get(plain, plain)
 
 
-def read_captions(file: Path) -> list[Caption]:
-    """The captions of one table, in its order.
+def read_captions(file: Path, report: Report = raise_error) -> list[Caption]:
+    """Read the captions of one table, in its order.
+
+    Args:
+        file: the table.
+        report: is called for every mistake: a file that cannot be read, no image or no text column,
+            an empty cell. Where it returns, rows without an image's name are left out, and texts
+            that are not there are "".
 
     Raises:
-        UserError: the file cannot be read, has no image or no text column, or an empty caption.
+        UserError: as `report` does.
     """
-    rows = read_rows(file)
+    rows = read_rows(file, report)
     if not rows:
-        raise UserError(f"{file} has no rows", "is it the downloaded table, complete?")
-    image = _column(file, rows[0], IMAGE_COLUMNS, "an image column")
-    text = _column(file, rows[0], TEXT_COLUMNS, "a text column")
-    return [
-        Caption(
-            name=required(file, number, row, image),
-            text=required(file, number, row, text),
-            row=number,
-            split=_known_split(row),
-            line=row.line,
-        )
-        for number, row in enumerate(rows)
-    ]
+        report(UserError(f"{file} has no rows", "is it the downloaded table, complete?"))
+        return []
+    image = find_column(file, rows[0], IMAGE_COLUMNS, "an image column", report)
+    text = find_column(file, rows[0], TEXT_COLUMNS, "a text column", report)
+    captions = []
+    for number, row in enumerate(rows):
+        name = "" if image is None else required(file, number, row, image, report)
+        words = "" if text is None else required(file, number, row, text, report, kind="")
+        if name.strip():
+            captions.append(Caption(name, words, number, _known_split(row), row.line))
+    return captions
 
 
 def _known_split(row: Row) -> str:
@@ -99,45 +102,89 @@ def _known_split(row: Row) -> str:
     return split if split in _SPLITS else ""
 
 
-def read_rows(file: Path) -> list[Row]:
-    """The rows of a table as dictionaries; cells are strings, except in the JSON formats.
+# --- columns and cells ---------------------------------------------------------------------------
+
+
+def matching_columns(columns: Iterable[str], accepted: Sequence[str]) -> list[str]:
+    """Select the columns that have one of the accepted names, in the table's order."""
+    return [column for column in columns if column.strip().casefold() in accepted]
+
+
+def find_column(
+    file: Path,
+    columns: Iterable[str],
+    accepted: Sequence[str],
+    what: str,
+    report: Report = raise_error,
+) -> str | None:
+    """Find the first column that has one of the accepted names.
+
+    Args:
+        file: the table.
+        columns: all of its columns.
+        accepted: names in lower case.
+        what: the column with its article, such as "an image column".
+        report: is called where there is none; where it returns, the result is None.
 
     Raises:
-        UserError: the file does not exist or is none of the accepted formats.
+        UserError: as `report` does.
     """
-    readers = {".csv": _csv, ".xlsx": _xlsx, ".jsonl": _jsonl, ".json": _sgseg}
-    reader = readers.get(file.suffix.lower())
-    if reader is None:
-        raise UserError(f"{file} is not a kind of table that is read here", _TABLE_REMEDY)
-    try:
-        return reader(file)
-    except UserError:
-        raise
-    except (OSError, ValueError, KeyError, csv.Error) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{file} cannot be read as a table ({reason})", _TABLE_REMEDY) from error
-    except Exception as error:  # zipfile and openpyxl share no base class for a broken workbook
-        raise UserError(f"{file} cannot be read ({type(error).__name__})", _TABLE_REMEDY) from error
+    found = matching_columns(columns, accepted)
+    if found:
+        return found[0]
+    detail = f"has no {what.split(maxsplit=1)[1]}; its columns are {', '.join(columns) or '(none)'}"
+    remedy = f"name {what} one of {', '.join(accepted)} (upper or lower case)"
+    kind, where = "missing column", file.name
+    report(TableError(f"{file} {detail}", remedy, kind=kind, where=where, detail=detail))
+    return None
 
 
-def required(file: Path, number: int, row: Row, column: str) -> str:
-    """A cell that must hold something.
-
-    Raises:
-        UserError: it is empty.
-    """
+def is_filled(row: Row, column: str) -> bool:
+    """Whether a cell is there and holds more than spaces."""
     value = row.get(column)
-    text = "" if value is None else str(value)
-    if not text.strip():
-        raise UserError(
-            f"{file}, {place(file, number, row.line)}: {column!r} is empty",
-            "fill it in or delete the row; for an experiment without text set caption_mode=empty",
-        )
-    return text
+    return value is not None and bool(str(value).strip())
 
 
-def place(file: Path, number: int, line: int | None = None) -> str:
-    """Where a reader finds a row when the file is opened in an editor.
+def required(
+    file: Path,
+    number: int,
+    row: Row,
+    column: str,
+    report: Report = raise_error,
+    *,
+    kind: str = "invalid row",
+) -> str:
+    """Read a cell that must hold something; "" where it does not and `report` returns.
+
+    Args:
+        file: the table.
+        number: the row, counted from 0 without the empty ones.
+        row: its cells.
+        column: which of them.
+        report: is called for an empty cell.
+        kind: what an audit calls it.
+
+    Raises:
+        UserError: as `report` does.
+    """
+    if is_filled(row, column):
+        return str(row[column])
+    remedy = "fill it in or delete the row; for an experiment without text set caption_mode=empty"
+    report(row_error(file, number, row.line, f"{column!r} is empty", remedy, kind=kind))
+    return ""
+
+
+def row_error(
+    file: Path, number: int, line: int | None, detail: str, remedy: str, *, kind: str
+) -> TableError:
+    """Name a mistake by its file and row; the arguments are `row_location`'s and `TableError`'s."""
+    location = row_location(file, number, line)
+    cause, where = f"{file}, {location}: {detail}", f"{file.name}, {location}"
+    return TableError(cause, remedy, kind=kind, where=where, detail=detail)
+
+
+def row_location(file: Path, number: int, line: int | None = None) -> str:
+    """Name a row as somebody finds it who opens the file in an editor.
 
     Args:
         file: the table.
@@ -149,29 +196,71 @@ def place(file: Path, number: int, line: int | None = None) -> str:
     return f"entry {number + 1}"
 
 
-def _column(file: Path, row: Row, accepted: Sequence[str], what: str) -> str:
-    for column in row:
-        if column.casefold() in accepted:
-            return column
-    raise UserError(
-        f"{file} has no {what.split(maxsplit=1)[1]}; its columns are {', '.join(row) or '(none)'}",
-        f"name {what} one of {', '.join(accepted)} (upper or lower case)",
-    )
+# --- formats -------------------------------------------------------------------------------------
 
 
-def _named(file: Path, header: list[str], cells: list[list[str]]) -> list[Row]:
-    """Rows by column name; wholly empty rows, which workbooks end with, are left out."""
-    header = [name.strip() for name in header]
+def read_rows(file: Path, report: Report = raise_error) -> list[Row]:
+    """Read the rows of a table; cells are strings, except in the JSON formats.
+
+    Rows without any cell are left out, and so are columns that have neither a name nor a cell, as
+    spreadsheets leave them at the right. A column with cells but no name is called "Unnamed: 3" by
+    its place, counted from 0.
+
+    Args:
+        file: the table.
+        report: is called for a file that cannot be read; where it returns, there are no rows.
+
+    Raises:
+        UserError: as `report` does: the file does not exist, cannot be read, is none of the
+            accepted formats, or names a column twice.
+    """
+    readers = {".csv": _csv, ".xlsx": _xlsx, ".jsonl": _jsonl, ".json": _sgseg}
+    reader = readers.get(file.suffix.lower())
+    try:
+        if reader is None:
+            raise UserError(f"{file} is not a kind of table that is read here", _TABLE_REMEDY)
+        return _without_empty_unnamed(reader(file))
+    except Exception as error:  # csv, json and zipfile share no base class for a broken file
+        mistake = error if isinstance(error, UserError) else _unreadable(file, error)
+        cause, _, remedy = str(mistake).partition("\n")
+        report(TableError(cause, remedy, kind="unreadable table", where=file.name))
+        return []
+
+
+def _unreadable(file: Path, error: Exception) -> UserError:
+    return UserError(f"{file} cannot be read as a table ({first_line(error)})", _TABLE_REMEDY)
+
+
+def _without_empty_unnamed(rows: list[Row]) -> list[Row]:
+    names = {name for row in rows for name in row}
+    unnamed = [name for name in names if not name.strip() or name.startswith(_UNNAMED)]
+    empty = [name for name in unnamed if not any(is_filled(row, name) for row in rows)]
+    for row in rows if empty else ():
+        for name in empty:
+            row.pop(name, None)
+    return rows
+
+
+def _under_header(file: Path, table: Sequence[Sequence[str]]) -> list[Row]:
+    """Rows by the names in the first one, without those that are wholly empty."""
+    if not table:
+        return []
+    header = [name.strip() or f"{_UNNAMED}{column}" for column, name in enumerate(table[0])]
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise UserError(
+            f"{file} has more than one column {', '.join(repeated)}", "keep one of each name"
+        )
     rows: list[Row] = []
-    for line, values in enumerate(cells, start=2):
-        if not any(value.strip() for value in values):
+    for line, cells in enumerate(table[1:], start=2):
+        if not any(cell.strip() for cell in cells):
             continue
-        if len(values) != len(header):
+        if len(cells) != len(header):
             raise UserError(
-                f"{file}, row {line}: {len(values)} cells under {len(header)} columns",
-                "put captions that hold the separator between double quotes",
+                f"{file}, row {line}: {len(cells)} cells under {len(header)} columns",
+                "put texts that hold the separator between double quotes",
             )
-        rows.append(Row(dict(zip(header, values, strict=True)), line))
+        rows.append(Row(dict(zip(header, cells, strict=True)), line))
     return rows
 
 
@@ -180,39 +269,110 @@ def _csv(file: Path) -> list[Row]:
         header = lines.readline()
         lines.seek(0)
         separator = ";" if header.count(";") > header.count(",") else ","
-        table = list(csv.reader(lines, delimiter=separator))
-    return _named(file, table[0], table[1:]) if table else []
-
-
-def _xlsx(file: Path) -> list[Row]:
-    """The rows of the only sheet that has cells; the empty ones that Excel adds do not matter."""
-    with pd.ExcelFile(file, engine="openpyxl") as book:
-        names = [sheet.title for sheet in book.book.worksheets]  # unlike pandas', without charts
-        if not names:
-            raise UserError(f"{file} has no sheet of cells", "save the table as its only sheet")
-        sheets = book.parse(sheet_name=names, dtype=str, keep_default_na=False)
-    filled = [name for name, table in sheets.items() if len(table.columns)]
-    if len(filled) > 1:
-        raise UserError(
-            f"{file} has {len(filled)} sheets with cells: {', '.join(map(str, filled))}",
-            "keep the sheet with the captions, or save it as .csv",
-        )
-    table = sheets[filled[0]] if filled else pd.DataFrame()
-    cells = table.fillna("").astype(str).to_numpy().tolist()
-    return _named(file, [str(column) for column in table.columns], cells)
+        return _under_header(file, list(csv.reader(lines, delimiter=separator)))
 
 
 def _jsonl(file: Path) -> list[Row]:
-    lines = file.read_text(encoding="utf-8-sig").splitlines()
-    rows = [json.loads(line) for line in lines if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        raise ValueError("a line is not an object")
-    return [Row(row) for row in rows]
+    rows = []
+    # Not splitlines, which also breaks a caption at a line separator of Unicode.
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        row = json.loads(line) if line.strip() else {}
+        if not isinstance(row, dict):
+            raise UserError(
+                f"{file}, line {number} is no object", 'write {"image": .., "text": ..}'
+            )
+        if line.strip():
+            rows.append(Row(row))
+    return rows
 
 
 def _sgseg(file: Path) -> list[Row]:
-    """``{"train": [{...}], "valid": [...], "test": [...]}``; each row is told its split."""
+    """``{"train": [{...}], "valid": [...], "test": [...]}``; each row gets its split's name."""
     splits = json.loads(file.read_text(encoding="utf-8-sig"))
     if not isinstance(splits, dict) or not set(map(split_name, splits)) <= set(_SPLITS):
         raise ValueError("not an object with the keys train, valid and test")
     return [Row({**row, "split": split}) for split, rows in splits.items() for row in rows]
+
+
+# --- workbooks -----------------------------------------------------------------------------------
+
+
+def _xlsx(file: Path) -> list[Row]:
+    from openpyxl.cell.cell import ERROR_CODES  # type: ignore[import-untyped]
+
+    table = list(workbook_rows(file))
+    width = max(map(len, table), default=0)
+    cells = [["" if cell in ERROR_CODES else cell for cell in row] for row in table]
+    return _under_header(file, [row + [""] * (width - len(row)) for row in cells])
+
+
+def workbook_rows(file: Path, sheet: str | None = None) -> Iterator[list[str]]:
+    """Yield the rows of one sheet as strings, each as wide as the widest up to it.
+
+    A workbook may hold hundreds of thousands of rows; they are not held in memory.
+
+    Args:
+        file: an .xlsx workbook.
+        sheet: its name, compared without case; None for the only one that has cells, beside charts
+            and the empty sheets that Excel adds.
+
+    Raises:
+        UserError: the file is no workbook, or does not have that sheet.
+    """
+    import openpyxl  # type: ignore[import-untyped]
+
+    book = None
+    try:
+        book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+        cells = _only_sheet(file, book) if sheet is None else _named_sheet(file, book, sheet)
+        width = 0
+        for row in () if cells is None else _values(cells):
+            width = max(width, len(row))  # rows end at their last filled cell
+            yield [_text(value) for value in row] + [""] * (width - len(row))
+    except UserError:
+        raise
+    except Exception as error:  # zipfile and openpyxl share no base class for a broken workbook
+        raise _unreadable(file, error) from error
+    finally:
+        if book is not None:
+            book.close()
+
+
+def _named_sheet(file: Path, book: Any, name: str) -> Any:
+    for sheet in book.worksheets:
+        if sheet.title.strip().casefold() == name.casefold():
+            return sheet
+    raise UserError(
+        f"{file} has the sheets {', '.join(map(repr, book.sheetnames))}; {name!r} is expected",
+        "use the workbook as downloaded, or rename its sheets",
+    )
+
+
+def _only_sheet(file: Path, book: Any) -> Any:
+    """The one sheet with cells; None where all are empty."""
+    if not book.worksheets:  # nothing but charts
+        raise UserError(f"{file} has no sheet of cells", "save the table as its only sheet")
+    filled = [
+        sheet
+        for sheet in book.worksheets
+        if any(value is not None for row in _values(sheet) for value in row)
+    ]
+    if len(filled) > 1:
+        raise UserError(
+            f"{file} has {len(filled)} sheets with cells: "
+            f"{', '.join(sheet.title for sheet in filled)}",
+            "keep the sheet with the table, or save it as .csv",
+        )
+    return filled[0] if filled else None
+
+
+def _values(sheet: Any) -> Iterator[tuple[object, ...]]:
+    sheet.reset_dimensions()  # some programs write a wrong extent, and rows would be cut off
+    rows: Iterator[tuple[object, ...]] = sheet.iter_rows(values_only=True)
+    return rows
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -1,6 +1,6 @@
-"""What is wrong with a dataset on disk: all of it, in one pass over the files.
+"""All that is wrong with a dataset on disk, in one pass over the files.
 
-`findings.KINDS` lists what is looked for, how serious it is, and why.
+`findings.KINDS` lists what is checked, how serious it is, and why.
 """
 
 from __future__ import annotations
@@ -12,26 +12,22 @@ from statistics import median
 
 from tqdm import tqdm
 
-from datamodules.audit.files import Files
+from datamodules.audit.files import FileChecks
 from datamodules.audit.findings import (
     KINDS,
     Audit,
     Finding,
-    finding,
     format_audit,
     in_order,
     write_audit,
 )
-from datamodules.audit.reading import rows_of
+from datamodules.audit.reading import read_all, refusal
 from datamodules.audit.splits import empty_splits, leaks, repetitions
-from datamodules.audit.words import Words
+from datamodules.audit.words import CaptionChecks
 from datamodules.base import TextSegDataModule
-from datamodules.captions.lvit_template import Template
 from datamodules.captions.modes import key
-from datamodules.dataset import Record
-from datamodules.files.manifest import PREDICT, SPLITS
-from datamodules.mosmed.datamodule import MosMedDataModule
-from datamodules.qata_cov19.datamodule import QaTaCov19DataModule
+from datamodules.files.manifest import PREDICT
+from datamodules.records import Splits
 from textseg.errors import UserError
 from textseg.preprocess import checked_size
 
@@ -58,73 +54,55 @@ def audit(
         UserError: root is unset or no folder, or image_size cannot be used.
     """
     root = datamodule.folder()
-    rows, found = rows_of(datamodule, root)
-    template = _template(datamodule)
-    files = Files(
+    rows, findings = read_all(datamodule, root)
+    template = datamodule.caption_template
+    files = FileChecks(
         root,
         network=checked_size(datamodule.image_size),
         missing="error" if datamodule.on_missing == "error" else "warning",
-        count_areas=template is not None,
+        count_components=template is not None,
     )
-    words = Words(
+    words = CaptionChecks(
         template,
         count_tokens=count_tokens,
         max_tokens=max_tokens,
         normalized=datamodule.normalize_captions,
     )
-    _look(rows, files, words)
-    published = _published(datamodule)
+    _inspect_rows(rows, files, words)
+    published = datamodule.published_splits.get(datamodule.split, ())
     files.compare(published=published)
     unlisted, refused = _all_images(datamodule, root)
     if rows:
         files.unlisted_files(unlisted)
-        found += empty_splits(rows)
-    found += refused if not found else []
-    found += leaks(rows, files, published=published) + repetitions(rows, files)
-    found += files.findings + words.finished()
+        findings += empty_splits(rows)
+    findings += refused if not findings else []
+    findings += leaks(rows, files, published=published) + repetitions(rows, files)
+    findings += files.findings + words.finished()
     facts = {**_facts(datamodule, rows, files), **words.facts()}
-    return Audit(in_order(found), facts)
+    return Audit(in_order(findings), facts)
 
 
-def _template(datamodule: TextSegDataModule) -> Template | None:
-    if isinstance(datamodule, QaTaCov19DataModule):
-        return "qata"
-    return "mosmed" if isinstance(datamodule, MosMedDataModule) else None
-
-
-def _published(datamodule: TextSegDataModule) -> tuple[str, ...]:
-    """Splits that others divided so: what they share is not the user's to mend."""
-    if isinstance(datamodule, QaTaCov19DataModule) and datamodule.split in ("official", "first80"):
-        return ("train", "val")
-    if isinstance(datamodule, MosMedDataModule) and datamodule.split in ("official", "lists"):
-        return SPLITS
-    return ()
-
-
-def _look(rows: dict[str, list[Record]], files: Files, words: Words) -> None:
+def _inspect_rows(rows: Splits, files: FileChecks, words: CaptionChecks) -> None:
     listed = [(split, record) for split, records in rows.items() for record in records]
     for split, record in tqdm(listed, "audit", delay=2, unit="row"):
         # Rows for prediction need no mask, and may not have one.
-        words.read(record, split, files.look(record, split, scored=split != PREDICT))
+        words.read(record, split, files.inspect(record, split, scored=split != PREDICT))
 
 
 def _all_images(datamodule: TextSegDataModule, root: Path) -> tuple[list[Path], list[Finding]]:
     try:
         return list(datamodule.all_images(root)), []
     except UserError as error:
-        cause, _, remedy = str(error).partition("\n")
-        return [], [finding("refused by the reader", "", str(root), cause, suggestion=remedy)]
+        return [], [refusal(error, root)]
 
 
-def _facts(
-    datamodule: TextSegDataModule, rows: dict[str, list[Record]], files: Files
-) -> dict[str, object]:
+def _facts(datamodule: TextSegDataModule, rows: Splits, files: FileChecks) -> dict[str, object]:
     """Counts and shares; of what could be read."""
     keys = {split: [key(record.text) for record in records] for split, records in rows.items()}
     filled = {split: part for split, part in keys.items() if part}
-    images = [look for look in files.images.values() if look is not None]
-    masks = [look for look in files.masks.values() if look is not None]
-    sizes = Counter(f"{look.size[0]}x{look.size[1]} {look.mode}" for look in images)
+    images = [facts for facts in files.images.values() if facts is not None]
+    masks = [facts for facts in files.masks.values() if facts is not None]
+    sizes = Counter(f"{facts.size[0]}x{facts.size[1]} {facts.mode}" for facts in images)
     facts: dict[str, object] = {
         "rows": {split: len(part) for split, part in filled.items()},
         "cases": {
@@ -147,7 +125,7 @@ def _facts(
         areas = [m.area / (m.size[0] * m.size[1]) for m in masks if m.area]
         if areas:
             facts["median foreground of the others"] = median(areas)
-        facts["masks with values but 0 and 255"] = sum(bool(m.others) for m in masks)
+        facts["masks with values but 0 and 255"] = sum(bool(m.other_values) for m in masks)
     if datamodule.mask_source:
         facts["masks are"] = datamodule.mask_source
     return facts

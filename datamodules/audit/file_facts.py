@@ -1,4 +1,4 @@
-"""What an audit keeps of a picture or a mask after one look."""
+"""What an audit keeps of a picture or a mask after reading it once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CORNERS_TOUCH = np.ones((3, 3), dtype=np.uint8)  # 8-connected
 
 
 @dataclass(frozen=True)
-class ImageLook:
+class ImageFacts:
     """An image: `digest` is of its decoded pixels, equal for gray and for three equal channels."""
 
     size: Size
@@ -31,32 +31,39 @@ class ImageLook:
 
 
 @dataclass(frozen=True)
-class MaskLook:
-    """A mask.
+class MaskFacts:
+    """A mask, `area` and what follows as training reads it.
 
-    `oddness` says what is unusual about its mode, or nothing; `others` are its values but 0 and
-    255; `lost` is the share of the area above 0 that is not above 127; `area` and what follows are
-    of the mask as training reads it. `center` is the centroid's column, from 0 (left edge) to 1,
-    None of an empty mask; `areas` counts 8-connected components, None where it was not asked for.
+    Args:
+        size: height and width on disk.
+        digest: of the thresholded pixels.
+        unusual_mode: what is unusual about its color mode; "" if nothing.
+        other_values: its values but 0 and 255.
+        soft_share: share of the area above 0 that is not above 127.
+        area: pixels of foreground.
+        center: the centroid's column, from 0 (left edge) to 1; None of an empty mask.
+        components: number of 8-connected components; None where it was not asked for.
+        vanishes: whether resizing to the network's size leaves no foreground.
     """
 
     size: Size
     digest: str
-    oddness: str
-    others: tuple[int, ...]
-    lost: float
+    unusual_mode: str
+    other_values: tuple[int, ...]
+    soft_share: float
     area: int
     center: float | None
-    areas: int | None
-    vanishes: bool  # when resized to the network's size
+    components: int | None
+    vanishes: bool
 
     @property
     def doubtful(self) -> bool:
-        return any(_DOUBTFUL[0] <= value <= _DOUBTFUL[1] for value in self.others)
+        """Whether values near the threshold could as well have come out on its other side."""
+        return any(_DOUBTFUL[0] <= value <= _DOUBTFUL[1] for value in self.other_values)
 
 
-def look_at_image(path: Path) -> ImageLook:
-    """Decode an image.
+def inspect_image(path: Path) -> ImageFacts:
+    """Decode an image and describe it.
 
     Raises:
         UserError: it cannot be read.
@@ -64,7 +71,7 @@ def look_at_image(path: Path) -> ImageLook:
     image = _decoded(path)
     plain = image.mode in ("1", "L", "RGB") or image.mode.startswith("I")
     values = _one_channel(np.asarray(image if plain else image.convert("RGB")))
-    return ImageLook(
+    return ImageFacts(
         size=(image.height, image.width),
         mode=image.mode,
         digest=_digest(values),
@@ -72,48 +79,50 @@ def look_at_image(path: Path) -> ImageLook:
     )
 
 
-def look_at_mask(path: Path, network: Size, *, count_areas: bool) -> MaskLook:
-    """Decode a mask.
+def inspect_mask(path: Path, network: Size, *, count_components: bool) -> MaskFacts:
+    """Decode a mask and describe it.
 
     Args:
         path: the file.
         network: height and width that training resizes it to.
-        count_areas: whether to count connected components.
+        count_components: whether to count connected components.
 
     Raises:
         UserError: it cannot be read.
     """
     image = _decoded(path)
-    values, oddness = _mask_values(image)
+    values, unusual_mode = _mask_values(image)
     mask = (values > MASK_THRESHOLD).astype(np.uint8)
     area = int(mask.sum())
     above_zero = int((values > 0).sum())
     columns = mask.sum(axis=0, dtype=np.int64)
     middle = np.arange(mask.shape[1]) + 0.5
-    return MaskLook(
+    return MaskFacts(
         size=(image.height, image.width),
         digest=_digest(mask),
-        oddness=oddness,
-        others=tuple(int(value) for value in np.unique(values) if value not in (0, 255)),
-        lost=1 - area / above_zero if above_zero else 0.0,
+        unusual_mode=unusual_mode,
+        other_values=tuple(int(value) for value in np.unique(values) if value not in (0, 255)),
+        soft_share=1 - area / above_zero if above_zero else 0.0,
         area=area,
         center=float(columns @ middle) / area / mask.shape[1] if area else None,
-        areas=int(ndimage.label(mask, structure=_CORNERS_TOUCH)[1]) if count_areas else None,
+        components=int(ndimage.label(mask, structure=_CORNERS_TOUCH)[1])
+        if count_components
+        else None,
         vanishes=bool(area) and not resize_mask(mask, network).any(),
     )
 
 
 def _mask_values(image: Image.Image) -> tuple[NDArray[np.integer], str]:
     """[H, W] as `preprocess.read_mask` takes them, and what is unusual about the mode."""
-    oddness = "" if image.mode in ("1", "L", "RGB") else f"mode {image.mode}"
+    unusual_mode = "" if image.mode in ("1", "L", "RGB") else f"mode {image.mode}"
     if image.mode in ("1", "P", "LA", "RGBA"):
         image = image.convert("L" if image.mode in ("1", "LA") else "RGB")
     values = np.asarray(image)
     if values.ndim == 3:
-        if not oddness and _one_channel(values).ndim == 3:
-            oddness = "three channels that differ"
+        if not unusual_mode and _one_channel(values).ndim == 3:
+            unusual_mode = "three channels that differ"
         values = values.max(axis=2)
-    return values, oddness
+    return values, unusual_mode
 
 
 def _decoded(path: Path) -> Image.Image:

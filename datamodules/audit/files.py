@@ -6,49 +6,51 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from datamodules.audit.file_facts import ImageLook, MaskLook, look_at_image, look_at_mask
+from datamodules.audit.file_facts import ImageFacts, MaskFacts, inspect_image, inspect_mask
 from datamodules.audit.findings import Finding, Severity, finding
-from datamodules.dataset import Record
+from datamodules.records import Record
 from textseg.errors import UserError
 from textseg.preprocess import Size
 from textseg.tables import IMAGE_SUFFIXES, match_key
 
-_ODD = 0.1  # a size or mode that fewer of the pictures have is told; more are no exception
+_ODD = 0.1  # share of the pictures below which their size or mode is an exception
 
 
-class Files:
-    """Looks at each file once, and remembers what is wrong with it.
+class FileChecks:
+    """Inspects each file once, and collects what is wrong with it.
 
     Args:
         root: the dataset's folder; files are named by their path below it.
         network: height and width of the network's input.
         missing: how serious a missing file is.
-        count_areas: whether masks' connected components are counted.
+        count_components: whether masks' connected components are counted.
     """
 
-    def __init__(self, root: Path, *, network: Size, missing: Severity, count_areas: bool) -> None:
+    def __init__(
+        self, root: Path, *, network: Size, missing: Severity, count_components: bool
+    ) -> None:
         self.root = root
         self.network = network
         self.missing = missing
-        self.count_areas = count_areas
+        self.count_components = count_components
         self.findings: list[Finding] = []
-        self.images: dict[Path, ImageLook | None] = {}  # None: not there, or unreadable
-        self.masks: dict[Path, MaskLook | None] = {}
+        self.images: dict[Path, ImageFacts | None] = {}  # None: not there, or unreadable
+        self.masks: dict[Path, MaskFacts | None] = {}
         self.listed_masks: set[Path] = set()
         self.split_of: dict[Path, str] = {}  # an image's first
 
     def shown(self, path: Path) -> str:
-        """A file's name in findings."""
+        """Name a file in findings: by its path below root."""
         inside = path.is_relative_to(self.root)
         return path.relative_to(self.root).as_posix() if inside else str(path)
 
-    def look(self, record: Record, split: str, *, scored: bool) -> MaskLook | None:
-        """A row's image and mask.
+    def inspect(self, record: Record, split: str, *, scored: bool) -> MaskFacts | None:
+        """Inspect a row's image and mask.
 
         Args:
             record: the row.
             split: where it is.
-            scored: whether the row needs a mask; otherwise one is not looked at.
+            scored: whether the row needs a mask; otherwise none is inspected.
 
         Returns:
             the mask; None where there is none, or where it cannot be read.
@@ -63,36 +65,36 @@ class Files:
             self.findings.append(finding("size mismatch", split, record.case, detail))
         return mask
 
-    def _image(self, record: Record, split: str) -> ImageLook | None:
+    def _image(self, record: Record, split: str) -> ImageFacts | None:
         path = record.image
         if path in self.images:
             return self.images[path]
         self.split_of[path] = split
         self.images[path] = None
         if not path.is_file():
-            self._tell("caption without image", split, path, "not there", severity=self.missing)
+            self._add("caption without image", split, path, "not there", severity=self.missing)
             if record.mask is not None and record.mask.is_file():
                 detail = f"its image {self.shown(path)} is not there"
-                self._tell("mask without image", split, record.mask, detail, severity=self.missing)
+                self._add("mask without image", split, record.mask, detail, severity=self.missing)
             return None
         try:
-            look = look_at_image(path)
+            facts = inspect_image(path)
         except UserError as error:
-            self._tell("unreadable image", split, path, str(error))
+            self._add("unreadable image", split, path, str(error))
             return None
-        self.images[path] = look
-        if look.constant:
-            self._tell("constant image", split, path, "every pixel has the same value")
-        return look
+        self.images[path] = facts
+        if facts.constant:
+            self._add("constant image", split, path, "every pixel has the same value")
+        return facts
 
-    def _mask(self, path: Path, record: Record, split: str) -> MaskLook | None:
+    def _mask(self, path: Path, record: Record, split: str) -> MaskFacts | None:
         if path in self.masks:
             return self.masks[path]
         self.masks[path] = None
         if not path.is_file():
             if record.image.is_file():
                 where = self.shown(path)
-                self._tell(
+                self._add(
                     "image without mask",
                     split,
                     record.image,
@@ -101,76 +103,77 @@ class Files:
                 )
             return None
         try:
-            look = look_at_mask(path, self.network, count_areas=self.count_areas)
+            facts = inspect_mask(path, self.network, count_components=self.count_components)
         except UserError as error:
-            self._tell("unreadable mask", split, path, str(error))
+            self._add("unreadable mask", split, path, str(error))
             return None
-        self.masks[path] = look
-        self._judge_mask(look, path, split)
-        return look
+        self.masks[path] = facts
+        self._check_mask(facts, path, split)
+        return facts
 
-    def _judge_mask(self, look: MaskLook, path: Path, split: str) -> None:
-        if look.oddness:
-            self._tell("unusual mask mode", split, path, look.oddness)
-        if look.others and not look.area:
-            detail = f"the largest value is {max(look.others)}, and only values above 127 count"
-            self._tell("mask erased by the threshold", split, path, detail)
-        elif look.others:
-            values = ", ".join(str(value) for value in look.others[:5])
-            values += ", ..." if len(look.others) > 5 else ""
-            detail = f"values {values}; {look.lost:.1%} of the area above 0 is not above 127"
-            self._tell("soft mask" if look.doubtful else "faint mask values", split, path, detail)
-        if look.area == look.size[0] * look.size[1]:
-            self._tell("mask of everything", split, path, "every pixel is foreground")
-        if look.vanishes:
-            detail = f"{look.area} pixels of {look.size[0]}x{look.size[1]} leave none at "
+    def _check_mask(self, facts: MaskFacts, path: Path, split: str) -> None:
+        if facts.unusual_mode:
+            self._add("unusual mask mode", split, path, facts.unusual_mode)
+        if facts.other_values and not facts.area:
+            detail = (
+                f"the largest value is {max(facts.other_values)}, and only values above 127 count"
+            )
+            self._add("mask erased by the threshold", split, path, detail)
+        elif facts.other_values:
+            values = ", ".join(str(value) for value in facts.other_values[:5])
+            values += ", ..." if len(facts.other_values) > 5 else ""
+            detail = f"values {values}; {facts.soft_share:.1%} of the area above 0 is not above 127"
+            self._add("soft mask" if facts.doubtful else "faint mask values", split, path, detail)
+        if facts.area == facts.size[0] * facts.size[1]:
+            self._add("mask of everything", split, path, "every pixel is foreground")
+        if facts.vanishes:
+            detail = f"{facts.area} pixels of {facts.size[0]}x{facts.size[1]} leave none at "
             detail += f"{self.network[0]}x{self.network[1]}"
-            self._tell("lesion lost at network size", split, path, detail)
+            self._add("lesion lost at network size", split, path, detail)
 
-    def _tell(
+    def _add(
         self, kind: str, split: str, path: Path, detail: str, *, severity: Severity | None = None
     ) -> None:
-        found = finding(kind, split, self.shown(path), detail, severity=severity)
-        self.findings.append(found)
+        self.findings.append(finding(kind, split, self.shown(path), detail, severity=severity))
 
     # --- of all files together -----------------------------------------------------------------
 
     def compare(self, *, published: Collection[str]) -> None:
-        """Copies of one picture, and pictures unlike the others; after all rows were looked at.
+        """Find copies of one picture and odd pictures, after all rows were inspected.
 
         Args:
             published: splits that hold copies of each other's pictures as they are published.
         """
         first: dict[str, Path] = {}
         sizes: Counter[tuple[Size, str]] = Counter()
-        for path, look in self.images.items():
-            if look is None:
+        for path, facts in self.images.items():
+            if facts is None:
                 continue
-            sizes[look.size, look.mode] += 1
-            if look.constant:  # every black picture is every other's copy
+            sizes[facts.size, facts.mode] += 1
+            if facts.constant:  # every black picture is every other's copy
                 continue
-            original = first.setdefault(look.digest, path)
+            original = first.setdefault(facts.digest, path)
             if original != path:
-                self._tell_copy(path, original, published=published)
-        for path, look in self.images.items():
-            if look is not None and sizes[look.size, look.mode] < _ODD * sizes.total():
-                (height, width), mode = look.size, look.mode
+                self._add_copy(path, original, published=published)
+        for path, facts in self.images.items():
+            if facts is not None and sizes[facts.size, facts.mode] < _ODD * sizes.total():
+                (height, width), mode = facts.size, facts.mode
                 ((usual, usual_mode), _), *_ = sizes.most_common(1)
                 detail = f"{height}x{width}, mode {mode}; most are {usual[0]}x{usual[1]}, "
-                self._tell("odd picture", self.split_of[path], path, f"{detail}{usual_mode}")
+                self._add("odd picture", self.split_of[path], path, f"{detail}{usual_mode}")
 
-    def _tell_copy(self, path: Path, original: Path, *, published: Collection[str]) -> None:
+    def _add_copy(self, path: Path, original: Path, *, published: Collection[str]) -> None:
         split, other = self.split_of[path], self.split_of[original]
         detail = f"the same pixels as {self.shown(original)} ({other})"
         if split == other:
-            self._tell("duplicate image", split, path, detail)
+            self._add("duplicate image", split, path, detail)
         else:
             severity: Severity = "warning" if {split, other} <= set(published) else "error"
             both = f"{other}, {split}"
-            self._tell("duplicate image across splits", both, path, detail, severity=severity)
+            self._add("duplicate image across splits", both, path, detail, severity=severity)
 
     def unlisted_files(self, unlisted: Iterable[Path]) -> None:
-        """Files that no row names.
+        """Find files that no row names.
 
         Args:
             unlisted: all images that the dataset says it has; of a manifest, none.
@@ -178,9 +181,9 @@ class Files:
         keys = {match_key(path.name) for path in self.images}
         unlisted_files = [path for path in unlisted if match_key(path.name) not in keys]
         for path in unlisted_files:
-            self._tell("image without caption", "", path, "no row names it", severity=self.missing)
-        # In the folders of listed files, a copy under another spelling is no stray.
-        stray_keys = {match_key(path.name) for path in unlisted_files}
+            self._add("image without caption", "", path, "no row names it", severity=self.missing)
+        # In the folders of listed files, a copy under another spelling is not a file without a row.
+        unlisted_keys = {match_key(path.name) for path in unlisted_files}
         image_folders = {path.parent for path in (*self.images, *unlisted_files)}
         mask_folders = {path.parent for path in self.listed_masks} - image_folders
         known = {(path.parent, match_key(path.name)) for path in (*self.images, *self.listed_masks)}
@@ -188,10 +191,10 @@ class Files:
         for folder in sorted(image_folders | mask_folders):
             for path in _pictures_in(folder):
                 key = match_key(path.name)
-                if (folder, key) in known or (folder in mask_folders and key in stray_keys):
+                if (folder, key) in known or (folder in mask_folders and key in unlisted_keys):
                     continue
                 kind = "mask without image" if folder in mask_folders else "image without caption"
-                self._tell(kind, "", path, "no row names it", severity="warning")
+                self._add(kind, "", path, "no row names it", severity="warning")
 
 
 def _pictures_in(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What an audit finds, how serious each kind is, and how it is shown."""
+"""Kinds of findings, how serious each is, and how an audit is printed and written."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Literal, NamedTuple
 Severity = Literal["error", "warning", "note"]
 
 _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
-_PLACES = 3  # shown on the screen of one kind
+_LOCATIONS = 3  # shown on the screen of one kind
 
 
 class Kind(NamedTuple):
-    """How serious a kind of finding is, and what to do about it unless the finding knows better."""
+    """How serious a kind of finding is, and what to do about it unless a finding says otherwise."""
 
     severity: Severity
     suggestion: str
@@ -29,7 +29,7 @@ class Kind(NamedTuple):
 # Files and captions without a counterpart are warnings where on_missing=skip leaves them out. What
 # two parts of a published split share (train and val of QaTa's first80 and official, any of
 # MosMedData+'s official and lists) is a warning: numbers are to be comparable with others', and it
-# is not the user's to mend.
+# is not for the user to change.
 KINDS: dict[str, Kind] = {
     "refused by the reader": Kind("error", ""),
     "unreadable table": Kind("error", ""),
@@ -75,7 +75,7 @@ KINDS: dict[str, Kind] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing at one place.
+    """One mistake or oddity, with its location.
 
     Args:
         kind: a key of `KINDS`.
@@ -103,7 +103,7 @@ def finding(
     severity: Severity | None = None,
     suggestion: str | None = None,
 ) -> Finding:
-    """A finding of a kind, with what the kind says unless told otherwise."""
+    """Make a finding of a kind, with the kind's severity and suggestion by default."""
     usual = KINDS[kind]
     return Finding(
         kind,
@@ -117,7 +117,7 @@ def finding(
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found.
+    """The result of an audit.
 
     Args:
         findings: the most serious first, then in the order of `KINDS`, then as met.
@@ -134,6 +134,7 @@ class Audit:
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """Sort by severity, then in the order of `KINDS`."""
     kinds = list(KINDS)
     return sorted(findings, key=lambda f: (_ORDER.index(f.severity), kinds.index(f.kind)))
 
@@ -142,7 +143,7 @@ def in_order(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def format_audit(audit: Audit) -> str:
-    """A line for each kind with its count and first places, then the facts."""
+    """Format a line for each kind with its count and first locations, then the facts."""
     groups: dict[tuple[Severity, str], list[Finding]] = {}
     for found in audit.findings:
         groups.setdefault((found.severity, found.kind), []).append(found)
@@ -150,7 +151,7 @@ def format_audit(audit: Audit) -> str:
     if groups:
         wide = max(len(kind) for _, kind in groups)
         for (severity, kind), members in groups.items():
-            lines.append(f"{severity:<8}{len(members):>6}  {kind:<{wide}}  {_places(members)}")
+            lines.append(f"{severity:<8}{len(members):>6}  {kind:<{wide}}  {_locations(members)}")
     counts = Counter(found.severity for found in audit.findings)
     lines += [", ".join(f"{counts[severity]} {severity}s" for severity in _ORDER), ""]
     wide = max((len(name) for name in audit.facts), default=0)
@@ -158,11 +159,11 @@ def format_audit(audit: Audit) -> str:
     return "\n".join(lines)
 
 
-def _places(members: list[Finding]) -> str:
+def _locations(members: list[Finding]) -> str:
     if len(members) == 1:
         return f"{members[0].where}: {members[0].detail}"
-    shown = ", ".join(found.where for found in members[:_PLACES])
-    return shown + (", ..." if len(members) > _PLACES else "")
+    shown = ", ".join(found.where for found in members[:_LOCATIONS])
+    return shown + (", ..." if len(members) > _LOCATIONS else "")
 
 
 def _shown(value: object) -> str:
@@ -172,7 +173,7 @@ def _shown(value: object) -> str:
 
 
 def write_audit(audit: Audit, folder: Path) -> None:
-    """audit.json (exit status, counts by kind, facts) and findings.csv (each finding a row)."""
+    """Write audit.json (exit status, counts, facts) and findings.csv (each finding a row)."""
     folder.mkdir(parents=True, exist_ok=True)
     counts = Counter((found.severity, found.kind) for found in audit.findings)
     summary = {

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
-from datamodules.audit.file_facts import MaskLook
+from datamodules.audit.file_facts import MaskFacts
 from datamodules.audit.findings import Finding, finding
 from datamodules.captions.lvit_template import (
     Reading,
@@ -17,7 +17,7 @@ from datamodules.captions.lvit_template import (
     repaired,
 )
 from datamodules.captions.modes import normalize
-from datamodules.dataset import Record
+from datamodules.records import Record
 
 # "nine" of MosMedData+ is nine and more: its formula has no higher word.
 _MOST = {"mosmed": 9}
@@ -30,8 +30,8 @@ _SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 _NOTHING = re.compile(r"\b(no|none|without|zero|normal|healthy|nothing)\b", re.IGNORECASE)
 
 
-class Words:
-    """Reads each row's caption, and remembers what is wrong.
+class CaptionChecks:
+    """Reads each row's caption, and collects what is wrong.
 
     Args:
         template: of the dataset's captions; None where they are free.
@@ -60,12 +60,12 @@ class Words:
         self._tokens: dict[str, int] = {}
         self._wording: list[Finding] = []
 
-    def read(self, record: Record, split: str, mask: MaskLook | None) -> None:
-        """A row's caption, and against its mask, where that can be read."""
+    def read(self, record: Record, split: str, mask: MaskFacts | None) -> None:
+        """Check a row's caption, also against its mask where that can be read."""
         self.rows += 1
         text = record.text
         if not text.strip():
-            self._tell("empty caption", record, split, repr(text))
+            self._add("empty caption", record, split, repr(text))
             return
         self._count_tokens(record, split)
         reading = read_template(text) if is_template_kind(text) else None
@@ -83,7 +83,7 @@ class Words:
             self._check_named_side(record, split, mask)
 
     def finished(self) -> list[Finding]:
-        """All findings, after the last row."""
+        """List all findings, after the last row."""
         if len(self._wording) <= _OTHER_WORDING * self.rows:
             return [*self.findings, *self._wording]
         detail = f"{len(self._wording)} of {self.rows} captions are not worded by the template"
@@ -101,53 +101,52 @@ class Words:
         self.longest = max(self.longest, tokens)
         if tokens > self.max_tokens:
             detail = f"{tokens} tokens, max_tokens={self.max_tokens}: {text}"
-            self._tell("truncated caption", record, split, detail)
+            self._add("truncated caption", record, split, detail)
 
     def _check_wording(self, template: Template, record: Record, split: str) -> None:
         if keeps_template(record.text, template):
             return
-        mended = repaired(record.text)
-        kind = "caption beyond repair" if mended is None else "caption breaks the template"
-        suggestion = None if mended is None else f"normalize_captions=true reads: {mended}"
-        found = finding(kind, split, record.case, record.text, suggestion=suggestion)
-        self._wording.append(found)
+        repair = repaired(record.text)
+        kind = "caption beyond repair" if repair is None else "caption breaks the template"
+        suggestion = None if repair is None else f"normalize_captions=true reads: {repair}"
+        self._wording.append(finding(kind, split, record.case, record.text, suggestion=suggestion))
 
     def _check_extent(self, reading: Reading, record: Record, split: str) -> None:
         lungs = len(reading.zones)
         if lungs != {"bilateral": 2, "unilateral": 1, "none": 0}[reading.extent]:
             detail = f"{reading.extent}, but names {lungs} of the lungs: {record.text}"
-            self._tell("extent against lungs", record, split, detail)
+            self._add("extent against lungs", record, split, detail)
 
     # --- against the mask ----------------------------------------------------------------------
 
     def _check_emptiness(
-        self, reading: Reading | None, record: Record, split: str, mask: MaskLook
+        self, reading: Reading | None, record: Record, split: str, mask: MaskFacts
     ) -> None:
         none = reading.count == 0 if reading is not None else bool(_NOTHING.search(record.text))
-        if not mask.area and not none and not mask.others:
-            self._tell("empty mask, caption names lesions", record, split, record.text)
+        if not mask.area and not none and not mask.other_values:
+            self._add("empty mask, caption names lesions", record, split, record.text)
         # "no" in free text may be about something else than the lesion.
         if mask.area and none and reading is not None:
             detail = f"{mask.area} pixels: {record.text}"
-            self._tell("mask, caption names no lesion", record, split, detail)
+            self._add("mask, caption names no lesion", record, split, detail)
 
-    def _check_side(self, reading: Reading, record: Record, split: str, mask: MaskLook) -> None:
+    def _check_side(self, reading: Reading, record: Record, split: str, mask: MaskFacts) -> None:
         """Of captions that name one lung."""
         if len(reading.zones) == 1 and reading.extent == "unilateral":
             [side] = reading.zones
             if self._compare(side, mask):
-                self._tell_side("caption side against mask", side, record, split, mask)
+                self._add_side("caption side against mask", side, record, split, mask)
 
-    def _check_named_side(self, record: Record, split: str, mask: MaskLook) -> None:
+    def _check_named_side(self, record: Record, split: str, mask: MaskFacts) -> None:
         """Of free captions with a single side, where it is that of a paired organ."""
         sides = {word.lower() for word in _SIDE.findall(record.text)}
         paired = {match[0].lower() for match in _PAIRED.findall(record.text)}
         if len(sides) == 1 and sides == paired:
             [side] = sides
             if self._compare(side, mask):
-                self._tell_side("named side against mask", side, record, split, mask)
+                self._add_side("named side against mask", side, record, split, mask)
 
-    def _compare(self, side: str, mask: MaskLook) -> bool:
+    def _compare(self, side: str, mask: MaskFacts) -> bool:
         """Whether the mask's centroid lies in the other half of the picture."""
         if mask.center is None:
             return False
@@ -155,34 +154,34 @@ class Words:
         self.sides[side, there] += 1
         return not there
 
-    def _tell_side(self, kind: str, side: str, record: Record, split: str, mask: MaskLook) -> None:
+    def _add_side(self, kind: str, side: str, record: Record, split: str, mask: MaskFacts) -> None:
         detail = f"{side}, but the centroid is at {mask.center:.2f} of the width: {record.text}"
-        self._tell(kind, record, split, detail)
+        self._add(kind, record, split, detail)
 
-    def _check_count(self, reading: Reading, record: Record, split: str, mask: MaskLook) -> None:
+    def _check_count(self, reading: Reading, record: Record, split: str, mask: MaskFacts) -> None:
         """Of captions and masks that both have lesions."""
-        if not reading.count or not mask.areas:
+        if not reading.count or not mask.components:
             return
-        most = _MOST.get(self.template or "", mask.areas)
-        agrees = reading.count == min(mask.areas, most)
+        most = _MOST.get(self.template or "", mask.components)
+        agrees = reading.count == min(mask.components, most)
         self.counts[agrees] += 1
         if not agrees:
-            detail = f"{reading.count} named, {mask.areas} 8-connected areas: {record.text}"
-            self._tell("caption count against mask", record, split, detail)
+            detail = f"{reading.count} named, {mask.components} 8-connected areas: {record.text}"
+            self._add("caption count against mask", record, split, detail)
 
-    def _tell(self, kind: str, record: Record, split: str, detail: str) -> None:
+    def _add(self, kind: str, record: Record, split: str, detail: str) -> None:
         self.findings.append(finding(kind, split, record.case, detail))
 
     # --- facts ---------------------------------------------------------------------------------
 
     def facts(self) -> dict[str, object]:
-        """Agreement of words and masks; only what was compared."""
+        """Count how often words and masks agree, of those that were compared."""
         facts: dict[str, object] = {}
         for side in ("left", "right"):
-            told = self.sides[side, True] + self.sides[side, False]
-            if told:
+            compared = self.sides[side, True] + self.sides[side, False]
+            if compared:
                 facts[f"captions of one side, {side}: mask there"] = (
-                    f"{self.sides[side, True]} of {told}"
+                    f"{self.sides[side, True]} of {compared}"
                 )
         if self.counts.total():
             facts["captions whose count is that of the mask's areas"] = (

@@ -1,4 +1,4 @@
-"""Folders that are built once and whole, whatever interrupts or competes."""
+"""Folders that one process builds once and atomically."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def build_once(
     what: str,
     elsewhere: str = "choose a folder on another disk",
 ) -> Path:
-    """The folder, built unless a whole one of this identity is there.
+    """Build a folder unless a complete one of this identity is there.
 
-    `write` fills a new folder beside it, which is moved into place when it is complete, so that an
-    interrupted build is never taken for a whole one. One process builds, the others wait. A folder
-    of another identity, or of none, is replaced.
+    `write` fills a new folder beside it, which is renamed when it is complete, so that an
+    interrupted build is never taken for a complete one. One process builds, the others wait. A
+    folder of another identity, or of none, is replaced.
 
     Args:
         folder: where the result belongs.
@@ -49,15 +49,15 @@ def build_once(
         UserError: the folder cannot be written, or its disk is full.
     """
     folder = folder.absolute()
-    if is_whole(folder, identity):
+    if is_complete(folder, identity):
         return folder
-    with _alone(folder, what, elsewhere):
-        if not is_whole(folder, identity):  # while waiting, another process may have built it
+    with _locked(folder, what, elsewhere):
+        if not is_complete(folder, identity):  # while waiting, another process may have built it
             _build(folder, write, identity, what, elsewhere)
     return folder
 
 
-def is_whole(folder: Path, identity: str) -> bool:
+def is_complete(folder: Path, identity: str) -> bool:
     """Whether the folder was built to its end, and with this identity."""
     try:
         return (folder / IDENTITY).read_text(encoding="utf-8") == identity
@@ -66,12 +66,12 @@ def is_whole(folder: Path, identity: str) -> bool:
 
 
 def forget(folder: Path) -> None:
-    """Have the next `build_once` build the folder anew."""
+    """Invalidate a folder, so that the next `build_once` builds it anew."""
     (folder / IDENTITY).unlink(missing_ok=True)
 
 
 def sources_identity(paths: Iterable[Path], *settings: object) -> str:
-    """A digest of files by name, size and time of change, and of settings by their `repr`.
+    """Digest files by name, size and time of change, and settings by their `repr`.
 
     The order of the files and their repetitions do not matter; a file that does not exist counts
     as that.
@@ -79,8 +79,8 @@ def sources_identity(paths: Iterable[Path], *settings: object) -> str:
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
     for path in sorted({str(path) for path in paths}):
         try:
-            found = os.stat(path)  # noqa: PTH116 - of thousands of files, Path.stat takes longer
-            state = f"{found.st_size}/{found.st_mtime_ns}"
+            stat = os.stat(path)  # noqa: PTH116 - of thousands of files, Path.stat takes longer
+            state = f"{stat.st_size}/{stat.st_mtime_ns}"
         except (FileNotFoundError, NotADirectoryError):
             state = "absent"
         digest.update(f"\0{path}\0{state}".encode(errors="surrogateescape"))
@@ -88,7 +88,7 @@ def sources_identity(paths: Iterable[Path], *settings: object) -> str:
 
 
 @contextmanager
-def _alone(folder: Path, what: str, elsewhere: str) -> Iterator[None]:
+def _locked(folder: Path, what: str, elsewhere: str) -> Iterator[None]:
     """Hold the folder's lock."""
     path = folder.with_name(f".{folder.name}.lock")
     lock = FileLock(path)
@@ -116,7 +116,7 @@ def _alone(folder: Path, what: str, elsewhere: str) -> Iterator[None]:
 def _build(
     folder: Path, write: Callable[[Path], None], identity: str, what: str, elsewhere: str
 ) -> None:
-    """Write aside and move into place; what killed builds have left is removed first."""
+    """Write to a temporary folder and rename it; what killed builds have left is removed first."""
     leftover = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{32}}")
     for path in folder.parent.iterdir():
         if leftover.fullmatch(path.name):

@@ -27,7 +27,7 @@ import numpy as np
 from PIL import __version__ as pillow_version
 from tqdm import tqdm
 
-from datamodules.cache.build_once import build_once, forget, is_whole, sources_identity
+from datamodules.cache.build_once import build_once, forget, is_complete, sources_identity
 from textseg.errors import UserError
 from textseg.preprocess import (
     PIXELS_VERSION,
@@ -67,7 +67,7 @@ class CachedRows:
 
     Args:
         folder: the cache's.
-        identity: the cache's, when the rows were looked up.
+        identity: the cache's, when the entries of the rows were read.
         size: height and width of every picture and mask.
         images: one entry a row.
         masks: one entry a row, or none where nothing is scored.
@@ -95,20 +95,20 @@ class CachedRows:
         return {**self.__dict__, "_pixels": None}  # a pickled map would be a copy of all pixels
 
     def image(self, row: int) -> Bytes:
-        """[H, W, 1] where the channels are equal, otherwise [H, W, 3]; read-only."""
+        """Return an image [H, W, 3], or [H, W, 1] where the channels are equal; read-only."""
         start, channels = int(self._image_starts[row]), int(self._channels[row])
         height, width = self.size
         pixels = self._map()[start : start + height * width * channels]
         return pixels.reshape(height, width, channels)
 
     def mask(self, row: int) -> Bytes:
-        """[H, W] of 0 and 1."""
+        """Return a mask [H, W] of 0 and 1."""
         start, (height, width) = int(self._mask_starts[row]), self.size
         packed = self._map()[start : start + _packed_bytes(self.size)]
         return np.unpackbits(packed, count=height * width).reshape(height, width)
 
     def original_size(self, row: int) -> Size:
-        """Height and width of a row's image on disk."""
+        """Return height and width of a row's image on disk."""
         height, width = self._sizes[row].tolist()
         return height, width
 
@@ -116,8 +116,8 @@ class CachedRows:
         if self._pixels is None:
             file = self.folder / "pixels.bin"
             mapped = np.memmap(file, dtype=np.uint8, mode="r") if file.exists() else None
-            # Looked at after opening: a folder replaced from now on leaves the opened file alone.
-            if mapped is None or not is_whole(self.folder, self.identity):
+            # Checked after opening: a folder replaced from now on leaves the opened file alone.
+            if mapped is None or not is_complete(self.folder, self.identity):
                 raise UserError(
                     f"{self.folder} was rebuilt or removed while in use",
                     "start again, and leave the dataset and its cache alone meanwhile",
@@ -127,7 +127,7 @@ class CachedRows:
 
 
 class PictureCache:
-    """A whole cache folder.
+    """A complete cache folder.
 
     Args:
         folder: the cache's.
@@ -149,7 +149,7 @@ class PictureCache:
         )
 
     def rows(self, images: Iterable[Path], masks: Iterable[Path]) -> CachedRows:
-        """Rows by their files; `masks` is empty where nothing is scored."""
+        """Look up rows by their files; `masks` is empty where nothing is scored."""
         image_entries = [self._images[str(path)] for path in images]
         mask_entries = [self._masks[str(path)] for path in masks]
         assert not any(entry.error for entry in image_entries + mask_entries), "rows are checked"
@@ -162,7 +162,7 @@ class PictureCache:
         )
 
     def file_size(self, path: Path) -> Size:
-        """Height and width of an image or a mask on disk.
+        """Return height and width of an image or a mask on disk.
 
         Raises:
             UserError: the file cannot be read.
@@ -172,10 +172,10 @@ class PictureCache:
             raise UserError(entry.error)
         return entry.size
 
-    def mended(self, images: Sequence[Path], masks: Sequence[Path]) -> bool:
-        """Whether a file that could not be read then can be now, though it looks unchanged.
+    def has_recovered(self, images: Sequence[Path], masks: Sequence[Path]) -> bool:
+        """Whether a file that could not be read can be now, though size and time are the same.
 
-        After a change of its permissions, say, or a network disk's bad moment.
+        This happens after a change of permissions or a failure of a network disk.
         """
         kinds = ((images, self._images, image_pixels), (masks, self._masks, mask_pixels))
         for paths, entries, decode in kinds:
@@ -190,7 +190,7 @@ class PictureCache:
 def open_cache(
     cache: Path, images: Iterable[Path], masks: Iterable[Path], *, size: Size, name: str
 ) -> PictureCache:
-    """The cache of these files, built if there is none or if a file has changed since.
+    """Open the cache of these files, built first if there is none or if a file has changed.
 
     Args:
         cache: the folder of all caches.
@@ -215,7 +215,7 @@ def open_cache(
             folder, write, identity=identity, what=f"the cache of {name}", elsewhere=_ELSEWHERE
         )
         opened = PictureCache(folder, identity, size=size)
-        if attempt or not opened.mended(images, masks):
+        if attempt or not opened.has_recovered(images, masks):
             break
         forget(folder)
     return opened
@@ -246,14 +246,14 @@ def _write(
         tqdm(total=total, desc=f"caching {name}", delay=2, unit="file") as bar,
     ):
         for kind, paths, decode in kinds:
-            for path, found in _decoded(pool, paths, decode, size):
-                shape = (found.channels, *found.size)
-                index[kind].append((str(path), start, *shape, found.error))
-                _append(file, found.pixels)
-                start += found.pixels.size
+            for path, decoded in _decoded(pool, paths, decode, size):
+                shape = (decoded.channels, *decoded.size)
+                index[kind].append((str(path), start, *shape, decoded.error))
+                _append(file, decoded.pixels)
+                start += decoded.pixels.size
                 bar.update()
         file.flush()
-        os.fsync(file.fileno())  # a power cut must not leave a whole folder of empty pages
+        os.fsync(file.fileno())  # a power cut must not leave a complete folder of empty pages
     (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
@@ -282,7 +282,7 @@ Decode = Callable[[Path, Size], Decoded]
 
 
 def image_pixels(path: Path, size: Size) -> Decoded:
-    """A resized image, one channel where all three are equal."""
+    """Decode and resize an image; one channel where all three are equal."""
     image = read_image(path)
     resized = resize_image(image, size)
     red, green, blue = (resized[..., channel] for channel in range(3))
@@ -292,14 +292,14 @@ def image_pixels(path: Path, size: Size) -> Decoded:
 
 
 def mask_pixels(path: Path, size: Size) -> Decoded:
-    """A resized mask, eight pixels a byte."""
+    """Decode and resize a mask, and pack eight pixels into a byte."""
     mask = read_mask(path)
     return Decoded(np.packbits(resize_mask(mask, size)), 0, (mask.shape[0], mask.shape[1]))
 
 
 def _attempt(decode: Decode, path: Path, size: Size) -> Decoded:
     try:
-        probe_size(path)  # by checksum, as without a cache: decoding forgives a spoiled end
+        probe_size(path)  # by checksum, as without a cache: decoding accepts a damaged end
         return decode(path, size)
     except UserError as error:
         return Decoded(np.empty(0, dtype=np.uint8), 0, (0, 0), str(error))

@@ -1,10 +1,14 @@
-"""Words for a lesion that is told from the others of its slice: by traits, or by rank."""
+"""Referring expressions: words that single out one lesion of a slice, by traits or by rank."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from typing import TypeVar
 
 import numpy as np
+
+Lesion = TypeVar("Lesion")
 
 TRAITS = ("size", "density", "place")
 WORDS = {  # the first of each is the commonest
@@ -28,8 +32,36 @@ RANKS = {"largest": "larger", "smallest": "smaller"}  # of three or more lesions
 _NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
-def say_traits(rng: np.random.Generator, traits: Mapping[str, str]) -> str:
-    """An expression with these traits, in one of several word orders.
+def distinguishing_traits(
+    traits: Sequence[str],
+    others: Sequence[Lesion],
+    differs: Callable[[Lesion, str], bool],
+) -> list[tuple[str, ...]]:
+    """List the combinations of traits that no other lesion shares, the fullest last.
+
+    Args:
+        traits: names of the traits that may be used.
+        others: the other lesions of the slice.
+        differs: whether a lesion clearly differs in the trait of this name.
+    """
+    return [
+        names
+        for length in range(1, len(traits) + 1)
+        for names in combinations(traits, length)
+        if all(any(differs(other, name) for name in names) for other in others)
+    ]
+
+
+def choose_traits(
+    rng: np.random.Generator, distinguishing: list[tuple[str, ...]]
+) -> tuple[str, ...]:
+    """Take the fullest combination half of the time, otherwise any; the fullest is the last."""
+    full = rng.random() < 0.5
+    return distinguishing[-1] if full else distinguishing[rng.integers(len(distinguishing))]
+
+
+def trait_expression(rng: np.random.Generator, traits: Mapping[str, str]) -> str:
+    """Word an expression with these traits, in one of several orders.
 
     Args:
         rng: chooses words and their order.
@@ -52,8 +84,8 @@ def say_traits(rng: np.random.Generator, traits: Mapping[str, str]) -> str:
     return f"{article}{before} {where}".rstrip()
 
 
-def say_rank(rng: np.random.Generator, rank: str, number: int | None) -> str:
-    """An expression by rank.
+def rank_expression(rng: np.random.Generator, rank: str, number: int | None) -> str:
+    """Word an expression by rank.
 
     Args:
         rng: chooses among wordings.

@@ -24,12 +24,13 @@ from typing import Literal, NamedTuple
 Extent = Literal["bilateral", "unilateral", "none"]
 Template = Literal["qata", "mosmed"]
 
+SIDES = ("left", "right")
 ZONES = ("upper", "middle", "lower")
 COUNTS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 class Reading(NamedTuple):
-    """What a caption of the template says.
+    """The content of a caption of the template.
 
     `count` is the number of infected areas; `zones` has the named lungs, "left" and "right" by the
     viewer's side, each with its zones from the top; "all" is ("upper", "middle", "lower"). Extent
@@ -37,7 +38,7 @@ class Reading(NamedTuple):
     """
 
     extent: Extent
-    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody asks of a reading
+    count: int  # type: ignore[assignment]  # hides tuple.count, which is not needed here
     zones: dict[str, tuple[str, ...]]
 
 
@@ -73,11 +74,11 @@ def keeps_template(text: str, template: Template) -> bool:
 
 
 def is_template_kind(text: str) -> bool:
-    """Whether a caption speaks of a pulmonary infection, as the template's captions do."""
+    """Whether a caption mentions a pulmonary infection, as the template's captions do."""
     return "pulmonary infection" in " ".join(text.lower().split())
 
 
-# --- words, however they are spelt --------------------------------------------------------------
+# --- words, however they are spelled --------------------------------------------------------------
 
 # One character for each word of the template, so that a caption is a string in which a regular
 # expression finds words by their number.
@@ -87,9 +88,9 @@ _CODES = {
     **{"upper": "u", "middle": "m", "lower": "w", "all": "e", "left": "l", "right": "r"},
     **{word: str(number) for number, word in enumerate(COUNTS)},
 }
-# The typos words of both datasets' real captions. Words that are only joined ("lowerright") are
+# Misspelled words of both datasets' real captions. Words that are only joined ("lowerright") are
 # not listed: they are taken apart.
-_MISSPELT = {
+_MISSPELLED = {
     wrong: right
     for right, wrongs in {
         "upper": "higher uooer uppper upperl lupper",
@@ -103,8 +104,8 @@ _MISSPELT = {
     }.items()
     for wrong in wrongs.split()
 }
-_SPELLINGS = {**{word: word for word in _CODES}, **_MISSPELT}
-_LEFT_OVER = ("l", "ll")  # of a neighboring word
+_SPELLINGS = {**{word: word for word in _CODES}, **_MISSPELLED}
+_FRAGMENTS = ("l", "ll")  # of a neighboring word
 _JOINED = re.compile(f"(?:{'|'.join(sorted(_CODES, key=len, reverse=True))})+")
 _JOINED_PART = re.compile("|".join(sorted(_CODES, key=len, reverse=True)))
 _ANY_WORD = re.compile(r"[A-Za-z]+")
@@ -125,19 +126,19 @@ def _words(text: str) -> list[_Word] | None:
         return None
     words: list[_Word] = []
     for match in _ANY_WORD.finditer(text):
-        found = _understood(match.group().lower(), match.start())
-        if found is None:
+        parsed = _parse_word(match.group().lower(), match.start())
+        if parsed is None:
             return None
-        words += found
+        words += parsed
     return words
 
 
-def _understood(word: str, start: int) -> list[_Word] | None:
+def _parse_word(word: str, start: int) -> list[_Word] | None:
     if word in _SPELLINGS:
         return [_Word(_SPELLINGS[word], start, start + len(word))]
-    if word in _LEFT_OVER:
+    if word in _FRAGMENTS:
         return []
-    if word == "leflung":  # joined and typos at once
+    if word == "leflung":  # joined and misspelled at once
         return [_Word("left", start, start + 3), _Word("lung", start + 3, start + 7)]
     if _JOINED.fullmatch(word) is None:
         return None
@@ -148,7 +149,7 @@ def _understood(word: str, start: int) -> list[_Word] | None:
 # --- the sentence -------------------------------------------------------------------------------
 
 _SENTENCE = re.compile(
-    "(?P<extent>[BU])pi(?P<count>[1-9])(?P<stray>1?)fa"
+    "(?P<extent>[BU])pi(?P<count>[1-9])(?P<extra>1?)fa"
     "(?P<zones>[umwe]*)(?P<side>l+|r+)g?(?:&(?P<zones2>[umwe]*)(?P<side2>l+|r+)g?)?|Npi0fa"
 )
 
@@ -167,8 +168,8 @@ class _Sentence(NamedTuple):
     halves: list[_Half]
 
 
-def _parsed(text: str) -> _Sentence | None:
-    """The caption's parts; None where it is no sentence of the template, however spelt."""
+def _parse(text: str) -> _Sentence | None:
+    """The caption's parts; None where it is no sentence of the template, however spelled."""
     words = _words(text)
     if words is None:
         return None
@@ -179,9 +180,9 @@ def _parsed(text: str) -> _Sentence | None:
         return _Sentence("none", 0, "areas", [])
     count = int(match["count"])
     # "two one infected area": five rows, all of two lungs, and all their masks have two areas.
-    if match["stray"] and (count == 1 or match["extent"] == "U"):
+    if match["extra"] and (count == 1 or match["extent"] == "U"):
         return None
-    areas = words[match.end("stray") + 1].meant
+    areas = words[match.end("extra") + 1].meant
     halves = [
         _Half(words[slice(*match.span(zones))], words[slice(*match.span(side))])
         for zones, side in (("zones", "side"), ("zones2", "side2"))
@@ -204,13 +205,13 @@ def _lungs(sentence: _Sentence) -> dict[str, list[str]] | None:
 
 
 def read_template(text: str) -> Reading | None:
-    """What a caption says, also if it is misspelled, or lower case throughout.
+    """Read the content of a caption, also if it is misspelled or all in lower case.
 
     Returns:
         None where the caption is not of the template's kind, has a word that the template has not,
         or lacks one that cannot be supplied: a zone ("all left lung and right lung") or a side.
     """
-    sentence = _parsed(text)
+    sentence = _parse(text)
     lungs = None if sentence is None else _lungs(sentence)
     if sentence is None or lungs is None:
         return None
@@ -222,17 +223,17 @@ def read_template(text: str) -> Reading | None:
 
 
 def repaired(text: str) -> str | None:
-    """The caption in the template's wording; one that has it comes back unchanged.
+    """Put a caption into the template's wording; one that has it comes back unchanged.
 
-    Misspelt and joined words, "higher" for "upper", spacing, a lacking "lung", the order of zones
-    and "area" after two and more are mended, and MosMedData+'s empty left half goes. "one infected
+    Corrected are misspelled and joined words, "higher" for "upper", spacing, a lacking "lung", the
+    order of zones and "area" after two and more; MosMedData+'s empty left half goes. "one infected
     areas" stays, since it is MosMedData+'s own wording; so does an extent that disagrees with the
     lungs, since either may be the wrong one. ``repaired(repaired(t)) == repaired(t)``.
 
     Returns:
         None where `read_template` gives None: nothing is made up.
     """
-    sentence = _parsed(text)
+    sentence = _parse(text)
     lungs = None if sentence is None else _lungs(sentence)
     if sentence is None or lungs is None:
         return None
@@ -247,7 +248,7 @@ def repaired(text: str) -> str | None:
 
 
 def _in_order(zones: list[str]) -> str:
-    """Each zone once, from the top; "all" says the others too."""
+    """Each zone once, from the top; "all" includes the others."""
     return "all" if "all" in zones else " ".join(zone for zone in ZONES if zone in zones)
 
 
@@ -255,16 +256,16 @@ def _in_order(zones: list[str]) -> str:
 
 
 def mirrored(text: str) -> str | None:
-    """The caption of the mirrored picture, in the template's order: the left lung stays first.
+    """Rewrite a caption for the mirrored picture in the template's order: left lung first.
 
-    Of two lungs the zones change places, as they are spelt, with what joins them to the side; of
+    Of two lungs the zones are exchanged, as they are spelled, with what joins them to the side; of
     one the side is exchanged. ``mirrored(mirrored(t)) == t``.
 
     Returns:
         None where the caption is no sentence of the template, names one lung twice, or names a
         single one by a misspelled side, which has no partner.
     """
-    sentence = _parsed(text)
+    sentence = _parse(text)
     if sentence is None:
         return None
     if len(sentence.halves) == 2:

@@ -1,38 +1,49 @@
-"""Captions: repair, mirror and perturb. Pure functions of their arguments."""
+"""Caption normalization, the mirrored caption, and the caption modes of an experiment."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
 from datamodules.captions.lvit_template import is_template_kind, mirrored, repaired
-from textseg.errors import UserError
+from textseg.batch import stable_id
+from textseg.errors import UserError, check_choice
 
 CaptionMode = Literal["true", "empty", "shuffled"]
 
 
 def key(text: str) -> str:
-    """What two captions must share to count as equal: case and spacing do not matter."""
+    """Reduce a caption to what equal ones share: case and spacing do not matter."""
     return " ".join(text.split()).lower()
+
+
+def if_changed(text: str, other: str | None) -> str | None:
+    """Return `other`, but None where it equals `text` by `key`."""
+    return None if other is None or key(other) == key(text) else other
+
+
+def seeded_by(change: str, text: str, seed: int) -> np.random.Generator:
+    """Return a generator that is the same for equal captions, and another for each change."""
+    return np.random.default_rng([seed, stable_id(f"{change} {key(text)}")])
 
 
 # --- the optional normalizer -------------------------------------------------------------------
 
 
 def normalize(text: str) -> str:
-    """A caption with even spacing and one final period, or put into LViT's template again.
+    """Even out a caption's spacing and final period, or restore LViT's template.
 
-    A caption that speaks of a pulmonary infection is repaired (`templates.repaired`), or left
+    A caption that mentions a pulmonary infection is repaired (`lvit_template.repaired`), or left
     exactly as it is where words are lacking. In free text, where the same words may be right, only
     spacing and the final period change.
     """
     if is_template_kind(text):
-        mended = repaired(text)
-        return text if mended is None else mended
+        corrected = repaired(text)
+        return text if corrected is None else corrected
     text = _space_commas(" ".join(text.split())).rstrip(" .")
     return f"{text}." if text else ""
 
@@ -79,9 +90,9 @@ _NEIGHBORS = ("lung", "lungs", "upper", "middle", "lower", "all", "and", "breast
 
 
 def swap_sides(text: str) -> str | None:
-    """The caption of the mirrored picture: "left" and "right" exchanged, case kept.
+    """Rewrite a caption for the mirrored picture: "left" and "right" exchanged, case kept.
 
-    In LViT's template the zones of two lungs change places instead, so that the left lung is still
+    In LViT's template the zones of two lungs are exchanged instead, so that the left lung is still
     named first, as in every caption a network learns from. A clock position, as a breast's is
     given, is read on the mirrored face: 10 o'clock becomes 2 o'clock. A text without a side comes
     back unchanged. ``swap_sides(swap_sides(t)) == t`` for every text that can be rewritten.
@@ -108,7 +119,7 @@ def swap_sides(text: str) -> str | None:
 
 
 def _mirrored_clock(match: re.Match[str]) -> str:
-    """Of a span the ends change places, so that it still runs clockwise."""
+    """The ends of a span are exchanged, so that it still runs clockwise."""
     first, joint, last = match.groups()
     if last is None:
         return _mirrored_hour(first)
@@ -169,46 +180,43 @@ def _within_one_edit(a: str, b: str) -> bool:
 
 
 def apply_caption_mode(texts: Sequence[str], mode: CaptionMode, seed: int) -> list[str]:
-    """The captions of one split as an experiment wants them.
+    """Apply an experiment's caption mode to the captions of one split.
 
     Args:
         texts: the split's captions, in row order.
-        mode: "true" keeps them, "empty" blanks them, "shuffled" deals them out again so that no row
+        mode: "true" keeps them, "empty" blanks them, "shuffled" permutes them so that no row
             keeps a caption equal to its own.
-        seed: decides the deal.
+        seed: of the permutation.
 
     Raises:
-        UserError: an unknown mode, or one caption on more than half of the rows, where every deal
-            leaves some row its own.
+        UserError: an unknown mode, or one caption on more than half of the rows, where every
+            permutation leaves some row its own.
     """
+    check_choice("caption_mode", mode, CaptionMode)
     if mode == "true":
         return list(texts)
     if mode == "empty":
         return [""] * len(texts)
-    if mode == "shuffled":
-        return [texts[i] for i in _deal([key(text) for text in texts], seed)]
-    raise UserError(
-        f"caption_mode={mode!r} is unknown", f"choose one of {', '.join(get_args(CaptionMode))}"
-    )
+    return [texts[i] for i in _derangement([key(text) for text in texts], seed)]
 
 
-def _deal(keys: list[str], seed: int) -> list[int]:
+def _derangement(keys: list[str], seed: int) -> list[int]:
     """A permutation p with keys[p[i]] != keys[i] for every i."""
     if not keys:
         return []
     _refuse_majority(keys)
     own = np.unique(np.array(keys), return_inverse=True)[1]
     generator = np.random.default_rng(seed)
-    dealt = generator.permutation(len(keys))
-    for row in np.flatnonzero(own[dealt] == own):
-        if own[dealt[row]] != own[row]:
-            continue  # mended as somebody's partner
+    source = generator.permutation(len(keys))
+    for row in np.flatnonzero(own[source] == own):
+        if own[source[row]] != own[row]:
+            continue  # already exchanged as another row's partner
         # With at most half of the rows sharing this caption, at least one row neither has it nor
-        # holds it, so each exchange mends a row and spoils none.
-        partners = np.flatnonzero((own != own[row]) & (own[dealt] != own[row]))
+        # holds it, so each exchange fixes a row and breaks none.
+        partners = np.flatnonzero((own != own[row]) & (own[source] != own[row]))
         partner = generator.choice(partners)
-        dealt[row], dealt[partner] = dealt[partner], dealt[row]
-    return [int(i) for i in dealt]
+        source[row], source[partner] = source[partner], source[row]
+    return [int(i) for i in source]
 
 
 def _refuse_majority(keys: list[str]) -> None:

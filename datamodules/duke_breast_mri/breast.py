@@ -1,4 +1,4 @@
-"""A prone breast MRI phantom in three dimensions: two breasts with one or more enhancing tumours.
+"""A prone breast MRI phantom in three dimensions: two breasts with one or more enhancing tumors.
 
 Lengths are RAS millimetres about the middle of the field of view: x to the patient's right, y to
 anterior, z to superior. A clock's face is read from in front of the patient: 3 o'clock is lateral
@@ -28,10 +28,10 @@ BREAST_RADII = (52.0, 95.0, 55.0)
 GLAND = ((68.0, 5.0, 0.0), (30.0, 45.0, 32.0))
 CHEST = ((0.0, -110.0), (150.0, 95.0))
 HEART = ((-25.0, -75.0), (45.0, 30.0))
-REACH = 24.0  # from the breast's axis to a tumour of the clock's face
+REACH = 24.0  # from the breast's axis to a tumor of the clock's face
 
 AIR, FAT, GLAND_GRAY, MUSCLE, NOISE = 6.0, 45.0, 110.0, 90.0, 4.0
-TUMOUR = (82.0, 270.0, 245.0, 225.0, 210.0)  # before contrast, then phase by phase: washes out
+TUMOR = (82.0, 270.0, 245.0, 225.0, 210.0)  # before contrast, then phase by phase: washes out
 HEART_GRAY = (70.0, 290.0, 250.0, 235.0, 225.0)
 
 FORMS = (  # of the sheet's free text; their number is odd, so that each meets both makers
@@ -58,21 +58,21 @@ class Ellipsoid(NamedTuple):
 
 @dataclass(frozen=True)
 class Patient:
-    """What the sheets say of a patient, and the tumours that make it true.
+    """A patient's entries in the sheets, and tumors that agree with them.
 
     Args:
         number: from 1.
         maker: of the scanner, which decides how slices are stored.
         downward: slices are stored from head to foot.
-        side: the breast whose tumours are annotated.
+        side: the breast whose tumors are annotated.
         position: the sheet's free text.
         location: "L", "R" or "" where it was not collected; of bilateral cancer perhaps the side
             that is not annotated.
-        bilateral: the other breast has a tumour too, which nothing annotates.
-        multifocal: two tumours in the annotated breast.
+        bilateral: the other breast has a tumor too, which nothing annotates.
+        multifocal: two tumors in the annotated breast.
         subtype: code 0 to 3 of the sheet.
         grade: 1 to 3.
-        tumours: annotated.
+        tumors: annotated.
         others: in the other breast.
         table: z of the field's middle in the scanner's own frame.
     """
@@ -87,13 +87,13 @@ class Patient:
     multifocal: bool
     subtype: int
     grade: int
-    tumours: tuple[Ellipsoid, ...]
+    tumors: tuple[Ellipsoid, ...]
     others: tuple[Ellipsoid, ...]
     table: float
 
 
 def draw_patient(rng: np.random.Generator, number: int) -> Patient:
-    """Makers take turns, and so do the forms of the text."""
+    """Draw a patient; makers alternate, and so do the forms of the position text."""
     form = FORMS[(number - 1) % len(FORMS)]
     side: Side = "L" if rng.random() < 0.5 else "R"
     other: Side = "R" if side == "L" else "L"
@@ -106,7 +106,7 @@ def draw_patient(rng: np.random.Generator, number: int) -> Patient:
         sites = [position, f"{other} {hour}"]
         position = ", ".join(sites if rng.random() < 0.5 else sites[::-1])
         location = str(rng.choice(["L", "R"]))
-        others = (_tumour(rng, other, hour, REACH, float(rng.uniform(-5, 25)), 12.0),)
+        others = (_tumor(rng, other, hour, REACH, float(rng.uniform(-5, 25)), 12.0),)
     elif number % 4 == 0:
         location = ""
     return Patient(
@@ -120,7 +120,7 @@ def draw_patient(rng: np.random.Generator, number: int) -> Patient:
         multifocal=several,
         subtype=int(rng.integers(4)),
         grade=int(rng.integers(1, 4)),
-        tumours=_tumours(rng, side, hours, reach, several),
+        tumors=_tumors(rng, side, hours, reach, several),
         others=others,
         table=float(rng.uniform(-40, 40)),
     )
@@ -129,7 +129,7 @@ def draw_patient(rng: np.random.Generator, number: int) -> Patient:
 def _position(
     rng: np.random.Generator, form: str, side: Side
 ) -> tuple[str, tuple[float, float], float]:
-    """The text; the hours of a first and of a second tumour; mm from the breast's axis."""
+    """The text; the hours of a first and of a second tumor; mm from the breast's axis."""
     hour = int(rng.integers(1, 13))
     following = hour % 12 + 1
     lateral = 3 if side == "L" else 9
@@ -160,19 +160,19 @@ def _position(
     return f"{side} {hour}", one, REACH
 
 
-def _tumours(
+def _tumors(
     rng: np.random.Generator, side: Side, hours: tuple[float, float], reach: float, several: bool
 ) -> tuple[Ellipsoid, ...]:
-    """One tumour, or a deep one and a smaller one in front of it."""
+    """One tumor, or a deep one and a smaller one in front of it."""
     if not several:
         depth = 45.0 if reach < REACH else float(rng.uniform(-5, 25))
-        return (_tumour(rng, side, hours[0], reach, depth, float(rng.uniform(12, 16))),)
-    deep = _tumour(rng, side, hours[0], reach, float(rng.uniform(-10, 0)), 13.5)
+        return (_tumor(rng, side, hours[0], reach, depth, float(rng.uniform(12, 16))),)
+    deep = _tumor(rng, side, hours[0], reach, float(rng.uniform(-10, 0)), 13.5)
     front = deep.center[1] + deep.radii[1] + 11 + 9
-    return deep, _tumour(rng, side, hours[1], reach, front, 8.5)
+    return deep, _tumor(rng, side, hours[1], reach, front, 8.5)
 
 
-def _tumour(
+def _tumor(
     rng: np.random.Generator, side: Side, hour: float, reach: float, depth: float, radius: float
 ) -> Ellipsoid:
     """At an hour of the breast's clock, `reach` mm from its axis and at y = `depth`."""
@@ -191,21 +191,21 @@ class Anatomy(NamedTuple):
 
     Args:
         phases: int16 gray values before contrast and after it, in turn.
-        tumour: bool, the annotated tumours.
-        generous: bool, the same drawn 3 mm wider, as an automatic outline might be.
+        tumor: bool, the annotated tumors.
+        wide: bool, the same drawn 3 mm wider, as an automatic outline might be.
         breast: bool, the annotated breast.
     """
 
     phases: list[Array]
-    tumour: Array
-    generous: Array
+    tumor: Array
+    wide: Array
     breast: Array
 
 
 def draw_anatomy(
     rng: np.random.Generator, patient: Patient, shape: tuple[int, int, int], phases: int
 ) -> Anatomy:
-    """The patient's volume, before contrast and at `phases` - 1 times after."""
+    """Draw the patient's volume before contrast and at `phases` - 1 times after."""
     steps = spacing(shape)
     axes = [(np.arange(n) - (n - 1) / 2) * step for n, step in zip(shape, steps, strict=True)]
     x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
@@ -223,7 +223,7 @@ def draw_anatomy(
     for sign in (-1.0, 1.0):
         (across, deep, high), radii = GLAND
         gland |= _depth(x, y, z, Ellipsoid((sign * across, deep, high), radii)) + 0.1 * texture > 0
-    marked = _union(x, y, z, patient.tumours, 0) & tissue
+    marked = _union(x, y, z, patient.tumors, 0) & tissue
     bright = marked | (_union(x, y, z, patient.others, 0) & tissue)
 
     def phase(number: int) -> Array:
@@ -232,20 +232,20 @@ def draw_anatomy(
         canvas[tissue] = FAT
         canvas[gland & tissue] = GLAND_GRAY + 20 * min(number, 1)
         canvas[heart & chest] = HEART_GRAY[number]
-        canvas[bright] = TUMOUR[number]
+        canvas[bright] = TUMOR[number]
         canvas += NOISE * rng.standard_normal(shape)
         return canvas.round().clip(0, 4095).astype(np.int16)
 
     return Anatomy(
         phases=[phase(number) for number in range(phases)],
-        tumour=marked,
-        generous=_union(x, y, z, patient.tumours, 3) & tissue,
+        tumor=marked,
+        wide=_union(x, y, z, patient.tumors, 3) & tissue,
         breast=breasts[patient.side],
     )
 
 
 def spacing(shape: Sequence[int]) -> Point:
-    """mm between voxels."""
+    """Return mm between voxels."""
     x, y, z = (extent / n for extent, n in zip(FIELD_OF_VIEW, shape, strict=True))
     return x, y, z
 

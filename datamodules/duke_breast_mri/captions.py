@@ -1,4 +1,4 @@
-"""Captions of Duke's breast tumours, composed from the clinical sheets and never from the mask."""
+"""Captions of Duke's breast tumors, composed from the clinical sheets and never from the mask."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Clock = tuple[int, ...]  # minutes after twelve: one, or the two ends of a range
 
 @dataclass(frozen=True)
 class Site:
-    """One biopsied place of the sheet's Position: "L 9 medial" is left, 9 o'clock, medial."""
+    """One biopsied site of the sheet's Position: "L 9 medial" is left, 9 o'clock, medial."""
 
     side: Side
     clock: Clock
@@ -27,13 +27,13 @@ class Site:
 
 # --- reading Position --------------------------------------------------------------------------
 
-# What follows "with" or "without" are calcifications, which say nothing of the place.
+# What follows "with" or "without" are calcifications, which do not locate the site.
 _CALCIFICATIONS = re.compile(r"\bwith(?:out)?\b(?:\s+and\s+with(?:out)?\b)?\s+calcs?\b")
 _SEPARATOR = re.compile(r"[,;]|\band\b|\.(?=\s|$)")
 _DISTANCE = re.compile(r"\b(\d+(?:\.\d+)?)\s*cm(?:\s+from(?:\s+the)?\s+nipple)?\b")
 _TIME = r"(\d{1,2}:\d{2}|\d{1,4})"
 _CLOCK = re.compile(rf"(?<![\d.:]){_TIME}(?:\s*-\s*{_TIME})?(?![\d.:])")
-_WORDS = {  # a pattern and what is said; the first that fits a place in the text counts
+_WORDS = {  # patterns and their wording in the caption
     r"(upper|lower) (inner|outer) quad\w+": r"\1 \2 quadrant",
     r"(upper|lower|inner|outer) quad\w+": r"\1 quadrant",
     r"(?:close to|near) (?:the )?nipple": "close to the nipple",
@@ -46,10 +46,10 @@ _WORDS = {  # a pattern and what is said; the first that fits a place in the tex
 
 
 def read_position(text: str) -> list[Site]:
-    """The sites that a Position names, in its order; what cannot be read is left out.
+    """Parse the sites that a Position names, in its order; what cannot be read is left out.
 
     "L 9:30, L 12", "R 1030", "R 10-11", "L 2 5cm from nipple", "R upper outer quadrant", "R 9 and
-    L". A part without a side belongs to the side before it. "L" alone is a site without a place.
+    L". A part without a side belongs to the side before it. "L" alone is a site without a location.
     """
     sites: list[Site] = []
     side: Side = ""
@@ -66,14 +66,14 @@ def read_position(text: str) -> list[Site]:
 
 def _site(side: Side, part: str) -> Site:
     words = [
-        (found.start(), found.expand(said))
-        for pattern, said in _WORDS.items()
-        for found in re.finditer(rf"\b{pattern}\b", part)
+        (match.start(), match.expand(wording))
+        for pattern, wording in _WORDS.items()
+        for match in re.finditer(rf"\b{pattern}\b", part)
     ]
     words += [(m.start(), f"{m[1]} cm from the nipple") for m in _DISTANCE.finditer(part)]
     clock = _CLOCK.search(_DISTANCE.sub(" ", part))
-    said = [word for _, word in sorted(words)]
-    kept = [w for w in said if not any(w != longer and w in longer for longer in said)]
+    ordered = [word for _, word in sorted(words)]
+    kept = [w for w in ordered if not any(w != longer and w in longer for longer in ordered)]
     return Site(side, _times(clock.groups()) if clock else (), tuple(dict.fromkeys(kept)))
 
 
@@ -95,27 +95,27 @@ def _times(written: Sequence[str | None]) -> Clock:
 
 
 def compose(findings: Findings, *, by_box: bool) -> str:
-    """A caption such as "Left breast, 9 o'clock, medial; unifocal, luminal-like, grade 2 tumour."
+    """Compose a caption like "Left breast, 9 o'clock; unifocal, luminal-like, grade 2 tumour."
 
-    Values that the sheets lack are left out. In bilateral cancer a side is said only for TCIA's
-    boxes, whose side the sheet gives; of an unknown side neither place nor, where the two tumours
-    differ, subtype and grade are said.
+    Values that the sheets lack are left out. In bilateral cancer the side is named only for TCIA's
+    boxes, whose side the sheet gives. Where the side is unknown, the caption has no site, and no
+    subtype or grade in which the two tumors differ.
 
     Args:
         findings: of one patient.
-        by_box: the mask is TCIA's box; only of this the sheet says which side it is on.
+        by_box: the mask is TCIA's box; the sheet gives the side of this one alone.
     """
-    side = tumour_side(findings, by_box=by_box)
+    side = tumor_side(findings, by_box=by_box)
     sites = [site for site in read_position(findings.position) if side and site.side == side]
-    tumour = [*_focality(findings), *_pathology(findings, side), "tumour"]
-    noun = f"{', '.join(tumour[:-1])} tumour" if len(tumour) > 1 else "tumour"
+    tumor = [*_focality(findings), *_pathology(findings, side), "tumour"]
+    noun = f"{', '.join(tumor[:-1])} tumour" if len(tumor) > 1 else "tumour"
     if not side:
         return _sentence(f"{noun.removesuffix('tumour')}breast tumour")
-    return _sentence(f"{', '.join([f'{side} breast', *_places(side, sites)])}; {noun}")
+    return _sentence(f"{', '.join([f'{side} breast', *_site_phrases(side, sites)])}; {noun}")
 
 
-def tumour_side(findings: Findings, *, by_box: bool) -> Side:
-    """The side of the tumour that the mask shows, where the sheet leaves no doubt."""
+def tumor_side(findings: Findings, *, by_box: bool) -> Side:
+    """Find the side of the tumor in the mask; "" where the sheet leaves it uncertain."""
     if findings.bilateral:
         return findings.annotated if by_box else ""
     named = {site.side for site in read_position(findings.position)} | {findings.location}
@@ -124,7 +124,7 @@ def tumour_side(findings: Findings, *, by_box: bool) -> Side:
 
 
 def quadrant(side: Side, clock: Clock) -> str:
-    """The quadrant of a clock position as the examiner faces the patient; "" on its borders.
+    """Name the quadrant of a clock position, facing the patient; "" on a border.
 
     The outer half of the left breast is at 1 to 5 o'clock, that of the right at 7 to 11.
     """
@@ -140,27 +140,27 @@ def quadrant(side: Side, clock: Clock) -> str:
 
 
 def clock_words(clock: Clock) -> str:
-    """ "9 o'clock", "2:30 o'clock" or "10 to 11 o'clock"."""
+    """Word a clock position as "9 o'clock", "2:30 o'clock" or "10 to 11 o'clock"."""
     hours = [f"{time // 60 or 12}" + (f":{time % 60:02d}" if time % 60 else "") for time in clock]
     return f"{' to '.join(hours)} o'clock"
 
 
-def _places(side: Side, sites: Sequence[Site]) -> list[str]:
-    """Comma-separated parts of where the sites are; nothing for a bare side."""
-    told = [
+def _site_phrases(side: Side, sites: Sequence[Site]) -> list[str]:
+    """The comma-separated parts that locate the sites; none for a bare side."""
+    located = [
         [*([clock_words(site.clock)] if site.clock else []), *site.words]
         for site in sites
         if site.clock or site.words
     ]
-    if not told:
+    if not located:
         return []
     quadrants = {quadrant(side, site.clock) for site in sites if site.clock or site.words}
     common = quadrants.pop() if len(quadrants) == 1 else ""
-    stated = any("quadrant" in word or "axilla" in word for parts in told for word in parts)
+    stated = any("quadrant" in word or "axilla" in word for parts in located for word in parts)
     shared = [common] if common and not stated else []
-    if len(told) == 1:
-        return [*told[0][:1], *shared, *told[0][1:]]
-    phrases = [" ".join(parts) for parts in told]
+    if len(located) == 1:
+        return [*located[0][:1], *shared, *located[0][1:]]
+    phrases = [" ".join(parts) for parts in located]
     return [f"{', '.join(phrases[:-1])} and {phrases[-1]}", *shared]
 
 
@@ -171,7 +171,7 @@ def _focality(findings: Findings) -> list[str]:
 
 
 def _pathology(findings: Findings, side: Side) -> list[str]:
-    """Subtype and grade of the tumour on this side."""
+    """Subtype and grade of the tumor on this side."""
     subtype, grade = findings.subtype, findings.grade
     if findings.bilateral:
         other = (findings.other_subtype, findings.other_grade)
@@ -193,7 +193,7 @@ _COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 
 def oracle_caption(mask: NDArray[np.uint8]) -> str:
-    """What a mask shows, in words that say they were read from it; a control, never a result.
+    """Describe a mask in words marked as read from it; a control experiment, never a result.
 
     Args:
         mask: [H, W], 0 and 1.

@@ -23,22 +23,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal
 
 from tqdm import tqdm
 
 from datamodules.base import TextSegDataModule
 from datamodules.cache.build_once import build_once
-from datamodules.captions.modes import CaptionMode
-from datamodules.dataset import Record
 from datamodules.duke_breast_mri.captions import oracle_caption
 from datamodules.duke_breast_mri.layouts import (
     ELSEWHERE,
-    Layout,
+    LayoutName,
     Phases,
     Slices,
     Source,
-    find_layout,
+    choose_layout,
+    holds_volumes,
     mamamia_cases,
     official_splits,
     patient_split,
@@ -48,14 +47,16 @@ from datamodules.duke_breast_mri.layouts import (
 )
 from datamodules.duke_breast_mri.sheets import patient_name, patient_number
 from datamodules.files.checks import preview
-from datamodules.files.manifest import SPLITS, read_manifest
-from textseg.errors import UserError
+from datamodules.files.manifest import SPLITS, has_manifest, read_manifest
+from datamodules.records import Record, Splits
+from textseg.errors import Report, UserError, check_choice, raise_error
 from textseg.preprocess import read_mask
 
 Split = Literal["patient", "official", "manifest"]
 CaptionsFrom = Literal["clinical", "oracle"]
+_CHOICES = {"split": Split, "phases": Phases, "captions_from": CaptionsFrom, "slices": Slices}
 
-_SLICES_PER_PHANTOM = 6  # of 24 that its tumour reaches, on average
+_SLICES_PER_PHANTOM = 6  # of 24 that its tumor reaches, on average
 
 
 class DukeBreastMRIDataModule(TextSegDataModule):
@@ -75,22 +76,12 @@ class DukeBreastMRIDataModule(TextSegDataModule):
             phase before contrast, the first after it and their difference into the three channels.
         captions_from: clinical composes captions from the sheets; oracle reads them from the masks,
             as an upper bound for experiments, and marks captions and case names as such.
-        slices: tumour takes the slices that the mask reaches; all takes every slice, and captions
-            then name a tumour that most slices do not show.
-        image_size: side of the network's square input, or [height, width]; multiples of 32.
-        batch_size: rows per batch and process.
-        num_workers: processes that load data; 0 loads in the main process.
-        on_missing: what to do about patients whose files are incomplete or who are in no sheet.
-        synthesize: write and use phantoms in MAMA-MIA's layout under data/phantoms instead of root;
-            a number asks for about that many training slices.
-        caption_mode: true captions, empty ones, or true ones shuffled among the rows of a split.
-        normalize_captions: repair spelling and spacing of captions.
-        augment: vary training images; words keep telling the truth.
-        cache: folder for the slices of volumes, and for the decoded, resized pictures, built once
-            and memory-mapped; null reads pictures every time, and puts slices into data/cache.
-        seed: of shuffling, augmentation and caption_mode=shuffled.
+        slices: tumor takes the slices that the mask reaches; all takes every slice, and captions
+            then name a tumor that most slices do not show.
     """
 
+    name = "duke"
+    recognized_by = "Duke (images/ and segmentations/ of DUKE_001 ..., or Breast_MRI_001/ ...)"
     phantom_images = 320
 
     def __init__(
@@ -99,78 +90,52 @@ class DukeBreastMRIDataModule(TextSegDataModule):
         captions: str | None = None,
         *,
         split: Split = "patient",
-        layout: Layout = "auto",
+        layout: LayoutName = "auto",
         phases: Phases = "post1",
         captions_from: CaptionsFrom = "clinical",
-        slices: Slices = "tumour",
-        image_size: int | list[int] = 224,
-        batch_size: int = 16,
-        num_workers: int = 4,
-        on_missing: Literal["error", "skip"] = "error",
-        synthesize: bool | int = False,
-        caption_mode: CaptionMode = "true",
-        normalize_captions: bool = False,
-        augment: bool = True,
-        cache: str | None = "data/cache",
-        seed: int = 0,
+        slices: Slices = "tumor",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            root,
-            captions,
-            split=split,
-            image_size=image_size,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            on_missing=on_missing,
-            synthesize=synthesize,
-            caption_mode=caption_mode,
-            normalize_captions=normalize_captions,
-            augment=augment,
-            cache=cache,
-            seed=seed,
-        )
-        self.layout: Layout = layout
+        super().__init__(root, captions, split=split, **kwargs)
+        self.layout: LayoutName = layout
         self.phases: Phases = phases
         self.captions_from: CaptionsFrom = captions_from
         self.slices: Slices = slices
 
-    def read_records(self, root: Path) -> dict[str, list[Record]]:
-        self._check_settings()
+    @classmethod
+    def fits(cls, root: Path) -> bool:
+        """Tell by the patients' folders; prepared slices have a manifest, which overrules them."""
+        return not has_manifest(root) and holds_volumes(root)
+
+    def read_records(self, root: Path, report: Report = raise_error) -> Splits:
+        """Read the slices' manifest, after cutting volumes into slices, and divide the patients."""
+        for name, choices in _CHOICES.items():
+            check_choice(name, getattr(self, name), choices)
         captions = self._captions()
-        layout = find_layout(root, self.layout, captions)
+        layout = choose_layout(root, self.layout, captions)
         self._check_split(layout)
         if layout == "slices":
             folder, source, manifest = root, None, captions
         else:
-            source = self._source(root, captions)
+            source = self._source(root, captions, report)
             folder, manifest = self._sliced(source, layout), None
-        rows = read_manifest(folder, manifest, needs_split=self.split == "manifest")
-        parts = self._divided(rows, source)
-        weak = any(r.image.stem.endswith("_box") for part in parts.values() for r in part)
-        self.mask_source = "boxes" if weak else ""
+        rows = read_manifest(folder, manifest, needs_split=self.split == "manifest", report=report)
+        parts = self._divided(rows, source, report)
+        by_box = any(r.image.stem.endswith("_box") for part in parts.values() for r in part)
+        self.mask_source = "boxes" if by_box else ""
         if self.captions_from == "oracle":
             return {split: _with_oracle(records, split) for split, records in parts.items()}
         return parts
 
     def write_phantoms(self, folder: Path, rows: int) -> None:
+        """Write as many patients in MAMA-MIA's layout as give about `rows` training slices."""
         from datamodules.duke_breast_mri.phantoms import write_duke_mamamia
 
         write_duke_mamamia(folder, cases=phantom_cases(rows), image_size=128, slices=24)
 
     # --- inside --------------------------------------------------------------------------------
 
-    def _check_settings(self) -> None:
-        """Values that Python callers may get wrong; the command line checks them itself."""
-        for name, value, known in (
-            ("split", self.split, get_args(Split)),
-            ("phases", self.phases, get_args(Phases)),
-            ("captions_from", self.captions_from, get_args(CaptionsFrom)),
-            ("slices", self.slices, get_args(Slices)),
-        ):
-            if value not in known:
-                raise UserError(f"{name}={value!r} is unknown", f"choose one of {', '.join(known)}")
-
-    def _check_split(self, layout: Layout) -> None:
+    def _check_split(self, layout: LayoutName) -> None:
         if self.split == "manifest" and layout != "slices":
             raise UserError(
                 f"split=manifest, but the layout is {layout}",
@@ -183,17 +148,15 @@ class DukeBreastMRIDataModule(TextSegDataModule):
             )
 
     def _captions(self) -> Path | None:
-        if self.synthesize or self.captions_path is None:
-            return None
-        path = Path(self.captions_path).expanduser()
-        if not path.exists():
+        path = self.captions_file()
+        if path is not None and not path.exists():
             raise UserError(
                 f"captions={path} does not exist",
                 "give the folder that holds the clinical sheets, or a manifest of prepared slices",
             )
         return path
 
-    def _source(self, root: Path, captions: Path | None) -> Source:
+    def _source(self, root: Path, captions: Path | None, report: Report) -> Source:
         if captions is not None and captions.is_file():
             raise UserError(
                 f"captions={captions} is a file", "give the folder that holds the clinical sheets"
@@ -203,14 +166,15 @@ class DukeBreastMRIDataModule(TextSegDataModule):
             tables=(root,) if captions is None else (captions, root),
             phases=self.phases,
             on_missing=self.on_missing,
+            report=report,
             cache=Path(self.cache or "data/cache").expanduser(),
         )
 
-    def _sliced(self, source: Source, layout: Layout) -> Path:
+    def _sliced(self, source: Source, layout: LayoutName) -> Path:
         """The folder of slices, written unless it is there."""
         cases = mamamia_cases(source) if layout == "mamamia" else tcia_cases(source)
-        told = [(case.name, case.text, str(case.mask)) for case in cases]
-        digests = f"{short_digest(source.root)}_{short_digest(told)}"
+        digested = [(case.name, case.text, str(case.mask)) for case in cases]
+        digests = f"{short_digest(source.root)}_{short_digest(digested)}"
         name = f"duke_{layout}_{self.phases}_{self.slices}_{digests}"
 
         def write(aside: Path) -> None:
@@ -221,19 +185,18 @@ class DukeBreastMRIDataModule(TextSegDataModule):
         return build_once(
             source.cache / name,
             write,
-            identity=volumes_identity(cases, self.phases, self.slices, told),
+            identity=volumes_identity(cases, self.phases, self.slices, digested),
             what="slices of Duke's volumes",
             elsewhere=ELSEWHERE,
         )
 
-    def _divided(
-        self, rows: dict[str, list[Record]], source: Source | None
-    ) -> dict[str, list[Record]]:
+    def _divided(self, rows: Splits, source: Source | None, report: Report) -> Splits:
         if self.split == "manifest":
-            return {split: rows[split] for split in SPLITS}
+            return rows
         pool = sorted((r for part in rows.values() for r in part), key=lambda record: record.row)
         if self.split == "patient":
-            _check_moves(rows)
+            if not _splits_agree(rows, report):
+                return rows
             return _parts(pool, {record.case_id: patient_split(record.case_id) for record in pool})
         assert source is not None
         return _parts(pool, _official(pool, official_splits(source)))
@@ -249,20 +212,20 @@ def phantom_cases(rows: int) -> int:
     return number
 
 
-def _check_moves(rows: dict[str, list[Record]]) -> None:
-    """A split column that says otherwise must not be overruled in silence."""
+def _splits_agree(rows: Splits, report: Report) -> bool:
+    """Whether a split column says nothing else, which must not be overruled in silence."""
     named = {record.case_id: split for split in SPLITS for record in rows[split]}
     moved = [f"{case} ({split})" for case, split in named.items() if split != patient_split(case)]
     if moved:
-        raise UserError(
-            f"split=patient, but the manifest has {len(moved)} of {len(named)} patients in other "
-            f"splits: {preview(moved)}",
-            "set split=manifest to follow its split column, or delete the column",
-        )
+        cause = f"split=patient, but the manifest has {len(moved)} of {len(named)} patients in "
+        cause += f"other splits: {preview(moved)}"
+        remedy = "set split=manifest to follow its split column, or delete the column"
+        report(UserError(cause, remedy))
+    return not moved
 
 
-def _parts(pool: Iterable[Record], split_of: dict[str, str]) -> dict[str, list[Record]]:
-    parts: dict[str, list[Record]] = {split: [] for split in SPLITS}
+def _parts(pool: Iterable[Record], split_of: dict[str, str]) -> Splits:
+    parts: Splits = {split: [] for split in SPLITS}
     for record in pool:
         parts[split_of[record.case_id]].append(record)
     return parts
@@ -291,7 +254,8 @@ def _official(pool: Iterable[Record], lists: dict[str, set[int]]) -> dict[str, s
 def _with_oracle(records: list[Record], split: str) -> list[Record]:
     marked = []
     for record in tqdm(records, f"oracle captions of {split}", delay=2, unit="slice"):
-        assert record.mask is not None, "the manifest's reader asks for masks"
+        if record.mask is None:  # a mistake that was reported
+            continue
         text = oracle_caption(read_mask(record.mask))
         marked.append(replace(record, text=text, case=f"{record.case}_oracle"))
     return marked

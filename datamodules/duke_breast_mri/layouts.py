@@ -1,4 +1,4 @@
-"""Where Duke's patients, phases, masks and sheets lie on disk; the trees are in the DataModule."""
+"""Where Duke's patients, phases, masks and sheets lie on disk; the DataModule shows the layouts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from lightning.pytorch.utilities import rank_zero_warn
 from tqdm import tqdm
@@ -27,14 +27,14 @@ from datamodules.duke_breast_mri.sheets import (
     series_key,
 )
 from datamodules.files.checks import report_missing
-from datamodules.files.manifest import MANIFEST_NAMES
+from datamodules.files.manifest import MANIFEST_NAMES, has_manifest
 from textseg.batch import stable_id
-from textseg.errors import UserError
+from textseg.errors import Report, UserError, check_choice
 from textseg.tables import read_rows
 
-Layout = Literal["auto", "mamamia", "tcia", "slices"]
+LayoutName = Literal["auto", "mamamia", "tcia", "slices"]
 Phases = Literal["post1", "pre_post1_subtraction"]
-Slices = Literal["tumour", "all"]
+Slices = Literal["tumor", "all"]
 
 CONVERSION = 2  # goes up when the same files would be sliced, or the mapping be read, differently
 ELSEWHERE = "set cache=FOLDER to one that can be written and has space"
@@ -75,6 +75,7 @@ class Source:
         tables: where sheets are looked for, in this order.
         phases: which contrast phases are needed.
         on_missing: what to do about patients whose files are not all there.
+        report: is told of these, where that is an error.
         cache: folder for what is built once.
     """
 
@@ -82,15 +83,17 @@ class Source:
     tables: tuple[Path, ...]
     phases: Phases
     on_missing: str
+    report: Report
     cache: Path
 
 
 def needed_phases(phases: Phases) -> tuple[str, ...]:
+    """Name the phases whose volumes a setting of `phases` reads."""
     return ("post1",) if phases == "post1" else ("pre", "post1")
 
 
 def patient_split(case_id: str) -> str:
-    """train, val or test: about 70, 15 and 15 % of patients, whoever else is there.
+    """Give a patient's split: about 70, 15 and 15 % of patients, whoever else is there.
 
     ``DUKE_001`` and ``Breast_MRI_001`` are the same patient and get the same split.
     """
@@ -100,25 +103,19 @@ def patient_split(case_id: str) -> str:
     return "train" if bucket < 14 else "val" if bucket < 17 else "test"
 
 
-def find_layout(root: Path, layout: Layout, captions: Path | None) -> Layout:
-    """The layout asked for, or the first that is there.
+def choose_layout(root: Path, layout: LayoutName, captions: Path | None) -> LayoutName:
+    """Choose the layout asked for, or the first that is there.
 
     Raises:
         UserError: it is not there, or none is; the message lists what was looked for.
     """
+    check_choice("layout", layout, LayoutName)
     listed = captions is not None and captions.is_file()
-    there: dict[Layout, Callable[[], bool]] = {
-        "slices": lambda: (
-            (listed and layout == "slices")
-            or any((root / name).is_file() for name in MANIFEST_NAMES)
-        ),
+    there: dict[LayoutName, Callable[[], bool]] = {
+        "slices": lambda: (listed and layout == "slices") or has_manifest(root),
         "mamamia": lambda: (root / "images").is_dir() and (root / "segmentations").is_dir(),
         "tcia": lambda: any(True for _ in _patient_folders(root)),
     }
-    if layout not in get_args(Layout):
-        raise UserError(
-            f"layout={layout!r} is unknown", f"choose one of {', '.join(get_args(Layout))}"
-        )
     for name in there if layout == "auto" else [layout]:
         if there[name]():
             return name
@@ -132,23 +129,33 @@ def find_layout(root: Path, layout: Layout, captions: Path | None) -> Layout:
     )
 
 
+def holds_volumes(root: Path) -> bool:
+    """Tell by names whether a folder holds MAMA-MIA's or TCIA's patients of this dataset."""
+    if any(True for _ in _patient_folders(root)):
+        return True
+    # Other people's folders are called images and segmentations too.
+    images = root / "images"
+    both = images.is_dir() and (root / "segmentations").is_dir()
+    return both and any(f.name.casefold().startswith("duke_") for f in images.iterdir())
+
+
 def short_digest(source: object) -> str:
-    """Eight letters that tell folders of one name apart by what they were made from."""
+    """Digest what a folder is made from to eight letters for its name."""
     return f"{stable_id(str(source)):016x}"[:8]
 
 
 def volumes_identity(cases: Sequence[Case], *settings: object) -> str:
-    """`sources_identity` of all files of the cases.
+    """Digest all files of the cases, by `sources_identity`.
 
     Of a series each DICOM file counts: overwriting one does not change the time of its folder.
     """
-    found = []
+    digests = []
     for case in tqdm(cases, "checking Duke's files", delay=2, unit="patient"):
         files = [case.mask] if isinstance(case.mask, Path) else []
         for source in case.images.values():
             files += _dicom_files(source) if source.is_dir() else [source]
-        found.append(sources_identity(files))
-    return sources_identity([], CONVERSION, found, *settings)
+        digests.append(sources_identity(files))
+    return sources_identity([], CONVERSION, digests, *settings)
 
 
 def _dicom_files(folder: Path) -> list[Path]:
@@ -158,7 +165,7 @@ def _dicom_files(folder: Path) -> list[Path]:
 
 
 def find_table(source: Source, name: str, *, suffixes: Sequence[str] = ("",)) -> Path | None:
-    """A sheet by name, compared without case; the first place and suffix count."""
+    """Find a sheet by name, compared without case; the first folder and suffix count."""
     wanted = [f"{name}{suffix}".casefold() for suffix in suffixes]
     for folder in source.tables:
         here = {file.name.casefold(): file for file in sorted(folder.iterdir(), reverse=True)}
@@ -169,7 +176,7 @@ def find_table(source: Source, name: str, *, suffixes: Sequence[str] = ("",)) ->
 
 
 def need_table(source: Source, name: str, *, suffixes: Sequence[str] = ("",)) -> Path:
-    """As `find_table`.
+    """Find a sheet, as `find_table` does, that must be there.
 
     Raises:
         UserError: it is nowhere.
@@ -188,7 +195,7 @@ def need_table(source: Source, name: str, *, suffixes: Sequence[str] = ("",)) ->
 
 
 def mamamia_cases(source: Source) -> list[Case]:
-    """The Duke patients of MAMA-MIA with an expert's mask.
+    """List the Duke patients of MAMA-MIA with an expert's mask.
 
     Raises:
         UserError: a sheet or the experts' folder is missing, or patients are incomplete.
@@ -218,7 +225,9 @@ def mamamia_cases(source: Source) -> list[Case]:
             known = joined(clinical.get(number, Findings()), findings)
             cases.append(Case(name, compose(known, by_box=False), images, mask))
     unlisted = [folder for number, folder in folders.items() if number not in info]
-    report_missing(missing, unlisted, root=source.root, on_missing=source.on_missing)
+    report_missing(
+        *(missing, unlisted), root=source.root, on_missing=source.on_missing, report=source.report
+    )
     return _some(cases, source.root)
 
 
@@ -245,7 +254,7 @@ def _mamamia_folders(images: Path) -> dict[int, Path]:
 
 
 def official_splits(source: Source) -> dict[str, set[int]]:
-    """Numbers of the Duke patients that MAMA-MIA's train_test_splits.csv lists.
+    """Read the numbers of the Duke patients that MAMA-MIA's train_test_splits.csv lists.
 
     Raises:
         UserError: the file is missing or names none.
@@ -278,7 +287,7 @@ def _any_case(folder: Path, name: str) -> Path:
 
 
 def tcia_cases(source: Source) -> list[Case]:
-    """TCIA's patients with a box.
+    """List TCIA's patients with a box.
 
     Raises:
         UserError: a sheet is missing, or patients are incomplete.
@@ -303,7 +312,9 @@ def tcia_cases(source: Source) -> list[Case]:
             images = {phase: series[name] for phase, name in wanted.items()}
             cases.append(Case(patient_name(number), text, images, box))
     unlisted = [home[0] for number, home in folders.items() if number not in boxes]
-    report_missing(missing, unlisted, root=source.root, on_missing=source.on_missing)
+    report_missing(
+        *(missing, unlisted), root=source.root, on_missing=source.on_missing, report=source.report
+    )
     return _some(cases, source.root)
 
 

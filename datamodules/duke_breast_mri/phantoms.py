@@ -1,4 +1,4 @@
-"""Breast MRI phantoms in the two layouts that Duke-Breast-Cancer-MRI comes in, with its sheets.
+"""Breast MRI phantoms in MAMA-MIA's layout of Duke-Breast-Cancer-MRI, with its sheets.
 
 GE and Siemens take turns: they store the array in different directions, as the header says, and
 every second pair of patients has its slices from head to foot.
@@ -6,19 +6,16 @@ every second pair of patients has its slices from head to foot.
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
 import pandas as pd
-import pydicom
 from numpy.typing import NDArray
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from tqdm import tqdm
 
 from datamodules.duke_breast_mri.breast import (
@@ -34,22 +31,13 @@ from datamodules.duke_breast_mri.sheet_headers import (
     CLINICAL_GROUPS,
     MAMAMIA_COLUMNS,
 )
-from datamodules.phantoms.common import check_counts, claim, stream
+from datamodules.phantoms.common import check_counts, new_folder, random_stream, write_table
 from textseg.errors import UserError
 
 Array = NDArray[Any]
-FEWEST_SLICES = 8  # of 120 mm; a tumour is at least 25 mm high
+FEWEST_SLICES = 8  # of 120 mm; a tumor is at least 25 mm high
 SUBTYPES = ("luminal", "her2_enriched", "her2_pure", "triple_negative")
 GRADES = {1: "low", 2: "intermediate", 3: "high"}
-BOX_COLUMNS = (
-    *("Patient ID", "Start Row", "End Row", "Start Column", "End Column"),
-    *("Start Slice", "End Slice"),
-)
-MAPPING_COLUMNS = ("original_path_and_filename", "classic_path", "descriptive_path")
-PHASES = ("pre", "post_1", "post_2")
-SERIES = {"pre": "ax dyn pre", "post_1": "ax dyn 1st pass", "post_2": "ax dyn 2nd pass"}
-MANIFEST = "manifest-1"
-COLLECTION = "Duke-Breast-Cancer-MRI"
 
 
 class _Stored(NamedTuple):
@@ -88,7 +76,7 @@ def write_duke_mamamia(
         UserError: the folder is not empty, or a number is out of range.
     """
     check_volumes(image_size, seed, cases=cases, slices=slices)
-    folder = claim(Path(folder))
+    folder = new_folder(folder)
     patients = _patients(seed, cases)
     for name in ("images", "segmentations/expert", "segmentations/automatic", "patient_info_files"):
         (folder / name).mkdir(parents=True)
@@ -101,56 +89,16 @@ def write_duke_mamamia(
     names = [f"DUKE_{patient.number:03d}" for patient in patients]
     train = [name for index, name in enumerate(names) if index % 4 != 3]
     test = [name for index, name in enumerate(names) if index % 4 == 3]
-    with (folder / "train_test_splits.csv").open("w", encoding="utf-8", newline="") as table:
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(("train_split", "test_split"))
-        for index, name in enumerate(train):
-            writer.writerow((name, test[index] if index < len(test) else ""))
-
-
-def write_duke_tcia(
-    folder: Path, *, cases: int, image_size: int = 64, slices: int = 12, seed: int = 0
-) -> None:
-    """Write breast MRI phantoms in the classic layout of TCIA, with its four sheets.
-
-    Slices are `manifest-1/Duke-Breast-Cancer-MRI/Breast_MRI_001/<study>/<series>/1-001.dcm`, a
-    series for each of pre, post_1 and post_2. `Annotation_Boxes.xlsx` counts in the slices as they
-    are stored: rows and columns from 0, slices from 1 as the files are numbered, start inclusive
-    and end exclusive (our reading of Duke's sheet). The mapping sheet has the faults of the real
-    one: in every third patient doubled slashes, in the next `BreastMRI002` for `Breast_MRI_002`
-    in descriptive paths, and in the next a zero too many in file numbers (`1-012` for `1-12`).
-
-    Args:
-        folder: a new or empty folder.
-        cases: patients.
-        image_size: rows and columns of a slice.
-        slices: of a series; they always span 120 mm.
-        seed: the same seed writes the same slices and tables.
-
-    Raises:
-        UserError: the folder is not empty, or a number is out of range.
-    """
-    check_volumes(image_size, seed, cases=cases, slices=slices)
-    folder = claim(Path(folder))
-    patients = _patients(seed, cases)
-    boxes: list[tuple[object, ...]] = []
-    files: list[tuple[str, str, str]] = []
-    for patient in tqdm(patients, "Duke DICOM", delay=2, unit="patient"):
-        shape = (image_size, image_size, slices)
-        drawn = draw_anatomy(_pixels(seed, patient), patient, shape, len(PHASES))
-        files += _write_dicom(folder, patient, drawn, seed)
-        low, high = _bounds(_raw(patient, drawn.tumour))
-        rows = (low[0], high[0], low[1], high[1], low[2] + 1, high[2] + 1)
-        boxes.append((_name(patient), *map(int, rows)))
-    (folder / MANIFEST / COLLECTION / "LICENSE").write_text("Made by textseg; no patient's data.\n")
-    _write_clinical(folder, patients)
-    _save_sheets(folder / "Annotation_Boxes.xlsx", {"Sheet1": [BOX_COLUMNS, *boxes]})
-    mapping = folder / "Breast-Cancer-MRI-filepath_filename-mapping.xlsx"
-    _save_sheets(mapping, {"Sheet1": [MAPPING_COLUMNS, *files]})
+    rows = zip_longest(train, test, fillvalue="")
+    write_table(folder / "train_test_splits.csv", ("train_split", "test_split"), rows)
 
 
 def check_volumes(image_size: int, seed: int, *, cases: int, slices: int) -> None:
-    """Refuse numbers that no volumes can be written from."""
+    """Check the numbers that volumes are to be written from.
+
+    Raises:
+        UserError: a number is out of range.
+    """
     if cases < 1:
         raise UserError(f"cases={cases}", "ask for at least one case")
     if slices < FEWEST_SLICES:
@@ -161,11 +109,11 @@ def check_volumes(image_size: int, seed: int, *, cases: int, slices: int) -> Non
 
 
 def _patients(seed: int, cases: int) -> list[Patient]:
-    return [draw_patient(stream(seed, 0, index, 7), index + 1) for index in range(cases)]
+    return [draw_patient(random_stream(seed, 0, index, 7), index + 1) for index in range(cases)]
 
 
 def _pixels(seed: int, patient: Patient) -> np.random.Generator:
-    return stream(seed, 0, patient.number - 1, 8)
+    return random_stream(seed, 0, patient.number - 1, 8)
 
 
 def _name(patient: Patient) -> str:
@@ -198,8 +146,8 @@ def _raw(patient: Patient, values: Array) -> Array:
 
 def _bounds(mask: Array) -> tuple[Array, Array]:
     """First index of the mask along each axis, and the one after the last."""
-    found = np.argwhere(mask)
-    return found.min(axis=0), found.max(axis=0) + 1
+    indices = np.argwhere(mask)
+    return indices.min(axis=0), indices.max(axis=0) + 1
 
 
 # --- MAMA-MIA
@@ -207,7 +155,7 @@ def _bounds(mask: Array) -> tuple[Array, Array]:
 
 def _write_nifti(folder: Path, patient: Patient, drawn: Anatomy) -> None:
     """Volumes [columns, rows, slices] as stored, with the affine that says so, and the box."""
-    shape = drawn.tumour.shape
+    shape = drawn.tumor.shape
     stored, steps = _stored(patient, shape), spacing(shape)
     affine = np.diag([-steps[0], -steps[1], stored.step, 1.0])  # DICOM's x and y are -RAS
     affine[0, 0] *= stored.orientation[0]
@@ -224,12 +172,12 @@ def _write_nifti(folder: Path, patient: Patient, drawn: Anatomy) -> None:
     (folder / "images" / upper).mkdir()
     for number, values in enumerate(drawn.phases):
         save(values, f"images/{upper}/{lower}_{number:04d}.nii.gz")
-    save(drawn.tumour.astype(np.uint8), f"segmentations/expert/{lower}.nii.gz")
-    save(drawn.generous.astype(np.uint8), f"segmentations/automatic/{lower}.nii.gz")
+    save(drawn.tumor.astype(np.uint8), f"segmentations/expert/{lower}.nii.gz")
+    save(drawn.wide.astype(np.uint8), f"segmentations/automatic/{lower}.nii.gz")
     first, last = _bounds(_raw(patient, drawn.breast))
-    place = dict(zip("yzx", zip(first.tolist(), last.tolist(), strict=True), strict=True))
+    limits = dict(zip("yzx", zip(first.tolist(), last.tolist(), strict=True), strict=True))
     box = {
-        f"{axis}_{end}": place[axis][n] for axis in "xyz" for n, end in enumerate(("min", "max"))
+        f"{axis}_{end}": limits[axis][n] for axis in "xyz" for n, end in enumerate(("min", "max"))
     }
     info = {"patient_id": upper, "primary_lesion": {"breast_coordinates": box}}
     path = folder / "patient_info_files" / f"{lower}.json"
@@ -269,68 +217,6 @@ def _write_imaging_info(folder: Path, patients: list[Patient], shape: Sequence[i
     _save_sheets(
         folder / "clinical_and_imaging_info.xlsx", {"dataset_info": table, "legend": legend}
     )
-
-
-# --- TCIA
-
-
-def _write_dicom(
-    folder: Path, patient: Patient, drawn: Anatomy, seed: int
-) -> Iterator[tuple[str, str, str]]:
-    """One study of three series; yields the mapping sheet's row of each file, faults included."""
-    name = _name(patient)
-    uids = [generate_uid(entropy_srcs=[str(seed), name, part]) for part in ("study", *PHASES)]
-    fault = ("slashes", "patient", "zero")[(patient.number - 1) % 3]
-    for order, (phase, values) in enumerate(zip(PHASES, drawn.phases, strict=True), start=1):
-        series = folder / MANIFEST / COLLECTION / name / uids[0] / uids[order]
-        series.mkdir(parents=True)
-        raw = _raw(patient, values)
-        for number in range(1, raw.shape[2] + 1):
-            dataset = _dataset(patient, values.shape, number, raw[..., number - 1])
-            dataset.StudyInstanceUID, dataset.SeriesInstanceUID = uids[0], uids[order]
-            dataset.SOPInstanceUID = generate_uid(entropy_srcs=[uids[order], str(number)])
-            dataset.FrameOfReferenceUID = generate_uid(entropy_srcs=[uids[0], "frame"])
-            dataset.SeriesNumber, dataset.SeriesDescription = order, SERIES[phase]
-            digits = 2 if fault == "zero" else 3
-            dataset.save_as(series / f"1-{number:0{digits}d}.dcm", enforce_file_format=True)
-            file = f"1-{number:03d}.dcm"
-            between = "//" if fault == "slashes" else "/"
-            spoken = name.replace("_", "") if fault == "patient" else name
-            study = f"01-01-1990-NA-MRI BREAST BILATERAL WWO-{10_000 + patient.number}"
-            described = f"{order}.000000-{SERIES[phase]}-{20_000 + 10 * patient.number + order}"
-            yield (
-                f"DICOM_Images/{name}/{phase}/{name}_{phase}_{number:03d}.dcm",
-                f"{COLLECTION}/{name}/{uids[0]}/{uids[order]}{between}{file}",
-                f"{COLLECTION}/{spoken}/{study}/{described}{between}{file}",
-            )
-
-
-def _dataset(
-    patient: Patient, shape: Sequence[int], number: int, picture: Array
-) -> pydicom.Dataset:
-    """A slice without its identifiers; numbers count from 1."""
-    stored, steps = _stored(patient, shape), spacing(shape)
-    dataset = pydicom.Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.SOPClassUID = MRImageStorage
-    dataset.Modality = "MR"
-    dataset.Manufacturer = "GE MEDICAL SYSTEMS" if patient.maker == "ge" else "SIEMENS"
-    dataset.PatientID = dataset.PatientName = _name(patient)
-    dataset.PatientPosition = "FFP" if patient.number % 5 else "HFP"
-    dataset.InstanceNumber = number
-    dataset.ImageOrientationPatient = list(stored.orientation)
-    z = stored.corner[2] + (number - 1) * stored.step
-    dataset.ImagePositionPatient = [round(c, 4) for c in (*stored.corner[:2], z)]
-    dataset.PixelSpacing = [round(steps[1], 6), round(steps[0], 6)]
-    dataset.SliceThickness = round(steps[2], 6)
-    dataset.Rows, dataset.Columns = picture.shape
-    dataset.SamplesPerPixel = 1
-    dataset.PhotometricInterpretation = "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
-    dataset.PixelRepresentation = 1
-    dataset.PixelData = np.ascontiguousarray(picture, dtype="<i2").tobytes()
-    return dataset
 
 
 # --- sheets

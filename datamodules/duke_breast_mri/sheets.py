@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from zipfile import BadZipFile
 
-import openpyxl  # type: ignore[import-untyped]
 from tqdm import tqdm
 
 from datamodules.files.checks import preview
-from textseg.errors import UserError, first_line
-from textseg.tables import Row, place, read_rows
+from textseg.errors import UserError
+from textseg.tables import Row, read_rows, row_location, workbook_rows
 
 Side = Literal["left", "right", ""]  # of the patient; "" where unknown
 
@@ -44,11 +41,11 @@ PHASES = ("pre", "post_1", "post_2", "post_3", "post_4", "T1")
 
 @dataclass(frozen=True)
 class Findings:
-    """What the sheets say of one patient; "" and None where they say nothing.
+    """The clinical findings of one patient; "" and None where the sheets give none.
 
-    `location` is the tumour's side, `position` free text such as "L 9 medial, L 12". In bilateral
+    `location` is the tumor's side, `position` free text such as "L 9 medial, L 12". In bilateral
     cancer `annotated` is the side of TCIA's box, and `other_side`, `other_subtype` and
-    `other_grade` (Nottingham, 1 to 3) belong to the second tumour.
+    `other_grade` (Nottingham, 1 to 3) belong to the second tumor.
     """
 
     position: str = ""
@@ -64,7 +61,7 @@ class Findings:
 
 
 class Box(NamedTuple):
-    """A tumour's box in a series as it is stored: start inclusive, end exclusive.
+    """A tumor's box in a series as it is stored: start inclusive, end exclusive.
 
     Our reading: rows and columns count from 0; slices from 1, in the order of file numbers.
     """
@@ -78,13 +75,13 @@ class Box(NamedTuple):
 
 
 def patient_number(name: str) -> int | None:
-    """42 of ``Breast_MRI_042``, ``BreastMRI042`` or ``DUKE_042``; None of any other name."""
-    found = re.fullmatch(r"(?:breast_?mri|duke)_?(\d{1,3})", name.strip().casefold())
-    return int(found[1]) if found else None
+    """Parse 42 from ``Breast_MRI_042``, ``BreastMRI042`` or ``DUKE_042``; None of other names."""
+    match = re.fullmatch(r"(?:breast_?mri|duke)_?(\d{1,3})", name.strip().casefold())
+    return int(match[1]) if match else None
 
 
 def patient_name(number: int) -> str:
-    """``Breast_MRI_042``: one name for a patient, whichever release the files come from."""
+    """Name a patient ``Breast_MRI_042``, whichever release the files come from."""
     return f"Breast_MRI_{number:03d}"
 
 
@@ -92,7 +89,7 @@ def patient_name(number: int) -> str:
 
 
 def read_clinical(file: Path) -> dict[int, Findings]:
-    """TCIA's Clinical_and_Other_Features.xlsx, sheet Data: findings by patient number.
+    """Read TCIA's Clinical_and_Other_Features.xlsx, sheet Data: findings by patient number.
 
     Its header has three rows: groups, names (some with odd spaces, some none) and code legends. A
     column without a name is known by its legend.
@@ -100,7 +97,7 @@ def read_clinical(file: Path) -> dict[int, Findings]:
     Raises:
         UserError: the sheet, a column or a code is not as in TCIA's release.
     """
-    rows = list(workbook_rows(file, "Data"))
+    rows = [_stripped(row) for row in workbook_rows(file, "Data")]
     top = next((i for i, row in enumerate(rows[:4]) if _plain(row[0]) == "patient id"), None)
     if top is None or top + 1 >= len(rows):
         raise UserError(
@@ -162,12 +159,12 @@ class _Sheet:
 
 
 def read_mamamia(file: Path) -> dict[int, Findings]:
-    """MAMA-MIA's clinical_and_imaging_info.xlsx, sheet dataset_info: its Duke patients' findings.
+    """Read the Duke patients of MAMA-MIA's clinical_and_imaging_info.xlsx, sheet dataset_info.
 
     Raises:
         UserError: the sheet, a column or a word is not as in MAMA-MIA's release.
     """
-    rows = workbook_rows(file, "dataset_info")
+    rows = map(_stripped, workbook_rows(file, "dataset_info"))
     header = [_plain(name) for name in next(rows, [])]
     wanted = (
         *("patient_id", "bilateral_breast_cancer", "multifocal_cancer"),
@@ -196,7 +193,7 @@ def read_mamamia(file: Path) -> dict[int, Findings]:
 
 
 def joined(clinical: Findings, mamamia: Findings) -> Findings:
-    """TCIA's findings, and MAMA-MIA's where TCIA's sheet says nothing."""
+    """Complete TCIA's findings by MAMA-MIA's where TCIA's sheet gives none."""
     return replace(
         clinical,
         bilateral=mamamia.bilateral if clinical.bilateral is None else clinical.bilateral,
@@ -215,16 +212,15 @@ _BOX_COLUMNS = (
 
 
 def read_boxes(file: Path) -> dict[int, Box]:
-    """Annotation_Boxes (.xlsx or .csv): one box per patient number.
+    """Read Annotation_Boxes (.xlsx or .csv): one box per patient number.
 
     Raises:
         UserError: a column is missing, or a box is not made of six increasing whole numbers.
     """
-    rows = _table(file)
-    _need_columns(file, rows, ("Patient ID", *_BOX_COLUMNS))
+    rows = _table(file, ("Patient ID", *_BOX_COLUMNS))
     boxes: dict[int, Box] = {}
     for index, row in enumerate(rows):
-        where = f"{file}, {place(file, index, row.line)}"
+        where = f"{file}, {row_location(file, index, row.line)}"
         number = _new_patient(where, row["Patient ID"], boxes)
         values = [row[column] for column in _BOX_COLUMNS]
         if not all(re.fullmatch(r"\d+", value) for value in values):
@@ -241,10 +237,10 @@ def read_boxes(file: Path) -> dict[int, Box]:
 
 
 def read_phases(file: Path) -> dict[str, str]:
-    """Which series is which phase, by TCIA's filepath_filename-mapping (.xlsx or .csv).
+    """Read the phase of each series from TCIA's filepath_filename-mapping (.xlsx or .csv).
 
     The sheet has a row per DICOM file. Only the folders count, so its zeros too many in file
-    numbers do no harm; `series_key` sees through its other faults.
+    numbers do no harm; `series_key` ignores its other faults.
 
     Returns:
         phase (pre, post_1 to post_4 or T1) by `series_key`, for classic and descriptive folders; a
@@ -270,7 +266,7 @@ def read_phases(file: Path) -> dict[str, str]:
 
 
 def series_key(number: int, folders: str) -> str:
-    """What a series' folders have in common in the mapping sheet and on disk.
+    """Reduce a series' folders to what the mapping sheet and the disk have in common.
 
     The sheet doubles slashes and, in descriptive names, keeps the slashes of "Ph1/ax dyn", which
     the download leaves out.
@@ -296,17 +292,15 @@ def _parts(path: str) -> list[str]:
     return [part for part in path.replace("\\", "/").split("/") if part]
 
 
-def _mapping_rows(file: Path) -> Iterator[dict[str, str]]:
+def _mapping_rows(file: Path) -> Iterator[Mapping[str, str]]:
     """Rows by column name; the workbook has 770 thousand, so they are not held in memory."""
     wanted = ("original_path_and_filename", "classic_path", "descriptive_path")
     if file.suffix.lower() == ".csv":
-        rows = _table(file)
-        _need_columns(file, rows, wanted)
-        yield from rows
+        yield from _table(file, wanted)
         return
-    cells = workbook_rows(file, None)
+    cells = map(_stripped, workbook_rows(file))
     header = next(cells, [])
-    _need_columns(file, [dict.fromkeys(header, "")], wanted)
+    _need_columns(file, header, wanted)
     for values in tqdm(cells, f"reading {file.name}", delay=2, unit="row"):
         yield dict(zip(header, values, strict=False))
 
@@ -314,83 +308,26 @@ def _mapping_rows(file: Path) -> Iterator[dict[str, str]]:
 # --- cells -------------------------------------------------------------------------------------
 
 
-def workbook_rows(file: Path, sheet: str | None) -> Iterator[list[str]]:
-    """The rows of one sheet as strings; codes such as NA stay what they are.
-
-    Args:
-        file: an .xlsx workbook.
-        sheet: its name, compared without case; None where there must be only one.
-
-    Raises:
-        UserError: the file is no workbook, or does not have that sheet.
-    """
-    try:
-        book = openpyxl.load_workbook(file, read_only=True, data_only=True)
-    except Exception as error:  # zipfile and openpyxl share no base class for a broken workbook
-        raise _broken(file, error) from error
-    try:
-        found = {name.strip().casefold(): name for name in book.sheetnames}
-        if sheet is None and len(found) == 1:
-            sheet = next(iter(found))
-        if sheet is None or sheet.casefold() not in found:
-            asked = "exactly one is expected" if sheet is None else f"{sheet!r} is expected"
-            raise UserError(
-                f"{file} has the sheets {', '.join(map(repr, book.sheetnames))}; {asked}",
-                "use the workbook as downloaded, or remove or rename its sheets",
-            )
-        cells = book[found[sheet.casefold()]]
-        cells.reset_dimensions()  # some programs write a wrong extent, and rows would be cut off
-        width = 0
-        for row in cells.iter_rows(values_only=True):
-            width = max(width, len(row))  # rows end at their last filled cell
-            values = [_text(value) for value in row]
-            yield values + [""] * (width - len(values))
-    except (BadZipFile, zlib.error, EOFError, SyntaxError, ValueError, KeyError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise _broken(file, error) from error
-    finally:
-        book.close()
-
-
-def _broken(file: Path, error: Exception) -> UserError:
-    return UserError(
-        f"{file} cannot be read as a workbook ({first_line(error)})",
-        "download it again; accepted is .xlsx",
-    )
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip()
-
-
 def _plain(name: str) -> str:
     """A column's name without case, line breaks and doubled spaces."""
     return " ".join(name.split()).casefold()
 
 
-def _table(file: Path) -> list[Row]:
-    """A table with one header row, from .csv or a workbook with one sheet."""
-    if file.suffix.lower() == ".csv":
-        return [
-            Row({str(name).strip(): str(value).strip() for name, value in row.items()}, row.line)
-            for row in read_rows(file)
-        ]
-    rows = workbook_rows(file, None)
-    header = next(rows, [])
-    return [
-        Row(dict(zip(header, row, strict=False)), line)
-        for line, row in enumerate(rows, start=2)
-        if any(row)
+def _stripped(cells: Iterable[str]) -> list[str]:
+    return [cell.strip() for cell in cells]
+
+
+def _table(file: Path, wanted: Sequence[str]) -> list[Row]:
+    """A table with one header row that has the wanted columns, from .csv or a workbook."""
+    rows = [
+        Row({name: str(value).strip() for name, value in row.items()}, row.line)
+        for row in read_rows(file)
     ]
+    _need_columns(file, list(rows[0]) if rows else [], wanted)
+    return rows
 
 
-def _need_columns(file: Path, rows: Sequence[Mapping[str, str]], wanted: Sequence[str]) -> None:
-    found = list(rows[0]) if rows else []
+def _need_columns(file: Path, found: Sequence[str], wanted: Sequence[str]) -> None:
     missing = [name for name in wanted if name not in found]
     if missing:
         raise UserError(
@@ -410,7 +347,7 @@ def _new_patient(where: str, name: str, known: dict[int, Any]) -> int:
 
 
 def _decode(where: str, value: str, codes: dict[str, Any]) -> Any:
-    """What a code stands for; None for the codes of missing values."""
+    """Translate a code; None for the codes of missing values."""
     plain = _plain(value)
     if plain in MISSING:
         return None

@@ -14,14 +14,14 @@ from tqdm import tqdm
 
 from datamodules.duke_breast_mri.layouts import Case, Phases, Slices, patient_split
 from datamodules.duke_breast_mri.sheets import Box
+from datamodules.files.dicom import read_dicom_series
 from datamodules.files.manifest import write_manifest
+from datamodules.files.nifti import read_nifti
 from datamodules.files.volumes import (
     Volume,
     axial_picture,
     canonical,
     check_same_grid,
-    read_dicom_series,
-    read_nifti,
 )
 from textseg.errors import UserError
 
@@ -68,10 +68,10 @@ def _write_case(
     spacing = volumes["post1"].spacing
     channels = _channels(volumes, phases, case)
     weak = "_box" if isinstance(case.mask, Box) else ""
-    tumour = mask.any(axis=(0, 1))  # [Z]
-    if not tumour.any():
-        raise UserError(f"{case.mask} marks no tumour", "is it this patient's mask?")
-    for z in np.flatnonzero(tumour | (slices == "all")).tolist():
+    tumor = mask.any(axis=(0, 1))  # [Z]
+    if not tumor.any():
+        raise UserError(f"{case.mask} marks no tumor", "is it this patient's mask?")
+    for z in np.flatnonzero(tumor | (slices == "all")).tolist():
         name = f"{case.name}_{phases}_z{z:03d}{weak}.png"
         picture = np.stack([_bytes(channel, z) for channel in channels], axis=-1)  # [H, W, C]
         Image.fromarray(picture if len(channels) > 1 else picture[..., 0]).save(

@@ -10,69 +10,83 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_warn
 from tqdm import tqdm
 
-from datamodules.dataset import Record
-from textseg.errors import UserError
+from datamodules.records import Record
+from textseg.errors import Report, UserError, raise_error
 from textseg.preprocess import Size, probe_size
-from textseg.tables import match_key
+from textseg.tables import match_key, row_error
 
 _SHOWN = 5
 _LONGEST_NAME = 255  # bytes, of the file systems in use
 _LONGEST_PATH = 4095
 
 
-class FileNameError(UserError):
-    """An entry that no file can be called by."""
-
-
 def preview(items: Sequence[object]) -> str:
-    """The first five, for a message of one line."""
+    """List the first five items, for a message of one line."""
     return ", ".join(str(item) for item in items[:_SHOWN]) + (
         ", ..." if len(items) > _SHOWN else ""
     )
 
 
-def inside(root: Path, entry: str, where: str, *, spare: int = 0) -> Path:
-    """The file an entry of a table names, which must lie in the dataset's own folder.
+def resolve_inside(
+    root: Path,
+    entry: str,
+    file: Path,
+    number: int,
+    line: int | None,
+    report: Report = raise_error,
+    *,
+    spare: int = 0,
+) -> Path | None:
+    """Find the file that an entry of a table names, which must lie in the dataset's own folder.
 
     Compared by name, so that a folder inside `root` may itself be a link to another disk.
 
     Args:
         root: the dataset's folder.
-        entry: what the table says.
-        where: the file and row, for messages.
+        entry: the cell of a table.
+        file: the table.
+        number: the row, counted from 0 without the empty ones.
+        line: its `Row.line`.
+        report: is told of an entry that leads out of `root`, or that no file can be called.
         spare: bytes that the name must leave for what is added to it.
 
+    Returns:
+        the path, which need not exist; None after a mistake.
+
     Raises:
-        FileNameError: the entry is too long for a name, or holds a NUL.
-        UserError: the entry leads out of `root`.
+        UserError: as `report` does.
     """
     entry = entry.strip()
     # As strings: of thousands of rows, Path takes seconds. resolve() would also follow links.
     base = os.path.abspath(root)  # noqa: PTH100
-    _refuse_impossible(base, entry, where, spare)
+    impossible = _impossible(base, entry, spare)
+    if impossible is not None:
+        report(row_error(file, number, line, *impossible, kind="invalid row"))
+        return None
     path = os.path.abspath(os.path.join(base, entry.replace("\\", "/")))  # noqa: PTH100, PTH118
     below = os.path.join(path, "").startswith(os.path.join(base, ""))  # noqa: PTH118
     if re.match(r"[A-Za-z]:", entry) or not below:
-        raise UserError(
-            f"{where}: {entry!r} lies outside root={base}",
+        detail, remedy = (
+            f"{entry!r} lies outside root={base}",
             "name files by their path below root",
         )
+        report(row_error(file, number, line, detail, remedy, kind="outside root"))
+        return None
     return Path(path)
 
 
-def _refuse_impossible(base: str, entry: str, where: str, spare: int) -> None:
-    """Refuse what the file system would answer with an error of its own."""
+def _impossible(base: str, entry: str, spare: int) -> tuple[str, str] | None:
+    """What the file system would answer with an error of its own, and what to do about it."""
     if "\0" in entry:
-        raise FileNameError(
-            f"{where}: {entry[:60]!r} holds a NUL, which no file name can", "is the table damaged?"
-        )
+        return f"{entry[:60]!r} holds a NUL, which no file name can", "is the table damaged?"
     longest = max(map(_bytes, entry.replace("\\", "/").split("/")))
     whole = _bytes(base) + 1 + _bytes(entry)
     if longest > _LONGEST_NAME - spare or whole > _LONGEST_PATH - spare:
-        raise FileNameError(
-            f"{where}: {entry[:60]!r}... has {_bytes(entry)} bytes, too many for a file's name",
+        return (
+            f"{entry[:60]!r}... has {_bytes(entry)} bytes, too many for a file's name",
             "have the columns of images and of texts changed places?",
         )
+    return None
 
 
 def _bytes(name: str) -> int:
@@ -83,8 +97,10 @@ _LONGEST_CAPTION = 100_000  # characters; what csv files are read with takes no 
 
 
 def check_captions(records: Iterable[Record]) -> None:
-    """Raises:
-    UserError: a caption is no text that can be written down and read again.
+    """Check that captions can be written to a table and read again.
+
+    Raises:
+        UserError: a caption is too long, or holds half of a surrogate pair.
     """
     for record in records:
         text = record.text
@@ -96,11 +112,11 @@ def check_captions(records: Iterable[Record]) -> None:
             continue
         raise UserError(
             f"the caption of {record.image} {problem}: {text[:40]!r}",
-            "mend that row of the captions table",
+            "correct that row of the captions table",
         )
 
 
-def divide(records: Sequence[Record], *, scored: bool) -> tuple[list[Record], list[Path]]:
+def split_missing(records: Sequence[Record], *, scored: bool) -> tuple[list[Record], list[Path]]:
     """The rows whose files are there, and a file that is not for each other row.
 
     Args:
@@ -119,18 +135,24 @@ def divide(records: Sequence[Record], *, scored: bool) -> tuple[list[Record], li
 
 
 def report_missing(
-    missing: Sequence[Path], unlisted: Sequence[Path], *, root: Path, on_missing: str
+    missing: Sequence[Path],
+    unlisted: Sequence[Path],
+    *,
+    root: Path,
+    on_missing: str,
+    report: Report = raise_error,
 ) -> None:
-    """Say what has no counterpart, once for both sides.
+    """Report captions without files and images without captions, in one message.
 
     Args:
-        missing: files that captions speak of.
-        unlisted: images that no caption speaks of.
+        missing: files that captions name.
+        unlisted: images that no caption names.
         root: the dataset's folder.
-        on_missing: "error" or "skip".
+        on_missing: "error" or "skip"; the latter warns.
+        report: is told if anything is missing and on_missing is "error".
 
     Raises:
-        UserError: anything is missing and on_missing is "error".
+        UserError: as `report` does.
     """
     if not missing and not unlisted:
         return
@@ -139,7 +161,9 @@ def report_missing(
         f"{len(unlisted)} images without a caption{_named(unlisted, root)}"
     )
     if on_missing == "error":
-        raise UserError(cause, "complete the download, or set on_missing=skip to leave these out")
+        remedy = "complete the download, or set on_missing=skip to leave these out"
+        report(UserError(cause, remedy))
+        return
     rank_zero_warn(f"left out because on_missing=skip: {cause}")
 
 

@@ -1,7 +1,7 @@
-"""Finding images, masks and caption tables in the trees that a dataset circulates in.
+"""Finding images, masks and caption tables in the layouts that a dataset circulates in.
 
-A dataset says what its trees (`Shape`) and tables (`TableNames`) are called; nothing here knows
-one of them by name.
+A dataset says what its folders (`LayoutSpec`) and tables (`TableNames`) are called; nothing here
+knows one of them by name.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from datamodules.dataset import Record, case_name
-from datamodules.files.checks import inside, preview
-from textseg.errors import UserError
+from datamodules.files.checks import preview, resolve_inside
+from datamodules.records import Record, case_name
+from textseg.errors import Report, UserError, check_choice, raise_error
 from textseg.tables import (
     IMAGE_COLUMNS,
     IMAGE_SUFFIXES,
     TABLE_SUFFIXES,
     Caption,
+    find_column,
     match_key,
-    place,
     read_captions,
     read_rows,
 )
@@ -37,10 +37,10 @@ Parts = dict[str, list[Caption]]  # rows by split
 
 
 @dataclass(frozen=True)
-class Shape:
-    """A family of trees: any base, any name of each split's folder, any pair of subfolders.
+class LayoutSpec:
+    """A family of layouts: any base, any name of each split's folder, any pair of subfolders.
 
-    A tree that does not divide its images has train=("",) and no other split.
+    A layout that does not divide its images has train=("",) and no other split.
     """
 
     bases: Names
@@ -66,48 +66,47 @@ class Folders:
 
 
 @dataclass(frozen=True)
-class Tree:
+class Layout:
     """A layout found on disk; a split without folders of its own is absent from `splits`."""
 
-    layout: str
+    name: str
     base: Path
     splits: dict[str, Folders]
 
 
-def find_tree(root: Path, layout: str, *, shapes: Mapping[str, Shape], dataset: str) -> Tree:
+def find_layout(root: Path, name: str, *, specs: Mapping[str, LayoutSpec], dataset: str) -> Layout:
     """The first family that fits, or the one asked for.
 
     Args:
         root: the dataset's folder.
-        layout: a key of `shapes`, or "auto".
-        shapes: the families, in the order in which they are tried.
+        name: a key of `specs`, or "auto".
+        specs: the families, in the order in which they are tried.
         dataset: names it in the message.
 
     Raises:
         UserError: nothing fits; the message lists what was looked for.
     """
-    if layout != "auto" and layout not in shapes:
-        raise UserError(f"layout={layout!r} is unknown", f"choose auto, {', '.join(shapes)}")
-    wanted = shapes if layout == "auto" else {layout: shapes[layout]}
-    for name, shape in wanted.items():
-        for base in shape.bases:
-            tree = _fit(name, shape, root / base)
-            if tree is not None:
-                return tree
-    looked = "; ".join(f"{name}: {shape.description()}" for name, shape in wanted.items())
+    check_choice("layout", name, ("auto", *specs))
+    wanted = specs if name == "auto" else {name: specs[name]}
+    for key, spec in wanted.items():
+        for base in spec.bases:
+            layout = _fit(key, spec, root / base)
+            if layout is not None:
+                return layout
+    looked = "; ".join(f"{key}: {spec.description()}" for key, spec in wanted.items())
     raise UserError(
-        f"no {dataset} images below root={root} (layout={layout}); looked for {looked}",
+        f"no {dataset} images below root={root} (layout={name}); looked for {looked}",
         f"set root to the folder that holds one of these ({dataset} itself, not a relative of it)",
     )
 
 
-def _fit(name: str, shape: Shape, base: Path) -> Tree | None:
+def _fit(name: str, spec: LayoutSpec, base: Path) -> Layout | None:
     splits = {}
-    for split, names in zip(SPLITS, (shape.train, shape.val, shape.test), strict=True):
-        folders = _folders(base, names, shape.folders)
+    for split, names in zip(SPLITS, (spec.train, spec.val, spec.test), strict=True):
+        folders = _folders(base, names, spec.folders)
         if folders is not None:
             splits[split] = folders
-    return Tree(name, base, splits) if "train" in splits else None
+    return Layout(name, base, splits) if "train" in splits else None
 
 
 def _folders(base: Path, names: Names, pairs: tuple[tuple[str, str], ...]) -> Folders | None:
@@ -131,9 +130,9 @@ def index_images(folder: Path) -> dict[str, Path]:
     return index
 
 
-def images_of(tree: Tree) -> list[Path]:
-    """Every image of the tree, a split's folder after the other."""
-    return [path for f in tree.splits.values() for path in index_images(f.images).values()]
+def images_of(layout: Layout) -> list[Path]:
+    """Every image of the layout, a split's folder after the other."""
+    return [path for f in layout.splits.values() for path in index_images(f.images).values()]
 
 
 class FileIndex:
@@ -142,22 +141,24 @@ class FileIndex:
     A row whose files are missing gets the path where they would be.
 
     Args:
-        tree: where they lie.
+        layout: where they lie.
         splits: whose folders are searched, the likeliest first.
         mask_prefix: what a mask's name has before its image's.
-        case_id: the patient or study that a file name tells, "" where it tells none.
+        case_id: the patient or study in a file name, "" where it names none.
     """
 
     def __init__(
         self,
-        tree: Tree,
+        layout: Layout,
         splits: Sequence[str],
         *,
         mask_prefix: str,
         case_id: Callable[[str], str],
     ) -> None:
-        here = [tree.splits[split] for split in splits if split in tree.splits]
-        self.folders = here[0] if here else Folders(tree.base / splits[0], tree.base / splits[0])
+        here = [layout.splits[split] for split in splits if split in layout.splits]
+        self.folders = (
+            here[0] if here else Folders(layout.base / splits[0], layout.base / splits[0])
+        )
         self.mask_prefix = mask_prefix
         self.case_id = case_id
         self.images: dict[str, Path] = {}
@@ -215,7 +216,7 @@ class TableNames:
 TEXT_FOLDERS = ("", "Text", "text", "prompt", "prompts", "text_annotations")
 # What a mask's name may have that its image's, as a table gives it, has not.
 ADDED_TO_NAMES = len("mask_.png")
-# A table inside a split's own folder need not tell the split.
+# A table inside a split's own folder need not name the split.
 _OWN_NAMES = ("text_alpha",)
 
 
@@ -228,9 +229,9 @@ def plain_stem(stem: str) -> str:
     return without_copies.rstrip("+ _")
 
 
-def table_folders(places: Iterable[Path]) -> list[Path]:
-    """The folders at and below some places in which tables may lie, each once."""
-    return [place / name for place in dict.fromkeys(places) for name in TEXT_FOLDERS]
+def table_folders(bases: Iterable[Path]) -> list[Path]:
+    """List the folders at and below `bases` in which tables may lie, each once."""
+    return [base / name for base in dict.fromkeys(bases) for name in TEXT_FOLDERS]
 
 
 def named_table(folders: Iterable[Path], stems: Names) -> Path | None:
@@ -263,47 +264,52 @@ def _one_of_copies(tables: list[Path]) -> Path:
     return plainest
 
 
-def read_tables(root: Path, tree: Tree, captions: Path | None, names: TableNames) -> Parts:
-    """The rows of the tables, by split; a split that need not have one may be absent.
+def read_tables(
+    root: Path,
+    layout: Layout,
+    captions: Path | None,
+    names: TableNames,
+    report: Report = raise_error,
+) -> Parts:
+    """Read the rows of the tables, by split; a split that need not have one may be absent.
 
     Args:
         root: the dataset's folder.
-        tree: its images.
+        layout: its images.
         captions: a file with a split column or SGSeg's json, or the folder that holds the tables;
-            None looks in the usual places.
+            None looks in the usual folders.
         names: what the tables are called.
+        report: is told of missing tables and of what is wrong with the others. Where it returns,
+            missing tables have no rows.
 
     Raises:
-        UserError: a table is missing or cannot be used.
+        UserError: as `report` does.
     """
     if captions is not None and not captions.exists():
-        raise UserError(
-            f"captions={captions} does not exist",
-            "give a caption table, or the folder that holds the train and test tables",
-        )
+        remedy = "give a caption table, or the folder that holds the train and test tables"
+        report(UserError(f"captions={captions} does not exist", remedy))
     if captions is not None and captions.is_file():
-        return _joint_table(root, captions, names)
-    places = list(dict.fromkeys([root, tree.base] if captions is None else [captions]))
-    folders = table_folders(places)
+        return _joint_table(root, captions, names, report)
+    bases = list(dict.fromkeys([root, layout.base] if captions is None else [captions]))
+    folders = table_folders(bases)
     tables: Parts = {}
     for split, stems in names.splits.items():
         table = named_table(folders, stems)
         if table is None and captions is None:
-            table = _table_beside_images(tree, split, stems)
+            table = _table_beside_images(layout, split, stems)
         if table is not None:
-            tables[split] = _read(root, table)
+            tables[split] = _read(root, table, report)
     missing = [split for split in names.needed if split not in tables]
     if not missing:
         return tables
     joint = named_table(folders, names.joint)
     if joint is not None:
-        return _joint_table(root, joint, names)
+        return _joint_table(root, joint, names, report)
     looked_for = ", ".join((*names.splits[missing[0]], *names.joint))
-    raise UserError(
-        f"no {missing[0]} captions in {preview(places)}: looked there and in "
-        f"{', '.join(TEXT_FOLDERS[1:])} for {looked_for} (.csv, .xlsx, .json)",
-        names.remedy,
-    )
+    cause = f"no {missing[0]} captions in {preview(bases)}: searched were these and "
+    cause += f"{', '.join(TEXT_FOLDERS[1:])} for {looked_for} (.csv, .xlsx, .json)"
+    report(UserError(cause, names.remedy))
+    return tables | {split: [] for split in missing}
 
 
 def read_keys(file: Path) -> set[str]:
@@ -315,16 +321,12 @@ def read_keys(file: Path) -> set[str]:
     rows = read_rows(file)
     if not rows:
         raise UserError(f"{file} has no rows", "is it the downloaded list, complete?")
-    column = next((name for name in rows[0] if name.casefold() in IMAGE_COLUMNS), None)
-    if column is None:
-        raise UserError(
-            f"{file} has the columns {', '.join(rows[0])}",
-            f"it needs one of {', '.join(IMAGE_COLUMNS)} (upper or lower case)",
-        )
+    column = find_column(file, rows[0], IMAGE_COLUMNS, "an image column")
+    assert column is not None, "its absence is raised"
     return {match_key(str(row[column])) for row in rows}
 
 
-def divide_by_lists(
+def split_by_lists(
     pool: Iterable[Caption], lists: Mapping[str, set[str]], *, split: str, remedy: str
 ) -> Parts:
     """The rows by the one list that names each.
@@ -339,48 +341,50 @@ def divide_by_lists(
         UserError: rows are in no list, or in two.
     """
     parts: Parts = {part: [] for part in lists}
-    astray = []
+    leftover = []
     for row in pool:
-        homes = [part for part in lists if match_key(row.name) in lists[part]]
-        if len(homes) == 1:
-            parts[homes[0]].append(row)
+        matching = [part for part in lists if match_key(row.name) in lists[part]]
+        if len(matching) == 1:
+            parts[matching[0]].append(row)
         else:
-            astray.append(row.name)
-    if astray:
-        raise UserError(
-            f"split={split}: {len(astray)} captions are in no list or in two: {preview(astray)}",
-            remedy,
-        )
+            leftover.append(row.name)
+    if leftover:
+        cause = f"{len(leftover)} captions are in no list or in two: {preview(leftover)}"
+        raise UserError(f"split={split}: {cause}", remedy)
     return parts
 
 
-def _read(root: Path, file: Path) -> list[Caption]:
-    captions = read_captions(file)
-    for caption in captions:
-        where = f"{file}, {place(file, caption.row, caption.line)}"
-        inside(root, caption.name, where, spare=ADDED_TO_NAMES)
-    return captions
+def _read(root: Path, file: Path, report: Report) -> list[Caption]:
+    return [
+        caption
+        for caption in read_captions(file, report)
+        if resolve_inside(
+            *(root, caption.name, file, caption.row, caption.line, report), spare=ADDED_TO_NAMES
+        )
+    ]
 
 
-def _joint_table(root: Path, file: Path, names: TableNames) -> Parts:
+def _joint_table(root: Path, file: Path, names: TableNames, report: Report) -> Parts:
     tables: Parts = {}
-    for caption in _read(root, file):
+    for caption in _read(root, file, report):
         tables.setdefault(caption.split, []).append(caption)
     if "" in tables or not set(names.needed) <= set(tables):
         *others, last = names.needed
-        raise UserError(
-            f"captions={file} does not say which rows are {', '.join(others)} and {last}",
-            "give the folder that holds the tables, or add a split column (train, val, test)",
-        )
+        cause = f"captions={file} does not say which rows are {', '.join(others)} and {last}"
+        remedy = "give the folder that holds the tables, or add a split column (train, val, test)"
+        report(UserError(cause, remedy))
+        unknown = tables.pop("", [])
+        tables = {split: [] for split in names.needed} | tables
+        tables["train"] = tables["train"] + unknown
     return tables
 
 
-def _table_beside_images(tree: Tree, split: str, stems: Names) -> Path | None:
-    """The table in a split's own folder, where the tree has one."""
-    if split not in tree.splits:
+def _table_beside_images(layout: Layout, split: str, stems: Names) -> Path | None:
+    """The table in a split's own folder, where the layout has one."""
+    if split not in layout.splits:
         return None
-    own = tree.splits[split].images.parent
-    if own == tree.base:  # a folder that all splits share
+    own = layout.splits[split].images.parent
+    if own == layout.base:  # a folder that all splits share
         return None
     return named_table(table_folders([own]), (*stems, *_OWN_NAMES)) or _only_table(own / "Text")
 

@@ -7,7 +7,7 @@
 | case_id | patient or study; never in two splits |
 | split | train, val or test |
 | lesion_id | optional: which lesion of the image |
-| spacing | optional: millimetres per pixel, "0.8 0.8" (rows, columns) or one number |
+| spacing | optional: millimeters per pixel, "0.8 0.8" (rows, columns) or one number |
 | attributes | optional, free; read by nothing here |
 
 An image with several lesions or several expressions has several rows. "left" is the picture's left.
@@ -26,10 +26,10 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.dataset import Record, case_name
-from datamodules.files.checks import inside, preview
-from textseg.errors import UserError
-from textseg.tables import Row, place, read_rows, required, split_name
+from datamodules.files.checks import preview, resolve_inside
+from datamodules.records import Record, Splits, case_name
+from textseg.errors import Report, TableError, UserError, raise_error
+from textseg.tables import TEXT_COLUMNS, Row, is_filled, read_rows, required, row_error, split_name
 
 MANIFEST_NAMES = ("manifest.jsonl", "manifest.csv", "manifest.xlsx")
 SPLITS = ("train", "val", "test")
@@ -38,7 +38,6 @@ UNSPLIT = "unsplit"  # rows of a manifest that names no splits
 REQUIRED = ("image", "mask", "text", "case_id", "split")
 OPTIONAL = ("lesion_id", "spacing", "attributes")
 
-_TEXT_NAMES = ("caption", "description", "sentence")
 # Names that tables use for our columns. Ignoring one of these where ours is absent would be
 # serious: an unread patient number lets a patient into two splits.
 _MEANT = {
@@ -52,8 +51,13 @@ _MEANT_BY = {name: column for column, names in _MEANT.items() for name in names.
 _CLOSE = 0.8  # "spilt" and "split" share 0.8 of their letters in order
 
 
+def has_manifest(root: Path) -> bool:
+    """Tell whether a manifest lies in a folder."""
+    return any((root / name).is_file() for name in MANIFEST_NAMES)
+
+
 def find_manifest(root: Path, file: Path | None) -> Path:
-    """`file`, or the manifest that lies in root.
+    """Return `file`, or the manifest that lies in root.
 
     Raises:
         UserError: there is none.
@@ -76,8 +80,9 @@ def read_manifest(
     needs_split: bool = True,
     needs_case: bool = True,
     lenient: bool = False,
-) -> dict[str, list[Record]]:
-    """The rows of a manifest by "train", "val" and "test".
+    report: Report = raise_error,
+) -> Splits:
+    """Read the rows of a manifest by "train", "val" and "test".
 
     Args:
         root: folder that the manifest's paths start from.
@@ -89,31 +94,37 @@ def read_manifest(
         lenient: also take caption, description or sentence for text, ignore other columns with a
             warning, and take rows without a mask, which are under "predict". Such rows have the
             split "predict" or none; of a table without any mask, all rows are for prediction.
+        report: is told of columns, cells and splits that cannot be used. Where it returns, rows of
+            no known split are under "unsplit", and rows without an image are left out.
 
     Raises:
-        UserError: naming the file, and the row and column that cannot be used.
+        UserError: as `report` does, naming the file, row and column; always where the table cannot
+            be read, has no rows or no column of images.
     """
     file = find_manifest(root, file)
     needed = [c for c in REQUIRED if needs_split or c != "split"]
     needed = [c for c in needed if needs_case or c != "case_id"]
     needed = [c for c in needed if not lenient or c != "mask"]
-    rows = _renamed(file, read_rows(file), needed, lenient=lenient)
-    masked = any(_filled(row, "mask") for row in rows)
-    with_case = needs_case or any(_filled(row, "case_id") for row in rows)
-    with_split = needs_split or any(_filled(row, "split") for row in rows)
-    splits: dict[str, list[Record]] = {split: [] for split in SPLITS}
+    rows = _renamed(file, read_rows(file), needed, report, lenient=lenient)
+    columns = {column for row in rows for column in row}
+    filled = {column for column in columns if any(is_filled(row, column) for row in rows)}
+    has_case = "case_id" in (columns if needs_case else filled)
+    has_split = "split" in (columns if needs_split else filled)
+    splits: Splits = {split: [] for split in SPLITS}
     if lenient:
         splits[PREDICT] = []
     if not needs_split:
         splits[UNSPLIT] = []
     for number, row in enumerate(rows):
-        split = _split(file, number, row, splits) if with_split else UNSPLIT
-        if lenient and not masked:
+        split = _split(file, number, row, splits, report) if has_split else UNSPLIT
+        if lenient and "mask" not in filled:
             split = PREDICT
-        if split not in (PREDICT, UNSPLIT) or not lenient:
-            _require_mask(file, number, row, lenient=lenient)
-        splits[split].append(_record(root, file, number, row, has_case=with_case))
-    _check_splits(root, file, {split: splits[split] for split in SPLITS})
+        if "mask" in columns and (split not in (PREDICT, UNSPLIT) or not lenient):
+            _require_mask(file, number, row, report, lenient=lenient)
+        record = _record(root, file, number, row, report, has_case=has_case)
+        if record is not None:
+            splits.setdefault(split, []).append(record)
+    _check_splits(root, file, {split: splits[split] for split in SPLITS}, report)
     return splits
 
 
@@ -141,50 +152,51 @@ def write_manifest(folder: Path, rows: Iterable[Mapping[str, object]]) -> Path:
 # --- columns -----------------------------------------------------------------------------------
 
 
-def _renamed(file: Path, rows: list[Row], needed: Sequence[str], *, lenient: bool) -> list[Row]:
+def _renamed(
+    file: Path, rows: list[Row], needed: Sequence[str], report: Report, *, lenient: bool
+) -> list[Row]:
     """The rows under our names of the columns, without columns that are not ours."""
     if not rows:
         raise UserError(f"{file} has no rows", "list one image, mask and text a row")
-    found = [c for c in dict.fromkeys(c for row in rows for c in row) if not _leftover(c, rows)]
-    names = _own_names(file, found, lenient=lenient)
-    unknown = [column for column in found if column not in names]
+    written = list(dict.fromkeys(column for row in rows for column in row))
+    names = _own_names(file, written, report, lenient=lenient)
+    unknown = [column for column in written if column not in names]
     missing = [column for column in needed if column not in names.values()]
     if lenient:
-        _refuse_misspelt(file, unknown, absent=set(REQUIRED + OPTIONAL) - set(names.values()))
+        absent = set(REQUIRED + OPTIONAL) - set(names.values())
+        _refuse_misspelled(file, unknown, absent, report)
     if missing or (unknown and not lenient):
         faults = [f"unknown: {', '.join(unknown)}"] * bool(unknown)
         faults += [f"missing: {', '.join(missing)}"] * bool(missing)
         optional = [c for c in REQUIRED + OPTIONAL if c not in needed]
-        raise UserError(
-            f"{file} has the columns {', '.join(found)} ({'; '.join(faults)})",
+        refusal = UserError(
+            f"{file} has the columns {', '.join(written)} ({'; '.join(faults)})",
             f"accepted are {', '.join(needed)}, and optionally {', '.join(optional)}",
         )
-    if unknown:
+        report(refusal)
+        for column in missing:
+            cause, remedy = f"{file} has no column {column}", "add the column, or rename another"
+            report(TableError(cause, remedy, kind="missing column", where=file.name, detail=column))
+        if "image" in missing:
+            raise refusal
+    elif unknown:
         rank_zero_warn(f"{file}: columns that are not read: {', '.join(unknown)}")
     return [
         Row({names[c]: value for c, value in row.items() if c in names}, row.line) for row in rows
     ]
 
 
-def _leftover(column: str, rows: list[Row]) -> bool:
-    """Whether this is an empty column without a name, as spreadsheets leave at the right."""
-    nameless = not column.strip() or column.startswith("Unnamed: ")  # the latter is pandas'
-    return nameless and not any(_filled(row, column) for row in rows)
-
-
-def _own_names(file: Path, found: list[str], *, lenient: bool) -> dict[str, str]:
+def _own_names(file: Path, written: list[str], report: Report, *, lenient: bool) -> dict[str, str]:
     """Ours for each column that is one of ours."""
-    names = {column: _plain(column) for column in found}
+    names = {column: _plain(column) for column in written}
     names = {column: own for column, own in names.items() if own in REQUIRED + OPTIONAL}
     if lenient and "text" not in names.values():
-        names |= {column: "text" for column in found if _plain(column) in _TEXT_NAMES}
+        names |= {column: "text" for column in written if _plain(column) in TEXT_COLUMNS}
     for own in dict.fromkeys(names.values()):
-        same = [column for column in found if names.get(column) == own]
+        same = [column for column in written if names.get(column) == own]
         if len(same) > 1:
-            raise UserError(
-                f"{file} has {len(same)} columns for {own}: {', '.join(same)}",
-                f"keep one of them, or name the right one {own}",
-            )
+            cause = f"{file} has {len(same)} columns for {own}: {', '.join(same)}"
+            report(UserError(cause, f"keep one of them, or name the right one {own}"))
     return names
 
 
@@ -192,81 +204,82 @@ def _plain(column: str) -> str:
     return "_".join(column.casefold().replace("-", " ").replace("_", " ").split())
 
 
-def _refuse_misspelt(file: Path, unknown: list[str], absent: set[str]) -> None:
+def _refuse_misspelled(file: Path, unknown: list[str], absent: set[str], report: Report) -> None:
     """A column that seems to be meant for one of ours must not be ignored."""
     for column in unknown:
         near = difflib.get_close_matches(_plain(column), sorted(absent), n=1, cutoff=_CLOSE)
         meant = near[0] if near else _MEANT_BY.get(_plain(column))
         if meant in absent:
-            raise UserError(
-                f"{file} has a column {column!r}, which is not read, and none named {meant}",
-                f"did you mean {meant}? Rename it, or delete it if it is something else",
-            )
+            cause = f"{file} has a column {column!r}, which is not read, and none named {meant}"
+            remedy = f"did you mean {meant}? Rename it, or delete it if it is something else"
+            report(UserError(cause, remedy))
 
 
 # --- rows --------------------------------------------------------------------------------------
 
 
-def _filled(row: Row, column: str) -> bool:
-    value = row.get(column)
-    return value is not None and bool(str(value).strip())
-
-
-def _split(file: Path, number: int, row: Row, known: Mapping[str, object]) -> str:
-    written = required(file, number, row, "split")
+def _split(file: Path, number: int, row: Row, known: Iterable[str], report: Report) -> str:
+    kind = "invalid split name"
+    written = required(file, number, row, "split", report, kind=kind)
     split = split_name(written)
     accepted = [name for name in known if name != UNSPLIT]
-    if split not in accepted:
-        raise UserError(
-            f"{file}, {place(file, number, row.line)}: split={written!r}",
-            f"write one of {', '.join(accepted)}",
-        )
-    return split
+    if split in accepted:
+        return split
+    if written:
+        detail, remedy = f"split={written!r}", f"write one of {', '.join(accepted)}"
+        report(row_error(file, number, row.line, detail, remedy, kind=kind))
+    return UNSPLIT
 
 
-def _require_mask(file: Path, number: int, row: Row, *, lenient: bool) -> None:
-    if lenient and not _filled(row, "mask"):
-        raise UserError(
-            f"{file}, {place(file, number, row.line)}: 'mask' is empty",
-            "name the mask, or write split=predict for a row without truth",
-        )
-    required(file, number, row, "mask")
+def _require_mask(file: Path, number: int, row: Row, report: Report, *, lenient: bool) -> None:
+    if not lenient:
+        required(file, number, row, "mask", report)
+    elif not is_filled(row, "mask"):
+        remedy = "name the mask, or write split=predict for a row without truth"
+        report(row_error(file, number, row.line, "'mask' is empty", remedy, kind="invalid row"))
 
 
-def _record(root: Path, file: Path, number: int, row: Row, *, has_case: bool) -> Record:
-    where = f"{file}, {place(file, number, row.line)}"
+def _record(
+    root: Path, file: Path, number: int, row: Row, report: Report, *, has_case: bool
+) -> Record | None:
+    """The row as a record; None after a mistake in a path."""
     for column in ("image", "mask", "text"):
         if isinstance(row.get(column), (list, dict, float, int)):
-            raise UserError(
-                f"{where}: {column}={row[column]!r} is not one string",
-                "give an image with several expressions or masks one row for each",
-            )
-    image = inside(root, required(file, number, row, "image"), where)
+            detail = f"{column}={row[column]!r} is not one string"
+            remedy = "give an image with several expressions or masks one row for each"
+            report(row_error(file, number, row.line, detail, remedy, kind="invalid row"))
+    name, mask = required(file, number, row, "image", report), None
+    image = resolve_inside(root, name, file, number, row.line, report) if name else None
+    if image is not None and is_filled(row, "mask"):
+        mask = resolve_inside(root, str(row["mask"]), file, number, row.line, report)
+        image = image if mask else None
+    if image is None:
+        return None
     return Record(
         image=image,
-        mask=inside(root, row["mask"], where) if _filled(row, "mask") else None,
-        text=required(file, number, row, "text"),
+        mask=mask,
+        text=required(file, number, row, "text", report, kind=""),
         case=case_name(image, number),
-        case_id=required(file, number, row, "case_id").strip() if has_case else "",
+        case_id=required(file, number, row, "case_id", report).strip() if has_case else "",
         row=number,
-        spacing=_spacing(row.get("spacing"), where),
+        spacing=_spacing(file, number, row, report),
     )
 
 
-def _spacing(value: Any, where: str) -> tuple[float, float] | None:
+def _spacing(file: Path, number: int, row: Row, report: Report) -> tuple[float, float] | None:
+    value = row.get("spacing")
     if value is None or value == "":
         return None
     spacing = spacing_of(value)
     if spacing is None:
-        raise UserError(
-            f"{where}: spacing={value!r}",
-            'write millimetres per pixel as "0.8 0.8" (rows, columns) or as one number',
-        )
+        remedy = 'write millimeters per pixel as "0.8 0.8" (rows, columns) or as one number'
+        detail = f"spacing={value!r}"
+        report(row_error(file, number, row.line, detail, remedy, kind="invalid row"))
     return spacing
 
 
 def spacing_of(value: Any) -> tuple[float, float] | None:
-    """Millimetres per pixel along rows and columns; None where the cell does not hold them."""
+    """Parse millimeters per pixel along rows and columns; None of any other cell."""
     parts = value if isinstance(value, list) else str(value).strip("[]").replace(",", " ").split()
     try:
         numbers = [float(part) for part in parts]
@@ -277,7 +290,7 @@ def spacing_of(value: Any) -> tuple[float, float] | None:
     return numbers[0], numbers[-1]
 
 
-def _check_splits(root: Path, file: Path, splits: dict[str, list[Record]]) -> None:
+def _check_splits(root: Path, file: Path, splits: Splits, report: Report) -> None:
     """A patient or a picture seen in training must not be tested on."""
     cases: dict[str, set[str]] = {}
     images: dict[str, set[str]] = {}
@@ -286,10 +299,11 @@ def _check_splits(root: Path, file: Path, splits: dict[str, list[Record]]) -> No
             images.setdefault(os.path.relpath(record.image, root), set()).add(split)
             if record.case_id:
                 cases.setdefault(record.case_id, set()).add(split)
-    for what, homes, rest in (("case_ids", cases, "of a case"), ("images", images, "of an image")):
-        shared = [f"{name} ({', '.join(sorted(s))})" for name, s in homes.items() if len(s) > 1]
+    for what, known, rest in (
+        ("case_ids", cases, "of a case"),
+        ("images", images, "of an image"),
+    ):
+        shared = [f"{name} ({', '.join(sorted(s))})" for name, s in known.items() if len(s) > 1]
         if shared:
-            raise UserError(
-                f"{file}: {len(shared)} {what} are in more than one split: {preview(shared)}",
-                f"give all rows {rest} the same split",
-            )
+            cause = f"{file}: {len(shared)} {what} are in more than one split: {preview(shared)}"
+            report(UserError(cause, f"give all rows {rest} the same split"))

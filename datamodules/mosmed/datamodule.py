@@ -1,7 +1,7 @@
 """MosMedData+: 2729 CT slices with COVID-19 lesion masks and LViT's captions.
 
 Kaggle's maedemaftouni/covid19-ct-scan-lesion-segmentation-dataset: 512x512 RGB PNGs whose image and
-mask have the SAME name, in two folders. Any of these trees will do, and root may also be a folder
+mask have the SAME name, in two folders. Any of these layouts will do, and root may also be a folder
 further in or out where shown (MosMedDataPlus, MosMedData+, MosMedData, MosMedplus or MosMed):
 
     kaggle     [MosMedData+/][2/]{frames,masks}/
@@ -30,24 +30,32 @@ What the files are like:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import combinations
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal
 
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import TextSegDataModule
-from datamodules.captions.modes import CaptionMode
-from datamodules.dataset import Record
 from datamodules.files.checks import preview
-from datamodules.files.layouts import SPLITS, FileIndex, Parts, divide_by_lists, images_of
-from datamodules.mosmed.layouts import Layout, find_tree, read_tables, split_lists
+from datamodules.files.layouts import SPLITS, FileIndex, Parts, images_of, split_by_lists
+from datamodules.files.manifest import has_manifest
+from datamodules.mosmed.layouts import (
+    LayoutName,
+    OtherDatasetError,
+    find_layout,
+    read_tables,
+    split_lists,
+)
+from datamodules.records import Splits
 from textseg.batch import stable_id
-from textseg.errors import UserError
+from textseg.errors import Report, UserError, check_choice, raise_error
 from textseg.tables import match_key
 
 Split = Literal["official", "study", "lists"]
+
+_NAME = re.compile(r"bjorke_\d+|jun_.+|morozov_.+")
 
 
 class MosMedDataModule(TextSegDataModule):
@@ -65,20 +73,12 @@ class MosMedDataModule(TextSegDataModule):
             study puts about 80, 10 and 10 % of all rows into train, val and test, no study into
             two; lists follows mosmed_{train,val,test}_split.csv.
         layout: where the images lie below root; auto finds out.
-        image_size: side of the network's square input, or [height, width]; multiples of 32.
-        batch_size: rows per batch and process.
-        num_workers: processes that load data; 0 loads in the main process.
-        on_missing: what to do about captions without images and images without captions.
-        synthesize: write and use phantoms in the dataset's layout under data/phantoms instead of
-            root; a number asks for that many training images (with split=study, about that many).
-        caption_mode: true captions, empty ones, or true ones shuffled among the rows of a split.
-        normalize_captions: repair spelling and spacing of captions.
-        augment: vary training images; words keep telling the truth.
-        cache: folder for the decoded, resized pictures, built once and memory-mapped; null reads
-            the files every time.
-        seed: of shuffling, augmentation and caption_mode=shuffled.
     """
 
+    name = "mosmed"
+    recognized_by = "MosMedData+ (bjorke_..., Jun_... or Morozov_..., in its folders)"
+    caption_template = "mosmed"
+    published_splits: ClassVar = {"official": SPLITS, "lists": SPLITS}
     phantom_images = 320
 
     def __init__(
@@ -87,77 +87,64 @@ class MosMedDataModule(TextSegDataModule):
         captions: str | None = None,
         *,
         split: Split = "official",
-        layout: Layout = "auto",
-        image_size: int | list[int] = 224,
-        batch_size: int = 16,
-        num_workers: int = 4,
-        on_missing: Literal["error", "skip"] = "error",
-        synthesize: bool | int = False,
-        caption_mode: CaptionMode = "true",
-        normalize_captions: bool = False,
-        augment: bool = True,
-        cache: str | None = "data/cache",
-        seed: int = 0,
+        layout: LayoutName = "auto",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            root,
-            captions,
-            split=split,
-            image_size=image_size,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            on_missing=on_missing,
-            synthesize=synthesize,
-            caption_mode=caption_mode,
-            normalize_captions=normalize_captions,
-            augment=augment,
-            cache=cache,
-            seed=seed,
-        )
-        self.layout: Layout = layout
+        super().__init__(root, captions, split=split, **kwargs)
+        self.layout: LayoutName = layout
 
-    def read_records(self, root: Path) -> dict[str, list[Record]]:
-        captions = self._captions()
-        tree = find_tree(root, self.layout)
-        tables = read_tables(root, tree, captions)
-        _refuse_shared_images(tables)
-        if self.split == "official":
-            parts = tables
-        elif self.split == "study":
-            parts = by_study(tables)
-        elif self.split == "lists":
-            lists = split_lists(root, tree, captions)
-            pool = [row for split in SPLITS for row in tables[split]]
-            parts = divide_by_lists(
-                pool, lists, split="lists", remedy="use the lists that belong to these captions"
-            )
-        else:
-            raise UserError(
-                f"split={self.split!r} is unknown", f"choose one of {', '.join(get_args(Split))}"
-            )
-        records = {}
+    @classmethod
+    def fits(cls, root: Path) -> bool:
+        """Tell by the layout and the names of its pictures; a manifest overrules both.
+
+        Raises:
+            UserError: this is MosMedData, a dataset of volumes.
+        """
+        if has_manifest(root):
+            return False
+        try:
+            layout = find_layout(root, "auto")
+        except OtherDatasetError:
+            raise
+        except UserError:
+            return False
+        return any(_NAME.fullmatch(match_key(path.name)) for path in images_of(layout))
+
+    def read_records(self, root: Path, report: Report = raise_error) -> Splits:
+        """Read the tables, and divide the rows as `split` says."""
+        check_choice("split", self.split, Split)
+        captions = self.captions_file()
+        layout = find_layout(root, self.layout)
+        tables = read_tables(root, layout, captions, report)
+        _refuse_shared_images(tables, report)
+        parts = tables
+        try:
+            if self.split == "study":
+                parts = by_study(tables)
+            elif self.split == "lists":
+                parts = by_lists(tables, split_lists(root, layout, captions))
+        except UserError as error:
+            report(error)
+        records: Splits = {}
         for split in SPLITS:
             nearest = (split, *(other for other in SPLITS if other != split))
-            shelf = FileIndex(tree, nearest, mask_prefix="", case_id=study)
-            records[split] = [shelf.record(row) for row in parts[split]]
+            index = FileIndex(layout, nearest, mask_prefix="", case_id=study)
+            records[split] = [index.record(row) for row in parts[split]]
         shared = shared_studies(records)
         if shared:
             rank_zero_warn(f"split={self.split}: {shared}; split=study keeps studies apart")
         return records
 
     def all_images(self, root: Path) -> Iterable[Path]:
-        return images_of(find_tree(root, self.layout))
+        """List the images in the layout's folders."""
+        return images_of(find_layout(root, self.layout))
 
     def write_phantoms(self, folder: Path, rows: int) -> None:
+        """Write `rows` slices for train, and an eighth as many for val and for test."""
         from datamodules.mosmed.phantoms import write_mosmed
 
         others = max(1, round(rows / 8))
         write_mosmed(folder, train=rows, val=others, test=others)
-
-    def _captions(self) -> Path | None:
-        if self.synthesize or self.captions_path is None:
-            return None
-        return Path(self.captions_path).expanduser()
 
 
 _STUDY = re.compile(
@@ -186,7 +173,7 @@ def _entry(name: str) -> str:
 
 
 def by_study(tables: Parts) -> Parts:
-    """All rows anew, about 80, 10 and 10 %; where a study goes depends on its name alone.
+    """Divide all rows anew, about 80, 10 and 10 %; where a study goes depends on its name alone.
 
     Raises:
         UserError: a file name tells no study.
@@ -206,35 +193,44 @@ def by_study(tables: Parts) -> Parts:
     return parts
 
 
-def shared_studies(records: dict[str, list[Record]]) -> str:
-    """How many studies two splits share, and how many rows that concerns; "" if none.
+def by_lists(tables: Parts, lists: Mapping[str, set[str]]) -> Parts:
+    """Divide all rows anew by lists of keys.
+
+    Raises:
+        UserError: rows are in no list, or in two.
+    """
+    pool = [row for split in SPLITS for row in tables[split]]
+    remedy = "use the lists that belong to these captions"
+    return split_by_lists(pool, lists, split="lists", remedy=remedy)
+
+
+def shared_studies(records: Splits) -> str:
+    """Say how many studies two splits share, and how many rows that concerns; "" if none.
 
     Names that tell no study are counted too: what they share cannot be known.
     """
     cases = {split: {r.case_id for r in rows} - {""} for split, rows in records.items()}
-    told = []
+    clauses = []
     for one, other in combinations(SPLITS, 2):
         both = cases[one] & cases[other]
         if both:
             rows = sum(record.case_id in both for record in records[other])
-            told.append(
+            clauses.append(
                 f"{one} and {other} share {len(both)} ({preview(sorted(both))}), "
                 f"with {rows} of the {len(records[other])} {other} rows"
             )
-    untold = sum(not record.case_id for rows in records.values() for record in rows)
-    if untold:
-        told.append(f"{untold} names tell no study")
+    unknown = sum(not record.case_id for rows in records.values() for record in rows)
+    if unknown:
+        clauses.append(f"{unknown} names tell no study")
     counts = ", ".join(f"{len(cases[split])} in {split}" for split in SPLITS)
-    return f"of the studies ({counts}) {'; '.join(told)}" if told else ""
+    return f"of the studies ({counts}) {'; '.join(clauses)}" if clauses else ""
 
 
-def _refuse_shared_images(tables: Parts) -> None:
+def _refuse_shared_images(tables: Parts, report: Report) -> None:
     """An image that two tables list would be trained on and scored."""
     for one, other in combinations(SPLITS, 2):
         both = {match_key(r.name) for r in tables[one]} & {match_key(r.name) for r in tables[other]}
         if both:
-            raise UserError(
-                f"{len(both)} images are in the {one} and in the {other} captions: "
-                f"{preview(sorted(both))}",
-                "give the tables of one split; are two of them copies of one another?",
-            )
+            cause = f"{len(both)} images are in the {one} and in the {other} captions: "
+            remedy = "give the tables of one split; are two of them copies of one another?"
+            report(UserError(f"{cause}{preview(sorted(both))}", remedy))

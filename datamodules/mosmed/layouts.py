@@ -1,6 +1,6 @@
-"""Where MosMedData+'s images and caption tables lie in the trees that circulate.
+"""Where MosMedData+'s images and caption tables lie in the layouts that circulate.
 
-`mosmed` shows the trees.
+The DataModule shows the layouts.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from datamodules.files import layouts
-from datamodules.files.layouts import SPLITS, Names, Parts, Shape, TableNames, Tree
-from textseg.errors import UserError
+from datamodules.files.layouts import SPLITS, Layout, LayoutSpec, Names, Parts, TableNames
+from textseg.errors import Report, UserError
 
-Layout = Literal["auto", "kaggle", "lvit", "mmiunet", "prepared"]
+LayoutName = Literal["auto", "kaggle", "lvit", "mmiunet", "prepared"]
 
 _KAGGLE = "covid19-ct-scan-lesion-segmentation-dataset"  # by maedemaftouni
 _FOLDERS = ("MosMedDataPlus", "MosMedData+", "MosMedData", "MosMedplus", "MosMed")
@@ -23,29 +23,29 @@ def _below(*parents: str) -> Names:
     return tuple(f"{parent}{name}" for parent in parents for name in _FOLDERS)
 
 
-SHAPES: dict[str, Shape] = {
-    "kaggle": Shape(
+LAYOUTS: dict[str, LayoutSpec] = {
+    "kaggle": LayoutSpec(
         bases=("", *_below("", "data/"), "MosMedData+/2", "2", _KAGGLE),
         train=("",),
         val=(),
         test=(),
         folders=(("frames", "masks"),),
     ),
-    "lvit": Shape(
+    "lvit": LayoutSpec(
         bases=("", *_below("", "datasets/")),
         train=("Train_Folder",),
         val=("Val_Folder",),
         test=("Test_Folder",),
         folders=(("img", "labelcol"),),
     ),
-    "mmiunet": Shape(
+    "mmiunet": LayoutSpec(
         bases=("", *_below("", "data/")),
         train=("Train",),
         val=("Val",),
         test=("Test",),
         folders=(("Images", "GTs"), ("Images", "Ground-truths")),
     ),
-    "prepared": Shape(
+    "prepared": LayoutSpec(
         bases=("", "MosMedData+_prepared"),
         train=("train",),
         val=("val", "valid"),
@@ -77,15 +77,19 @@ _OLD_BASES = ("", *_FOLDERS, "COVID19_1110")
 _OLD_FOLDERS = tuple(f"{inner}CT-{grade}" for inner in ("", "studies/") for grade in range(5))
 
 
-def find_tree(root: Path, layout: Layout) -> Tree:
-    """The first family that fits, or the one asked for.
+class OtherDatasetError(UserError):
+    """The folder holds MosMedData's volumes, which are often taken for MosMedData+."""
+
+
+def find_layout(root: Path, layout: LayoutName) -> Layout:
+    """Find the first layout that fits, or the one asked for.
 
     Raises:
-        UserError: nothing fits; the message lists what was looked for, or says that this is
-            MosMedData, a dataset of volumes.
+        OtherDatasetError: this is MosMedData, a dataset of volumes.
+        UserError: nothing fits; the message lists what was looked for.
     """
     try:
-        return layouts.find_tree(root, layout, shapes=SHAPES, dataset="MosMedData+")
+        return layouts.find_layout(root, layout, specs=LAYOUTS, dataset="MosMedData+")
     except UserError:
         _refuse_volumes(root)
         raise
@@ -95,36 +99,32 @@ def _refuse_volumes(root: Path) -> None:
     for base in _OLD_BASES:
         for name in _OLD_FOLDERS:
             if (root / base / name).is_dir():
-                raise UserError(
+                raise OtherDatasetError(
                     f"{root / base / name} belongs to MosMedData, 1110 CT volumes in CT-0 to CT-4: "
                     "a different dataset from MosMedData+, which is 2729 slices as PNG",
                     f"download {_KAGGLE} from Kaggle (frames/ and masks/) and set root to it",
                 )
         volume = next((root / base / "masks").glob("study_*_mask.nii*"), None)
         if volume is not None:
-            raise UserError(
+            raise OtherDatasetError(
                 f"{volume} belongs to MosMedData, a dataset of CT volumes: a different dataset "
                 "from MosMedData+, which is 2729 slices as PNG",
                 f"download {_KAGGLE} from Kaggle (frames/ and masks/) and set root to it",
             )
 
 
-def read_tables(root: Path, tree: Tree, captions: Path | None) -> Parts:
-    """The rows of the train, val and test tables; see `layouts.read_tables`.
-
-    Raises:
-        UserError: a table is missing or cannot be used.
-    """
-    return layouts.read_tables(root, tree, captions, TABLES)
+def read_tables(root: Path, layout: Layout, captions: Path | None, report: Report) -> Parts:
+    """Read the train, val and test tables, as `layouts.read_tables` does."""
+    return layouts.read_tables(root, layout, captions, TABLES, report)
 
 
-def split_lists(root: Path, tree: Tree, captions: Path | None) -> dict[str, set[str]]:
-    """The keys that mosmed_{train,val,test}_split.csv list.
+def split_lists(root: Path, layout: Layout, captions: Path | None) -> dict[str, set[str]]:
+    """Read the keys that mosmed_{train,val,test}_split.csv list.
 
     Raises:
         UserError: one of them is missing.
     """
-    places = [root, tree.base]
+    places = [root, layout.base]
     if captions is not None:
         places.insert(0, captions.parent if captions.is_file() else captions)
     folders = layouts.table_folders(places)

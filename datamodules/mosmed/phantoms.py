@@ -7,7 +7,6 @@ its upper, middle and lower zone.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -19,21 +18,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from datamodules.phantoms.common import COUNTS, SPLITS, check_counts, claim, stream
+from datamodules.captions.lvit_template import COUNTS, SIDES, ZONES
+from datamodules.phantoms.common import SPLITS, check_counts, new_folder, random_stream, write_table
 from datamodules.phantoms.drawing import (
     Field,
     Flags,
     ellipse,
-    outline,
+    irregular_disc,
     paint,
     smooth_field,
     to_bytes,
     unit_grid,
-    wobble,
 )
 
-SIDES = ("left", "right")
-ZONES = ("upper", "middle", "lower")
 POSITION_CHANCE = (0.25, 0.5, 0.1, 0.15)  # of the three zones and of "all", about as in the text
 HEALTHY = 0.04  # chance of a slice without infection
 OPACITY = (70.0, 120.0)  # gray values above the lung
@@ -48,7 +45,7 @@ TABLES = {  # as the browser and Excel leave LViT's workbooks
 
 
 class Area(NamedTuple):
-    """One infected area: first zone, last zone + 1, and its place across the lung in u."""
+    """One infected area: first zone, last zone + 1, and its position across the lung in u."""
 
     first: int
     last: int
@@ -81,7 +78,7 @@ class _Slice(NamedTuple):
 
 
 def draw_thorax(rng: np.random.Generator) -> Thorax:
-    """A random anatomy and exposure."""
+    """Draw a random anatomy and exposure."""
     return Thorax(
         midline=rng.uniform(0.485, 0.515),
         top=rng.uniform(0.24, 0.30),
@@ -94,7 +91,7 @@ def draw_thorax(rng: np.random.Generator) -> Thorax:
 
 
 def draw_areas(rng: np.random.Generator, abreast: int = 3) -> Areas:
-    """The infected areas of each side: one zone's, or such that all three zones are ill.
+    """Draw the infected areas of each side: in one zone, or such that all three are ill.
 
     Args:
         rng: decides them.
@@ -154,10 +151,7 @@ def _area(rng: np.random.Generator, thorax: Thorax, area: Area, u: Field, v: Fie
     slack = (last - first) / 2 - tall
     down = (v - (first + last) / 2 - rng.uniform(-slack, slack)) / tall
     across = (u - area.center) / area.wide
-    harmonics = wobble(rng, 3, 0.08)
-    turn = np.linspace(0, 2 * np.pi, 64, endpoint=False)
-    largest = float(outline(turn, harmonics).max())
-    return np.hypot(down, across) * largest / outline(np.arctan2(down, across), harmonics)
+    return irregular_disc(rng, across, down, depth=0.08)
 
 
 def _paint_body(canvas: Field, thorax: Thorax, rng: np.random.Generator) -> None:
@@ -179,7 +173,7 @@ def _paint_body(canvas: Field, thorax: Thorax, rng: np.random.Generator) -> None
 def draw_slice(
     rng: np.random.Generator, thorax: Thorax, areas: Areas, image_size: int
 ) -> tuple[NDArray[np.uint8], Flags]:
-    """One slice with the given infected areas.
+    """Draw one slice with the given infected areas.
 
     Args:
         rng: decides the outlines, the vessels and the noise.
@@ -208,7 +202,7 @@ def draw_slice(
 
 
 def with_rim(mask: Flags) -> NDArray[np.uint8]:
-    """A mask [H, W] as the real files have it: 255, and `RIM` on each pixel that touches it."""
+    """Draw a mask [H, W] as the real files have it: 255, and `RIM` on each pixel touching it."""
     padded = np.pad(mask, 1).astype(np.uint8)
     by_edge = padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]
     by_corner = padded[:-2, :-2] + padded[:-2, 2:] + padded[2:, :-2] + padded[2:, 2:]
@@ -221,7 +215,7 @@ def with_rim(mask: Flags) -> NDArray[np.uint8]:
 
 
 def _position(areas: list[Area]) -> str:
-    """The one word that a side's zones are told with, "" for a healthy side."""
+    """The one word that names a side's zones, "" for a healthy side."""
     ill = sorted({zone for area in areas for zone in range(area.first, area.last)})
     if not ill:
         return ""
@@ -232,7 +226,7 @@ def _position(areas: list[Area]) -> str:
 
 
 def mosmed_caption(areas: Areas) -> str:
-    """The data set's own template, with its quirks.
+    """Word a caption by the dataset's own template, with its quirks.
 
     "areas" even for one; an empty left position where only the right lung is ill; a second period
     after "all right lung".
@@ -255,7 +249,7 @@ def _slices(seed: int, split: int) -> Iterator[_Slice]:
     """
     study = 0
     while True:
-        rng = stream(seed, split, study, 14)
+        rng = random_stream(seed, split, study, 14)
         number = len(SPLITS) * study + split
         families = (
             f"Jun_coronacases_case{number + 1}",
@@ -280,18 +274,15 @@ def _write_slices(folder: Path, seed: int, split: int, count: int, image_size: i
     drawn_slices = islice(_slices(seed, split), count)
     bar = tqdm(drawn_slices, f"MosMed {name}", total=count, delay=2, unit="slice")
     for index, drawn in enumerate(bar):
-        rng = stream(seed, split, index, 15)
-        thorax = draw_thorax(stream(seed, split, drawn.study, 16))
+        rng = random_stream(seed, split, index, 15)
+        thorax = draw_thorax(random_stream(seed, split, drawn.study, 16))
         areas = draw_areas(rng, 1 if image_size < NARROW else 3)
         image, mask = draw_slice(rng, thorax, areas, image_size)
         Image.fromarray(image).convert("RGB").save(folder / "frames" / drawn.name)
         Image.fromarray(with_rim(mask)).convert("RGB").save(folder / "masks" / drawn.name)
         rows.append((drawn.name, mosmed_caption(areas)))
     rows.sort(key=lambda row: row[0].casefold())
-    with (folder / TABLES[name]).open("w", encoding="utf-8", newline="") as table:
-        writer = csv.writer(table, delimiter=";", lineterminator="\n")
-        writer.writerow(("Image", "text"))
-        writer.writerows(rows)
+    write_table(folder / TABLES[name], ("Image", "text"), rows, separator=";")
 
 
 def write_mosmed(
@@ -315,7 +306,7 @@ def write_mosmed(
         UserError: the folder is not empty, or a number is out of range.
     """
     check_counts(image_size, seed, train=train, val=val, test=test)
-    folder = claim(Path(folder))
+    folder = new_folder(folder)
     for name in ("frames", "masks"):
         (folder / name).mkdir()
     for split, count in enumerate((train, val, test)):

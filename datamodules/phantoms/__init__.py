@@ -1,1 +1,1 @@
-"""What the phantoms of every dataset share. A picture depends on (seed, split, index) alone."""
+"""Drawing and writing of phantoms; a picture depends on (seed, split, index) alone."""

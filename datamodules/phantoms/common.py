@@ -1,7 +1,9 @@
-"""What all writers share: random streams, refusals, and files."""
+"""Random generators, checks and file writers that the phantoms of every dataset share."""
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +13,25 @@ from PIL import Image
 from textseg.errors import UserError
 
 SPLITS = ("train", "val", "test")
-SMALLEST = 32  # pixels; below, a small lesion has no pixels to speak of
-COUNTS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+SMALLEST = 32  # pixels; below, a small lesion has hardly any pixels
 
 
-def stream(*key: int) -> np.random.Generator:
-    """A stream of its own for every key."""
+def random_stream(*key: int) -> np.random.Generator:
+    """Return a generator of its own for every key."""
     return np.random.default_rng(np.random.SeedSequence(key))
 
 
 def check_counts(image_size: int, seed: int, **counts: int) -> None:
-    """Refuse numbers that no data set can be written from."""
+    """Check the numbers that a dataset is to be written from.
+
+    Args:
+        image_size: side in pixels.
+        seed: of all random numbers.
+        counts: how many to write, by the setting's name; `train` must be among them.
+
+    Raises:
+        UserError: a number is out of range.
+    """
     if counts["train"] < 1:
         raise UserError(f"train={counts['train']}", "ask for at least one training image")
     for name, count in counts.items():
@@ -36,8 +46,13 @@ def check_counts(image_size: int, seed: int, **counts: int) -> None:
         raise UserError(f"seed={seed} is negative", "choose 0 or any positive integer")
 
 
-def claim(folder: Path) -> Path:
-    """Create the folder; a file or a folder with anything in it is refused."""
+def new_folder(folder: Path) -> Path:
+    """Create an empty folder.
+
+    Raises:
+        UserError: it is a file, or holds something already.
+    """
+    folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
             f"{folder} is not an empty folder",
@@ -48,5 +63,15 @@ def claim(folder: Path) -> Path:
 
 
 def save_mask(mask: NDArray[np.bool_], path: Path) -> None:
-    """A PNG of 0 and 255."""
+    """Write a mask [H, W] as a PNG of 0 and 255."""
     Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(path)
+
+
+def write_table(
+    file: Path, columns: Sequence[str], rows: Iterable[Sequence[object]], separator: str = ","
+) -> None:
+    """Write a table with a header row as text in UTF-8."""
+    with file.open("w", encoding="utf-8", newline="") as lines:
+        writer = csv.writer(lines, delimiter=separator, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)

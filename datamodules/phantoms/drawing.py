@@ -1,4 +1,4 @@
-"""What the abdominal and the chest phantom share: a unit canvas, soft edges, smooth random fields.
+"""Drawing on a unit canvas: irregular outlines, soft edges, smooth random fields.
 
 Coordinates are fractions of the picture's side, x to the right and y downwards, so a phantom is the
 same drawing at every resolution.
@@ -19,7 +19,7 @@ Flags = NDArray[np.bool_]
 
 @lru_cache(maxsize=4)
 def unit_grid(size: int) -> tuple[Field, Field]:
-    """x and y of the pixel centers, each [size, size] float32 in (0, 1)."""
+    """Return x and y of the pixel centers, each [size, size] float32 in (0, 1)."""
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size
     x, y = np.meshgrid(axis, axis)
     x.flags.writeable = y.flags.writeable = False
@@ -27,18 +27,37 @@ def unit_grid(size: int) -> tuple[Field, Field]:
 
 
 def wobble(rng: np.random.Generator, angle_count: int = 3, depth: float = 0.06) -> Field:
-    """Random harmonics of an outline, [angle_count, 3]: order (from 2), amplitude, phase."""
+    """Draw an outline's harmonics, [angle_count, 3]: order (from 2), amplitude, phase."""
     order = np.arange(2, 2 + angle_count, dtype=np.float64)
     amplitude = depth * rng.uniform(0.4, 1.0, angle_count) * 2 / order
     return np.stack([order, amplitude, rng.uniform(0, 2 * np.pi, angle_count)], axis=1)
 
 
 def outline(theta: Field, harmonics: Field) -> Field:
-    """1 + the sum of the harmonics at each angle in radians; the mean over a turn is 1."""
+    """Radius at each angle in radians: 1 + the sum of the harmonics; its mean over a turn is 1."""
     radius = np.ones_like(theta)
     for order, amplitude, phase in harmonics:
         radius += float(amplitude) * np.cos(float(order) * theta + float(phase))
     return radius
+
+
+def irregular_disc(
+    rng: np.random.Generator, across: Field, down: Field, harmonics: int = 3, depth: float = 0.06
+) -> Field:
+    """Distance from the center of a randomly outlined disc, [S, S]: below 1 is inside.
+
+    Args:
+        rng: decides the outline.
+        across: horizontal distance from the center in units of the disc's radius.
+        down: vertical distance likewise; the outline stays within the unit disc.
+        harmonics: how many the outline has.
+        depth: their amplitude.
+    """
+    shape = wobble(rng, harmonics, depth)
+    turn = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    largest = float(outline(turn, shape).max())
+    distance: Field = np.hypot(down, across) * largest / outline(np.arctan2(down, across), shape)
+    return distance
 
 
 def ellipse(x: Field, y: Field, center: tuple[float, float], axes: tuple[float, float]) -> Field:
@@ -57,11 +76,11 @@ def paint(canvas: Field, inside: Field, value: Field | float, softness: float = 
 
 
 def smooth_field(rng: np.random.Generator, size: int, cells: int) -> Field:
-    """A random field [size, size] of unit variance at its `cells` x `cells` nodes."""
+    """Draw a field [size, size] of unit variance at its `cells` x `cells` nodes."""
     nodes = rng.standard_normal((cells, cells), dtype=np.float32)
     return np.asarray(Image.fromarray(nodes).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def to_bytes(canvas: Field) -> NDArray[np.uint8]:
-    """Gray values, rounded and clipped to [0, 255]."""
+    """Round gray values and clip them to [0, 255]."""
     return canvas.round().clip(0, 255).astype(np.uint8)

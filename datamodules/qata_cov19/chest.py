@@ -13,19 +13,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.captions.lvit_template import SIDES
 from datamodules.phantoms.drawing import (
     Field,
     Flags,
-    outline,
+    irregular_disc,
     paint,
     smooth_field,
     to_bytes,
     unit_grid,
-    wobble,
 )
 
-SIDES = ("left", "right")
-ZONES = ("upper", "middle", "lower")
 ZONE_CHANCE = (0.35, 0.55, 0.70)  # the lower zones fall ill more often
 ZONE_GAP = 0.02  # in v, between an infected area and the end of its zones
 OPACITY = (24.0, 42.0)  # gray values above the lung
@@ -56,7 +54,7 @@ class Chest:
 
 
 def draw_chest(rng: np.random.Generator) -> Chest:
-    """A random anatomy and exposure."""
+    """Draw a random anatomy and exposure."""
     return Chest(
         midline=rng.uniform(0.485, 0.515),
         apex=rng.uniform(0.10, 0.15),
@@ -69,7 +67,7 @@ def draw_chest(rng: np.random.Generator) -> Chest:
 
 
 def draw_areas(rng: np.random.Generator) -> dict[str, list[Run]]:
-    """For each side the runs of adjacent zones that one infected area each fills."""
+    """Draw for each side the runs of adjacent zones that one infected area each fills."""
     extent = rng.choice(3, p=(0.6, 0.2, 0.2))
     sides = (SIDES, ("left",), ("right",))[extent]
     areas: dict[str, list[Run]] = {side: [] for side in SIDES}
@@ -113,11 +111,7 @@ def _area(rng: np.random.Generator, u: Field, v: Field, run: Run) -> Field:
     center_v = (first + last) / 2 + rng.uniform(-slack, slack)
     wide = rng.uniform(0.5, 0.85)
     center_u = rng.uniform(-0.9 + wide, 0.9 - wide)
-    harmonics = wobble(rng, 3, 0.09)
-    turn = np.linspace(0, 2 * np.pi, 64, endpoint=False)
-    largest = float(outline(turn, harmonics).max())
-    down, across = (v - center_v) / tall, (u - center_u) / wide
-    return np.hypot(down, across) * largest / outline(np.arctan2(down, across), harmonics)
+    return irregular_disc(rng, (u - center_u) / wide, (v - center_v) / tall, depth=0.09)
 
 
 def _free_zone(rng: np.random.Generator, areas: dict[str, list[Run]]) -> tuple[str, Run] | None:
@@ -166,7 +160,7 @@ def _paint_bones(canvas: Field, chest: Chest, lungs: Field, rng: np.random.Gener
 def draw_film(
     rng: np.random.Generator, chest: Chest, areas: dict[str, list[Run]], image_size: int
 ) -> ChestFilm:
-    """One film with the given infected areas.
+    """Draw one film with the given infected areas.
 
     Args:
         rng: decides the outlines, the haze and the noise.

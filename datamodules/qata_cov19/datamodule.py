@@ -2,7 +2,7 @@
 
 Names: image ``X.png``, mask ``mask_X.png``; ``covid_<n>`` or ``sub-S<5>_ses-E<5>..._{cr,dx}``.
 A caption table has the columns Image (the mask's name) and Description. "left" is the picture's
-left. Any of these trees will do, and root may also be a folder further in or out where shown:
+left. Any of these layouts will do, and root may also be a folder further in or out where shown:
 
     kaggle     [QaTa-COV19/][QaTa-COV19-v2/]{Train Set,Test Set}/{Images,Ground-truths}/
                LViT's workbooks {Train,Test}_text_for_Covid19.xlsx (and Train_ID, Val_ID.xlsx) in
@@ -24,25 +24,27 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal
 
 from datamodules.base import TextSegDataModule
-from datamodules.captions.modes import CaptionMode
-from datamodules.dataset import Record
 from datamodules.files.layouts import (
     FileIndex,
+    Layout,
     Parts,
-    Tree,
-    divide_by_lists,
     images_of,
     index_images,
+    split_by_lists,
 )
-from datamodules.qata_cov19.layouts import Layout, find_tree, id_lists, read_tables
+from datamodules.files.manifest import has_manifest
+from datamodules.qata_cov19.layouts import LayoutName, find_layout, id_lists, read_tables
+from datamodules.records import Splits
 from textseg.batch import stable_id
-from textseg.errors import UserError
+from textseg.errors import Report, UserError, check_choice, raise_error
 from textseg.tables import Caption, match_key
 
 Split = Literal["first80", "official", "subject"]
+
+_NAME = re.compile(r"covid_\d+|sub-s\w+_.+")
 
 
 class QaTaCov19DataModule(TextSegDataModule):
@@ -56,20 +58,12 @@ class QaTaCov19DataModule(TextSegDataModule):
             training and the rest for validation; official follows LViT's folders or its Train_ID
             and Val_ID workbooks; subject puts about 80 % of the patients into training.
         layout: where the images lie below root; auto finds out.
-        image_size: side of the network's square input, or [height, width]; multiples of 32.
-        batch_size: rows per batch and process.
-        num_workers: processes that load data; 0 loads in the main process.
-        on_missing: what to do about captions without images and images without captions.
-        synthesize: write and use phantoms in the dataset's layout under data/phantoms instead of
-            root; a number asks for that many training images.
-        caption_mode: true captions, empty ones, or true ones shuffled among the rows of a split.
-        normalize_captions: repair spelling and spacing of captions.
-        augment: vary training images; words keep telling the truth.
-        cache: folder for the decoded, resized pictures, built once and memory-mapped; null reads
-            the files every time.
-        seed: of shuffling, augmentation and caption_mode=shuffled.
     """
 
+    name = "qata"
+    recognized_by = "QaTa-COV19-v2 (covid_1.png or sub-S..., in its folders)"
+    caption_template = "qata"
+    published_splits: ClassVar = {"first80": ("train", "val"), "official": ("train", "val")}
     phantom_images = 320  # four fifths of a pool of 400
 
     def __init__(
@@ -78,71 +72,58 @@ class QaTaCov19DataModule(TextSegDataModule):
         captions: str | None = None,
         *,
         split: Split = "first80",
-        layout: Layout = "auto",
-        image_size: int | list[int] = 224,
-        batch_size: int = 16,
-        num_workers: int = 4,
-        on_missing: Literal["error", "skip"] = "error",
-        synthesize: bool | int = False,
-        caption_mode: CaptionMode = "true",
-        normalize_captions: bool = False,
-        augment: bool = True,
-        cache: str | None = "data/cache",
-        seed: int = 0,
+        layout: LayoutName = "auto",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            root,
-            captions,
-            split=split,
-            image_size=image_size,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            on_missing=on_missing,
-            synthesize=synthesize,
-            caption_mode=caption_mode,
-            normalize_captions=normalize_captions,
-            augment=augment,
-            cache=cache,
-            seed=seed,
-        )
-        self.layout: Layout = layout
+        super().__init__(root, captions, split=split, **kwargs)
+        self.layout: LayoutName = layout
 
-    def read_records(self, root: Path) -> dict[str, list[Record]]:
-        captions = self._captions()
-        tree = find_tree(root, self.layout)
-        tables = read_tables(root, tree, captions)
+    @classmethod
+    def fits(cls, root: Path) -> bool:
+        """Tell by the layout and the names of its pictures; a manifest overrules both."""
+        if has_manifest(root):
+            return False
+        try:
+            layout = find_layout(root, "auto")
+        except UserError:
+            return False
+        return any(_NAME.fullmatch(match_key(path.name)) for path in images_of(layout))
+
+    def read_records(self, root: Path, report: Report = raise_error) -> Splits:
+        """Read the tables, and divide the rows as `split` says."""
+        check_choice("split", self.split, Split)
+        captions = self.captions_file()
+        layout = find_layout(root, self.layout)
+        tables = read_tables(root, layout, captions, report)
         pool = pooled(tables)
         if self.split == "first80":
             parts = first80(pool)
         elif self.split == "subject":
             parts = by_subject(pool)
-        elif self.split == "official":
-            parts = official(pool, tables, tree, id_lists(root, tree, captions))
         else:
-            raise UserError(
-                f"split={self.split!r} is unknown", f"choose one of {', '.join(get_args(Split))}"
-            )
+            try:
+                parts = official(pool, tables, layout, id_lists(root, layout, captions))
+            except UserError as error:
+                report(error)
+                parts = {"train": tables["train"], "val": tables.get("val", [])}
         parts["test"] = tables["test"]
-        training = FileIndex(tree, ("train", "val"), mask_prefix="mask_", case_id=subject)
-        test = FileIndex(tree, ("test",), mask_prefix="mask_", case_id=subject)
+        training = FileIndex(layout, ("train", "val"), mask_prefix="mask_", case_id=subject)
+        test = FileIndex(layout, ("test",), mask_prefix="mask_", case_id=subject)
         return {
             split: [(test if split == "test" else training).record(row) for row in rows]
             for split, rows in parts.items()
         }
 
     def all_images(self, root: Path) -> Iterable[Path]:
-        return images_of(find_tree(root, self.layout))
+        """List the images in the layout's folders."""
+        return images_of(find_layout(root, self.layout))
 
     def write_phantoms(self, folder: Path, rows: int) -> None:
+        """Write a pool of which first80 trains on `rows`, and a fourth as many for test."""
         from datamodules.qata_cov19.phantoms import write_qata
 
-        pool = math.ceil(rows * 5 / 4)  # of which first80 trains on `rows`
+        pool = math.ceil(rows * 5 / 4)
         write_qata(folder, train=pool, test=max(1, round(pool / 4)))
-
-    def _captions(self) -> Path | None:
-        if self.synthesize or self.captions_path is None:
-            return None
-        return Path(self.captions_path).expanduser()
 
 
 def subject(name: str) -> str:
@@ -152,7 +133,7 @@ def subject(name: str) -> str:
 
 
 def pooled(tables: Parts) -> list[Caption]:
-    """The rows of train and val in one list, numbered through if they are of two tables.
+    """Put the rows of train and val in one list, numbered through if they are of two tables.
 
     A train table that also holds the val table's rows, as LViT's does, counts them once.
     """
@@ -165,14 +146,14 @@ def pooled(tables: Parts) -> list[Caption]:
 
 
 def first80(pool: list[Caption]) -> Parts:
-    """The first 80 % in the plain order of mask names, which is how train.csv is sorted."""
+    """Divide at 80 % in the plain order of mask names, which is how train.csv is sorted."""
     rows = sorted(pool, key=lambda row: f"mask_{match_key(row.name)}.png")
     cut = int(0.8 * len(rows))
     return {"train": rows[:cut], "val": rows[cut:]}
 
 
 def by_subject(pool: list[Caption]) -> Parts:
-    """About 80 % of the patients, each covid_<n> its own; which ones depends on the name alone."""
+    """Divide patients about 80 to 20 by their names alone; each covid_<n> is one."""
     parts: Parts = {"train": [], "val": []}
     for row in pool:
         group = subject(row.name) or match_key(row.name)
@@ -181,29 +162,29 @@ def by_subject(pool: list[Caption]) -> Parts:
 
 
 def official(
-    pool: list[Caption], tables: Parts, tree: Tree, lists: dict[str, set[str]] | None
+    pool: list[Caption], tables: Parts, layout: Layout, lists: dict[str, set[str]] | None
 ) -> Parts:
-    """LViT's random lists: from its workbooks, or from the tables or images in its folders.
+    """Divide by LViT's random lists: its workbooks, or the tables or images in its folders.
 
     Raises:
         UserError: neither is there, or rows are in no list or in both.
     """
-    if lists is None and tree.layout == "lvit" and "val" in tree.splits:
-        lists = _folder_lists(tables, tree)
+    if lists is None and layout.name == "lvit" and "val" in layout.splits:
+        lists = _folder_lists(tables, layout)
     if lists is None:
         raise UserError(
-            f"split=official: {tree.base} has neither Train_Folder and Val_Folder nor "
+            f"split=official: {layout.base} has neither Train_Folder and Val_Folder nor "
             "Train_ID.xlsx and Val_ID.xlsx",
             "both come with LViT's text download: put them beside the captions, or use first80",
         )
     remedy = "use the ID workbooks that belong to this caption table"
-    return divide_by_lists(pool, lists, split="official", remedy=remedy)
+    return split_by_lists(pool, lists, split="official", remedy=remedy)
 
 
-def _folder_lists(tables: Parts, tree: Tree) -> dict[str, set[str]]:
+def _folder_lists(tables: Parts, layout: Layout) -> dict[str, set[str]]:
     """Membership by val table; without one, by the folder an image lies in."""
     train = {match_key(row.name) for row in tables["train"]}
     val = {match_key(row.name) for row in tables.get("val", ())}
     if not val or val == train:
-        val = set(index_images(tree.splits["val"].images))
+        val = set(index_images(layout.splits["val"].images))
     return {"train": train - val, "val": val}

@@ -1,7 +1,7 @@
-"""Where QaTa-COV19-v2's images and caption tables lie in the trees that circulate.
+"""Where QaTa-COV19-v2's images and caption tables lie in the layouts that circulate.
 
-`qata_cov19` shows the trees. Version 1, which the archive holds beside version 2, has no train and
-test folders and so fits none of these.
+The DataModule shows the layouts. Version 1, which the archive holds beside version 2, has no train
+and test folders and so fits none of these.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Literal
 
 from datamodules.files import layouts
-from datamodules.files.layouts import Parts, Shape, TableNames, Tree
+from datamodules.files.layouts import Layout, LayoutSpec, Parts, TableNames
+from textseg.errors import Report
 
-Layout = Literal["auto", "kaggle", "lvit", "languide", "sgseg", "prepared"]
+LayoutName = Literal["auto", "kaggle", "lvit", "languide", "sgseg", "prepared"]
 
-SHAPES: dict[str, Shape] = {
-    "kaggle": Shape(
+LAYOUTS: dict[str, LayoutSpec] = {
+    "kaggle": LayoutSpec(
         bases=("", "QaTa-COV19-v2", "QaTa-COV19/QaTa-COV19-v2"),
         train=("Train Set",),
         val=(),
         test=("Test Set",),
         folders=(("Images", "Ground-truths"),),
     ),
-    "lvit": Shape(
+    "lvit": LayoutSpec(
         bases=(
             "",
             *("QaTa-Covid19", "Covid19", "QaTa-COV19"),
@@ -33,21 +34,21 @@ SHAPES: dict[str, Shape] = {
         test=("Test_Folder",),
         folders=(("img", "labelcol"),),
     ),
-    "sgseg": Shape(
+    "sgseg": LayoutSpec(
         bases=("", "QaTa", "data/QaTa"),
         train=("images/train",),
         val=("images/valid", "images/val"),
         test=("images/test",),
         folders=(("images", "masks"),),
     ),
-    "languide": Shape(
+    "languide": LayoutSpec(
         bases=("", "QaTa-COV19-v2", "data/QaTa-COV19-v2", "QaTa-COV19", "QaTa"),
         train=("Train", "train"),
         val=("Val", "val", "valid"),
         test=("Test", "test"),
         folders=(("Images", "GTs"), ("Images", "Ground-truths"), ("images", "masks")),
     ),
-    "prepared": Shape(
+    "prepared": LayoutSpec(
         bases=("", "QaTa_prepared"),
         train=("train", "train_and_val/train_subset"),
         val=("val", "train_and_val/val"),
@@ -68,27 +69,23 @@ TABLES = TableNames(
 )
 
 
-def find_tree(root: Path, layout: Layout) -> Tree:
-    """The first family that fits, or the one asked for.
+def find_layout(root: Path, layout: LayoutName) -> Layout:
+    """Find the first layout that fits, or the one asked for.
 
     Raises:
         UserError: nothing fits; the message lists what was looked for.
     """
-    return layouts.find_tree(root, layout, shapes=SHAPES, dataset="QaTa-COV19-v2")
+    return layouts.find_layout(root, layout, specs=LAYOUTS, dataset="QaTa-COV19-v2")
 
 
-def read_tables(root: Path, tree: Tree, captions: Path | None) -> Parts:
-    """The rows of the train, val (where there is one) and test tables; see `layouts.read_tables`.
-
-    Raises:
-        UserError: a table is missing or cannot be used.
-    """
-    return layouts.read_tables(root, tree, captions, TABLES)
+def read_tables(root: Path, layout: Layout, captions: Path | None, report: Report) -> Parts:
+    """Read the train, val (where there is one) and test tables, as `layouts.read_tables` does."""
+    return layouts.read_tables(root, layout, captions, TABLES, report)
 
 
-def id_lists(root: Path, tree: Tree, captions: Path | None) -> dict[str, set[str]] | None:
-    """The keys that LViT's Train_ID and Val_ID workbooks list, where both are there."""
-    places = [root, tree.base, tree.splits["train"].images.parent]
+def id_lists(root: Path, layout: Layout, captions: Path | None) -> dict[str, set[str]] | None:
+    """Read the keys that LViT's Train_ID and Val_ID workbooks list, where both are there."""
+    places = [root, layout.base, layout.splits["train"].images.parent]
     if captions is not None:
         places.insert(0, captions.parent if captions.is_file() else captions)
     folders = layouts.table_folders(places)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -11,8 +10,15 @@ from typing import NamedTuple
 from PIL import Image
 from tqdm import tqdm
 
-from datamodules.phantoms.common import COUNTS, check_counts, claim, save_mask, stream
-from datamodules.qata_cov19.chest import SIDES, ZONES, Run, draw_areas, draw_chest, draw_film
+from datamodules.captions.lvit_template import COUNTS, SIDES, ZONES
+from datamodules.phantoms.common import (
+    check_counts,
+    new_folder,
+    random_stream,
+    save_mask,
+    write_table,
+)
+from datamodules.qata_cov19.chest import Run, draw_areas, draw_chest, draw_film
 
 
 class _Film(NamedTuple):
@@ -21,7 +27,7 @@ class _Film(NamedTuple):
 
 
 def qata_caption(areas: dict[str, list[Run]]) -> str:
-    """The data set's own template, for the runs of infected zones on each side."""
+    """Word a caption by the dataset's own template, for the infected zones on each side."""
     where = []
     for side in SIDES:
         ill = [ZONES[zone] for first, last in areas[side] for zone in range(first, last)]
@@ -40,7 +46,7 @@ def _films(seed: int, split: int) -> Iterator[_Film]:
     """
     index = 0
     for subject in range(45_000):
-        rng = stream(seed, split, subject, 4)
+        rng = random_stream(seed, split, subject, 4)
         if split == 0 and rng.random() < 0.55:  # 0.55 of the subjects is 0.38 of the films
             yield _Film(f"covid_{2 * index + 1 + int(rng.integers(2))}.png", subject)
             index += 1
@@ -64,16 +70,13 @@ def _write_films(folder: Path, seed: int, split: int, count: int, image_size: in
     rows: list[tuple[str, str]] = []
     bar = tqdm(islice(_films(seed, split), count), f"QaTa {name}", count, delay=2, unit="film")
     for index, film in enumerate(bar):
-        rng = stream(seed, split, index, 5)
-        chest = draw_chest(stream(seed, split, film.subject, 6))
+        rng = random_stream(seed, split, index, 5)
+        chest = draw_chest(random_stream(seed, split, film.subject, 6))
         drawn = draw_film(rng, chest, draw_areas(rng), image_size)
         Image.fromarray(drawn.image).save(images / film.name)
         save_mask(drawn.mask, masks / f"mask_{film.name}")
         rows.append((f"mask_{film.name}", qata_caption(drawn.areas)))
-    with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as table:
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(("Image", "Description"))
-        writer.writerows(sorted(rows))
+    write_table(folder / f"{name}.csv", ("Image", "Description"), sorted(rows))
 
 
 def write_qata(
@@ -96,6 +99,6 @@ def write_qata(
         UserError: the folder is not empty, or a number is out of range.
     """
     check_counts(image_size, seed, train=train, test=test)
-    folder = claim(Path(folder))
+    folder = new_folder(folder)
     for split, count in enumerate((train, test)):
         _write_films(folder, seed, split, count, image_size)

@@ -1,9 +1,9 @@
 """An abdominal CT phantom: a liver on the picture's left with two to four distinct lesions.
 
-Lesions are told apart by size, density and place only. The three are drawn so that each can be read
-from the picture without doubt: radii leave a gap between small and large, contrast with the liver
-is at least five noise sigmas, and centers keep `PLACE_MARGIN` from the axes through the liver's
-centroid. Lengths are fractions of the picture's side.
+Lesions differ by size, density and place only. The three are drawn so that each can be read from
+the picture without doubt: radii leave a gap between small and large, contrast with the liver is at
+least five noise sigmas, and centers keep `PLACE_MARGIN` from the axes through the liver's centroid.
+Lengths are fractions of the picture's side.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SIZES: dict[int, tuple[tuple[str, ...], ...]] = {
 
 
 class Traits(NamedTuple):
-    """What an expression can say of a lesion."""
+    """The traits of a lesion that an expression can name."""
 
     size: str
     density: str
@@ -89,7 +89,7 @@ class Patient:
 
 
 def draw_patient(rng: np.random.Generator) -> Patient:
-    """A random anatomy."""
+    """Draw a random anatomy."""
     return Patient(
         body=(rng.uniform(0.465, 0.485), rng.uniform(0.42, 0.45)),
         rim=rng.uniform(0.03, 0.045),
@@ -122,7 +122,7 @@ def _liver(patient: Patient, x: Field, y: Field) -> Field:
 
 
 def _draw_traits(rng: np.random.Generator, number: int) -> list[Traits]:
-    """Distinct traits, large lesions first because they are the hardest to place."""
+    """Distinct traits, large lesions first because they are the hardest to fit in."""
     options = SIZES[number]
     sizes = options[rng.integers(len(options))]
     while True:
@@ -133,7 +133,7 @@ def _draw_traits(rng: np.random.Generator, number: int) -> list[Traits]:
             return traits
 
 
-def _place(
+def _fit_lesion(
     rng: np.random.Generator,
     patient: Patient,
     center: tuple[float, float],
@@ -169,7 +169,7 @@ def _draw_blobs(
     for _ in range(200):
         blobs: list[_Blob] = []
         for traits in _draw_traits(rng, number):
-            blob = _place(rng, patient, center, traits, blobs)
+            blob = _fit_lesion(rng, patient, center, traits, blobs)
             if blob is None:
                 break
             blobs.append(blob)
@@ -220,7 +220,7 @@ def _paint_vessels(canvas: Field, liver: Field, patient: Patient, rng: np.random
 def draw_slice(
     rng: np.random.Generator, patient: Patient, number: int, image_size: int
 ) -> AbdomenSlice:
-    """One slice of a patient.
+    """Draw one slice of a patient.
 
     Args:
         rng: decides the lesions, the vessels and the noise.

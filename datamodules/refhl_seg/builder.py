@@ -6,51 +6,28 @@ are true of them but plainer than a radiologist's.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
 from datamodules.cache.build_once import IDENTITY, build_once, sources_identity
 from datamodules.files.manifest import write_manifest
-from datamodules.files.volumes import Volume, axial_picture, check_same_grid, read_nifti
-from datamodules.refhl_seg.lesions import Lesion, Scene, expression, lesions_of
+from datamodules.files.nifti import read_nifti
+from datamodules.files.volumes import Volume, check_same_grid
+from datamodules.refhl_seg.slices import Row, Settings, stable_number, write_slices
 from datamodules.refhl_seg.sources import Case, Layout, Source, check_names, find_source
+from datamodules.refhl_seg.summary import write_summary
 from textseg.errors import UserError
-from textseg.preprocess import ct_window, resize_image, resize_mask
 
 VERSION = 1  # raise it when a change here or in the wording gives another set
-APART = 10.0  # mm between two chosen slices of a case; nearer ones show nearly the same
 HELD_OUT = 0.15  # of the cases, in val and in test each
 FEWEST_CASES = 3
 DARKEST = -50.0  # HU; every abdomen has fat, which is darker
 
 _BUILD = "refhl-build"
-_SUMMARY = "summary.json"
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """As in `build_refhl`."""
-
-    lesion_label: int
-    liver_label: int | None
-    window_center: float
-    window_width: float
-    min_lesion_pixels: int
-    slices_per_case: int
-    image_size: int | None
-    seed: int
 
 
 def build_refhl(
@@ -78,9 +55,9 @@ def build_refhl(
     its size (small: up to 20 mm in diameter; large: from 30 mm), its density (against the median of
     the liver in the slice), its place ("upper left liver": the quadrant about the centroid of the
     liver, lesions included, in the slice; upper is anterior), or its rank ("the larger of two
-    lesions"). What lies near a boundary is not said (the margins are in `refhl_seg.lesions`).
+    lesions"). Traits near a boundary are not named (the margins are in `refhl_seg.lesions`).
     Each expression is true of its lesion and clearly false of every other component of the slice,
-    those of under min_lesion_pixels included; a lesion that cannot be told apart gets none.
+    those of under min_lesion_pixels included; a lesion that cannot be singled out gets none.
 
     Cases are put in order by a digest of their names; the first 15 % are val, the next 15 % test.
     So the split does not depend on the order of files or the seed, but it does on which cases show
@@ -109,7 +86,7 @@ def build_refhl(
         UserError: a setting is out of range, output holds other files, or a volume or its labels
             are missing, cannot be read, do not lie on one grid, or hold other labels.
     """
-    settings = _Settings(
+    settings = Settings(
         lesion_label=lesion_label,
         liver_label=liver_label,
         window_center=window_center,
@@ -122,52 +99,25 @@ def build_refhl(
     _check_settings(settings)
     source, output = Path(source).expanduser(), Path(output).expanduser()
     _check_output(source, output)
-    found = find_source(source, layout)
-    check_names(found, lesion_label=lesion_label, liver_label=liver_label)
-    files = [path for case in found.cases for path in (case.image, case.labels)]
+    volumes = find_source(source, layout)
+    check_names(volumes, lesion_label=lesion_label, liver_label=liver_label)
+    files = [path for case in volumes.cases for path in (case.image, case.labels)]
     digest = sources_identity(
         [path.absolute() for path in files], VERSION, sorted(asdict(settings).items())
     )
     return build_once(
         output,
-        lambda folder: _write(folder, found, settings),
+        lambda folder: _write(folder, volumes, settings),
         identity=f"{_BUILD} {digest}",
         what="the referring set",
         elsewhere="choose another output folder",
     )
 
 
-def read_summary(output: Path) -> dict[str, Any]:
-    """What a build holds and what it left out, by name; see `_summary`."""
-    summary: dict[str, Any] = json.loads((output / _SUMMARY).read_text(encoding="utf-8"))
-    return summary
-
-
-def format_summary(summary: dict[str, Any]) -> str:
-    """`read_summary` in a few lines."""
-    parts = ", ".join(f"{split} {n}" for split, n in summary["expressions_by_split"].items())
-    lines = [
-        f"{summary['expressions']} expressions ({parts}) on {summary['slices']} slices of "
-        f"{summary['cases']} cases; {summary['slices_with_several']} slices show several lesions",
-        f"left out: {summary['lesions_too_small']} lesions that are too small, "
-        f"{summary['lesions_not_told_apart']} that cannot be told from the others, "
-        f"{summary['slices_without_expression']} slices and "
-        f"{summary['cases_without_expression']} cases without an expression, "
-        f"{summary['cases_without_lesion']} cases without a lesion",
-    ]
-    odd = summary["liver_on_the_left"]
-    if odd:
-        lines.append(
-            f"look at {', '.join(odd)}: the liver is on the patient's left there, so the file's "
-            "orientation may be wrong"
-        )
-    return "\n".join(lines)
-
-
 # --- refusals
 
 
-def _check_settings(settings: _Settings) -> None:
+def _check_settings(settings: Settings) -> None:
     least = {"min_lesion_pixels": 1, "slices_per_case": 1, "lesion_label": 1, "seed": 0}
     if settings.liver_label is not None:
         least["liver_label"] = 1
@@ -211,44 +161,43 @@ def _is_build(folder: Path) -> bool:
 # --- building
 
 
-def _write(folder: Path, source: Source, settings: _Settings) -> None:
+def _write(folder: Path, source: Source, settings: Settings) -> None:
     (folder / "images").mkdir()
     (folder / "masks").mkdir()
     rows: list[Row] = []
     counts: Counter[str] = Counter()
-    odd: list[str] = []
+    mirrored: list[str] = []
     for case in tqdm(source.cases, "building the referring set", delay=2, unit="case"):
-        rows += _add_case(folder, case, source, settings, counts, odd)
-    _check_found(source, settings, rows, counts)
+        rows += _add_case(folder, case, source, settings, counts, mirrored)
+    _check_rows(source, settings, rows, counts)
     splits = _splits({row["case_id"] for row in rows})
     for row in rows:
         row["split"] = splits[row["case_id"]]
     write_manifest(folder, rows)
-    text = json.dumps(_summary(rows, counts, odd), indent=1) + "\n"
-    (folder / _SUMMARY).write_text(text, encoding="utf-8")
+    write_summary(folder, rows, counts, mirrored)
 
 
 def _add_case(
     folder: Path,
     case: Case,
     source: Source,
-    settings: _Settings,
+    settings: Settings,
     counts: Counter[str],
-    odd: list[str],
+    mirrored: list[str],
 ) -> list[Row]:
-    """`_write_case`, counted; apart, so that no two cases are in memory at once."""
+    """Write and count one case; on return its volumes leave memory before the next is read."""
     image, labels = _read(case, source, settings)
     if not (labels.values == settings.lesion_label).any():
         counts["cases_without_lesion"] += 1
         return []
     if _liver_on_the_left(image, labels, settings):
-        odd.append(case.name)
-    rows = _write_case(folder, case, image, labels, settings, counts)
+        mirrored.append(case.name)
+    rows = write_slices(folder, case.name, image, labels, settings, counts)
     counts["cases_without_expression"] += not rows
     return rows
 
 
-def _read(case: Case, source: Source, settings: _Settings) -> tuple[Volume, Volume]:
+def _read(case: Case, source: Source, settings: Settings) -> tuple[Volume, Volume]:
     """The volume in HU and its labels."""
     image, labels = read_nifti(case.image), read_nifti(case.labels)
     check_same_grid(image, labels, case.image, case.labels)
@@ -278,7 +227,7 @@ def _read(case: Case, source: Source, settings: _Settings) -> tuple[Volume, Volu
     return image, labels
 
 
-def _liver_on_the_left(image: Volume, labels: Volume, settings: _Settings) -> bool:
+def _liver_on_the_left(image: Volume, labels: Volume, settings: Settings) -> bool:
     """Whether the liver's middle is left of the body's by the header; a sign of a wrong header."""
     if settings.liver_label is None:
         return False
@@ -288,126 +237,7 @@ def _liver_on_the_left(image: Volume, labels: Volume, settings: _Settings) -> bo
     return bool(liver.min() + liver.max() < body.min() + body.max())  # x grows to the right
 
 
-def _write_case(
-    folder: Path,
-    case: Case,
-    image: Volume,
-    labels: Volume,
-    settings: _Settings,
-    counts: Counter[str],
-) -> list[Row]:
-    """The slices of a case, and its rows without their split."""
-    rows: list[Row] = []
-    chosen: list[int] = []
-    x, y, height = image.spacing
-    apart = APART - 1e-3  # mm; headers are rounded
-    for z in _order(labels.values == settings.lesion_label, settings.min_lesion_pixels):
-        if len(chosen) == settings.slices_per_case:
-            break
-        if any(abs(z - other) * height < apart for other in chosen):
-            continue
-        scene = _scene(image, labels, z, settings, spacing=(y, x))  # rows run along y
-        new = _write_slice(folder, case, z, scene, settings, counts)
-        if new:
-            chosen.append(z)
-            rows += new
-    counts["slices"] += len(chosen)
-    return rows
-
-
-def _order(lesions: NDArray[np.bool_], min_lesion_pixels: int) -> Iterator[int]:
-    """Slices [X, Y, Z] with lesions: first those that show several, then by lesion area."""
-    areas = lesions.sum(axis=(0, 1))  # [Z]
-    several = {}
-    for z in np.flatnonzero(areas >= min_lesion_pixels).tolist():
-        scene = Scene(lesions[:, :, z], lesions[:, :, z], None, (1.0, 1.0))
-        large = sum(lesion.pixels >= min_lesion_pixels for lesion in lesions_of(scene))
-        if large:
-            several[z] = large > 1
-    yield from sorted(several, key=lambda z: (not several[z], -areas[z], z))
-
-
-def _scene(
-    image: Volume, labels: Volume, z: int, settings: _Settings, *, spacing: tuple[float, float]
-) -> Scene:
-    drawn = axial_picture(labels.values, z)  # [H, W]
-    return Scene(
-        axial_picture(image.values, z),
-        drawn == settings.lesion_label,
-        None if settings.liver_label is None else drawn == settings.liver_label,
-        spacing,
-    )
-
-
-def _write_slice(
-    folder: Path, case: Case, z: int, scene: Scene, settings: _Settings, counts: Counter[str]
-) -> list[Row]:
-    """Picture, masks and rows of one slice; nothing where no lesion can be told."""
-    height, width = scene.lesions.shape
-    side = settings.image_size
-    size = (height, width) if side is None else (side, side)
-    lesions = lesions_of(scene)
-    written = [
-        resize_mask(lesion.mask.astype(np.uint8) * np.uint8(255), size) for lesion in lesions
-    ]
-    seen = [
-        min(lesion.pixels, int(np.count_nonzero(mask))) >= settings.min_lesion_pixels
-        for lesion, mask in zip(lesions, written, strict=True)
-    ]
-    rng = np.random.default_rng([settings.seed, _number(case.name), z])
-    texts: dict[int, str] = {}
-    for k, lesion in enumerate(lesions):
-        others = [other for other in lesions if other is not lesion]
-        text = expression(rng, lesion, others, count=all(seen)) if seen[k] else None
-        if text is not None:
-            texts[k] = text
-    if not texts:
-        counts["slices_without_expression"] += 1
-        return []
-    counts["slices_with_several"] += seen.count(True) > 1
-    counts["lesions_too_small"] += seen.count(False)
-    counts["lesions_not_told_apart"] += seen.count(True) - len(texts)
-    stem = f"{case.name}_z{z:03d}"
-    picture = ct_window(scene.hounsfield, settings.window_center, settings.window_width)
-    Image.fromarray(resize_image(picture, size)).save(folder / "images" / f"{stem}.png")
-    spacing = [scene.spacing[0] * height / size[0], scene.spacing[1] * width / size[1]]
-    rows = []
-    for k, text in texts.items():
-        mask = f"masks/{stem}_lesion{k + 1}.png"
-        Image.fromarray(written[k]).save(folder / mask)
-        rows.append(_row(case, f"images/{stem}.png", mask, text, k + 1, spacing, lesions[k]))
-    return rows
-
-
-def _row(
-    case: Case,
-    image: str,
-    mask: str,
-    text: str,
-    lesion_id: int,
-    spacing: list[float],
-    lesion: Lesion,
-) -> Row:
-    return {
-        "image": image,
-        "mask": mask,
-        "text": text,
-        "case_id": case.name,
-        "split": "",  # set when all cases are known
-        "lesion_id": lesion_id,
-        "spacing": [round(length, 5) for length in spacing],
-        "attributes": lesion.attributes(),
-    }
-
-
-def _number(name: str) -> int:
-    """A digest of a name."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
-
-
-def _check_found(
-    source: Source, settings: _Settings, rows: list[Row], counts: Counter[str]
-) -> None:
+def _check_rows(source: Source, settings: Settings, rows: list[Row], counts: Counter[str]) -> None:
     if counts["cases_without_lesion"] == len(source.cases):
         raise UserError(
             f"none of the {len(source.cases)} volumes has a lesion (label "
@@ -426,30 +256,9 @@ def _check_found(
 
 def _splits(cases: set[str]) -> dict[str, str]:
     """The split of each case, by rank of the digest of its name; none is empty."""
-    ordered = sorted(cases, key=lambda name: (_number(name), name))
+    ordered = sorted(cases, key=lambda name: (stable_number(name), name))
     held_out = max(1, round(HELD_OUT * len(ordered)))
     return {
         name: "val" if k < held_out else "test" if k < 2 * held_out else "train"
         for k, name in enumerate(ordered)
-    }
-
-
-def _summary(rows: list[Row], counts: Counter[str], odd: list[str]) -> dict[str, Any]:
-    """Numbers of what was written and, of the chosen slices, of what was left out."""
-    left_out = (
-        "lesions_too_small",
-        "lesions_not_told_apart",
-        "slices_without_expression",
-        "cases_without_expression",
-        "cases_without_lesion",
-    )
-    by_split = Counter(row["split"] for row in rows)
-    return {
-        "cases": len({row["case_id"] for row in rows}),
-        "slices": counts["slices"],
-        "slices_with_several": counts["slices_with_several"],
-        "expressions": len(rows),
-        "expressions_by_split": {split: by_split[split] for split in ("train", "val", "test")},
-        **{name: counts[name] for name in left_out},
-        "liver_on_the_left": odd,
     }

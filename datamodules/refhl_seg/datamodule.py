@@ -12,13 +12,12 @@ needed in every row, and others than those named there are refused.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from datamodules.base import TextSegDataModule
-from datamodules.captions.modes import CaptionMode
-from datamodules.dataset import Record
 from datamodules.files.manifest import read_manifest
-from textseg.errors import UserError
+from datamodules.records import Splits
+from textseg.errors import Report, check_choice, raise_error
 
 
 class RefHLSegDataModule(TextSegDataModule):
@@ -29,20 +28,9 @@ class RefHLSegDataModule(TextSegDataModule):
         captions: the manifest, where it is not manifest.jsonl, manifest.csv or manifest.xlsx in
             root.
         split: the manifest names every row's split.
-        image_size: side of the network's square input, or [height, width]; multiples of 32.
-        batch_size: rows per batch and process.
-        num_workers: processes that load data; 0 loads in the main process.
-        on_missing: what to do about rows whose image or mask does not exist.
-        synthesize: write and use phantoms in the dataset's layout under data/phantoms instead of
-            root; a number asks for that many training images.
-        caption_mode: true captions, empty ones, or true ones shuffled among the rows of a split.
-        normalize_captions: repair spelling and spacing of captions.
-        augment: vary training images; words keep telling the truth.
-        cache: folder for the decoded, resized pictures, built once and memory-mapped; null reads
-            the files every time.
-        seed: of shuffling, augmentation and caption_mode=shuffled.
     """
 
+    name = "refhl"
     phantom_images = 640
 
     def __init__(
@@ -51,43 +39,17 @@ class RefHLSegDataModule(TextSegDataModule):
         captions: str | None = None,
         *,
         split: Literal["manifest"] = "manifest",
-        image_size: int | list[int] = 224,
-        batch_size: int = 16,
-        num_workers: int = 4,
-        on_missing: Literal["error", "skip"] = "error",
-        synthesize: bool | int = False,
-        caption_mode: CaptionMode = "true",
-        normalize_captions: bool = False,
-        augment: bool = True,
-        cache: str | None = "data/cache",
-        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            root,
-            captions,
-            split=split,
-            image_size=image_size,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            on_missing=on_missing,
-            synthesize=synthesize,
-            caption_mode=caption_mode,
-            normalize_captions=normalize_captions,
-            augment=augment,
-            cache=cache,
-            seed=seed,
-        )
+        super().__init__(root, captions, split=split, **kwargs)
 
-    def read_records(self, root: Path) -> dict[str, list[Record]]:
-        if self.split != "manifest":
-            raise UserError(f"split={self.split!r} is unknown", "choose manifest")
-        if self.synthesize or self.captions_path is None:
-            return read_manifest(root, None)
-        return read_manifest(root, Path(self.captions_path).expanduser())
+    def read_records(self, root: Path, report: Report = raise_error) -> Splits:
+        """Read the manifest, every row of which names a split."""
+        check_choice("split", self.split, ("manifest",))
+        return read_manifest(root, self.captions_file(), report=report)
 
     def write_phantoms(self, folder: Path, rows: int) -> None:
-        from datamodules.refhl_seg.phantoms import write_refhl
+        """Write abdominal phantoms with their manifest."""
+        from datamodules.refhl_seg.phantoms import write_refhl_for
 
-        write_refhl(
-            folder, train=rows, val=max(1, round(rows * 5 / 32)), test=max(1, round(rows / 4))
-        )
+        write_refhl_for(folder, rows)

@@ -1,27 +1,32 @@
-"""The lesions of one slice: what can be said of each without doubt, and of no other.
+"""The lesions of one slice: traits that are certain of each, and expressions that single it out.
 
 * size: small up to 20 mm in diameter, large from 30 mm.
 * density: hypodense or hyperdense 15 HU or more below or above the liver's median, isodense within
   5 HU of it.
-* place: upper (anterior) or lower, left or right, as seen in the picture from the liver's centroid;
+* place: upper (anterior) or lower, left or right, in the picture, relative to the liver's centroid;
   by 6 mm or more, and with 70 % of the lesion on that side.
 * rank: only; largest or smallest by 1.5 times in area.
 
-What lies between is neither said of a lesion nor used to tell another one from it.
+What lies between is an uncertain trait: it is neither named nor used to distinguish lesions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped]
 
-from datamodules.captions.expressions import TRAITS, say_rank, say_traits
+from datamodules.captions.expressions import (
+    TRAITS,
+    choose_traits,
+    distinguishing_traits,
+    rank_expression,
+    trait_expression,
+)
 
 SMALL, LARGE = 20.0, 30.0  # mm, diameter of the disc of the lesion's area
 DENSE, ALIKE = 15.0, 5.0  # HU between the lesion's mean and the liver's median
@@ -59,7 +64,7 @@ class Lesion:
         mask: [H, W].
         diameter: mm, of the disc of its area.
         contrast: HU above the liver's median; None where either has too few pixels.
-        size: small, large or None for unsaid; so are the next.
+        size: small, large or None where uncertain; so are the next.
         density: hypodense, isodense, hyperdense.
         vertical: upper, lower.
         side: left, right; the picture's.
@@ -77,33 +82,34 @@ class Lesion:
 
     @property
     def place(self) -> str | None:
-        """Upper left, and so on, where both are said."""
+        """Upper left, and so on; None where either word is uncertain."""
         return f"{self.vertical} {self.side}" if self.vertical and self.side else None
 
     @property
     def pixels(self) -> int:
+        """Area in pixels."""
         return int(self.mask.sum())
 
     def attributes(self) -> dict[str, object]:
-        """What is certain, for the manifest."""
+        """Collect the traits that are certain, for the manifest."""
         names = (*TRAITS, "rank")
-        said: dict[str, object] = {name: getattr(self, name) for name in names}
-        said["diameter_mm"] = round(self.diameter, 1)
-        said["contrast_hu"] = None if self.contrast is None else round(self.contrast, 1)
-        return {name: value for name, value in said.items() if value is not None}
+        traits: dict[str, object] = {name: getattr(self, name) for name in names}
+        traits["diameter_mm"] = round(self.diameter, 1)
+        traits["contrast_hu"] = None if self.contrast is None else round(self.contrast, 1)
+        return {name: value for name, value in traits.items() if value is not None}
 
 
 def lesions_of(scene: Scene) -> list[Lesion]:
-    """Every component of the slice, the largest first; one of a single pixel too."""
+    """Measure every component of the slice, even of one pixel; the largest comes first."""
     parts, count = ndimage.label(scene.lesions, np.ones((3, 3)))
     areas = np.bincount(parts.ravel())[1:]  # pixels
     order = np.argsort(-areas, kind="stable")
-    found = []
+    lesions = []
     for k in order.tolist():
         others = np.delete(areas, k)
-        found.append(_measured(scene, parts == k + 1, _rank(int(areas[k]), others)))
-    assert len(found) == count
-    return found
+        lesions.append(_measured(scene, parts == k + 1, _rank(int(areas[k]), others)))
+    assert len(lesions) == count
+    return lesions
 
 
 def _measured(scene: Scene, mask: Flags, rank: str | None) -> Lesion:
@@ -153,40 +159,31 @@ def _rank(area: int, others: NDArray[np.int_]) -> str | None:
 def expression(
     rng: np.random.Generator, lesion: Lesion, others: Sequence[Lesion], *, count: bool
 ) -> str | None:
-    """Words that are true of this lesion and clearly false of each other, or None.
+    """Word an expression that is true of this lesion and clearly false of the others, or None.
 
     A quarter names the rank where there is one. Half of the rest names all traits that are certain,
     the other half may leave out what is not needed.
 
     Args:
-        rng: chooses among what tells the lesion.
-        lesion: the one that is meant.
+        rng: chooses among the traits that single it out.
+        lesion: the target.
         others: all others of the slice.
-        count: whether the number of lesions may be said; not where some are too small to be seen.
+        count: whether the number of lesions may be named; not where some are too small to be seen.
     """
-    telling = _telling(lesion, others)
-    if lesion.rank is not None and (not telling or rng.random() < 0.25):
-        return say_rank(rng, lesion.rank, len(others) + 1 if count else None)
-    if not telling:
-        return None
-    full = rng.random() < 0.5
-    names = telling[-1] if full else telling[rng.integers(len(telling))]
-    return say_traits(rng, {name: getattr(lesion, name) for name in names})
-
-
-def _telling(lesion: Lesion, others: Sequence[Lesion]) -> list[tuple[str, ...]]:
-    """Every choice of certain traits that no other lesion shares, the fullest last."""
     certain = [name for name in TRAITS if getattr(lesion, name) is not None]
-    return [
-        names
-        for length in range(1, len(certain) + 1)
-        for names in combinations(certain, length)
-        if all(any(_differ(lesion, other, name) for name in names) for other in others)
-    ]
+    distinguishing = distinguishing_traits(
+        certain, others, lambda other, name: _differ(lesion, other, name)
+    )
+    if lesion.rank is not None and (not distinguishing or rng.random() < 0.25):
+        return rank_expression(rng, lesion.rank, len(others) + 1 if count else None)
+    if not distinguishing:
+        return None
+    names = choose_traits(rng, distinguishing)
+    return trait_expression(rng, {name: getattr(lesion, name) for name in names})
 
 
 def _differ(lesion: Lesion, other: Lesion, name: str) -> bool:
-    """Whether what is said of one is clearly false of the other."""
+    """Whether the trait of one lesion is clearly false of the other."""
     parts = ("vertical", "side") if name == "place" else (name,)
     return any(
         getattr(other, part) is not None and getattr(other, part) != getattr(lesion, part)

@@ -11,37 +11,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from itertools import combinations, islice
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from datamodules.captions.expressions import say_traits
-from datamodules.phantoms.common import SPLITS, check_counts, claim, save_mask, stream
+from datamodules.captions.expressions import (
+    TRAITS,
+    choose_traits,
+    distinguishing_traits,
+    trait_expression,
+)
+from datamodules.phantoms.common import SPLITS, check_counts, new_folder, random_stream, save_mask
 from datamodules.refhl_seg.abdomen import Traits, draw_patient, draw_slice
 
 
-def _telling(traits: Traits, others: list[Traits]) -> list[tuple[str, ...]]:
-    """Every choice of traits, by name, that fits this lesion and no other in its slice."""
-    return [
-        names
-        for length in (1, 2, 3)
-        for names in combinations(Traits._fields, length)
-        if all(any(getattr(o, n) != getattr(traits, n) for n in names) for o in others)
-    ]
-
-
 def expression(rng: np.random.Generator, traits: Traits, others: list[Traits]) -> str:
-    """Words true of one lesion and of none of the others.
+    """Word an expression that is true of one lesion and of none of the others.
 
     Half of the expressions name size, density and place; the rest leave out what is not needed.
     """
-    choices = _telling(traits, others)
-    full = rng.random() < 0.5
-    names = choices[-1] if full else choices[rng.integers(len(choices))]
-    return say_traits(rng, {name: getattr(traits, name) for name in names})
+    distinguishing = distinguishing_traits(
+        TRAITS, others, lambda other, name: getattr(other, name) != getattr(traits, name)
+    )
+    names = choose_traits(rng, distinguishing)
+    return trait_expression(rng, {name: getattr(traits, name) for name in names})
 
 
 def _slices(seed: int, split: int) -> Iterator[tuple[int, int]]:
@@ -49,16 +45,16 @@ def _slices(seed: int, split: int) -> Iterator[tuple[int, int]]:
     case = 0
     while True:
         case += 1
-        for number in range(int(stream(seed, split, case, 1).integers(2, 5))):
+        for number in range(int(random_stream(seed, split, case, 1).integers(2, 5))):
             yield case, number + 1
 
 
 def _write_slice(
-    folder: Path, seed: int, split: int, index: int, place: tuple[int, int], image_size: int
+    folder: Path, seed: int, split: int, index: int, numbers: tuple[int, int], image_size: int
 ) -> list[dict[str, object]]:
     """Image and masks of one slice; returns its rows for the manifest."""
-    case, number = place
-    case_rng, rng = stream(seed, split, case, 2), stream(seed, split, index, 3)
+    case, number = numbers
+    case_rng, rng = random_stream(seed, split, case, 2), random_stream(seed, split, index, 3)
     patient = draw_patient(case_rng)
     spacing = round(float(case_rng.uniform(360, 420)) / image_size, 3)  # field of view, mm
     drawn = draw_slice(rng, patient, int(rng.integers(2, 5)), image_size)
@@ -107,13 +103,18 @@ def write_refhl(
         UserError: the folder is not empty, or a number is out of range.
     """
     check_counts(image_size, seed, train=train, val=val, test=test)
-    folder = claim(Path(folder))
+    folder = new_folder(folder)
     for name in ("images", "masks"):
         (folder / name).mkdir()
     with (folder / "manifest.jsonl").open("w", encoding="utf-8", newline="\n") as manifest:
         for split, count in enumerate((train, val, test)):
-            places = islice(_slices(seed, split), count)
-            bar = tqdm(places, f"RefHL {SPLITS[split]}", total=count, delay=2, unit="slice")
-            for index, place in enumerate(bar):
-                for row in _write_slice(folder, seed, split, index, place, image_size):
+            numbers = islice(_slices(seed, split), count)
+            bar = tqdm(numbers, f"RefHL {SPLITS[split]}", total=count, delay=2, unit="slice")
+            for index, case_and_slice in enumerate(bar):
+                for row in _write_slice(folder, seed, split, index, case_and_slice, image_size):
                     manifest.write(json.dumps(row) + "\n")
+
+
+def write_refhl_for(folder: Path, rows: int) -> None:
+    """Write `rows` training slices, and five for val and eight for test to each 32 of them."""
+    write_refhl(folder, train=rows, val=max(1, round(rows * 5 / 32)), test=max(1, round(rows / 4)))

@@ -1,4 +1,4 @@
-"""CT volumes and their labels as LiTS and the Medical Segmentation Decathlon (MSD) lay them.
+"""CT volumes and their labels in the layouts of LiTS and the Medical Segmentation Decathlon (MSD).
 
 lits    <source>/**/volume-<n>.nii[.gz] and <source>/**/segmentation-<n>.nii[.gz]
 msd     <source>/[Task*/]imagesTr/<case>.nii.gz, .../labelsTr/<case>.nii.gz, dataset.json
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from datamodules.files.checks import preview
-from textseg.errors import UserError, first_line
+from textseg.errors import UserError, check_choice, first_line
 
 Layout = Literal["auto", "lits", "msd"]
 
@@ -33,7 +33,7 @@ class Case(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What was found.
+    """The volumes of a folder.
 
     Args:
         cases: by name.
@@ -47,21 +47,21 @@ class Source(NamedTuple):
 
 
 def find_source(source: Path, layout: Layout) -> Source:
-    """The volumes below a folder, each with its labels.
+    """Find the volumes below a folder, each with its labels.
 
     Raises:
         UserError: neither layout fits, or a volume or its labels are missing.
     """
-    if layout not in ("auto", "lits", "msd"):
-        raise UserError(f"layout={layout!r} is unknown", "choose auto, lits or msd")
+    check_choice("layout", layout, Layout)
     if not source.is_dir():
         raise UserError(f"source={source} is not a folder", "name the unpacked LiTS or MSD folder")
     base = _msd_base(source) if layout != "lits" else None
     if base is not None:
         cases = _msd_cases(base)
         description = base / "dataset.json"
-        found = description if description.is_file() else None
-        return Source(cases, {} if found is None else _label_names(found), found)
+        if description.is_file():
+            return Source(cases, _label_names(description), description)
+        return Source(cases, {}, None)
     cases = _lits_cases(source) if layout != "msd" else []
     if not cases:
         looked = {"lits": "volume-<n>.nii", "msd": "imagesTr and labelsTr"}
@@ -74,7 +74,7 @@ def find_source(source: Path, layout: Layout) -> Source:
 
 
 def check_names(source: Source, *, lesion_label: int, liver_label: int | None) -> None:
-    """The labels mean what they are taken for, as far as the source says.
+    """Check the settings of labels against the names that the source gives them.
 
     Raises:
         UserError: dataset.json has another name for the liver's label or none for the lesions', or
@@ -85,7 +85,7 @@ def check_names(source: Source, *, lesion_label: int, liver_label: int | None) -
         raise UserError(
             f"{source.description} has the labels {_named(names)}, and no lesion_label="
             f"{lesion_label}",
-            "set lesion_label to the tumours' label",
+            "set lesion_label to the tumors' label",
         )
     if liver_label is None:
         return

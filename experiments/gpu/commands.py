@@ -21,7 +21,7 @@ class FailedError(Exception):
 
 @dataclass(frozen=True)
 class Command:
-    """A command of the suite that was started, its output going to `log`."""
+    """A running command of the suite, its output going to `log`."""
 
     name: str
     log: Path
@@ -29,10 +29,10 @@ class Command:
     saves: bool
 
     def finish(self, seconds: float) -> None:
-        """Wait for its end; ended after `seconds`.
+        """Wait for its end, and end it after `seconds`.
 
         Raises:
-        FailedError: it took longer, or failed.
+            FailedError: it took longer, or failed.
         """
         try:
             status = self.process.wait(max(0.0, seconds))
@@ -51,7 +51,7 @@ class Command:
             raise FailedError(f"{self.name} ended with status {status}:\n{tail}", f"see {self.log}")
 
     def stop(self) -> int:
-        """A training writes last.ckpt after the step at hand; nothing else has anything to save."""
+        """End it; a training writes last.ckpt after the step at hand. Returns the exit status."""
         self.process.send_signal(signal.SIGUSR1 if self.saves else signal.SIGKILL)
         try:
             return self.process.wait(25)
@@ -69,7 +69,7 @@ def start(
     folder: Path | None = None,
     saves: bool = False,
 ) -> Command:
-    """A command of the suite.
+    """Start a command of the suite.
 
     Args:
         name: what messages call it.
@@ -94,9 +94,9 @@ def start(
 
 
 def dies_with(parent: int) -> Callable[[], None]:
-    """Run in a child before its program: it is killed as soon as this script is, however that ends.
+    """A function for a child process that has it killed as soon as this script ends.
 
-    Otherwise it would go on, and the next start would write into the same folder beside it.
+    Otherwise it would go on, and the next start would write into the same folder.
     """
     prctl, die_on_parents_death = ctypes.CDLL(None).prctl, 1
 
@@ -109,28 +109,30 @@ def dies_with(parent: int) -> Callable[[], None]:
 
 
 def cores() -> int:
-    """Those that this process may use; a container's machine may have more."""
+    """CPU cores that this process may use; a container's machine may have more."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def read(file: Path) -> Any:
-    """What a JSON file holds; None if it is not there."""
+    """The content of a JSON file; None if there is none."""
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def write(file: Path, content: Any) -> None:
-    """In one piece, whenever the script is killed."""
-    beside = file.with_name(f".{file.name}.part")
-    beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    beside.replace(file)
+    """Write a JSON file in one piece, whenever the script is killed."""
+    part = file.with_name(f".{file.name}.part")
+    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    part.replace(file)
 
 
 def say(text: str) -> None:
+    """Print a line with the time of day."""
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
 def fail(cause: str, remedy: str) -> NoReturn:
+    """End the script with exit status 2 and two lines."""
     sys.stderr.write(f"error: {cause}\nremedy: {remedy}\n")
     sys.exit(2)

@@ -12,7 +12,7 @@ in their order; --part and --network choose some:
     prepare    the picture cache
     train      each network for the epochs of experiments/gpu/<network>.yaml, then the test images
                with true, empty and shuffled captions; an interrupted training goes on
-    benchmark  each network, bf16 + compile beside fp32 eager, with its data and a short training
+    benchmark  each network, bf16 + compile beside fp32 eager
     compare    `textseg compare` of what was trained, U-Net first
     summary    OUT/summary.md, the tables for experiments/README.md; empty cells were not run
 
@@ -51,13 +51,14 @@ from typing import Any
 
 from commands import Command, FailedError, cores, fail, read, say, start, write
 
+from textseg.metrics.scores import SCORES
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXPERIMENTS = REPOSITORY / "experiments"
 NETWORKS = {"unet": "U-Net", "lsms": "LSMS", "tmc": "TMC", "tmca": "TMCA", "lavt": "LAVT"}
 CAPTIONS = ("true", "empty", "shuffled")
-SCORES = ("dice", "miou", "dice_global", "iou_global")
 SPARE_CORES = 2  # of the training itself, when workers are counted
-MOST_WORKERS = 16  # each fetches two batches ahead, and the benchmark's epoch has 89
+MOST_WORKERS = 16
 TRIAL = ["--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1"]
 TRIAL += ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
 TRIAL += ["--trainer.devices", "1", "--test_after_fit", "false", "--data.num_workers", "1"]
@@ -68,9 +69,9 @@ SMOKE_TRAINING = ["--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoc
 SMOKE_DATA = ["--data.synthesize", "40", "--data.image_size", "96", "--data.batch_size", "8"]
 SMOKE_TRIAL = ["--data.synthesize", "4", "--data.image_size", "96", "--data.batch_size", "2"]
 SMOKE_BENCHMARK = ["--modes", "[fp32,bf16]", "--image_size", "96", "--batch_size", "2"]
-SMOKE_BENCHMARK += ["--rounds", "1", "--data_batches", "1", "--training_steps", "1"]
+SMOKE_BENCHMARK += ["--rounds", "1"]
 BENCHMARK = ["--modes", "[fp32,bf16+compile]", "--device", "cuda", "--batch_size", "64"]
-BENCHMARK += ["--rounds", "10", "--data_batches", "40", "--training_steps", "40"]
+BENCHMARK += ["--rounds", "10"]
 FORMATS = ["--memory_formats", "[channels_last]"]  # in which all five train
 # Run on the GPU machine before anything long is started.
 CHECK = """
@@ -90,7 +91,7 @@ print(json.dumps(found))
 
 @dataclass(frozen=True)
 class Job:
-    """What was asked for."""
+    """The settings of a start, and where its files are."""
 
     root: Path | None
     captions: Path | None
@@ -102,13 +103,13 @@ class Job:
     failed: dict[str, FailedError] = field(default_factory=dict)  # by part and network
 
     def experiment(self, network: str) -> list[str]:
-        """The configs of a network."""
+        """The --config arguments of a network."""
         overlays = ["gpu", "cpu"] if self.smoke else ["gpu"]
         files = [f"{network}_qata.yaml", *(f"{folder}/{network}.yaml" for folder in overlays)]
         return [part for file in files for part in ("--config", str(EXPERIMENTS / file))]
 
     def data(self) -> list[str]:
-        """The settings of the data."""
+        """The --data arguments."""
         given = ["--data.cache", str(self.out / "cache"), "--data.num_workers", str(self.workers)]
         if self.smoke:
             return [*given, *SMOKE_DATA]
@@ -116,18 +117,21 @@ class Job:
         return given + (["--data.captions", str(self.captions)] if self.captions else [])
 
     def log(self, name: str) -> Path:
+        """The file of a command's output."""
         return self.out / "logs" / f"{name}.log"
 
     def run_folder(self, network: str) -> Path | None:
-        """The one run of a network; None before it has begun."""
+        """The folder of a network's run; None before it has begun."""
         found = sorted((self.out / "runs" / network).glob("*/*/config.yaml"))
         return found[-1].parent if found else None
 
     def results(self, network: str, captions: str) -> dict[str, Any] | None:
+        """A test's metrics.json; None before it has been written."""
         run = self.run_folder(network)
         return read(run / "test" / captions / "metrics.json") if run else None
 
     def tested(self, network: str) -> bool:
+        """Whether the test is done with all three kinds of captions."""
         return all(self.results(network, mode) for mode in CAPTIONS)
 
 
@@ -135,7 +139,7 @@ class Job:
 
 
 def check(job: Job) -> None:
-    """Fail in a minute rather than after an hour."""
+    """Check the installation, so that it fails in a minute rather than after an hour."""
     file = job.out / "check.json"
     if not job.smoke and not (job.root and job.root.is_dir()):
         fail(f"--root {job.root} is no folder", "give the unpacked QaTa-COV19")
@@ -158,7 +162,7 @@ def check(job: Job) -> None:
 
 
 def trial(job: Job, machine: dict[str, Any]) -> None:
-    """Known in the first minutes: which networks can be trained here at all, compiled and in bf16.
+    """Train two steps of each network, compiled and in bf16, to learn which can be trained here.
 
     All at once, since compiling is the processor's work; with --smoke one by one.
     """
@@ -185,6 +189,7 @@ def trial(job: Job, machine: dict[str, Any]) -> None:
 
 
 def start_trial(job: Job, network: str, threads: int) -> Command:
+    """Two training steps of a network on phantoms, in a folder of their own."""
     folder = job.out / "trial" / network
     shutil.rmtree(folder, ignore_errors=True)  # phantoms and checkpoint of an earlier one
     folder.mkdir(parents=True)
@@ -203,7 +208,7 @@ def start_trial(job: Job, network: str, threads: int) -> Command:
 
 
 def driver() -> str:
-    """Of the GPU, by its own tool; empty where there is none, as in some containers."""
+    """The GPU's driver version; empty where nvidia-smi is missing, as in some containers."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return ""
@@ -212,7 +217,7 @@ def driver() -> str:
 
 
 def prepare(job: Job) -> None:
-    """The picture cache, so that no training's minutes hold it."""
+    """Fill the picture cache, so that no training's minutes include it."""
     if (job.out / "prepared.json").is_file():
         return
     network = job.networks[0]
@@ -222,6 +227,7 @@ def prepare(job: Job) -> None:
 
 
 def train(job: Job) -> None:
+    """Train and test every network that is not tested yet."""
     for network in job.networks:
         if job.tested(network):
             say(f"train {network}: done")
@@ -231,6 +237,7 @@ def train(job: Job) -> None:
 
 
 def train_one(job: Job, network: str) -> None:
+    """Train and test a network, from its last.ckpt if there is one."""
     run, note = job.run_folder(network), job.out / f"train_{network}.json"
     resumed = run is not None and (run / "checkpoints/last.ckpt").is_file()
     spent = training_seconds(job, network) if resumed else 0.0
@@ -250,7 +257,7 @@ def train_one(job: Job, network: str) -> None:
 
 
 def training_seconds(job: Job, network: str) -> float:
-    """Up to the last checkpoint, over all starts; what a break threw away is not in it."""
+    """Seconds up to the last checkpoint, over all starts, without steps that a break threw away."""
     note, run = read(job.out / f"train_{network}.json"), job.run_folder(network)
     if note is None or run is None:
         return 0.0
@@ -261,6 +268,7 @@ def training_seconds(job: Job, network: str) -> float:
 
 
 def benchmark(job: Job) -> None:
+    """Measure every network that has no figures yet."""
     settings = SMOKE_BENCHMARK if job.smoke else BENCHMARK
     for network in job.networks:
         file = job.out / "benchmark" / f"{network}.json"
@@ -278,7 +286,7 @@ def benchmark(job: Job) -> None:
 
 
 def compare(job: Job) -> None:
-    """Over the networks that are tested; again where there are more of them than last time."""
+    """Compare the tested networks; again where there are more of them than last time."""
     tested = [network for network in job.networks if job.tested(network)]
     if len(tested) < 2:
         say(f"compare: left out, {len(tested)} of {job.networks} are tested")
@@ -296,7 +304,7 @@ def compare(job: Job) -> None:
 
 
 def summary(job: Job) -> None:
-    """Tables of what there is."""
+    """Write and print the tables of all results there are."""
     lines = [machine(job), "", *speed_table(job), "", *score_table(job)]
     (job.out / "summary.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
@@ -316,6 +324,7 @@ PARTS: dict[str, Callable[[Job], None]] = {
 
 
 def machine(job: Job) -> str:
+    """A line that names GPU, cores, driver and versions."""
     found = read(job.out / "check.json") or {}
     named = [str(found.get("gpu", "no GPU")), f"{found.get('cores', '?')} cores"]
     named += [f"{name} {found[name]}" for name in ("driver", "torch", "lightning") if name in found]
@@ -323,15 +332,17 @@ def machine(job: Job) -> str:
 
 
 def speed_table(job: Job) -> list[str]:
+    """The lines of a Markdown table of the benchmarks."""
     head = "network | parameters M | step s, fp32 eager | step s, bf16 + compile | speedup | "
-    head += "share of peak | training samples/s | waiting | peak memory GiB | loader samples/s"
+    head += "share of peak | peak memory GiB"
     rows = []
     for network in job.networks:
         result = read(job.out / "benchmark" / f"{network}.json")
         if result is None:
-            rows.append([NETWORKS[network], *[""] * 9])
+            rows.append([NETWORKS[network], *[""] * 6])
             continue
         first, last = result["networks"][0], result["networks"][-1]
+        memory = last["peak_memory_mib"]
         rows.append(
             [
                 NETWORKS[network],
@@ -340,16 +351,14 @@ def speed_table(job: Job) -> list[str]:
                 f"{last['step_s']:.4f} ({last['step_spread_s']:.4f})",
                 f"{last['speedup']:.2f}",
                 f"{last['share_of_peak']:.1%}",
-                f"{last['training_samples_per_s']:.0f}",
-                f"{last['waiting_share']:.1%}",
-                f"{last['peak_memory_mib'] / 1024:.2f}",
-                f"{result['data']['augmented_samples_per_s']:.0f}",
+                "-" if memory is None else f"{memory / 1024:.2f}",  # counted on a GPU alone
             ]
         )
     return table(head, rows)
 
 
 def score_table(job: Job) -> list[str]:
+    """The lines of a Markdown table of the tests."""
     head = f"network | captions | {' | '.join(SCORES)} | minutes to train"
     rows = []
     for network in job.networks:
@@ -363,12 +372,14 @@ def score_table(job: Job) -> list[str]:
 
 
 def score(result: dict[str, Any], name: str) -> str:
+    """A score with its 95% interval, if it has one."""
     low, high = result[f"{name}_ci_low"], result[f"{name}_ci_high"]
     interval = "" if low is None or high is None else f" [{low:.4f}, {high:.4f}]"
     return f"{result[name]:.4f}{interval}"
 
 
 def table(head: str, rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
     rule = "---".join("|" * (head.count("|") + 2))
     return [f"| {head} |", rule, *(f"| {' | '.join(row)} |" for row in rows)]
 
@@ -377,14 +388,14 @@ def table(head: str, rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def textseg(job: Job, name: str, *arguments: str) -> None:
-    """A command of the suite, its output in OUT/logs."""
+    """Run a command of the suite, its output in OUT/logs."""
     saves, log = arguments[0] == "fit", job.log(name)
     start(name, arguments, log=log, environment=environment(job), saves=saves).finish(job.limit)
 
 
 @contextmanager
 def noted(job: Job, name: str) -> Iterator[None]:
-    """A failure is kept for the end, and the script goes on."""
+    """Keep a failure for the end, so that the script goes on."""
     try:
         yield
     except FailedError as error:
@@ -393,15 +404,15 @@ def noted(job: Job, name: str) -> Iterator[None]:
 
 
 def environment(job: Job) -> dict[str, str]:
-    """Of every command: no network, and one cache of compiled code for all."""
+    """The environment of every command: no network, and one cache of compiled code."""
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     own = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
     own["TORCHINDUCTOR_CACHE_DIR"] = str(job.out / "compiled")
     return os.environ | own
 
 
-def own_folder(job: Job) -> None:
-    """Results of other data are not taken for those of this."""
+def check_folder(job: Job) -> None:
+    """Refuse an --out folder that holds results of other data."""
     note, here = job.out / "job.json", {"root": str(job.root), "captions": str(job.captions)}
     here["data"] = "phantoms" if job.smoke else "real"
     there = read(note)
@@ -411,6 +422,7 @@ def own_folder(job: Job) -> None:
 
 
 def main() -> None:
+    """Run the parts that were asked for, in their order."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -438,7 +450,7 @@ def main() -> None:
         limit=60 * given.limit,
         smoke=given.smoke,
     )
-    own_folder(job)
+    check_folder(job)
     for part, function in PARTS.items():
         if part in (given.part or PARTS):
             with noted(job, part):

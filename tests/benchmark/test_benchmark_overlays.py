@@ -1,4 +1,4 @@
-"""Experiments with overlays beside another network, and text frozen for a measurement only."""
+"""Compared experiments with overlays, and text frozen for a measurement only."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import textseg.benchmark.measure as module
 from tests.benchmark.tiny_benchmark import Sized, injected, skip_costly, tiny
 from tests.models.stand_ins import CAPTIONS
 from tests.tiny_run import call, write_experiment
-from textseg.benchmark import benchmark
-from textseg.benchmark.experiments import name_of, network_from
+from textseg.benchmark.experiments import name_of, network_of_experiment
+from textseg.benchmark.measure import benchmark
 from textseg.encoders import TextEncoder
 from textseg.errors import UserError
 
@@ -56,7 +56,9 @@ def test_overlays_count_as_further_configs_of_the_command_line_do(folder: Path) 
     expected = yaml.safe_load(printed.out)["model"]["init_args"]
     assert expected["lr"] == 1e-3
     assert "window_size" not in expected["image_encoder_options"]
-    settings = json.loads(json.dumps(dict(network_from("lavt.yaml+cpu/lavt.yaml").hparams)))
+    settings = json.loads(
+        json.dumps(dict(network_of_experiment("lavt.yaml+cpu/lavt.yaml").hparams))
+    )
     assert {name: settings[name] for name in expected} == expected
 
 
@@ -65,17 +67,17 @@ def test_the_last_of_several_overlays_counts_and_one_may_say_nothing_of_the_netw
 ) -> None:
     (folder / "narrow.yaml").write_text("model: {class_path: LSMS, init_args: {decoder_dim: 96}}\n")
     entry = "small.yaml+cpu/wide.yaml+cpu/trainer.yaml"
-    assert network_from(entry).hparams["decoder_dim"] == 64
-    assert network_from(f"{entry}+narrow.yaml").hparams["decoder_dim"] == 96
-    assert network_from("small.yaml").hparams["decoder_dim"] == 32
+    assert network_of_experiment(entry).hparams["decoder_dim"] == 64
+    assert network_of_experiment(f"{entry}+narrow.yaml").hparams["decoder_dim"] == 96
+    assert network_of_experiment("small.yaml").hparams["decoder_dim"] == 32
 
 
 def test_a_network_with_overlays_is_called_by_all_of_its_files(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "time_rounds", injected(1.0))
-    beside = ["small.yaml", "small.yaml+cpu/wide.yaml"]
-    settings: dict[str, Any] = {"beside": beside, "reference": "small+wide"}
+    others = ["small.yaml", "small.yaml+cpu/wide.yaml"]
+    settings: dict[str, Any] = {"compare_with": others, "reference": "small+wide"}
     rows = benchmark(tiny(), Sized(32), batch_size=2, rounds=1, **settings)["networks"]
     assert [row["name"] for row in rows] == ["LSMS", "small", "small+wide"]
     assert rows[2]["parameters_m"] > rows[1]["parameters_m"]
@@ -84,24 +86,24 @@ def test_a_network_with_overlays_is_called_by_all_of_its_files(
 def test_a_file_whose_own_name_has_a_plus_is_one_file(folder: Path) -> None:
     write_experiment(folder, "a+b", model={"init_args": {"decoder_dim": 96}})
     assert name_of("a+b.yaml") == "a+b"
-    assert network_from("a+b.yaml").hparams["decoder_dim"] == 96
+    assert network_of_experiment("a+b.yaml").hparams["decoder_dim"] == 96
 
 
 @pytest.mark.parametrize(
     ("entry", "cause", "remedy"),
     [
-        ("small.yaml+cpu/lavt.yaml", "'image_encoder_options' in cpu/lavt.yaml, line 6", ""),
-        ("small.yaml+lavt.yaml", "lavt.yaml is of textseg.models.LAVT, what it", "same network"),
-        ("cpu/wide.yaml", "cpu/wide.yaml has no model with class_path", "whole experiments"),
-        ("small.yaml+cpu/none.yaml", "cpu/none.yaml cannot be read", "experiment files"),
-        ("small.yaml+", "cannot be read", "experiment files"),
+        ("small.yaml+cpu/lavt.yaml", "image_encoder_options", "LSMS"),
+        ("small.yaml+lavt.yaml", "lavt.yaml is of textseg.models.LAVT", "overlays"),
+        ("cpu/wide.yaml", "cpu/wide.yaml has no model", "a.yaml+cpu/a.yaml"),
+        ("small.yaml+cpu/none.yaml", "cpu/none.yaml cannot be read", "experiments/"),
+        ("small.yaml+", "cannot be read", "experiments/"),
     ],
 )
 def test_an_overlay_that_does_not_fit_is_named(
     folder: Path, entry: str, cause: str, remedy: str
 ) -> None:
     with pytest.raises(UserError) as caught:
-        network_from(entry)
+        network_of_experiment(entry)
     first, second = str(caught.value).splitlines()
     assert cause in first
     assert remedy in second
@@ -139,7 +141,7 @@ def test_the_command_takes_overlays_and_frozen_text(
 ) -> None:
     monkeypatch.setattr(module, "time_rounds", injected(1.0))
     settings = ["--batch_size", "2", "--rounds", "1", "--freeze_text", "true"]
-    settings += ["--beside", "[small.yaml+cpu/wide.yaml]", "--output", "figures.json"]
+    settings += ["--compare_with", "[small.yaml+cpu/wide.yaml]", "--output", "figures.json"]
     outcome = call("benchmark", "--config", "small.yaml", *settings, cwd=folder)
     assert outcome.status == 0, outcome.err
     rows = json.loads((folder / "figures.json").read_text())["networks"]
@@ -155,11 +157,11 @@ def test_a_batch_that_cannot_be_trained_is_a_user_error() -> None:
 # Where a mistake stands
 
 
-def test_a_mistake_in_a_config_is_not_looked_for_in_the_files_beside(folder: Path) -> None:
+def test_a_mistake_in_a_config_is_not_looked_for_in_the_files_to_compare_with(folder: Path) -> None:
     (folder / "over.yaml").write_text("# Of --config.\nmodel: {init_args: {decoder_dim: wide}}\n")
-    beside = [["--beside", "[cpu/wide.yaml]"], ["--beside+=cpu/wide.yaml"]]
-    beside.append(["--beside+", "cpu/wide.yaml"])
-    for given in beside:
+    others = [["--compare_with", "[cpu/wide.yaml]"], ["--compare_with+=cpu/wide.yaml"]]
+    others.append(["--compare_with+", "cpu/wide.yaml"])
+    for given in others:
         configs = ["--config", "small.yaml", "--config", "over.yaml"]
         outcome = call("benchmark", *configs, *given, cwd=folder)
         assert outcome.status == 2

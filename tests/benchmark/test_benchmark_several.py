@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,12 @@ import pytest
 import yaml
 
 import textseg.benchmark.measure as module
-import textseg.models
 from tests.benchmark.tiny_benchmark import Sized, injected, skip_costly, tiny
 from tests.models.stand_ins import write_bert
 from tests.tiny_run import call, write_experiment
-from textseg.benchmark import benchmark, format_benchmark
-from textseg.benchmark.experiments import network_from
-from textseg.benchmark.measure import with_ratios
+from textseg.benchmark.experiments import network_of_experiment
+from textseg.benchmark.measure import benchmark, with_ratios
+from textseg.benchmark.table import format_benchmark
 from textseg.benchmark.timing import Candidate
 from textseg.encoders import TextEncoder
 from textseg.errors import UserError
@@ -27,6 +28,7 @@ from textseg.models.lsms import LSMS
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     skip_costly(monkeypatch)
+    monkeypatch.setattr(module, "time_rounds", injected(1.0))
 
 
 def experiment(folder: Path, name: str = "other", **settings: Any) -> str:
@@ -35,7 +37,7 @@ def experiment(folder: Path, name: str = "other", **settings: Any) -> str:
     return str(write_experiment(folder, name, model={"init_args": settings}))
 
 
-def test_networks_beside_are_rows_after_the_first(
+def test_compared_networks_are_rows_after_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "time_rounds", injected(2.0, wide=6.0, no_text=1.0))
@@ -43,7 +45,7 @@ def test_networks_beside_are_rows_after_the_first(
         experiment(tmp_path, "wide", decoder_dim=64),
         experiment(tmp_path, "no_text", language_branch="none", contrastive_weight=0),
     ]
-    settings = {"beside": files, "text_encoder": "scratch", "reference": "no_text"}
+    settings = {"compare_with": files, "text_encoder": "scratch", "reference": "no_text"}
     result = benchmark(tiny(), Sized(32), batch_size=2, rounds=2, **settings)
     rows = result["networks"]
     assert [row["name"] for row in rows] == ["LSMS", "wide", "no_text"]
@@ -60,19 +62,19 @@ def test_all_networks_run_in_the_same_rounds(
 ) -> None:
     runs: list[list[tuple[str, str]]] = []
 
-    def rounds_of(contenders: Sequence[Candidate], rounds: int) -> None:
-        runs.append([(one.name, one.memory_format) for one in contenders])
-        injected(1.0)(contenders, rounds)
+    def rounds_of(candidates: Sequence[Candidate], rounds: int) -> None:
+        runs.append([(one.name, one.memory_format) for one in candidates])
+        injected(1.0)(candidates, rounds)
 
     monkeypatch.setattr(module, "time_rounds", rounds_of)
-    benchmark(tiny(), Sized(32), beside=[experiment(tmp_path)], text_encoder="scratch")
+    benchmark(tiny(), Sized(32), compare_with=[experiment(tmp_path)], text_encoder="scratch")
     formats = ("channels_first", "channels_last")
     assert runs == [[(name, f) for name in ("LSMS", "other") for f in formats]]
 
 
-def test_a_network_beside_loads_no_weights_and_freezes_its_text_encoder(tmp_path: Path) -> None:
+def test_a_compared_network_loads_no_weights_and_freezes_its_text_encoder(tmp_path: Path) -> None:
     settings = {"pretrained": True, "freeze_text": False, "image_weights": "nowhere.pth"}
-    model = network_from(experiment(tmp_path, **settings), "scratch")
+    model = network_of_experiment(experiment(tmp_path, **settings), "scratch")
     assert isinstance(model, LSMS)
     assert isinstance(model.text_encoder, TextEncoder)
     assert (model.text_encoder.name, model.text_encoder.frozen) == ("scratch", True)
@@ -82,34 +84,42 @@ def test_a_network_beside_loads_no_weights_and_freezes_its_text_encoder(tmp_path
 def test_an_experiments_own_text_encoder_is_kept_where_none_is_given(tmp_path: Path) -> None:
     write_bert(tmp_path / "bert")
     (tmp_path / "bert" / "model.safetensors").unlink()
-    model = network_from(experiment(tmp_path, text_encoder=str(tmp_path / "bert")))
+    model = network_of_experiment(experiment(tmp_path, text_encoder=str(tmp_path / "bert")))
     assert model.text_encoder.name == str(tmp_path / "bert")
 
 
-class MaybeText(LSMS):
-    """A network that reads no words where text_encoder is None."""
+OWN = '''
+from textseg.models import LSMS
 
-    def __init__(self, text_encoder: str | None = "hub/none", lr: float = 1.0) -> None:
-        branch, weight = ("none", 0.0) if text_encoder is None else ("shared", 0.1)
-        super().__init__(
-            "mscan_tiny",
-            text_encoder or "",
-            pretrained=False,
-            language_branch=branch,  # type: ignore[arg-type]
-            contrastive_weight=weight,
-            lr=lr,
-        )
+class OwnNet(LSMS):
+    """Reads no words where text_encoder is None; hands its other settings on."""
+
+    def __init__(self, text_encoder: str | None = "hub/none", **others):
+        if text_encoder is None:
+            others |= {"language_branch": "none", "contrastive_weight": 0.0}
+        super().__init__("mscan_tiny", text_encoder or "", **others)
+'''
+
+
+@pytest.fixture
+def own_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stranger's experiment, its network in a module of the working folder."""
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    return tmp_path / "own.yaml"
 
 
 @pytest.mark.parametrize(("own", "name"), [({"text_encoder": None}, None), ({}, "scratch")])
-def test_a_network_without_words_is_given_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: dict[str, Any], name: str | None
+def test_a_strangers_network_is_compared_and_given_words_only_where_it_reads_any(
+    own_net: Path, own: dict[str, Any], name: str | None
 ) -> None:
-    monkeypatch.setattr(textseg.models, "MaybeText", MaybeText, raising=False)
-    file = tmp_path / "a.yaml"
-    file.write_text(yaml.safe_dump({"model": {"class_path": "MaybeText", "init_args": own}}))
-    encoder = network_from(str(file), "scratch").text_encoder
-    assert getattr(encoder, "name", None) == name
+    content = {"model": {"class_path": "own.OwnNet", "init_args": {**own, "pretrained": True}}}
+    own_net.write_text(yaml.safe_dump(content))
+    model = network_of_experiment(str(own_net), "scratch")
+    assert type(model).__name__ == "OwnNet"
+    assert getattr(model.text_encoder, "name", None) == name
+    assert model.hparams["pretrained"] is False, "by the settings that **others hands on"
 
 
 def test_settings_are_read_as_the_command_line_reads_them(tmp_path: Path) -> None:
@@ -118,7 +128,7 @@ def test_settings_are_read_as_the_command_line_reads_them(tmp_path: Path) -> Non
         "model:\n  class_path: textseg.models.lsms.network.LSMS\n  init_args:\n"
         "    {image_encoder: mscan_tiny, lr: 1e-3, decoder_stages: [3, 4]}\n"
     )
-    model = network_from(str(file), "scratch")
+    model = network_of_experiment(str(file), "scratch")
     assert model.hparams["lr"] == 1e-3, "to YAML 1.1 this is a string"
     assert model.hparams["decoder_stages"] == (3, 4)
 
@@ -132,20 +142,24 @@ def model_file(tmp_path: Path, text: str) -> str:
     return str(file)
 
 
+WHOLE, NAMES = "a.yaml+cpu/a.yaml", "'LSMS'"
+
+
 @pytest.mark.parametrize(
     ("text", "cause", "remedy"),
     [
-        ("model: {class_path: LSMS, init_args: {decoder_dm: 32}}", "'decoder_dm'", "decoder_dim"),
+        ("model: {class_path: LSMS, init_args: {decoder_dm: 32}}", "'decoder_dm'", NAMES),
         ("model: {class_path: LSMS, init_args: {decoder_dim: 33}}", "decoder_dim=33", "128"),
-        ("model: {class_path: LSMS, init_args: {decoder_dim: wide}}", "wide", "--help"),
-        ("model: {class_path: LSMS, init_args: 3}", "init_args", "whole experiments"),
-        ("model: {init_args: {decoder_dim: 32}}", "class_path", "whole experiments"),
-        ("trainer: {max_epochs: 1}", "no model", "whole experiments"),
-        ("- LSMS", "no model", "whole experiments"),
-        ("model: {class_path: LSMSS}", "'LSMSS'", "'LSMS'"),
-        ("model: {class_path: other.LSMS}", "'other.LSMS'", "'LSMS'"),
-        ("model: {class_path: SegmentationModule}", "no network", "'LSMS'"),
-        ("model: {class_path: [", "cannot be read", "experiment files"),
+        ("model: {class_path: LSMS, init_args: {decoder_dim: wide}}", "wide", NAMES),
+        ("model: {class_path: LSMS, init_args: 3}", "init_args", WHOLE),
+        ("model: {init_args: {decoder_dim: 32}}", "class_path", WHOLE),
+        ("trainer: {max_epochs: 1}", "no model", WHOLE),
+        ("- LSMS", "no model", WHOLE),
+        ("model: {class_path: LSMSS}", "LSMSS", NAMES),
+        ("model: {class_path: other.LSMS}", "other.LSMS", NAMES),
+        ("model: {class_path: textseg.batch.TextFeatures}", "TextFeatures", NAMES),
+        ("model: {class_path: SegmentationModule}", "SegmentationModule", NAMES),
+        ("model: {class_path: [", "cannot be read", "experiments/"),
     ],
 )
 def test_an_experiment_that_makes_no_network_is_named(
@@ -153,7 +167,7 @@ def test_an_experiment_that_makes_no_network_is_named(
 ) -> None:
     path = model_file(tmp_path, text)
     with pytest.raises(UserError) as caught:
-        network_from(path, "scratch")
+        network_of_experiment(path, "scratch")
     first, second = str(caught.value).splitlines()
     assert path in first
     assert cause in first
@@ -163,8 +177,8 @@ def test_an_experiment_that_makes_no_network_is_named(
 def test_a_file_that_is_missing_or_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
     for name in ("none.yaml", "b.yaml", "."):
-        with pytest.raises(UserError, match="cannot be read as YAML"):
-            network_from(str(tmp_path / name))
+        with pytest.raises(UserError, match=re.escape(str(tmp_path / name))):
+            network_of_experiment(str(tmp_path / name))
 
 
 def test_settings_that_cannot_be_measured_are_refused_before_anything_runs(
@@ -182,9 +196,8 @@ def test_settings_that_cannot_be_measured_are_refused_before_anything_runs(
         ({"reference": "nobody"}, "reference='nobody'"),
         ({"modes": ["bf16", "bf16"]}, "modes="),
         ({"modes": ["fp32", "bf16"], "reference": "LSMS"}, "reference='LSMS'"),
-        ({"data_batches": -1}, "data_batches=-1"),
-        ({"beside": [file, twin], "text_encoder": "scratch"}, "'other'"),
-        ({"beside": [namesake], "text_encoder": "scratch"}, "'LSMS'"),
+        ({"compare_with": [file, twin], "text_encoder": "scratch"}, "'other'"),
+        ({"compare_with": [namesake], "text_encoder": "scratch"}, "'LSMS'"),
         ({"output": str(tmp_path / "there.json")}, "exists"),
         ({"output": str(tmp_path / "no" / "a.json")}, "cannot be written to"),
     ]:
@@ -199,16 +212,10 @@ def test_settings_that_cannot_be_measured_are_refused_before_anything_runs(
 ENVIRONMENT = {"device_name": "a GPU", "torch": "2", "lightning": "3", "seed": 1}
 
 
-LOADER = {"loader_workers": 2, "loader_batch_size": 16, "augmented_ratio": 0.75}
-LOADER |= {"augmented_samples_per_s": 900.0, "augmented_samples_per_s_spread": 9.0}
-LOADER |= {"raw_samples_per_s": 1200.0, "raw_samples_per_s_spread": 12.0}
-
-
 def test_several_networks_are_a_table_with_aligned_columns() -> None:
     figures = {"network": "LSMS", "trainable_m": 4.0, "gflops": 12.5, "memory_format": "any"}
     figures |= {"mode": "bf16", "speedup": 2.5, "step_gflops": 37.5, "share_of_peak": 0.25}
     figures |= {"peak_memory_mib": 321.5, "text_share": 0.0123, "text_bit_equal": True}
-    figures |= {"training_samples_per_s": 1234.5, "waiting_share": 0.045}
     figures |= {"gflops_without_text_encoder": 11.25, "forward_spread_s": 0.01}
     figures |= {"step_s": 2.0, "step_spread_s": 0.125}
     rows = [
@@ -219,7 +226,6 @@ def test_several_networks_are_a_table_with_aligned_columns() -> None:
     result |= {"reference": "a", "networks": with_ratios(rows, "a")}
     result |= {"environment": ENVIRONMENT | {"load_average": 0.5}}
     result |= {"matrix_product_gflops_per_s": {"bf16": 700000.0}}
-    result |= {"data": {**LOADER, "loader_cached": True}}
     costs, further = format_benchmark(result).split("\n\n")
     head, first, second, *notes = costs.splitlines()
     assert len(head) == len(first) == len(second)
@@ -232,10 +238,9 @@ def test_several_networks_are_a_table_with_aligned_columns() -> None:
     assert "median of 10 interleaved rounds" in notes[1]
     assert notes[1].endswith("ratios to a")
     _, first, second, *notes = further.splitlines()
-    assert " ".join(first.split()) == "a bf16 2.50 37.50 25.0% 322 1.23% yes 1234.5 4.50%"
+    assert " ".join(first.split()) == "a bf16 2.50 37.50 25.0% 322 1.23% yes"
     assert "700000 GFLOP/s (bf16)" in notes[0]
     assert notes[1] == "a GPU, torch 2, lightning 3, seed 1, load average 0.5"
-    assert "from cache, 2 workers, batch_size 16: augmented 900 (9), raw 1200 (12)" in notes[2]
 
 
 def run(folder: Path, *arguments: str) -> Any:
@@ -247,8 +252,8 @@ def run(folder: Path, *arguments: str) -> Any:
 
 def test_the_command_measures_experiments_side_by_side(tmp_path: Path) -> None:
     one, two = experiment(tmp_path, "one"), experiment(tmp_path, "two", decoder_dim=64)
-    besides = ["--beside", f"[{one},{two}]", "--text_encoder", "scratch", "--reference", "two"]
-    outcome = run(tmp_path, *besides, "--output", "figures.json")
+    others = ["--compare_with", f"[{one},{two}]", "--text_encoder", "scratch", "--reference", "two"]
+    outcome = run(tmp_path, *others, "--output", "figures.json")
     assert outcome.status == 0, outcome.err
     assert outcome.returned is None
     table = outcome.out.splitlines()
@@ -263,8 +268,8 @@ def test_the_command_measures_experiments_side_by_side(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [
-        (["--beside", "[none.yaml]"], "none.yaml cannot be read"),
-        (["--beside", "none.yaml"], "beside"),
+        (["--compare_with", "[none.yaml]"], "none.yaml cannot be read"),
+        (["--compare_with", "none.yaml"], "compare_with"),
         (["--text_encoder", "scratch"], "text_encoder='scratch'"),
         (["--reference", "other"], "reference='other'"),
         (["--output", "main.yaml"], "output='main.yaml' exists"),

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.models.stand_ins import make_batch
 from tests.tiny_run import Outcome, call, only, train_arguments, write_experiment, write_refhl
-from textseg.callbacks import ExplanationWriter
+from textseg.callbacks.explanation_writer import ExplanationWriter
 from textseg.errors import UserError
 from textseg.models.base import SegmentationModule
 from textseg.runs.folder import unique_dir
@@ -78,7 +78,7 @@ MODES = ("true", "empty", "shuffled")
 def explained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     """A fit that is tested three ways with two explanations each: its run and what it printed."""
     home = tmp_path_factory.mktemp("explained")
-    more = ["--test_after_fit", "true", "--explain.pictures", "2", "--test_report.overlays", "0"]
+    more = ["--test_after_fit", "true", "--explain.pictures", "2", "--results_writer.overlays", "0"]
     root = write_refhl(home / "refhl")
     outcome = call(*train_arguments(write_experiment(home), root, *more), cwd=home)
     assert outcome.status == 0, outcome.err

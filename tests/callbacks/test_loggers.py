@@ -21,13 +21,13 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from tests.callbacks.tiny_wandb import OfflineRun
 from tests.tiny_run import Outcome, call, only, train_arguments, write_experiment, write_refhl
-from textseg.callbacks import ResultsWriter
 from textseg.callbacks.loggers import (
     comparable_keys,
     prepare_loggers,
     wandb_defaults,
     with_csv_logger,
 )
+from textseg.callbacks.results_writer import ResultsWriter
 from textseg.callbacks.score_log import ScoreLog, flat_numbers
 from textseg.errors import UserError
 

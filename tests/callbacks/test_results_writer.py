@@ -42,7 +42,7 @@ def test_the_ranked_cases_are_drawn_as_a_picture_of_the_running_test_would_be(
     assert call(*train_arguments(experiment, root), cwd=tmp_path).status == 0
     best = only(tmp_path / "runs/tiny") / "checkpoints/best.ckpt"
     for number in ("0", "9"):
-        more = ["--test_report.overlays", number, "--test_report.ranked", "1"]
+        more = ["--results_writer.overlays", number, "--results_writer.ranked", "1"]
         assert call("test", "--ckpt_path", best, *more, cwd=tmp_path).status == 0
     ranked, every = (best.parents[1] / f"test/{name}" for name in ("true", "true_2"))
     none = call("test", "--ckpt_path", best, "--trainer.limit_test_batches", "0", cwd=tmp_path)
@@ -62,7 +62,7 @@ def test_the_ranked_cases_are_drawn_as_a_picture_of_the_running_test_would_be(
 
 def test_a_negative_number_of_pictures_is_refused(tmp_path: Path) -> None:
     outcome = call(
-        "fit", "--config", write_experiment(tmp_path), "--test_report.ranked", "-1", cwd=tmp_path
+        "fit", "--config", write_experiment(tmp_path), "--results_writer.ranked", "-1", cwd=tmp_path
     )
     assert outcome.status == 2
     assert "ranked=-1" in outcome.message()[0]

@@ -29,7 +29,8 @@ from tests.tiny_run import (
     write_experiment,
     write_refhl,
 )
-from textseg.callbacks import SampleTables, wandb_unreachable_reason
+from textseg.callbacks.sample_tables import SampleTables
+from textseg.callbacks.wandb_offline import wandb_unreachable_reason
 from textseg.errors import UserError
 from textseg.metrics.strata import SIDES, SIZES
 from textseg.report.dashboard import dashboard, workspace

@@ -54,7 +54,7 @@ class Trained:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     home = tmp_path_factory.mktemp("home")
     root = write_refhl(home / "refhl")
-    more = ["--test_after_fit", "true", "--test_report.save_masks", "true"]
+    more = ["--test_after_fit", "true", "--results_writer.save_masks", "true"]
     outcome = call(*train_arguments(write_experiment(home), root, *more), cwd=home)
     assert outcome.status == 0, outcome.err
     return Trained(home, only(home / "runs" / "tiny"), root, outcome)
@@ -72,7 +72,7 @@ class Again:
 @pytest.fixture(scope="module")
 def again(trained: Trained) -> Again:
     before = fingerprints(trained.run)
-    saving = ["--test_report.save_masks", "true"]
+    saving = ["--results_writer.save_masks", "true"]
     test = call("test", "--ckpt_path", trained.checkpoint, *saving, cwd=trained.home)
     predict = call("predict", "--ckpt_path", trained.checkpoint, cwd=trained.home)
     return Again(before, test, predict)
@@ -469,8 +469,15 @@ def test_a_setting_given_beside_the_checkpoint_overrides_the_runs_own(
     trained: Trained, tmp_path: Path
 ) -> None:
     moved = moved_run(trained, tmp_path)
-    own = ["--data.caption_mode", "empty", "--data.batch_size", "1", "--test_report.overlays", "2"]
-    own += ["--test_report.ranked", "0"]
+    own = [
+        "--data.caption_mode",
+        "empty",
+        "--data.batch_size",
+        "1",
+        "--results_writer.overlays",
+        "2",
+    ]
+    own += ["--results_writer.ranked", "0"]
     outcome = call("test", "--ckpt_path", moved / "checkpoints/best.ckpt", *own, cwd=tmp_path)
     assert outcome.status == 0, outcome.err
     assert cases(moved / "test/empty") == cases(trained.run / "test/empty")

@@ -357,8 +357,8 @@ def test_a_mistake_is_looked_for_in_config_files_and_not_in_other_yaml_files(hom
     (home / "other.yaml").write_text("max_epohcs: 3\n")
     for option in (
         ["--output", "other.yaml"],
-        ["--beside+=other.yaml"],
-        ["--beside+", "other.yaml"],
+        ["--compare_with+=other.yaml"],
+        ["--compare_with+", "other.yaml"],
     ):
         command = ["benchmark", "--config", "tiny.yaml", "--config=over.yaml", *option]
         assert "'max_epohcs' in over.yaml, line 2" in refused(home, *command)[0], option
@@ -373,8 +373,8 @@ def test_a_mistake_in_the_file_of_one_section_is_named_with_its_line(home: Path)
 
 def test_another_yaml_file_that_is_broken_does_not_blame_the_config(home: Path) -> None:
     (home / "bad.yaml").write_text("model: [LSMS\ntrainer: }")
-    cause, _ = refused(home, "benchmark", "--config", "tiny.yaml", "--beside", "[bad.yaml]")
-    assert "beside: bad.yaml cannot be read as YAML" in cause
+    cause, _ = refused(home, "benchmark", "--config", "tiny.yaml", "--compare_with", "[bad.yaml]")
+    assert "compare_with: bad.yaml" in cause
 
 
 def test_a_config_file_that_does_not_exist_is_named(home: Path) -> None:
@@ -393,7 +393,7 @@ def test_a_config_file_in_no_known_encoding_is_named(home: Path, content: bytes)
 
 
 def test_a_negative_number_of_pictures_is_refused_before_training(home: Path) -> None:
-    cause, _ = refused(home, "fit", "--config", "tiny.yaml", "--test_report.overlays", "-1")
+    cause, _ = refused(home, "fit", "--config", "tiny.yaml", "--results_writer.overlays", "-1")
     assert "overlays=-1" in cause
 
 

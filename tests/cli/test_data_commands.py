@@ -77,6 +77,37 @@ def test_a_layout_of_a_dataset_without_layouts_is_refused(tmp_path: Path) -> Non
     assert "layout" in refused.err
 
 
+def test_an_audit_takes_a_class_of_ones_own_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_refhl(tmp_path / "refhl")
+    (tmp_path / "own_data_of_a_test.py").write_text(
+        "from datamodules import QaTaCov19DataModule, RefHLSegDataModule\n\n\n"
+        "class OwnData(RefHLSegDataModule):\n    pass\n\n\n"
+        "class OwnQaTa(QaTaCov19DataModule):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ("--dataset", "own_data_of_a_test.OwnData")
+    done = call("data", "audit", str(root), *own, cwd=tmp_path)
+    assert done.status == 0, done.err
+    assert "OwnData" in done.out
+    refused = call("data", "audit", str(root), *own, "--layout", "lvit", cwd=tmp_path)
+    assert refused.status == 2
+    assert "OwnData" in refused.err
+    inherited = ("--dataset", "own_data_of_a_test.OwnQaTa", "--layout", "lvit")
+    assert call("data", "audit", str(root), *inherited, cwd=tmp_path).status == 1
+
+
+@pytest.mark.parametrize("dataset", ["brats", "no_such_module.Data", "datamodules.Data"])
+def test_an_unknown_dataset_is_answered_with_the_known_ones(tmp_path: Path, dataset: str) -> None:
+    root = write_refhl(tmp_path / "refhl")
+    refused = call("data", "audit", str(root), "--dataset", dataset, cwd=tmp_path)
+    assert refused.status == 2
+    assert len(refused.err.strip().splitlines()) == 2
+    for value in (dataset, "auto", "qata", "mosmed", "duke", "refhl", "manifest"):
+        assert value in refused.err
+
+
 def test_an_audit_counts_tokens_against_max_tokens(qata: Path, tmp_path: Path) -> None:
     long = call("data", "audit", str(qata), "--max_tokens", "6", cwd=tmp_path)
     assert "max_tokens" in long.out or "truncat" in long.out.lower()
@@ -93,7 +124,7 @@ def test_prepare_takes_an_experiment_and_fills_the_cache_that_training_reads(
         cwd=tmp_path,
     )
     assert done.status == 0, done.err
-    assert "times as fast" in done.out
+    assert str(tmp_path / "cache") in done.out
     datamodule = RefHLSegDataModule(str(root), image_size=32, cache=str(tmp_path / "cache"))
     before = sorted(path for path in (tmp_path / "cache").rglob("*"))
     assert datamodule.cached_rows("train") is not None

@@ -1,110 +1,200 @@
-"""A network, a DataModule and a callback of a user's, in a module of the working folder."""
+"""A package outside the repository goes through every command as the suite's own classes do."""
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass
+import json
+import textwrap
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
+import yaml
 
-from tests.tiny_run import EXPERIMENT, call, masks_in, merged, only, shell, write_refhl
-from tests.tiny_run import write_experiment as write
+from tests.tiny_run import Outcome, call, masks_in, only
 
-MODULE = """
-import lightning as L
-from datamodules import RefHLSegDataModule
-from textseg.models import LSMS
+PACKAGE = {
+    "network.py": '''
+        """A network that is none of the suite's: two convolutions, shifted by the text."""
+        import torch.nn.functional as F
+        from torch import nn
+        from textseg.backbone import TextImageBackboneMixin
+        from textseg.batch import SegmentationOutput
+        from textseg.models import SegmentationModule
 
-class StrangerNet(LSMS):
-    pass
+        class Stem(nn.Module):
+            channels, strides, takes_text = (8,), (4,), False
 
-class StrangerData(RefHLSegDataModule):
-    pass
+            def __init__(self, text_dim):
+                super().__init__()
+                self.conv = nn.Conv2d(3, 8, 4, stride=4)
 
-class StrangerCallback(L.Callback):
-    pass
-"""
+            def forward(self, image, fuse=None):
+                return [self.conv(image)]
 
+            def pretrained_parameters(self):
+                return []
 
-@dataclass(frozen=True)
-class Home:
-    """The working folder of a user, and a run that was trained there."""
+        class HospitalNet(TextImageBackboneMixin, SegmentationModule):
+            """A network of the hospital's.
 
-    folder: Path
-    checkpoint: Path
+            Args:
+                width: of its hidden features.
+            """
 
-    @property
-    def image(self) -> Path:
-        return next((self.folder / "refhl/images").glob("test*.png"))
+            def __init__(self, width: int = 8, *, lr: float = 1e-3, **kwargs):
+                super().__init__(lr=lr, **kwargs)
+                self.save_hyperparameters(logger=False)
+                self.build_backbone(Stem, "scratch", pretrained=False)
+                self.shift = nn.Linear(self.text_encoder.dim, 8)
+                self.head = nn.Sequential(nn.Conv2d(8, width, 1), nn.ReLU(), nn.Conv2d(width, 1, 1))
+
+            def forward_features(self, image, text):
+                (feature,) = self.encode_image(image)
+                logits = self.head(feature + self.shift(text.pooled)[:, :, None, None])
+                return SegmentationOutput(F.interpolate(logits, image.shape[-2:]), {})
+    ''',
+    "data.py": '''
+        """A dataset in a layout of its own: <root>/{split}/<number>.{png,mask.png,txt}."""
+        import numpy as np
+        from PIL import Image
+        from datamodules import TextSegDataModule
+        from datamodules.records import Record
+
+        class HospitalDataModule(TextSegDataModule):
+            """The hospital's own files."""
+
+            name = "hospital"
+
+            def read_records(self, root, report=None):
+                return {
+                    split: [
+                        Record(
+                            image=image,
+                            mask=image.with_suffix(".mask.png"),
+                            text=image.with_suffix(".txt").read_text(),
+                            case_id=f"{split}-{image.stem}",
+                        )
+                        for image in sorted((root / split).glob("?.png"))
+                    ]
+                    for split in ("train", "val", "test")
+                }
+
+            def write_phantoms(self, folder, rows):
+                for split, count in {"train": rows, "val": 2, "test": 3}.items():
+                    (folder / split).mkdir(parents=True)
+                    for number in range(count):
+                        image = np.full((40, 48), 40 * number % 200, np.uint8)
+                        mask = np.zeros_like(image)
+                        mask[4:20, 4 + number : 24] = 255
+                        stem = folder / split / str(number)
+                        Image.fromarray(image | mask // 4).save(stem.with_suffix(".png"))
+                        Image.fromarray(mask).save(stem.with_suffix(".mask.png"))
+                        stem.with_suffix(".txt").write_text(f"lesion {number} on the left")
+    ''',
+    "callback.py": '''
+        """A callback of the hospital's."""
+        from pathlib import Path
+        import lightning as L
+
+        class LeaveNote(L.Callback):
+            """Write a note at the end of a fit."""
+
+            def on_fit_end(self, trainer, module):
+                Path("note.txt").write_text(type(module).__name__)
+    ''',
+}
+EXPERIMENT = {
+    "seed_everything": 1,
+    "trainer": {
+        **{"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False},
+        "callbacks": [{"class_path": "hospital.callback.LeaveNote"}],
+    },
+    "model": {"class_path": "hospital.network.HospitalNet", "init_args": {"width": 4}},
+    "data": {
+        "class_path": "hospital.data.HospitalDataModule",
+        "init_args": {"synthesize": 4, "image_size": 32, "batch_size": 2, "num_workers": 0},
+    },
+}
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    folder = tmp_path_factory.mktemp("home")
-    (folder / "stranger.py").write_text(MODULE)
-    write_refhl(folder / "refhl")
-    changes = {
-        "model": {"class_path": "stranger.StrangerNet"},
-        "data": {"class_path": "stranger.StrangerData", "init_args": {"root": "refhl"}},
-        "trainer": {"callbacks": [{"class_path": "stranger.StrangerCallback"}]},
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with the package and two experiments that differ in one setting."""
+    home = tmp_path_factory.mktemp("stranger")
+    (home / "hospital").mkdir()
+    (home / "hospital/__init__.py").touch()
+    for name, text in PACKAGE.items():
+        (home / "hospital" / name).write_text(textwrap.dedent(text).lstrip())
+    (home / "own.yaml").write_text(yaml.safe_dump(EXPERIMENT))
+    (home / "wide.yaml").write_text(yaml.safe_dump(EXPERIMENT).replace("width: 4", "width: 8"))
+    return home
+
+
+@pytest.fixture(scope="module")
+def outcomes(home: Path) -> dict[str, Outcome]:
+    """Every command that takes a network or a dataset, in the order a user would give them."""
+    done = {
+        name: call("fit", "--config", f"{name}.yaml", "--test_after_fit", "true", cwd=home)
+        for name in ("own", "wide")
     }
-    experiment = write(folder, **merged(EXPERIMENT, changes))
-    outcome = call("fit", "--config", experiment, cwd=folder)
-    assert outcome.status == 0, outcome.err
-    return Home(folder, only(folder / "runs/tiny") / "checkpoints/best.ckpt")
+    run, other = (only(home / "runs" / name).relative_to(home) for name in ("own", "wide"))
+    data = only(home / "data/phantoms").relative_to(home)
+    image = data / "test/0.png"
+    best = ("--ckpt_path", run / "checkpoints/best.ckpt")
+    bar = ("--trainer.enable_progress_bar", "false")
+    commands: dict[str, list[str | Path]] = {
+        "validate": ["validate", *best, *bar],
+        "test": ["test", *best, *bar],
+        "predict": ["predict", *best, *bar],
+        "segment": ["segment", image, "lesion 0 on the left", *best, "--output", "segmented"],
+        "probe": ["probe", run, *bar],
+        "benchmark": ["benchmark", "--config", "own.yaml", "--compare_with", "[wide.yaml]"],
+        "audit": ["data", "audit", data, "--dataset", "hospital.data.HospitalDataModule"],
+        "prepare": ["data", "prepare", "--config", "own.yaml"],
+        "compare": ["compare", run, other, "--output", "comparison"],
+        "report": ["report", run, "--output", "report.html"],
+    }
+    for name, words in commands.items():
+        done[name] = call(*words, cwd=home)
+    return done
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["validate", "--ckpt_path", "{checkpoint}"],
-        ["test", "--ckpt_path", "{checkpoint}"],
-        ["predict", "--ckpt_path", "{checkpoint}"],
-        ["probe", "{run}", "--pictures", "0"],
-        ["benchmark", "--config", "tiny.yaml", "--rounds", "1", "--batch_size", "2"],
-        ["data", "audit", "refhl"],
-        ["data", "prepare", "--config", "tiny.yaml", "--data.cache", "cache"],
-        ["data", "prepare", "--data", "stranger.StrangerData", "--data.root", "refhl"],
-    ],
-    ids=lambda command: "-".join(command[:2]),
-)
-def test_a_command_takes_the_users_classes(home: Home, command: list[str]) -> None:
-    names = {"checkpoint": home.checkpoint, "run": home.checkpoint.parents[1]}
-    outcome = call(*(word.format(**names) for word in command), cwd=home.folder)
-    assert outcome.status == 0, outcome.err
+def test_every_command_takes_them(outcomes: dict[str, Outcome]) -> None:
+    assert {name: outcome.err for name, outcome in outcomes.items() if outcome.status} == {}
 
 
-def segment(home: Home, checkpoint: Path, cwd: Path) -> CompletedProcess[str]:
-    """In a process of its own, which has imported nothing, as the installed script runs."""
-    script = home.folder.parent / "scripts" / "command.py"
-    script.parent.mkdir(exist_ok=True)
-    script.write_text("from lightning_cli import main\nmain()\n")
-    words = ["segment", home.image, "the lesion", "--ckpt_path", checkpoint, "--image_size", "32"]
-    return shell(script, *words, cwd=cwd)
-
-
-def test_segment_follows_the_config_beside_the_checkpoint(home: Home) -> None:
-    done = segment(home, home.checkpoint, home.folder)
-    assert done.returncode == 0, done.stderr
-    assert len(masks_in(home.folder / "segmented/masks")) == 1
-
-
-def test_a_checkpoint_alone_imports_nothing(home: Home, tmp_path: Path) -> None:
-    alone = shutil.copy(home.checkpoint, tmp_path / "alone.ckpt")
-    done = segment(home, Path(alone), home.folder)
-    cause, remedy = done.stderr.splitlines()[-2:]
-    assert done.returncode == 2
-    assert "alone.ckpt is of stranger.StrangerNet" in cause
-    assert "config.yaml" in remedy
-
-
-def test_a_class_whose_module_is_elsewhere_is_named_with_its_config(
-    home: Home, tmp_path: Path
+def test_what_they_leave_is_what_the_suites_own_leave(
+    outcomes: dict[str, Outcome], home: Path
 ) -> None:
-    done = segment(home, home.checkpoint, tmp_path)
-    cause, _ = done.stderr.splitlines()[-2:]
-    assert done.returncode == 2
-    assert "config.yaml" in cause
-    assert "stranger.StrangerNet" in cause
+    run = only(home / "runs/own")
+    for mode in ("true", "empty", "shuffled"):
+        assert json.loads((run / "test" / mode / "metrics.json").read_text())["cases"] == 3
+    assert len(masks_in(run / "predict")) == 3
+    assert len(masks_in(home / "segmented/masks")) == 1
+    assert (run / "probe/probe.json").is_file()
+    assert (home / "comparison/report.html").is_file()
+    assert (home / "report.html").is_file()
+    assert (home / "note.txt").read_text() == "HospitalNet"
+
+
+def test_the_benchmark_names_both_networks(outcomes: dict[str, Outcome]) -> None:
+    assert "wide" in outcomes["benchmark"].out
+
+
+def test_the_audit_counts_the_strangers_rows(outcomes: dict[str, Outcome]) -> None:
+    assert "HospitalDataModule" in outcomes["audit"].out
+
+
+def test_a_dataset_that_cannot_be_imported_is_named(home: Path) -> None:
+    outcome = call("data", "audit", "hospital", "--dataset", "hospital.nowhere.Data", cwd=home)
+    assert outcome.status == 2
+    assert len(outcome.message()) == 2
+    assert "hospital.nowhere.Data" in outcome.message()[0]
+
+
+def test_a_network_that_is_none_is_named(home: Path) -> None:
+    wrong = {"class_path": "hospital.callback.LeaveNote"}
+    (home / "wrong.yaml").write_text(yaml.safe_dump({**EXPERIMENT, "model": wrong}))
+    outcome = call("fit", "--config", "wrong.yaml", cwd=home)
+    assert outcome.status == 2
+    assert len(outcome.message()) == 2
+    assert "hospital.callback.LeaveNote" in " ".join(outcome.message())

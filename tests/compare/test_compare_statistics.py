@@ -18,7 +18,7 @@ from textseg.compare.statistics import (
     patient_sums,
     run_scores,
 )
-from textseg.metrics import Rows, bootstrap_interval, mean_scores
+from textseg.metrics.scores import CaseTableRows, mean_scores, score_intervals
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -55,7 +55,9 @@ def test_scores_of_a_run_equal_those_of_the_metrics(generator: np.random.Generat
     predicted = generator.integers(0, 50, 40)
     both = (np.minimum(true, predicted) * generator.random(40)).astype(np.int64)
     nothing = np.zeros(40)
-    rows = Rows(np.arange(40), both, predicted, true, nothing.astype(np.int64), nothing, nothing)
+    rows = CaseTableRows(
+        np.arange(40), both, predicted, true, nothing.astype(np.int64), nothing, nothing
+    )
     union = predicted + true - both
     dice = np.where(predicted + true > 0, 2 * both / np.maximum(predicted + true, 1), 1.0)
     iou = np.where(union > 0, both / np.maximum(union, 1), 1.0)
@@ -67,7 +69,7 @@ def test_scores_of_a_run_equal_those_of_the_metrics(generator: np.random.Generat
     assert found == pytest.approx(mean_scores(rows))
     draws = bootstrap([sums], cases, resamples=4000, seed=0)[:, 0]
     low, high = interval(draws, run_scores(sums, cases), patients=len(cases))
-    own = bootstrap_interval(rows, [f"p{number}" for number in patient], resamples=4000, seed=1)
+    own = score_intervals(rows, [f"p{number}" for number in patient], resamples=4000, seed=1)
     assert low == pytest.approx([own[name][0] for name in SCORES], abs=0.01)
     assert high == pytest.approx([own[name][1] for name in SCORES], abs=0.01)
 

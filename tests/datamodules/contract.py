@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from lightning import LightningModule, Trainer
 
-from datamodules.base import TextSegDataModule
+from datamodules.base import TextSegDataModule, setting_names
 from datamodules.captions.modes import key
+from datamodules.commands import known_datasets
 from textseg.batch import Batch, stable_id
+from textseg.errors import UserError
 from textseg.preprocess import read_image, read_mask, resize_image, resize_mask
 
 SIZE = (64, 96)
@@ -42,7 +47,22 @@ def assert_equal(left: Batch, right: Batch) -> None:
             assert value == other
 
 
+@contextmanager
+def refused(*values: object) -> Iterator[pytest.ExceptionInfo[UserError]]:
+    """Something raises a UserError of two lines that names fields and values."""
+    with pytest.raises(UserError) as caught:
+        yield caught
+    message = str(caught.value)
+    assert [value for value in values if str(value) not in message] == [], message
+    assert len(message.splitlines()) == 2
+
+
 class DataModuleContract(ABC):
+    #: Settings with a list of choices, each with some of them.
+    choices: ClassVar[dict[str, tuple[str, ...]]]
+    #: Rows of train, val and test of 8 phantoms.
+    phantom_rows: ClassVar[tuple[int, int, int]]
+
     @abstractmethod
     def make(self, folder: Path, **settings: Any) -> TextSegDataModule:
         """A DataModule over a tiny dataset written into `folder` (idempotent), at least 8 rows."""
@@ -158,6 +178,46 @@ class DataModuleContract(ABC):
         kept = self.small(tmp_path, batch_size=n + 1)
         assert [len(b["text"]) for b in batches(dropped, "train")] == [n - 1]
         assert [len(b["text"]) for b in batches(kept, "train")] == [n]
+
+    # --- what a DataModule says of itself
+
+    def test_a_setting_that_is_none_of_its_choices_is_named_with_them(self, tmp_path: Path) -> None:
+        for setting, choices in self.choices.items():
+            with refused(f"{setting}='banana'", *choices):
+                self.small(tmp_path, **{setting: "banana"}).setup()
+
+    def test_its_name_is_known_and_its_settings_include_the_shared_ones(
+        self, ready: TextSegDataModule
+    ) -> None:
+        kind = type(ready)
+        assert known_datasets()[str(kind.name)] is kind
+        shared = setting_names(TextSegDataModule)
+        assert len(shared) == 13
+        assert setting_names(kind) >= shared | set(self.choices)
+        with pytest.raises(TypeError, match="batch_sizee"):
+            kind(batch_sizee=3)
+
+    def test_a_reader_that_may_go_on_gives_the_rows_of_one_that_may_not(
+        self, ready: TextSegDataModule
+    ) -> None:
+        reported: list[UserError] = []
+        root = ready.folder()
+        assert ready.read_records(root, reported.append) == ready.read_records(root)
+        assert reported == []
+
+    def test_phantoms_are_read_like_the_dataset(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        kind = type(self.small(tmp_path))
+        monkeypatch.chdir(tmp_path)
+        phantoms = kind("nowhere", synthesize=8, image_size=64, num_workers=0, batch_size=2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            phantoms.prepare_data()
+            phantoms.setup()
+        counts = [len({r.image for r in phantoms.records(s)}) for s in ("train", "val", "test")]
+        assert tuple(counts) == self.phantom_rows
+        assert any(batch["mask"].any() for batch in batches(phantoms, "test"))
 
     # --- cache
 

@@ -1,7 +1,7 @@
 """Tiny Duke releases: volumes stored in any direction, and the sheets with their odd headers.
 
 Written with nibabel, pydicom and openpyxl directly, so that what the suite reads is compared with
-another's idea of directions. Tumours are placed in the patient: x in mm grows to the right.
+another's idea of directions. Tumors are placed in the patient: x in mm grows to the right.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from numpy.typing import NDArray
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from datamodules.dataset import Record
 from datamodules.duke_breast_mri.datamodule import DukeBreastMRIDataModule
+from datamodules.records import Record
 
 SHAPE = (24, 20, 6)  # voxels to the right, to anterior and upwards
 SPACING = (1.5, 2.0, 3.0)  # mm
-TUMOUR_SLICES = (2, 3, 4)
+TUMOR_SLICES = (2, 3, 4)
 GE, SIEMENS = (-1, 0, 0, 0, -1, 0), (1, 0, 0, 0, 1, 0)  # ImageOrientationPatient
 
 
 @dataclass(frozen=True)
 class Patient:
-    """A patient with one tumour; `stored` are nibabel's letters of the array's axes."""
+    """A patient with one tumor; `stored` are nibabel's letters of the array's axes."""
 
     number: int
     side: str = "left"
@@ -72,15 +72,15 @@ SCANNERS = [
 def volume(patient: Patient, phase: str) -> NDArray[np.int16]:
     """[right, anterior, up]: noise, and a block that is bright after contrast."""
     noise = np.random.default_rng(patient.number).integers(50, 60, SHAPE)
-    noise[tumour(patient)] = {"pre": 70, "post1": 200}.get(phase, 150)
+    noise[tumor(patient)] = {"pre": 70, "post1": 200}.get(phase, 150)
     return noise.astype(np.int16)
 
 
-def tumour(patient: Patient) -> NDArray[np.bool_]:
+def tumor(patient: Patient) -> NDArray[np.bool_]:
     """[right, anterior, up]: a block 3 voxels wide, off the middle in every direction."""
     mask = np.zeros(SHAPE, dtype=bool)
     x = slice(17, 20) if patient.side == "right" else slice(4, 7)
-    mask[x, 12:16, TUMOUR_SLICES[0] : TUMOUR_SLICES[-1] + 1] = True
+    mask[x, 12:16, TUMOR_SLICES[0] : TUMOR_SLICES[-1] + 1] = True
     return mask
 
 
@@ -101,7 +101,7 @@ def write_mamamia(root: Path, patients: Sequence[Patient], *, clinical: bool = T
         for number, phase in enumerate(("pre", "post1", "post2")):
             file = root / "images" / patient.duke / f"{name}_{number:04d}.nii.gz"
             save_nifti(volume(patient, phase), file, patient.stored)
-        mask = tumour(patient).astype(np.uint8)
+        mask = tumor(patient).astype(np.uint8)
         save_nifti(mask, root / "segmentations" / "expert" / f"{name}.nii.gz", patient.stored)
         wrong = np.roll(mask, 3, axis=1)
         save_nifti(wrong, root / "segmentations" / "automatic" / f"{name}.nii.gz", patient.stored)
@@ -133,8 +133,8 @@ def raw(values: NDArray[Any], patient: Patient) -> NDArray[Any]:
 
 def box(patient: Patient) -> list[int]:
     """Start and end of rows, columns (from 0) and slices (from 1); ends exclusive."""
-    spans = [np.flatnonzero(raw(tumour(patient), patient).any(axis=a)) for a in ((1, 2), (0, 2))]
-    slices = np.flatnonzero(raw(tumour(patient), patient).any(axis=(0, 1))) + 1
+    spans = [np.flatnonzero(raw(tumor(patient), patient).any(axis=a)) for a in ((1, 2), (0, 2))]
+    slices = np.flatnonzero(raw(tumor(patient), patient).any(axis=(0, 1))) + 1
     return [int(end) for span in [*spans, slices] for end in (span[0], span[-1] + 1)]
 
 
@@ -246,7 +246,7 @@ def write_clinical(file: Path, patients: Sequence[Patient]) -> None:
 
 
 def write_clinical_rows(file: Path, rows: Sequence[list[object]], sheet: str = "Data") -> None:
-    groups: list[object] = ["Patient Information", "MRI", "Tumor Characteriztics"]
+    groups: list[object] = ["Patient Information", "MRI", "Tumor Characteristics"]
     names, legends = ([column[i] for column in CLINICAL] for i in (0, 1))
     write_book(file, {sheet: [groups, names, legends, *rows], "Legend": [["Abbr", "Meaning"]]})
 

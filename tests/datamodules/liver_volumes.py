@@ -1,7 +1,7 @@
 """Abdominal CT phantoms in three dimensions, in the layouts of LiTS and of MSD Task03_Liver.
 
 Lengths are RAS millimetres about the middle of the field of view: x to the patient's right, y to
-anterior, z to superior. Tumours can be told apart by size, density and place: radii leave a gap
+anterior, z to superior. Tumors can be told apart by size, density and place: radii leave a gap
 between small and large, contrast with the liver is several noise sigmas, centers keep
 `PLACE_MARGIN` from the planes through the liver's center, and no two in a volume agree in all.
 """
@@ -16,27 +16,24 @@ import nibabel
 import numpy as np
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from datamodules.phantoms.common import check_counts, claim, stream
-from textseg.errors import UserError
+from datamodules.phantoms.common import new_folder, random_stream
 
 Array = NDArray[Any]
 Point = tuple[float, float, float]
 Layout = Literal["lits", "msd"]
 
 FIELD_OF_VIEW = (360.0, 360.0, 100.0)  # mm
-FEWEST_SLICES = 8  # a small tumour is at least 19 mm high
 STORED = ("RAS", "LPS", "LAS", "RPI")  # nibabel's letters, in turn
-LIVER, TUMOUR = 1, 2
+LIVER, TUMOR = 1, 2
 
 RADIUS = {"small": (8.0, 10.0), "large": (16.0, 19.0)}  # mm, in the slice
 HEIGHT = 1.2  # radius along z over radius in the slice
 CONTRAST = {"hypodense": (-55.0, -38.0), "hyperdense": (38.0, 55.0)}  # HU
 PLACE_MARGIN = 9.0  # mm between a center and the liver's mid-planes
 SPREAD = 14.0  # mm above or below the liver's center, so that slices show several
-GAP = 9.0  # mm between two tumours: over two voxels at 96 x 96 pixels
-RIM = 8.0  # mm of liver around a tumour: a voxel at 96 x 96 pixels, corners included
+GAP = 9.0  # mm between two tumors: over two voxels at 96 x 96 pixels
+RIM = 8.0  # mm of liver around a tumor: a voxel at 96 x 96 pixels, corners included
 LIVER_RADII = (78.0, 72.0, 62.0)
 NOISE = 8.0  # sigma, HU
 
@@ -52,7 +49,7 @@ ORGANS = (  # center and radii in the slice, HU
 )
 
 
-class Tumour(NamedTuple):
+class Tumor(NamedTuple):
     """An ellipsoid: center and radii in mm, HU above the liver's."""
 
     center: Point
@@ -61,7 +58,7 @@ class Tumour(NamedTuple):
 
 
 class Abdomen(NamedTuple):
-    """Volumes [X, Y, Z] on the canonical grid: HU int16, and labels 0, 1 (liver), 2 (tumour)."""
+    """Volumes [X, Y, Z] on the canonical grid: HU int16, and labels 0, 1 (liver), 2 (tumor)."""
 
     values: Array
     labels: Array
@@ -76,29 +73,26 @@ def write_liver_volumes(
     slices: int = 10,
     seed: int = 0,
 ) -> None:
-    """Write CT phantoms with a liver and one to four tumours in it.
+    """Write CT phantoms with a liver and one to four tumors in it.
 
     `lits` has `volume-<n>.nii` and `segmentation-<n>.nii`; `msd` has `imagesTr/liver_<n>.nii.gz`,
     `labelsTr/liver_<n>.nii.gz` and `dataset.json`, and beside the first image the `._` file that a
     Mac leaves in archives. Numbers count from 0. Values are Hounsfield units, labels 1 (liver) and
-    2 (tumour). Cases are stored in different directions, as their headers say.
+    2 (tumor). Cases are stored in different directions, as their headers say.
 
     Args:
         folder: a new or empty folder.
         cases: volumes.
         layout: lits or msd.
         image_size: rows and columns of a slice, which is 360 mm wide.
-        slices: of a volume; they always span 100 mm.
+        slices: of a volume; they always span 100 mm. A small tumor is at least 19 mm high.
         seed: the same seed writes the same volumes.
 
-    Raises:
-        UserError: the folder is not empty, or a number or the layout is out of range.
     """
-    _check(image_size, seed, cases, slices, layout)
-    folder = claim(Path(folder))
+    folder = new_folder(folder)
     images, labels = (folder, folder) if layout == "lits" else _msd_folders(folder)
-    for number in tqdm(range(cases), "liver volumes", delay=2, unit="case"):
-        drawn = draw_abdomen(stream(seed, 0, number, 9), (image_size, image_size, slices))
+    for number in range(cases):
+        drawn = draw_abdomen(random_stream(seed, 0, number, 9), (image_size, image_size, slices))
         if layout == "lits":
             names = f"volume-{number}.nii", f"segmentation-{number}.nii"
         else:
@@ -108,18 +102,6 @@ def write_liver_volumes(
         _save(labels / names[1], drawn.labels, codes)
     if layout == "msd":
         _describe_msd(folder, cases)
-
-
-def _check(image_size: int, seed: int, cases: int, slices: int, layout: str) -> None:
-    if layout not in ("lits", "msd"):
-        raise UserError(f"layout={layout!r} is unknown", "choose lits or msd")
-    if cases < 1:
-        raise UserError(f"cases={cases}", "ask for at least one case")
-    if slices < FEWEST_SLICES:
-        raise UserError(
-            f"slices={slices} is too few to show every lesion", f"choose at least {FEWEST_SLICES}"
-        )
-    check_counts(image_size, seed, train=cases)
 
 
 # --- files
@@ -173,10 +155,10 @@ def _steps(shape: tuple[int, ...]) -> list[float]:
 
 
 def draw_abdomen(rng: np.random.Generator, shape: tuple[int, int, int]) -> Abdomen:
-    """A liver on the patient's right with its tumours, on a grid of `shape`."""
+    """A liver on the patient's right with its tumors, on a grid of `shape`."""
     liver = (float(rng.uniform(58, 64)), float(rng.uniform(2, 10)), 0.0)
     liver_gray = float(rng.uniform(95, 115))
-    tumours = _draw_tumours(rng, liver, int(rng.integers(1, 5)))
+    tumors = _draw_tumors(rng, liver, int(rng.integers(1, 5)))
     axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, _steps(shape), strict=True)]
     x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
 
@@ -194,10 +176,10 @@ def draw_abdomen(rng: np.random.Generator, shape: tuple[int, int, int]) -> Abdom
     organ = _inside(x, y, z, liver, LIVER_RADII)
     labels[organ] = LIVER
     values[organ] = liver_gray
-    for tumour in tumours:
-        found = _inside(x, y, z, tumour.center, tumour.radii)
-        labels[found] = TUMOUR
-        values[found] = liver_gray + tumour.contrast
+    for tumor in tumors:
+        found = _inside(x, y, z, tumor.center, tumor.radii)
+        labels[found] = TUMOR
+        values[found] = liver_gray + tumor.contrast
     values[values > AIR] += NOISE * rng.standard_normal(int((values > AIR).sum()))
     return Abdomen(values.round().astype(np.int16), labels)
 
@@ -207,10 +189,10 @@ def _inside(x: Array, y: Array, z: Array, center: Point, radii: Point) -> Array:
     return parts[0] + parts[1] + parts[2] < 1
 
 
-def _draw_tumours(rng: np.random.Generator, liver: Point, number: int) -> list[Tumour]:
-    """`number` tumours, drawn again until all have room."""
+def _draw_tumors(rng: np.random.Generator, liver: Point, number: int) -> list[Tumor]:
+    """`number` tumors, drawn again until all have room."""
     for _ in range(200):
-        tumours: list[Tumour] = []
+        tumors: list[Tumor] = []
         traits: set[tuple[str, str, bool, bool]] = set()
         for index in range(number):
             # both sizes wherever there are two
@@ -218,20 +200,20 @@ def _draw_tumours(rng: np.random.Generator, liver: Point, number: int) -> list[T
             density = str(rng.choice(list(CONTRAST)))
             radius = float(rng.uniform(*RADIUS[size]))
             radii = (radius, radius * float(rng.uniform(0.9, 1.0)), radius * HEIGHT)
-            center = _place(rng, liver, radii, tumours)
+            center = _place(rng, liver, radii, tumors)
             if center is None:
                 break
             traits.add((size, density, center[0] > liver[0], center[1] > liver[1]))
-            tumours.append(Tumour(center, radii, float(rng.uniform(*CONTRAST[density]))))
+            tumors.append(Tumor(center, radii, float(rng.uniform(*CONTRAST[density]))))
         if len(traits) == number:
-            return [tumours[k] for k in rng.permutation(number)]
-    raise AssertionError("the liver has no room for the tumours: its radii are too short")
+            return [tumors[k] for k in rng.permutation(number)]
+    raise AssertionError("the liver has no room for the tumors: its radii are too short")
 
 
 def _place(
-    rng: np.random.Generator, liver: Point, radii: Point, others: list[Tumour]
+    rng: np.random.Generator, liver: Point, radii: Point, others: list[Tumor]
 ) -> Point | None:
-    """The first of 48 random centers where a tumour fits into the liver, or None."""
+    """The first of 48 random centers where a tumor fits into the liver, or None."""
     for _ in range(48):
         sides = np.where(rng.random(2) < 0.5, -1, 1)
         x, y = sides * rng.uniform(PLACE_MARGIN, np.array(LIVER_RADII[:2]))

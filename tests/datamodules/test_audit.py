@@ -26,6 +26,7 @@ from datamodules.mosmed.phantoms import write_mosmed
 from datamodules.qata_cov19.phantoms import write_qata
 from datamodules.refhl_seg.phantoms import write_refhl
 from tests.datamodules import spoil, trees
+from tests.datamodules.contract import refused
 from tests.datamodules.spoil import Planted
 from textseg.errors import UserError
 from textseg.preprocess import probe_size
@@ -337,7 +338,7 @@ def test_a_leak_into_test_is_an_error_under_first80_and_one_into_val_is_not(
 
 
 def test_a_root_that_is_no_folder_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is not a folder"):
+    with refused("root=", "nowhere"):
         look(make("qata", tmp_path / "nowhere"))
 
 

@@ -17,7 +17,7 @@ from datamodules.duke_breast_mri.captions import (
     oracle_caption,
     quadrant,
     read_position,
-    tumour_side,
+    tumor_side,
 )
 from datamodules.duke_breast_mri.sheets import Findings, read_boxes, read_clinical
 
@@ -152,7 +152,7 @@ def test_a_bilateral_box_is_told_by_the_annotated_side_and_its_own_pathology() -
     )
 
 
-def test_a_bilateral_outline_has_no_side_and_only_what_both_tumours_share() -> None:
+def test_a_bilateral_outline_has_no_side_and_only_what_both_tumors_share() -> None:
     assert compose(BILATERAL, by_box=False) == "Unifocal, grade 3 breast tumour."
 
 
@@ -192,7 +192,7 @@ def rows() -> pd.DataFrame:
     found = read_clinical(file)
     table["box"] = [compose(f, by_box=True) for f in found.values()]
     table["outline"] = [compose(f, by_box=False) for f in found.values()]
-    table["side"] = [tumour_side(f, by_box=True) for f in found.values()]
+    table["side"] = [tumor_side(f, by_box=True) for f in found.values()]
     return table
 
 
@@ -288,12 +288,12 @@ def test_pathology_and_focality_of_all_real_rows_are_those_of_the_sheet(
         "3": "triple-negative",
     }
     for row in rows[rows["Bilateral Information"] != "1"].to_dict("records"):
-        tumour = row["box"].split("; ")[-1].lower()
+        tumor = row["box"].split("; ")[-1].lower()
         focality = "multifocal" if row["Multicentric/Multifocal"] == "1" else "unifocal"
         grade = row["Nottingham grade"]
         parts = [focality, words[row["Mol Subtype"]]]
         parts += [f"grade {grade}"] if grade in ("1", "2", "3") else []
-        assert tumour.removesuffix(".").removesuffix("tumour").removesuffix("breast ").strip() == (
+        assert tumor.removesuffix(".").removesuffix("tumour").removesuffix("breast ").strip() == (
             ", ".join(parts).lower()
         ), row["Patient ID"]
 

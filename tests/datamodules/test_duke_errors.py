@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gzip
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,21 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.datamodules.contract import refused
 from tests.datamodules.duke_files import (
     PATIENTS,
     SCANNERS,
     SHAPE,
-    TUMOUR_SLICES,
+    TUMOR_SLICES,
     make,
     records,
     save_nifti,
-    tumour,
+    tumor,
     write_boxes,
     write_info,
     write_mamamia,
     write_tcia,
 )
-from textseg.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +46,8 @@ def test_an_incomplete_patient_is_named_or_skipped(tmp_path: Path, gone: str) ->
     root = spoilt(tmp_path)
     path = root / gone
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    expected = re.escape(gone if gone.endswith("gz") else f"{gone}/duke_003_0001.nii.gz")
-    with pytest.raises(UserError, match=rf"1 captions without .*{expected}"):
+    expected = gone if gone.endswith("gz") else f"{gone}/duke_003_0001.nii.gz"
+    with refused("1 captions", expected):
         make(root).setup()
     with pytest.warns(UserWarning, match="on_missing=skip"):
         found = records(make(root, on_missing="skip"))
@@ -60,35 +59,35 @@ def test_volumes_named_in_upper_case_are_found(tmp_path: Path) -> None:
     for name in ("images/DUKE_003/duke_003_0001.nii.gz", "segmentations/expert/duke_003.nii.gz"):
         file = root / name
         file.rename(file.with_name(file.name.replace("duke", "DUKE")))
-    assert len(records(make(root))) == len(PATIENTS) * len(TUMOUR_SLICES)
+    assert len(records(make(root))) == len(PATIENTS) * len(TUMOR_SLICES)
 
 
 def test_a_sheet_given_where_a_folder_is_wanted_is_named(tmp_path: Path) -> None:
     root = spoilt(tmp_path)
     sheet = root / "Clinical_and_Other_Features.xlsx"
-    with pytest.raises(UserError, match=r"Features\.xlsx is a file"):
+    with refused("captions=", "Features.xlsx"):
         make(root, captions=str(sheet)).setup()
 
 
 def test_a_phase_that_is_not_used_need_not_be_there(tmp_path: Path) -> None:
     root = spoilt(tmp_path)
     (root / "images/DUKE_003/duke_003_0000.nii.gz").unlink()
-    assert len(records(make(root))) == len(PATIENTS) * len(TUMOUR_SLICES)
-    with pytest.raises(UserError, match=r"duke_003_0000\.nii\.gz"):
+    assert len(records(make(root))) == len(PATIENTS) * len(TUMOR_SLICES)
+    with refused("duke_003_0000.nii.gz"):
         make(root, phases="pre_post1_subtraction").setup()
 
 
 def test_a_patient_in_no_sheet_is_named(tmp_path: Path) -> None:
     root = spoilt(tmp_path)
     write_info(root / "clinical_and_imaging_info.xlsx", PATIENTS[:-1])
-    with pytest.raises(UserError, match=r"1 images without a caption \(images/DUKE_013\)"):
+    with refused("1 images", "images/DUKE_013"):
         make(root).setup()
 
 
 def test_automatic_masks_are_never_taken_for_the_experts(tmp_path: Path) -> None:
     root = spoilt(tmp_path)
     shutil.rmtree(root / "segmentations" / "expert")
-    with pytest.raises(UserError, match=r"segmentations/automatic is a network's work"):
+    with refused("segmentations/expert", "segmentations/automatic"):
         make(root).setup()
 
 
@@ -96,9 +95,8 @@ def test_a_cut_off_volume_names_its_file_and_how_to_go_on(tmp_path: Path) -> Non
     root = spoilt(tmp_path)
     file = root / "images/DUKE_005/duke_005_0001.nii.gz"
     file.write_bytes(file.read_bytes()[:300])
-    with pytest.raises(UserError, match=r"DUKE_005: .*duke_005_0001\.nii\.gz") as caught:
+    with refused("DUKE_005", "duke_005_0001.nii.gz", "on_missing=skip"):
         make(root).setup()
-    assert "on_missing=skip" in str(caught.value)
     assert not list((tmp_path / "mamamia-cache").glob("duke_mamamia*")), "nothing half-written"
 
 
@@ -109,7 +107,7 @@ def test_a_broken_header_is_an_error(tmp_path: Path) -> None:
     header[344:348] = b"oops"  # NIfTI's magic
     header[0:4] = b"\0\0\0\0"
     file.write_bytes(gzip.compress(bytes(header)))
-    with pytest.raises(UserError, match=r"DUKE_005: .*expert/duke_005\.nii\.gz"):
+    with refused("DUKE_005", "expert/duke_005.nii.gz"):
         make(root).setup()
 
 
@@ -117,31 +115,31 @@ def test_a_mask_of_another_shape_names_both_shapes(tmp_path: Path) -> None:
     root = spoilt(tmp_path)
     patient = PATIENTS[0]
     save_nifti(
-        tumour(patient)[:-2].astype(np.uint8),
+        tumor(patient)[:-2].astype(np.uint8),
         root / "segmentations/expert/duke_001.nii.gz",
         patient.stored,
     )
-    with pytest.raises(UserError, match=r"24x20x6 .*22x20x6"):
+    with refused("24x20x6", "22x20x6"):
         make(root).setup()
 
 
 def test_an_empty_mask_is_an_error(tmp_path: Path) -> None:
     root = spoilt(tmp_path)
     save_nifti(np.zeros(SHAPE, np.uint8), root / "segmentations/expert/duke_001.nii.gz", "RAS")
-    with pytest.raises(UserError, match=r"DUKE_001: .*duke_001\.nii\.gz marks no tumour"):
+    with refused("DUKE_001", "duke_001.nii.gz"):
         make(root).setup()
 
 
 def test_a_missing_dicom_slice_names_its_neighbors(tmp_path: Path) -> None:
     root = write_tcia(tmp_path / "tcia", SCANNERS[:1], skip=3)
-    with pytest.raises(UserError, match=r"missing between .*1-002\.dcm and .*1-004\.dcm"):
+    with refused("1-002.dcm", "1-004.dcm"):
         make(root).setup()
 
 
 def test_a_box_is_refused_where_the_first_file_is_gone(tmp_path: Path) -> None:
     """No gap betrays it, and every slice of the box would be one off."""
     root = write_tcia(tmp_path / "tcia", SCANNERS[:1], skip=1)
-    with pytest.raises(UserError, match=r"1-002\.dcm is slice 1 of its series"):
+    with refused("1-002.dcm", "slice 1"):
         make(root).setup()
 
 
@@ -150,7 +148,7 @@ def test_a_box_beyond_the_series_is_an_error(tmp_path: Path) -> None:
     for series in root.glob("manifest-*/*/*/*/*"):
         (series / "1-005.dcm").unlink()
         (series / "1-006.dcm").unlink(missing_ok=True)
-    with pytest.raises(UserError, match=r"Breast_MRI_001: .*20 x 24 x 4 .*reaches beyond"):
+    with refused("Breast_MRI_001", "20 x 24 x 4"):
         make(root).setup()
 
 
@@ -160,7 +158,7 @@ def test_a_cache_that_cannot_be_written_says_which_setting_chooses_another(
 ) -> None:
     (tmp_path / "file").write_text("")
     root = write(tmp_path / "data", PATIENTS[:1])
-    with pytest.raises(UserError, match=r"cannot be written into .*file[\s\S]*set cache=FOLDER"):
+    with refused("file", "cache=FOLDER"):
         make(root, cache=str(tmp_path / "file")).setup()
 
 
@@ -168,7 +166,7 @@ def test_a_phase_that_the_mapping_does_not_know_is_named(tmp_path: Path) -> None
     root = write_tcia(tmp_path / "tcia", SCANNERS)
     lost = next(root.glob("manifest-*/*/Breast_MRI_002/*/*.1"))
     lost.rename(lost.with_name("9.9"))
-    with pytest.raises(UserError, match=r"1 captions without .*Breast_MRI_002/post_1\)"):
+    with refused("1 captions", "Breast_MRI_002/post_1"):
         make(root).setup()
 
 
@@ -183,49 +181,46 @@ def test_a_phase_that_the_mapping_does_not_know_is_named(tmp_path: Path) -> None
 def test_a_missing_sheet_is_named(tmp_path: Path, table: str) -> None:
     root = write_tcia(tmp_path / "tcia", SCANNERS[:1])
     (root / table).unlink()
-    with pytest.raises(UserError, match=re.escape(table)):
+    with refused(table):
         make(root).setup()
 
 
 def test_a_box_workbook_with_two_sheets_stops_the_set_up(tmp_path: Path) -> None:
     root = write_tcia(tmp_path / "tcia", SCANNERS[:1])
     write_boxes(root / "Annotation_Boxes.xlsx", SCANNERS[:1], Mine=[["Patient ID"]])
-    with pytest.raises(UserError, match="'Sheet1', 'Mine'; exactly one is expected"):
+    with refused("Sheet1, Mine"):
         make(root).setup()
 
 
 def test_a_mamamia_workbook_without_its_sheet_stops_the_set_up(tmp_path: Path) -> None:
     root = spoilt(tmp_path)
     write_info(root / "clinical_and_imaging_info.xlsx", PATIENTS, sheet="Sheet1")
-    with pytest.raises(UserError, match="'Sheet1'; 'dataset_info' is expected"):
+    with refused("'Sheet1'", "'dataset_info'"):
         make(root).setup()
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "values"),
     [
-        ({"split": "manifest"}, "split=manifest, but the layout is mamamia"),
-        ({"layout": "tcia"}, r"layout=tcia\); looked for"),
-        ({"layout": "dicom"}, "layout='dicom' is unknown"),
-        ({"phases": "post2"}, "phases='post2' is unknown"),
-        ({"captions_from": "mask"}, "captions_from='mask' is unknown"),
-        ({"slices": "some"}, "slices='some' is unknown"),
-        ({"split": "first80"}, "split='first80' is unknown"),
-        ({"captions": "/nowhere"}, "captions=/nowhere does not exist"),
+        ({"split": "manifest"}, ["split=manifest", "mamamia"]),
+        ({"layout": "tcia"}, ["layout=tcia"]),
+        ({"captions": "/nowhere"}, ["captions=/nowhere"]),
     ],
 )
-def test_a_wrong_setting_is_named(mamamia: Path, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+def test_a_wrong_setting_is_named(
+    mamamia: Path, settings: dict[str, Any], values: list[str]
+) -> None:
+    with refused(*values):
         make(mamamia, **settings).setup()
 
 
 def test_official_needs_mamamia(tmp_path: Path) -> None:
     root = write_tcia(tmp_path / "tcia", SCANNERS[:1])
-    with pytest.raises(UserError, match="split=official, but the layout is tcia"):
+    with refused("split=official", "tcia"):
         make(root, split="official").setup()
 
 
 def test_a_folder_of_something_else_lists_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    with pytest.raises(UserError, match=r"manifest\.jsonl.*images/.*Breast_MRI_001"):
+    with refused("manifest.jsonl", "images/", "Breast_MRI_001"):
         make(tmp_path / "other").setup()

@@ -121,7 +121,7 @@ def test_a_sheet_without_its_header_rows_says_so(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_workbook_says_so(tmp_path: Path) -> None:
     (tmp_path / "c.xlsx").write_text("<html>log in first</html>")
-    with pytest.raises(UserError, match="cannot be read as a workbook"):
+    with pytest.raises(UserError, match=r"c\.xlsx cannot be read"):
         read_clinical(tmp_path / "c.xlsx")
 
 
@@ -133,7 +133,7 @@ def test_a_workbook_with_a_damaged_sheet_says_so(tmp_path: Path) -> None:
     damaged = bytearray(file.read_bytes())
     damaged[start : start + 200] = bytes(200)
     file.write_bytes(damaged)
-    with pytest.raises(UserError, match=r"c\.xlsx cannot be read as a workbook"):
+    with pytest.raises(UserError, match=r"c\.xlsx cannot be read"):
         read_clinical(file)
 
 
@@ -186,7 +186,7 @@ def test_a_wrong_box_after_an_empty_row_is_named_by_its_place_in_the_file(
 
 def test_a_box_workbook_with_two_sheets_is_not_guessed_at(tmp_path: Path) -> None:
     write_boxes(tmp_path / "b.xlsx", [Patient(7)], Sheet2=[["Patient ID"]])
-    with pytest.raises(UserError, match=r"'Sheet1', 'Sheet2'; exactly one is expected"):
+    with pytest.raises(UserError, match=r"2 sheets .*Sheet1, Sheet2"):
         read_boxes(tmp_path / "b.xlsx")
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,9 +13,8 @@ from PIL import Image
 
 from datamodules.mosmed.datamodule import MosMedDataModule, study
 from tests.datamodules import trees
-from tests.datamodules.contract import DataModuleContract
+from tests.datamodules.contract import DataModuleContract, refused
 from tests.datamodules.trees import HEALTHY, MOSMED, mosmed_rows, mosmed_text, write_table
-from textseg.errors import UserError
 
 SPLITS = ("train", "val", "test")
 LAYOUTS: dict[str, tuple[Callable[[Path], Path], str]] = {
@@ -41,6 +40,12 @@ def names(datamodule: MosMedDataModule, split: str) -> set[str]:
 
 
 class TestContract(DataModuleContract):
+    choices: ClassVar = {
+        "split": ("official", "study", "lists"),
+        "layout": ("kaggle", "lvit", "mmiunet"),
+    }
+    phantom_rows = (8, 1, 1)
+
     def make(self, folder: Path, **settings: Any) -> MosMedDataModule:
         if not (folder / "frames").exists():
             trees.mosmed_kaggle(folder)
@@ -71,7 +76,7 @@ def test_the_captions_may_lie_elsewhere(tmp_path: Path) -> None:
     for file in (tmp_path / "images").glob("*.csv"):
         (tmp_path / "text").mkdir(exist_ok=True)
         file.rename(tmp_path / "text" / file.name)
-    with pytest.raises(UserError, match=r"no train captions in .*train_text_mosmeddata\b"):
+    with refused("train_text_mosmeddata", "images"):
         make(tmp_path / "images").setup()
     assert names(make(tmp_path / "images", tmp_path / "text"), "val") == set(MOSMED["val"])
 
@@ -84,10 +89,9 @@ def test_one_table_with_a_split_column_will_do(tmp_path: Path) -> None:
 
 
 def test_no_known_layout_lists_what_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no MosMedData\+ images") as error:
+    known = ("frames+masks", "Train_Folder", "GTs", "{train}/{images+masks}")
+    with refused("MosMedData+", str(tmp_path), *known):
         make(tmp_path).setup()
-    for word in (str(tmp_path), "frames+masks", "Train_Folder", "GTs", "{train}/{images+masks}"):
-        assert word in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -103,9 +107,8 @@ def test_the_older_dataset_of_volumes_is_refused_by_name(
 ) -> None:
     (tmp_path / file).parent.mkdir(parents=True)
     (tmp_path / file).touch()
-    with pytest.raises(UserError, match=r"belongs to MosMedData, .*different dataset") as error:
+    with refused(str(tmp_path / file).split("/study_")[0], "MosMedData,", "MosMedData+", "frames/"):
         make(tmp_path, layout=layout).setup()
-    assert "frames/ and masks/" in str(error.value)
 
 
 def test_volumes_beside_the_slices_do_not_disturb(tmp_path: Path) -> None:
@@ -136,11 +139,10 @@ def test_a_missing_file_is_named_as_the_table_spells_it(tmp_path: Path) -> None:
     base = tmp_path / "datasets/MosMedDataPlus"
     (base / "Test_Folder/img/Morozov_study_0298_9.png").unlink()
     (base / "Train_Folder/labelcol/bjorke_1.png").unlink()
-    with pytest.raises(UserError, match="2 captions without their image or mask") as error:
+    named = ("Test_Folder/img/Morozov_study_0298_9.png", "Train_Folder/labelcol/bjorke_1.png")
+    with refused("2 captions", *named):
         make(tmp_path).setup()
-    assert "Test_Folder/img/Morozov_study_0298_9.png" in str(error.value)
-    assert "Train_Folder/labelcol/bjorke_1.png" in str(error.value)
-    with pytest.warns(UserWarning, match="1 captions without"):
+    with pytest.warns(UserWarning, match="1 captions"):
         assert len(make(tmp_path, on_missing="skip").records("test")) == 2
 
 
@@ -148,7 +150,7 @@ def test_an_image_without_a_caption_is_named(tmp_path: Path) -> None:
     trees.mosmed_kaggle(tmp_path)
     trees.write_mosmed_images(tmp_path, [HEALTHY], "frames", "masks")
     (tmp_path / f"frames/{HEALTHY}.png").rename(tmp_path / "frames/bjorke_99.png")
-    with pytest.raises(UserError, match=r"1 images without a caption \(frames/bjorke_99\.png\)"):
+    with refused("1 images", "frames/bjorke_99.png"):
         make(tmp_path).setup()
 
 
@@ -179,17 +181,18 @@ def test_official_warns_of_the_studies_that_its_splits_share(tmp_path: Path) -> 
     told = [str(w.message) for w in caught if "split=official" in str(w.message)]
     assert len(told) == 1
     assert "7 in train, 4 in val, 3 in test" in told[0]
-    for part in (
-        "train and val share 1 (Jun_coronacases_case1), with 1 of the 4 val rows",
-        "train and test share 1 (Morozov_study_0255), with 1 of the 3 test rows",
-        "val and test share 1 (Jun_coronacases_case8), with 1 of the 3 test rows",
+    for *values, part in (
+        ("Jun_coronacases_case1", "1 of the 4 val rows", "train and val share 1"),
+        ("Morozov_study_0255", "1 of the 3 test rows", "train and test share 1"),
+        ("Jun_coronacases_case8", "1 of the 3 test rows", "val and test share 1"),
     ):
-        assert part in told[0]
+        [clause] = [clause for clause in told[0].split("; ") if part in clause]
+        assert all(value in clause for value in values)
 
 
 def test_names_without_a_study_are_counted_in_the_warning(tmp_path: Path) -> None:
     rename_one(trees.mosmed_kaggle(tmp_path))
-    with pytest.warns(UserWarning, match="1 names tell no study"):
+    with pytest.warns(UserWarning, match="1 names"):
         make(tmp_path).setup()
 
 
@@ -254,13 +257,13 @@ def test_study_keeps_one_radiopaedia_entry_together(tmp_path: Path) -> None:
 
 def test_study_refuses_names_that_tell_no_study(tmp_path: Path) -> None:
     rename_one(trees.mosmed_kaggle(tmp_path))
-    with pytest.raises(UserError, match=r"1 of 16 names tell no study: new\.png"):
+    with refused("split=study", "1 of 16", "new.png"):
         make(tmp_path, split="study").setup()
 
 
 def test_lists_follow_the_prepared_lists(tmp_path: Path) -> None:
     datamodule = make(trees.mosmed_prepared(tmp_path), split="lists")
-    with pytest.warns(UserWarning, match="split=lists: of the studies"):
+    with pytest.warns(UserWarning, match="split=lists"):
         datamodule.setup()
     pool = [name for split in MOSMED.values() for name in split]
     for number, split in enumerate(SPLITS):
@@ -271,10 +274,10 @@ def test_lists_follow_the_prepared_lists(tmp_path: Path) -> None:
 def test_lists_that_are_missing_or_incomplete_are_named(tmp_path: Path) -> None:
     trees.mosmed_prepared(tmp_path)
     write_table(tmp_path / "mosmed_val_split.csv", [("bjorke_1.png",)], ("Image",))
-    with pytest.raises(UserError, match="split=lists: 6 captions are in no list or in two"):
+    with refused("split=lists", "6 captions"):
         make(tmp_path, split="lists").setup()
     (tmp_path / "mosmed_val_split.csv").unlink()
-    with pytest.raises(UserError, match=r"there is no mosmed_val_split\.csv"):
+    with refused("split=lists", "mosmed_val_split.csv"):
         make(tmp_path, split="lists").setup()
 
 
@@ -282,30 +285,8 @@ def test_an_image_in_two_tables_is_refused(tmp_path: Path) -> None:
     trees.mosmed_mmiunet(tmp_path)
     table = tmp_path / "data/MosMedDataPlus/prompt/test.csv"
     write_table(table, mosmed_rows([*MOSMED["test"], "bjorke_1"]))
-    with pytest.raises(UserError, match=r"1 images are in the train and in the test .*bjorke_1"):
+    with refused("1 images", "train", "test", "bjorke_1"):
         make(tmp_path).setup()
-
-
-def test_an_unknown_split_or_layout_lists_the_known_ones(tmp_path: Path) -> None:
-    trees.mosmed_kaggle(tmp_path)
-    with pytest.raises(UserError, match=r"split='first80' is unknown\n.*official, study, lists"):
-        make(tmp_path, split="first80").setup()
-    with pytest.raises(UserError, match=r"layout='sgseg' is unknown\n.*kaggle, lvit, mmiunet"):
-        make(tmp_path, layout="sgseg").setup()
-
-
-# --- phantoms
-
-
-def test_phantoms_are_read_like_the_dataset(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    datamodule = make(Path("nowhere"), synthesize=8)
-    datamodule.prepare_data()
-    datamodule.setup()
-    assert [len(datamodule.records(split)) for split in SPLITS] == [8, 1, 1]
-    assert not [w for w in recwarn if "studies" in str(w.message)]
 
 
 # --- the real text and sample

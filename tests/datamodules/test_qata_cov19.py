@@ -1,21 +1,24 @@
 from __future__ import annotations
 
 import csv
+import re
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import datamodules
+from datamodules.base import _generator_digest
 from datamodules.captions.modes import key
 from datamodules.qata_cov19.datamodule import QaTaCov19DataModule, subject
 from tests.datamodules import trees
-from tests.datamodules.contract import DataModuleContract
+from tests.datamodules.contract import DataModuleContract, refused
 from tests.datamodules.trees import TEST, TRAIN, rows_of, text_of, write_pair, write_table
-from textseg.errors import UserError
 
 LAYOUTS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "kaggle": (trees.kaggle, "kaggle"),
@@ -48,6 +51,12 @@ def lower(stems: list[str]) -> set[str]:
 
 
 class TestContract(DataModuleContract):
+    choices: ClassVar = {
+        "split": ("first80", "official", "subject"),
+        "layout": ("kaggle", "lvit", "sgseg"),
+    }
+    phantom_rows = (8, 2, 2)
+
     def make(self, folder: Path, **settings: Any) -> QaTaCov19DataModule:
         if not (folder / "train.csv").exists():
             trees.kaggle(folder)
@@ -80,7 +89,7 @@ def test_root_may_start_further_in_and_version_1_is_never_taken(tmp_path: Path, 
     trees.kaggle(tmp_path)
     datamodule = make(tmp_path / start, captions=tmp_path)
     assert all("QaTa-COV19-v1" not in str(r.image) for r in datamodule.records("train"))
-    with pytest.raises(UserError, match="no QaTa-COV19-v2 images"):
+    with refused("QaTa-COV19-v2", str(tmp_path)):
         make(tmp_path / "QaTa-COV19/QaTa-COV19-v1", captions=tmp_path).setup()
 
 
@@ -94,7 +103,7 @@ def test_captions_may_be_sgsegs_json_over_kaggles_images(tmp_path: Path) -> None
 
 def test_a_file_that_does_not_name_splits_is_refused(tmp_path: Path) -> None:
     trees.kaggle(tmp_path)
-    with pytest.raises(UserError, match=r"train\.csv does not say which rows"):
+    with refused("train.csv", "split"):
         make(tmp_path, tmp_path / "train.csv").setup()
 
 
@@ -113,14 +122,14 @@ def test_official_follows_lvits_lists(tmp_path: Path, write: Callable[[Path], Pa
 
 
 def test_official_without_lists_says_where_they_come_from(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"Train_ID\.xlsx and Val_ID\.xlsx\n.*LViT"):
+    with refused("split=official", "Train_ID.xlsx", "Val_ID.xlsx", "LViT"):
         make(trees.kaggle(tmp_path), split="official").setup()
 
 
 def test_official_lists_must_cover_every_caption(tmp_path: Path) -> None:
     trees.raw_workbooks(tmp_path)
     write_table(tmp_path / "Val_ID.xlsx", [["mask_covid_1.png"]], ["Image"])
-    with pytest.raises(UserError, match="3 captions are in no list or in two"):
+    with refused("split=official", "3 captions"):
         make(tmp_path, split="official").setup()
 
 
@@ -140,7 +149,7 @@ def test_captions_decide_membership_before_missing_images_are_left_out(tmp_path:
     for name in TRAIN[:5]:
         (folder / f"{name}.png").unlink()
     datamodule = make(tmp_path, on_missing="skip")
-    with pytest.warns(UserWarning, match="5 captions without their image"):
+    with pytest.warns(UserWarning, match="5 captions"):
         datamodule.setup("fit")
     assert names(datamodule, "val") == before
 
@@ -158,25 +167,24 @@ def train_set(root: Path) -> Path:
 
 
 def test_an_unset_or_wrong_root_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"root is unset\n.*synthesize=true"):
+    with refused("root", "synthesize=true"):
         QaTaCov19DataModule().setup("fit")
-    with pytest.raises(UserError, match="nowhere is not a folder"):
+    with refused("root=", "nowhere"):
         make(tmp_path / "nowhere").setup("fit")
 
 
 def test_no_known_layout_lists_what_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(UserError) as error:
+    known = ("Train Set", "Train_Folder", "images/train", "GTs", "train_subset")
+    with refused(str(tmp_path), *known):
         make(tmp_path).setup("fit")
-    for word in (str(tmp_path), "Train Set", "Train_Folder", "images/train", "GTs", "train_subset"):
-        assert word in str(error.value)
 
 
 def test_missing_tables_list_what_was_looked_for(tmp_path: Path) -> None:
     trees.kaggle(tmp_path)
     (tmp_path / "test.csv").unlink()
-    with pytest.raises(UserError, match=r"no test captions in .*test_text_for_covid19"):
+    with refused(str(tmp_path), "test_text_for_covid19"):
         make(tmp_path).setup("fit")
-    with pytest.raises(UserError, match="elsewhere does not exist"):
+    with refused("captions=", "elsewhere"):
         make(tmp_path, tmp_path / "elsewhere").setup("fit")
 
 
@@ -184,10 +192,8 @@ def test_captions_without_images_are_counted_and_named(tmp_path: Path) -> None:
     trees.kaggle(tmp_path)
     (train_set(tmp_path) / "Images/covid_10.png").unlink()
     (train_set(tmp_path) / "Ground-truths/mask_covid_3.png").unlink()
-    with pytest.raises(UserError, match="2 captions without their image or mask") as error:
+    with refused("2 captions", "Images/covid_10.png", "mask_covid_3.png"):
         make(tmp_path).setup("fit")
-    assert "Images/covid_10.png" in str(error.value)
-    assert "mask_covid_3.png" in str(error.value)
 
 
 def test_images_without_captions_are_counted_and_named(tmp_path: Path) -> None:
@@ -198,7 +204,7 @@ def test_images_without_captions_are_counted_and_named(tmp_path: Path) -> None:
     )
     datamodule = make(tmp_path)
     for _ in range(2):  # a second attempt does not forget
-        with pytest.raises(UserError, match=r"1 images without a caption \(.*stray\.png\)"):
+        with refused("1 images", "stray.png"):
             datamodule.setup("fit")
 
 
@@ -206,7 +212,7 @@ def test_skip_warns_once_with_both_counts(tmp_path: Path) -> None:
     trees.kaggle(tmp_path)
     (train_set(tmp_path) / "Images/covid_10.png").rename(train_set(tmp_path) / "Images/new.png")
     datamodule = make(tmp_path, on_missing="skip")
-    with pytest.warns(UserWarning, match=r"1 captions without .*; 1 images without"):
+    with pytest.warns(UserWarning, match=r"on_missing=skip.*1 captions.*1 images"):
         datamodule.setup("fit")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -217,41 +223,38 @@ def test_skip_warns_once_with_both_counts(tmp_path: Path) -> None:
 def test_nothing_left_is_an_error_even_with_skip(tmp_path: Path) -> None:
     trees.kaggle(tmp_path)
     write_table(tmp_path / "train.csv", [("x.png", "a"), ("y.png", "b")])
-    warned = pytest.warns(UserWarning, match="2 captions without")
-    with warned, pytest.raises(UserError, match="leaves no row for train"):
+    warned = pytest.warns(UserWarning, match="2 captions")
+    with warned, refused("split=first80", "train", str(tmp_path)):
         make(tmp_path, on_missing="skip").setup("fit")
 
 
 def test_a_truncated_image_is_named(tmp_path: Path) -> None:
     path = train_set(trees.kaggle(tmp_path)) / "Images/covid_10.png"
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(UserError, match=r"1 of 8 rows of train cannot be used: .*covid_10\.png"):
+    with refused("1 of 8 rows", "train", "covid_10.png"):
         make(tmp_path).setup("fit")
 
 
 def test_a_mask_of_another_size_names_both_files_and_sizes(tmp_path: Path) -> None:
     path = train_set(trees.kaggle(tmp_path)) / "Ground-truths/mask_covid_10.png"
     Image.new("L", (40, 32)).save(path)
-    with pytest.raises(UserError) as error:
+    with refused("Images/covid_10.png", "48x48", "mask_covid_10.png", "32x40"):
         make(tmp_path).setup("fit")
-    message = str(error.value)
-    assert "covid_10.png is 48x48 but" in message
-    assert "mask_covid_10.png is 32x40" in message
 
 
 def test_an_unknown_column_and_an_empty_caption_are_named(tmp_path: Path) -> None:
     trees.kaggle(tmp_path)
     write_table(tmp_path / "train.csv", rows_of(TRAIN), ("Image", "Words"))
-    with pytest.raises(UserError, match="its columns are Image, Words"):
+    with refused("train.csv", "Image, Words", "description"):
         make(tmp_path).setup("fit")
     write_table(tmp_path / "train.csv", [*rows_of(TRAIN[:3]), ("mask_covid_25.png", "")])
-    with pytest.raises(UserError, match=r"train\.csv, row 5 .*is empty"):
+    with refused("train.csv, row 5", "Description"):
         make(tmp_path).setup("fit")
 
 
 @pytest.mark.parametrize("size", [100, [64, 100], 0, [64, 64, 64]])
 def test_image_size_must_be_divisible_by_32(tmp_path: Path, size: Any) -> None:
-    with pytest.raises(UserError, match="image_size"):
+    with refused("image_size"):
         make(trees.kaggle(tmp_path), image_size=size).setup("fit")
 
 
@@ -259,7 +262,7 @@ def test_image_size_must_be_divisible_by_32(tmp_path: Path, size: Any) -> None:
 def test_an_entry_that_leads_out_of_root_is_refused(tmp_path: Path, entry: str) -> None:
     trees.kaggle(tmp_path)
     write_table(tmp_path / "train.csv", [*rows_of(TRAIN), (entry, "left")])
-    with pytest.raises(UserError, match=r"train\.csv, row 12 .*lies outside root"):
+    with refused("train.csv, row 12", repr(entry)):
         make(tmp_path, on_missing="skip").setup("fit")
 
 
@@ -267,10 +270,10 @@ def test_messages_have_one_line_of_cause_and_one_of_remedy(tmp_path: Path) -> No
     trees.kaggle(tmp_path)
     for path in (train_set(tmp_path) / "Images").iterdir():
         path.write_bytes(b"no image")
-    with pytest.raises(UserError, match="8 of 8 rows") as error:
+    with refused("8 of 8 rows") as error:
         make(tmp_path).setup("fit")
-    assert len(str(error.value).splitlines()) == 2
-    assert str(error.value).count("cannot be read") == 5
+    cause = str(error.value).splitlines()[0]
+    assert len(set(re.findall(r"covid_\d+\.png|sub-[\w-]+\.png", cause))) == 5
 
 
 # --- settings
@@ -297,6 +300,23 @@ def test_phantoms_are_built_once_whole_and_read_like_the_dataset(
     QaTaCov19DataModule(synthesize=8).prepare_data()
     assert list((tmp_path / "data/phantoms").iterdir()) == built
     assert built[0].stat().st_mtime_ns == stamp
+
+
+def test_phantoms_are_written_anew_after_a_change_of_any_module_that_may_draw(
+    tmp_path: Path,
+) -> None:
+    package = tmp_path / "datamodules"
+    shutil.copytree(Path(datamodules.__file__).parent, package)
+    before = _generator_digest(QaTaCov19DataModule, package)
+    drawing = [*package.rglob("phantoms.py"), *package.glob("phantoms/*.py")]
+    drawing += [package / f"{f}.py" for f in ("qata_cov19/chest", "duke_breast_mri/breast")]
+    assert len(drawing) >= 8
+    for source in drawing:
+        text = source.read_text("utf-8")
+        source.write_text(f"{text}\n", "utf-8")
+        assert _generator_digest(QaTaCov19DataModule, package) != before
+        source.write_text(text, "utf-8")
+    assert _generator_digest(QaTaCov19DataModule, package) == before
 
 
 def test_an_interrupted_build_leaves_nothing(

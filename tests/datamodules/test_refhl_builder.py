@@ -6,150 +6,34 @@ thresholds lie in the middle of what the builder leaves unsaid.
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
-from PIL import Image
 from scipy import ndimage
 
-from datamodules.refhl_seg.builder import build_refhl, format_summary, read_summary
+from datamodules.refhl_seg.builder import build_refhl
 from datamodules.refhl_seg.datamodule import RefHLSegDataModule
+from datamodules.refhl_seg.summary import format_summary, read_summary
 from tests.datamodules.liver_volumes import write_liver_volumes
 from tests.datamodules.reading import pixels, rows_of
+from tests.datamodules.refhl_sets import (
+    TOUCHING,
+    WORDS,
+    box,
+    by_world,
+    check_all_true,
+    draw,
+    drawn_set,
+    read,
+    sources,
+)
 from textseg.errors import UserError
 
 CASES = 16
-TOUCHING = np.ones((3, 3))
-
-# --------------------------------------------------------------------------- reading back
-
-
-class Grid(NamedTuple):
-    """A volume sorted by world coordinates: [rows from anterior, columns from left, z upwards]."""
-
-    values: np.ndarray
-    spacing: tuple[float, float, float]  # mm between rows, columns and slices
-
-
-def by_world(path: Path) -> Grid:
-    image = nibabel.load(path)
-    index = np.indices(image.shape).reshape(3, -1)
-    world = image.affine[:3, :3] @ index + image.affine[:3, 3:]
-    steps = np.abs(image.affine[:3, :3]).max(axis=1)  # mm along x, y and z
-    x, y, z = np.rint((world - world.min(axis=1, keepdims=True)) / steps[:, None]).astype(int)
-    values = np.empty((y.max() + 1, x.max() + 1, z.max() + 1))
-    values[y.max() - y, x, z] = np.asarray(image.dataobj, dtype=float).ravel()
-    return Grid(values, (steps[1], steps[0], steps[2]))
-
-
-WORDS = {
-    "size": {"small": "small", "little": "small", "large": "large", "big": "large"},
-    "density": {
-        **dict.fromkeys(("hypodense", "hypoattenuating", "dark"), "hypodense"),
-        **dict.fromkeys(("hyperdense", "hyperattenuating", "dense"), "hyperdense"),
-        **dict.fromkeys(("isodense", "isoattenuating"), "isodense"),
-    },
-    "vertical": {"upper": "upper", "top": "upper", "lower": "lower", "bottom": "lower"},
-    "side": {"left": "left", "right": "right"},
-    "rank": {"only": "only", "larger": "largest", "largest": "largest"}
-    | {"smaller": "smallest", "smallest": "smallest"},
-    "number": {"two": 2, "three": 3, "four": 4, "five": 5},
-}
-FILLER = {"the", "lesion", "lesions", "liver", "in", "at", "of", "part", "and"} | {
-    "this",
-    "slice",
-    "shown",
-}
-
-
-def read(text: str) -> dict[str, Any]:
-    """What an expression says; an unknown word fails."""
-    said: dict[str, Any] = {}
-    for word in text.replace(",", "").split():
-        kinds = [kind for kind, words in WORDS.items() if word in words]
-        assert kinds or word in FILLER, f"{word!r} in {text!r}"
-        for kind in kinds:
-            assert kind not in said
-            said[kind] = WORDS[kind][word]
-    assert said, text
-    return said
-
-
-def measure(values: Grid, labels: Grid, z: int) -> list[tuple[np.ndarray, dict[str, Any]]]:
-    """Mask and description of every component of label 2 in a slice."""
-    gray, drawn = values.values[..., z], labels.values[..., z]
-    parts, count = ndimage.label(drawn == 2, TOUCHING)
-    areas = ndimage.sum_labels(drawn == 2, parts, range(1, count + 1))
-    middle = np.array(ndimage.center_of_mass(drawn > 0))
-    found = []
-    for k in range(1, count + 1):
-        mask = parts == k
-        row, column = np.array(ndimage.center_of_mass(mask)) - middle
-        pixel = labels.spacing[0] * labels.spacing[1]
-        contrast = gray[mask].mean() - np.median(gray[drawn == 1])
-        area = areas[k - 1]
-        ranks = {count == 1: "only", (areas <= area).all() and count > 1: "largest"}
-        ranks |= {(areas >= area).all() and count > 1: "smallest"}
-        alike = "isodense" if abs(contrast) < 10 else None
-        found.append(
-            (
-                mask,
-                {
-                    "size": "small" if area * pixel < np.pi * 12.5**2 else "large",
-                    "density": alike or ("hypodense" if contrast < 0 else "hyperdense"),
-                    "vertical": "upper" if row < 0 else "lower",
-                    "side": "left" if column < 0 else "right",
-                    "rank": ranks.get(True),
-                    "number": count,
-                },
-            )
-        )
-    return found
-
-
-def sources(source: Path, case: str) -> tuple[Path, Path]:
-    if (source / "imagesTr").is_dir():
-        return source / "imagesTr" / f"{case}.nii.gz", source / "labelsTr" / f"{case}.nii.gz"
-    return source / f"{case}.nii", source / f"{case.replace('volume', 'segmentation')}.nii"
-
-
-def check_all_true(source: Path, built: Path) -> int:
-    """Every expression fits its own mask's component and no other; returns how many there are."""
-    groups = defaultdict(list)
-    for row in rows_of(built):
-        groups[row["case_id"]].append(row)
-    number = 0
-    for case, rows in groups.items():
-        values, labels = (by_world(path) for path in sources(source, case))
-        for row in rows:
-            found_z = re.fullmatch(rf"images/{case}_z(\d+)\.png", row["image"])
-            assert found_z is not None
-            found = measure(values, labels, int(found_z[1]))
-            said = read(row["text"])
-            fits = [mask for mask, lesion in found if said.items() <= lesion.items()]
-            assert len(fits) == 1, f"{row['text']!r} fits {len(fits)} of {found}"
-            mask = pixels(built / row["mask"])
-            assert set(np.unique(mask)) == {0, 255}
-            if mask.shape == fits[0].shape:
-                np.testing.assert_array_equal(mask > 0, fits[0])
-            else:
-                small = Image.fromarray(fits[0].astype(np.float32)).resize(mask.shape[::-1])
-                assert (np.asarray(small) > 0.5)[mask > 0].mean() > 0.6
-            np.testing.assert_allclose(
-                row["spacing"],
-                np.array(values.spacing[:2]) * fits[0].shape / mask.shape,
-                rtol=1e-3,
-            )
-            number += 1
-    return number
-
 
 # --------------------------------------------------------------------------- phantoms
 
@@ -290,46 +174,6 @@ def test_the_summary_counts_the_rows(built: Path) -> None:
 
 # --------------------------------------------------------------------------- drawn by hand
 
-LIVER = (slice(20, 80), slice(20, 80))  # of 100 x 100 pixels of 2 mm, from anterior and left
-
-
-def draw(
-    folder: Path,
-    number: int,
-    boxes: list[tuple[slice, slice, float]],
-    *,
-    liver: int = 1,
-    steps: tuple[float, float] = (2.0, 2.0),
-) -> None:
-    """A case of one slice with boxes: rows, columns, HU above a liver of 100 HU."""
-    gray, labels = np.full((100, 100), -1000.0), np.zeros((100, 100))
-    gray[5:95, 5:95] = -100
-    gray[LIVER], labels[LIVER] = 100, liver
-    for rows, columns, contrast in boxes:
-        gray[rows, columns], labels[rows, columns] = 100 + contrast, 2
-    affine = np.diag([*steps, 5.0, 1.0])
-    folder.mkdir(exist_ok=True)
-    for kind, values in (("volume", gray), ("segmentation", labels)):
-        ras = values[::-1].T[..., None].astype(np.int16)  # row 0 is anterior, column 0 left
-        nibabel.save(nibabel.Nifti1Image(ras, affine), folder / f"{kind}-{number}.nii")
-
-
-def box(row: int, column: int, side: int, contrast: float) -> tuple[slice, slice, float]:
-    """A square by its center and side in pixels."""
-    half = side // 2
-    return (
-        slice(row - half, row - half + side),
-        slice(column - half, column - half + side),
-        contrast,
-    )
-
-
-def drawn_set(tmp_path: Path, boxes: list[tuple[slice, slice, float]], **settings: Any) -> Path:
-    """One set of three like cases."""
-    for number in range(3):
-        draw(tmp_path / "source", number, boxes)
-    return build_refhl(tmp_path / "source", tmp_path / "built", **settings)
-
 
 def attributes(built: Path) -> dict[int, dict[str, Any]]:
     return {row["lesion_id"]: row["attributes"] for row in rows_of(built)}
@@ -464,135 +308,3 @@ def test_a_source_inside_the_output_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="replaced as a whole"):
         build_refhl(tmp_path / "source", tmp_path)
     assert len(list((tmp_path / "source").iterdir())) == 6
-
-
-# --------------------------------------------------------------------------- refusals
-
-
-@pytest.fixture
-def three(tmp_path: Path) -> Path:
-    for number in range(3):
-        draw(tmp_path / "source", number, [box(30, 30, 7, -40)])
-    return tmp_path / "source"
-
-
-def edit(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Write a volume again; not memory-mapped, as it would be cut off below its own reader."""
-    image = nibabel.load(path, mmap=False)
-    nibabel.save(nibabel.Nifti1Image(change(np.asarray(image.dataobj)), image.affine), path)
-
-
-def refuse(source: Path, message: str, **settings: Any) -> None:
-    with pytest.raises(UserError, match=message):
-        build_refhl(source, source.parent / "built", **settings)
-    assert not (source.parent / "built").exists()
-
-
-def test_labels_without_their_volume_are_named(three: Path) -> None:
-    (three / "volume-1.nii").unlink()
-    refuse(three, r"1 labels without their volume: .*segmentation-1\.nii")
-
-
-def test_volumes_without_labels_are_named(three: Path) -> None:
-    (three / "segmentation-2.nii").unlink()
-    refuse(three, r"1 volumes without their labels: .*volume-2\.nii")
-
-
-def test_a_number_that_occurs_twice_is_refused(three: Path) -> None:
-    (three / "again").mkdir()
-    (three / "again" / "volume-1.nii").write_bytes((three / "volume-1.nii").read_bytes())
-    refuse(three, "have the same number")
-
-
-def test_a_mask_of_another_shape_is_refused(three: Path) -> None:
-    edit(three / "segmentation-1.nii", lambda values: values[:-1])
-    refuse(three, "100x100x1 but .* is 99x100x1")
-
-
-def test_a_set_without_any_lesion_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"none of the 3 volumes has a lesion \(label 2\)"):
-        drawn_set(tmp_path, [])
-
-
-def test_healthy_cases_are_counted_and_two_others_are_too_few(three: Path) -> None:
-    draw(three, 1, [])
-    refuse(three, "2 of 3 cases show a lesion")
-    draw(three, 7, [box(30, 30, 7, -40)])
-    built = build_refhl(three, three.parent / "built")
-    assert read_summary(built)["cases_without_lesion"] == 1
-    assert read_summary(built)["cases"] == 3
-
-
-@pytest.mark.parametrize("wrong", [255, 3, 1.5])
-def test_labels_that_mean_nothing_known_are_named(three: Path, wrong: float) -> None:
-    edit(
-        three / "segmentation-1.nii",
-        lambda values: np.where(values == 2, np.float32(wrong), values.astype(np.float32)),
-    )
-    refuse(three, rf"segmentation-1\.nii holds {wrong}; known are 0, 1, 2")
-
-
-def test_lesions_without_a_liver_are_refused(three: Path) -> None:
-    draw(three, 1, [box(30, 30, 7, -40)], liver=0)
-    refuse(three, r"has lesions \(label 2\) but no liver \(label 1\)")
-
-
-def test_a_broken_volume_is_named(three: Path) -> None:
-    path = three / "volume-2.nii"
-    path.write_bytes(path.read_bytes()[:4000])
-    refuse(three, r"volume-2\.nii cannot be read")
-
-
-def test_values_that_are_not_hounsfield_units_are_refused(three: Path) -> None:
-    edit(three / "volume-0.nii", lambda values: values + np.int16(1024))
-    refuse(three, "not in Hounsfield units: its smallest value is 24")
-
-
-def test_vessels_are_not_taken_for_the_liver(tmp_path: Path) -> None:
-    source = tmp_path / "Task08_HepaticVessel"
-    write_liver_volumes(source, cases=3, layout="msd")
-    file = source / "dataset.json"
-    description = json.loads(file.read_text())
-    description["labels"] = {"0": "background", "1": "Vessel", "2": "Tumour"}
-    file.write_text(json.dumps(description))
-    refuse(source, r"1 \(Vessel\).*not the liver[\s\S]*liver_label.*null")
-    built = build_refhl(source, tmp_path / "built", liver_label=None)
-    assert all({"place", "density"}.isdisjoint(row["attributes"]) for row in rows_of(built))
-    file.unlink()
-    for path in source.glob("*/liver_*"):
-        path.rename(path.with_name(path.name.replace("liver", "hepaticvessel")))
-    (tmp_path / "two").mkdir()
-    refuse(source.rename(tmp_path / "two" / "renamed"), "Task08, whose label 1 is vessels")
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"layout": "ircad"}, "layout='ircad'"),
-        ({"layout": "msd"}, "looked for imagesTr"),
-        ({"min_lesion_pixels": 0}, "min_lesion_pixels=0"),
-        ({"slices_per_case": 0}, "slices_per_case=0"),
-        ({"window_width": 0.0}, "window_width=0"),
-        ({"image_size": 16}, "image_size=16"),
-        ({"seed": -1}, "seed=-1"),
-        ({"liver_label": 2}, "lesion_label and liver_label are both 2"),
-    ],
-)
-def test_settings_out_of_range_are_refused(
-    three: Path, wrong: dict[str, Any], message: str
-) -> None:
-    refuse(three, message, **wrong)
-
-
-def test_a_folder_without_volumes_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "source").mkdir()
-    refuse(tmp_path / "source", "looked for volume-<n>.nii, imagesTr")
-    refuse(tmp_path / "nowhere", "is not a folder")
-
-
-def test_a_liver_on_the_patients_left_is_pointed_out(three: Path) -> None:
-    column = np.arange(100)[:, None, None]  # from the patient's left
-    edit(three / "volume-1.nii", lambda values: np.where(column < 15, np.int16(-1000), values))
-    built = build_refhl(three, three.parent / "built")
-    assert read_summary(built)["liver_on_the_left"] == ["volume-1"]
-    assert "look at volume-1" in format_summary(read_summary(built))

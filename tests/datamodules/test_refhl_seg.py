@@ -4,16 +4,15 @@ import csv
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
 import torch
 
 from datamodules.refhl_seg.datamodule import RefHLSegDataModule
-from tests.datamodules.contract import DataModuleContract
+from tests.datamodules.contract import DataModuleContract, refused
 from tests.datamodules.trees import write_pair
-from textseg.errors import UserError
 
 SPLIT_OF = {"case1": "train", "case2": "train", "case3": "val", "case4": "test"}
 PLACES = ("upper left", "lower right")
@@ -59,6 +58,9 @@ def make(folder: Path, captions: Path | None = None, **settings: Any) -> RefHLSe
 
 
 class TestContract(DataModuleContract):
+    choices: ClassVar = {"split": ("manifest",)}
+    phantom_rows = (8, 1, 2)
+
     def make(self, folder: Path, **settings: Any) -> RefHLSegDataModule:
         if not (folder / "manifest.jsonl").exists():
             write(folder, entries(folder))
@@ -136,24 +138,24 @@ def test_unknown_spacing_is_nan(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"split": "dev"}, r"manifest\.jsonl, entry 1: split='dev'"),
-        ({"text": " "}, r"entry 1: 'text' is empty"),
-        ({"case_id": ""}, r"entry 1: 'case_id' is empty"),
-        ({"spacing": "wide"}, r"entry 1: spacing='wide'"),
-        ({"spacing": -1}, r"entry 1: spacing=-1"),
-        ({"label": 1}, r"unknown: label"),
-        ({"image": "../elsewhere.png"}, r"entry 1: '\.\./elsewhere\.png' lies outside root"),
-        ({"mask": "/etc/passwd"}, r"entry 1: '/etc/passwd' lies outside root"),
-        ({"mask": "masks/../../x.png"}, r"lies outside root"),
-        ({"case_id": "case4"}, r"1 case_ids are in more than one split: case4 \(test, train\)"),
-        ({"image": "images/none.png"}, r"1 captions without their image or mask \(images/none"),
+        ({"split": "dev"}, ["manifest.jsonl, entry 1", "split='dev'"]),
+        ({"text": " "}, ["entry 1", "'text'"]),
+        ({"case_id": ""}, ["entry 1", "'case_id'"]),
+        ({"spacing": "wide"}, ["entry 1", "spacing='wide'"]),
+        ({"spacing": -1}, ["entry 1", "spacing=-1"]),
+        ({"label": 1}, ["label"]),
+        ({"image": "../elsewhere.png"}, ["entry 1", "'../elsewhere.png'", "root="]),
+        ({"mask": "/etc/passwd"}, ["entry 1", "'/etc/passwd'", "root="]),
+        ({"mask": "masks/../../x.png"}, ["entry 1", "masks/../../x.png", "root="]),
+        ({"case_id": "case4"}, ["1 case_ids", "case4 (test, train)"]),
+        ({"image": "images/none.png"}, ["1 captions", "images/none"]),
     ],
 )
-def test_a_bad_row_is_named(tmp_path: Path, change: Entry, message: str) -> None:
+def test_a_bad_row_is_named(tmp_path: Path, change: Entry, message: list[str]) -> None:
     rows = entries(tmp_path)
     rows[0] |= change
     write(tmp_path, rows)
-    with pytest.raises(UserError, match=message):
+    with refused(*message):
         make(tmp_path).setup("fit")
 
 
@@ -170,31 +172,14 @@ def test_an_entry_that_leads_out_and_back_or_through_a_link_is_accepted(tmp_path
 
 
 def test_a_missing_column_or_manifest_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"neither manifest\.jsonl, manifest\.csv nor m"):
+    with refused("manifest.jsonl", "manifest.csv", "manifest.xlsx"):
         make(tmp_path).setup("fit")
     rows = [{k: v for k, v in row.items() if k != "case_id"} for row in entries(tmp_path)]
     write(tmp_path, rows, "manifest.csv")
-    with pytest.raises(UserError, match="missing: case_id"):
+    with refused("manifest.csv", "case_id"):
         make(tmp_path).setup("fit")
-    with pytest.raises(UserError, match=r"none\.csv"):
+    with refused("none.csv"):
         make(tmp_path, tmp_path / "none.csv").setup("fit")
-
-
-def test_phantoms_read_like_the_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    datamodule = RefHLSegDataModule(synthesize=6, image_size=64, num_workers=0, batch_size=2)
-    datamodule.prepare_data()
-    datamodule.setup()
-    assert len({r.image for r in datamodule.records("train")}) == 6
-    batch = next(iter(datamodule.test_dataloader()))
-    assert batch["mask"].sum() > 0
-    assert not batch["spacing"].isnan().any()
-
-
-def test_a_split_other_than_the_manifests_is_refused(tmp_path: Path) -> None:
-    write(tmp_path, entries(tmp_path))
-    with pytest.raises(UserError, match="split='banana' is unknown\nchoose manifest"):
-        make(tmp_path, split="banana").setup()
 
 
 @pytest.mark.parametrize(
@@ -206,6 +191,5 @@ def test_a_caption_that_cannot_be_written_down_is_refused(
     rows = entries(tmp_path)
     rows[3]["text"] = text
     write(tmp_path, rows)
-    with pytest.raises(UserError, match=problem) as caught:
+    with refused(problem, "case1/slice2.png"):
         make(tmp_path).setup("fit")
-    assert "case1/slice2.png" in str(caught.value)

@@ -6,11 +6,9 @@ import csv
 import io
 import json
 import re
-import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +16,11 @@ import yaml
 from PIL import Image
 
 from datamodules import ManifestDataModule
-from tests.tiny_run import ROOT, ROWS, Outcome, call, fingerprints, masks_in, only, write_refhl
-from textseg.runs.folder import data_identity, data_of_run, results_dir
+from datamodules.base import setting_names
+from tests.docs.page import read_page
+from tests.tiny_run import ROWS, Outcome, call, fingerprints, masks_in, only, write_refhl
 
-PAGE = (ROOT / "docs/your_own_data.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"(?:<!-- tested: (\S+) -->\n)?```(\w*)\n(.*?)```", PAGE, re.DOTALL)
-TESTED = {name: text for name, _, text in BLOCKS if name}
+PAGE = read_page("your_own_data.md")
 # The page's experiment takes a laptop's half hour; these make it take seconds.
 QUICK = [
     *("--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"),
@@ -34,9 +31,7 @@ QUICK = [
 
 def command(name: str, run: Path | str = "") -> list[str]:
     """The arguments of a command of the page, with RUN replaced."""
-    words = shlex.split(TESTED[name].replace("RUN", str(run)))
-    assert words[0] == "textseg"
-    return words[1:]
+    return PAGE.command(name, {"RUN": run})
 
 
 def rewrite(root: Path, columns: tuple[str, ...]) -> Path:
@@ -67,7 +62,7 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
     rewrite(write_refhl(home / "my_data"), ("image", "mask", "text", "case_id", "split"))
     rewrite(write_refhl(home / "other_hospital"), ("image", "mask", "text"))
     shutil.rmtree(rewrite(write_refhl(home / "new_images"), ("image", "text")) / "masks")
-    (home / "my_data.yaml").write_text(TESTED["my_data.yaml"])
+    (home / "my_data.yaml").write_text(PAGE.tested["my_data.yaml"])
     outcomes = {"audit": call(*command("audit"), cwd=home)}
     outcomes["fit"] = call(*command("fit"), *QUICK, cwd=home)
     assert outcomes["fit"].status == 0, outcomes["fit"].err
@@ -83,26 +78,20 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
 
 
 def test_every_command_of_the_page_is_tested() -> None:
-    assert [name for name, language, _ in BLOCKS if language == "bash"] == [
-        "audit",
-        "fit",
-        "test",
-        "predict",
-    ]
-    assert [name for name, language, _ in BLOCKS if language == "yaml"] == ["my_data.yaml"]
+    assert PAGE.named("bash") == ["audit", "fit", "test", "predict"]
+    assert PAGE.named("yaml") == ["my_data.yaml"]
 
 
 def test_every_setting_that_the_page_names_exists() -> None:
-    named = set(re.findall(r"--data\.(\w+)", PAGE))
-    accepted = set(yaml.safe_load(TESTED["my_data.yaml"])["data"]["init_args"])
-    code = ManifestDataModule.__init__.__code__
+    named = set(re.findall(r"--data\.(\w+)", PAGE.text))
+    accepted = set(yaml.safe_load(PAGE.tested["my_data.yaml"])["data"]["init_args"])
     assert len(named) > 5
-    assert named | accepted <= set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
+    assert named | accepted <= setting_names(ManifestDataModule)
 
 
 def test_the_tables_of_the_page_are_read(tmp_path: Path) -> None:
     """Both as they stand; the files that they name are made up."""
-    tables = [text for _, language, text in BLOCKS if language == "csv"]
+    tables = [text for _, language, text in PAGE.blocks if language == "csv"]
     found = []
     for number, table in enumerate(tables):
         root = tmp_path / str(number)
@@ -197,62 +186,3 @@ def test_explanations_of_other_data_lie_with_their_test(followed: Followed, tmp_
     made = again(followed, tmp_path, *other, "--explain.pictures", "1")
     assert made.name == "test_on_other_hospital"
     assert len(list((made / "true/explain").iterdir())) == 1
-
-
-# --- where results belong ----------------------------------------------------------------------
-
-
-def identity(root: Path, **settings: Any) -> dict[str, Any]:
-    return data_identity("ManifestDataModule", {"root": str(root), "split": "manifest", **settings})
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A run on tmp_path/own, of which only the config is there."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    settings = {"root": str(tmp_path / "own"), "captions": None, "split": "manifest"}
-    data = {"class_path": "datamodules.ManifestDataModule", "init_args": settings}
-    (folder / "config.yaml").write_text(yaml.safe_dump({"data": data}))
-    return folder
-
-
-def test_own_data_and_data_of_a_run_without_config_belong_to_test(
-    run: Path, tmp_path: Path
-) -> None:
-    assert results_dir(run, identity(tmp_path / "own")) == run / "test"
-    assert list(run.iterdir()) == [run / "config.yaml"]
-    for broken in ("", "data: [", "model: {}"):
-        (run / "config.yaml").write_text(broken)
-        assert data_of_run(run) is None
-        assert results_dir(run, identity(tmp_path / "other")) == run / "test"
-
-
-def test_two_datasets_of_one_name_never_share_a_folder(run: Path, tmp_path: Path) -> None:
-    first, second = (identity(tmp_path / parent / "data") for parent in ("a", "b"))
-    assert results_dir(run, first).name == "test_on_data"
-    assert results_dir(run, second).name == "test_on_data_2"
-    assert results_dir(run, first).name == "test_on_data"
-    assert results_dir(run, second).name == "test_on_data_2"
-
-
-@pytest.mark.parametrize(
-    ("settings", "name"),
-    [
-        ({"captions": "tables/outside.csv"}, "test_on_own-outside"),
-        ({"split": "all_test"}, "test_on_own-all_test"),
-        ({"root": "/mnt/Data (new)"}, "test_on_Data__new_"),
-        ({"synthesize": 4}, "test_on_phantoms"),
-    ],
-)
-def test_the_folders_name_tells_what_differs(
-    run: Path, tmp_path: Path, settings: dict[str, Any], name: str
-) -> None:
-    data = identity(**{"root": tmp_path / "own", **settings})
-    assert results_dir(run, data).name == name
-
-
-def test_a_folder_that_somebody_else_made_is_not_written_to(run: Path, tmp_path: Path) -> None:
-    (run / "test_on_data").mkdir()
-    assert results_dir(run, identity(tmp_path / "data")).name == "test_on_data_2"
-    assert not any((run / "test_on_data").iterdir())

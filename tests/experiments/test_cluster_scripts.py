@@ -19,7 +19,8 @@ import pytest
 import lightning_cli
 from tests.experiments.test_experiments import Parsed
 from tests.tiny_run import write_experiment
-from textseg.training import LAST, RESUME_ME
+from textseg.training.checkpoint_files import LAST
+from textseg.training.resume import RESUME_ME
 
 ROOT = Path(lightning_cli.__file__).parent
 SLURM = ROOT / "experiments/slurm"

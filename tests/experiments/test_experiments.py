@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,23 +11,26 @@ from typing import Any
 import lightning as L
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
 from lightning.pytorch.loggers import WandbLogger
 
 import datamodules
 import lightning_cli
-import textseg.callbacks
 import textseg.models
-import textseg.training.options
 from lightning_cli import COMMANDS, datasets
+from textseg.callbacks.sample_tables import SampleTables
 from textseg.cli.commands import find
 from textseg.cli.suite import SuiteCLI
 from textseg.models.base import SegmentationModule
+from textseg.training import CompiledTraining, GradientCheckpointing
 
 EXPERIMENTS = Path(lightning_cli.__file__).parent / "experiments"
 ABLATIONS = sorted((EXPERIMENTS / "ablations").glob("*.yaml"))
 BASES = sorted(EXPERIMENTS.glob("*.yaml")) + ABLATIONS
 OVERLAYS = sorted((EXPERIMENTS / "cpu").glob("*.yaml"))
 IDS = [path.stem for path in BASES]
+NETWORKS = {name for name in textseg.models.__all__ if name != SegmentationModule.__name__}
+OTHER_CLASSES = (SampleTables, CompiledTraining, GradientCheckpointing, WandbLogger, L.Trainer)
 
 
 class Parsed(SuiteCLI):
@@ -45,13 +47,21 @@ class Parsed(SuiteCLI):
 
 
 @cache
+def suite_parser() -> Any:
+    """The command line's parser; building it costs more than parsing does."""
+    command, arguments = find(COMMANDS, ["fit", "--config", str(BASES[0])])
+    return Parsed(command, arguments, datasets()).parser
+
+
+def parse_command(arguments: Sequence[str]) -> Any:
+    """The resolved settings of a fit."""
+    return suite_parser().parse_args(list(arguments)).fit
+
+
+@cache
 def parse(*configs: Path) -> Any:
-    """The resolved settings; kept, because several tests only read them."""
-    arguments = ["fit"]
-    for config in configs:
-        arguments += ["--config", str(config)]
-    command, rest = find(COMMANDS, arguments)
-    return Parsed(command, rest, datasets()).config.fit
+    """The resolved settings of configs; kept, because several tests only read them."""
+    return parse_command(["fit", *(part for file in configs for part in ("--config", str(file)))])
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -64,16 +74,18 @@ def network_of(path: Path) -> str:
 
 def class_named(name: str) -> type:
     """A class by the short name that YAML uses."""
-    for home in (textseg.models, datamodules, textseg.callbacks, textseg.training.options):
+    for home in (textseg.models, datamodules):
         if hasattr(home, name):
             return getattr(home, name)
-    assert name == "WandbLogger", f"{name} is none of the suite's classes"
-    return WandbLogger
+    return {kind.__name__: kind for kind in OTHER_CLASSES}[name]
 
 
+@cache
 def defaults_of(kind: type) -> dict[str, Any]:
-    parameters = inspect.signature(kind.__init__).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not p.empty}
+    """Every setting of a class with its default, those that it hands on included."""
+    parser = ArgumentParser()
+    parser.add_class_arguments(kind, fail_untyped=False)
+    return parser.get_defaults().as_dict()
 
 
 def classes_in(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -88,21 +100,15 @@ def classes_in(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from classes_in(inner)
 
 
-def pairs() -> list[tuple[Path, Path]]:
-    """An overlay with each experiment of its network: cpu/lsms.yaml on lsms_*.yaml."""
-    return [(b, o) for o in OVERLAYS for b in BASES if b.stem.split("_")[0] == o.stem]
+def bases_of(overlay: Path) -> list[Path]:
+    """The experiments of an overlay's network: lsms_*.yaml for cpu/lsms.yaml."""
+    return [base for base in BASES if base.stem.split("_")[0] == overlay.stem]
 
 
-def test_there_are_experiments_and_every_overlay_has_one() -> None:
-    assert BASES
-    assert {overlay for _, overlay in pairs()} == set(OVERLAYS)
-
-
-@pytest.mark.parametrize("dataset", ["qata", "mosmed", "duke", "refhl"])
-@pytest.mark.parametrize("network", ["lsms", "tmc", "tmca", "lavt", "unet"])
-def test_every_network_has_an_experiment_on_every_dataset(network: str, dataset: str) -> None:
-    assert (EXPERIMENTS / f"{network}_{dataset}.yaml") in BASES
-    assert (EXPERIMENTS / "cpu" / f"{network}.yaml") in OVERLAYS
+def test_every_network_has_an_experiment_and_every_overlay_has_one_of_its_network() -> None:
+    assert {network_of(base) for base in BASES} == NETWORKS
+    for overlay in OVERLAYS:
+        assert len({network_of(base) for base in bases_of(overlay)}) == 1, overlay
 
 
 @pytest.mark.parametrize("path", BASES, ids=IDS)
@@ -111,8 +117,12 @@ def test_an_experiment_is_accepted_by_the_command_line(path: Path) -> None:
     assert config.model.class_path.rpartition(".")[2] == network_of(path)
 
 
-@pytest.mark.parametrize(("base", "overlay"), pairs(), ids=lambda path: path.stem)
-def test_an_overlay_changes_only_what_it_names(base: Path, overlay: Path) -> None:
+each_overlay = pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
+
+
+@each_overlay
+def test_an_overlay_changes_only_what_it_names(overlay: Path) -> None:
+    base = bases_of(overlay)[0]
     small, full = parse(base, overlay), parse(base)
     over = load(overlay)
     for part in ("model", "data"):
@@ -124,13 +134,22 @@ def test_an_overlay_changes_only_what_it_names(base: Path, overlay: Path) -> Non
         }
 
 
+@each_overlay
+def test_an_overlays_data_settings_are_known_to_every_dataset_of_its_network(overlay: Path) -> None:
+    given = load(overlay).get("data", {}).get("init_args", {})
+    for base in bases_of(overlay):
+        kind = class_named(load(base)["data"]["class_path"])
+        assert set(given) <= set(defaults_of(kind)), base
+
+
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-@pytest.mark.parametrize(("base", "overlay"), pairs(), ids=lambda path: path.stem)
-def test_an_overlay_makes_a_run_without_hub_gpu_and_wandb(base: Path, overlay: Path) -> None:
+@each_overlay
+def test_an_overlay_makes_a_run_without_hub_gpu_and_wandb(overlay: Path) -> None:
     """The network is built, which conftest's guard would fail if it asked a hub."""
+    base = bases_of(overlay)[0]
     config = parse(base, overlay)
     assert config.trainer.precision == "32-true"
     assert "WandbLogger" not in str(config.trainer.logger)
@@ -173,7 +192,7 @@ def test_an_experiment_repeats_no_default(path: Path) -> None:
     config = load(path)
     repeated = []
     for name, arguments in [*classes_in(config), ("Trainer", config.get("trainer", {}))]:
-        known = defaults_of(L.Trainer if name == "Trainer" else class_named(name))
+        known = defaults_of(class_named(name))
         repeated += [
             f"{name}.{key}={value}"
             for key, value in arguments.items()

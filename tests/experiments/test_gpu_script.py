@@ -68,7 +68,7 @@ def test_an_overlay_trains_from_scratch_without_hub_and_wandb(overlay: Path) -> 
     assert config.data.init_args.split == "first80"
     assert "WandbLogger" not in str(config.trainer.logger)
     assert [one.class_path for one in config.trainer.callbacks] == [
-        "textseg.training.options.CompiledTraining"
+        "textseg.training.CompiledTraining"
     ]
     network = class_named(network_of(base))(**config.model.init_args.as_dict())
     assert sum(p.numel() for p in network.parameters()) < 30e6

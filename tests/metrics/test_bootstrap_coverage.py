@@ -11,12 +11,16 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from textseg.compare.statistics import bootstrap, interval, paired_test, patient_sums, run_scores
-from textseg.metrics import Floats, Rows, bootstrap_interval, bootstrap_warnings, mean_scores
 from textseg.metrics.bootstrap import (
-    effective_degrees_of_freedom as freedom,
+    Floats,
+    bootstrap_warnings,
     patient_draws,
     t_adjusted_interval,
 )
+from textseg.metrics.bootstrap import (
+    effective_degrees_of_freedom as freedom,
+)
+from textseg.metrics.scores import CaseTableRows, mean_scores, score_intervals
 
 SCORES = ("dice", "miou", "dice_global", "iou_global")
 FAILED = 0.08  # share of cases without any overlap
@@ -45,10 +49,10 @@ def simulate(
     return np.stack(areas, axis=2), patient
 
 
-def rows_of(areas: Floats) -> Rows:
+def rows_of(areas: Floats) -> CaseTableRows:
     both, predicted, true = areas.T.astype(np.int64)
     nothing = np.full(len(both), np.nan)
-    return Rows(np.arange(len(both)), both, predicted, true, 0 * both, nothing, nothing)
+    return CaseTableRows(np.arange(len(both)), both, predicted, true, 0 * both, nothing, nothing)
 
 
 def columns_of(areas: Floats) -> Floats:
@@ -73,7 +77,7 @@ def coverage(patients: int, repetitions: int, resamples: int) -> dict[str, float
         areas, patient = simulate(generator, patients)
         names = [f"p{number}" for number in patient]
         rows = rows_of(areas[0])
-        found = bootstrap_interval(rows, names, resamples=resamples, seed=repetition)
+        found = score_intervals(rows, names, resamples=resamples, seed=repetition)
         ends = np.array([found[name] for name in SCORES])
         held += (ends[:, 0] <= truth()) & (truth() <= ends[:, 1])
     return dict(zip(SCORES, (held / repetitions).tolist(), strict=True))
@@ -188,13 +192,15 @@ def test_of_n_patients_n_minus_one_are_drawn_and_all_alike() -> None:
 def test_an_interval_is_as_wide_as_students_t_says() -> None:
     draws = np.random.default_rng(0).normal(0.5, 0.01, (200_000, 2))
     freedom = np.array([3.0, 400.0])
-    low, high = t_adjusted_interval(draws, np.full(2, 0.5), freedom=freedom)
+    low, high = t_adjusted_interval(draws, np.full(2, 0.5), degrees_of_freedom=freedom)
     assert (high - low) / 2 == pytest.approx(0.01 * student.ppf(0.975, freedom), rel=0.02)
-    low, high = t_adjusted_interval(draws, np.full(2, 0.5), freedom=1e9, level=0.9)
+    low, high = t_adjusted_interval(draws, np.full(2, 0.5), degrees_of_freedom=1e9, level=0.9)
     assert high == pytest.approx(0.5 + 0.01 * norm.ppf(0.95), rel=0.01)
-    cut, _ = t_adjusted_interval(draws - 0.49, np.full(2, 0.01), freedom=1.0)
+    cut, _ = t_adjusted_interval(draws - 0.49, np.full(2, 0.01), degrees_of_freedom=1.0)
     assert cut.tolist() == [0, 0], "no score is below 0"
-    low, _ = t_adjusted_interval(draws - 0.49, np.full(2, 0.01), freedom=1.0, bounds=(-1, 1))
+    low, _ = t_adjusted_interval(
+        draws - 0.49, np.full(2, 0.01), degrees_of_freedom=1.0, bounds=(-1, 1)
+    )
     assert (low < 0).all(), "a difference may be"
 
 

@@ -14,8 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from textseg import metrics
-from textseg.metrics import CaseTable, Rows
+from textseg.metrics import bootstrap, case_table
+from textseg.metrics import scores as metrics
+from textseg.metrics.case_table import CaseTable
+from textseg.metrics.scores import CaseTableRows
 
 Pair = tuple[Tensor, Tensor]
 UNKNOWN = (float("nan"), float("nan"))
@@ -43,7 +45,7 @@ def tabulate(
     spacing: tuple[float, float] = UNKNOWN,
     *,
     surface: bool = False,
-) -> Rows:
+) -> CaseTableRows:
     table = CaseTable(surface=surface)
     fill(table, pairs, range(len(pairs)) if index is None else index, spacing)
     return table.compute()
@@ -62,8 +64,8 @@ def fill(
         table.update(preds, truths, numbers, torch.tensor([spacing] * len(batch)))
 
 
-def assert_same_rows(one: Rows, two: Rows) -> None:
-    for name, left, right in zip(Rows._fields, one, two, strict=True):
+def assert_same_rows(one: CaseTableRows, two: CaseTableRows) -> None:
+    for name, left, right in zip(CaseTableRows._fields, one, two, strict=True):
         np.testing.assert_array_equal(left, right, err_msg=name)
 
 
@@ -137,8 +139,12 @@ def test_every_mask_scores_as_in_scikit_learn_and_torchmetrics(seed: int) -> Non
         theirs = [score_of(p.flatten().long(), t.flatten().long()).item() for p, t in pairs]
         np.testing.assert_allclose(scores, theirs, atol=1e-6)
     pred, truth = (np.concatenate(parts) for parts in zip(*((p, t) for t, p in flat), strict=True))
-    assert metrics.dice_global(rows) == pytest.approx(f1_score(truth, pred), rel=1e-12)
-    assert metrics.iou_global(rows) == pytest.approx(jaccard_score(truth, pred), rel=1e-12)
+    assert metrics.mean_scores(rows)["dice_global"] == pytest.approx(
+        f1_score(truth, pred), rel=1e-12
+    )
+    assert metrics.mean_scores(rows)["iou_global"] == pytest.approx(
+        jaccard_score(truth, pred), rel=1e-12
+    )
     assert metrics.mean_scores(rows)["miou"] == pytest.approx(metrics.iou(rows).mean())
 
 
@@ -146,7 +152,7 @@ def test_every_mask_scores_as_in_scikit_learn_and_torchmetrics(seed: int) -> Non
 def test_global_scores_of_empty_tables_are_one(masks: int) -> None:
     nothing = torch.zeros(4, 4, dtype=torch.bool)
     rows = metrics.select(tabulate([(nothing, nothing)] * 2), np.arange(masks))
-    assert metrics.dice_global(rows) == metrics.iou_global(rows) == 1.0
+    assert list(metrics.mean_scores(rows).values())[2:] == [1.0, 1.0]
 
 
 def test_global_scores_equal_scikit_learn_on_all_pixels_at_once() -> None:
@@ -156,8 +162,12 @@ def test_global_scores_equal_scikit_learn_on_all_pixels_at_once() -> None:
     rows = tabulate(pairs)
     pred = torch.cat([p.flatten() for p, _ in pairs]).numpy()
     truth = torch.cat([t.flatten() for _, t in pairs]).numpy()
-    assert metrics.dice_global(rows) == pytest.approx(f1_score(truth, pred), rel=1e-12)
-    assert metrics.iou_global(rows) == pytest.approx(jaccard_score(truth, pred), rel=1e-12)
+    assert metrics.mean_scores(rows)["dice_global"] == pytest.approx(
+        f1_score(truth, pred), rel=1e-12
+    )
+    assert metrics.mean_scores(rows)["iou_global"] == pytest.approx(
+        jaccard_score(truth, pred), rel=1e-12
+    )
 
 
 def test_scores_equal_torchmetrics() -> None:
@@ -170,7 +180,7 @@ def test_scores_equal_torchmetrics() -> None:
     mean = DiceScore(num_classes=1, average="micro", input_format="one-hot")
     assert metrics.mean_scores(rows)["dice"] == pytest.approx(mean(pred, truth).item(), abs=1e-6)
     pooled = BinaryJaccardIndex()(pred, truth.long()).item()
-    assert metrics.iou_global(rows) == pytest.approx(pooled, abs=1e-6)
+    assert metrics.mean_scores(rows)["iou_global"] == pytest.approx(pooled, abs=1e-6)
 
 
 def test_per_image_dice_equals_monai_also_for_empty_masks() -> None:
@@ -213,7 +223,7 @@ def test_precision_counts_cases_whose_iou_exceeds_the_threshold() -> None:
 
 def test_a_probability_of_exactly_one_half_is_background() -> None:
     logits = torch.tensor([-1e-6, 0.0, 1e-6])
-    assert metrics.threshold_logits(logits).tolist() == [False, False, True]
+    assert case_table.threshold_logits(logits).tolist() == [False, False, True]
 
 
 @pytest.mark.parametrize("spacing", [UNKNOWN, (1.0, 1.0), (0.7, 2.5)])
@@ -356,18 +366,31 @@ def test_the_summary_has_the_names_that_are_logged() -> None:
         assert result[f"{score}_ci_low"] <= result[score] <= result[f"{score}_ci_high"]
 
 
-def correlated_rows() -> tuple[Rows, list[str]]:
+def correlated_rows() -> tuple[CaseTableRows, list[str]]:
     """30 patients of 8 nearly equal slices each."""
     groups = [f"patient {i // 8}" for i in range(240)]
     rng = np.random.default_rng(5)
     both = np.repeat(rng.integers(5, 95, 30), 8) + rng.integers(-3, 4, 240)
     hundred, nan = np.full(240, 100), np.full(240, np.nan)
-    return Rows(np.arange(240), both, hundred, hundred, np.zeros_like(both), nan, nan), groups
+    return CaseTableRows(
+        np.arange(240), both, hundred, hundred, np.zeros_like(both), nan, nan
+    ), groups
+
+
+def test_the_interval_of_a_mean_is_that_of_dice() -> None:
+    rows, groups = correlated_rows()
+    low, high = metrics.score_intervals(rows, groups, seed=5)["dice"]
+    found = bootstrap.mean_interval(metrics.dice(rows), groups, seed=5)
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert found.low < found.value < found.high
+    one = bootstrap.mean_interval(np.array([0.5, 1.0]), ["p", "p"])
+    assert one.value == 0.75
+    assert np.isnan([one.low, one.high]).all(), "a single patient"
 
 
 def test_the_bootstrap_interval_equals_a_plain_loop_over_patients() -> None:
     rows, groups = correlated_rows()
-    intervals = metrics.bootstrap_interval(rows, groups)
+    intervals = metrics.score_intervals(rows, groups)
     expected = loop_interval(metrics.dice(rows), groups, 2000)
     width = expected[1] - expected[0]
     np.testing.assert_allclose(intervals["dice"], expected, atol=0.08 * width)
@@ -377,21 +400,21 @@ def test_the_bootstrap_interval_equals_a_plain_loop_over_patients() -> None:
 
 def test_drawing_whole_patients_widens_the_interval_of_correlated_slices() -> None:
     rows, groups = correlated_rows()
-    low, high = metrics.bootstrap_interval(rows)["dice"]
-    grouped_low, grouped_high = metrics.bootstrap_interval(rows, groups)["dice"]
+    low, high = metrics.score_intervals(rows)["dice"]
+    grouped_low, grouped_high = metrics.score_intervals(rows, groups)["dice"]
     assert grouped_high - grouped_low > 2 * (high - low)
     assert metrics.summary(rows, groups)["bootstrap_units"] == 30
 
 
 def test_cases_without_a_patient_are_drawn_alone() -> None:
     rows, groups = correlated_rows()
-    alone = metrics.bootstrap_interval(rows)
-    assert metrics.bootstrap_interval(rows, [""] * 240) == alone
-    assert metrics.bootstrap_interval(rows, [None] * 240) == alone
+    alone = metrics.score_intervals(rows)
+    assert metrics.score_intervals(rows, [""] * 240) == alone
+    assert metrics.score_intervals(rows, [None] * 240) == alone
     some = [*groups[:16], *[""] * 224]
     assert metrics.summary(rows, some)["bootstrap_units"] == 2 + 224
     with pytest.raises(ValueError, match="3 patients for 240 cases"):
-        metrics.bootstrap_interval(rows, ["a", "b", "c"])
+        metrics.score_intervals(rows, ["a", "b", "c"])
 
 
 def test_a_stratum_scores_like_a_table_of_its_own() -> None:
@@ -404,7 +427,7 @@ def test_a_stratum_scores_like_a_table_of_its_own() -> None:
 def test_logits_are_resized_by_pixel_centers_in_full_precision(leading: tuple[int, ...]) -> None:
     cv2 = pytest.importorskip("cv2")
     logits = torch.randn(*leading, 8, 6, generator=torch.Generator().manual_seed(0))
-    resized = metrics.resize_logits(logits.bfloat16(), (19, 25))
+    resized = case_table.resize_logits(logits.bfloat16(), (19, 25))
     assert resized.shape == (*leading, 19, 25)
     expected = cv2.resize(logits.bfloat16().float().numpy().reshape(8, 6), (25, 19))
     np.testing.assert_allclose(resized.numpy().reshape(19, 25), expected, atol=1e-5)
@@ -414,7 +437,7 @@ def test_logits_are_resized_by_pixel_centers_in_full_precision(leading: tuple[in
 def test_lvit_grows_the_truth_as_its_loader_does(size: tuple[int, int]) -> None:
     cv2 = pytest.importorskip("cv2")
     truth = (torch.rand(size, generator=torch.Generator().manual_seed(1)) > 0.97).to(torch.uint8)
-    pred, grown = metrics.lvit_pair(torch.full((1, 96, 96), 2.0), truth)
+    pred, grown = case_table.lvit_pair(torch.full((1, 96, 96), 2.0), truth)
     expected = cv2.resize(truth.numpy() * 255, (224, 224)) > 0
     assert pred.shape == grown.shape == (224, 224)
     assert pred.all()
@@ -472,4 +495,4 @@ def test_two_processes_give_exactly_the_rows_of_one(name: str, two_processes: Pa
     expected = tabulate([pairs[i] for i in cases], cases)
     for rank in (0, 1):
         saved = np.load(two_processes / f"{name}-{rank}.npz")
-        assert_same_rows(Rows(**saved), expected)
+        assert_same_rows(CaseTableRows(**saved), expected)

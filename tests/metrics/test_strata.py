@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from textseg.metrics import Rows, bootstrap_interval, dice, select
+from textseg.metrics.scores import CaseTableRows, dice, score_intervals, select
 from textseg.metrics.strata import SIZES, by_stratum, describe_truth, number_class, size_classes
 
 
@@ -65,11 +65,11 @@ def test_a_set_without_lesions_has_no_cuts() -> None:
     assert size_classes(np.zeros(2, np.int64), np.full(2, 9)) == (["none", "none"], [])
 
 
-def rows_of(triples: list[tuple[int, int, int]]) -> Rows:
+def rows_of(triples: list[tuple[int, int, int]]) -> CaseTableRows:
     both, predicted, true = np.array(triples, dtype=np.int64).T
     unknown = np.full(len(triples), np.nan)
     index = np.arange(len(triples))
-    return Rows(index, both, predicted, true, np.zeros_like(index), unknown, unknown)
+    return CaseTableRows(index, both, predicted, true, np.zeros_like(index), unknown, unknown)
 
 
 def test_scores_of_a_stratum_are_those_of_its_cases_alone() -> None:
@@ -84,7 +84,7 @@ def test_scores_of_a_stratum_are_those_of_its_cases_alone() -> None:
     assert [found[name]["cases"] for name in found] == [2, 2, 1]
     assert [found[name]["patients"] for name in found] == [1, 2, 1]
     own = select(rows, np.array([0, 2]))
-    ends = bootstrap_interval(own, ["p", "r"])["dice"]
+    ends = score_intervals(own, ["p", "r"])["dice"]
     assert (found["small"]["dice_ci_low"], found["small"]["dice_ci_high"]) == ends
     assert np.isnan(found["large"]["dice_ci_low"]), "one patient drawn again shows no spread"
 

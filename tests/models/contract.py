@@ -1,21 +1,21 @@
-"""What every network promises. A test class inherits `NetworkContract` and gives `make`.
+"""What every network promises. A test class inherits `NetworkContract`, and gives the name of a
+tiny network or overrides `make`.
 
 One whose mask follows the words inherits `TextGuidedContract` too, and says how it learns.
 
 class TestTMC(NetworkContract, TextGuidedContract):
+    network_name = "TMC"
     gradient_free = (*NetworkContract.gradient_free, r"stem\\.conv\\.bias")
     learning_rate, learning_steps = 3e-3, 80
-
-    def make(self, **settings):
-        defaults = {"text_encoder": "scratch", "pretrained": False, ...tiny, drop path 0...}
-        return TMC(**{**defaults, **settings})
+    variations = {"no alignment": {"alignment": "none"}}
+    bad_settings = {"unknown alignment": ({"alignment": "clip"}, "alignment='clip'")}
+    golden = ("tmc_swin_tiny.txt", {"image_encoder_options": None})
 """
 
 from __future__ import annotations
 
 import os
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,6 +33,7 @@ from tests.models.stand_ins import (
     quiet_trainer,
     write_bert,
 )
+from tests.models.tiny import tiny
 from textseg.batch import Batch, SegmentationOutput, TextFeatures
 from textseg.checkpoint import read_checkpoint
 from textseg.encoders import masked_mean, restoring
@@ -121,12 +122,14 @@ class ModeRecorder(L.Callback):
         self.text += [module.training for module in pl_module.text_encoder.modules()]
 
 
-class Made(ABC):
+class Made:
     """A network to be tested, at its smallest."""
 
-    @abstractmethod
-    def make(self, **settings: Any) -> SegmentationModule:
+    network_name: str  # its name in tests/models/tiny.py
+
+    def make(self, **settings: Any) -> Any:
         """A tiny network with scratch text, nothing pretrained, no drop path; settings override."""
+        return tiny(self.network_name, **settings)
 
     def taught(self, **settings: Any) -> SegmentationModule:
         torch.manual_seed(0)
@@ -157,10 +160,33 @@ class TextGuidedContract(Made):
             iou = (pred & truth).sum((1, 2, 3)) / (pred | truth).sum((1, 2, 3))
             assert (iou > self.learnt_iou).all(), f"an IoU of {iou.tolist()}"
 
+    def test_a_batch_of_one_trains(self) -> None:
+        model, batch = self.taught(**self.learning_settings).train(), make_batch(1)
+        before = model.compute_loss(model(batch["image"], batch["text"]), batch)["loss"].item()
+        learn(model, batch, lr=self.learning_rate, steps=4)
+        after = model.compute_loss(model(batch["image"], batch["text"]), batch)["loss"].item()
+        assert after < before
+
 
 class NetworkContract(Made):
     # Gradients that are zero by arithmetic: a softmax does not see what is added to every key.
     gradient_free: tuple[str, ...] = (r"text_encoder\..*\.key\.bias",)
+    # Name -> settings of further networks, all of whose parameters must train.
+    variations: ClassVar[dict[str, dict[str, Any]]] = {}
+    # Name -> settings that must be refused, and what the message must name.
+    bad_settings: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    # A list of names and shapes in tests/golden, and the settings of the network it is of.
+    golden: ClassVar[tuple[str, dict[str, Any]] | None] = None
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        cases: dict[str, dict[str, Any]] = {
+            "variation": {"default": {}, **self.variations},
+            "bad_setting": {"no share of the steps": ({"warmup": 1.0}, "warmup=1.0")}
+            | self.bad_settings,
+        }
+        for name, by_id in cases.items():
+            if name in metafunc.fixturenames:
+                metafunc.parametrize(name, by_id.values(), ids=by_id)
 
     def make_frozen(self, folder: Path) -> SegmentationModule:
         """The same with a frozen BERT of the architecture in `folder`."""
@@ -265,10 +291,21 @@ class NetworkContract(Made):
 
     # --- parameters
 
-    def test_every_parameter_gets_a_gradient_and_moves(self, network: SegmentationModule) -> None:
+    def test_every_variation_trains_all_of_its_parameters(self, variation: dict[str, Any]) -> None:
+        network = self.taught(**variation)
+        with torch.no_grad():
+            assert network.eval()(pictures(1, 64, 96), CAPTIONS[:1]).logits.shape == (1, 1, 64, 96)
         steps = train_three_steps(network, make_batch())
         assert without_gradient(steps) == []
         assert never_moved(steps, but_for=self.gradient_free) == []
+
+    def test_a_bad_setting_is_a_user_error_that_names_it(
+        self, bad_setting: tuple[Any, ...]
+    ) -> None:
+        settings, *named = bad_setting
+        with pytest.raises(UserError) as caught:
+            self.make(**settings)
+        assert [part for part in named if part not in str(caught.value)] == []
 
     def test_the_optimizer_holds_every_trainable_parameter_once(
         self, network: SegmentationModule
@@ -296,6 +333,12 @@ class NetworkContract(Made):
         assert not any(p.requires_grad for p in frozen.values())
 
     # --- checkpoints
+
+    def test_the_names_and_shapes_of_the_state_dict_are_the_golden_ones(self) -> None:
+        if self.golden is None:
+            pytest.skip("no list of this network is kept")
+        file, settings = self.golden
+        assert changed_keys(self.taught(**settings), file) == {"gone": [], "new": []}
 
     def save(self, network: SegmentationModule, path: Path) -> None:
         trainer = quiet_trainer(max_steps=2, limit_val_batches=0)

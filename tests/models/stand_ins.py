@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import BertConfig, BertModel, BertTokenizerFast
@@ -44,6 +45,11 @@ def pictures(count: int, height: int = 64, width: int = 64, *, seed: int = 0) ->
     """[count, 3, height, width] in [0, 1]."""
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(count, 3, height, width, generator=generator)
+
+
+def random_pixels(count: int, dim: int = 8, size: int = 7) -> Tensor:
+    """[count, dim, size, size], each pixel of unit length."""
+    return F.normalize(torch.randn(count, dim, size, size), dim=1)
 
 
 def make_batch(count: int = 2, height: int = 64, width: int = 64, *, seed: int = 0) -> Batch:

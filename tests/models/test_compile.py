@@ -11,7 +11,7 @@ from torch._dynamo.utils import counters
 import textseg.models
 from tests.models.stand_ins import CAPTIONS, BatchesInMemory, make_batch, pictures, quiet_trainer
 from tests.models.tiny import NETWORKS
-from textseg.training.options import CompiledTraining
+from textseg.training import CompiledTraining
 
 pytestmark = pytest.mark.slow
 

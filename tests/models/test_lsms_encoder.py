@@ -223,7 +223,7 @@ def test_a_silent_language_branch_gives_the_plain_encoder_bit_for_bit(branch: st
     guided, alone = build(language_branch=branch), plain()
     missing, unexpected = alone.load_state_dict(guided.state_dict(), strict=False)
     assert missing == []
-    assert all(".language." in k or k.startswith("words") for k in unexpected)
+    assert all(".language_attention." in k or k.startswith("text_projection") for k in unexpected)
     image = pictures(2, 64, 96)
     with torch.no_grad():
         spoken = guided(image, words(2))
@@ -245,7 +245,7 @@ def test_published_weights_load_by_name_and_leave_only_language_parts_new(
         assert torch.equal(state[name], weights[name]), name
     rest = set(state) - set(weights)
     assert rest
-    assert all(".language." in k or k.startswith("words") for k in rest)
+    assert all(".language_attention." in k or k.startswith("text_projection") for k in rest)
 
 
 @pytest.mark.parametrize("variant", ["mscan_small", "mscan_base"])
@@ -271,28 +271,28 @@ def test_a_weights_file_whose_entries_are_no_tensors_is_a_user_error(tmp_path: P
 # --- language
 
 
-@pytest.mark.parametrize(("branch", "looks"), [("shared", 1), ("per_scale", 4)])
-def test_every_block_has_its_own_number_of_looks_at_the_words(branch: str, looks: int) -> None:
+@pytest.mark.parametrize(("branch", "branches"), [("shared", 1), ("per_scale", 4)])
+def test_every_block_has_its_own_number_of_language_branches(branch: str, branches: int) -> None:
     encoder = build(language_branch=branch)
     blocks = [b for i in range(1, 5) for b in getattr(encoder, f"block{i}")]
-    assert {len(b.attn.spatial_gating_unit.language) for b in blocks} == {looks}
+    assert {len(b.attn.spatial_gating_unit.language_attention) for b in blocks} == {branches}
 
 
 @pytest.mark.parametrize("strips", [(), (11,), (7, 21)])
-def test_per_scale_has_one_look_for_the_first_map_and_one_for_each_strip(
+def test_per_scale_has_one_branch_for_the_first_map_and_one_for_each_strip(
     strips: tuple[int, ...],
 ) -> None:
     encoder = build(language_branch="per_scale", strips=strips)
     unit = encoder.get_submodule("block1.0.attn.spatial_gating_unit")
-    assert len(unit.language) == 1 + len(strips)
+    assert len(unit.language_attention) == 1 + len(strips)
 
 
-def test_each_look_of_per_scale_reads_the_map_of_its_own_scale() -> None:
+def test_each_branch_of_per_scale_reads_the_map_of_its_own_scale() -> None:
     unit = build(language_branch="per_scale").get_submodule("block1.0.attn.spatial_gating_unit")
     seen: list[Tensor] = []
-    for look in unit.language:
-        look.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    stage = build().get_submodule("words1")
+    for attention in unit.language_attention:
+        attention.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    stage = build().get_submodule("text_projection1")
     z = torch.randn(1, 32, 8, 8, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         unit(z, *stage(words(), z))
@@ -314,32 +314,32 @@ def test_keys_and_values_are_made_once_a_stage_and_not_once_a_block() -> None:
     assert len(calls) == 4
 
 
-def attend_by_hand(look: LanguageAttention, x: Tensor, text: Any, places: Tensor) -> Tensor:
+def attend_by_hand(attention: LanguageAttention, x: Tensor, text: Any, position: Tensor) -> Tensor:
     """softmax(q k / sqrt d) over real words, by loops over heads and positions; then the gate."""
     C = x.shape[1]
-    query = (look.to_query(x) + places)[0].flatten(1).T  # [N, C]
-    d = C // look.heads
+    query = (attention.to_query(x) + position)[0].flatten(1).T  # [N, C]
+    d = C // attention.heads
     out = torch.zeros(len(query), C)
-    for head in range(look.heads):
+    for head in range(attention.heads):
         part = slice(head * d, (head + 1) * d)
         for n in range(len(query)):
             scores = torch.stack([query[n, part] @ key for key in text.keys[0, head]]) / d**0.5
             scores = scores.masked_fill(~text.mask[0, 0, 0], -torch.inf)
             weights = scores.exp() / scores.exp().sum()
             out[n, part] = sum(w * v for w, v in zip(weights, text.values[0, head], strict=True))
-    out = look.norm(look.proj(out))
-    gate = torch.tanh(look.gate[2](torch.relu(look.gate[0](out))))
+    out = attention.norm(attention.proj(out))
+    gate = torch.tanh(attention.gate[2](torch.relu(attention.gate[0](out))))
     return (out * gate).T.view_as(x[0])
 
 
-def test_a_look_is_a_masked_softmax_over_the_words_times_a_tanh_gate() -> None:
+def test_language_attention_is_a_masked_softmax_over_the_words_times_a_tanh_gate() -> None:
     torch.manual_seed(2)
-    look, stage = LanguageAttention(16, heads=2), StageTextProjection(TEXT_DIM, 16, heads=2)
+    attention, stage = LanguageAttention(16, heads=2), StageTextProjection(TEXT_DIM, 16, heads=2)
     x = torch.randn(1, 16, 3, 2)
     with torch.no_grad():
-        text, places = stage(words(), x)
-        expected = attend_by_hand(look, x, text, places)
-        torch.testing.assert_close(look(x, text, places)[0], expected, rtol=1e-4, atol=1e-6)
+        text, position = stage(words(), x)
+        expected = attend_by_hand(attention, x, text, position)
+        torch.testing.assert_close(attention(x, text, position)[0], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_padding_words_change_no_stage() -> None:
@@ -355,25 +355,25 @@ def test_padding_words_change_no_stage() -> None:
 def test_the_language_branch_knows_where_a_position_lies() -> None:
     """On a constant map every position would answer the words alike, were it not for its place."""
     torch.manual_seed(3)
-    look, stage = LanguageAttention(32, heads=1), StageTextProjection(TEXT_DIM, 32, heads=1)
-    torch.nn.init.normal_(stage.place.weight)
+    attention, stage = LanguageAttention(32, heads=1), StageTextProjection(TEXT_DIM, 32, heads=1)
+    torch.nn.init.normal_(stage.position_embedding.weight)
     torch.nn.init.normal_(stage.to_key.weight)
     x = torch.ones(1, 32, 4, 4)
     with torch.no_grad():
-        out = look(x, *stage(words(), x))
+        out = attention(x, *stage(words(), x))
     assert out.flatten(2).std(-1).max() > 1e-3
 
 
 def test_an_image_does_not_depend_on_the_rest_of_its_batch_through_the_language_branch() -> None:
     torch.manual_seed(4)
-    look, stage = (
+    attention, stage = (
         LanguageAttention(32, heads=1).train(),
         StageTextProjection(TEXT_DIM, 32, heads=1).train(),
     )
     x, text = torch.randn(3, 32, 4, 4), words(3)
     first = TextFeatures(*(field[:1] for field in text))
     with torch.no_grad():
-        both, alone = look(x, *stage(text, x)), look(x[:1], *stage(first, x[:1]))
+        both, alone = attention(x, *stage(text, x)), attention(x[:1], *stage(first, x[:1]))
     torch.testing.assert_close(both[:1], alone, rtol=1e-5, atol=1e-6)
-    buffers = [n for n, _ in build().named_buffers() if "language" in n or "words" in n]
+    buffers = [n for n, _ in build().named_buffers() if "language" in n or "text" in n]
     assert buffers == [], "no running statistics"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import torch
 from torch import Tensor
 
 from tests.models.stand_ins import CAPTIONS, pictures, write_bert
-from tests.models.test_lsms import make
+from tests.models.tiny import NO_TEXT, tiny
 from textseg.batch import TextFeatures
 from textseg.errors import UserError
-from textseg.explain import recorded
+from textseg.explain import record_inputs
 from textseg.layers import merge_heads, to_map
 from textseg.models.lsms import LSMS
 
+make = partial(tiny, "LSMS")
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
 
@@ -68,7 +70,9 @@ def test_the_weights_of_single_tokens_add_up_to_those_of_all() -> None:
     assert total.max() < 1, "the special tokens have their share"
 
 
-def numpy_look(look: Any, x: Tensor, words: Any, places: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def numpy_attention(
+    attention: Any, x: Tensor, text: Any, position: Tensor
+) -> tuple[np.ndarray, np.ndarray]:
     """Weights [B, N, L], a mean over heads, and |A_L| [B, h, w], from the text of the paper."""
 
     def linear(layer: Any, values: np.ndarray) -> np.ndarray:
@@ -77,34 +81,34 @@ def numpy_look(look: Any, x: Tensor, words: Any, places: Tensor) -> tuple[np.nda
 
     B, C, H, W = x.shape
     flat = x.double().numpy().reshape(B, C, H * W).transpose(0, 2, 1)
-    place = places.double().numpy().reshape(1, C, H * W).transpose(0, 2, 1)
-    query = (linear(look.to_query, flat) + place).reshape(B, H * W, look.heads, -1)
-    keys, values = words.keys.double().numpy(), words.values.double().numpy()
+    place = position.double().numpy().reshape(1, C, H * W).transpose(0, 2, 1)
+    query = (linear(attention.to_query, flat) + place).reshape(B, H * W, attention.heads, -1)
+    keys, values = text.keys.double().numpy(), text.values.double().numpy()
     scores = np.einsum("bnhd,bhld->bhnl", query, keys) / np.sqrt(query.shape[-1])
-    powers = np.exp(scores) * words.mask.numpy()
+    powers = np.exp(scores) * text.mask.numpy()
     weights = powers / powers.sum(-1, keepdims=True)
     seen = np.einsum("bhnl,bhld->bnhd", weights, values).reshape(B, H * W, C)
-    out = linear(look.proj, seen)
+    out = linear(attention.proj, seen)
     centerd = out - out.mean(-1, keepdims=True)
-    out = centerd / np.sqrt(centerd.var(-1, keepdims=True) + look.norm.eps)
-    gate = np.tanh(linear(look.gate[2], np.maximum(linear(look.gate[0], out), 0)))
+    out = centerd / np.sqrt(centerd.var(-1, keepdims=True) + attention.norm.eps)
+    gate = np.tanh(linear(attention.gate[2], np.maximum(linear(attention.gate[0], out), 0)))
     return weights.mean(1), np.abs(out * gate).mean(-1).reshape(B, H, W)
 
 
 @pytest.mark.parametrize("branch", ["shared", "per_scale"])
 @pytest.mark.parametrize("number", [1, 3])
-def test_the_maps_are_the_papers_attention_and_gated_response_averaged_over_the_looks(
+def test_the_maps_are_the_papers_attention_and_gated_response_averaged_over_the_branches(
     branch: str, number: int
 ) -> None:
     network = make(language_branch=branch).eval()
     text, words = network.encode_text(CAPTIONS), network.token_mask(CAPTIONS, "lesion")
     last = getattr(network.image_encoder, f"block{number}")[-1].attn.spatial_gating_unit
-    looks = {str(n): look for n, look in enumerate(last.language)}
-    assert len(looks) == {"shared": 1, "per_scale": 4}[branch]
+    branches = {str(n): attention for n, attention in enumerate(last.language_attention)}
+    assert len(branches) == {"shared": 1, "per_scale": 4}[branch]
     maps = raw_maps(network, words, text)
-    with torch.no_grad(), recorded(looks) as calls:
+    with torch.no_grad(), record_inputs(branches) as calls:
         network.forward_features(pictures(2, 64, 96), text)
-        pairs = [numpy_look(looks[n], *calls[n]) for n in looks]
+        pairs = [numpy_attention(branches[n], *calls[n]) for n in branches]
     weights = np.mean([w for w, _ in pairs], axis=0)  # [B, N, L]
     attention = (weights * words.numpy()[:, None]).sum(-1)
     gate = np.mean([g for _, g in pairs], axis=0)
@@ -113,14 +117,16 @@ def test_the_maps_are_the_papers_attention_and_gated_response_averaged_over_the_
     np.testing.assert_allclose(found["gate"], gate, rtol=1e-3, atol=1e-5)
 
 
-def test_the_weights_of_a_look_reproduce_its_fused_attention(network: LSMS) -> None:
-    look = network.image_encoder.last_language_attention()["stage2"][0]
-    with torch.no_grad(), recorded({"look": look}) as calls:
+def test_the_weights_of_an_attention_reproduce_its_fused_attention(network: LSMS) -> None:
+    attention = network.image_encoder.last_language_attention()["stage2"][0]
+    with torch.no_grad(), record_inputs({"attention": attention}) as calls:
         network(pictures(2, 64, 96), CAPTIONS)
-        x, words, places = calls["look"]
-        out = look.norm(look.proj(merge_heads(look.weights(x, words, places) @ words.values)))
-        rebuilt = to_map(out * torch.tanh(look.gate(out)), *x.shape[-2:])
-        torch.testing.assert_close(rebuilt, look(x, words, places), rtol=1e-4, atol=1e-5)
+        x, text, position = calls["attention"]
+        out = attention.norm(
+            attention.proj(merge_heads(attention.weights(x, text, position) @ text.values))
+        )
+        rebuilt = to_map(out * torch.tanh(attention.gate(out)), *x.shape[-2:])
+        torch.testing.assert_close(rebuilt, attention(x, text, position), rtol=1e-4, atol=1e-5)
 
 
 def test_two_words_have_different_attention_and_the_same_gate(network: LSMS) -> None:
@@ -160,9 +166,9 @@ def test_an_empty_caption_is_explained_by_its_special_tokens(network: LSMS) -> N
 
 
 def test_an_image_only_network_has_saliency_alone_and_no_word_to_explain() -> None:
-    network = make(language_branch="none", contrastive_weight=0.0).eval()
+    network = make(**NO_TEXT["LSMS"]).eval()
     assert set(network.explain(pictures(2), CAPTIONS)) == {"saliency"}
-    with pytest.raises(UserError, match="reads no words"):
+    with pytest.raises(UserError, match="left"):
         network.explain(pictures(2), CAPTIONS, "left")
 
 

@@ -24,7 +24,7 @@ def by_hand(x: Tensor, layer: StripConv) -> Tensor:
     size, total = x.shape[axis], torch.zeros_like(x)
     for j in range(2 * reach + 1):
         shift = j - reach
-        taken = range(max(0, -shift), min(size, size - shift))  # places whose neighbor is inside
+        taken = range(max(0, -shift), min(size, size - shift))  # positions whose neighbor is inside
         if taken:
             here = torch.tensor(taken)
             part = x.index_select(axis, here + shift) * weight[:, j, None, None]

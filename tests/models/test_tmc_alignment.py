@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.models.stand_ins import CAPTIONS, BatchesInMemory, make_batch, pictures, quiet_trainer
-from tests.models.tiny_tmc import make
+from tests.models.tiny import tiny
 from textseg.batch import Batch, SegmentationOutput, stable_id
 from textseg.losses import contrastive_targets
-from textseg.models.tmc import TMC, info_nce_halves
+from textseg.models.tmc import TMC, info_nce
+
+make = partial(tiny, "TMC")
 
 # --- MA Loss
 
@@ -57,11 +60,11 @@ def test_infonce_equals_numpy_from_the_features_on(
         features, text = model.encode_image(batch["image"]), model.encode_text(texts)
     expected = {}
     for stage in (2, 4):
-        projected = model.words[str(stage)](text.tokens).detach().double().numpy()
+        projected = model.text_projection[str(stage)](text.tokens).detach().double().numpy()
         real = [row[mask.numpy()].mean(0) for row, mask in zip(projected, text.mask, strict=True)]
         seen = features[stage - 1].double().numpy().mean((2, 3))
-        v = numpy_embedding(seen, model.alignment.vision[str(stage)])
-        t = numpy_embedding(np.stack(real), model.alignment.language[str(stage)])
+        v = numpy_embedding(seen, model.alignment.project_image[str(stage)])
+        t = numpy_embedding(np.stack(real), model.alignment.project_text[str(stage)])
         scores = v @ t.T / 0.07
         halves = [numpy_half(s, captions, images) for s in (scores, scores.T)]
         expected[f"loss_align_{stage}"] = sum(halves) / 2
@@ -78,11 +81,11 @@ def test_one_caption_for_all_moves_images_only_by_the_half_of_the_text_and_only_
     vision = torch.randn(B, 8, generator=generator, dtype=torch.double).requires_grad_()
     text = torch.randn(1, 8, generator=generator, dtype=torch.double).repeat(B, 1)
     unit_text = nn.functional.normalize(text, dim=1)
-    matches = contrastive_targets(torch.full((B,), 5), torch.arange(B))
+    targets = contrastive_targets(torch.full((B,), 5), torch.arange(B))
     log_tau = torch.tensor(0.07).log()
 
     def halves(raw: Tensor) -> tuple[Tensor, Tensor]:
-        return info_nce_halves(nn.functional.normalize(raw, dim=1), unit_text, log_tau, matches)
+        return info_nce(nn.functional.normalize(raw, dim=1), unit_text, log_tau, targets)
 
     to_text, to_image = halves(vision)
     assert to_text.item() == pytest.approx(math.log(B), rel=1e-6)
@@ -100,19 +103,19 @@ def test_one_caption_for_all_moves_images_only_by_the_half_of_the_text_and_only_
         assert halves(together)[1].item() == pytest.approx(math.log(B), rel=1e-6)
 
 
-def test_an_embedding_of_words_is_of_the_text_before_any_image_has_touched_it() -> None:
+def test_an_embedding_of_words_is_of_the_text_without_the_image() -> None:
     model = make().eval()
     with torch.no_grad():
         first, second = (model(pictures(2, seed=s), CAPTIONS).aux for s in (0, 1))
-    assert torch.equal(first["align_language"], second["align_language"])
-    assert not torch.equal(first["align_vision"], second["align_vision"])
+    assert torch.equal(first["align_text"], second["align_text"])
+    assert not torch.equal(first["align_image"], second["align_image"])
 
 
 def test_embeddings_are_of_length_1_in_fp32_under_autocast() -> None:
     model = make()
     with torch.autocast("cpu", torch.bfloat16):
         aux = model(pictures(2), CAPTIONS).aux
-    for name in ("align_vision", "align_language"):
+    for name in ("align_image", "align_text"):
         assert aux[name].dtype == torch.float32
         assert aux[name].shape == (2, 4, 256)
         torch.testing.assert_close(aux[name].norm(dim=-1), torch.ones(2, 4))
@@ -136,7 +139,7 @@ def test_the_pixel_form_equals_numpy_on_soft_masks() -> None:
         cells = batch["mask"][row, 0].double().numpy().reshape(h, 64 // h, w, 96 // w)
         m = cells.mean((1, 3)).ravel()
         assert ((m > 0) & (m < 1)).any(), "a soft weight must be among them"
-        t, z = aux["align_language"][row, 0], aux["align_pixel_3"][row].reshape(256, -1)
+        t, z = aux["align_text"][row, 0], aux["align_pixel_3"][row].reshape(256, -1)
         s = t @ z / np.linalg.norm(t) / np.linalg.norm(z, axis=0) / 0.07 - 0.4
         expected -= (m * np.log(sigmoid(s))).sum() / m.sum() / 4
         expected -= ((1 - m) * np.log(sigmoid(-s))).sum() / (1 - m).sum() / 4
@@ -254,5 +257,5 @@ def test_two_processes_average_to_the_gradient_of_one(tmp_path: Path) -> None:
         assert set(found) == set(whole)
         for name, gradient in whole.items():
             torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-8, msg=name)
-    name = "alignment.vision.1.weight"
+    name = "alignment.project_image.1.weight"
     assert (apart[name] - whole[name]).norm() > 0.1 * whole[name].norm(), "halves alone differ"

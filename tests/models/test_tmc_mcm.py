@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import torch
 from torch import nn
 
 from tests.models.stand_ins import CAPTIONS, pictures, write_bert
-from tests.models.tiny_tmc import NO_TEXT, make
+from tests.models.tiny import NO_TEXT, tiny
 from textseg.batch import TextFeatures
 from textseg.encoders import masked_mean
-from textseg.explain import normalize_map, recorded
+from textseg.explain import normalize_map, record_inputs
 from textseg.models.tmc import FiLM, MultiStageCrossAttention, StageCrossAttention
+
+make = partial(tiny, "TMC")
 
 # --- MCM
 
@@ -86,19 +89,19 @@ class NumpyStage:
         return code.reshape(height * width, dim)
 
     def __call__(
-        self, vision: np.ndarray, said: np.ndarray
+        self, vision: np.ndarray, tokens: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """V [C, H, W] and the real words' L [L, C] -> F_V, F_L, and the words' places [L, H, W]."""
+        """V [C, H, W] and the real words' L [L, C] -> F_V, F_L, text-to-image weights [L, H, W]."""
         C, H, W = vision.shape
-        seen = vision.reshape(C, -1).T
-        v, l_ = self.norm("norm_vision", seen), self.norm("norm_words", said)
-        placed = v + self.position_code(H, W, C)
-        f_v = seen + self.p["g1"] * self.attention("image_to_text", placed, l_, l_)
-        f_l = said + self.p["g2"] * self.attention("text_to_image", l_, placed, v)
-        places = np.mean(self.weights("text_to_image", l_, placed), 0).reshape(-1, H, W)
-        f_v = f_v + self.p["g3"] * self.ffn("vision_ffn", f_v)
-        f_l = f_l + self.p["g4"] * self.ffn("words_ffn", f_l)
-        return f_v.T.reshape(C, H, W), f_l, places
+        flat = vision.reshape(C, -1).T
+        v, l_ = self.norm("norm_image", flat), self.norm("norm_text", tokens)
+        v_pos = v + self.position_code(H, W, C)
+        f_v = flat + self.p["g1"] * self.attention("image_to_text", v_pos, l_, l_)
+        f_l = tokens + self.p["g2"] * self.attention("text_to_image", l_, v_pos, v)
+        positions = np.mean(self.weights("text_to_image", l_, v_pos), 0).reshape(-1, H, W)
+        f_v = f_v + self.p["g3"] * self.ffn("image_ffn", f_v)
+        f_l = f_l + self.p["g4"] * self.ffn("text_ffn", f_l)
+        return f_v.T.reshape(C, H, W), f_l, positions
 
 
 @pytest.mark.parametrize("size", [(7, 5), (1, 3), (8, 8)])
@@ -106,29 +109,29 @@ def test_the_cross_attention_of_a_stage_equals_numpy(size: tuple[int, int]) -> N
     block = randomized(StageCrossAttention(64, gate=0.1))
     vision, text = pictures(2, *size).repeat(1, 22, 1, 1)[:, :64].double(), words(2, 64)
     vision = vision + torch.randn(vision.shape, generator=torch.Generator().manual_seed(1))
-    said = text.tokens.double()
+    tokens = text.tokens.double()
     with torch.no_grad():
-        F_V, F_L = block(vision, said, text.mask)
-        places = block.places_of_words(vision, said, text.mask).mean(1)
+        F_V, F_L = block(vision, tokens, text.mask)
+        positions = block.text_to_image_weights(vision, tokens, text.mask).mean(1)
     real = int(text.mask[0].sum())
     for row in range(2):
-        expected = NumpyStage(block)(vision[row].numpy(), said[row, :real].numpy())
-        found = (F_V[row], F_L[row, :real], places[row, :real])
+        expected = NumpyStage(block)(vision[row].numpy(), tokens[row, :real].numpy())
+        found = (F_V[row], F_L[row, :real], positions[row, :real])
         for tensor, array in zip(found, expected, strict=True):
             np.testing.assert_allclose(
                 tensor.numpy(), array, rtol=1e-4, atol=2e-5
             )  # the code is fp32
 
 
-def test_the_entry_condition_scales_and_shifts_by_the_mean_of_the_real_words() -> None:
-    condition = randomized(FiLM(6, 4, gate=0.1))
+def test_film_scales_and_shifts_by_the_mean_of_the_real_words() -> None:
+    film = randomized(FiLM(6, 4, gate=0.1))
     entry, text = torch.rand(1, 4, 2, 3).double(), words(1, 6)
     with torch.no_grad():
-        out = condition(entry, text.tokens.double(), text.mask)[0].numpy()
+        out = film(entry, text.tokens.double(), text.mask)[0].numpy()
     mean = text.tokens[0, :3].double().numpy().mean(0)
-    weight, bias = (p.detach().numpy() for p in condition.scale_and_shift.parameters())
+    weight, bias = (p.detach().numpy() for p in film.scale_and_shift.parameters())
     scale, shift = np.split(weight @ mean + bias, 2)
-    gate = condition.gate.detach().numpy()
+    gate = film.gate.detach().numpy()
     expected = entry[0].numpy() * (1 + gate * scale)[:, None, None]
     np.testing.assert_allclose(out, expected + (gate * shift)[:, None, None], rtol=1e-6)
 
@@ -136,31 +139,31 @@ def test_the_entry_condition_scales_and_shifts_by_the_mean_of_the_real_words() -
 def test_the_words_of_a_stage_are_those_of_the_stage_before_plus_what_they_learnt() -> None:
     model = make(mcm_stages=(1, 3, 4)).eval()
     assert isinstance(model.mcm, MultiStageCrossAttention)
-    assert set(model.mcm.carry) == {"1", "3"}, "behind the last stage nobody listens"
-    with torch.no_grad(), recorded(dict(model.mcm.blocks.items())) as calls:
+    assert set(model.mcm.propagate) == {"1", "3"}, "the output of the last stage is not used"
+    with torch.no_grad(), record_inputs(dict(model.mcm.blocks.items())) as calls:
         text = model.encode_text(CAPTIONS)
         model.forward_features(pictures(2), text)
         tokens = text.tokens
         for stage in ("1", "3", "4"):
-            projected = model.words[stage](tokens)
+            projected = model.text_projection[stage](tokens)
             torch.testing.assert_close(calls[stage][1], projected)
             if stage != "4":
                 learnt = model.mcm.blocks[stage](*calls[stage])[1]
-                tokens = tokens + model.mcm.carry[stage](learnt)
+                tokens = tokens + model.mcm.propagate[stage](learnt)
 
 
 def test_stages_that_are_not_selected_reach_the_decoder_as_they_are() -> None:
     model = make(mcm_stages=(2,)).eval()
-    with torch.no_grad(), recorded({"decoder": model.decoder}) as calls:
+    with torch.no_grad(), record_inputs({"decoder": model.decoder}) as calls:
         model(pictures(1), CAPTIONS[:1])
         plain = model.encode_image(pictures(1))
     same = [torch.equal(a, b) for a, b in zip(calls["decoder"][0], plain, strict=True)]
-    assert same == [True, False, True, False], "the words condition the entry at stage 4"
+    assert same == [True, False, True, False], "FiLM changes stage 4"
 
 
 def test_with_closed_gates_the_decoder_sees_the_plain_pyramid() -> None:
     model = make(gate=0.0).eval()
-    with torch.no_grad(), recorded({"decoder": model.decoder}) as calls:
+    with torch.no_grad(), record_inputs({"decoder": model.decoder}) as calls:
         model(pictures(2, 64, 96), CAPTIONS)
         plain = model.encode_image(pictures(2, 64, 96))
     assert all(torch.equal(a, b) for a, b in zip(calls["decoder"][0], plain, strict=True))
@@ -220,7 +223,7 @@ def test_two_words_of_one_caption_have_different_maps() -> None:
         assert not torch.allclose(small[name], left[name], atol=1e-3)
 
 
-def test_a_words_places_sum_to_1_before_they_are_stretched_and_words_are_averaged() -> None:
+def test_the_weights_of_a_word_sum_to_1_before_they_are_stretched_and_words_are_averaged() -> None:
     model = make().eval()
     with torch.no_grad():
         text = model.encode_text(CAPTIONS)
@@ -240,15 +243,15 @@ def test_a_words_places_sum_to_1_before_they_are_stretched_and_words_are_average
 def test_the_shown_attention_is_what_numpy_computes_from_what_the_block_read() -> None:
     model = make(mcm_stages=(3,)).double().eval()
     image = pictures(1).double()
-    with torch.no_grad(), recorded(dict(model.mcm.blocks.items())) as calls:
+    with torch.no_grad(), record_inputs(dict(model.mcm.blocks.items())) as calls:
         shown = model.explain(image, CAPTIONS[:1], "left")["stage3.attention"]
-    vision, said, mask = (x[0] for x in calls["3"])
+    vision, tokens, mask = (x[0] for x in calls["3"])
     block = NumpyStage(model.mcm.blocks["3"])
-    places = block(vision.detach().numpy(), said[mask].detach().numpy())[2]
+    positions = block(vision.detach().numpy(), tokens[mask].detach().numpy())[2]
     chosen = model.token_mask(CAPTIONS[:1], "left")[0][mask].numpy()
-    raw = torch.from_numpy(places[chosen].mean(0))[None]
+    raw = torch.from_numpy(positions[chosen].mean(0))[None]
     torch.testing.assert_close(shown, normalize_map(raw, (64, 64)), rtol=1e-4, atol=1e-4)
 
 
 def test_without_cross_attention_only_the_saliency_explains() -> None:
-    assert set(make(**NO_TEXT).explain(pictures(1), CAPTIONS[:1])) == {"saliency"}
+    assert set(make(**NO_TEXT["TMC"]).explain(pictures(1), CAPTIONS[:1])) == {"saliency"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,19 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.models.contract import learn
-from tests.models.stand_ins import CAPTIONS, BatchesInMemory, make_batch, pictures, quiet_trainer
-from tests.models.tiny_tmca import make, random_places
+from tests.models.stand_ins import (
+    CAPTIONS,
+    BatchesInMemory,
+    make_batch,
+    pictures,
+    quiet_trainer,
+    random_pixels,
+)
+from tests.models.tiny import tiny
 from textseg.batch import Batch, SegmentationOutput, stable_id
 from textseg.models.tmca import LEVELS, TMCA, pool_regions, semantic_distance
+
+make = partial(tiny, "TMCA")
 
 # --- target-sensitive semantic distance
 
@@ -27,23 +37,23 @@ from textseg.models.tmca import LEVELS, TMCA, pool_regions, semantic_distance
 def test_a_lesion_of_one_pixel_is_seen_on_a_grid_of_7(place: tuple[int, int]) -> None:
     mask = torch.zeros(1, 1, 224, 224)
     mask[0, 0, place[0], place[1]] = 1
-    places = random_places(1)
-    lesion, background = pool_regions(places, mask)
-    torch.testing.assert_close(lesion[0], places[0, :, place[0] // 32, place[1] // 32])
-    torch.testing.assert_close(background, places.mean((2, 3)), rtol=0, atol=1e-4)
+    pixels = random_pixels(1)
+    lesion, background = pool_regions(pixels, mask)
+    torch.testing.assert_close(lesion[0], pixels[0, :, place[0] // 32, place[1] // 32])
+    torch.testing.assert_close(background, pixels.mean((2, 3)), rtol=0, atol=1e-4)
 
 
 def test_an_empty_and_a_full_mask_give_a_region_of_zeros_with_finite_gradients() -> None:
-    places = random_places(2).requires_grad_(True)
+    pixels = random_pixels(2).requires_grad_(True)
     mask = torch.zeros(2, 1, 64, 64)
     mask[1] = 1
-    lesion, background = pool_regions(places, mask)
+    lesion, background = pool_regions(pixels, mask)
     assert not lesion[0].any()
     assert not background[1].any()
-    torch.testing.assert_close(lesion[1], places[1].mean((1, 2)))
+    torch.testing.assert_close(lesion[1], pixels[1].mean((1, 2)))
     (lesion.sum() + background.sum()).backward()
-    assert places.grad is not None
-    assert torch.isfinite(places.grad).all()
+    assert pixels.grad is not None
+    assert torch.isfinite(pixels.grad).all()
 
 
 def distances(model: TMCA, batch: Batch) -> dict[int, Tensor]:
@@ -51,7 +61,7 @@ def distances(model: TMCA, batch: Batch) -> dict[int, Tensor]:
     with torch.no_grad():
         aux = model(batch["image"], batch["text"]).aux
     return {
-        n: semantic_distance(pool_regions(aux[f"places_{n}"], batch["mask"])[0], aux[f"text_{n}"])
+        n: semantic_distance(pool_regions(aux[f"pixels_{n}"], batch["mask"])[0], aux[f"text_{n}"])
         for n in LEVELS
     }
 
@@ -78,7 +88,7 @@ def random_output(count: int, levels: tuple[int, ...] = LEVELS) -> SegmentationO
     """Places and texts of unit length at 64 x 64, leaves of the graph."""
     aux = {}
     for n in levels:
-        aux[f"places_{n}"] = random_places(count, 16, 32 // 2**n)
+        aux[f"pixels_{n}"] = random_pixels(count, 16, 32 // 2**n)
         aux[f"text_{n}"] = F.normalize(torch.randn(count, 16), dim=1)
     leaves = {name: value.requires_grad_(True) for name, value in aux.items()}
     return SegmentationOutput(torch.randn(count, 1, 64, 64), leaves)
@@ -94,16 +104,16 @@ def labeled(masks: Tensor, captions: list[str], images: list[int]) -> Batch:
     }
 
 
-def numpy_region(places: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    h, w = places.shape[1:]
+def numpy_region(pixels: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    h, w = pixels.shape[1:]
     cells = weight.reshape(h, len(weight) // h, w, weight.shape[1] // w).mean(axis=(1, 3))
     if cells.sum() == 0:
-        return np.zeros(len(places))
-    return sum(cells[y, x] * places[:, y, x] for y in range(h) for x in range(w)) / cells.sum()
+        return np.zeros(len(pixels))
+    return sum(cells[y, x] * pixels[:, y, x] for y in range(h) for x in range(w)) / cells.sum()
 
 
 def numpy_level(
-    places: np.ndarray,
+    pixels: np.ndarray,
     text: np.ndarray,
     masks: np.ndarray,
     captions: list[str],
@@ -116,8 +126,8 @@ def numpy_level(
     if not rows:
         return 0.0
     whole = np.ones_like(masks[0, 0])
-    inside = {i: numpy_region(places[i], masks[i, 0] if target else whole) for i in rows}
-    outside = {i: numpy_region(places[i], 1 - masks[i, 0]) for i in rows}
+    inside = {i: numpy_region(pixels[i], masks[i, 0] if target else whole) for i in rows}
+    outside = {i: numpy_region(pixels[i], 1 - masks[i, 0]) for i in rows}
     halves = {"image to text": 0.0, "text to image": 0.0}
     for i in rows:
         others = [j for j in rows if captions[j] == captions[i] or images[j] != images[i]]
@@ -153,7 +163,7 @@ def test_the_alignment_is_the_one_computed_by_hand(alignment: str, levels: tuple
     aux = {name: value.detach().double().numpy() for name, value in output.aux.items()}
     expected = [
         numpy_level(
-            aux[f"places_{n}"],
+            aux[f"pixels_{n}"],
             aux[f"text_{n}"],
             masks.double().numpy(),
             captions,
@@ -214,14 +224,14 @@ def test_a_caption_that_all_rows_share_teaches_by_the_background_alone() -> None
     losses = model.compute_loss(output, batch)
     losses["loss_align"].backward()
     for n in LEVELS:
-        places, mask = output.aux[f"places_{n}"], batch["mask"]
-        lesion, background = pool_regions(places.detach(), mask)
+        pixels, mask = output.aux[f"pixels_{n}"], batch["mask"]
+        lesion, background = pool_regions(pixels.detach(), mask)
         score = (torch.stack([lesion, background]) * output.aux[f"text_{n}"].detach()).sum(-1) / 0.1
         rivals = torch.cat([score[:1].expand(4, 4), score[1][:, None]], dim=1)
         to_image = (rivals.logsumexp(1) - score[0].mean()).mean()
         both = (math.log(4) + to_image.item()) / 2
         assert losses[f"loss_align_{n}"].item() == pytest.approx(both, rel=1e-5)
-        gradient = places.grad
+        gradient = pixels.grad
         assert gradient is not None
         outside = F.adaptive_max_pool2d(mask, gradient.shape[-2:]) == 0
         assert (gradient * outside).abs().amax() > 1e-6, "the background must be pushed away"
@@ -234,12 +244,12 @@ def test_image_to_text_of_one_shared_caption_is_ln_b_without_a_gradient() -> Non
     for n in LEVELS:
         output.aux[f"text_{n}"] = same
         pooled = F.normalize(torch.randn(1, 16, 1, 1), dim=1).expand(4, 16, 2, 2)
-        output.aux[f"places_{n}"] = pooled.clone().requires_grad_(True)
+        output.aux[f"pixels_{n}"] = pooled.clone().requires_grad_(True)
     losses = model.compute_loss(output, labeled(torch.zeros(4, 1, 64, 64), ["a"] * 4, [0, 1, 2, 3]))
     assert losses["loss_align"].item() == pytest.approx(math.log(4), rel=1e-6)
     losses["loss_align"].backward()
     for n in LEVELS:
-        gradient = output.aux[f"places_{n}"].grad
+        gradient = output.aux[f"pixels_{n}"].grad
         assert gradient is not None
         assert gradient.abs().amax() < 1e-6
 
@@ -289,14 +299,14 @@ def two_colors(count: int, seed: int) -> Batch:
 
 
 def alignment_auroc(model: TMCA, batch: Batch) -> dict[int, float]:
-    """Of <p_l, t_l> against the mask, all places of all images together, by level."""
+    """Of <p_l, t_l> against the mask, all pixels of all images together, by level."""
     with torch.no_grad():
         aux = model.eval()(batch["image"], batch["text"]).aux
     scores = {}
     for n in LEVELS:
-        places = aux[f"places_{n}"]
-        similarity = torch.einsum("bdhw,bd->bhw", places, aux[f"text_{n}"])
-        truth = F.adaptive_avg_pool2d(batch["mask"], places.shape[-2:]) > 0.5
+        pixels = aux[f"pixels_{n}"]
+        similarity = torch.einsum("bdhw,bd->bhw", pixels, aux[f"text_{n}"])
+        truth = F.adaptive_avg_pool2d(batch["mask"], pixels.shape[-2:]) > 0.5
         scores[n] = float(roc_auc_score(truth.flatten().numpy(), similarity.flatten().numpy()))
     return scores
 
@@ -308,7 +318,7 @@ def test_alignment_teaches_the_similarity_to_find_the_lesion_that_the_text_names
     learn(model, two_colors(8, seed=0), lr=1e-3, steps=30)
     after = alignment_auroc(model, unseen)
     for n in LEVELS:
-        assert 0.3 < before[n] < 0.7, "level 4 has few places: other seeds gave 0.32 to 0.64"
+        assert 0.3 < before[n] < 0.7, "level 4 has few pixels: other seeds gave 0.32 to 0.64"
         assert after[n] > 0.85
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.models.stand_ins import CAPTIONS, pictures
-from tests.models.tiny_tmca import OFF, make, random_places
+from tests.models.stand_ins import CAPTIONS, pictures, random_pixels
+from tests.models.tiny import NO_TEXT, tiny
 from textseg.batch import TextFeatures
 from textseg.errors import UserError
 from textseg.models.tmca import (
@@ -20,13 +22,15 @@ from textseg.models.tmca import (
     TargetGate,
 )
 
+make = partial(tiny, "TMCA")
+
 # --- language-guided target enhancement
 
 
 def test_the_gate_is_a_sigmoid_of_ten_times_the_similarity_at_the_start() -> None:
-    places, text = random_places(2), F.normalize(torch.randn(2, 8), dim=1)
-    similarity = np.einsum("bdhw,bd->bhw", places.numpy(), text.numpy())
-    gate = TargetGate()(places, text)
+    pixels, text = random_pixels(2), F.normalize(torch.randn(2, 8), dim=1)
+    similarity = np.einsum("bdhw,bd->bhw", pixels.numpy(), text.numpy())
+    gate = TargetGate()(pixels, text)
     assert gate.shape == (2, 1, 7, 7)
     np.testing.assert_allclose(
         gate.detach().numpy()[:, 0], 1 / (1 + np.exp(-10 * similarity)), rtol=1e-4
@@ -42,28 +46,28 @@ def test_the_modulation_is_the_one_computed_by_hand() -> None:
     torch.manual_seed(0)
     block = LanguageGuidedTargetEnhancement(8, 12, 0.5)
     block.rho.data.zero_()  # the attention apart
-    feature, places = torch.randn(2, 8, 7, 7), random_places(2)
+    feature, pixels = torch.randn(2, 8, 7, 7), random_pixels(2)
     vector, text = F.normalize(torch.randn(2, 8), dim=1), some_words()
     with torch.no_grad():
-        result = block(feature, places, vector, text).numpy()
-        scale, shift = np.split(block.modulation(text.pooled).numpy(), 2, axis=1)
+        result = block(feature, pixels, vector, text).numpy()
+        scale, shift = np.split(block.film(text.pooled).numpy(), 2, axis=1)
     w = block.project.weight.detach().numpy()[:, :, 0, 0]
     for b in range(2):
         for y, x in ((0, 0), (3, 5), (6, 6)):
-            gate = 1 / (1 + np.exp(-10 * (places[b, :, y, x] @ vector[b]).item()))
+            gate = 1 / (1 + np.exp(-10 * (pixels[b, :, y, x] @ vector[b]).item()))
             f = feature[b, :, y, x].numpy()
             expected = f + 0.5 * gate * (scale[b] * (w @ f) + shift[b])
             np.testing.assert_allclose(result[b, :, y, x], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_attention_tells_places_of_equal_features_apart() -> None:
+def test_the_attention_tells_positions_of_equal_features_apart() -> None:
     torch.manual_seed(0)
     block = LanguageGuidedTargetEnhancement(8, 12, 0.5)
     block.alpha.data.zero_()  # the modulation apart
     feature = torch.ones(1, 8, 4, 6)
-    places, vector = random_places(1, size=4)[..., :1].expand(1, 8, 4, 6), torch.randn(1, 8)
+    pixels, vector = random_pixels(1, size=4)[..., :1].expand(1, 8, 4, 6), torch.randn(1, 8)
     with torch.no_grad():
-        change = (block(feature, places, vector, some_words(1)) - feature).flatten(2)[0].T
+        change = (block(feature, pixels, vector, some_words(1)) - feature).flatten(2)[0].T
     gaps = torch.cdist(change, change) + 9 * torch.eye(24)
     assert gaps.min() > 1e-4
 
@@ -83,7 +87,7 @@ def test_the_decoder_sees_every_level() -> None:
 def test_a_lesion_can_outvote_the_heads_bias_whatever_the_sign_of_its_features() -> None:
     """With a ReLU before the head, features that are all negative leave the bias alone."""
     decoder = SubPixelDecoder((8, 12, 16, 20)).eval()
-    torch.nn.init.constant_(decoder.spread.bias, -5.0)
+    torch.nn.init.constant_(decoder.to_subpixels.bias, -5.0)
     features = [torch.randn(1, c, 16 // 2**i, 16 // 2**i) for i, c in enumerate((8, 12, 16, 20))]
     logits = decoder(features)
     assert logits.std() > 1e-3
@@ -133,7 +137,7 @@ def test_gate_maps_are_the_gate_of_the_aligned_similarity() -> None:
     with torch.no_grad():
         aux = {k: v.numpy() for k, v in model(pictures(2), CAPTIONS).aux.items()}
     for n in LEVELS:
-        similarity = np.einsum("bdhw,bd->bhw", aux[f"places_{n}"], aux[f"text_{n}"])
+        similarity = np.einsum("bdhw,bd->bhw", aux[f"pixels_{n}"], aux[f"text_{n}"])
         np.testing.assert_allclose(
             maps[f"level{n}.gate"].numpy(), 1 / (1 + np.exp(-10 * similarity)), rtol=1e-4
         )
@@ -162,7 +166,7 @@ def test_explaining_leaves_the_mode_and_the_next_mask_as_they_were() -> None:
 
 
 def test_an_image_only_network_explains_saliency_and_refuses_a_word() -> None:
-    model = make(**OFF)
+    model = make(**NO_TEXT["TMCA"])
     assert set(model.explain(pictures(1), CAPTIONS[:1])) == {"saliency"}
     with pytest.raises(UserError, match="lesion"):
         model.explain(pictures(1), CAPTIONS[:1], "lesion")

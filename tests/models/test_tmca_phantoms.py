@@ -1,4 +1,4 @@
-"""After training on phantoms, TMCA's similarity of places and words finds the lesion they name."""
+"""After training on phantoms, TMCA's similarity of pixels and words finds the lesion they name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from textseg.batch import SegmentationOutput
 from textseg.models import TMCA
 
 LEVELS = (1, 2, 3, 4)
-TOUCHED = 0.25  # a place belongs to the lesion when a quarter of it does
+TOUCHED = 0.25  # a pixel belongs to the lesion when a quarter of it does
 
 
 def phantoms() -> RefHLSegDataModule:
@@ -28,13 +28,13 @@ def phantoms() -> RefHLSegDataModule:
 
 
 def similarity(output: SegmentationOutput, level: int) -> Tensor:
-    """<p_l, t_l> of every place, [B, H_l, W_l]."""
-    places, words = output.aux[f"places_{level}"], output.aux[f"text_{level}"]
-    return torch.einsum("bdhw,bd->bhw", places, words)
+    """<p_l, t_l> of every pixel, [B, H_l, W_l]."""
+    pixels, words = output.aux[f"pixels_{level}"], output.aux[f"text_{level}"]
+    return torch.einsum("bdhw,bd->bhw", pixels, words)
 
 
 def auroc(model: TMCA, datamodule: RefHLSegDataModule, *, other_rows: bool) -> dict[int, float]:
-    """Over all places of all test rows; `other_rows` gives each picture its neighbor's words."""
+    """Over all pixels of all test rows; `other_rows` gives each picture its neighbor's words."""
     scores: dict[int, list[Tensor]] = {level: [] for level in LEVELS}
     truths: dict[int, list[Tensor]] = {level: [] for level in LEVELS}
     for loaded in datamodule.test_dataloader():

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-_SWIN = {"embed_dim": 24, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8], "window_size": 4}
+import torch
+
+import textseg.models
+from tests.models.stand_ins import CAPTIONS
+
+TINY_SWIN: dict[str, Any] = {
+    "embed_dim": 24,
+    "depths": [1, 1, 1, 1],
+    "num_heads": [1, 2, 4, 8],
+    "window_size": 4,
+    "drop_path_rate": 0.0,
+}
 _ON_SWIN = {
     "image_encoder": "swin_tiny_patch4_window7_224",
-    "image_encoder_options": {**_SWIN, "drop_path_rate": 0.0},
+    "image_encoder_options": TINY_SWIN,
     "text_encoder": "scratch",
     "pretrained": False,
 }
@@ -17,11 +29,33 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "LSMS": {
         "image_encoder": "mscan_tiny",
         "text_encoder": "scratch",
+        "pretrained": False,
         "drop_path": 0.0,
         "decoder_dim": 32,
     },
     "TMC": _ON_SWIN,
-    "TMCA": {"image_encoder": "test_convnext", "text_encoder": "scratch", "pretrained": False},
+    "TMCA": {
+        "image_encoder": "test_convnext",
+        "text_encoder": "scratch",
+        "pretrained": False,
+        "alignment_dim": 16,
+    },
     "LAVT": _ON_SWIN,
     "ImageBaseline": {"image_encoder": "tu-test_convnext", "pretrained": False},
 }
+
+NO_TEXT: dict[str, dict[str, Any]] = {  # settings of an image-only network
+    "LSMS": {"language_branch": "none", "contrastive_weight": 0.0},
+    "TMC": {"mcm_stages": (), "alignment": "none"},
+    "TMCA": {"alignment": "none", "enhancement_levels": ()},
+}
+
+
+def tiny(name: str, captions: Sequence[str] = CAPTIONS, **settings: Any) -> Any:
+    """A seeded tiny network whose vocabulary is that of `captions`; `settings` override."""
+    defaults = NETWORKS[name]
+    short = {"max_tokens": 16} if "text_encoder" in defaults else {}
+    torch.manual_seed(0)
+    network = getattr(textseg.models, name)(**{**defaults, **short, **settings})
+    network.prepare_captions(captions, training=True)
+    return network

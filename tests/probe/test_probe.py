@@ -22,16 +22,15 @@ from datamodules.captions.perturbations import caption_variants
 from tests.models.stand_ins import quiet_trainer
 from tests.tiny_run import write_refhl
 from textseg.batch import Batch, SegmentationOutput, TextFeatures, stable_id
-from textseg.callbacks import ResultsWriter
+from textseg.callbacks.results_writer import ResultsWriter
 from textseg.encoders import NoText
 from textseg.errors import UserError
-from textseg.metrics import Rows, bootstrap_interval
 from textseg.models import LSMS
 from textseg.models.base import SegmentationModule
 from textseg.probe import ProbeResult, plain_table, probe
 from textseg.probe.masks import Probe, ProbedCase
 from textseg.probe.pictures import Panel, probe_picture
-from textseg.probe.results import mean_interval, pairs, variant_result
+from textseg.probe.results import pairs, variant_result
 from textseg.visualize.overlay import PREDICTION, TRUTH
 
 SIDE = 16  # of the network's input
@@ -182,48 +181,54 @@ def by_hand(name: str) -> dict[str, float]:
         "cases": len(rows),
         "dice": np.mean([overlap(m, t) for m, t in zip(new, truths, strict=True)]),
         "dice_true": np.mean([overlap(m, t) for m, t in zip(own, truths, strict=True)]),
-        "moved": np.mean([1 - overlap(m, o) for m, o in zip(new, own, strict=True)]),
-        "changed": np.mean([(m != o).any() for m, o in zip(new, own, strict=True)]),
+        "mask_change": np.mean([1 - overlap(m, o) for m, o in zip(new, own, strict=True)]),
+        "share_changed": np.mean([(m != o).any() for m, o in zip(new, own, strict=True)]),
     }
 
 
-def figures(probing: ProbeResult, name: str) -> dict[str, float]:
-    (found,) = (variant for variant in probing.variants if variant.name == name)
+def figures(result: ProbeResult, name: str) -> dict[str, float]:
+    (found,) = (variant for variant in result.variants if variant.name == name)
     assert found.difference.value == pytest.approx(found.dice.value - found.dice_true.value)
     return {
         "cases": found.cases,
         "dice": found.dice.value,
         "dice_true": found.dice_true.value,
-        "moved": found.moved.value,
-        "changed": found.changed,
+        "mask_change": found.mask_change.value,
+        "share_changed": found.share_changed,
     }
 
 
-# --- masks, Dice and how far masks moved
+# --- masks, Dice and the change of masks
 
 
 @pytest.mark.parametrize("name", ["true", "empty", "side_swapped", "typos"])
-def test_dice_and_movement_equal_a_computation_by_hand(obeying: ProbeResult, name: str) -> None:
+def test_dice_and_mask_change_equal_a_computation_by_hand(obeying: ProbeResult, name: str) -> None:
     assert figures(obeying, name) == pytest.approx(by_hand(name))
 
 
-def test_two_empty_masks_have_not_moved(obeying: ProbeResult) -> None:
-    assert figures(obeying, "empty")["moved"] == pytest.approx(7 / 8), "row 6 says nothing"
-    assert figures(obeying, "empty")["changed"] == pytest.approx(7 / 8)
+def test_two_empty_masks_have_not_changed(obeying: ProbeResult) -> None:
+    assert figures(obeying, "empty")["mask_change"] == pytest.approx(7 / 8), "row 6 says nothing"
+    assert figures(obeying, "empty")["share_changed"] == pytest.approx(7 / 8)
 
 
-def test_a_network_that_ignores_its_text_moves_no_mask_and_is_told_so(blind: ProbeResult) -> None:
+def test_a_network_that_ignores_its_text_changes_no_mask(
+    blind: ProbeResult,
+) -> None:
     for variant in blind.variants[:4]:
-        assert (variant.moved.value, variant.difference.value, variant.changed) == (0, 0, 0)
+        assert (variant.mask_change.value, variant.difference.value, variant.share_changed) == (
+            0,
+            0,
+            0,
+        )
     assert any("reads no text" in text for text in blind.warnings)
 
 
 def test_a_network_that_could_read_but_does_not_is_told_so(tmp_path: Path) -> None:
     model = Blind()
     del model.text_encoder
-    probing = run(model, tmp_path)
-    assert any("ignores its text" in text for text in probing.warnings)
-    assert not any("reads no text" in text for text in probing.warnings)
+    result = run(model, tmp_path)
+    assert any("ignores its text" in text for text in result.warnings)
+    assert not any("reads no text" in text for text in result.warnings)
 
 
 def test_a_network_that_reads_is_warned_of_neither(obeying: ProbeResult) -> None:
@@ -232,39 +237,17 @@ def test_a_network_that_reads_is_warned_of_neither(obeying: ProbeResult) -> None
     assert any("patients" in text for text in obeying.warnings), "there are four"
 
 
-def test_intervals_are_those_of_the_metrics(obeying: ProbeResult) -> None:
-    generator = np.random.default_rng(0)
-    true = generator.integers(20, 90, 60)
-    predicted = generator.integers(20, 90, 60)
-    both = (np.minimum(true, predicted) * generator.random(60)).astype(np.int64)
-    blank = np.full(60, np.nan)
-    rows = Rows(np.arange(60), both, predicted, true, np.zeros(60, np.int64), blank, blank)
-    groups = [f"p{i // 2}" for i in range(50)] + [""] * 10
-    dice = 2 * both / (true + predicted)
-    found = mean_interval(dice, groups, seed=5)
-    assert (found.low, found.high) == pytest.approx(
-        bootstrap_interval(rows, groups, seed=5)["dice"]
-    )
-    assert found.low < found.value < found.high
-
-
-def test_a_single_patient_gives_no_interval() -> None:
-    found = mean_interval(np.array([0.5, 1.0]), ["p", "p"], seed=0)
-    assert found.value == 0.75
-    assert np.isnan([found.low, found.high]).all()
-
-
 # --- pairs and sides
 
 
 def test_swapping_expressions_swaps_the_masks_of_a_network_that_obeys(
     obeying: ProbeResult, blind: ProbeResult
 ) -> None:
-    for probing in (obeying, blind):
-        assert probing.pairs is not None
+    for result in (obeying, blind):
+        assert result.pairs is not None
         # Rows 6 and 7 are a pair too: one of them says nothing, and has an empty truth.
-        assert (probing.pairs.pairs, probing.pairs.images, probing.pairs.patients) == (4, 4, 3)
-        assert probing.crossing is None, "pairs tell more"
+        assert (result.pairs.pairs, result.pairs.images, result.pairs.patients) == (4, 4, 3)
+        assert result.side_swap is None, "pairs tell more"
     assert obeying.pairs is not None
     assert blind.pairs is not None
     assert (obeying.pairs.followed.value, blind.pairs.followed.value) == (1, 0)
@@ -296,11 +279,11 @@ def test_swapped_sides_take_masks_to_the_other_half(
 ) -> None:
     data = RowsInMemory([0, 3, 4, 6])  # one row for an image
     trainer = quiet_trainer(default_root_dir=tmp_path)
-    probing = probe(model(), data, trainer=trainer, variants=VARIANTS, pictures=0)
-    assert probing.pairs is None
-    assert probing.crossing is not None
-    assert probing.crossing.cases == 3, "row 6 has no side to swap"
-    assert probing.crossing.share.value == share
+    result = probe(model(), data, trainer=trainer, variants=VARIANTS, pictures=0)
+    assert result.pairs is None
+    assert result.side_swap is not None
+    assert result.side_swap.cases == 3, "row 6 has no side to swap"
+    assert result.side_swap.share.value == share
 
 
 # --- how it is run
@@ -344,8 +327,8 @@ def test_weights_come_from_the_checkpoint(tmp_path: Path) -> None:
     weights = Reader()
     weights.strength.data.fill_(-1.0)  # draws the half that is not named
     torch.save({"state_dict": weights.state_dict()}, tmp_path / "best.ckpt")
-    probing = run(Reader(), tmp_path, ckpt_path=str(tmp_path / "best.ckpt"))
-    assert figures(probing, "true")["dice"] == 0
+    result = run(Reader(), tmp_path, ckpt_path=str(tmp_path / "best.ckpt"))
+    assert figures(result, "true")["dice"] == 0
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(UserError, match="another network"):
         run(Reader(), tmp_path, ckpt_path=str(tmp_path / "other.ckpt"))
@@ -387,20 +370,20 @@ def test_the_numbers_are_written_without_nan(obeying: ProbeResult) -> None:
     )
     assert (written["network"], written["cases"], written["patients"]) == ("Reader", 8, 4)
     assert list(written["variants"]) == list(VARIANTS)
-    assert written["variants"]["empty"]["moved"] == pytest.approx(7 / 8)
+    assert written["variants"]["empty"]["mask_change"] == pytest.approx(7 / 8)
     assert written["variants"]["count_changed"] == {
         **dict.fromkeys(written["variants"]["empty"]),
         **{"cases": 0, "patients": 0},
     }
     assert written["pairs"]["followed"] == 1
-    assert written["crossing"] is None
+    assert written["side_swap"] is None
 
 
 def test_every_case_and_variant_has_a_row(obeying: ProbeResult) -> None:
     assert obeying.output is not None
     with (obeying.output / "probe.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["case", "case_id", "variant", "text", "dice", "moved"]
+    assert list(rows[0]) == ["case", "case_id", "variant", "text", "dice", "mask_change"]
     found = [(row["case"], row["variant"], row["text"]) for row in rows]
     assert found == [
         (f"image{i // 2}__{i}", name, column[i])
@@ -408,17 +391,17 @@ def test_every_case_and_variant_has_a_row(obeying: ProbeResult) -> None:
         for name, column in VARIANTS.items()
         if column[i] is not None
     ]
-    swapped = [float(row["moved"]) for row in rows if row["variant"] == "side_swapped"]
+    swapped = [float(row["mask_change"]) for row in rows if row["variant"] == "side_swapped"]
     assert swapped == [1.0] * 7
 
 
 def test_a_caption_with_markup_shows_as_text(tmp_path: Path) -> None:
     variants = VARIANTS | {"typos": [MARKUP, *[None] * 7]}
-    probing = run(Reader(), tmp_path, variants=variants)
-    assert probing.output is not None
+    result = run(Reader(), tmp_path, variants=variants)
+    assert result.output is not None
     (line,) = (
         line
-        for line in (probing.output / "probe.md").read_text().splitlines()
+        for line in (result.output / "probe.md").read_text().splitlines()
         if line.startswith("| typos") and "left" in line
     )
     assert "&lt;b&gt;left&lt;/b&gt;" in line
@@ -475,10 +458,10 @@ def test_a_real_network_is_probed_and_learns_no_word(tmp_path: Path) -> None:
     rows = data.records("test")
     variants = caption_variants([r.text for r in rows], [r.case_id for r in rows], seed=0)
     trainer = quiet_trainer(default_root_dir=tmp_path)
-    probing = probe(model, data, trainer=trainer, variants=variants, pictures=1)
+    result = probe(model, data, trainer=trainer, variants=variants, pictures=1)
     assert model.text_encoder.get_extra_state()["tokenizer"] == before
-    assert (probing.cases, probing.patients) == (5, 3)
-    swapped = next(v for v in probing.variants if v.name == "side_swapped")
+    assert (result.cases, result.patients) == (5, 3)
+    swapped = next(v for v in result.variants if v.name == "side_swapped")
     assert swapped.cases == 5
-    assert probing.output is not None
-    assert len(list((probing.output / "pictures").iterdir())) == 1
+    assert result.output is not None
+    assert len(list((result.output / "pictures").iterdir())) == 1

@@ -8,217 +8,19 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
-from tests.report.chromium import evaluate, needs_chromium, requests_of
+from tests.report.html_page import Page, read_page
+from tests.report.reported_run import CASES, EVIL, edit, write_reported_run
 from textseg.compare import compare
-from textseg.errors import UserError
-from textseg.metrics.ranking import choose
-from textseg.report import comparison_page, report
-from textseg.report.pictures import album
-
-CASES = 12
-PIXELS = 4000
-SCORES = ("dice", "miou", "dice_global", "iou_global")
-EVIL = '<script>document.title=1</script><img src=x onerror=document.title=2> & "left" {{ 7*7 }}'
-COLUMNS = (
-    *("case", "case_id", "patient", "caption", "dice", "iou", "intersection", "predicted", "true"),
-    *("pixels", "hd95", "nsd", "surface_unit", "lesion_size", "lesion_number", "lesion_side"),
-    "truth",
-)
-VOID = {"meta", "img", "br", "hr", "link", "input"}
-
-
-# --- a run's files -------------------------------------------------------------------------------
-
-
-def test_control_characters_of_a_caption_are_on_no_page(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", captions="left\x00\x07 lung")
-    text = report([str(run)]).read_text(encoding="utf-8")
-    assert "left\ufffd\ufffd lung" in text
-    assert not [c for c in text if not c.isprintable() and c not in "\n\t"]
-
-
-def write_run(run: Path, *, gain: float = 0.0, captions: str = EVIL, pictures: int = CASES) -> Path:
-    """A trained and tested run; case i has a Dice of (i + 1) / (CASES + 2) + gain with `true`."""
-    for mode, factor in (("true", 1.0), ("empty", 0.5), ("shuffled", 0.25)):
-        write_test(run / "test" / mode, mode, gain, factor, captions, pictures)
-    config = {
-        "seed_everything": 7,
-        "trainer": {"max_epochs": 2, "precision": "32-true", "default_root_dir": "/home/me/runs"},
-        "model": {"class_path": "textseg.models.LSMS", "init_args": {"lr": 0.1, "note": EVIL}},
-        "data": {
-            "class_path": "datamodules.QaTaCov19DataModule",
-            "init_args": {"root": "/home/me/secret/qata", "split": "paper"},
-        },
-    }
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
-    (run / "metrics.csv").write_text(
-        "epoch,step,train/loss,val/dice,val/miou\n0,5,,0.5,0.4\n0,5,0.9,,\n1,9,,0.625,0.5\n"
-        "1,9,0.7,,\n,9,,,\n"
-    )
-    return run
-
-
-def write_test(
-    folder: Path, mode: str, gain: float, factor: float, captions: str, pictures: int
-) -> None:
-    (folder / "overlays").mkdir(parents=True)
-    generator = np.random.default_rng(0)
-    rows = []
-    for number in range(CASES):
-        true = 100 + 20 * number
-        both = round(true * factor * min(1.0, (number + 1) / (CASES + 2) + gain))
-        name = f"c{number}__{number}"
-        areas = {"intersection": both, "predicted": true, "true": true, "pixels": PIXELS}
-        caption = "" if mode == "empty" else f"{captions} {number}"
-        rows.append(
-            {"case": name, "case_id": f"p{number // 2}", "patient": f"p{number // 2}"}
-            | {"caption": caption, "dice": both / true, "iou": both / (2 * true - both)}
-            | {**areas, "hd95": "" if number == 3 else 2.5, "nsd": "" if number == 3 else 0.5}
-            | {
-                "surface_unit": "mm",
-                "lesion_size": ("small", "medium", "large")[number * 3 // CASES],
-            }
-            | {"lesion_number": 1, "lesion_side": "left", "truth": "outlines"}
-        )
-        if number < pictures:
-            noise = generator.integers(0, 255, (20, 60, 3), dtype=np.uint8)
-            Image.fromarray(noise).save(folder / "overlays" / f"{name}.png")
-    with (folder / "cases.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    (folder / "metrics.json").write_text(json.dumps(metrics_of(mode, rows)))
-
-
-def metrics_of(mode: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Values that no other code made, some of them undefined."""
-    generator = np.random.default_rng(len(mode))
-    stratum = {"cases": 4, "patients": 2} | some_scores(generator)
-    return {
-        "caption_mode": mode,
-        "protocol": "standard",
-        "truth": "outlines",
-        **some_scores(generator),
-        **{f"precision_at_{t}": float(generator.uniform()) for t in (0.5, 0.6, 0.7, 0.8, 0.9)},
-        "hd95": 3.25,
-        "nsd": 0.4375,
-        "surface_undefined": 1,
-        "surface_unit": "mm",
-        "cases": len(rows),
-        "empty_cases": 0,
-        "bootstrap_units": 6,
-        "warnings": [f"6 patients: under 20 {EVIL}"] if mode == "true" else [],
-        "strata": {
-            "size": {"small": stratum, "large": stratum | {"dice_ci_low": None}},
-            "side": {"left": stratum},
-        },
-        "size_cuts": [0.03125, 0.0625],
-    }
-
-
-def some_scores(generator: np.random.Generator) -> dict[str, float]:
-    found = {}
-    for name in SCORES:
-        low, value, high = sorted(generator.uniform(size=3).tolist())
-        found |= {name: value, f"{name}_ci_low": low, f"{name}_ci_high": high}
-    return found
-
-
-# --- a page, read ----------------------------------------------------------------------------
-
-
-class Page(HTMLParser):
-    """A page's text, tags with attributes, tables by caption, and open tags that nobody closed."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags: list[tuple[str, dict[str, str]]] = []
-        self.text = ""
-        self.values: list[float] = []  # of <data>, in order
-        self.tables: dict[str, list[list[str]]] = {}
-        self.open: list[str] = []
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        attributes = {name: value or "" for name, value in attrs}
-        self.tags.append((tag, attributes))
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "table":
-            self.rows = self.tables.setdefault(attributes["aria-label"], [])
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        if tag == "data":
-            self.values.append(float(attributes["value"]))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-        if {"td", "th"} & set(self.open):
-            self.rows[-1][-1] += data
-
-    def all(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.tags if name == tag]
-
-
-def read_page(path: Path) -> Page:
-    page = Page(path.read_text(encoding="utf-8"))
-    assert page.open == []
-    return page
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    home = tmp_path_factory.mktemp("runs")
-    stamp = "2026-01-02_03-04-05"
-    return [
-        write_run(home / name / stamp, gain=gain) for name, gain in (("unet", 0.0), ("lsms", 0.1))
-    ]
-
-
-@pytest.fixture(scope="module")
-def one(folders: list[Path]) -> Path:
-    return report([str(folders[0])])
-
-
-@pytest.fixture(scope="module")
-def several(folders: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("comparison") / "page.html"
-    names = ["U-Net <b>", "LSMS"]
-    return report([str(one) for one in folders], output=str(output), names=names)
-
-
-@pytest.fixture
-def run(folders: list[Path], tmp_path: Path) -> Path:
-    """A copy that a test may break."""
-    copy, pages = tmp_path / "unet" / "2026-01-02_03-04-06", shutil.ignore_patterns("*.html")
-    return shutil.copytree(folders[0], copy, ignore=pages)
-
-
-def refusal(run: Path, **settings: Any) -> str:
-    before = sorted(run.glob("*.html"))
-    with pytest.raises(UserError) as caught:
-        report([str(run)], **settings)
-    cause, _, remedy = str(caught.value).partition("\n")
-    assert remedy, "an error says what to do"
-    assert sorted(run.glob("*.html")) == before, "nothing is written"
-    return cause
-
+from textseg.metrics.scores import SCORES
+from textseg.report import report
+from textseg.report.comparison_page import comparison_page
+from textseg.report.embedded_images import album
 
 # --- what it says --------------------------------------------------------------------------------
 
@@ -292,29 +94,6 @@ def test_a_warning_about_a_run_shows_no_place_on_the_machine(
     assert "unet/2026-01-02_03-04-06/test/true was tested again" in html
 
 
-def test_best_median_and_worst_are_ranked_over_all_cases() -> None:
-    dice = [0.5, 0.9, 0.1, 0.7, 0.3, 0.8, 0.2, 0.6, 0.4]  # rank 5 1 9 3 7 2 8 4 6
-    found = choose(dice, range(9), 2)
-    assert found.best == (1, 5)
-    assert found.median == (7, 0)  # ranks 4 and 5: as near to the middle as rank 6, and better
-    assert found.worst == (2, 6)
-    assert found.rank == (5, 1, 9, 3, 7, 2, 8, 4, 6)
-
-
-@pytest.mark.parametrize("pictured", [0, 1, 2, 3, 4, 7, 11, 30])
-def test_no_case_is_shown_twice_and_only_those_with_pictures(pictured: int) -> None:
-    dice = np.random.default_rng(0).uniform(size=30).tolist()
-    known = np.random.default_rng(1).permutation(30)[:pictured].tolist()
-    found = choose(dice, known, 4)
-    shown = found.shown()
-    assert len(set(shown)) == len(shown) == min(pictured, 12)
-    assert set(shown) <= set(known)
-    if pictured:
-        assert dice[found.best[0]] == max(dice[i] for i in known)
-    if found.worst:
-        assert dice[found.worst[0]] == min(dice[i] for i in known)
-
-
 def test_cases_stand_with_their_numbers_and_their_very_pictures(
     one: Path, folders: list[Path]
 ) -> None:
@@ -360,10 +139,10 @@ def test_the_probe_is_shown_where_there_is_one(run: Path, one: Path) -> None:
     assert "Use of the text" not in read_page(one).text
     score = {
         f"{n}{end}": v
-        for n in ("dice", "dice_true", "moved")
+        for n in ("dice", "dice_true", "mask_change")
         for end, v in (("", 0.5), ("_ci_low", 0.25), ("_ci_high", 0.75))
     }
-    variant = {"cases": 9, "patients": 4, "changed": 0.875, "difference": None, **score}
+    variant = {"cases": 9, "patients": 4, "share_changed": 0.875, "difference": None, **score}
     found = {"variants": {"empty": variant}, "warnings": ["beware"], "pairs": None}
     (run / "probe").mkdir()
     (run / "probe/probe.json").write_text(json.dumps(found))
@@ -371,8 +150,6 @@ def test_the_probe_is_shown_where_there_is_one(run: Path, one: Path) -> None:
     dice = "0.500 [0.250, 0.750]"
     assert page.tables["Changed captions"][1] == ["empty", "9", dice, dice, "-", dice, "88%"]
     assert "beware" in page.text
-    (run / "probe/probe.json").write_text("[]")
-    assert "probe.json holds no variants" in refusal(run)
 
 
 def test_a_comparison_holds_its_tables_and_the_pictures_of_every_run(
@@ -449,10 +226,10 @@ def test_pictures_of_many_bytes_become_small_jpegs(tmp_path: Path) -> None:
     for file in files:
         Image.fromarray(noise).save(file)
     size = files[0].stat().st_size
-    kept = album(files, most_bytes=2 * size)
+    kept = album(files, max_bytes=2 * size)
     assert not kept.reduced
     assert kept.pictures[files[0]].uri.startswith("data:image/png;base64,")
-    small = album(files, most_bytes=2 * size - 1)
+    small = album(files, max_bytes=2 * size - 1)
     assert small.reduced
     made = small.pictures[files[0]]
     content = base64.b64decode(made.uri.removeprefix("data:image/jpeg;base64,"))
@@ -460,120 +237,8 @@ def test_pictures_of_many_bytes_become_small_jpegs(tmp_path: Path) -> None:
     assert len(content) < size
 
 
-# --- where it is written, and what is refused ----------------------------------------------------
-
-
-def edit(file: Path, **changes: Any) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-
-
-def test_a_page_is_never_written_over(run: Path) -> None:
-    for name in ("report.html", "report_2.html"):
-        (run / name).write_text("mine")
-    assert report([str(run)], cases=0) == run / "report_3.html"
-    assert [(run / f"report{n}.html").read_text() for n in ("", "_2")] == ["mine", "mine"]
-
-
-def test_the_folder_of_a_single_test_is_a_run_too(run: Path) -> None:
-    text = read_page(report([str(run / "test/shuffled")])).text
-    assert "Ranked by Dice with captions shuffled" in text
-    assert "unet/2026-01-02_03-04-06" in text
-
-
-def test_a_run_tested_on_other_data_has_a_page_of_that(run: Path, tmp_path: Path) -> None:
-    (run / "test").rename(run / "test_on_mosmed")
-    output = tmp_path / "new" / "page.html"
-    assert report([str(run)], data="mosmed", output=str(output), cases=0) == output
-    assert "tested on mosmed" in read_page(output).text
-
-
-def test_a_run_that_was_not_tested_is_refused(run: Path) -> None:
-    assert "tests found: true, empty, shuffled" in refusal(run, captions="nonsense")
-    shutil.rmtree(run / "test")
-    assert "tests found: none" in refusal(run)
-    assert "is no folder" in refusal(run / "nowhere")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("test/true/metrics.json", "{", "metrics.json cannot be read as JSON"),
-        ("test/true/metrics.json", "[1]", "metrics.json holds no results"),
-        ("test/empty/metrics.json", '{"dice": "high"}', "dice is 'high', no number"),
-        ("test/true/metrics.json", '{"dice": 0.5}', "metrics.json has no miou"),
-        ("test/true/cases.csv", "case,text\na,b\n", "lacks the columns caption, dice"),
-        ("test/true/cases.csv", "case,caption,dice,iou,predicted,true\na,b,x,1,1,1\n", "line 2"),
-        ("test/true/cases.csv", "case,caption,dice,iou,predicted,true\na,b,1,1,1,1\n", "12 cases"),
-        ("test/true/overlays/c0__0.png", "no picture", "c0__0.png is no PNG"),
-        ("config.yaml", "a: [", "config.yaml is no YAML"),
-        ("metrics.csv", "epoch,val/dice\n0,many\n", "metrics.csv cannot be read"),
-    ],
-)
-def test_a_broken_file_is_named(run: Path, name: str, content: str, words: str) -> None:
-    (run / name).write_text(content)
-    assert words in refusal(run)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"strata": [1]}, "strata holds no values by name"),
-        ({"strata": {"size": {"small": 1}}}, "strata.size.small holds no values by name"),
-        ({"size_cuts": [1]}, "size_cuts is [1]"),
-        ({"warnings": "one"}, "warnings is no list"),
-        ({"cases": 3}, "is of 3 cases"),
-    ],
-)
-def test_metrics_of_another_form_are_refused(
-    run: Path, changes: dict[str, Any], words: str
-) -> None:
-    edit(run / "test/true/metrics.json", **changes)
-    assert words in refusal(run)
-
-
-def test_settings_that_make_no_sense_are_refused(run: Path) -> None:
-    assert "baseline='x'" in refusal(run, baseline="x")
-    assert "names=['a']" in refusal(run, names=["a"])
-    assert "cases=-1" in refusal(run, cases=-1)
-    assert "does not end in .html" in refusal(run, output="page.pdf")
-    (run / "file").write_text("")
-    assert "cannot be written" in refusal(run, output=str(run / "file" / "page.html"))
-    with pytest.raises(UserError, match="runs is empty"):
-        report([])
-
-
-# --- in a real browser ---------------------------------------------------------------------------
-
-COUNTS = (
-    "({images: document.images.length, title: document.title, width: innerWidth,"
-    " loaded: [...document.images].filter(i => i.complete && i.naturalWidth > 0).length,"
-    " overflow: document.documentElement.scrollWidth - innerWidth})"
-)
-
-
-@needs_chromium
-@pytest.mark.parametrize("which", ["one", "several"])
-def test_a_browser_loads_every_picture_and_a_telephone_shows_the_whole_width(
-    which: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    path = request.getfixturevalue(which)
-    found = evaluate(path, COUNTS, tmp_path, width=400)
-    assert found["width"] == 400
-    assert found["loaded"] == found["images"] == len(read_page(path).all("img")) > 10
-    assert found["overflow"] <= 0
-    assert found["title"].startswith(("unet/", "U-Net <b> and LSMS")), "no script changed it"
-
-
-@needs_chromium
-@pytest.mark.parametrize("which", ["one", "several"])
-def test_a_browser_asks_for_nothing_beyond_the_page(
-    which: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    assert requests_of(request.getfixturevalue(which), tmp_path) == []
-
-
-@needs_chromium
-def test_the_browser_would_have_told_of_a_request(tmp_path: Path) -> None:
-    page = tmp_path / "page.html"
-    page.write_text("<img src='http://example.invalid/picture.png'>")
-    assert requests_of(page, tmp_path) == ["http://example.invalid/picture.png"]
+def test_control_characters_of_a_caption_are_on_no_page(tmp_path: Path) -> None:
+    run = write_reported_run(tmp_path / "run", captions="left\x00\x07 lung")
+    text = report([str(run)]).read_text(encoding="utf-8")
+    assert "left\ufffd\ufffd lung" in text
+    assert not [c for c in text if not c.isprintable() and c not in "\n\t"]

@@ -11,7 +11,6 @@ import torch
 
 from textseg.checkpoint import load_plain, read_checkpoint
 from textseg.errors import UserError
-from textseg.runs.folder import run_folder_of, unique_dir
 
 
 class Trap:
@@ -78,20 +77,3 @@ def test_a_file_without_a_state_dict_is_no_checkpoint(tmp_path: Path, content: A
     torch.save(content, tmp_path / "a.ckpt")
     with pytest.raises(UserError, match="state_dict"):
         read_checkpoint(tmp_path / "a.ckpt")
-
-
-def test_the_run_of_a_checkpoint_is_the_folder_above_checkpoints_or_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = tmp_path.resolve() / "run"
-    assert run_folder_of(run / "checkpoints" / "best.ckpt") == run
-    assert run_folder_of(run / "best.ckpt") == run
-    (run / "checkpoints").mkdir(parents=True)
-    monkeypatch.chdir(run / "checkpoints")
-    assert run_folder_of("best.ckpt") == run
-
-
-def test_a_fresh_folder_is_never_one_that_exists(tmp_path: Path) -> None:
-    made = [unique_dir(tmp_path / "test" / "true") for _ in range(3)]
-    assert [folder.name for folder in made] == ["true", "true_2", "true_3"]
-    assert all(folder.is_dir() for folder in made)

@@ -34,7 +34,7 @@ from tests.tiny_run import (
     write_refhl,
 )
 from textseg.errors import UserError
-from textseg.metrics import resize_logits
+from textseg.metrics.case_table import resize_logits
 from textseg.models import ImageBaseline
 from textseg.preprocess import read_image, resize_image
 from textseg.segment import segment
@@ -387,17 +387,17 @@ TABLES = {
     "no image column": ("a.csv", "picture,text\na.png,x\n", "picture, text"),
     "no rows": ("a.csv", "image,text\n", "no rows"),
     "nothing": ("a.csv", "", "no rows"),
-    "missing image": ("a.csv", "image,text\nfar.png,x\n", "line 2: .*far.png does not exist"),
-    "outside": ("a.csv", "image,text\n../a.png,x\n", r"line 2: '\.\./a\.png' lies outside"),
-    "empty text": ("a.csv", "image,text\nhere.png,x\n\nhere.png, \n", "line 4: there is no text"),
-    "empty image": ("a.csv", "image,text\n,x\n", "line 2: no image"),
-    "loose separator": ("a.csv", "image,text\nhere.png,left, small\n", "line 2: 3 cells under 2"),
+    "missing image": ("a.csv", "image,text\nfar.png,x\n", "row 2 .*far.png does not exist"),
+    "outside": ("a.csv", "image,text\n../a.png,x\n", r"row 2 .*: '\.\./a\.png' lies outside"),
+    "empty text": ("a.csv", "image,text\nhere.png,x\n\nhere.png, \n", "row 4 .*no text"),
+    "empty image": ("a.csv", "image,text\n,x\n", "row 2 .*no image"),
+    "loose separator": ("a.csv", "image,text\nhere.png,left, small\n", "row 2: 3 cells under 2"),
     "two texts": ("a.csv", "image,text,caption\nhere.png,x,y\n", "2 columns for text"),
     "a name twice": ("a.csv", "image,text,text\nhere.png,x,y\n", "more than one column text"),
     "broken book": ("a.xlsx", "no workbook", "a.xlsx cannot be read"),
     "broken line": ("a.jsonl", '{"image": \n', "a.jsonl cannot be read"),
     "a list": ("a.jsonl", '["here.png"]\n', "line 1 is no object"),
-    "many texts": ("a.jsonl", '{"image": "here.png", "text": ["x"]}\n', "line 1: text="),
+    "many texts": ("a.jsonl", '{"image": "here.png", "text": ["x"]}\n', "entry 1: text="),
     "broken image": ("a.csv", "image,text\nnote.png,x\n", "note.png cannot be read"),
 }
 

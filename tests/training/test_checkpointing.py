@@ -13,7 +13,7 @@ import torch
 
 import textseg.models.base as base
 from tests.tiny_run import call, only, train_arguments, write_experiment, write_refhl
-from textseg.training import default_checkpoint_callbacks
+from textseg.training.checkpoint_files import default_checkpoint_callbacks
 
 STEPS = 2  # an epoch: four rows in batches of two
 

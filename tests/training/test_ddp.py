@@ -11,7 +11,6 @@ from subprocess import CompletedProcess
 
 import pytest
 import torch
-import yaml
 
 import textseg.models
 from tests.models.stand_ins import CAPTIONS
@@ -37,7 +36,7 @@ def tested(fitted: tuple[Path, CompletedProcess[str]]) -> tuple[Path, Path]:
     """test/true of one process and of two, on five rows, which two cannot share evenly."""
     home = fitted[0]
     best = only(home / "runs/tiny") / "checkpoints/best.ckpt"
-    saving = ["--test_report.save_masks", "true"]
+    saving = ["--results_writer.save_masks", "true"]
     for name, more in (("one", ["--trainer.devices", "1"]), ("two", TWO)):
         copy = home / name / "best.ckpt"
         copy.parent.mkdir()
@@ -127,22 +126,6 @@ def test_processes_that_a_launcher_started_leave_one_run_folder(tmp_path: Path) 
     done = shell(*torchrun, "-m", "lightning_cli", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "runs/tiny").iterdir())) == 1
-
-
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "LSMS"])
-def test_two_processes_train_every_other_network_too(name: str, tmp_path: Path) -> None:
-    """Two steps: plain ddp refuses unused parameters at the second."""
-    model = {"class_path": name, "init_args": NETWORKS[name]}
-    experiment = write_experiment(tmp_path, data={"init_args": {"batch_size": 1, "image_size": 64}})
-    experiment.write_text(
-        yaml.safe_dump({**yaml.safe_load(experiment.read_text()), "model": model})
-    )
-    arguments = train_arguments(experiment, write_refhl(tmp_path / "refhl"), *TWO)
-    done = shell("-m", "lightning_cli", *arguments, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "did not receive grad" not in done.stderr
-    with (only(tmp_path / "runs/tiny") / "metrics.csv").open() as file:
-        assert any(row["train/loss"] for row in csv.DictReader(file))
 
 
 # --- batch norm over all processes -------------------------------------------------------------

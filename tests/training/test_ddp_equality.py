@@ -1,5 +1,6 @@
 """Two processes with batch B train as one process with batch 2B does: rows, losses, weights.
 
+Plain DDP refuses a parameter without a gradient at the second step, so no network here has one.
 Both see the same rows in the same step, because `DistributedSampler` gives every second row of one
 permutation to each process. The gradient is the same but for the order of sums, because
 

@@ -177,7 +177,7 @@ def test_cuda_itself_tells_of_no_waiting_in_a_step(name: str, frozen: bool) -> N
 def test_a_value_that_is_read_is_seen_on_either_device(
     wait: Callable[[Tensor], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line = r"wait for the GPU at tests/test_no_sync.py:\d+: lambda"
+    line = r"wait for the GPU at tests/training/test_no_sync.py:\d+: lambda"
     with pytest.raises(AssertionError, match=line), NoWaiting():
         wait(torch.ones(3))
     with fake_gpu(monkeypatch), pytest.raises(AssertionError, match=line), NoWaiting():

@@ -12,7 +12,7 @@ import yaml
 
 from tests.tiny_run import Outcome, call, only, write_experiment, write_refhl
 from textseg.errors import UserError
-from textseg.training import check_same_settings
+from textseg.training.resume_checks import check_same_settings
 
 EMA = {"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.5}}
 # No epoch improves by so much.

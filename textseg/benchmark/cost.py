@@ -1,4 +1,4 @@
-"""What does not depend on the machine: parameters, GFLOPs, and the batch that is timed."""
+"""Costs that do not depend on the machine, parameters and GFLOPs, and the batch that is timed."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ def _convolution_backward(
     transposed: bool,
     output_padding: object,
     groups: object,
-    wanted: Sequence[bool],
+    output_mask: Sequence[bool],
     *,
     out_shape: object,
 ) -> int:
-    """FLOPs from shapes: the gradients to input and to weight cost a forward each, if `wanted`."""
+    """FLOPs from shapes: the gradients of input and weight cost a forward each, where computed."""
     positions = x if transposed else grad  # [B, C, ...]: each meets every weight once
     forward = 2 * positions[0] * math.prod(positions[2:]) * math.prod(weight)
-    return forward * sum(wanted[:2])
+    return forward * sum(output_mask[:2])
 
 
-def size(model: SegmentationModule) -> dict[str, float]:
-    """Parameters in millions."""
+def parameter_counts(model: SegmentationModule) -> dict[str, float]:
+    """All parameters and the trainable ones, in millions."""
     counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return {
         "parameters_m": sum(n for n, _ in counts) / 1e6,
@@ -67,7 +67,7 @@ def size(model: SegmentationModule) -> dict[str, float]:
 
 
 def gflops(model: SegmentationModule, side: int) -> dict[str, float]:
-    """Of one image, `model` in eval: a forward with and without the text encoder."""
+    """GFLOPs of one image's forward, with and without the text encoder; `model` is in eval."""
     image = torch.rand(1, 3, side, side)
     with torch.no_grad():
         text = model.encode_text([CAPTION])
@@ -78,7 +78,7 @@ def gflops(model: SegmentationModule, side: int) -> dict[str, float]:
 
 
 def step_gflops(model: SegmentationModule, batch: Batch) -> float:
-    """Of one image of a training step: forward, loss and backward.
+    """GFLOPs of one image of a training step: forward, loss and backward.
 
     A caption that is cached costs nothing. Changes running statistics and gradients: give a copy.
     """
@@ -92,8 +92,8 @@ def step_gflops(model: SegmentationModule, batch: Batch) -> float:
     return count_gflops(step, backward=True) / len(batch["text"])
 
 
-def few(batch: Batch, device: torch.device, rows: int = 2) -> Batch:
-    """The first rows on a device: two, as a batch norm may need them to be trained."""
+def first_rows(batch: Batch, device: torch.device, rows: int = 2) -> Batch:
+    """The first rows of a batch on a device: two, as a batch norm may need them to be trained."""
     cut: dict[str, Any] = {}
     for name, value in batch.items():
         assert isinstance(value, Tensor | list)

@@ -20,8 +20,10 @@ _PRODUCTS = 5
 
 
 def checked_device(name: DeviceName) -> torch.device:
-    """Raises:
-    UserError: there is no such device here.
+    """The torch device of a name.
+
+    Raises:
+        UserError: there is no such device here.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError(
@@ -32,13 +34,13 @@ def checked_device(name: DeviceName) -> torch.device:
 
 
 def synchronize(device: torch.device) -> None:
-    """Until everything that was given to the device is done; a CPU is never behind."""
+    """Wait until the device has done all its work; a CPU is never behind."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Device, versions, seed, and how busy the machine was when it was asked."""
+    """Device, versions, seed, and the machine's load average when it was asked."""
     seed = os.environ.get("PL_GLOBAL_SEED")  # set by seed_everything
     return {
         "device": device.type,
@@ -53,7 +55,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """The model of GPU or processor."""
+    """The model name of the GPU or processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     table = Path("/proc/cpuinfo")
@@ -65,10 +67,11 @@ def device_name(device: torch.device) -> str:
 def matrix_product_peak(
     device: torch.device, dtype: torch.dtype, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """GFLOPs a second of the fastest of a few large square matrix products.
+    """GFLOPs a second of the fastest of five large square matrix products.
 
     In fp32 as torch is set: without TF32 unless ``torch.set_float32_matmul_precision`` allows it.
-    Of random numbers, as a network's are: of constant ones a GPU draws less power and runs faster.
+    The matrices are random, as a network's are: with constant ones a GPU draws less power and runs
+    faster.
     """
     side = _SIDES[device.type]
     random = torch.Generator(device).manual_seed(0)

@@ -1,16 +1,14 @@
-"""Networks of experiment files, to be measured beside another: without weights, words frozen."""
+"""Builds networks from experiment files for the benchmark: random weights, frozen text encoder."""
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 import textseg.models
-from textseg.cli.messages import explain
 from textseg.encoders import TextEncoder
 from textseg.errors import UserError
 from textseg.models.base import SegmentationModule
@@ -18,6 +16,9 @@ from textseg.models.base import SegmentationModule
 JOINED_BY = "+"
 # Settings of every such network, where it has them: times do not depend on weights.
 WITHOUT_WEIGHTS = {"pretrained": False, "freeze_text": None, "image_weights": None}
+_WHOLE_EXPERIMENTS = (
+    "give whole experiments, as in experiments/, overlays after them: a.yaml+cpu/a.yaml"
+)
 
 
 def files_of(entry: str) -> list[str]:
@@ -26,7 +27,7 @@ def files_of(entry: str) -> list[str]:
 
 
 def name_of(entry: str) -> str:
-    """What the table calls it: the files' names without suffixes."""
+    """The network's name in the table: the files' names without suffixes."""
     return JOINED_BY.join(Path(file).stem for file in files_of(entry))
 
 
@@ -37,66 +38,86 @@ def freeze_text_encoder(model: SegmentationModule) -> None:
         encoder.freeze()
 
 
-def network_from(entry: str, text_encoder: str | None = None) -> SegmentationModule:
+def network_of_experiment(entry: str, text_encoder: str | None = None) -> SegmentationModule:
     """The network of an experiment, without published weights, its text encoder frozen.
 
     Args:
         entry: a YAML file with ``model: {class_path: ..., init_args: {...}}``, or several joined by
-            "+", each laid over those before it as a second --config is.
+            "+", each laid over those before it as a second --config is. The class is a network of
+            the suite by its name, or any SegmentationModule that can be imported: own.OwnNet.
         text_encoder: instead of the experiment's, if that has one.
 
     Raises:
         UserError: a file cannot be read, or the settings do not make a network.
     """
-    files = files_of(entry)
-    class_path, settings = _overlaid(entry, files)
-    network = _network_class(entry, class_path)
-    known = inspect.signature(network).parameters
-    changes: dict[str, Any] = {k: v for k, v in WITHOUT_WEIGHTS.items() if k in known}
-    if text_encoder is not None and "text_encoder" in known:
-        own = settings.get("text_encoder", known["text_encoder"].default)
-        if own is not None:  # None is an image-only network
-            changes["text_encoder"] = text_encoder
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(SegmentationModule, "model")
-    full_name = f"{network.__module__}.{network.__qualname__}"
-    section = {"class_path": full_name, "init_args": {**settings, **changes}}
     try:
-        config = parser.parse_object({"model": section})
-        model = network(**config.model.init_args.as_dict())
+        config = parser.parse_object({"model": _overlaid(entry)})
     except ArgumentError as error:
-        command = ["benchmark", *(word for file in files for word in ("--config", file))]
-        raise explain(str(error), command, known) from error
-    except UserError as error:
-        cause, _, remedy = str(error).partition("\n")
-        raise UserError(f"beside: {entry}: {cause}", remedy) from error
+        raise _refused(entry, str(error)) from error
+    settings: Namespace = config.model.init_args
+    for name in (name for name in WITHOUT_WEIGHTS if name in settings):
+        settings[name] = WITHOUT_WEIGHTS[name]
+    # None is an image-only network.
+    if text_encoder is not None and settings.get("text_encoder") is not None:
+        settings["text_encoder"] = text_encoder
+    try:
+        model: SegmentationModule = parser.instantiate_classes(config).model
+    except Exception as error:
+        mistake = _user_error(error)
+        if mistake is None:
+            raise
+        cause, _, remedy = str(mistake).partition("\n")
+        raise UserError(f"compare_with: {entry}: {cause}", remedy) from error
+    if type(model) is SegmentationModule:
+        raise _refused(entry, f"{SegmentationModule.__name__} itself is no network")
     freeze_text_encoder(model)
     return model
 
 
-def _overlaid(entry: str, files: list[str]) -> tuple[str, dict[str, Any]]:
-    """class_path and init_args of all files together, key by key; the last to name one counts."""
+def _user_error(error: BaseException | None) -> UserError | None:
+    """What the network's constructor says, which jsonargparse wraps."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error
+
+
+def _refused(entry: str, message: str) -> UserError:
+    """What jsonargparse says of the network alone, on one line."""
+    _, _, inner = message.partition("Errors:")
+    reason = " ".join((inner or message).partition("- Expected a <class 'NoneType'>")[0].split())
+    names = [name for name in textseg.models.__all__ if name != SegmentationModule.__name__]
+    return UserError(
+        f"compare_with: {entry}: {reason.removeprefix('- ')[:300]}",
+        f"give one of {names}, or a network of your own as module.Class, and settings that it "
+        f"takes: textseg fit --model.help {names[0]}",
+    )
+
+
+def _overlaid(entry: str) -> dict[str, Any]:
+    """The model section of all files together, key by key; the last to name one counts."""
     class_path: str | None = None
     settings: dict[str, Any] = {}
-    for file in files:
+    for file in files_of(entry):
         model = _model_section(file)
         named: str | None = model.get("class_path", class_path)
-        if named and class_path and _short(named) != _short(class_path):
+        if named and class_path and _class_name(named) != _class_name(class_path):
             raise UserError(
-                f"beside: {entry}: {file} is of {named}, what it is laid over is of {class_path}",
+                f"compare_with: {entry}: {file} is of {named}, what it is laid over is of "
+                f"{class_path}",
                 "give overlays of the same network",
             )
         class_path = named
         settings |= model.get("init_args") or {}
     if class_path is None:
         raise UserError(
-            f"beside: {entry} has no model with class_path and init_args",
-            "give whole experiments, as in experiments/, overlays after them: a.yaml+cpu/a.yaml",
+            f"compare_with: {entry} has no model with class_path and init_args", _WHOLE_EXPERIMENTS
         )
-    return class_path, settings
+    return {"class_path": class_path, "init_args": settings}
 
 
-def _short(class_path: str) -> str:
+def _class_name(class_path: str) -> str:
     return class_path.rpartition(".")[2]
 
 
@@ -107,7 +128,7 @@ def _model_section(path: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"beside: {path} cannot be read as YAML ({reason})",
+            f"compare_with: {path} cannot be read as YAML ({reason})",
             "give experiment files, for example [experiments/lsms_qata.yaml]",
         ) from error
     model = content.get("model", {}) if isinstance(content, dict) else None
@@ -117,24 +138,7 @@ def _model_section(path: str) -> dict[str, Any]:
     )
     if not sound:
         raise UserError(
-            f"beside: {path} has no model with class_path and init_args",
-            "give whole experiments, as in experiments/, overlays after them: a.yaml+cpu/a.yaml",
+            f"compare_with: {path} has no model with class_path and init_args", _WHOLE_EXPERIMENTS
         )
     assert isinstance(model, dict)
     return model
-
-
-def _network_class(entry: str, class_path: str) -> type[SegmentationModule]:
-    """A network by its short name, or by a dotted one as in a run's config.yaml."""
-    home, _, name = class_path.rpartition(".")
-    found = getattr(textseg.models, name, None)
-    ours = not home or f"{home}.".startswith("textseg.models.")
-    network = isinstance(found, type) and issubclass(found, SegmentationModule)
-    if ours and network and found is not SegmentationModule:
-        assert found is not None
-        return found
-    names = [name for name in textseg.models.__all__ if name != SegmentationModule.__name__]
-    raise UserError(
-        f"beside: {entry}: class_path {class_path!r} is no network of the suite",
-        f"choose of {names}",
-    )

@@ -1,36 +1,43 @@
-"""`textseg benchmark`: networks side by side, their data, and the machine."""
+"""`textseg benchmark`: cost and speed of networks side by side, and of the machine."""
 
 from __future__ import annotations
 
 import copy
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import lightning as L
 import torch
 
 from textseg.batch import Batch
-from textseg.benchmark.cost import CAPTION, few, gflops, random_batch, size, step_gflops
+from textseg.benchmark.cost import (
+    CAPTION,
+    first_rows,
+    gflops,
+    parameter_counts,
+    random_batch,
+    step_gflops,
+)
 from textseg.benchmark.device import (
     DeviceName,
     checked_device,
     environment,
     matrix_product_peak,
 )
-from textseg.benchmark.experiments import freeze_text_encoder, name_of, network_from
-from textseg.benchmark.memory import MIB, allocated_bytes, growth
-from textseg.benchmark.pipeline import loader_speed, short_training
+from textseg.benchmark.experiments import freeze_text_encoder, name_of, network_of_experiment
+from textseg.benchmark.memory import MIB, allocated_bytes, peak_allocation
 from textseg.benchmark.timing import (
     MEMORY_FORMATS,
     Candidate,
     Mode,
     ModeName,
-    contender,
     faster,
+    make_candidate,
     time_rounds,
 )
 from textseg.encoders import TextEncoder
@@ -38,6 +45,8 @@ from textseg.errors import UserError
 from textseg.models.base import SegmentationModule
 from textseg.preprocess import checked_size
 
+T = TypeVar("T")
+DEFAULT_MODES: tuple[ModeName, ...] = ("fp32",)
 MemoryFormat = Literal["channels_first", "channels_last"]  # the keys of MEMORY_FORMATS
 
 
@@ -52,15 +61,13 @@ def benchmark(
     device: DeviceName = "cpu",
     modes: list[ModeName] | None = None,
     memory_formats: list[MemoryFormat] | None = None,
-    beside: list[str] | None = None,
+    compare_with: list[str] | None = None,
     text_encoder: str | None = None,
     freeze_text: bool = False,
     reference: str | None = None,
-    data_batches: int = 0,
-    training_steps: int = 0,
     output: str | None = None,
 ) -> dict[str, Any]:
-    """Cost and speed of networks on random images; if asked, of their data and a short training.
+    """Cost and speed of networks on random images.
 
     Every network runs in every round, channels-first and channels-last unless memory_formats names
     one, and each round starts one further on, so that a busy machine slows all alike. A network is
@@ -70,7 +77,7 @@ def benchmark(
 
     Args:
         model: the network, first in the table.
-        datamodule: gives the image size; its data is read only for data_batches and training_steps.
+        datamodule: gives the image size; its data is not read.
         image_size: side of the square input, a multiple of 32; by default that of the data
             settings.
         batch_size: images in a timed batch; GFLOPs are for one image.
@@ -81,61 +88,56 @@ def benchmark(
             for each. By default fp32.
         memory_formats: of channels_first and channels_last those to measure, by default both; one
             alone, [channels_last], halves the time, compiling included.
-        beside: experiment files whose networks are measured in the same rounds: [a.yaml,b.yaml], or
-            --beside+ before each. An experiment with overlays is its files joined by "+":
-            a.yaml+cpu/a.yaml. These networks load no weights (pretrained false) and their text
-            encoders are frozen; for the network of --config, set --model.pretrained false and
-            --freeze_text true.
-        text_encoder: text encoder of the text-guided networks of beside, in place of their own: a
-            folder, a hub name or "scratch".
+        compare_with: experiment files whose networks are measured in the same rounds:
+            [a.yaml,b.yaml], or --compare_with+ before each. An experiment with overlays is its
+            files joined by "+": a.yaml+cpu/a.yaml. The network may be any SegmentationModule that
+            can be imported, such as own.OwnNet. These networks load no weights (pretrained false)
+            and their text encoders are frozen; for the network of --config, set
+            --model.pretrained false and --freeze_text true.
+        text_encoder: text encoder of the text-guided networks of compare_with, in place of their
+            own: a folder, a hub name or "scratch".
         freeze_text: freeze the text encoder of --config's network as well, whatever its weights:
             its captions are cached and training leaves it out. A fit does not freeze random words.
         reference: row by whose median times all are divided, by its name in the table: the class
-            of --config's network or a file of beside without its suffix, joined by "+" if several;
-            with several modes, the mode follows after a space. By default the first.
-        data_batches: batches of the training loader timed in each round, alone, with augmentation
-            and without; 0 leaves them out.
-        training_steps: timed steps of a short training of each network on its own data by
-            Lightning's Trainer, with the data's batch size; 0 leaves it out.
+            of --config's network or a file of compare_with without its suffix, joined by "+" if
+            several; with several modes, the mode follows after a space. By default the first.
         output: a JSON file for the figures; one that exists is not overwritten.
 
     Returns:
         the settings; environment: device, versions, seed, load average; matrix_product_gflops_per_s
-        by mode, the fastest large product of square matrices; data, if asked: samples a second of
-        the loader, augmented and raw; and under networks a row for each: parameters_m and
-        trainable_m in millions; gflops of one image, with and without the text encoder, and
-        step_gflops of one image's forward, loss and backward; memory_format; text_s (strings to
-        features), forward_s and step_s (forward, loss, backward and AdamW), the median seconds of a
-        batch, and their spread (interquartile range); forward_ratio and step_ratio to the
-        reference; speedup, the step of the network's first mode by this one; text_share of the
+        by mode, the fastest large product of square matrices; and under networks a row for each:
+        parameters_m and trainable_m in millions; gflops of one image, with and without the text
+        encoder, and step_gflops of one image's forward, loss and backward; memory_format; text_s
+        (strings to features), forward_s and step_s (forward, loss, backward and AdamW), the median
+        seconds of a batch, and their spread (interquartile range); forward_ratio and step_ratio to
+        the reference; speedup, the step of the network's first mode by this one; text_share of the
         step; text_bit_equal, whether cached features are those of the encoder, null if none are
         cached; share_of_peak, the step's GFLOPs a second by those of the matrix product;
-        peak_memory_mib of a step, with weights and the optimizer's state; training_samples_per_s
-        and waiting_share, if asked.
+        peak_memory_mib of a step on a GPU, with weights and the optimizer's state, null on a CPU.
 
     Raises:
         UserError: a setting that cannot be measured, or an experiment that cannot be built.
     """
-    idle = text_encoder if not beside else None
-    _check(batch_size, rounds, threads, (data_batches, training_steps), idle, output)
-    side, _ = checked_size(_side(datamodule) if image_size is None else image_size)
-    chosen = [Mode()] if modes is None else [Mode(name) for name in modes]
-    if not chosen or len({mode.name for mode in chosen}) < len(chosen):
-        raise UserError(f"modes={modes} names none, or one twice", "give each mode once")
-    formats = list(MEMORY_FORMATS) if memory_formats is None else memory_formats
-    if not formats or len(set(formats)) < len(formats):
+    _check_counts(batch_size=batch_size, rounds=rounds, threads=threads)
+    if output is not None:
+        _check_output(Path(output))
+    if text_encoder is not None and not compare_with:
         raise UserError(
-            f"memory_formats={memory_formats} names none, or one twice", "give each format once"
+            f"text_encoder={text_encoder!r} is for the networks of compare_with, which names none",
+            "give --compare_with, or --model.text_encoder for the network of --config",
         )
-    plan = Plan(rounds, checked_device(device), chosen, formats, data_batches, training_steps)
-    networks = _networks(model, beside or [], text_encoder)
+    side, _ = checked_size(_side(datamodule) if image_size is None else image_size)
+    plan = Plan(
+        rounds,
+        checked_device(device),
+        [Mode(name) for name in _each_once("modes", modes, DEFAULT_MODES)],
+        _each_once("memory_formats", memory_formats, list(MEMORY_FORMATS)),
+    )
+    networks = _networks(model, compare_with or [], text_encoder)
     if freeze_text:
         freeze_text_encoder(model)
-    names = [plan.row_name(name, mode) for name in networks for mode in chosen]
-    reference = _checked_reference(reference, names)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    reference = _checked_reference(reference, plan.row_names(networks))
+    with _threads(threads):
         result: dict[str, Any] = {
             "image_size": side,
             "batch_size": batch_size,
@@ -143,10 +145,8 @@ def benchmark(
             "rounds": rounds,
             "reference": reference,
             "environment": environment(plan.device),
-            **measured(networks, datamodule, random_batch(batch_size, side), plan),
+            **measured(networks, random_batch(batch_size, side), plan),
         }
-    finally:
-        torch.set_num_threads(before)
     result["networks"] = with_ratios(result["networks"], reference)
     if output is not None:
         Path(output).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -155,51 +155,53 @@ def benchmark(
 
 @dataclass(frozen=True)
 class Plan:
-    """How often, where and in which modes to measure, and what of the data."""
+    """How often, where, and in which modes and memory formats to measure."""
 
     rounds: int
     device: torch.device
     modes: Sequence[Mode]
-    memory_formats: Sequence[str] = tuple(MEMORY_FORMATS)
-    data_batches: int = 0
-    training_steps: int = 0
+    memory_formats: Sequence[str]
 
     def row_name(self, network: str, mode: Mode) -> str:
+        """The row's name in the table; the mode follows only where there are several."""
         return f"{network} {mode.name}" if len(self.modes) > 1 else network
 
+    def row_names(self, networks: Iterable[str]) -> list[str]:
+        """The names of all rows, in the table's order."""
+        return [self.row_name(name, mode) for name in networks for mode in self.modes]
 
-def _check(
-    batch_size: int,
-    rounds: int,
-    threads: int,
-    optional: tuple[int, int],
-    idle_text_encoder: str | None,
-    output: str | None,
-) -> None:
-    """Refuse before anything is measured."""
-    if min(batch_size, rounds, threads) < 1:
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """So many CPU threads, and afterwards as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _check_counts(**counts: int) -> None:
+    if min(counts.values()) < 1:
+        given = ", ".join(f"{name}={count}" for name, count in counts.items())
+        raise UserError(f"{given}: one is below 1", "give 1 or more of each")
+
+
+def _each_once(setting: str, given: Sequence[T] | None, default: Sequence[T]) -> Sequence[T]:
+    """A setting's list, which names something and nothing twice."""
+    values = default if given is None else given
+    if not values or len(set(values)) < len(values):
+        raise UserError(f"{setting}={given} names none, or one twice", "give each once")
+    return values
+
+
+def _check_output(file: Path) -> None:
+    if file.exists():
+        raise UserError(f"output={str(file)!r} exists", "give another file, or move this one away")
+    if not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
         raise UserError(
-            f"batch_size={batch_size}, rounds={rounds}, threads={threads}: one is below 1",
-            "give 1 or more of each",
-        )
-    if min(optional) < 0:
-        raise UserError(
-            f"data_batches={optional[0]}, training_steps={optional[1]}: one is below 0",
-            "give 0 to leave it out, or a number",
-        )
-    if idle_text_encoder is not None:
-        raise UserError(
-            f"text_encoder={idle_text_encoder!r} is for the networks of beside, and there are none",
-            "give --beside, or --model.text_encoder for the network of --config",
-        )
-    if output is None:
-        return
-    if Path(output).exists():
-        raise UserError(f"output={output!r} exists", "give another file, or move this one away")
-    folder = Path(output).parent
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise UserError(
-            f"output={output!r}: the folder {str(folder)!r} cannot be written to",
+            f"output={str(file)!r}: the folder {str(file.parent)!r} cannot be written to",
             "make the folder first, or give a file in another one",
         )
 
@@ -216,66 +218,49 @@ def _side(datamodule: L.LightningDataModule) -> int:
 
 
 def _networks(
-    model: SegmentationModule, beside: Sequence[str], text_encoder: str | None
+    model: SegmentationModule, compare_with: Sequence[str], text_encoder: str | None
 ) -> dict[str, SegmentationModule]:
-    """The network of --config by its class, those of `beside` by their files' stems."""
-    names = [type(model).__name__, *map(name_of, beside)]
-    for entry, name in zip(beside, names[1:], strict=True):
+    """The network of --config by its class, those of `compare_with` by their files' stems."""
+    names = [type(model).__name__, *map(name_of, compare_with)]
+    for entry, name in zip(compare_with, names[1:], strict=True):
         if names.count(name) > 1:
             raise UserError(
-                f"beside: {entry} would be called {name!r} in the table, as another network is",
+                f"compare_with: {entry} would be called {name!r} in the table, as another network "
+                "is",
                 "give each experiment once, and rename one of two files of the same name",
             )
-    built = (network_from(entry, text_encoder) for entry in beside)
+    built = (network_of_experiment(entry, text_encoder) for entry in compare_with)
     return dict(zip(names, [model, *built], strict=True))
 
 
 def measured(
-    networks: Mapping[str, SegmentationModule],
-    datamodule: L.LightningDataModule,
-    batch: Batch,
-    plan: Plan,
+    networks: Mapping[str, SegmentationModule], batch: Batch, plan: Plan
 ) -> dict[str, Any]:
     """Everything but settings and ratios."""
-    result: dict[str, Any] = {}
-    if plan.data_batches or plan.training_steps:
-        datamodule.prepare_data()
-        datamodule.setup("fit")
-    if plan.data_batches:
-        result["data"] = loader_speed(
-            datamodule, batches=plan.data_batches, rounds=plan.rounds, device=plan.device
-        )
     peaks = {mode.name: matrix_product_peak(plan.device, mode.dtype) for mode in plan.modes}
-    result["matrix_product_gflops_per_s"] = peaks
-    fixed = {name: _fixed(network, batch, plan.device) for name, network in networks.items()}
-    best = _timed(networks, batch, plan)
+    fixed = {name: _untimed(network, batch, plan.device) for name, network in networks.items()}
+    fastest = _timed(networks, batch, plan)
     rows = []
     for name, network in networks.items():
-        own = [best[plan.row_name(name, mode)] for mode in plan.modes]
+        own = [fastest[plan.row_name(name, mode)] for mode in plan.modes]
         for mode, one in zip(plan.modes, own, strict=True):
             row: dict[str, Any] = {"name": one.name, "network": type(network).__name__}
             row |= {"mode": mode.name, **fixed[name], **one.figures()}
             row |= _derived(row, own[0], len(batch["text"]), peaks[mode.name])
-            row["peak_memory_mib"] = _peak_memory(one, plan.device) / MIB
-            if plan.training_steps:
-                row |= short_training(
-                    copy.deepcopy(network),
-                    datamodule,
-                    steps=plan.training_steps,
-                    memory_format=one.memory_format,
-                    mode=mode,
-                    device=plan.device,
-                )
+            row["peak_memory_mib"] = _peak_memory(one, plan.device)
             rows.append(row)
-    return {**result, "networks": rows}
+    return {"matrix_product_gflops_per_s": peaks, "networks": rows}
 
 
-def _fixed(network: SegmentationModule, batch: Batch, device: torch.device) -> dict[str, Any]:
-    """What needs no clock."""
+def _untimed(network: SegmentationModule, batch: Batch, device: torch.device) -> dict[str, Any]:
+    """Parameters, GFLOPs, and whether cached text features are exact."""
     network.prepare_captions([CAPTION, *batch["text"]], training=True)
-    figures: dict[str, Any] = {**size(network), **gflops(network.eval(), batch["image"].shape[-1])}
+    figures: dict[str, Any] = {
+        **parameter_counts(network),
+        **gflops(network.eval(), batch["image"].shape[-1]),
+    }
     trial = copy.deepcopy(network).to(device)
-    figures["step_gflops"] = step_gflops(trial, few(batch, device))
+    figures["step_gflops"] = step_gflops(trial, first_rows(batch, device))
     figures["text_bit_equal"] = cached_as_encoded(trial, batch["text"])
     return figures
 
@@ -296,10 +281,10 @@ def cached_as_encoded(network: SegmentationModule, captions: Sequence[str]) -> b
 def _timed(
     networks: Mapping[str, SegmentationModule], batch: Batch, plan: Plan
 ) -> dict[str, Candidate]:
-    """By row, the memory format that is reported, its times filled in."""
-    contenders = [
+    """Time every candidate; keep the faster memory format of each table row."""
+    candidates = [
         # A copy for each: the optimizer's state keeps the layout of the weights it is for.
-        contender(
+        make_candidate(
             plan.row_name(name, mode),
             copy.deepcopy(network),
             memory_format,
@@ -311,9 +296,9 @@ def _timed(
         for mode in plan.modes
         for memory_format in plan.memory_formats
     ]
-    time_rounds(contenders, plan.rounds)
-    names = dict.fromkeys(one.name for one in contenders)
-    return {name: faster(c for c in contenders if c.name == name) for name in names}
+    time_rounds(candidates, plan.rounds)
+    names = dict.fromkeys(one.name for one in candidates)
+    return {name: faster(c for c in candidates if c.name == name) for name in names}
 
 
 def _derived(
@@ -328,10 +313,12 @@ def _derived(
     }
 
 
-def _peak_memory(one: Candidate, device: torch.device) -> int:
-    """Bytes: what stays between steps, and what a step adds at its worst."""
+def _peak_memory(one: Candidate, device: torch.device) -> float | None:
+    """MiB held between steps plus what a step adds at its worst; None on a CPU."""
+    if device.type != "cuda":
+        return None
     one.train(True)
-    return allocated_bytes(one.tensors()) + growth(one.step, device)
+    return (allocated_bytes(one.tensors()) + peak_allocation(one.step, device)) / MIB
 
 
 def with_ratios(rows: Sequence[dict[str, Any]], reference: str) -> list[dict[str, Any]]:

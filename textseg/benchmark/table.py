@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from textseg.metrics.text import aligned
+
 _SETTINGS = ("image_size", "batch_size", "threads", "rounds")
 
 
@@ -25,7 +27,6 @@ def _lines(result: Mapping[str, Any], row: Mapping[str, Any]) -> str:
         **result["environment"],
         **figures,
         "matrix_product_gflops_per_s": peak,
-        **result.get("data", {}),
     }
     width = max(map(len, shown))
     return "\n".join(f"{name.ljust(width)}  {_text(value)}" for name, value in shown.items())
@@ -49,7 +50,6 @@ def _tables(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str
         + ", ".join(f"{value:.0f} GFLOP/s ({mode})" for mode, value in peaks),
         f"{where['device_name']}, torch {where['torch']}, lightning {where['lightning']}, "
         f"seed {where['seed']}, load average {where['load_average']}",
-        *_data(result.get("data")),
     ]
     costs = [_cells(row) for row in rows]
     shares = [_further_cells(row) for row in rows]
@@ -58,15 +58,7 @@ def _tables(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str
 
 def _columns(rows: Sequence[Mapping[str, str]]) -> list[str]:
     """Head and rows, aligned; the first column to the left."""
-    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    ]
+    return aligned([list(rows[0]), *(list(row.values()) for row in rows)], right=True)
 
 
 def _cells(row: Mapping[str, Any]) -> dict[str, str]:
@@ -85,32 +77,14 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _further_cells(row: Mapping[str, Any]) -> dict[str, str]:
-    cells = {
+    memory = row["peak_memory_mib"]
+    return {
         "name": row["name"],
         "mode": row["mode"],
         "speedup": f"{row['speedup']:.2f}",
         "step GFLOPs": f"{row['step_gflops']:.2f}",
         "peak": f"{row['share_of_peak']:.1%}",
-        "memory MiB": f"{row['peak_memory_mib']:.0f}",
+        "memory MiB": "-" if memory is None else f"{memory:.0f}",
         "text": f"{row['text_share']:.2%}",
         "bit-equal": {True: "yes", False: "NO", None: "-"}[row["text_bit_equal"]],
     }
-    if "waiting_share" in row:
-        cells["training samples/s"] = f"{row['training_samples_per_s']:.1f}"
-        cells["waiting"] = f"{row['waiting_share']:.2%}"
-    return cells
-
-
-def _data(data: Mapping[str, Any] | None) -> list[str]:
-    if data is None:
-        return []
-    speeds = (
-        f"{name} {data[f'{name}_samples_per_s']:.0f} ({data[f'{name}_samples_per_s_spread']:.0f})"
-        for name in ("augmented", "raw")
-    )
-    source = "cache" if data["loader_cached"] else "files"
-    return [
-        f"training loader, from {source}, {data['loader_workers']} workers, batch_size "
-        f"{data['loader_batch_size']}: {', '.join(speeds)} samples/s, "
-        f"ratio {data['augmented_ratio']:.2f}"
-    ]

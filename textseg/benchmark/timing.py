@@ -11,7 +11,6 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from textseg.batch import Batch
@@ -37,18 +36,14 @@ class Mode:
 
     @property
     def dtype(self) -> torch.dtype:
+        """The type of matrix products and activations."""
         kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         return kinds[self.name.partition("+")[0]]
 
     @property
     def compiled(self) -> bool:
+        """Whether the tensor part runs through torch.compile."""
         return self.name.endswith("+compile")
-
-    @property
-    def precision(self) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
-        """What Lightning's Trainer calls it."""
-        names = {torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
-        return cast(Literal["32-true", "bf16-mixed", "16-mixed"], names[self.dtype])
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         """Mixed precision as in training: losses included, weights in fp32."""
@@ -65,11 +60,11 @@ class Mode:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network in one mode and memory format, and the seconds of what was timed.
+    """A network in one mode and memory format, and the seconds that were measured.
 
-    `text` turns the batch's strings into features; `train` puts the network into training or out
-    of it, and is not timed; `tensors` gives what is held between steps: weights, buffers, the
-    optimizer's state and the batch.
+    `text` turns the batch's strings into features; `train` switches the network between training
+    and evaluation, and is not timed; `tensors` gives what is held between steps: weights, buffers,
+    the optimizer's state and the batch.
     """
 
     name: str
@@ -106,17 +101,47 @@ def on_device(batch: Batch, device: torch.device, layout: torch.memory_format) -
     return result
 
 
-def in_parts(batch: Batch, parts: int) -> list[Batch]:
-    """A batch cut into parts of equal size, in order; `parts` divides its rows."""
-    rows, rest = divmod(len(batch["text"]), parts)
-    assert not rest, f"{len(batch['text'])} rows in {parts} parts"
-    starts = range(0, parts * rows, rows)
-    values: dict[str, Any] = dict(batch)
-    cut = [{name: value[i : i + rows] for name, value in values.items()} for i in starts]
-    return cast(list[Batch], cut)
+class _Runnable:
+    """A network on its device with its batch and optimizer, ready to be timed."""
+
+    def __init__(
+        self, model: SegmentationModule, batch: Batch, mode: Mode, device: torch.device
+    ) -> None:
+        self.model, self.batch, self.mode, self.device = model, batch, mode, device
+        groups = model.parameter_groups(lr=1e-6, weight_decay=0.0, pretrained_lr_scale=1.0)
+        self.optimizer = adamw(groups, lr=1e-6, clipped=False)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=mode.dtype is torch.float16)
+
+    def text(self) -> None:
+        with torch.no_grad(), self.mode.autocast(self.device):
+            self.model.encode_text(self.batch["text"])
+        synchronize(self.device)
+
+    def forward(self) -> None:
+        with torch.no_grad(), self.mode.autocast(self.device):
+            self.model(self.batch["image"], self.batch["text"])
+        synchronize(self.device)
+
+    def step(self) -> None:
+        with self.mode.autocast(self.device):
+            with explain_batchnorm_error(self.model, self.batch["image"]):
+                output = self.model(self.batch["image"], self.batch["text"])
+            loss = self.model.compute_loss(output, self.batch)["loss"]
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        synchronize(self.device)
+
+    def tensors(self) -> Iterator[Tensor]:
+        yield from self.model.parameters()
+        yield from self.model.buffers()
+        yield from (v for v in self.batch.values() if isinstance(v, Tensor))
+        for state in self.optimizer.state.values():
+            yield from (v for v in state.values() if isinstance(v, Tensor))
 
 
-def contender(
+def make_candidate(
     name: str,
     model: SegmentationModule,
     memory_format: str,
@@ -124,12 +149,8 @@ def contender(
     *,
     mode: Mode | None = None,
     device: torch.device = CPU,
-    fused: bool | None = None,
-    parts: int = 1,
-    clip: float | None = None,
-    around: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Candidate:
-    """`model`, moved and converted, with what is timed of it.
+    """The candidate of a network, moved to the device and converted.
 
     Args:
         name: of the row.
@@ -138,93 +159,44 @@ def contender(
         batch: what it runs on, on the CPU.
         mode: precision and compilation; by default fp32.
         device: where it runs.
-        fused: AdamW in one kernel; None: wherever it can be.
-        parts: the batch goes through forward and backward in so many equal parts before the
-            optimizer's one step, by the mean of their losses.
-        clip: norm that the gradients are clipped to; None leaves them.
-        around: a context that each step runs in, timed with it.
     """
     mode = Mode() if mode is None else mode
     layout = MEMORY_FORMATS[memory_format]
     model.to(device)
     model.to(memory_format=layout)
     mode.apply_to(model)
-    batch = on_device(batch, device, layout)
-    groups = model.parameter_groups(lr=1e-6, weight_decay=0.0, pretrained_lr_scale=1.0)
-    optimizer = adamw(groups, lr=1e-6, clipped=clip is not None, fused=fused)
-    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    pieces = in_parts(batch, parts)
-    scaler = torch.amp.GradScaler(device.type, enabled=mode.dtype is torch.float16)
-
-    def text() -> None:
-        with torch.no_grad(), mode.autocast(device):
-            model.encode_text(batch["text"])
-        synchronize(device)
-
-    def forward() -> None:
-        with torch.no_grad(), mode.autocast(device):
-            model(batch["image"], batch["text"])
-        synchronize(device)
-
-    def step() -> None:
-        with around():
-            for piece in pieces:
-                with mode.autocast(device):
-                    with explain_batchnorm_error(model, piece["image"]):
-                        output = model(piece["image"], piece["text"])
-                    loss = model.compute_loss(output, piece)["loss"] / parts
-                scaler.scale(loss).backward()
-            if clip is not None:
-                scaler.unscale_(optimizer)
-                clip_grad_norm_(trained, clip)
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad()
-        synchronize(device)
-
-    def tensors() -> Iterator[Tensor]:
-        yield from model.parameters()
-        yield from model.buffers()
-        yield from (v for v in batch.values() if isinstance(v, Tensor))
-        for state in optimizer.state.values():
-            yield from (v for v in state.values() if isinstance(v, Tensor))
-
-    return Candidate(name, memory_format, text, forward, step, model.train, tensors)
+    run = _Runnable(model, on_device(batch, device, layout), mode, device)
+    return Candidate(name, memory_format, run.text, run.forward, run.step, model.train, run.tensors)
 
 
 def time_rounds(
-    contenders: Sequence[Candidate],
+    candidates: Sequence[Candidate],
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
-    *,
-    measures: Sequence[str] = MEASURES,
-    warm_up: int = WARM_UP,
 ) -> None:
-    """Fill in the times: all contenders in every round, each round starting one further on.
+    """Time all candidates in every round, each round starting one further on.
 
     Args:
-        contenders: what to time.
-        rounds: timed rounds.
+        candidates: their times are filled in.
+        rounds: timed rounds, after WARM_UP others; in the first of these, captions are cached.
         clock: seconds.
-        measures: of MEASURES, what runs.
-        warm_up: rounds before the timed ones; in the first, captions are cached.
     """
-    for i in tqdm(range(warm_up + rounds), desc="timing", unit="round", delay=2, leave=False):
-        first = i % len(contenders)
-        for one in (*contenders[first:], *contenders[:first]):
-            for name in measures:
+    for i in tqdm(range(WARM_UP + rounds), desc="timing", unit="round", delay=2, leave=False):
+        first = i % len(candidates)
+        for one in (*candidates[first:], *candidates[:first]):
+            for name in MEASURES:
                 run: Callable[[], None] = getattr(one, name)
                 one.train(name == "step")
                 start = clock()
                 run()
                 seconds = clock() - start
-                if i >= warm_up:
+                if i >= WARM_UP:
                     one.times[name].append(seconds)
 
 
-def faster(contenders: Iterable[Candidate]) -> Candidate:
-    """The one of a network's memory formats with the smaller sum of median forward and step."""
+def faster(candidates: Iterable[Candidate]) -> Candidate:
+    """The candidate with the smaller sum of median forward and step."""
     return min(
-        contenders,
+        candidates,
         key=lambda one: sum(statistics.median(one.times[m]) for m in ("forward", "step")),
     )

@@ -1,4 +1,4 @@
-"""What several processes know, put together."""
+"""Results of all processes of a distributed run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ T = TypeVar("T")
 
 
 def rows_in(loader: Any) -> int:
+    """Rows of a loader's whole dataset, not of this process's part."""
     return len(loader.dataset)
 
 
 def gather_by_index(cases: dict[int, T]) -> dict[int, T]:
-    """What all processes know, by index."""
+    """The results of all processes by index; they meet here."""
     if not torch.distributed.is_initialized():
         return cases
     parts: list[Any] = [None] * torch.distributed.get_world_size()

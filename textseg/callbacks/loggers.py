@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from textseg.errors import UserError
-from textseg.training import resume_metrics_csv
+from textseg.training.checkpoint_files import resume_metrics_csv
 
 # Lightning's own name for a folder that nobody named.
 UNNAMED = (None, "lightning_logs")
@@ -28,24 +28,22 @@ WANDB_VARIABLES = {
 SWEEP = "WANDB_SWEEP_ID"
 PROJECT = "textseg"
 DATA_FOLDER = "WANDB_DATA_DIR"
-_our_data_folders: set[str] = (
-    set()
-)  # what DATA_FOLDER was set to here, by earlier runs of a process
+_our_data_folders: set[str] = set()  # what DATA_FOLDER was set to by earlier runs of a process
 
 
 def comparable_keys(
     settings: Namespace, experiment: str, *, tested_on: str | None = None
 ) -> dict[str, Any]:
-    """What runs are filtered and grouped by: experiment, network, dataset, split and seed.
+    """The keys that runs are filtered and grouped by: experiment, network, dataset, split, seed.
 
     Args:
         settings: the parsed settings of a subcommand.
         experiment: the config's name; the network's where a run has none.
         tested_on: a name for the data of a test, where they are not the run's own.
     """
-    network = _short(settings.model.class_path)
+    network = class_name(settings.model.class_path)
     data = settings.data.init_args
-    dataset = _short(settings.data.class_path).removesuffix("DataModule")
+    dataset = class_name(settings.data.class_path).removesuffix("DataModule")
     if data.get("synthesize"):  # numbers on phantoms are comparable with no others
         dataset += "-phantoms"
     if tested_on is not None:
@@ -77,7 +75,7 @@ def prepare_loggers(
         UserError: the logger's package is not installed.
     """
     for logger in configured_loggers(settings):
-        kind, given = _short(logger.class_path), logger.init_args
+        kind, given = class_name(logger.class_path), logger.init_args
         if "save_dir" in given:
             given.save_dir = str(run_folder)
         if kind == "WandbLogger":
@@ -98,11 +96,11 @@ def prepare_loggers(
                 given.version = ""
         if kind == "TensorBoardLogger":
             _check_tensorboard()
-            given.default_hp_metric = False  # a made-up -1 beside the scores
+            given.default_hp_metric = False  # TensorBoard's placeholder of -1
 
 
 def configured_loggers(settings: Namespace) -> list[Namespace]:
-    """The loggers of a config that are given by class; `true` and `false` are none."""
+    """The loggers of a config that are given by class, not by `true` or `false`."""
     given = settings.trainer.get("logger")
     listed = given if isinstance(given, list) else [given]
     return [logger for logger in listed if isinstance(logger, Namespace)]
@@ -132,23 +130,23 @@ def wandb_defaults(settings: Namespace, keys: Mapping[str, Any], job: str) -> di
 
 
 def uploads_pictures(settings: Namespace) -> bool:
-    """Whether a SampleTables callback was told to upload."""
+    """Whether a SampleTables callback has `upload` on."""
     given = settings.trainer.get("callbacks") or []
     listed = given if isinstance(given, list) else [given]
     return any(
         bool(callback.init_args.get("upload"))
         for callback in listed
-        if isinstance(callback, Namespace) and _short(callback.class_path) == "SampleTables"
+        if isinstance(callback, Namespace) and class_name(callback.class_path) == "SampleTables"
     )
 
 
 def without_wandb_defaults(settings: Namespace, experiment: str) -> Namespace:
-    """A copy for the run's config.yaml, so that a run started from that file names itself."""
+    """A copy for the run's config.yaml, so that a run started from that file gets its own names."""
     copy = settings.clone()
     keys = comparable_keys(copy, experiment)
     defaults = wandb_defaults(copy, keys, "fit")
     for logger in configured_loggers(copy):
-        if _short(logger.class_path) == "WandbLogger":
+        if class_name(logger.class_path) == "WandbLogger":
             given = logger.init_args
             for name in (name for name, value in defaults.items() if given[name] == value):
                 given[name] = None
@@ -159,7 +157,7 @@ def without_wandb_defaults(settings: Namespace, experiment: str) -> Namespace:
 
 
 def with_csv_logger(loggers: Sequence[Logger], run_folder: Path, steps: int) -> list[Logger]:
-    """The loggers and one CSVLogger that writes the run's metrics.csv; a configured one is it.
+    """The loggers, one of them a CSVLogger that writes the run's metrics.csv.
 
     Args:
         loggers: the configured ones.
@@ -182,7 +180,8 @@ def _keep_wandb_files(run_folder: Path) -> None:
         _our_data_folders.add(folder)
 
 
-def _short(class_path: str) -> str:
+def class_name(class_path: str) -> str:
+    """The last part of a class path: LSMS of textseg.models.LSMS."""
     return class_path.rpartition(".")[2]
 
 

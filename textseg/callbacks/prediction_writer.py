@@ -1,4 +1,4 @@
-"""Masks of a prediction, and pictures of what a network looked at."""
+"""The predicted masks as files."""
 
 from __future__ import annotations
 
@@ -7,24 +7,9 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
-from PIL import Image
-from torch import Tensor
 
 from textseg.batch import Batch
-from textseg.callbacks.gather import gather_by_index, rows_in
-from textseg.callbacks.results_writer import ResultsWriter
-from textseg.errors import UserError
-from textseg.models.base import SegmentationModule
-from textseg.runs.outputs import (
-    evenly_spaced,
-    mask_bytes,
-    new_output_dir,
-    new_test_dir,
-    picture_of,
-    write_mask,
-)
-from textseg.training.attached import callbacks_of
-from textseg.visualize.overlay import explanation
+from textseg.runs.outputs import new_output_dir, write_mask
 
 
 class PredictionWriter(L.Callback):
@@ -34,6 +19,7 @@ class PredictionWriter(L.Callback):
         self.folder = Path()
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Claim the run's next folder for predictions."""
         self.folder = new_output_dir(trainer, "predict")
 
     def on_predict_batch_end(
@@ -45,110 +31,10 @@ class PredictionWriter(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        """Write the masks of a batch."""
         for case, mask in zip(batch["case"], outputs["pred"], strict=True):
             write_mask(mask, self.folder / f"{case}.png")
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say where the masks are."""
         rank_zero_info(f"masks written to {self.folder}")
-
-
-class ExplanationWriter(L.Callback):
-    """Writes explain/<case>.png: what the network looked at; docs/explanations.md says what it is.
-
-    A test writes into its own folder test/<caption mode>/, a prediction into the run's. Each case
-    costs about four forward passes, so none is explained unless asked for.
-
-    Args:
-        pictures: cases to explain, evenly spaced over the set; 0 for none.
-        word: word or phrase whose maps are drawn; by default all words of the caption together.
-            A case without it has no picture.
-    """
-
-    def __init__(self, pictures: int = 0, word: str | None = None) -> None:
-        if pictures < 0:
-            raise UserError(f"explain.pictures={pictures} is negative", "give 0 for none")
-        if word is not None and not (word.strip() and pictures):
-            raise UserError(
-                f"explain.word={word!r} with explain.pictures={pictures} draws nothing",
-                "give a word and the number of pictures, for example --explain.pictures 8",
-            )
-        self.pictures = pictures
-        self.word = word
-        self.folder = Path()
-        self._drawn: set[int] = set()
-        self._outcomes: dict[int, bool] = {}  # by index: whether the caption holds the word
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._check_that_words_are_read(pl_module)  # before a training whose test would refuse
-
-    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """After every on_test_start, in which ResultsWriter claims the folder."""
-        self._choose(pl_module, trainer.test_dataloaders)
-        if not self.pictures:
-            return
-        folders = [writer.folder for writer in callbacks_of(trainer, ResultsWriter)]
-        own = folders[0] if folders else new_test_dir(trainer)
-        self.folder = own / "explain"
-        self.folder.mkdir(exist_ok=True)
-
-    def on_predict_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._choose(pl_module, trainer.predict_dataloaders)
-        if self.pictures:
-            self.folder = new_output_dir(trainer, "explain")
-
-    def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,  # {"pred": B masks}
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        for row, index in enumerate(batch["index"].tolist()):
-            if index in self._drawn:
-                self._outcomes[index] = self._explain(pl_module, outputs["pred"][row], batch, row)
-
-    on_predict_batch_end = on_test_batch_end
-
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self.pictures:
-            return
-        outcomes = list(gather_by_index(self._outcomes).values())
-        skipped = f"; captions without {self.word!r}, skipped: {outcomes.count(False)}"
-        rank_zero_info(
-            f"explanations written to {self.folder}: {outcomes.count(True)}"
-            + (skipped if False in outcomes else "")
-        )
-
-    on_predict_epoch_end = on_test_epoch_end
-
-    def _choose(self, pl_module: L.LightningModule, loader: Any) -> None:
-        self._check_that_words_are_read(pl_module)
-        self._drawn = evenly_spaced(self.pictures, rows_in(loader))
-        self._outcomes = {}
-
-    def _check_that_words_are_read(self, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, SegmentationModule)
-        if self.word is not None:
-            pl_module.token_mask([self.word], self.word)
-
-    def _explain(self, pl_module: Any, pred: Tensor, batch: Batch, row: int) -> bool:
-        """Draw one row, unless its caption lacks the word."""
-        text, truth = batch["text"][row], batch.get("truth")
-        try:
-            pl_module.token_mask([text], self.word)
-        except UserError:
-            return False
-        maps = pl_module.explain(batch["image"][row : row + 1], [text], self.word)
-        page = explanation(
-            picture_of(batch, row),
-            None if truth is None else mask_bytes(truth[row]),
-            mask_bytes(pred),
-            {name: values[0].cpu().numpy() for name, values in maps.items()},
-            caption=text,
-            word=self.word,
-            title=[batch["case"][row]],
-        )
-        Image.fromarray(page).save(self.folder / f"{batch['case'][row]}.png")
-        return True

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,18 +13,10 @@ from PIL import Image
 from textseg.batch import Batch
 from textseg.callbacks.gather import gather_by_index, rows_in
 from textseg.errors import UserError
-from textseg.metrics import (
-    LVIT_SIDE,
-    UNITS,
-    Floats,
-    Protocol,
-    Rows,
-    bootstrap_warnings,
-    dice,
-    iou,
-    summary,
-)
+from textseg.metrics.bootstrap import Floats, bootstrap_warnings
+from textseg.metrics.case_table import LVIT_SIDE
 from textseg.metrics.ranking import choose
+from textseg.metrics.scores import UNITS, CaseTableRows, Protocol, dice, iou, summary
 from textseg.metrics.strata import (
     NUMBERS,
     SIDES,
@@ -39,8 +30,8 @@ from textseg.metrics.strata import (
 from textseg.metrics.text import to_json
 from textseg.models.base import SegmentationModule, caption_mode_of
 from textseg.preprocess import Bytes
+from textseg.runs.cases import OUTLINES, CaseRow, write_cases
 from textseg.runs.outputs import (
-    OUTLINES,
     PackedMask,
     evenly_spaced,
     mask_bytes,
@@ -55,7 +46,7 @@ from textseg.visualize.overlay import overlay
 
 
 class _Case(NamedTuple):
-    """What is known of a case beside its scores."""
+    """Facts about a case that are not in its row of the case table."""
 
     case: str
     case_id: str
@@ -77,12 +68,10 @@ class ResultsWriter(L.Callback):
         save_masks: also write every predicted mask, as predict does.
     """
 
-    __test__ = False  # not a test case, whatever pytest makes of the name
-
     def __init__(self, overlays: int = 24, ranked: int = 4, save_masks: bool = False) -> None:
         for name, count in (("overlays", overlays), ("ranked", ranked)):
             if count < 0:
-                raise UserError(f"test_report.{name}={count} is negative", "give 0 for none")
+                raise UserError(f"results_writer.{name}={count} is negative", "give 0 for none")
         self.overlays = overlays
         self.ranked = ranked
         self.save_masks = save_masks
@@ -93,6 +82,7 @@ class ResultsWriter(L.Callback):
         self._masks: dict[int, PackedMask] = {}
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Create the test's folder, and choose the cases to draw."""
         self.mode = caption_mode_of(trainer)
         self.truth = mask_source_of(trainer)
         self.folder = new_test_dir(trainer)
@@ -111,6 +101,7 @@ class ResultsWriter(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        """Keep what is known of each case; write masks and the evenly spaced overlays."""
         assert isinstance(pl_module, SegmentationModule)
         for row, index in enumerate(batch["index"].tolist()):
             case, pred = batch["case"][row], outputs["pred"][row]
@@ -126,6 +117,7 @@ class ResultsWriter(L.Callback):
                 self._draw(batch, row, mask_bytes(pred))
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Score all cases; write metrics.json, cases.csv and the overlays of ranked cases."""
         assert isinstance(pl_module, SegmentationModule)
         rows = pl_module.test_cases.compute()
         known = gather_by_index(self._cases)
@@ -144,7 +136,7 @@ class ResultsWriter(L.Callback):
         if trainer.is_global_zero:
             (self.folder / "metrics.json").write_text(to_json(result), encoding="utf-8")
             table = _case_rows(rows, cases, sizes, pl_module.protocol, self.truth)
-            _write_table(self.folder / "cases.csv", table)
+            write_cases(self.folder / "cases.csv", table)
 
     def _draw(self, batch: Batch, row: int, pred: Bytes) -> None:
         case = batch["case"][row]
@@ -157,10 +149,10 @@ class ResultsWriter(L.Callback):
         )
         Image.fromarray(picture).save(self.folder / "overlays" / f"{case}.png")
 
-    def _draw_ranked(self, trainer: L.Trainer, rows: Rows, scores: Floats) -> None:
+    def _draw_ranked(self, trainer: L.Trainer, rows: CaseTableRows, scores: Floats) -> None:
         """Best, median and worst are known only now, so their images are read again."""
         choice = choose(scores.tolist(), range(len(scores)), self.ranked)
-        chosen = {int(rows.index[place]) for place in choice.shown()}
+        chosen = {int(rows.index[position]) for position in choice.shown()}
         chosen -= self._drawn
         masks = gather_by_index({i: mask for i, mask in self._masks.items() if i in chosen})
         self._masks = {}
@@ -174,7 +166,7 @@ class ResultsWriter(L.Callback):
 
 
 def _scored(
-    rows: Rows, cases: Sequence[_Case], protocol: Protocol
+    rows: CaseTableRows, cases: Sequence[_Case], protocol: Protocol
 ) -> tuple[list[str], dict[str, Any]]:
     """Each case's class of lesion size, and everything in metrics.json that is a number."""
     groups = [case.case_id for case in cases]
@@ -196,40 +188,37 @@ def _scored(
 
 
 def _case_rows(
-    rows: Rows, cases: Sequence[_Case], sizes: Sequence[str], protocol: Protocol, truth: str
-) -> list[Mapping[str, Any]]:
+    rows: CaseTableRows,
+    cases: Sequence[_Case],
+    sizes: Sequence[str],
+    protocol: Protocol,
+    truth: str,
+) -> list[CaseRow]:
     """The lines of cases.csv, in the order of the test set."""
     dices, ious = dice(rows, protocol=protocol), iou(rows, protocol=protocol)
     return [
-        {
-            "case": case.case,
-            "case_id": case.case_id,
-            "patient": case.case_id or case.case,
-            "caption": case.caption,
-            "dice": float(dices[row]),
-            "iou": float(ious[row]),
-            "intersection": int(rows.intersection[row]),
-            "predicted": int(rows.predicted[row]),
-            "true": int(rows.true[row]),
-            "pixels": case.pixels,
-            "hd95": _number(rows.hd95[row]),
-            "nsd": _number(rows.nsd[row]),
-            "surface_unit": UNITS[rows.unit[row]],
-            "lesion_size": sizes[row],
-            "lesion_number": case.truth.lesions,
-            "lesion_side": case.truth.side,
-            "truth": truth,
-        }
+        CaseRow(
+            case=case.case,
+            case_id=case.case_id,
+            patient=case.case_id or case.case,
+            caption=case.caption,
+            dice=float(dices[row]),
+            iou=float(ious[row]),
+            intersection=int(rows.intersection[row]),
+            predicted=int(rows.predicted[row]),
+            true=int(rows.true[row]),
+            pixels=case.pixels,
+            hd95=_defined(rows.hd95[row]),
+            nsd=_defined(rows.nsd[row]),
+            surface_unit=UNITS[rows.unit[row]],
+            lesion_size=sizes[row],
+            lesion_number=case.truth.lesions,
+            lesion_side=case.truth.side,
+            truth=truth,
+        )
         for row, case in enumerate(cases)
     ]
 
 
-def _number(value: float) -> float | str:
-    return "" if np.isnan(value) else float(value)
-
-
-def _write_table(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(table[0]))
-        writer.writeheader()
-        writer.writerows(table)
+def _defined(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

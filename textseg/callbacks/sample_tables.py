@@ -1,21 +1,14 @@
-"""What W&B is sent, and whether it can be reached; the only module that imports wandb."""
+"""Tables of samples and cases on W&B, and their pictures on TensorBoard."""
 
 from __future__ import annotations
 
-import csv
-import netrc
-import os
-import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import lightning as L
 import numpy as np
-import wandb
-from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
@@ -23,51 +16,23 @@ from torch import Tensor
 
 from textseg.batch import Batch
 from textseg.callbacks.gather import gather_by_index, rows_in
-from textseg.callbacks.loggers import without_wandb_defaults
 from textseg.callbacks.score_log import report_of
 from textseg.errors import UserError
+from textseg.metrics.scores import dice_from_counts
 from textseg.models.base import test_prefix
 from textseg.preprocess import Bytes, resize_image
-from textseg.runs.folder import RUN_CONFIG
+from textseg.runs.cases import CaseRow, read_cases
 from textseg.runs.outputs import evenly_spaced, mask_bytes, picture_of
 from textseg.visualize.overlay import overlay
 
 Pictures = tuple[Bytes, Bytes, Bytes]  # image [H, W, 3], truth [H, W], prediction [H, W]
 
-# Columns of cases.csv; the last kind tells who a case is.
-CASE_SCORES = ("dice", "iou", "intersection", "predicted", "true", "pixels", "hd95", "nsd")
-CASE_NUMBERS = (*CASE_SCORES, "lesion_number")
-CASE_WORDS = ("surface_unit", "lesion_size", "lesion_side", "truth")
+# Columns of cases.csv that tell who a case is; the others may be sent.
 CASE_PRIVATE = ("case", "case_id", "patient", "caption")
-
-CLOUD = "api.wandb.ai"  # where keys of W&B's own cloud are kept, whatever its host is called now
-CREDENTIALS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
-
-
-class RunConfig(SaveConfigCallback):
-    """Puts the resolved config into a W&B run, and that of a fit into the run's folder.
-
-    Lightning's own way writes ./config.yaml for every W&B run, so that runs overwrite each other.
-    """
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage != "fit":
-            super().setup(trainer, pl_module, stage)
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Once the checkpoint is taken: a resumption that is refused leaves the file alone."""
-        super().setup(trainer, pl_module, "fit")
-
-    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage == "fit":
-            folder = Path(trainer.default_root_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            config = without_wandb_defaults(self.config, folder.parent.name)
-            # A run that is resumed brings its own folder, and perhaps a new length.
-            self.parser.save(config, folder / RUN_CONFIG, skip_none=False, overwrite=True)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_hyperparams(self.config.as_dict())
+CASE_PUBLIC = (
+    *("dice", "iou", "intersection", "predicted", "true", "pixels", "hd95", "nsd"),
+    *("lesion_number", "surface_unit", "lesion_size", "lesion_side", "truth"),
+)
 
 
 class SampleTables(L.Callback):
@@ -98,10 +63,12 @@ class SampleTables(L.Callback):
         self._cases: dict[int, tuple[str, Pictures | None]] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say that pictures stay here, where W&B is used without `upload`."""
         if not self.upload and _wandb(trainer):
             rank_zero_info("W&B sample table: scores only (upload: false keeps pictures here)")
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Choose the rows of the table, if this epoch has one."""
         due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
         self._chosen, self._rows = set(), {}
         shown = _wandb(trainer) or _tensorboards(trainer)
@@ -117,6 +84,7 @@ class SampleTables(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        """Keep the chosen rows of a batch."""
         for row, index in enumerate(batch["index"].tolist()):
             if index in self._chosen:
                 pred, truth = outputs["pred"][row], batch["mask"][row, 0] > 0.5
@@ -125,6 +93,7 @@ class SampleTables(L.Callback):
                 self._rows[index] = (cells, batch["text"][row] if pictures else "", pictures)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the table of the validation."""
         if not self._chosen:
             return
         rows = gather_by_index(self._rows)
@@ -141,15 +110,20 @@ class SampleTables(L.Callback):
             for board in _tensorboards(trainer):
                 _draw(board, f"val/samples/{index}", pictures, text, trainer.global_step)
         for logger in _wandb(trainer):
-            table = wandb.Table(columns=columns, data=data)
-            logger.experiment.log({"val/samples": table, "epoch": trainer.current_epoch})
+            values = {"val/samples": _table(columns, data), "epoch": trainer.current_epoch}
+            logger.experiment.log(values)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Choose the cases with pictures.
+
+        Raises:
+            UserError: no ResultsWriter writes the cases.
+        """
         shown = _wandb(trainer) or _tensorboards(trainer)
         if shown and report_of(trainer) is None:
             raise UserError(
                 "SampleTables shows the cases of a test, but nothing writes its cases.csv",
-                "add textseg.callbacks.ResultsWriter() to the trainer's callbacks",
+                "add textseg.callbacks.results_writer.ResultsWriter() to the trainer's callbacks",
             )
         total = rows_in(trainer.test_dataloaders)
         self._chosen = evenly_spaced(self.samples, total) if shown else set()
@@ -164,6 +138,7 @@ class SampleTables(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        """Keep every case's name, and the pictures of the chosen ones."""
         for row, index in enumerate(batch["index"].tolist()):
             pictures = None
             if index in self._chosen:
@@ -172,7 +147,7 @@ class SampleTables(L.Callback):
             self._cases[index] = (batch["case"][row], pictures)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """After ResultsWriter has written cases.csv, whatever the order of the callbacks."""
+        """Log all cases, once ResultsWriter has written cases.csv."""
         report = report_of(trainer)
         if report is None or not (_wandb(trainer) or _tensorboards(trainer)):
             return
@@ -181,7 +156,9 @@ class SampleTables(L.Callback):
         if not trainer.is_global_zero:
             return
         key = f"{test_prefix(report.mode)}/case_table"  # .../cases is their number
-        table = read_cases(report.folder / "cases.csv", cases)
+        protocol = report.results[report.mode]["protocol"]
+        rows = read_cases(report.folder / "cases.csv", protocol)
+        table = _case_table_rows(rows, cases)
         explained = self._explanations(report.folder, table)
         for logger in _wandb(trainer):
             logger.experiment.log({key: self._case_table(table, explained)})
@@ -197,7 +174,7 @@ class SampleTables(L.Callback):
 
     def _case_table(self, table: list[dict[str, Any]], explained: dict[int, Path]) -> Any:
         """All cases; who they are and what they look like only where that was asked for."""
-        columns: list[Any] = ["index", *CASE_NUMBERS, *CASE_WORDS]
+        columns: list[Any] = ["index", *CASE_PUBLIC]
         columns += [*CASE_PRIVATE, "picture", "explanation"] if self.upload else []
         data: list[Any] = []
         for row in table:
@@ -205,9 +182,9 @@ class SampleTables(L.Callback):
             if self.upload:
                 page = explained.get(row["index"])
                 cells["picture"] = _masked(row["picture"]) if row["picture"] else None
-                cells["explanation"] = wandb.Image(str(page)) if page else None
+                cells["explanation"] = _picture(str(page)) if page else None
             data.append([cells[column] for column in columns])
-        return wandb.Table(columns=columns, data=data)
+        return _table(columns, data)
 
     def _explanations(self, folder: Path, table: list[dict[str, Any]]) -> dict[int, Path]:
         """explain/<case>.png by index, at most `samples` of them."""
@@ -225,36 +202,42 @@ class SampleTables(L.Callback):
         return image, mask_bytes(truth > 0), mask_bytes(pred)
 
 
-def read_cases(
-    path: Path, cases: Mapping[int, tuple[str, Pictures | None]]
+def _case_table_rows(
+    rows: Sequence[CaseRow], cases: Mapping[int, tuple[str, Pictures | None]]
 ) -> list[dict[str, Any]]:
-    """The rows of cases.csv by index: numbers, None where undefined, and pictures where drawn."""
+    """Rows of cases.csv with their index and, where drawn, their pictures."""
     index_of = {case: index for index, (case, _) in cases.items()}
-    table = []
-    with path.open(newline="", encoding="utf-8") as file:
-        for line in csv.DictReader(file):
-            row: dict[str, Any] = {name: line[name] for name in (*CASE_WORDS, *CASE_PRIVATE)}
-            row |= {name: float(line[name]) if line[name] else None for name in CASE_NUMBERS}
-            row["index"] = index_of[line["case"]]
-            row["picture"] = cases[row["index"]][1]
-            table.append(row)
-    return table
+    return [
+        asdict(row) | {"index": index_of[row.case], "picture": cases[index_of[row.case]][1]}
+        for row in rows
+    ]
 
 
 def _scores(index: int, truth: Tensor, pred: Tensor) -> list[Any]:
-    overlap, total = int((pred & truth).sum()), int(pred.sum() + truth.sum())
-    dice = 2 * overlap / total if total else 1.0
-    return [index, dice, int(pred.sum()), int(truth.sum())]
+    overlap, predicted, true = (int(mask.sum()) for mask in (pred & truth, pred, truth))
+    return [index, float(dice_from_counts(overlap, predicted, true)), predicted, true]
 
 
 def _masked(pictures: Pictures) -> Any:
-    """W&B's picture with both masks, which its pages switch on and off."""
+    """W&B's picture with truth and prediction as masks, which its pages switch on and off."""
     image, truth, pred = pictures
     masks = {
         name: {"mask_data": mask, "class_labels": {1: "lesion"}}
         for name, mask in (("truth", truth), ("prediction", pred))
     }
-    return wandb.Image(image, masks=masks)
+    return _picture(image, masks=masks)
+
+
+def _picture(*arguments: Any, **settings: Any) -> Any:
+    import wandb  # takes seconds, and most runs have no W&B logger
+
+    return wandb.Image(*arguments, **settings)
+
+
+def _table(columns: list[Any], data: list[Any]) -> Any:
+    import wandb
+
+    return wandb.Table(columns=columns, data=data)
 
 
 def _draw(
@@ -271,43 +254,3 @@ def _wandb(trainer: L.Trainer) -> list[WandbLogger]:
 
 def _tensorboards(trainer: L.Trainer) -> list[TensorBoardLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-
-
-def fall_back_to_offline(logger: Any) -> None:
-    """Let a configured WandbLogger, not yet made, keep its run here where nothing can be sent."""
-    obstacle = wandb_unreachable_reason()
-    if obstacle:
-        disabled = os.environ.get("WANDB_MODE") == "disabled"
-        logger.init_args.offline = not disabled
-        rank_zero_info(f"W&B {'is off' if disabled else 'runs offline'}: {obstacle}")
-
-
-def wandb_unreachable_reason() -> str:
-    """Why W&B cannot be reached from here ("" if it can), found without asking or waiting."""
-    mode = os.environ.get("WANDB_MODE", "online")
-    if mode != "online":
-        return f"WANDB_MODE={mode}"
-    default = wandb.Settings().base_url
-    url = os.environ.get("WANDB_BASE_URL") or default
-    server = urlsplit(url)
-    hosts = [server.netloc, server.hostname or "", *([CLOUD] if url == default else [])]
-    if not any(os.environ.get(name) for name in CREDENTIALS) and not _in_netrc(hosts):
-        return "no API key (wandb login sets one)"
-    # Behind a proxy only the proxy is asked directly; its scheme may be left out.
-    proxy = "" if proxy_bypass(server.hostname or "") else getproxies().get(server.scheme, "")
-    target = proxy or url
-    reached = urlsplit(target if "://" in target else f"http://{target}")
-    port = reached.port or (443 if reached.scheme == "https" else 80)
-    try:
-        socket.create_connection((reached.hostname or "", port), timeout=3).close()
-    except OSError as error:
-        return f"{reached.hostname} cannot be reached ({error})"
-    return ""
-
-
-def _in_netrc(hosts: Sequence[str]) -> bool:
-    try:
-        logins = netrc.netrc(os.environ.get("NETRC"))
-    except (OSError, netrc.NetrcParseError):
-        return False
-    return any(logins.authenticators(host) for host in hosts)

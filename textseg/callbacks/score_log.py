@@ -1,4 +1,4 @@
-"""A run's scores for every logger alike: the best epoch's and every number of a test."""
+"""Logs a run's best epoch and all numbers of its test to every logger."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from lightning.pytorch.trainer.states import TrainerFn
 
 from textseg.callbacks.results_writer import ResultsWriter
+from textseg.metrics.scores import SCORES
 from textseg.models.base import test_prefix
 from textseg.training.attached import callbacks_of
 
-VAL_SCORES = ("dice", "miou", "dice_global", "iou_global")
 WORDS = ("protocol", "truth", "surface_unit")  # what a test's numbers must agree in
 
 
 class ScoreLog(L.Callback):
-    """Tells every logger by which keys a run is compared, its best epoch and its test.
+    """Logs to every logger the keys a run is compared by, its best epoch and its test.
 
     best/epoch and best/<score> are of the epoch of the highest val/dice, which is the one that
     best.ckpt holds. A test's numbers are those of metrics.json: test/dice, test/dice_ci_low,
@@ -34,25 +34,30 @@ class ScoreLog(L.Callback):
         self.best: dict[str, float] = {}
 
     def state_dict(self) -> dict[str, Any]:
+        """The best epoch so far, for the checkpoint."""
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the best epoch of the resumed run."""
         self.best = dict(state_dict["best"])
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the keys, and tell W&B which value of a curve sums it up."""
         for logger in trainer.loggers:
-            _tell_keys(logger, self.keys)
+            _log_keys(logger, self.keys)
             if isinstance(logger, WandbLogger):
                 _define_axes(logger)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the keys."""
         for logger in trainer.loggers:
-            _tell_keys(logger, self.keys)
+            _log_keys(logger, self.keys)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the scores of the epoch with the highest val/dice."""
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
-        found = {name: trainer.callback_metrics.get(f"val/{name}") for name in VAL_SCORES}
+        found = {name: trainer.callback_metrics.get(f"val/{name}") for name in SCORES}
         values = {name: float(value) for name, value in found.items() if value is not None}
         dice = values.get("dice", math.nan)
         if dice > self.best.get("best/dice", -math.inf):
@@ -60,6 +65,7 @@ class ScoreLog(L.Callback):
             self.best |= {f"best/{name}": value for name, value in values.items()}
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the best epoch."""
         if not self.best:
             return
         # By now the trainer counts the finished epochs; a row of metrics.csv is of the last one.
@@ -72,6 +78,7 @@ class ScoreLog(L.Callback):
                 logger.log_metrics(numbers, trainer.global_step)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the numbers of metrics.json."""
         report = report_of(trainer)
         if report is None or not trainer.is_global_zero:
             return
@@ -107,13 +114,13 @@ def flat_numbers(result: Mapping[str, Any], prefix: str) -> dict[str, float]:
     return numbers
 
 
-def report_of(trainer: Any) -> ResultsWriter | None:
+def report_of(trainer: L.Trainer) -> ResultsWriter | None:
     """The callback that writes metrics.json and cases.csv."""
     return next(iter(callbacks_of(trainer, ResultsWriter)), None)
 
 
-def _tell_keys(logger: Logger, keys: dict[str, Any]) -> None:
-    # W&B has them from its init on, and beside metrics.csv lies the run's config.yaml.
+def _log_keys(logger: Logger, keys: dict[str, Any]) -> None:
+    # W&B has them from its init on; for metrics.csv they are in the run's config.yaml.
     if not isinstance(logger, (WandbLogger, CSVLogger)):
         logger.log_hyperparams(keys)
 
@@ -124,5 +131,5 @@ def _define_axes(logger: WandbLogger) -> None:
     run.define_metric("epoch")
     run.define_metric("train/*", step_metric="epoch")
     run.define_metric("val/loss", step_metric="epoch", summary="min")
-    for name in VAL_SCORES:
+    for name in SCORES:
         run.define_metric(f"val/{name}", step_metric="epoch", summary="max")

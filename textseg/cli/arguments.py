@@ -11,7 +11,7 @@ import yaml
 
 from textseg.cli.messages import broken_yaml, options
 from textseg.errors import UserError
-from textseg.runs.folder import RUN_CONFIG, run_folder_of
+from textseg.runs import Run
 
 # Data settings that a test on other data takes from the run: they belong to the network.
 KEPT_FOR_OTHER_DATA = (
@@ -64,22 +64,18 @@ def with_run_config(arguments: Sequence[str]) -> list[str]:
     checkpoint, configs = option(arguments, "--ckpt_path"), _settings_of_configs(arguments)
     if checkpoint is None or configs is None or "model" in configs:
         return list(arguments)
-    config = run_folder_of(checkpoint) / RUN_CONFIG
-    remedy = "give --config with the experiment's file"
-    if not config.is_file():
+    run, remedy = Run.of_checkpoint(checkpoint), "give --config with the experiment's file"
+    stored = run.settings(remedy)
+    if not stored:
         from textseg.checkpoint import read_checkpoint
 
         read_checkpoint(checkpoint)  # a missing checkpoint is the better error
         raise UserError(
-            f"{config} does not exist, so the settings of {checkpoint} are unknown", remedy
+            f"{run.config} does not exist, so the settings of {checkpoint} are unknown", remedy
         )
-    try:
-        stored = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        stored = None
-    if not isinstance(stored, dict):
-        raise UserError(f"{config} holds no settings", remedy)
-    kept = {key: stored[key] for key in ("seed_everything", "model", "data") if key in stored}
+    kept: dict[str, Any] = {
+        key: stored[key] for key in ("seed_everything", "model", "data") if key in stored
+    }
     kept["trainer"] = {"precision": _dict(stored.get("trainer")).get("precision")}
     if "data" in kept:
         kept["data"] = _data_of_test(_dict(kept["data"]), _requested_data(arguments, configs))

@@ -113,12 +113,6 @@ def written_to(path: Path) -> str:
     return f"written to {path}"
 
 
-def _comparison(result: Any) -> str:
-    from textseg.compare import plain_table
-
-    return "\n".join([plain_table(result), *([written_to(result.output)] * bool(result.output))])
-
-
 def _probe(result: Any) -> str:
     from textseg.probe import plain_table
 
@@ -174,9 +168,9 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "compare",
         "Compare tested runs over the same cases, with intervals and a paired test.",
-        function="textseg.compare:compare",
+        function="textseg.report.write_comparison:compare_runs",
         positionals=("runs",),
-        show=_comparison,
+        show=str,
     ),
     Command(
         "report",

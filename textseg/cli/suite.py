@@ -16,20 +16,21 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info
 
 import textseg.models
-import textseg.training.options  # noqa: F401  short class names in YAML
-from textseg.callbacks import (
-    ExplanationWriter,
-    PredictionWriter,
-    ResultsWriter,
-    RunConfig,
-    ScoreLog,
+import textseg.training  # noqa: F401  short class names in YAML
+from textseg.callbacks.explanation_writer import ExplanationWriter
+from textseg.callbacks.loggers import (
     comparable_keys,
     configured_loggers,
-    fall_back_to_offline,
     prepare_loggers,
     with_csv_logger,
 )
-from textseg.checkpoint import read_checkpoint
+from textseg.callbacks.prediction_writer import PredictionWriter
+from textseg.callbacks.results_writer import ResultsWriter
+from textseg.callbacks.run_config import RunConfig
+from textseg.callbacks.sample_tables import SampleTables  # noqa: F401  short class name in YAML
+from textseg.callbacks.score_log import ScoreLog
+from textseg.callbacks.wandb_offline import fall_back_to_offline
+from textseg.checkpoint import class_path_of, read_checkpoint, same_class
 from textseg.cli.arguments import config_name, with_checkpoint_of_run, with_run_config
 from textseg.cli.commands import Command, Datasets, load
 from textseg.cli.messages import explain, options
@@ -38,21 +39,23 @@ from textseg.cli.quiet import silence_noise
 from textseg.encoders import restoring
 from textseg.errors import UserError
 from textseg.metrics.text import format_results
-from textseg.models.base import SegmentationModule, check_state_dict
-from textseg.runs.folder import data_identity, name_of_other_data, run_folder_of
+from textseg.models.base import SegmentationModule, check_state_dict, settings_of
+from textseg.runs.folder import Run, data_identity
 from textseg.runs.new_run import experiment_of, new_run_dir, remove_if_empty, runs_dir
-from textseg.training import (
+from textseg.training import Restart
+from textseg.training.attached import callbacks_of
+from textseg.training.checkpoint_files import (
     LAST,
-    STATE,
-    Restart,
-    check_same_settings,
-    check_trainer,
-    check_trainer_settings,
     default_checkpoint_callbacks,
     last_checkpoint,
     with_atomic_checkpoints,
 )
-from textseg.training.attached import callbacks_of
+from textseg.training.resume import STATE
+from textseg.training.resume_checks import (
+    check_same_settings,
+    check_trainer,
+    check_trainer_settings,
+)
 
 CAPTION_MODES_AFTER_FIT = ("true", "empty", "shuffled")
 
@@ -133,7 +136,7 @@ class SuiteCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the suite's own groups; every command takes the same experiment files."""
-        parser.add_lightning_class_args(ResultsWriter, "test_report")
+        parser.add_lightning_class_args(ResultsWriter, "results_writer")
         parser.add_lightning_class_args(ExplanationWriter, "explain")
         parser.add_lightning_class_args(Restart, "restart")
         # Where the files go is known only after parsing: this lets a logger be named by its class.
@@ -161,11 +164,8 @@ class SuiteCLI(LightningCLI):
             names |= {*action.dest.split(".")}
         for base in (SegmentationModule, self.datasets.datamodule):
             for kind in (base, *subclasses_of(base)):
-                names.add(kind.__name__)
-                # Of all bases, for settings that are passed on as **kwargs.
-                inits = (vars(parent).get("__init__") for parent in kind.__mro__)
-                names |= {p for init in inits if init for p in inspect.signature(init).parameters}
-        return names - {"self", "args", "kwargs"}
+                names |= {kind.__name__, *settings_of(kind)}
+        return names
 
     # --- checkpoint and run --------------------------------------------------------------------
 
@@ -186,23 +186,23 @@ class SuiteCLI(LightningCLI):
                 settings.ckpt_path = self.checkpoint_path
             self.continued = Path(self.checkpoint_path).parts[-2:] == LAST.parts
         self.checkpoint = read_checkpoint(self.checkpoint_path)
-        stored = self.checkpoint.get("hyper_parameters", {}).get("_class_path")
+        stored = class_path_of(self.checkpoint)
         wanted = settings.model.class_path
-        if stored and stored != wanted:
+        if stored and not same_class(stored, wanted):
             raise UserError(
                 f"{self.checkpoint_path} is of {stored}, but the config names {wanted}",
                 "leave --config out to use the run's own, or give a checkpoint of that network",
             )
         if self.continued:
             text = self._parser("fit").dump(settings, skip_none=False, skip_validation=True)
-            run = run_folder_of(self.checkpoint_path)
+            run = Run.of_checkpoint(self.checkpoint_path).folder
             began_with = check_same_settings(run, yaml.safe_load(text))
             if settings.seed_everything is True:  # "draw one": the run has
                 settings.seed_everything = began_with.get("seed_everything", True)
 
     def _run_folder(self, settings: Any) -> Path:
         if self.checkpoint_path and (self.subcommand != "fit" or self.continued):
-            return run_folder_of(self.checkpoint_path)
+            return Run.of_checkpoint(self.checkpoint_path).folder
         if self.subcommand == "fit":
             return new_run_dir(self._runs(settings))
         return runs_dir(None, config_name(self.arguments))
@@ -215,7 +215,7 @@ class SuiteCLI(LightningCLI):
         if self.subcommand == "fit" or self.checkpoint_path is None:
             return None
         identity = data_identity(data.class_path, data.init_args.as_dict())
-        return name_of_other_data(self.run_folder, identity)
+        return Run(self.run_folder).name_of_other_data(identity)
 
     # --- what is built -------------------------------------------------------------------------
 

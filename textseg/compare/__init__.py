@@ -1,29 +1,25 @@
-"""Runs compared over the same cases: differences, how sure they are, tables and plots."""
+"""Compares runs over the same cases: scores, their differences, and how certain those are.
+
+`textseg.report.write_comparison` writes tables, plots and a page of what is found here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from textseg.compare import statistics
-from textseg.compare.load import Case, Result, columns_of, load_results
+from textseg.compare.load import Result, load_results
 from textseg.compare.results import Comparison, Difference, Method, Score, StratumDice
-from textseg.compare.statistics import SCORES
 from textseg.compare.strata import by_stratum
-from textseg.compare.tables import latex_table, markdown_table, plain_table
+from textseg.compare.tables import plain_table
 from textseg.errors import UserError, check_seed
-from textseg.metrics import bootstrap_warnings, patient_ids
-from textseg.metrics.text import to_json
-from textseg.runs.folder import unique_dir
-from textseg.runs.outputs import OUTLINES
+from textseg.metrics.bootstrap import Floats, Ints, bootstrap_warnings, patient_ids
+from textseg.metrics.scores import SCORES
+from textseg.runs.cases import OUTLINES, CaseRow
 
 __all__ = ["Comparison", "Difference", "Method", "Score", "StratumDice", "compare", "plain_table"]
-
-Floats = NDArray[np.float64]
 
 
 def compare(
@@ -33,7 +29,6 @@ def compare(
     data: str | None = None,
     baseline: str | None = None,
     names: list[str] | None = None,
-    output: str | None = None,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Comparison:
@@ -51,8 +46,6 @@ def compare(
         baseline: method or run that the others are compared with; null is the first run's.
         names: a name for each run; runs of one name are seeds of one method. By default a run goes
             by the name of its experiment.
-        output: folder to write tables, plots and numbers to; one that exists is not written over,
-            <output>_2 is taken. null writes nothing.
         resamples: draws of the bootstrap, and exchanges of the paired test.
         seed: of the draws; equal seeds give equal numbers.
     """
@@ -60,49 +53,35 @@ def compare(
         raise UserError(f"resamples={resamples} is too few for a 95% interval", "give 1000 or more")
     check_seed(seed)
     results = load_results(runs, captions=captions, data=data, names=names)
-    methods = _by_method(results)
-    _baseline_first(methods, baseline, runs, results)
-    comparison = _compared(methods, resamples, seed)
-    if output is None:
-        return comparison
-    return _written(comparison, unique_dir(Path(output)))
+    return _compared(_by_method(runs, results, baseline), resamples, seed)
 
 
-def _by_method(results: Sequence[Result]) -> dict[str, list[Result]]:
+def _by_method(
+    runs: Sequence[str], results: Sequence[Result], baseline: str | None
+) -> dict[str, list[Result]]:
+    """Results by method; the baseline, a method's name or one of the runs, comes first."""
     methods: dict[str, list[Result]] = {}
     for result in results:
         methods.setdefault(result.method, []).append(result)
-    return methods
-
-
-def _baseline_first(
-    methods: dict[str, list[Result]],
-    baseline: str | None,
-    runs: Sequence[str],
-    results: Sequence[Result],
-) -> None:
-    """Move the baseline, a method's name or one of the runs, to the front."""
     if baseline is None:
-        return
+        return methods
     by_run = {run: result.method for run, result in zip(runs, results, strict=True)}
     name = baseline if baseline in methods else by_run.get(baseline)
     if name is None:
         raise UserError(
             f"baseline={baseline!r} is none of the methods", f"choose of {list(methods)}"
         )
-    front = {name: methods.pop(name)}
-    rest = dict(methods)
-    methods.clear()
-    methods.update(front | rest)
+    return {name: methods[name], **methods}
 
 
 def _compared(methods: dict[str, list[Result]], resamples: int, seed: int) -> Comparison:
+    """Everything that a comparison finds, the first method being the baseline."""
     first = next(iter(methods.values()))[0]
     order = list(first.cases)
     cases = tuple(first.cases.values())
     patient = patient_ids([case.patient for case in cases], len(cases))
     counts = np.bincount(patient)
-    columns = [np.stack([columns_of(one, order) for one in own]) for own in methods.values()]
+    columns = [np.stack([one.columns(order) for one in own]) for own in methods.values()]
     sums = [statistics.patient_sums(one, patient) for one in columns]
     draws = statistics.bootstrap(sums, counts, resamples=resamples, seed=seed)  # [R, M, 4]
     own_scores = [statistics.run_scores(one, counts) for one in sums]  # M of [S, 4]
@@ -144,7 +123,7 @@ def _differences(
     own_scores: Sequence[Floats],
     draws: Floats,
     sums: Sequence[Floats],
-    counts: NDArray[np.int64],
+    counts: Ints,
     seed: int,
 ) -> tuple[Difference, ...]:
     if len(names) < 2:
@@ -168,54 +147,28 @@ def _differences(
     return tuple(out)
 
 
-def _warnings(methods: dict[str, list[Result]], cases: Sequence[Case]) -> tuple[str, ...]:
-    found = bootstrap_warnings([case.case_id for case in cases], len(cases))
+def _warnings(methods: dict[str, list[Result]], cases: Sequence[CaseRow]) -> tuple[str, ...]:
+    """What a reader must know before believing a number, as sentences."""
+    warnings = bootstrap_warnings([case.case_id for case in cases], len(cases))
     single = [name for name, results in methods.items() if len(results) == 1]
     if single:
-        found.append(
+        warnings.append(
             f"one seed of {', '.join(single)}: intervals and p-values do not hold the luck of a "
             "training; train three seeds or more"
         )
     double = [name for name, results in methods.items() if len(results) == 2]
     if double:
-        found.append(
+        warnings.append(
             f"two seeds of {', '.join(double)}: where trainings differ much, intervals of a score "
             "cover 86%, not 95% (measured on simulated data); train three seeds or more"
         )
     weak = sorted({case.truth for case in cases} - {OUTLINES})
     if weak:
-        found.append(f"the truth is {', '.join(weak)}, not outlines: scores are against those")
-    for results in methods.values():
-        for result in results:
-            again = sorted(
-                p.name for p in result.folder.parent.glob(f"{result.folder.name}_[0-9]*")
-            )
-            if again:
-                found.append(f"{result.folder} was tested again ({', '.join(again)}): first used")
+        warnings.append(f"the truth is {', '.join(weak)}, not outlines: scores are against those")
+    for folder in (result.folder for results in methods.values() for result in results):
+        again = sorted(path.name for path in folder.parent.glob(f"{folder.name}_[0-9]*"))
+        if again:
+            warnings.append(f"{folder} was tested again ({', '.join(again)}): first used")
     if len(methods) == 1:
-        found.append("all runs are seeds of one method: there is nothing to compare it with")
-    return tuple(found)
-
-
-def _written(comparison: Comparison, folder: Path) -> Comparison:
-    """comparison.json, .md and .tex, the plots, and all of it as one page, report.html."""
-    from textseg.report import comparison_page  # it draws with the parts of this package
-    from textseg.report.plots import write_plots  # matplotlib takes a second
-
-    numbers = {
-        "baseline": comparison.baseline,
-        "captions": comparison.captions,
-        "cases": len(comparison.cases),
-        "patients": comparison.patients,
-        "warnings": comparison.warnings,
-        "methods": [asdict(method) for method in comparison.methods],
-        "differences": [asdict(difference) for difference in comparison.differences],
-        "strata": [asdict(stratum) for stratum in comparison.strata],
-    }
-    (folder / "comparison.json").write_text(to_json(numbers), encoding="utf-8")
-    (folder / "comparison.md").write_text(markdown_table(comparison), encoding="utf-8")
-    (folder / "comparison.tex").write_text(latex_table(comparison), encoding="utf-8")
-    write_plots(comparison, folder)
-    page = comparison_page(comparison)
-    (folder / "report.html").write_text(page, encoding="utf-8", errors="replace")
-    return replace(comparison, output=folder)
+        warnings.append("all runs are seeds of one method: there is nothing to compare it with")
+    return tuple(warnings)

@@ -1,14 +1,13 @@
-"""What a comparison finds, as plain values."""
+"""Results of a comparison, as plain values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from textseg.compare.load import Case
+from textseg.runs import CaseRow
 
 
 @dataclass(frozen=True)
@@ -52,16 +51,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class StratumDice:
-    """A method's dice, mean over its seeds, in one class of cases, and how far it is from the
-    baseline's, with its 95% interval.
+    """A method's dice in one class of cases, and its difference from the baseline's.
 
     Args:
         grouping: size, number or side, of the true lesions.
         name: of the class, such as small.
         method: whose dice it is.
         cases, patients: how many the class has.
-        dice: the score.
-        difference: from the baseline's; NaN for the baseline itself.
+        dice: mean over its seeds.
+        difference: from the baseline's, with its 95% interval; NaN for the baseline itself.
         low, high: of the difference; NaN for the baseline, and with one patient.
     """
 
@@ -78,7 +76,7 @@ class StratumDice:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` finds.
+    """Everything that `compare` finds.
 
     Args:
         baseline: the method that the others are compared with; the first of `methods`.
@@ -90,16 +88,14 @@ class Comparison:
         case_dice: [M, N], Dice of each case, mean over the method's seeds.
         captions: the caption modes of the runs.
         warnings: what a reader must know before believing a number.
-        output: the folder written to; None where none was asked for.
     """
 
     baseline: str
     methods: tuple[Method, ...]
     differences: tuple[Difference, ...]
     strata: tuple[StratumDice, ...]
-    cases: tuple[Case, ...]
+    cases: tuple[CaseRow, ...]
     patients: int
     case_dice: NDArray[np.float64]
     captions: tuple[str, ...]
     warnings: tuple[str, ...]
-    output: Path | None = None

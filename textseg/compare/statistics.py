@@ -1,8 +1,9 @@
-"""How sure a difference is: bootstrap intervals, a paired permutation test, Holm's correction.
+"""Statistics of differences: bootstrap intervals, a paired permutation test, Holm's correction.
 
-All of it works on sums over patients. A run's patient is five sums over its N_g cases: Dice, IoU,
-and the pixels in the intersection, the prediction and the truth. Every score of a set of patients
-is a function of the sums over the set (`scores`), so a resample is one matrix product.
+All of it works on sums over patients. A run's patient is C sums over its N_g cases, those of
+`textseg.metrics.scores.case_columns`: per-case scores and pixel counts. Each of the K `SCORES` of a
+set of patients is a function of the sums over the set (`scores_of_sums`), so a resample is one
+matrix product.
 
 Patients are the unit that is drawn, each with all of its cases, and intervals are made as in a
 test: see `textseg.metrics.bootstrap`. Seeds are drawn beside the patients, by the same rule.
@@ -25,53 +26,35 @@ from textseg.metrics.bootstrap import (
     patient_draws,
     t_adjusted_interval,
 )
-
-SCORES = ("dice", "miou", "dice_global", "iou_global")
-COLUMNS = 5  # Dice, IoU, intersection, predicted, true
+from textseg.metrics.scores import SCORES, scores_of_sums
 
 _CHUNK = 256  # resamples at once: what bounds the memory
 
 
 def patient_sums(columns: Floats, patient: Ints) -> Floats:
-    """Sums over each patient's cases.
+    """Sum over each patient's cases.
 
     Args:
-        columns: [S, N, 5], a method's S runs on N cases: Dice, IoU, intersection, predicted, true.
+        columns: [S, N, C], a method's S runs on N cases.
         patient: [N], the patient's number, from 0 to G - 1.
 
     Returns:
-        [S, G, 5].
+        [S, G, C].
     """
     runs, cases, width = columns.shape
-    assert width == COLUMNS, columns.shape
     assert len(patient) == cases, (len(patient), cases)
     sums = np.zeros((int(patient.max()) + 1, runs, width))
     np.add.at(sums, patient, columns.transpose(1, 0, 2))
     return sums.transpose(1, 0, 2)
 
 
-def scores(totals: Floats, cases: Floats) -> Floats:
-    """The four scores of sums over any set of cases: [..., 5] and [...] -> [..., 4] as `SCORES`.
-
-    dice and miou are means over cases; dice_global and iou_global are of pooled pixels, and 1 where
-    there is no foreground at all.
-    """
-    both, predicted, true = totals[..., 2], totals[..., 3], totals[..., 4]
-    out = np.ones((*totals.shape[:-1], len(SCORES)))
-    out[..., :2] = totals[..., :2] / cases[..., None]
-    any_pixel = predicted + true > 0
-    np.divide(2 * both, predicted + true, out=out[..., 2], where=any_pixel)
-    np.divide(both, predicted + true - both, out=out[..., 3], where=any_pixel)
-    return out
-
-
 def run_scores(sums: Floats, cases: Ints) -> Floats:
-    """Each run's own scores: [S, G, 5] and the cases of each patient [G] -> [S, 4]."""
-    return scores(sums.sum(axis=1), np.full(len(sums), float(cases.sum())))
+    """Score each run: [S, G, C] and the cases of each patient [G] -> [S, K]."""
+    return scores_of_sums(sums.sum(axis=1), np.full(len(sums), float(cases.sum())))
 
 
 def bootstrap(methods: Sequence[Floats], cases: Ints, *, resamples: int, seed: int) -> Floats:
-    """Scores of M methods over resampled patients and resampled seeds.
+    """Score M methods over resampled patients and resampled seeds.
 
     A resample draws patients with replacement, the same for every method, which keeps the
     comparison paired, and then seeds of each method with replacement, whose scores are averaged.
@@ -80,13 +63,13 @@ def bootstrap(methods: Sequence[Floats], cases: Ints, *, resamples: int, seed: i
     would vary by (S - 1) / S of that, half as much with two seeds (Rao and Wu 1988).
 
     Args:
-        methods: M arrays [S_m, G, 5] of `patient_sums`; the number of seeds may differ.
+        methods: M arrays [S_m, G, C] of `patient_sums`; the number of seeds may differ.
         cases: [G], cases of each patient.
         resamples: number of draws.
         seed: of the draws; equal seeds give equal results.
 
     Returns:
-        [resamples, M, 4]; NaN with one patient, who drawn again and again shows no spread.
+        [resamples, M, K]; NaN with one patient, who drawn again and again shows no spread.
     """
     if len(cases) < 2:
         return np.full((resamples, len(methods), len(SCORES)), np.nan)
@@ -100,8 +83,8 @@ def bootstrap(methods: Sequence[Floats], cases: Ints, *, resamples: int, seed: i
         counts = drawn @ cases  # [R]
         for number, sums in enumerate(methods):
             runs = len(sums)
-            totals = np.tensordot(drawn, sums, axes=(1, 1))  # [R, S, 5]
-            each = scores(totals, np.repeat(counts[:, None], runs, axis=1))  # [R, S, 4]
+            totals = np.tensordot(drawn, sums, axes=(1, 1))  # [R, S, C]
+            each = scores_of_sums(totals, np.repeat(counts[:, None], runs, axis=1))  # [R, S, K]
             times = max(1, runs - 1)
             seeds = generator.multinomial(times, np.full(runs, 1 / runs), size=len(drawn)) / times
             out[start:end, number] = np.einsum("rs,rsk->rk", seeds, each)
@@ -112,7 +95,7 @@ def bootstrap(methods: Sequence[Floats], cases: Ints, *, resamples: int, seed: i
 def interval(
     draws: Floats, runs: Floats, less: Floats | None = None, *, patients: int, level: float = LEVEL
 ) -> tuple[Floats, Floats]:
-    """Interval of a method's scores, or of their differences from another method's.
+    """Compute the interval of a method's scores, or of their differences from another method's.
 
     The fewer the seeds that make up the spread, the wider it is: with two seeds, the spread between
     trainings is hardly known.
@@ -133,15 +116,17 @@ def interval(
     sides = [runs] if less is None else [runs, less]
     estimate = runs.mean(axis=0) - (0.0 if less is None else less.mean(axis=0))
     seeds = [(one.var(axis=0, ddof=1) / len(one), len(one)) for one in sides if len(one) > 1]
-    freedom = effective_degrees_of_freedom(draws.var(axis=0, ddof=1), patients, seeds)
+    degrees = effective_degrees_of_freedom(draws.var(axis=0, ddof=1), patients, seeds)
     bounds = (0.0 if less is None else -1.0, 1.0)
-    return t_adjusted_interval(draws, estimate, freedom=freedom, level=level, bounds=bounds)
+    return t_adjusted_interval(
+        draws, estimate, degrees_of_freedom=degrees, level=level, bounds=bounds
+    )
 
 
 def paired_test(
     method: Floats, baseline: Floats, cases: Ints, *, permutations: int, seed: int
 ) -> Floats:
-    """Two-sided p of "the two methods' results of a patient might as well be exchanged".
+    """Permutation test of two methods over patients: two-sided p that their results exchange.
 
     Every patient's results, averaged over a method's runs, are kept or exchanged between the two
     methods, all patients independently, and the difference of the scores is taken again. For dice
@@ -152,22 +137,24 @@ def paired_test(
     The runs are taken as they are: a difference that is a seed's luck is significant too.
 
     Args:
-        method, baseline: [S, G, 5] of `patient_sums`; the number of seeds may differ.
+        method, baseline: [S, G, C] of `patient_sums`; the number of seeds may differ.
         cases: [G], cases of each patient.
         permutations: how many are drawn.
         seed: of the draws.
 
     Returns:
-        [4], one p for each of `SCORES`.
+        [K], one p for each of `SCORES`.
     """
-    one, other = method.mean(axis=0), baseline.mean(axis=0)  # [G, 5]
+    one, other = method.mean(axis=0), baseline.mean(axis=0)  # [G, C]
     total, gap = (one + other).sum(axis=0), one - other
     number = float(cases.sum())
 
-    def differences(signs: NDArray[Any]) -> Floats:  # [R, G] of -1 and 1 -> [R, 4]
+    def differences(signs: NDArray[Any]) -> Floats:  # [R, G] of -1 and 1 -> [R, K]
         shift = signs @ gap
         count = np.full(len(shift), number)
-        return np.abs(scores((total + shift) / 2, count) - scores((total - shift) / 2, count))
+        return np.abs(
+            scores_of_sums((total + shift) / 2, count) - scores_of_sums((total - shift) / 2, count)
+        )
 
     patients = len(cases)
     if not gap.any():  # not one pixel differs
@@ -187,7 +174,7 @@ def paired_test(
 
 
 def holm(p: Floats) -> Floats:
-    """Holm's step-down adjustment of K p-values: [K] -> [K], none below its own p, none above 1.
+    """Adjust K p-values by Holm's step-down rule: [K] -> [K], none below its own p, none above 1.
 
     The smallest is multiplied by K, the next by K - 1, and so on, and none may be less than the one
     before: rejecting where the result is below 0.05 keeps the chance of any false claim among the K

@@ -1,4 +1,4 @@
-"""Where a method is better: Dice and its difference from the baseline by what the truth looks like.
+"""Dice and its difference from the baseline by size, number and side of the true lesions.
 
 No p-values here: with three groupings, four classes each and several methods, one in twenty of so
 many tests would be below 0.05 with nothing behind it. An interval shows size and doubt of a
@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from textseg.compare import statistics
-from textseg.compare.load import Case
 from textseg.compare.results import StratumDice
-from textseg.metrics import Floats, Ints
+from textseg.metrics.bootstrap import Floats, Ints
+from textseg.metrics.scores import SCORES
 from textseg.metrics.strata import NUMBERS, SIDES, SIZES, number_class
+from textseg.runs import CaseRow
 
-_DICE = statistics.SCORES.index("dice")
+_DICE = SCORES.index("dice")
 # The grouping -> its classes in their order, and the class of a case.
-_GROUPINGS: dict[str, tuple[Sequence[str], Callable[[Case], str]]] = {
+_GROUPINGS: dict[str, tuple[Sequence[str], Callable[[CaseRow], str]]] = {
     "size": (SIZES, lambda case: case.lesion_size),
     "number": (NUMBERS, lambda case: number_class(case.lesion_number)),
     "side": (SIDES, lambda case: case.lesion_side),
@@ -28,22 +29,22 @@ _GROUPINGS: dict[str, tuple[Sequence[str], Callable[[Case], str]]] = {
 
 def by_stratum(
     columns: Mapping[str, Floats],
-    cases: Sequence[Case],
+    cases: Sequence[CaseRow],
     patient: Ints,
     *,
     resamples: int,
     seed: int,
 ) -> tuple[StratumDice, ...]:
-    """Each class that occurs, each method, the baseline first.
+    """Score each class that occurs, for each method, the baseline first.
 
     Args:
-        columns: of each method [S, N, 5], see `statistics.patient_sums`; the first is the baseline.
+        columns: of each method [S, N, C], see `statistics.patient_sums`; the first is the baseline.
         cases: N cases.
         patient: [N], the patient's number.
         resamples: draws of the bootstrap in each class, over the patients who have a case in it.
         seed: of the draws.
     """
-    found: list[StratumDice] = []
+    strata: list[StratumDice] = []
     for grouping, (order, class_of) in _GROUPINGS.items():
         classes = np.array([class_of(case) for case in cases])
         for name in order:
@@ -52,8 +53,8 @@ def by_stratum(
                 continue
             _, number = np.unique(patient[keep], return_inverse=True)
             part = {method: one[:, keep] for method, one in columns.items()}
-            found += _one_class(grouping, name, part, number, resamples, seed)
-    return tuple(found)
+            strata += _one_class(grouping, name, part, number, resamples, seed)
+    return tuple(strata)
 
 
 def _one_class(

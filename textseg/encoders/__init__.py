@@ -1,12 +1,13 @@
 """Image encoders from timm and text encoders from transformers: the only package importing either.
 
-A text encoder is one of
+A text encoder by name is one of
   * ``scratch``: a small BERT trained with the network, its word-piece vocabulary built from the
     training captions;
   * a local folder or a hub name: weights-only, never running code that comes with the weights.
 
 Whichever it is, its config and its tokenizer are kept as text in the network's ``state_dict``, so
-that a checkpoint is rebuilt without any hub (`restoring`).
+that a checkpoint is rebuilt without any hub (`restoring`). A network may also build one of its own
+with the promises of `TextEncoderBase`.
 """
 
 from textseg.encoders.image import ImageEncoder, Normalize, is_timm_model, near_timm_names
@@ -14,6 +15,7 @@ from textseg.encoders.restore import is_restoring, restoring
 from textseg.encoders.text import (
     NoText,
     TextEncoder,
+    TextEncoderBase,
     masked_mean,
     token_counter,
     warn_of_truncation,
@@ -24,6 +26,7 @@ __all__ = [
     "NoText",
     "Normalize",
     "TextEncoder",
+    "TextEncoderBase",
     "is_restoring",
     "is_timm_model",
     "masked_mean",

@@ -1,4 +1,4 @@
-"""timm networks as feature pyramids."""
+"""Image encoders: timm networks as feature pyramids."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 class Normalize(nn.Module):
-    """Pixels in [0, 1] to zero mean and unit variance by channel; no state in the checkpoint."""
+    """Normalize pixels in [0, 1] by channel; mean and std are not kept in checkpoints.
+
+    Args:
+        mean, std: by channel; by default ImageNet's.
+    """
 
     mean: Tensor
     std: Tensor
@@ -31,6 +35,7 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
+        """[B, 3, H, W] in [0, 1] -> the same, normalized."""
         return (image - self.mean) / self.std
 
 
@@ -46,7 +51,7 @@ def near_timm_names(name: str, *, prefix: str = "", others: Sequence[str] = ()) 
 
     Args:
         name: the misspelled name.
-        prefix: stands before timm's names wherever `name` is read.
+        prefix: put before timm's names.
         others: further names that may have been meant.
     """
     import timm
@@ -115,14 +120,23 @@ class ImageEncoder(nn.Module):
         layout = getattr(self.body, "output_fmt", "NCHW")
         self._nhwc = getattr(layout, "value", layout) == "NHWC"
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The blocks of stages that do not list their own, such as a ResNet's.
+
+        See `textseg.training.GradientCheckpointing`.
+        """
+        stages = [stage for stage in self.body.children() if isinstance(stage, nn.Sequential)]
+        return [block for stage in stages for block in stage if list(block.children())]
+
     def pretrained_parameters(self) -> list[nn.Parameter]:
-        """What started from published weights."""
+        """Parameters that started from published weights."""
         return list(self.parameters()) if self.pretrained else []
 
     def forward(
         self, image: Tensor, fuse: Callable[[int, Tensor], Tensor] | None = None
     ) -> list[Tensor]:
-        """Feature maps fine to coarse.
+        """Feature maps of an image, fine to coarse.
 
         Args:
             image: [B, 3, H, W] in [0, 1].
@@ -142,7 +156,7 @@ class ImageEncoder(nn.Module):
             return [self._nchw(feature) for feature in self._run(self.body, x, size)]
         if not self._steppable:
             raise UserError(
-                f"image_encoder {type(self.body).__name__} cannot be stepped stage by stage",
+                f"image_encoder={self.name!r} does not run stage by stage",
                 "choose a ConvNeXt, ResNet or Swin for networks that fuse text inside the encoder",
             )
         features: list[Tensor] = []
@@ -164,7 +178,7 @@ class ImageEncoder(nn.Module):
             )
 
     def _run(self, module: Any, x: Tensor, size: tuple[int, int]) -> Any:
-        """What a module of timm makes of `x`; its asserts on sizes are the user's to mend."""
+        """Run a module of timm; its asserts on sizes become a UserError."""
         try:
             return module(x)
         except AssertionError as error:

@@ -22,7 +22,11 @@ from textseg.errors import UserError, first_line
 
 
 def config_from(values: dict[str, Any]) -> PretrainedConfig:
-    """A config class of transformers' own; a custom BERT (CXR-BERT) is read as BERT."""
+    """A config of transformers' own classes; a custom BERT (CXR-BERT) is read as BERT.
+
+    Raises:
+        UserError: transformers has no such type of model.
+    """
     kind = str(values.get("model_type", ""))
     if kind in CONFIG_MAPPING:
         config_class = CONFIG_MAPPING[kind]
@@ -38,6 +42,7 @@ def config_from(values: dict[str, Any]) -> PretrainedConfig:
 
 
 def build(config: PretrainedConfig) -> Any:
+    """A model with random weights and without a pooler."""
     kind: Any = BertModel if isinstance(config, BertConfig) else _model_class(config)
     return kind(config, **_without_pooler(kind))
 
@@ -64,7 +69,7 @@ def takes_4d_mask(model: Any) -> bool:
 
 
 def scratch_config(vocab_size: int, dim: int, depth: int) -> BertConfig:
-    """A small BERT."""
+    """Config of a small BERT without dropout."""
     return BertConfig(
         vocab_size=vocab_size,
         hidden_size=dim,
@@ -78,7 +83,11 @@ def scratch_config(vocab_size: int, dim: int, depth: int) -> BertConfig:
 
 
 def load(name: str, pretrained: bool) -> tuple[Any, Tokenizer]:
-    """The model, with its weights if `pretrained`, and the tokenizer of a folder or hub name.
+    """Model and tokenizer of a local folder or hub name.
+
+    Args:
+        name: of the folder or of the hub's repository.
+        pretrained: load its weights; otherwise they are random.
 
     Raises:
         UserError: something is missing, broken, or does not belong together.
@@ -107,7 +116,7 @@ def load(name: str, pretrained: bool) -> tuple[Any, Tokenizer]:
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of a folder or hub name, without the model.
+    """Tokenizer of a local folder or hub name, without the model.
 
     Raises:
         UserError: it is missing or broken.

@@ -1,4 +1,4 @@
-"""Rebuilding encoders from a checkpoint instead of from files and hubs."""
+"""Rebuild encoders from a checkpoint instead of from files and hubs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _restored: ContextVar[Mapping[str, Any] | None] = ContextVar("_restored", defaul
 
 @contextmanager
 def restoring(state_dict: Mapping[str, Any]) -> Iterator[None]:
-    """While open, encoders are built as `state_dict` describes them and nothing is fetched.
+    """While open, build encoders as `state_dict` describes them and fetch nothing.
 
     The weights themselves are left random: the caller loads `state_dict` next.
     """
@@ -26,7 +26,7 @@ def restoring(state_dict: Mapping[str, Any]) -> Iterator[None]:
 
 
 def is_restoring() -> bool:
-    """Whether a checkpoint's weights follow, so that no others need be read."""
+    """Whether a checkpoint's weights will be loaded, so that no others need be read."""
     return _restored.get() is not None
 
 

@@ -30,22 +30,64 @@ SCRATCH = "scratch"
 CACHED_CAPTIONS = 8192
 
 
-class NoText(nn.Module):
-    """Stands in for a text encoder in an image-only network: every caption is one empty word."""
+class TextEncoderBase(nn.Module):
+    """What a network asks of a text encoder; a subclass gives `dim`, `forward` and `word_mask`.
+
+    Any other module with these attributes will do as well.
+
+    Attributes:
+        dim: width D of the token features.
+        pretrained: whether it started from published weights; then it is frozen by default, and
+            trained at the slower rate otherwise.
+    """
+
+    dim: int
+    pretrained: bool = False
+
+    def forward(self, text: Sequence[str]) -> TextFeatures:
+        """B captions to tokens [B, L, D], mask [B, L] (True for a real token) and pooled [B, D]."""
+        raise NotImplementedError
+
+    def word_mask(self, text: Sequence[str], word: str | None) -> Tensor:
+        """Tokens of `word` in each caption, or of all content words if it is None: [B, L] bool."""
+        raise NotImplementedError
+
+    def prepare_captions(self, captions: Sequence[str], *, training: bool) -> None:
+        """Learn from the captions of a stage before its first batch; by default nothing.
+
+        Args:
+            captions: all of them, repeats included.
+            training: whether they are those of the training split.
+        """
+
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        """Parameters that started from published weights."""
+        return list(self.parameters()) if self.pretrained else []
+
+    @property
+    def frozen(self) -> bool:
+        """Whether no parameter is trained."""
+        return not any(parameter.requires_grad for parameter in self.parameters())
+
+    def freeze(self) -> None:
+        """Keep the weights as they are, random ones too."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+        self.eval()
+
+
+class NoText(TextEncoderBase):
+    """Stands in for a text encoder in an image-only network: a caption is one token of width 0."""
 
     dim = 0
-    pretrained = False
     _device: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("_device", torch.empty(0), persistent=False)
 
-    def pretrained_parameters(self) -> list[nn.Parameter]:
-        """None."""
-        return []
-
     def forward(self, text: Sequence[str]) -> TextFeatures:
+        """B captions to tokens [B, 1, 0], mask [B, 1] and pooled [B, 0]."""
         device = self._device.device
         return TextFeatures(
             torch.zeros(len(text), 1, 0, device=device),
@@ -54,7 +96,7 @@ class NoText(nn.Module):
         )
 
     def word_mask(self, text: Sequence[str], word: str | None) -> Tensor:
-        """The one empty word of each caption: [B, 1].
+        """The one token of each caption: [B, 1].
 
         Raises:
             UserError: a word is asked for.
@@ -67,8 +109,8 @@ class NoText(nn.Module):
         return self(text).mask
 
 
-class TextEncoder(nn.Module):
-    """Captions to word features of a fixed length.
+class TextEncoder(TextEncoderBase):
+    """A BERT: captions to token features of a fixed length.
 
     Args:
         name: ``scratch``, a local folder, or a hub name.
@@ -79,7 +121,7 @@ class TextEncoder(nn.Module):
         depth: layers of ``scratch``.
 
     Attributes:
-        dim: width D of the word features.
+        dim: width D of the token features.
         pretrained: whether it came with weights.
 
     Raises:
@@ -123,16 +165,11 @@ class TextEncoder(nn.Module):
             self._fix_length()
         self.dim: int = self.model.config.hidden_size
 
-    def pretrained_parameters(self) -> list[nn.Parameter]:
-        """What started from published weights."""
-        return list(self.parameters()) if self.pretrained else []
-
     def requires_grad_(self, requires_grad: bool = True) -> TextEncoder:
-        """As of every module, except that random weights are not frozen unasked.
+        """Train the parameters or not, except that random weights cannot be frozen; see `freeze`.
 
         Raises:
-            UserError: the weights are neither published nor restored nor trained, and words that
-                mean nothing would stay so.
+            UserError: the weights are neither published nor restored nor trained.
         """
         if self._random and not requires_grad:
             raise UserError(
@@ -143,21 +180,17 @@ class TextEncoder(nn.Module):
             )
         return super().requires_grad_(requires_grad)
 
-    def freeze(self) -> None:
-        """Keep the weights as they are, random ones too, so that a caption is encoded once."""
-        for parameter in self.parameters():
-            parameter.requires_grad_(False)
-        self.eval()
-
-    @property
-    def frozen(self) -> bool:
-        """Whether no parameter is trained: then a caption is encoded once and kept."""
-        return not any(parameter.requires_grad for parameter in self.parameters())
-
     @property
     def needs_vocabulary(self) -> bool:
-        """Whether captions must be shown to `learn_vocabulary` before the first forward."""
+        """Whether `learn_vocabulary` must be called before the first forward."""
         return self._tokenizer is None
+
+    def prepare_captions(self, captions: Sequence[str], *, training: bool) -> None:
+        """Learn a missing vocabulary from the training captions, and warn of cut captions."""
+        if self.needs_vocabulary and training:
+            self.learn_vocabulary(captions)
+        if not self.needs_vocabulary:
+            warn_of_truncation(self, captions)
 
     def learn_vocabulary(self, captions: Sequence[str]) -> None:
         """Build the word-piece vocabulary of ``scratch`` from the training captions.
@@ -173,16 +206,12 @@ class TextEncoder(nn.Module):
         return sum(bool(e.overflowing) for e in tokenizer.encode_batch(list(captions)))
 
     def forward(self, text: Sequence[str]) -> TextFeatures:
-        """Encode captions.
+        """B captions to tokens [B, L, D], mask [B, L] and pooled [B, D], L = max_tokens.
 
         A frozen encoder runs once for each distinct caption, alone and in fp32, so that a feature
         depends neither on the rest of its batch nor on the precision of the training.
 
-        Args:
-            text: B captions; an empty one is its special tokens.
-
-        Returns:
-            tokens [B, L, D], mask [B, L], pooled [B, D] with L = max_tokens.
+        An empty caption is its special tokens.
 
         Up to CACHED_CAPTIONS features stay on the device: 0.1 MB each for a BERT-base at L = 32.
         """
@@ -195,10 +224,10 @@ class TextEncoder(nn.Module):
         return TextFeatures(tokens, mask, masked_mean(tokens, mask))
 
     def word_mask(self, text: Sequence[str], word: str | None) -> Tensor:
-        """Which tokens are `word` in each caption, or any content word if it is None: [B, L] bool.
+        """Tokens of `word` in each caption, or of all content words if it is None: [B, L] bool.
 
-        Content words are all but the special tokens; a caption without any (an empty one) gives its
-        special tokens, so that no row is empty.
+        Content words are all but the special tokens. A caption without any is given its special
+        tokens, so that no row is empty.
 
         Args:
             text: B captions.
@@ -237,21 +266,20 @@ class TextEncoder(nn.Module):
         host = torch.tensor([[e.ids for e in encodings], [e.attention_mask for e in encodings]])
         ids, real = _to_device(host, self.model.device)  # [B, L] each
         mask = real.bool()
-        seen = mask[:, None, None, :].expand(-1, 1, mask.shape[1], -1) if self._mask_4d else mask
-        tokens = self.model(input_ids=ids, attention_mask=seen).last_hidden_state  # [B, L, D]
+        attend = mask[:, None, None, :].expand(-1, 1, mask.shape[1], -1) if self._mask_4d else mask
+        tokens = self.model(input_ids=ids, attention_mask=attend).last_hidden_state  # [B, L, D]
         return tokens, mask
 
     def _cached(self, text: Sequence[str]) -> tuple[Tensor, Tensor]:
         device = self.model.device
-        kept = [self._cache.pop(caption, None) for caption in dict.fromkeys(text)]
-        found = dict(zip(dict.fromkeys(text), kept, strict=True))
-        for caption, feature in found.items():
+        features = {caption: self._cache.pop(caption, None) for caption in dict.fromkeys(text)}
+        for caption, feature in features.items():
             if feature is None or feature[0].device != device:
-                feature = found[caption] = self._encode_alone(caption)
+                feature = features[caption] = self._encode_alone(caption)
             self._cache[caption] = feature  # the newest go last
         while len(self._cache) > CACHED_CAPTIONS:
             self._cache.popitem(last=False)
-        tokens, masks = zip(*(found[caption] for caption in text), strict=True)
+        tokens, masks = zip(*(features[caption] for caption in text), strict=True)
         return torch.stack(tokens), torch.stack(masks)
 
     def _encode_alone(self, caption: str) -> tuple[Tensor, Tensor]:
@@ -281,10 +309,12 @@ class TextEncoder(nn.Module):
         return self._tokenizer
 
     def get_extra_state(self) -> dict[str, str]:
+        """Config and tokenizer as text, for the state_dict."""
         tokenizer = "" if self._tokenizer is None else self._tokenizer.to_str()
         return {"config": self.model.config.to_json_string(), "tokenizer": tokenizer}
 
     def set_extra_state(self, state: Any) -> None:
+        """Restore what `get_extra_state` gave."""
         self._cache.clear()
         self._random = False  # a checkpoint's weights come with its config
         if state["tokenizer"]:
@@ -307,13 +337,13 @@ def _to_device(host: Tensor, device: torch.device) -> Tensor:
 
 
 def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
-    """Mean over real tokens: [B, L, D] and [B, L] -> [B, D]."""
+    """Mean over the tokens that are not padding: [B, L, D] and [B, L] -> [B, D]."""
     weight = mask.unsqueeze(-1).to(tokens.dtype)
     return (tokens * weight).sum(1) / weight.sum(1)
 
 
 def warn_of_truncation(encoder: TextEncoder, captions: Sequence[str]) -> None:
-    """One warning with the count where captions are cut at `max_tokens`."""
+    """Warn once, with their number, of captions that are cut at `max_tokens`."""
     count = encoder.count_truncated(captions)
     if count:
         warnings.warn(
@@ -324,11 +354,11 @@ def warn_of_truncation(encoder: TextEncoder, captions: Sequence[str]) -> None:
 
 
 def token_counter(name: str) -> Callable[[str], int]:
-    """Counts a caption's tokens, special ones included.
+    """A function that counts a caption's tokens, special ones included.
 
     Args:
-        name: ``scratch`` counts whole words and marks, the fewest that any encoder needs; a local
-            folder or hub name counts by its own tokenizer.
+        name: ``scratch`` counts words and punctuation marks, the fewest that any encoder needs; a
+            local folder or hub name counts by its own tokenizer.
 
     Raises:
         UserError: the tokenizer cannot be loaded.

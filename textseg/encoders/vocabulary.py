@@ -14,16 +14,16 @@ _SPLITTER = pre_tokenizers.BertPreTokenizer()
 
 
 def words_of(caption: str) -> list[str]:
-    """Its words and punctuation marks in lower case: the fewest pieces it can be cut into."""
+    """Words and punctuation marks of a caption, in lower case."""
     pieces = _SPLITTER.pre_tokenize_str(_NORMALIZER.normalize_str(caption))
     return [word for word, _ in pieces]
 
 
 def build_tokenizer(captions: Sequence[str], vocab_size: int) -> Tokenizer:
-    """A lower-case word-piece tokenizer: special tokens, then letters, then whole words by use.
+    """A lower-case word-piece tokenizer: special tokens, letters, then whole words by frequency.
 
     The same captions give the same vocabulary in any process, which tokenizers' own trainer does
-    not: it breaks ties by hash order. A word that is not in it is spelt in letters.
+    not: it breaks ties by hash order. A word that is not in it is split into letters.
     """
     normalizer, splitter = _NORMALIZER, _SPLITTER
     words = Counter(word for caption in sorted(set(captions)) for word in words_of(caption))
@@ -31,7 +31,7 @@ def build_tokenizer(captions: Sequence[str], vocab_size: int) -> Tokenizer:
     for word, count in words.items():
         for place, letter in enumerate(word):
             letters[f"##{letter}" if place else letter] += count
-    pieces = dict.fromkeys([*SPECIAL, *_by_use(letters), *_by_use(words)])
+    pieces = dict.fromkeys([*SPECIAL, *_by_frequency(letters), *_by_frequency(words)])
     vocabulary = {piece: row for row, piece in enumerate(list(pieces)[:vocab_size])}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
@@ -42,5 +42,5 @@ def build_tokenizer(captions: Sequence[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def _by_use(counts: Counter[str]) -> list[str]:
+def _by_frequency(counts: Counter[str]) -> list[str]:
     return [piece for piece, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]

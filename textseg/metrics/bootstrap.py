@@ -15,22 +15,32 @@ On simulated data this came nearer to 95% than plain percentiles, BCa and bootst
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtrit  # type: ignore[import-untyped]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 LEVEL = 0.95
+RESAMPLES = 2000
 FEW_PATIENTS = 20  # below, a bootstrap's intervals are known to be too narrow
-_AT_ONCE = 2_000_000  # numbers drawn at once: what bounds the memory
+_MAX_DRAWS_AT_ONCE = 2_000_000  # numbers drawn at once: what bounds the memory
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over cases and its 95% interval; NaN without cases, or with a single patient."""
+
+    value: float
+    low: float
+    high: float
 
 
 def patient_ids(groups: Sequence[str | None] | None, cases: int) -> Ints:
-    """A number per case, equal within a patient; a case without a patient is alone: [N]."""
+    """Number the patients: equal within a patient; a case without a patient is alone: [N]."""
     if groups is None:
         return np.arange(cases)
     if len(groups) != cases:
@@ -40,8 +50,13 @@ def patient_ids(groups: Sequence[str | None] | None, cases: int) -> Ints:
     return np.array([numbers[key] for key in keys], dtype=np.int64)
 
 
+def count_patients(groups: Sequence[str | None] | None, cases: int) -> int:
+    """Number of patients, cases without one included: what a bootstrap draws from."""
+    return int(patient_ids(groups, cases).max(initial=-1)) + 1
+
+
 def bootstrap_warnings(groups: Sequence[str | None] | None, cases: int) -> list[str]:
-    """What a reader must know before believing an interval, as sentences; usually none.
+    """Warn of what makes an interval too narrow, in sentences; usually there is none.
 
     Args:
         groups: a patient or study for each case; "" or None where unknown. None: none is known.
@@ -50,32 +65,32 @@ def bootstrap_warnings(groups: Sequence[str | None] | None, cases: int) -> list[
     if cases == 0:
         return []
     known = sum(bool(group) for group in groups or ())
-    units = int(patient_ids(groups, cases).max()) + 1
-    found = []
+    units = count_patients(groups, cases)
+    warnings = []
     if units < FEW_PATIENTS:
         what = "patients" if known == cases else "patients and images without one"
         what = "images" if not known else what
-        found.append(
+        warnings.append(
             f"{units} {what}: under {FEW_PATIENTS}, intervals from a bootstrap are too narrow"
         )
     if not known:
-        found.append("no patient is known: images of one patient count as independent")
+        warnings.append("no patient is known: images of one patient count as independent")
     elif known < cases:
-        found.append(
+        warnings.append(
             f"no patient is known of {cases - known} of {cases} images: each counts as a patient"
         )
-    return found
+    return warnings
 
 
 def patient_draws(
     generator: np.random.Generator, patients: int, resamples: int
 ) -> Iterator[Floats]:
-    """How often each of n patients is drawn, n - 1 draws with replacement, in parts.
+    """Draw n - 1 of n patients with replacement, and count how often each is drawn, in parts.
 
     Counting drawn numbers takes a quarter of the time of the generator's own multinomial.
 
     Args:
-        generator: what draws.
+        generator: of random numbers.
         patients: n, two or more.
         resamples: rows of all parts together.
 
@@ -83,12 +98,12 @@ def patient_draws(
         [some, n], each row with the sum n - 1.
     """
     assert patients > 1, patients
-    most = max(1, _AT_ONCE // patients)
-    for start in range(0, resamples, most):
-        size = min(most, resamples - start)
-        places = generator.integers(patients, size=(size, patients - 1))
-        places += patients * np.arange(size)[:, None]
-        counted = np.bincount(places.ravel(), minlength=size * patients)
+    rows = max(1, _MAX_DRAWS_AT_ONCE // patients)
+    for start in range(0, resamples, rows):
+        size = min(rows, resamples - start)
+        drawn = generator.integers(patients, size=(size, patients - 1))
+        drawn += patients * np.arange(size)[:, None]
+        counted = np.bincount(drawn.ravel(), minlength=size * patients)
         yield counted.reshape(size, patients).astype(np.float64)
 
 
@@ -96,36 +111,107 @@ def t_adjusted_interval(
     draws: Floats,
     estimate: Floats,
     *,
-    freedom: Floats | float,
+    degrees_of_freedom: Floats | float,
     level: float = LEVEL,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[Floats, Floats]:
-    """Percentiles of bootstrap draws, moved away from the estimate by t / z.
+    """Take the percentiles of bootstrap draws, moved away from the estimate by t / z.
 
     Args:
         draws: [R, K].
         estimate: [K], of the data themselves.
-        freedom: degrees of freedom of the spread, of each or of all.
+        degrees_of_freedom: of the spread, of each or of all.
         level: coverage.
         bounds: what a score can be; ends beyond are cut off.
 
     Returns:
         low [K], high [K].
     """
+    from scipy.special import ndtri, stdtrit  # type: ignore[import-untyped]  # takes a while
+
     upper = (1 + level) / 2
     ends = np.quantile(draws, [1 - upper, upper], axis=0)
-    ends = estimate + (ends - estimate) * (stdtrit(freedom, upper) / ndtri(upper))
+    ends = estimate + (ends - estimate) * (stdtrit(degrees_of_freedom, upper) / ndtri(upper))
     low, high = np.clip(ends, *bounds)
     return low, high
+
+
+def patient_interval(
+    columns: Floats,
+    groups: Sequence[str | None] | None,
+    score: Callable[[Floats], Floats],
+    *,
+    estimate: Floats,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> tuple[Floats, Floats]:
+    """Bootstrap the interval of scores that are functions of sums over cases.
+
+    Args:
+        columns: [N, C], what is summed over cases.
+        groups: N patients or studies; "" or None for a case that is alone. None: every case is.
+        score: sums [R, C] -> scores [R, K].
+        estimate: [K], the scores of the data themselves.
+        resamples: R, the number of draws.
+        level: coverage.
+        seed: of the draws; equal seeds give equal intervals.
+        bounds: what a score can be.
+
+    Returns:
+        low [K], high [K]; NaN with fewer than two units to draw from, which show no spread.
+    """
+    number = patient_ids(groups, len(columns))
+    patients = int(number.max(initial=-1)) + 1
+    if patients < 2:
+        undefined = np.full(len(estimate), np.nan)
+        return undefined, undefined
+    sums = np.zeros((patients, columns.shape[1]))
+    np.add.at(sums, number, columns)
+    generator = np.random.default_rng(seed)
+    totals = [drawn @ sums for drawn in patient_draws(generator, patients, resamples)]
+    return t_adjusted_interval(
+        score(np.concatenate(totals)),
+        estimate,
+        degrees_of_freedom=patients - 1.0,
+        level=level,
+        bounds=bounds,
+    )
+
+
+def mean_interval(
+    values: Floats, groups: Sequence[str | None] | None, *, seed: int = 0, lowest: float = 0.0
+) -> Estimate:
+    """Estimate the mean of N values in [lowest, 1] with its 95% interval over patients.
+
+    Args:
+        values: [N].
+        groups: N patients or studies; "" or None for a case that is alone.
+        seed: of the draws.
+        lowest: -1 for differences.
+    """
+    if not len(values):
+        return Estimate(np.nan, np.nan, np.nan)
+    mean = float(values.mean())
+    low, high = patient_interval(
+        np.stack([values, np.ones(len(values))], axis=1),
+        groups,
+        lambda sums: sums[:, :1] / sums[:, 1:],
+        estimate=np.array([mean]),
+        seed=seed,
+        bounds=(lowest, 1.0),
+    )
+    return Estimate(mean, float(low[0]), float(high[0]))
 
 
 def effective_degrees_of_freedom(
     variance: Floats, patients: int, seeds: Sequence[tuple[Floats, int]]
 ) -> Floats:
-    """Degrees of freedom of a variance that patients and seeds share (Satterthwaite 1946).
+    """Compute the degrees of freedom of a variance that patients and seeds share.
 
     v^2 / (v_0^2 / (n - 1) + sum of v_i^2 / (S_i - 1)), with v the sum of all parts: near n - 1
-    where patients make up the spread, near S - 1 where the seeds do.
+    where patients make up the spread, near S - 1 where the seeds do (Satterthwaite 1946).
 
     Args:
         variance: [K], of the draws.

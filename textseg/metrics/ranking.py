@@ -1,4 +1,4 @@
-"""Which cases are shown: the best, those in the middle and the worst, by Dice."""
+"""Chooses the cases to show: the best, the median and the worst by Dice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Choice:
-    """Positions of cases to show.
+    """Positions of the cases to show, and the rank of every case.
 
     Args:
         best: the best first.
@@ -25,14 +25,16 @@ class Choice:
     rank: tuple[int, ...]
 
     def groups(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Each kind of case by its heading."""
         return ("Best", self.best), ("Median", self.median), ("Worst", self.worst)
 
     def shown(self) -> tuple[int, ...]:
+        """Positions of all the cases to show."""
         return (*self.best, *self.median, *self.worst)
 
 
 def choose(dice: Sequence[float], pictured: Collection[int], count: int) -> Choice:
-    """Up to `count` cases of each kind among those that have pictures, none twice.
+    """Choose up to `count` cases of each kind among those that have pictures, none twice.
 
     Args:
         dice: of N cases.

@@ -1,4 +1,4 @@
-"""Scores by what the truth looks like: how large the lesions are, how many, and on which side."""
+"""Scores stratified by the size, number and side of the true lesions."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage  # type: ignore[import-untyped]
 
-from textseg.metrics import (
+from textseg.metrics.bootstrap import count_patients
+from textseg.metrics.scores import (
+    CaseTableRows,
     Protocol,
-    Rows,
-    bootstrap_interval,
     mean_scores,
-    patient_ids,
+    score_intervals,
     select,
 )
 
@@ -27,19 +26,21 @@ _TOUCHING = np.ones((3, 3), dtype=int)  # diagonal neighbors belong together
 
 
 class TruthFacts(NamedTuple):
-    """What strata are made of: lesions (connected components), and the side they are on."""
+    """Number of lesions (connected components) of a mask, and the side they are on."""
 
     lesions: int
     side: Side
 
 
 def describe_truth(truth: NDArray[Any]) -> TruthFacts:
-    """Lesions of a mask [H, W], nonzero is foreground, and their side.
+    """Count the lesions of a mask [H, W], nonzero is foreground, and find their side.
 
     Lesions are components of pixels that touch, at corners too. The side is left or right where at
     least nine tenths of the foreground lie in that half of the picture (the middle column of an odd
     width counts for neither), and otherwise both.
     """
+    from scipy import ndimage  # type: ignore[import-untyped]  # takes a while
+
     mask = np.asarray(truth) != 0
     if not mask.any():
         return TruthFacts(0, "none")
@@ -55,7 +56,7 @@ def describe_truth(truth: NDArray[Any]) -> TruthFacts:
 def size_classes(
     true: NDArray[np.int64], pixels: NDArray[np.int64]
 ) -> tuple[list[str], list[float]]:
-    """Each case's class of lesion size, and the two cut points.
+    """Classify each case by lesion size, and give the two cut points.
 
     Small, medium and large are thirds of this set's cases with a lesion, by the share of the image
     that their whole foreground takes: small up to the first cut, medium up to the second. Equal
@@ -78,12 +79,12 @@ def size_classes(
 
 
 def number_class(lesions: int) -> str:
-    """0, 1, 2 or 3+."""
+    """Class of a number of lesions: 0, 1, 2 or 3+."""
     return NUMBERS[min(lesions, len(NUMBERS) - 1)]
 
 
 def by_stratum(
-    rows: Rows,
+    rows: CaseTableRows,
     groups: Sequence[str | None],
     classes: Sequence[str],
     order: Sequence[str],
@@ -91,34 +92,30 @@ def by_stratum(
     protocol: Protocol = "standard",
     seed: int = 0,
 ) -> dict[str, dict[str, float | int]]:
-    """Both conventions with their 95% intervals for each class that occurs.
+    """Score each class that occurs, both conventions with their 95% intervals.
 
     Args:
         rows: the table, N cases.
         groups: N patients or studies; "" or None for a case that is alone.
         classes: N class names.
         order: every class name there may be, in the order of the result.
-        protocol: as in `textseg.metrics.dice`.
+        protocol: of the scores.
         seed: of the bootstrap.
 
     Returns:
-        class -> cases, patients, and dice, miou, dice_global, iou_global, each with `_ci_low` and
-        `_ci_high`; NaN where there is one patient only.
+        class -> cases, patients, and `SCORES`, each with `_ci_low` and `_ci_high`, which are NaN
+        where there is one patient only.
     """
     names = np.array(classes)
-    found: dict[str, dict[str, float | int]] = {}
+    strata: dict[str, dict[str, float | int]] = {}
     for name in order:
         keep = np.flatnonzero(names == name).tolist()
-        if not len(keep):
+        if not keep:
             continue
         part, patients = select(rows, np.array(keep)), [groups[i] for i in keep]
-        scores = mean_scores(part, protocol=protocol)
-        ends = bootstrap_interval(part, patients, protocol=protocol, seed=seed)
-        found[name] = {
-            "cases": len(keep),
-            "patients": int(patient_ids(patients, len(keep)).max()) + 1,
-        }
-        for score, value in scores.items():
-            found[name][score] = value
-            found[name][f"{score}_ci_low"], found[name][f"{score}_ci_high"] = ends[score]
-    return found
+        intervals = score_intervals(part, patients, protocol=protocol, seed=seed)
+        strata[name] = {"cases": len(keep), "patients": count_patients(patients, len(keep))}
+        for score, value in mean_scores(part, protocol=protocol).items():
+            low, high = intervals[score]
+            strata[name] |= {score: value, f"{score}_ci_low": low, f"{score}_ci_high": high}
+    return strata

@@ -1,16 +1,17 @@
-"""Test results as text and as JSON."""
+"""Scores as text: numbers with intervals, aligned tables, Markdown, and JSON without NaN."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from textseg.metrics import THRESHOLDS
+from textseg.metrics.scores import SCORES, THRESHOLDS
 
-_BOTH = ("dice", "miou", "dice_global", "iou_global")
 _STRATA = {"size": "lesion size", "number": "lesions", "side": "side of the picture"}
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 def to_json(values: Any) -> str:
@@ -26,6 +27,55 @@ def _without_nan(values: Any) -> Any:
     return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
+def interval_text(low: float | None, high: float | None, form: str = ".3f") -> str:
+    """` [low, high]`, or nothing where the interval is undefined (NaN or None)."""
+    if low is None or high is None or math.isnan(low):
+        return ""
+    return f" [{low:{form}}, {high:{form}}]"
+
+
+def with_interval(value: float, low: float | None, high: float | None, form: str = ".3f") -> str:
+    """A score such as `0.710 [0.602, 0.803]`, without brackets where there is no interval."""
+    return f"{value:{form}}{interval_text(low, high, form)}"
+
+
+def aligned(lines: Iterable[Sequence[str]], *, right: bool = False) -> list[str]:
+    """Lines of cells as lines of text with aligned columns; `right` aligns all but the first."""
+    table = [list(line) for line in lines]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if right and column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in table
+    ]
+
+
+def one_line(text: str) -> str:
+    """Text on one line, without control characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def escape_markdown(text: str) -> str:
+    """Escape text so that Markdown, with HTML and GitHub's links in it, shows it as written."""
+    # GitHub also makes links of addresses, www. and @names, and pictures of :words:.
+    marks = r"[\\`*_\[\]|~#$@]|:(?=\S)|(?<=www)\."
+    escaped = re.sub(marks, r"\\\g<0>", one_line(text), flags=re.IGNORECASE)
+    return re.sub("[&<>]", lambda mark: _ENTITIES[mark[0]], escaped)
+
+
+def markdown_rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A Markdown table of unescaped cells, line by line."""
+    lines = [
+        "| " + " | ".join(escape_markdown(cell) for cell in line) + " |" for line in (head, *rows)
+    ]
+    return [lines[0], "|" + " --- |" * len(head), *lines[1:]]
+
+
+# --- the results of a test ---------------------------------------------------------------------
+
+
 def format_results(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Tables: both conventions by caption mode, shares and distances, and the first mode's strata.
 
@@ -35,14 +85,14 @@ def format_results(results: Mapping[str, Mapping[str, Any]]) -> str:
     blocks = [_scores(results), _more(results)]
     mode, first = next(iter(results.items()))
     blocks += [_strata(name, classes, mode) for name, classes in first["strata"].items()]
-    return "\n\n".join([*map(_aligned, blocks), "\n".join(_notes(results))])
+    tables = ("\n".join(aligned(block)) for block in blocks)
+    return "\n\n".join([*tables, "\n".join(_notes(results))])
 
 
 def _scores(results: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    lines = [["captions", "cases", "empty", *_BOTH]]
+    lines = [["captions", "cases", "empty", *SCORES]]
     for mode, result in results.items():
-        counts = [str(result["cases"]), str(result["empty_cases"])]
-        lines.append([mode, *counts, *(_with_interval(result, name) for name in _BOTH)])
+        lines.append([mode, str(result["cases"]), str(result["empty_cases"]), *_cells(result)])
     return lines
 
 
@@ -60,23 +110,17 @@ def _more(results: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
 
 
 def _strata(name: str, classes: Mapping[str, Mapping[str, Any]], mode: str) -> list[list[str]]:
-    lines = [[f"{_STRATA[name]} ({mode} captions)", "cases", "patients", *_BOTH]]
+    lines = [[f"{_STRATA[name]} ({mode} captions)", "cases", "patients", *SCORES]]
     for label, result in classes.items():
-        counts = [str(result["cases"]), str(result["patients"])]
-        lines.append([label, *counts, *(_with_interval(result, score) for score in _BOTH)])
+        lines.append([label, str(result["cases"]), str(result["patients"]), *_cells(result)])
     return lines
 
 
-def _with_interval(result: Mapping[str, Any], name: str) -> str:
-    low, high = result[f"{name}_ci_low"], result[f"{name}_ci_high"]
-    ends = "" if math.isnan(low) else f" [{low:.3f}, {high:.3f}]"
-    return f"{result[name]:.3f}{ends}"
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    rows = ("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines)
-    return "\n".join(row.rstrip() for row in rows)
+def _cells(result: Mapping[str, Any]) -> list[str]:
+    return [
+        with_interval(result[name], result[f"{name}_ci_low"], result[f"{name}_ci_high"])
+        for name in SCORES
+    ]
 
 
 def _notes(results: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -13,18 +14,23 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from textseg.batch import Batch, SegmentationOutput, TextFeatures
-from textseg.errors import UserError
+from textseg.checkpoint import ABOUT, is_plain
+from textseg.errors import UserError, check_choice
 from textseg.explain import eval_mode, normalize_map, saliency
 from textseg.losses import segmentation_loss
-from textseg.metrics import CaseTable, lvit_pair, mean_scores, resize_logits, threshold_logits
-from textseg.optim import adamw, warmup_schedule
+from textseg.metrics.case_table import CaseTable, lvit_pair, resize_logits, threshold_logits
+from textseg.metrics.scores import mean_scores
+from textseg.optim import Schedule, adamw, warmup_schedule
+
+ScoringProtocol = Literal["standard", "lvit"]
 
 
 class SegmentationModule(L.LightningModule):
-    """What all networks share; it knows nothing of encoders.
+    """Training, scoring and optimization that all networks share; it knows nothing of encoders.
 
-    A network gives `encode_text`, `forward_features` and `parameter_groups` (the backbone mixin has
-    the first and the last) and calls ``save_hyperparameters(logger=False)`` itself.
+    A network implements `encode_text`, `token_mask`, `forward_features` and `parameter_groups`
+    (`TextImageBackboneMixin` has all but `forward_features`) and passes the settings below on with
+    ``super().__init__(**kwargs)``. All its settings are recorded in `hparams`.
 
     Args:
         lr: peak learning rate of AdamW.
@@ -33,26 +39,27 @@ class SegmentationModule(L.LightningModule):
         schedule: course of the learning rate after the warm-up.
         warmup: share of all steps over which the learning rate rises.
         protocol: how test masks are scored; "lvit" reproduces LViT's test and nothing else.
-
-    Attributes:
-        EARLIER: settings that old checkpoints do not name, and what these were trained with.
     """
-
-    EARLIER: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(
         self,
         *,
-        lr: float,
-        weight_decay: float,
-        pretrained_lr_scale: float,
-        schedule: Literal["poly", "cosine", "constant"],
-        warmup: float,
-        protocol: Literal["standard", "lvit"],
+        lr: float = 3e-4,
+        weight_decay: float = 0.05,
+        pretrained_lr_scale: float = 0.1,
+        schedule: Schedule = "poly",
+        warmup: float = 0.05,
+        protocol: ScoringProtocol = "standard",
     ) -> None:
         super().__init__()
+        # What a subclass fixes for its bases is no setting of its own and would not rebuild it.
+        bases = [kind for kind in type(self).__mro__ if issubclass(kind, SegmentationModule)]
+        fixed = set().union(*map(settings_of, bases)) - settings_of(type(self))
+        self.save_hyperparameters(logger=False, ignore=sorted(fixed))
         if not 0 <= warmup < 1:
             raise UserError(f"warmup={warmup} is no share of the steps", "give a value in [0, 1)")
+        check_choice("schedule", schedule, Schedule)
+        check_choice("protocol", protocol, ScoringProtocol)
         self.lr, self.weight_decay = lr, weight_decay
         self.pretrained_lr_scale = pretrained_lr_scale
         self.schedule, self.warmup = schedule, warmup
@@ -75,9 +82,9 @@ class SegmentationModule(L.LightningModule):
     def explanation_maps(
         self, image: Tensor, text: TextFeatures, words: Tensor
     ) -> dict[str, Tensor]:
-        """Raw maps [B, h, w] of the network's own attention or gates, by stage and kind.
+        """Raw maps [B, h, w] of the network's attention or gates, named ``<stage>.<kind>``.
 
-        Called in eval mode without gradients. A network without such parts has none.
+        Called in eval mode without gradients. By default there are none.
 
         Args:
             image: [B, 3, H, W].
@@ -89,7 +96,7 @@ class SegmentationModule(L.LightningModule):
     def explain(
         self, image: Tensor, text: Sequence[str], word: str | None = None
     ) -> dict[str, Tensor]:
-        """What the network looked at; docs/explanations.md says what each map means.
+        """Maps that explain the masks; docs/explanations.md says what each of them means.
 
         Args:
             image: [B, 3, H, W] in [0, 1].
@@ -149,17 +156,18 @@ class SegmentationModule(L.LightningModule):
         return segmentation_loss(output.logits, batch["mask"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the total loss of a batch."""
         return self._step(batch, "train")[1]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Score at the network's resolution; returns the masks [B, H, W] for whoever draws them."""
+        """Score at the network's resolution; return the masks [B, H, W] for callbacks."""
         output, _ = self._step(batch, "val")
         preds, truths = threshold_logits(output.logits)[:, 0], batch["mask"][:, 0] > 0.5
         self.val_cases.update(preds, truths, batch["index"], batch["spacing"])
         return {"pred": preds}
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Tensor]]:
-        """Score at each truth's own resolution; returns the masks for whoever draws them."""
+        """Score at each truth's own resolution; return the masks for callbacks."""
         output, _ = self._step(batch, self._test_prefix)
         preds = self.resize_and_threshold(output.logits, batch["original_size"])
         truths = [truth > 0 for truth in batch["truth"]]
@@ -175,7 +183,7 @@ class SegmentationModule(L.LightningModule):
         return {"pred": preds}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Tensor]]:
-        """Masks at each image's original size: a list of B [H0, W0] bool."""
+        """Return masks at each image's original size: a list of B [H0, W0] bool."""
         logits = self(batch["image"], batch["text"]).logits
         return {"pred": self.resize_and_threshold(logits, batch["original_size"])}
 
@@ -201,17 +209,21 @@ class SegmentationModule(L.LightningModule):
         return output, losses["loss"]
 
     def on_validation_epoch_start(self) -> None:
+        """Empty the table of validation cases."""
         self.val_cases.reset()
 
     def on_validation_epoch_end(self) -> None:
+        """Log the epoch's mean scores."""
         scores = mean_scores(self.val_cases.compute())
         self.log_dict({f"val/{name}": value for name, value in scores.items()})
         self.log("val_dice", scores["dice"], prog_bar=True, logger=False)
 
     def on_test_epoch_start(self) -> None:
+        """Empty the table of test cases."""
         self.test_cases.reset()
 
     def on_test_epoch_end(self) -> None:
+        """Log the test's mean scores."""
         scores = mean_scores(self.test_cases.compute(), protocol=self.protocol)
         self.log_dict({f"{self._test_prefix}/{name}": value for name, value in scores.items()})
 
@@ -246,19 +258,11 @@ class SegmentationModule(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Refuse a checkpoint of another network, or one trained with another value of a setting
-        that it is too old to name, before any weight is changed.
+        """Refuse a checkpoint of another network before any weight is changed.
 
         Of a run with averaged weights (EMA), `state_dict` is the average, and Lightning's callback
         would put the training's own weights in its place for a test right after the fit too.
         """
-        for name, earlier in self.EARLIER.items():
-            trained = checkpoint.get("hyper_parameters", {}).get(name, earlier)
-            if trained != self.hparams[name]:
-                raise UserError(
-                    f"the checkpoint was trained with {name}={trained}, not {self.hparams[name]}",
-                    f"set model.{name}: {str(trained).lower()}",
-                )
         check_state_dict(self, checkpoint["state_dict"])
         fitting = self._trainer is None or self.trainer.state.fn == TrainerFn.FITTING
         if "current_model_state" in checkpoint and not fitting:
@@ -266,23 +270,37 @@ class SegmentationModule(L.LightningModule):
             checkpoint["current_model_state"] = checkpoint["state_dict"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Averaged weights (EMA) come from a copy made before `setup` learnt the vocabulary."""
+        """Add what rebuilds the network without a config: its class, input size and precision.
+
+        Averaged weights (EMA) come from a copy made before `setup` learned the vocabulary, which is
+        added too. Settings that are no plain values, such as a function, are left out: they could
+        not be loaded without running code.
+        """
         own = self.state_dict()
         for name in checkpoint["state_dict"]:
             if not isinstance(own[name], Tensor):
                 checkpoint["state_dict"][name] = own[name]
+        about: dict[str, Any] = {"class_path": f"{type(self).__module__}.{type(self).__qualname__}"}
+        if self._trainer is not None:
+            about["precision"] = str(self.trainer.precision)
+            size = getattr(getattr(self.trainer, "datamodule", None), "image_size", None)
+            if size is not None:
+                about["image_size"] = [size, size] if isinstance(size, int) else list(size)
+        checkpoint[ABOUT] = about
+        settings = checkpoint.get("hyper_parameters", {})
+        checkpoint["hyper_parameters"] = {k: v for k, v in settings.items() if is_plain(v)}
 
 
 @contextmanager
 def explain_batchnorm_error(model: SegmentationModule, image: Tensor) -> Iterator[None]:
-    """Say what to do where a batch norm in training is left with one value for each channel.
+    """Turn torch's error of a batch norm with one value for each channel into a UserError.
 
     Args:
         model: the network that runs.
-        image: what it runs on, [B, 3, H, W].
+        image: its input, [B, 3, H, W].
 
     Raises:
-        UserError: it was, as one image is where a stage or a pooling comes down to one position.
+        UserError: a stage or a pooling of a single image comes down to one position.
     """
     try:
         yield
@@ -298,19 +316,35 @@ def explain_batchnorm_error(model: SegmentationModule, image: Tensor) -> Iterato
         ) from error
 
 
+def settings_of(network: type) -> set[str]:
+    """Names of a network's settings, those that it passes on to its bases included."""
+    named: set[str] = set()
+    for kind in network.__mro__:
+        if "__init__" not in vars(kind):
+            continue
+        parameters = inspect.signature(vars(kind)["__init__"]).parameters.values()
+        by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        named |= {p.name for p in parameters if p.kind in by_name}
+        if all(p.kind != inspect.Parameter.VAR_KEYWORD for p in parameters):
+            break
+    return named - {"self"}
+
+
 def test_prefix(mode: str) -> str:
-    """A test with other than true captions is logged apart: test_empty, test_shuffled."""
+    """The prefix of a test's logged scores: "test", or "test_empty" for changed captions."""
     return "test" if mode == "true" else f"test_{mode}"
 
 
 def caption_mode_of(trainer: L.Trainer) -> str:
-    """How the captions of the data in use were changed: "true" if not at all."""
+    """The caption mode of the DataModule in use, such as "empty"; "true" if it has none."""
     return getattr(getattr(trainer, "datamodule", None), "caption_mode", "true")
 
 
 def check_state_dict(model: torch.nn.Module, state_dict: Mapping[str, Any]) -> None:
-    """Raises:
-    UserError: names or shapes in `state_dict` are not the model's.
+    """Check that a checkpoint's weights are those of `model`.
+
+    Raises:
+        UserError: names or shapes in `state_dict` are not the model's.
     """
     own = model.state_dict()
     odd = [k for k in own if k not in state_dict] + [k for k in state_dict if k not in own]

@@ -1,7 +1,7 @@
 """Image-only baselines: the networks of segmentation-models-pytorch, trained and scored as all are.
 
-They say what the images alone give; a network that reads captions has to beat them on equal terms.
-The architectures and encoders are that library's and rebuild no paper here.
+They measure what the images alone give; a text-guided network has to beat them on equal terms. The
+architectures and encoders are that library's and rebuild no paper here.
 
 Shapes: image [B, 3, H, W], H and W multiples of the encoder's output stride (32 for most);
 logits [B, 1, H, W].
@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,8 +24,8 @@ from textseg.models.base import SegmentationModule
 from textseg.optim import parameter_groups
 
 TIMM = "tu-"  # how the library marks the encoders that it takes from timm
-# Positions that an architecture needs at the deepest stage, along each side, where one is too few:
-# PAN pools it three times by two.
+# Positions that an architecture needs along each side of the deepest stage, if more than one: PAN
+# pools them three times by two.
 DEEPEST_CELLS = {"pan": 8}
 # Arguments of every architecture that are settings of ours, or that would change the result's type.
 FIXED = ("encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params")
@@ -41,7 +41,7 @@ class StoredNormalize(Normalize):
 
 
 class ImageBaseline(SegmentationModule):
-    """A network that sees the image alone: any architecture and encoder of the smp library.
+    """An image-only network: any architecture and encoder of segmentation-models-pytorch.
 
     Args:
         architecture: unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, deeplabv3plus,
@@ -54,11 +54,6 @@ class ImageBaseline(SegmentationModule):
             encoder_depth (below 5, take a "tu-" encoder: the others keep stages that nothing
             reads, which several processes refuse to train).
         lr: peak learning rate of AdamW.
-        weight_decay: of weights with two or more dimensions.
-        pretrained_lr_scale: learning rate of the pretrained encoder over lr.
-        schedule: course of the learning rate after the warm-up.
-        warmup: share of all steps over which the learning rate rises.
-        protocol: how test masks are scored; "lvit" reproduces LViT's test and nothing else.
     """
 
     def __init__(
@@ -70,21 +65,9 @@ class ImageBaseline(SegmentationModule):
         image_encoder_options: dict[str, Any] | None = None,
         decoder_options: dict[str, Any] | None = None,
         lr: float = 6e-4,
-        weight_decay: float = 0.05,
-        pretrained_lr_scale: float = 0.1,
-        schedule: Literal["poly", "cosine", "constant"] = "poly",
-        warmup: float = 0.05,
-        protocol: Literal["standard", "lvit"] = "standard",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            lr=lr,
-            weight_decay=weight_decay,
-            pretrained_lr_scale=pretrained_lr_scale,
-            schedule=schedule,
-            warmup=warmup,
-            protocol=protocol,
-        )
-        self.save_hyperparameters(logger=False)
+        super().__init__(lr=lr, **kwargs)
         encoder_options = dict(image_encoder_options or {})
         _check_names(architecture, image_encoder)
         _check_options(architecture, image_encoder, encoder_options, decoder_options or {})
@@ -101,11 +84,11 @@ class ImageBaseline(SegmentationModule):
         self.to(memory_format=torch.channels_last)
 
     def encode_text(self, text: Sequence[str]) -> TextFeatures:
-        """One empty word for each caption: nothing of it reaches the network."""
+        """One token of width 0 for each caption: nothing of the text reaches the network."""
         return self.text_encoder(text)
 
     def token_mask(self, text: Sequence[str], word: str | None) -> Tensor:
-        """The one empty word of each caption; a UserError if `word` is asked for."""
+        """The one token of each caption, [B, 1]; a UserError if `word` is asked for."""
         return self.text_encoder.word_mask(text, word)
 
     def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
@@ -118,7 +101,7 @@ class ImageBaseline(SegmentationModule):
     def parameter_groups(
         self, *, lr: float, weight_decay: float, pretrained_lr_scale: float
     ) -> list[dict[str, Any]]:
-        """Trainable parameters, each once; those of a pretrained encoder at a slower rate."""
+        """Trainable parameters, each once; those of a pretrained encoder at the slower rate."""
         return parameter_groups(
             self,
             lr=lr,
@@ -144,7 +127,7 @@ class ImageBaseline(SegmentationModule):
             )
 
     def _check_grid(self, logits: Tensor, image: Tensor) -> None:
-        """Some architectures widen their logits by a fixed factor, whatever the encoder gives."""
+        """Some architectures upsample by a fixed factor, whatever the encoder's stride."""
         if logits.shape[-2:] != image.shape[-2:]:
             given, wanted = logits.shape[-2:], image.shape[-2:]
             raise UserError(

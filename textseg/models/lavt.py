@@ -3,9 +3,9 @@
 A reconstruction from the published description; its public code was not read.
 
 From the paper:
-  * the words enter inside the encoder: after each stage i of a Swin transformer, pixel-word
-    attention of its positions V_i to the BERT tokens L gives the joint feature F_i:
-    V_q = IN(W_q V_i), G_i = softmax(V_q K^T / sqrt(C_i), masked over words) Val,
+  * image and text are fused inside the encoder: after each stage i of a Swin transformer,
+    pixel-word attention of its positions V_i to the BERT tokens L gives the joint feature F_i:
+    V_q = IN(W_q V_i), G_i = softmax(V_q K^T / sqrt(C_i), masked over tokens) Val,
     G_i = IN(W_w G_i), V_m = ReLU(W_m V_i), F_i = ReLU(W_o (V_m * G_i)); keys K and values Val are
     linear maps of L, IN is the instance norm over positions, all maps are 1x1, one head;
   * the language gate S_i = tanh(MLP(F_i)), two bias-free maps with a ReLU between; stage i + 1
@@ -20,18 +20,18 @@ From the paper:
     polynomial decay of power 0.9, 40 epochs.
 
 Our choice:
-  * a learnt map of a 2-D position code joins the queries, V_q = IN(W_q V_i) + W_p P, because
-    captions name places ("upper left") and Swin has no absolute positions. `position_code: false`
-    is the paper's form;
+  * a learned map of a 2-D position embedding is added to the queries, V_q = IN(W_q V_i) + W_p P,
+    because captions name positions ("upper left") and Swin has no absolute ones.
+    `position_code: false` is the paper's form;
   * no bias where it cancels: before an instance norm, in K (softmax) and in Val (instance norm);
-  * W_w acts on the values of the words, not on their sums at the positions: the same by linearity,
-    for 32 words instead of thousands of positions. Softmax, sum and second norm run in fp32: the
+  * W_w acts on the values of the tokens, not on their sums at the positions: the same by linearity,
+    for 32 tokens instead of thousands of positions. Softmax, sum and second norm run in fp32: the
     norm magnifies differences between positions that bf16 would round away;
-  * any timm encoder that can be stepped, Swin-T and the suite's Dice + BCE by default, for equal
-    terms with the other networks; a frozen text encoder, learning rates and warm-up likewise.
+  * any timm encoder whose stages can be run one by one; Swin-T, the suite's Dice + BCE, a frozen
+    text encoder, learning rates and warm-up by default, for equal terms with the other networks.
 
 Shapes: image [B, 3, H, W], H and W multiples of 32 and at least 64 (an instance norm needs more
-than one position); words L [B, L, D]; V_i, F_i, S_i, E_i [B, C_i, H/s_i, W/s_i] with strides
+than one position); tokens L [B, L, D]; V_i, F_i, S_i, E_i [B, C_i, H/s_i, W/s_i] with strides
 s = 4, 8, 16, 32; N = H/s_i * W/s_i positions.
 """
 
@@ -45,8 +45,8 @@ from torch import Tensor, nn
 
 from textseg.backbone import TextImageBackboneMixin
 from textseg.batch import Batch, SegmentationOutput, TextFeatures
-from textseg.errors import UserError
-from textseg.explain import recorded
+from textseg.errors import UserError, check_choice
+from textseg.explain import record_inputs
 from textseg.layers import UNetDecoder, attention_weights, sincos_position_embedding_2d
 from textseg.losses import segmentation_loss
 from textseg.models.base import SegmentationModule
@@ -71,18 +71,17 @@ class PixelQueries(nn.Module):
         return self.norm(self.project(x).flatten(2)).transpose(1, 2)
 
 
-class PlacedPixelQueries(PixelQueries):
-    """V_q = IN(W_q V_i) + W_p P, P the sine code of both coordinates."""
+class PositionedPixelQueries(PixelQueries):
+    """V_q = IN(W_q V_i) + W_p P, P the sine-cosine embedding of both coordinates."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
-        self.place = nn.Linear(POSITION_DIM, channels, bias=False)
+        self.position_embedding = nn.Linear(POSITION_DIM, channels, bias=False)  # W_p
 
     def forward(self, x: Tensor) -> Tensor:
-        places = self.place(
-            sincos_position_embedding_2d(x.shape[-2], x.shape[-1], POSITION_DIM, x)
-        )  # [1, N, C]
-        return super().forward(x) + places
+        """[B, C, H, W] -> [B, N, C]."""
+        position = sincos_position_embedding_2d(x.shape[-2], x.shape[-1], POSITION_DIM, x)
+        return super().forward(x) + self.position_embedding(position)  # [1, N, C]
 
 
 class PixelWordAttention(nn.Module):
@@ -90,13 +89,14 @@ class PixelWordAttention(nn.Module):
 
     Args:
         channels: width C of the stage.
-        text_dim: width D of the words.
-        position_code: whether the queries know where they are.
+        text_dim: width D of the text tokens.
+        position_code: add the position embedding to the queries.
     """
 
     def __init__(self, channels: int, text_dim: int, *, position_code: bool) -> None:
         super().__init__()
-        self.to_query = PlacedPixelQueries(channels) if position_code else PixelQueries(channels)
+        queries = PositionedPixelQueries if position_code else PixelQueries
+        self.to_query = queries(channels)
         self.to_key = nn.Linear(text_dim, channels, bias=False)
         self.to_value = nn.Linear(text_dim, channels, bias=False)
         self.to_language = nn.Linear(channels, channels, bias=False)  # W_w
@@ -105,16 +105,16 @@ class PixelWordAttention(nn.Module):
         self.to_joint = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU())  # W_o
 
     def forward(self, x: Tensor, text: TextFeatures) -> Tensor:
-        """V_i [B, C, H, W] and the words -> F_i [B, C, H, W]."""
+        """V_i [B, C, H, W] and the encoded caption -> F_i [B, C, H, W]."""
         weights = self.weights(x, text)  # [B, N, L]
         values = self.to_language(self.to_value(text.tokens))  # [B, L, C]
         with torch.autocast(x.device.type, enabled=False):
-            seen = (weights @ values.to(weights.dtype)).transpose(1, 2)  # [B, C, N]
-            language = self.norm(seen).unflatten(2, x.shape[-2:])  # G_i [B, C, H, W]
+            attended = (weights @ values.to(weights.dtype)).transpose(1, 2)  # [B, C, N]
+            language = self.norm(attended).unflatten(2, x.shape[-2:])  # G_i [B, C, H, W]
         return self.to_joint((self.to_vision(x) * language).to(x.dtype))
 
     def weights(self, x: Tensor, text: TextFeatures) -> Tensor:
-        """How much each position reads of each word: [B, N, L], rows sum to 1, padding is 0."""
+        """Attention of each position to the tokens: [B, N, L], rows sum to 1, padding is 0."""
         query, key = self.to_query(x), self.to_key(text.tokens)  # [B, N, C], [B, L, C]
         with torch.autocast(x.device.type, enabled=False):
             return attention_weights(
@@ -138,7 +138,7 @@ class LanguageGate(nn.Module):
         return x + self.gated(joint)
 
     def gated(self, joint: Tensor) -> Tensor:
-        """S_i * F_i: what the words add to the next stage, [B, C, H, W]."""
+        """S_i * F_i, which is added to the next stage's input: [B, C, H, W]."""
         return torch.tanh(self.mlp(joint)) * joint
 
 
@@ -173,14 +173,9 @@ class LAVT(TextImageBackboneMixin, SegmentationModule):
         max_tokens: length of every caption in tokens, special ones included; the paper's is 20.
         image_encoder_options: further arguments of the timm model, such as drop_path_rate; a Swin
             on other than 224 pixels wants img_size, by which timm decides where windows shift.
-        position_code: let the pixels' queries know where they are; false is the paper's form.
+        position_code: add a position embedding to the queries of the pixels; false is the paper's
+            form.
         loss: Dice + BCE as for all networks, or the paper's cross_entropy.
-        lr: peak learning rate of AdamW; the paper's is 5e-5 for all parts.
-        weight_decay: of weights with two or more dimensions; the paper's is 0.01.
-        pretrained_lr_scale: learning rate of pretrained parts over lr; the paper's is 1.
-        schedule: course of the learning rate after the warm-up.
-        warmup: share of all steps over which the learning rate rises.
-        protocol: how test masks are scored; "lvit" reproduces LViT's test and nothing else.
     """
 
     def __init__(
@@ -194,24 +189,10 @@ class LAVT(TextImageBackboneMixin, SegmentationModule):
         image_encoder_options: dict[str, Any] | None = None,
         position_code: bool = True,
         loss: Literal["dice_bce", "cross_entropy"] = "dice_bce",
-        lr: float = 3e-4,
-        weight_decay: float = 0.05,
-        pretrained_lr_scale: float = 0.1,
-        schedule: Literal["poly", "cosine", "constant"] = "poly",
-        warmup: float = 0.05,
-        protocol: Literal["standard", "lvit"] = "standard",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            lr=lr,
-            weight_decay=weight_decay,
-            pretrained_lr_scale=pretrained_lr_scale,
-            schedule=schedule,
-            warmup=warmup,
-            protocol=protocol,
-        )
-        self.save_hyperparameters(logger=False)
-        if loss not in LOSSES:
-            raise UserError(f"loss={loss!r} is unknown", f"choose of {list(LOSSES)}")
+        super().__init__(**kwargs)
+        check_choice("loss", loss, LOSSES)
         self._loss = LOSSES[loss]
         self.build_backbone(
             image_encoder,
@@ -256,21 +237,24 @@ class LAVT(TextImageBackboneMixin, SegmentationModule):
     def explanation_maps(
         self, image: Tensor, text: TextFeatures, words: Tensor
     ) -> dict[str, Tensor]:
-        """``stage<i>.attention``: the share of a position's attention that `words` [B, L] get;
-        ``stage<i>.gate``, all but the last stage: mean over channels of |S_i * F_i|."""
-        parts: dict[str, Any] = {
+        """Maps of the attention, and of the gates at all stages but the last.
+
+        ``stage<i>.attention`` is the share of a position's attention that `words` [B, L] get;
+        ``stage<i>.gate`` is the mean over channels of |S_i * F_i|.
+        """
+        attentions: dict[str, Any] = {
             f"stage{i}.attention": module for i, module in enumerate(self.attention, 1)
         }
         gates: dict[str, Any] = {f"stage{i}.gate": m for i, m in enumerate(self.gate, 1)}
-        with recorded({**parts, **gates}) as calls:
+        with record_inputs({**attentions, **gates}) as inputs:
             self.forward_features(image, text)
         maps: dict[str, Tensor] = {}
-        for name, attention in parts.items():
-            x, seen = calls[name]
-            share = (attention.weights(x, seen) * words[:, None, :]).sum(-1)  # [B, N]
-            maps[name] = share.unflatten(1, x.shape[-2:])  # [B, h, w]
+        for name, attention in attentions.items():
+            weights = attention.weights(*inputs[name])  # [B, N, L]
+            share = (weights * words[:, None, :]).sum(-1)  # [B, N]
+            maps[name] = share.unflatten(1, inputs[name][0].shape[-2:])  # [B, h, w]
         for name, gate in gates.items():
-            maps[name] = gate.gated(calls[name][1]).abs().mean(1)  # [B, h, w]
+            maps[name] = gate.gated(inputs[name][1]).abs().mean(1)  # [B, h, w]
         return maps
 
     def _check_size(self, height: int, width: int) -> None:

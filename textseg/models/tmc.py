@@ -12,23 +12,23 @@ From the paper:
 
 Our choice:
   * the encoder's stages stay free of text: F_V^i goes to the decoder, not to the next stage;
-  * L_i = LN(W_i T_i). T_1 is what BERT gives, and T_{i+1} = T_i + U_i F_L^i carries the words on to
-    the next selected stage. The last F_L, its mean over words, scales and shifts the decoder's
-    entry, so that no branch ends nowhere;
-  * both directions of MCM read the same V_i and L_i, pre-norm; every sub-layer, and the scale and
-    shift too, stands behind a gate by channel that starts at 0 over a pretrained image encoder and
-    at 0.1 from scratch. Heads are 32 wide, FFNs twice as wide as the stage, and a 2-D position code
-    joins visual queries and keys, because words name places;
-  * MA Loss compares V_i with LN(W_i T_1), the words before any image has touched them: what was
-    carried along could be matched by copying. Projections to 256, temperature from 0.07, kept in
-    [0.01, 1]. "infonce": symmetric, over the batches of all processes; equal captions are positives
-    of each other, and rows of one image with different captions neither positive nor negative.
-    "pixel": text to pixel against the mask. L = L_seg + 0.1 * mean_i L_align^i;
-  * the decoder's widths are the encoder's, what comes from below is brought to them by a 1x1
-    convolution before it is upsampled, and the head works at the finest stage;
+  * L_i = LN(W_i T_i). T_1 is BERT's output, and T_{i+1} = T_i + U_i F_L^i propagates the updated
+    tokens to the next selected stage. The last F_L, averaged over the tokens, conditions the
+    coarsest feature by FiLM (Perez et al. 2018), so that every branch reaches the mask;
+  * both directions of MCM read the same V_i and L_i, pre-norm; every sub-layer, and FiLM too, has a
+    gate by channel that starts at 0 over a pretrained image encoder and at 0.1 from scratch. Heads
+    are 32 wide, FFNs twice as wide as the stage, and a 2-D position embedding is added to the
+    image's queries and keys, because captions name positions ("upper left");
+  * MA Loss compares V_i with LN(W_i T_1), tokens that no image has updated: otherwise the network
+    could match the two by copying. Projections to 256, temperature from 0.07, kept in [0.01, 1].
+    "infonce": symmetric, over the batches of all processes; equal captions are positives of each
+    other, and rows of one image with different captions neither positive nor negative. "pixel":
+    text to pixel against the mask. L = L_seg + 0.1 * mean_i L_align^i;
+  * the decoder's widths are the encoder's, a coarser map is reduced to them by a 1x1 convolution
+    before it is upsampled, and the head works at the finest stage;
   * all settings of training.
 
-Shapes: image [B, 3, H, W], H and W multiples of 32; words T [B, L, D], mask [B, L]; stage
+Shapes: image [B, 3, H, W], H and W multiples of 32; text tokens T [B, L, D], mask [B, L]; stage
 i = 1..4: V_i and F_V^i [B, C_i, H_i, W_i] at strides 4, 8, 16, 32, N_i = H_i W_i positions;
 L_i and F_L^i [B, L, C_i].
 """
@@ -36,9 +36,9 @@ L_i and F_L^i [B, L, C_i].
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -47,8 +47,8 @@ from torch import Tensor, nn
 from textseg.backbone import TextImageBackboneMixin
 from textseg.batch import Batch, SegmentationOutput, TextFeatures
 from textseg.encoders import masked_mean
-from textseg.errors import UserError
-from textseg.explain import recorded
+from textseg.errors import UserError, check_choice, check_choices
+from textseg.explain import record_inputs
 from textseg.layers import (
     CrossAttention,
     UNetDecoder,
@@ -65,14 +65,12 @@ from textseg.losses import (
 )
 from textseg.models.base import SegmentationModule
 
-STAGES = (1, 2, 3, 4)
-PROJECTION = 256  # width of the embeddings that MA Loss compares
-TEMPERATURE = 0.07  # where it starts
-MIN_TEMPERATURE, MAX_TEMPERATURE = (
-    0.01,
-    1.0,
-)  # where it may go: colder and one row's scores drown all others
 Alignment = Literal["infonce", "pixel", "none"]
+STAGES = (1, 2, 3, 4)
+EMBEDDING_DIM = 256  # of the embeddings that MA Loss compares
+TEMPERATURE = 0.07  # initial
+# Range of the temperature: below 0.01 a single pair of rows would dominate every softmax.
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 1.0
 
 
 def _gate(dim: int, value: float) -> nn.Parameter:
@@ -87,79 +85,83 @@ def _feed_forward(dim: int) -> nn.Sequential:
 
 
 class StageCrossAttention(nn.Module):
-    """MCM at one stage: what is seen asks the words, and the words ask what is seen.
+    """MCM at one stage: bidirectional cross-attention between image positions and text tokens.
 
     Args:
         dim: C, of V and of L.
-        gate: where the gates g1..g4 start; at 0 the block passes V and L on unchanged.
+        gate: initial value of the gates g1..g4; at 0 the block passes V and L on unchanged.
     """
 
     def __init__(self, dim: int, gate: float) -> None:
         super().__init__()
-        self.norm_vision = nn.LayerNorm(dim)
-        self.norm_words = nn.LayerNorm(dim)
+        self.norm_image = nn.LayerNorm(dim)
+        self.norm_text = nn.LayerNorm(dim)
         self.image_to_text = CrossAttention(dim, dim)
         self.text_to_image = CrossAttention(dim, dim)
-        self.vision_ffn = _feed_forward(dim)
-        self.words_ffn = _feed_forward(dim)
+        self.image_ffn = _feed_forward(dim)
+        self.text_ffn = _feed_forward(dim)
         self.g1, self.g2 = _gate(dim, gate), _gate(dim, gate)
         self.g3, self.g4 = _gate(dim, gate), _gate(dim, gate)
 
-    def forward(self, vision: Tensor, words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, feature: Tensor, text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """V [B, C, H, W], L [B, L, C] and mask [B, L] -> F_V [B, C, H, W] and F_L [B, L, C]."""
-        H, W = vision.shape[-2:]
-        seen = to_tokens(vision)  # [B, N, C]
-        v, placed, said = self._normed(vision, words)
-        F_V = seen + self.g1 * self.image_to_text(placed, said, said, mask)
-        F_L = words + self.g2 * self.text_to_image(said, placed, v)
-        F_V = F_V + self.g3 * self.vision_ffn(F_V)
-        F_L = F_L + self.g4 * self.words_ffn(F_L)
+        H, W = feature.shape[-2:]
+        image_tokens, image_tokens_pos, text_tokens = self._normalize(feature, text)
+        F_V = to_tokens(feature) + self.g1 * self.image_to_text(
+            image_tokens_pos, text_tokens, text_tokens, mask
+        )
+        F_L = text + self.g2 * self.text_to_image(text_tokens, image_tokens_pos, image_tokens)
+        F_V = F_V + self.g3 * self.image_ffn(F_V)
+        F_L = F_L + self.g4 * self.text_ffn(F_L)
         return to_map(F_V, H, W), F_L
 
-    def places_of_words(self, vision: Tensor, words: Tensor, mask: Tensor) -> Tensor:
-        """Where each word looks, from the arguments of `forward`: [B, heads, L, H, W].
+    def text_to_image_weights(self, feature: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+        """Attention of each token to the positions, given the arguments of `forward`.
 
-        Sums to 1 over the positions.
+        Returns:
+            [B, heads, L, H, W], which sums to 1 over the positions.
         """
-        v, placed, said = self._normed(vision, words)
-        return self.text_to_image.weights(said, placed, v).unflatten(-1, vision.shape[-2:])
+        image_tokens, image_tokens_pos, text_tokens = self._normalize(feature, text)
+        weights = self.text_to_image.weights(text_tokens, image_tokens_pos, image_tokens)
+        return weights.unflatten(-1, feature.shape[-2:])
 
-    def _normed(self, vision: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """LN V, the same with its position code, both [B, N, C], and LN L [B, L, C]."""
-        H, W = vision.shape[-2:]
-        v = self.norm_vision(to_tokens(vision))
-        return v, v + sincos_position_embedding_2d(H, W, v.shape[-1], v), self.norm_words(words)
+    def _normalize(self, feature: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """LN V without and with position embedding, both [B, N, C], and LN L [B, L, C]."""
+        H, W = feature.shape[-2:]
+        image_tokens = self.norm_image(to_tokens(feature))
+        position = sincos_position_embedding_2d(H, W, image_tokens.shape[-1], image_tokens)
+        return image_tokens, image_tokens + position, self.norm_text(text)
 
 
 class FiLM(nn.Module):
-    """Scales and shifts the decoder's entry by what the words have become.
+    """FiLM (Perez et al. 2018): scale and shift a map's channels by the mean text token.
 
     Args:
-        dim: C of the last selected stage.
-        entry_dim: C_4.
-        gate: where its gate starts; at 0 the entry passes unchanged.
+        text_dim: width C of the tokens.
+        dim: channels of the map.
+        gate: initial value of the gate by channel; at 0 the map passes unchanged.
     """
 
-    def __init__(self, dim: int, entry_dim: int, gate: float) -> None:
+    def __init__(self, text_dim: int, dim: int, gate: float) -> None:
         super().__init__()
-        self.scale_and_shift = nn.Linear(dim, 2 * entry_dim)
-        self.gate = _gate(entry_dim, gate)
+        self.scale_and_shift = nn.Linear(text_dim, 2 * dim)
+        self.gate = _gate(dim, gate)
 
-    def forward(self, entry: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, feature: Tensor, text: Tensor, mask: Tensor) -> Tensor:
         """[B, C_4, H, W], F_L [B, L, C] and mask [B, L] -> [B, C_4, H, W]."""
-        scale, shift = self.scale_and_shift(masked_mean(words, mask)).chunk(2, -1)  # [B, C_4]
-        scale, shift = (self.gate * x for x in (scale, shift))
-        return entry * (1 + scale[..., None, None]) + shift[..., None, None]
+        scale, shift = self.scale_and_shift(masked_mean(text, mask)).chunk(2, -1)  # [B, C_4]
+        scale, shift = self.gate * scale, self.gate * shift
+        return feature * (1 + scale[..., None, None]) + shift[..., None, None]
 
 
 class MultiStageCrossAttention(nn.Module):
-    """MCM at the selected stages, the words carried from each to the next.
+    """MCM at the selected stages; each propagates its updated text tokens to the next.
 
     Args:
         channels: C_1..C_4.
         stages: the selected ones, ascending, at least one.
         text_dim: D.
-        gate: where all gates start.
+        gate: initial value of all gates.
     """
 
     def __init__(
@@ -170,67 +172,72 @@ class MultiStageCrossAttention(nn.Module):
         self.blocks: Any = nn.ModuleDict(
             {i: StageCrossAttention(c, gate) for i, c in width.items()}
         )
-        # U_i, between selected stages only: behind the last one nobody would listen.
-        self.carry = nn.ModuleDict(
+        # U_i. The last stage has no successor, so its output would be unused.
+        self.propagate = nn.ModuleDict(
             {str(i): nn.Linear(channels[i - 1], text_dim) for i, _ in pairwise(stages)}
         )
-        self.condition = FiLM(channels[stages[-1] - 1], channels[-1], gate)
+        self.film = FiLM(channels[stages[-1] - 1], channels[-1], gate)
 
     def forward(
-        self, features: Sequence[Tensor], text: TextFeatures, words: nn.ModuleDict
+        self, features: Sequence[Tensor], text: TextFeatures, text_projection: nn.ModuleDict
     ) -> list[Tensor]:
         """V_1..V_4 -> F_V^1..F_V^4, and V_i where stage i is not selected.
 
         Args:
             features: [B, C_i, H_i, W_i].
             text: T_1 and its mask.
-            words: LN(W_i .) by stage.
+            text_projection: LN(W_i .) by stage.
         """
         fused, tokens = list(features), text.tokens
         *earlier, last = self.blocks
         for i in earlier:
             k = int(i) - 1
-            fused[k], F_L = self.blocks[i](fused[k], words[i](tokens), text.mask)
-            tokens = tokens + self.carry[i](F_L)  # T_{i+1} = T_i + U_i F_L^i
+            fused[k], F_L = self.blocks[i](fused[k], text_projection[i](tokens), text.mask)
+            tokens = tokens + self.propagate[i](F_L)  # T_{i+1} = T_i + U_i F_L^i
         k = int(last) - 1
-        fused[k], F_L = self.blocks[last](fused[k], words[last](tokens), text.mask)
-        fused[-1] = self.condition(fused[-1], F_L, text.mask)
+        fused[k], F_L = self.blocks[last](fused[k], text_projection[last](tokens), text.mask)
+        fused[-1] = self.film(fused[-1], F_L, text.mask)
         return fused
 
 
-class TextFreePyramid(nn.Module):
-    """Stands in for MCM where no stage is selected: the decoder sees V_1..V_4."""
+class NoCrossAttention(nn.Module):
+    """Stands in for MCM where no stage is selected: the decoder reads V_1..V_4."""
 
     def __init__(self) -> None:
         super().__init__()
         self.blocks: Any = nn.ModuleDict()
 
     def forward(
-        self, features: Sequence[Tensor], text: TextFeatures, words: nn.ModuleDict
+        self, features: Sequence[Tensor], text: TextFeatures, text_projection: nn.ModuleDict
     ) -> list[Tensor]:
+        """V_1..V_4 -> V_1..V_4."""
         return list(features)
 
 
-def info_nce_halves(
-    vision: Tensor, language: Tensor, log_temperature: Tensor, matches: ContrastiveTargets
+def info_nce(
+    image: Tensor, text: Tensor, log_temperature: Tensor, targets: ContrastiveTargets
 ) -> tuple[Tensor, Tensor]:
     """Image-to-text and text-to-image cross-entropy of s_ij = <v_i, l_j> / tau, in fp32.
 
-    Where all captions are the same and so are their embeddings, the first half is ln N and has no
+    If all captions are the same and so are their embeddings, the first term is ln N without a
     gradient, and the second only draws the images together.
 
     Args:
-        vision, language: [N, P], L2-normalized.
+        image, text: embeddings [N, P], L2-normalized.
         log_temperature: scalar, ln tau.
-        matches: of the N rows.
+        targets: of the N rows.
     """
-    with torch.autocast(vision.device.type, enabled=False):
-        scores = vision.float() @ language.float().T * (-log_temperature.float()).exp()  # [N, N]
-        return soft_cross_entropy(scores, matches), soft_cross_entropy(scores.T, matches)
+    with torch.autocast(image.device.type, enabled=False):
+        scores = image.float() @ text.float().T * (-log_temperature.float()).exp()  # [N, N]
+        return soft_cross_entropy(scores, targets), soft_cross_entropy(scores.T, targets)
+
+
+def _projections(width: Mapping[str, int]) -> nn.ModuleDict:
+    return nn.ModuleDict({i: nn.Linear(c, EMBEDDING_DIM) for i, c in width.items()})
 
 
 class MultiStageAlignment(nn.Module):
-    """What both forms of MA Loss hold: projections and a temperature by stage.
+    """Projections and temperatures by stage, which both forms of MA Loss share.
 
     Args:
         channels: C_1..C_4.
@@ -241,55 +248,67 @@ class MultiStageAlignment(nn.Module):
         super().__init__()
         self.stages = tuple(stages)
         width = {str(i): channels[i - 1] for i in stages}
-        self.vision = nn.ModuleDict({i: nn.Linear(c, PROJECTION) for i, c in width.items()})
-        self.language = nn.ModuleDict({i: nn.Linear(c, PROJECTION) for i, c in width.items()})
+        self.project_image = _projections(width)
+        self.project_text = _projections(width)
         self.log_temperature = nn.Parameter(torch.full((len(stages),), math.log(TEMPERATURE)))
 
-    def project_words(self, text: TextFeatures, words: nn.ModuleDict) -> Tensor:
-        """Mean of LN(W_i T_1) over the words, projected: [B, S, 256]."""
-        means = {i: masked_mean(words[i](text.tokens), text.mask) for i in self.language}
-        return torch.stack([project(means[i]) for i, project in self.language.items()], dim=1)
+    def embed_text(self, text: TextFeatures, text_projection: nn.ModuleDict) -> Tensor:
+        """Mean of LN(W_i T_1) over the tokens, projected: [B, S, 256]."""
+        embeddings = [
+            project(masked_mean(text_projection[i](text.tokens), text.mask))
+            for i, project in self.project_text.items()
+        ]
+        return torch.stack(embeddings, dim=1)
 
     @torch.no_grad()
     def clamp_temperature(self) -> None:
-        """To be called after each step: a clamp in `forward` would have no gradient back."""
+        """Clamp the temperatures to their range.
+
+        To be called after each step: a clamp in `forward` would stop their gradient.
+        """
         self.log_temperature.clamp_(math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE))
 
 
 class InfoNCEAlignment(MultiStageAlignment):
-    """MA Loss over the batch: each image finds its caption, and each caption its image."""
+    """MA Loss over the batch: symmetric InfoNCE between images and captions."""
 
     def forward(
-        self, features: Sequence[Tensor], text: TextFeatures, words: nn.ModuleDict
+        self, features: Sequence[Tensor], text: TextFeatures, text_projection: nn.ModuleDict
     ) -> dict[str, Tensor]:
-        """Embeddings `align_vision` and `align_language`, both [B, S, 256] and L2-normalized."""
-        means = {i: features[int(i) - 1].mean((2, 3)) for i in self.vision}  # [B, C_i]
-        vision = torch.stack([project(means[i]) for i, project in self.vision.items()], dim=1)
+        """Embeddings `align_image` and `align_text`, both [B, S, 256] and L2-normalized."""
+        embeddings = [
+            project(features[int(i) - 1].mean((2, 3)))  # [B, C_i] -> [B, 256]
+            for i, project in self.project_image.items()
+        ]
+        image = torch.stack(embeddings, dim=1)
         return {
-            "align_vision": F.normalize(vision.float(), dim=-1),
-            "align_language": F.normalize(self.project_words(text, words).float(), dim=-1),
+            "align_image": F.normalize(image.float(), dim=-1),
+            "align_text": F.normalize(self.embed_text(text, text_projection).float(), dim=-1),
             "align_log_temperature": self.log_temperature,
         }
 
     def losses(self, aux: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """L_align^i as `loss_align_<i>`, over the rows of all processes."""
-        matches = contrastive_targets(
+        targets = contrastive_targets(
             all_gather_with_grad(batch["caption_id"]), all_gather_with_grad(batch["image_id"])
         )
-        vision = all_gather_with_grad(aux["align_vision"])  # [N, S, 256]
-        language = all_gather_with_grad(aux["align_language"])
+        image = all_gather_with_grad(aux["align_image"])  # [N, S, 256]
+        text = all_gather_with_grad(aux["align_text"])
         log_tau = aux["align_log_temperature"]  # [S]
         terms = {}
         for k, i in enumerate(self.stages):
-            halves = info_nce_halves(vision[:, k], language[:, k], log_tau[k], matches)
-            terms[f"loss_align_{i}"] = (halves[0] + halves[1]) / 2
+            to_text, to_image = info_nce(image[:, k], text[:, k], log_tau[k], targets)
+            terms[f"loss_align_{i}"] = (to_text + to_image) / 2
         return terms
 
 
 class PixelAlignment(MultiStageAlignment):
-    """MA Loss within each image: the caption finds the pixels of its mask.
+    """MA Loss within each image: text-to-pixel contrast against the mask.
 
-    For data in which several expressions share an image, so that a batch leaves few to compare.
+    For data in which several expressions share an image, so that a batch has few negatives.
+
+    Args:
+        channels, stages: as for `MultiStageAlignment`.
     """
 
     def __init__(self, channels: Sequence[int], stages: Sequence[int]) -> None:
@@ -297,15 +316,15 @@ class PixelAlignment(MultiStageAlignment):
         self.bias = nn.Parameter(torch.zeros(len(stages)))
 
     def forward(
-        self, features: Sequence[Tensor], text: TextFeatures, words: nn.ModuleDict
+        self, features: Sequence[Tensor], text: TextFeatures, text_projection: nn.ModuleDict
     ) -> dict[str, Tensor]:
-        """`align_pixel_<i>` [B, 256, H_i, W_i] and `align_language` [B, S, 256]."""
+        """Embeddings `align_pixel_<i>` [B, 256, H_i, W_i] and `align_text` [B, S, 256]."""
         aux = {
-            "align_language": self.project_words(text, words),
+            "align_text": self.embed_text(text, text_projection),
             "align_log_temperature": self.log_temperature,
             "align_bias": self.bias,
         }
-        for i, project in self.vision.items():
+        for i, project in self.project_image.items():
             feature = features[int(i) - 1]
             H, W = feature.shape[-2:]
             aux[f"align_pixel_{i}"] = to_map(project(to_tokens(feature)), H, W)
@@ -316,7 +335,7 @@ class PixelAlignment(MultiStageAlignment):
         log_tau, bias = aux["align_log_temperature"], aux["align_bias"]  # [S]
         terms = {}
         for k, i in enumerate(self.stages):
-            text, pixels = aux["align_language"][:, k], aux[f"align_pixel_{i}"]
+            text, pixels = aux["align_text"][:, k], aux[f"align_pixel_{i}"]
             terms[f"loss_align_{i}"] = text_to_pixel_contrastive_loss(
                 text, pixels, batch["mask"], log_tau[k], bias[k]
             )
@@ -324,19 +343,20 @@ class PixelAlignment(MultiStageAlignment):
 
 
 class NoAlignment(nn.Module):
-    """Stands in for MA Loss where it has no weight: nothing built, nothing computed."""
+    """Stands in for MA Loss where it is off: no parameters and no terms."""
 
     def forward(
-        self, features: Sequence[Tensor], text: TextFeatures, words: nn.ModuleDict
+        self, features: Sequence[Tensor], text: TextFeatures, text_projection: nn.ModuleDict
     ) -> dict[str, Tensor]:
+        """No embeddings."""
         return {}
 
     def losses(self, aux: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """None."""
+        """No terms."""
         return {}
 
     def clamp_temperature(self) -> None:
-        """There is none."""
+        """No temperature: nothing to clamp."""
 
 
 class TMC(TextImageBackboneMixin, SegmentationModule):
@@ -353,23 +373,13 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
         image_encoder_options: further arguments of the timm model, such as drop_path_rate; a Swin
             on other than 224 pixels wants img_size, by which timm decides where windows shift.
         mcm_stages: stages, out of 1..4, with cross-attention to the words; [] for none.
-        gate: where the gates of MCM start; by default 0 over a pretrained image encoder and 0.1
+        gate: initial value of MCM's gates; by default 0 over a pretrained image encoder and 0.1
             from scratch.
         alignment: form of MA Loss: over the batch ("infonce"), text to pixel where several
             expressions share an image ("pixel"), or none of it ("none").
         alignment_stages: stages of MA Loss; by default those of MCM.
         alignment_weight: weight of MA Loss; 0 builds no such part.
-        narrow_decoder: bring what comes from below to the width of the decoder's step before it is
-            upsampled. Checkpoints that do not name it were trained with false.
-        lr: peak learning rate of AdamW.
-        weight_decay: of weights with two or more dimensions.
-        pretrained_lr_scale: learning rate of pretrained parts over lr.
-        schedule: course of the learning rate after the warm-up.
-        warmup: share of all steps over which the learning rate rises.
-        protocol: how test masks are scored; "lvit" reproduces LViT's test and nothing else.
     """
-
-    EARLIER: ClassVar = {"narrow_decoder": False}
 
     def __init__(
         self,
@@ -385,29 +395,17 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
         alignment: Alignment = "infonce",
         alignment_stages: tuple[int, ...] | None = None,
         alignment_weight: float = 0.1,
-        narrow_decoder: bool = True,
-        lr: float = 3e-4,
-        weight_decay: float = 0.05,
-        pretrained_lr_scale: float = 0.1,
-        schedule: Literal["poly", "cosine", "constant"] = "poly",
-        warmup: float = 0.05,
-        protocol: Literal["standard", "lvit"] = "standard",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            lr=lr,
-            weight_decay=weight_decay,
-            pretrained_lr_scale=pretrained_lr_scale,
-            schedule=schedule,
-            warmup=warmup,
-            protocol=protocol,
-        )
-        self.save_hyperparameters(logger=False)
-        fused = _checked_stages("mcm_stages", mcm_stages)
+        super().__init__(**kwargs)
+        check_choice("alignment", alignment, Alignment)
+        check_choices("mcm_stages", mcm_stages, STAGES)
+        fused = tuple(sorted(mcm_stages))
         aligned = _aligned_stages(alignment, alignment_weight, fused, alignment_stages)
-        reading = sorted({*fused, *aligned})
+        with_text = sorted({*fused, *aligned})
         self.build_backbone(
             image_encoder,
-            text_encoder if reading else None,
+            text_encoder if with_text else None,
             pretrained=pretrained,
             freeze=freeze_text,
             max_tokens=max_tokens,
@@ -415,24 +413,27 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
         )
         channels = _checked_channels(image_encoder, self.image_encoder.channels)
         text_dim = self.text_encoder.dim
-        self.words = nn.ModuleDict({str(i): _words(text_dim, channels[i - 1]) for i in reading})
+        self.text_projection = nn.ModuleDict(
+            {str(i): _text_projection(text_dim, channels[i - 1]) for i in with_text}
+        )
         gate = (0.0 if pretrained else 0.1) if gate is None else gate
         self.mcm = (
             MultiStageCrossAttention(channels, fused, text_dim=text_dim, gate=gate)
             if fused
-            else TextFreePyramid()
+            else NoCrossAttention()
         )
         form = InfoNCEAlignment if alignment == "infonce" else PixelAlignment
         self.alignment = form(channels, aligned) if aligned else NoAlignment()
         self.alignment_weight = alignment_weight
-        self.decoder = UNetDecoder(channels, narrow=narrow_decoder)
+        self.decoder = UNetDecoder(channels, narrow=True)
         self.head = nn.Conv2d(channels[0], 1, 1)
 
     def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
         """The tensor part: what compile, export, benchmark and explanations act on."""
         features = self.encode_image(image)  # V_1..V_4
-        aux = self.alignment(features, text, self.words)  # before the blocks
-        decoded = self.decoder(self.mcm(features, text, self.words))  # [B, C_1, H/4, W/4]
+        aux = self.alignment(features, text, self.text_projection)  # before MCM
+        fused = self.mcm(features, text, self.text_projection)  # F_V^1..F_V^4
+        decoded = self.decoder(fused)  # [B, C_1, H/4, W/4]
         logits = F.interpolate(
             self.head(decoded), size=image.shape[-2:], mode="bilinear", align_corners=False
         )
@@ -449,53 +450,39 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
         return {**losses, **terms, "loss_align": align, "loss": total}
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Bring the temperatures of MA Loss back into their range."""
+        """Clamp the temperatures of MA Loss to their range."""
         self.alignment.clamp_temperature()
 
     def explanation_maps(
         self, image: Tensor, text: TextFeatures, words: Tensor
     ) -> dict[str, Tensor]:
-        """`stage<i>.attention` [B, H_i, W_i]: where `words` look, mean over them and the heads.
+        """`stage<i>.attention` [B, H_i, W_i]: attention of `words` to the positions, averaged.
 
-        From the words' queries: what a position asks of the words sums to 1 over them, so its mean
-        over all words would be the same everywhere.
+        Text to image, because image-to-text weights sum to 1 over the tokens: their mean over all
+        tokens would be the same at every position.
         """
-        with recorded(dict(self.mcm.blocks.items())) as calls:
+        with record_inputs(dict(self.mcm.blocks.items())) as inputs:
             self.forward_features(image, text)
+        share = words / words.sum(1, keepdim=True)  # [B, L]
         maps = {}
         for i, block in self.mcm.blocks.items():
-            places = block.places_of_words(*calls[i]).mean(1)  # [B, L, H_i, W_i]
-            share = words / words.sum(1, keepdim=True)
-            maps[f"stage{i}.attention"] = torch.einsum("bl,blhw->bhw", share.to(places), places)
+            weights = block.text_to_image_weights(*inputs[i]).mean(1)  # [B, L, H_i, W_i]
+            maps[f"stage{i}.attention"] = torch.einsum("bl,blhw->bhw", share.to(weights), weights)
         return maps
 
 
-def _words(text_dim: int, dim: int) -> nn.Sequential:
+def _text_projection(text_dim: int, dim: int) -> nn.Sequential:
     """LN(W_i .)."""
     return nn.Sequential(nn.Linear(text_dim, dim), nn.LayerNorm(dim))
-
-
-def _checked_stages(field: str, stages: Sequence[int]) -> tuple[int, ...]:
-    """Ascending, whatever order they were given in."""
-    if not set(stages) <= set(STAGES) or len(set(stages)) < len(stages):
-        raise UserError(
-            f"{field}={list(stages)} names others than 1..4, or one twice",
-            "give each stage once, for example [2, 3, 4]",
-        )
-    return tuple(sorted(stages))
 
 
 def _aligned_stages(
     alignment: str, weight: float, fused: tuple[int, ...], stages: Sequence[int] | None
 ) -> tuple[int, ...]:
-    """Those of MA Loss; none where it has no weight."""
-    if alignment not in get_args(Alignment):
-        raise UserError(
-            f"alignment={alignment!r} is unknown", f"choose of {list(get_args(Alignment))}"
-        )
+    """The stages of MA Loss, ascending; none where it has no weight."""
     if weight < 0:
         raise UserError(f"alignment_weight={weight} is negative", "give 0 or more; 0.1 is usual")
-    aligned = fused if stages is None else _checked_stages("alignment_stages", stages)
+    check_choices("alignment_stages", stages or (), STAGES)
     if alignment == "none" or not weight:
         return ()
     if stages is None and not fused:
@@ -503,7 +490,7 @@ def _aligned_stages(
             f"alignment={alignment!r} has no stages: alignment_stages follows mcm_stages=[]",
             "set alignment_stages: [1, 2, 3, 4] for MA Loss alone, or alignment: none for no text",
         )
-    return aligned
+    return fused if stages is None else tuple(sorted(stages))
 
 
 def _checked_channels(image_encoder: str, channels: Sequence[int]) -> tuple[int, ...]:
@@ -515,6 +502,6 @@ def _checked_channels(image_encoder: str, channels: Sequence[int]) -> tuple[int,
     if any(c % 4 for c in channels):
         raise UserError(
             f"image_encoder={image_encoder!r} has widths {list(channels)}, not all multiples of 4",
-            "the position code needs four parts of a width: choose another encoder",
+            "the position embedding splits a width into four: choose another encoder",
         )
     return tuple(channels)

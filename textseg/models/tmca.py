@@ -15,19 +15,21 @@ Our choice:
 - every formula of the three modules, and every number;
 - ConvNeXt-T and a frozen CXR-BERT; one pair of projections phi_l, psi_l for each level;
 - equal captions are positives of each other, rows of one image with another caption are left out;
-- each row's own background is one more negative of its text: this makes the term target-sensitive;
-- the gate re-uses the projections, hence the similarity, that the alignment trains;
+- each row's own background is a further negative of its text: it makes the loss target-sensitive;
+- the modulation is FiLM (Perez et al. 2018) behind a spatial gate, which reuses the projections,
+  hence the similarity, that the alignment trains;
 - the decoder: transposed convolutions, residual blocks, sub-pixel upsampling by 4.
 
 Shapes: B rows of a process, N rows of all processes, L tokens, T width of the text encoder,
-D width of the shared space; level l = 1..4 has C_l channels on H_l x W_l = H/4..H/32 x W/4..W/32.
+D width of the shared embedding;
+level l = 1..4 has C_l channels on H_l x W_l = H/4..H/32 x W/4..W/32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,8 +37,8 @@ from torch import Tensor, nn
 
 from textseg.backbone import TextImageBackboneMixin
 from textseg.batch import Batch, SegmentationOutput, TextFeatures
-from textseg.errors import UserError
-from textseg.explain import recorded
+from textseg.errors import UserError, check_choice, check_choices
+from textseg.explain import record_inputs
 from textseg.layers import CrossAttention, sincos_position_embedding_2d, to_map, to_tokens
 from textseg.losses import (
     ContrastiveTargets,
@@ -56,8 +58,8 @@ SUBPIXEL_WIDTH = 16  # channels at input size
 # --- target-sensitive semantic distance
 
 
-class SharedSpace(nn.Module):
-    """phi_l and psi_l: the unit sphere on which the places of level l and the text meet.
+class SharedEmbedding(nn.Module):
+    """phi_l and psi_l: project the pixels of level l and the text to one unit sphere.
 
     Args:
         channels: C_l.
@@ -72,29 +74,29 @@ class SharedSpace(nn.Module):
 
     def forward(self, feature: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """F_l [B, C_l, H_l, W_l] and text [B, T] -> p_l [B, D, H_l, W_l] and t_l [B, D]."""
-        places = F.normalize(self.phi(feature).float(), dim=1)
-        return places, F.normalize(self.psi(pooled).float(), dim=1)
+        pixels = F.normalize(self.phi(feature).float(), dim=1)
+        return pixels, F.normalize(self.psi(pooled).float(), dim=1)
 
 
-def pool_regions(places: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def pool_regions(pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """v+_l and v-_l: means of p_l, weighted with the target map m_l and with 1 - m_l.
 
-    m_l is the mask averaged by area, so that a lesion of one pixel still weighs at H/32. A region
+    m_l is the mask averaged by area, so that a lesion of one pixel keeps a weight at H/32. A region
     without any pixel gives 0.
 
     Args:
-        places: p_l [B, D, H_l, W_l].
+        pixels: p_l [B, D, H_l, W_l].
         mask: [B, 1, H, W], 0 or 1.
 
     Returns:
         two of [B, D].
     """
-    grid = (places.shape[2], places.shape[3])
+    grid = (pixels.shape[2], pixels.shape[3])
 
     def mean_over(region: Tensor) -> Tensor:
         weight = F.adaptive_avg_pool2d(region.float(), grid).flatten(1)  # [B, H_l W_l]
         total = weight.sum(1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
-        return torch.einsum("bdn,bn->bd", places.flatten(2), weight / total)
+        return torch.einsum("bdn,bn->bd", pixels.flatten(2), weight / total)
 
     # Pooled apart, because 1 minus a pooled full mask need not be exactly 0.
     return mean_over(mask), mean_over(1 - mask)
@@ -109,16 +111,16 @@ def semantic_distance(lesions: Tensor, texts: Tensor) -> Tensor:
 
 
 def level_alignment_loss(
-    vectors: Tensor, matches: ContrastiveTargets, has_background: Tensor, temperature: float
+    vectors: Tensor, targets: ContrastiveTargets, has_background: Tensor, temperature: float
 ) -> Tensor:
     """Mean of image-to-text and text-to-image cross-entropy of <v+_i, t_j> / tau, at one level.
 
-    Text to image has one negative more: <v-_i, t_i> / tau, the row's own background. It gives a
-    gradient even where a whole batch shares one caption. A full mask has no such negative.
+    Text to image has a further negative: <v-_i, t_i> / tau, the row's own background. It gives a
+    gradient even if a whole batch shares one caption. A full mask has no such negative.
 
     Args:
         vectors: v+, v- and t of each row, [N, 3, D].
-        matches: who belongs to whom; rows with an empty mask are no anchors.
+        targets: of the N rows; those with an empty mask are no anchors.
         has_background: [N] bool.
         temperature: tau.
     """
@@ -126,9 +128,9 @@ def level_alignment_loss(
     similarity = 1 - semantic_distance(lesions, texts)  # [N, N]
     background = (backgrounds * texts).sum(1, keepdim=True)  # [N, 1]
     background = background.masked_fill(~has_background[:, None], -torch.inf)
-    image_to_text = soft_cross_entropy(similarity / temperature, matches)
+    image_to_text = soft_cross_entropy(similarity / temperature, targets)
     candidates = torch.cat([similarity.T, background], dim=1)  # [N, N + 1]
-    text_to_image = soft_cross_entropy(candidates / temperature, matches)
+    text_to_image = soft_cross_entropy(candidates / temperature, targets)
     return (image_to_text + text_to_image) / 2
 
 
@@ -143,58 +145,58 @@ class TargetGate(nn.Module):
         self.gamma = nn.Parameter(torch.tensor(10.0))
         self.beta = nn.Parameter(torch.tensor(0.0))
 
-    def forward(self, places: Tensor, text: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, text: Tensor) -> Tensor:
         """p_l [B, D, H_l, W_l] and t_l [B, D] -> [B, 1, H_l, W_l] in (0, 1)."""
-        similarity = (places * text[:, :, None, None]).sum(1, keepdim=True)
+        similarity = (pixels * text[:, :, None, None]).sum(1, keepdim=True)
         return torch.sigmoid(self.gamma * similarity + self.beta)
 
 
 class LanguageGuidedTargetEnhancement(nn.Module):
-    """A gated modulation by the text, then cross-attention from the places to the words.
+    """Gated FiLM (Perez et al. 2018), then cross-attention from the pixels to the text tokens.
 
         F~ = F + alpha_l g_l * (scale * W F + shift),   (scale, shift) = MLP(pooled text)
-        F^ = F~ + rho_l attention(queries: LayerNorm(F~) + positions; keys and values: words)
+        F^ = F~ + rho_l attention(queries: LayerNorm(F~) + position; keys and values: tokens)
 
     Args:
         channels: C_l.
         text_dim: T.
-        residual: start of alpha_l and rho_l.
+        residual: initial value of alpha_l and rho_l.
     """
 
     def __init__(self, channels: int, text_dim: int, residual: float) -> None:
         super().__init__()
         self.gate = TargetGate()
-        self.modulation = nn.Sequential(
+        self.film = nn.Sequential(
             nn.Linear(text_dim, channels), nn.GELU(), nn.Linear(channels, 2 * channels)
         )
         self.project = nn.Conv2d(channels, channels, 1, bias=False)  # W
         self.alpha = nn.Parameter(torch.tensor(float(residual)))
         self.norm = nn.LayerNorm(channels)
-        self.position = nn.Linear(POSITION_DIM, channels, bias=False)
+        self.position_embedding = nn.Linear(POSITION_DIM, channels, bias=False)
         self.attention = CrossAttention(channels, text_dim)
         self.rho = nn.Parameter(torch.tensor(float(residual)))
 
     def forward(
-        self, feature: Tensor, places: Tensor, text_vector: Tensor, text: TextFeatures
+        self, feature: Tensor, pixels: Tensor, text_vector: Tensor, text: TextFeatures
     ) -> Tensor:
-        """F_l [B, C_l, H_l, W_l], p_l, t_l and the words -> the enhanced F_l."""
+        """F_l [B, C_l, H_l, W_l], p_l, t_l and the encoded caption -> the enhanced F_l."""
         height, width = feature.shape[-2:]
-        scale, shift = self.modulation(text.pooled)[..., None, None].chunk(2, 1)  # [B, C_l, 1, 1]
+        scale, shift = self.film(text.pooled)[..., None, None].chunk(2, 1)  # [B, C_l, 1, 1]
         modulated = scale * self.project(feature) + shift
-        gate = self.gate(places, text_vector).to(modulated.dtype)  # the similarity is in fp32
+        gate = self.gate(pixels, text_vector).to(modulated.dtype)  # the similarity is in fp32
         x = feature + self.alpha * gate * modulated
-        # Words name places ("upper left"), which a convolution does not know.
-        position = self.position(sincos_position_embedding_2d(height, width, POSITION_DIM, x))
-        query = self.norm(to_tokens(x)) + position  # [B, H_l W_l, C_l]
-        read = self.attention(query, text.tokens, text.tokens, text.mask)
-        return x + self.rho * to_map(read, height, width)
+        # Captions name positions ("upper left"), which a convolution does not know.
+        position = sincos_position_embedding_2d(height, width, POSITION_DIM, x)
+        query = self.norm(to_tokens(x)) + self.position_embedding(position)  # [B, H_l W_l, C_l]
+        attended = self.attention(query, text.tokens, text.tokens, text.mask)
+        return x + self.rho * to_map(attended, height, width)
 
 
 # --- decoder
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 conv-BN beside a 1x1 conv-BN: [B, C, H, W] -> [B, D, H, W]."""
+    """Two 3x3 conv-BN and a 1x1 conv-BN as shortcut."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -210,6 +212,7 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, D, H, W]."""
         return F.relu(self.body(x) + self.shortcut(x))
 
 
@@ -217,7 +220,7 @@ class UpStep(nn.Module):
     """Transposed conv x2, concatenate the skip, residual block.
 
     Args:
-        coarse: channels from below.
+        coarse: channels of the coarser map.
         fine: channels of the skip and of the result.
     """
 
@@ -241,17 +244,22 @@ class SubPixelDecoder(nn.Module):
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
         self.steps = nn.ModuleList(UpStep(coarse, fine) for fine, coarse in pairwise(channels))
-        self.spread = nn.Conv2d(channels[0], STRIDES[0] ** 2 * SUBPIXEL_WIDTH, 1)
+        self.to_subpixels = nn.Conv2d(channels[0], STRIDES[0] ** 2 * SUBPIXEL_WIDTH, 1)
         self.head = nn.Conv2d(SUBPIXEL_WIDTH, 1, 1)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The residual blocks; see `textseg.training.GradientCheckpointing`."""
+        return [step.block for step in self.steps]  # type: ignore[misc]
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """F_1..F_4 -> logits [B, 1, H, W]."""
         x = features[-1]
         for step, skip in zip(reversed(self.steps), features[-2::-1], strict=True):
             x = step(x, skip)  # [B, C_l, H_l, W_l]
-        fine = F.pixel_shuffle(self.spread(x), STRIDES[0])  # [B, SUBPIXEL_WIDTH, H, W]
-        # Leaky: with a ReLU the channels that vote for a lesion die while all learn the background,
-        # and no probability passes that of the head's bias (on phantoms 0.47 after three epochs).
+        fine = F.pixel_shuffle(self.to_subpixels(x), STRIDES[0])  # [B, SUBPIXEL_WIDTH, H, W]
+        # Leaky: with a ReLU the channels that respond to lesions die while the network first learns
+        # the background, and no probability exceeds that of the head's bias.
         return self.head(F.leaky_relu(fine, 0.1))
 
 
@@ -269,21 +277,15 @@ class TMCA(TextImageBackboneMixin, SegmentationModule):
         freeze_text: keep the text encoder fixed; by default if and only if it is pretrained.
         max_tokens: length of every caption in tokens, special ones included.
         image_encoder_options: further arguments of the timm network, such as drop_path_rate.
-        alignment: what a text is drawn to: the region of the mask and away from its background
+        alignment: what a text is aligned with: the masked region, contrasted with its background
             ("target"), the whole image ("global"), or nothing ("none").
         alignment_levels: encoder levels that are aligned, 1 (finest) to 4; an empty list is none.
-        alignment_dim: width of the space that text and places share.
+        alignment_dim: width of the embedding that text and pixels share.
         temperature: of the contrastive softmax.
         alignment_weight: weight of the alignment loss; 0 builds no such part.
-        enhancement_levels: encoder levels that the words enhance; an empty list is none.
+        enhancement_levels: encoder levels that are enhanced by the text; an empty list is none.
         enhancement_scale: initial weight of both residual branches of an enhancement; a larger one
             helps short runs from scratch.
-        lr: peak learning rate of AdamW.
-        weight_decay: of weights with two or more dimensions.
-        pretrained_lr_scale: learning rate of pretrained parts over lr.
-        schedule: course of the learning rate after the warm-up.
-        warmup: share of all steps over which the learning rate rises.
-        protocol: how test masks are scored; "lvit" reproduces LViT's test and nothing else.
     """
 
     def __init__(
@@ -302,32 +304,19 @@ class TMCA(TextImageBackboneMixin, SegmentationModule):
         alignment_weight: float = 0.1,
         enhancement_levels: tuple[int, ...] = LEVELS,
         enhancement_scale: float = 0.01,
-        lr: float = 3e-4,
-        weight_decay: float = 0.05,
-        pretrained_lr_scale: float = 0.1,
-        schedule: Literal["poly", "cosine", "constant"] = "poly",
-        warmup: float = 0.05,
-        protocol: Literal["standard", "lvit"] = "standard",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            lr=lr,
-            weight_decay=weight_decay,
-            pretrained_lr_scale=pretrained_lr_scale,
-            schedule=schedule,
-            warmup=warmup,
-            protocol=protocol,
-        )
-        self.save_hyperparameters(logger=False)
-        _check_levels("alignment_levels", alignment_levels)
-        _check_levels("enhancement_levels", enhancement_levels)
-        _check_alignment(alignment, alignment_dim, temperature, alignment_weight)
-        _check_enhancement_scale(enhancement_scale)
+        super().__init__(**kwargs)
+        check_choice("alignment", alignment, Alignment)
+        check_choices("alignment_levels", alignment_levels, LEVELS)
+        check_choices("enhancement_levels", enhancement_levels, LEVELS)
+        _check_numbers(alignment_dim, temperature, alignment_weight, enhancement_scale)
         builds_alignment = alignment != "none" and alignment_weight > 0
         self.aligned = tuple(sorted(alignment_levels)) if builds_alignment else ()
-        read_levels = sorted({*self.aligned, *enhancement_levels})
+        text_levels = sorted({*self.aligned, *enhancement_levels})
         self.build_backbone(
             image_encoder,
-            text_encoder if read_levels else None,
+            text_encoder if text_levels else None,
             pretrained=pretrained,
             freeze=freeze_text,
             max_tokens=max_tokens,
@@ -335,8 +324,11 @@ class TMCA(TextImageBackboneMixin, SegmentationModule):
         )
         channels, text_dim = self.image_encoder.channels, self.text_encoder.dim
         _check_strides(image_encoder, self.image_encoder.strides)
-        self.spaces = nn.ModuleDict(
-            {_key(n): SharedSpace(channels[n - 1], text_dim, alignment_dim) for n in read_levels}
+        self.embeddings = nn.ModuleDict(
+            {
+                _key(n): SharedEmbedding(channels[n - 1], text_dim, alignment_dim)
+                for n in text_levels
+            }
         )
         self.enhancement = nn.ModuleDict(
             {
@@ -354,13 +346,13 @@ class TMCA(TextImageBackboneMixin, SegmentationModule):
     def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
         """The tensor part: what compile, export, benchmark and explanations act on."""
         features = dict(zip(map(_key, LEVELS), self.encode_image(image), strict=True))  # F_1..F_4
-        shared = {n: space(features[n], text.pooled) for n, space in self.spaces.items()}
+        shared = {n: embed(features[n], text.pooled) for n, embed in self.embeddings.items()}
         for n, enhance in self.enhancement.items():
             features[n] = enhance(features[n], *shared[n], text)
         logits = self.decoder(list(features.values()))
-        places = {f"places_{n}": shared[_key(n)][0] for n in self.aligned}  # p_l
+        pixels = {f"pixels_{n}": shared[_key(n)][0] for n in self.aligned}  # p_l
         texts = {f"text_{n}": shared[_key(n)][1] for n in self.aligned}  # t_l
-        return SegmentationOutput(logits, {**places, **texts})
+        return SegmentationOutput(logits, {**pixels, **texts})
 
     def compute_loss(self, output: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
         """L = L_seg + alignment_weight * L_align, L_align the mean over the aligned levels.
@@ -380,18 +372,17 @@ class TMCA(TextImageBackboneMixin, SegmentationModule):
         mask = batch["mask"] if self.alignment == "target" else torch.ones_like(batch["mask"])
         with torch.autocast(mask.device.type, enabled=False):
             own = [
-                torch.stack([*pool_regions(aux[f"places_{n}"], mask), aux[f"text_{n}"]], dim=1)
+                torch.stack([*pool_regions(aux[f"pixels_{n}"], mask), aux[f"text_{n}"]], dim=1)
                 for n in self.aligned
             ]  # each [B, 3, D]
             levels = all_gather_with_grad(torch.stack(own, dim=1)).unbind(1)  # each [N, 3, D]
             flags = [mask.flatten(1).amax(1) > 0, mask.flatten(1).amin(1) < 1]
             ids = torch.stack([batch["caption_id"], batch["image_id"], *(f.long() for f in flags)])
-            caption_id, image_id, has_lesion, has_background = all_gather_with_grad(
-                ids.T
-            ).T  # each [N]
-            matches = contrastive_targets(caption_id, image_id, has_lesion.bool())
+            gathered = all_gather_with_grad(ids.T).T
+            caption_id, image_id, has_lesion, has_background = gathered  # each [N]
+            targets = contrastive_targets(caption_id, image_id, has_lesion.bool())
             terms = [
-                level_alignment_loss(vectors, matches, has_background.bool(), self.temperature)
+                level_alignment_loss(vectors, targets, has_background.bool(), self.temperature)
                 for vectors in levels
             ]
         return {
@@ -403,25 +394,25 @@ class TMCA(TextImageBackboneMixin, SegmentationModule):
     def explanation_maps(
         self, image: Tensor, text: TextFeatures, words: Tensor
     ) -> dict[str, Tensor]:
-        """Of each enhanced level, two maps [B, H_l, W_l].
+        """Two maps [B, H_l, W_l] of each enhanced level.
 
-        ``level1.gate`` is g_l, where the whole text opens the gate, whatever `words`;
-        ``level1.attention`` is the share of a place's attention that `words` get, mean over heads.
+        ``level1.gate`` is g_l, which depends on the whole text, whatever `words`;
+        ``level1.attention`` is the share of a pixel's attention that `words` get, mean over heads.
         """
-        parts = {
+        modules = {
             f"{n}.{part}": getattr(block, part)
             for n, block in self.enhancement.items()
             for part in ("gate", "attention")
         }
-        with recorded(parts) as calls:
+        with record_inputs(modules) as inputs:
             self.forward_features(image, text)
         maps: dict[str, Tensor] = {}
         for n in self.enhancement:
             gate, attention = f"{n}.gate", f"{n}.attention"
-            maps[gate] = parts[gate](*calls[gate])[:, 0]
-            weights = parts[attention].weights(*calls[attention]).mean(1)  # [B, H_l W_l, L]
-            chosen = (weights * words[:, None]).sum(-1)
-            maps[attention] = chosen.unflatten(1, maps[gate].shape[1:])
+            maps[gate] = modules[gate](*inputs[gate])[:, 0]
+            weights = modules[attention].weights(*inputs[attention]).mean(1)  # [B, H_l W_l, L]
+            share = (weights * words[:, None]).sum(-1)
+            maps[attention] = share.unflatten(1, maps[gate].shape[1:])
         return maps
 
 
@@ -429,28 +420,13 @@ def _key(level: int) -> str:
     return f"level{level}"
 
 
-def _check_levels(field: str, levels: Sequence[int]) -> None:
-    if not set(levels) <= set(LEVELS) or len(set(levels)) < len(levels):
-        raise UserError(
-            f"{field}={list(levels)} names others than 1, 2, 3, 4, or one twice",
-            "give each level once, for example [3, 4], or [] for none",
-        )
-
-
-def _check_alignment(alignment: str, dim: int, temperature: float, weight: float) -> None:
-    if alignment not in get_args(Alignment):
-        raise UserError(
-            f"alignment={alignment!r} is unknown", f"choose of {list(get_args(Alignment))}"
-        )
+def _check_numbers(dim: int, temperature: float, weight: float, scale: float) -> None:
     if dim < 1:
         raise UserError(f"alignment_dim={dim} is no width", "128 is usual")
     if not temperature > 0:
         raise UserError(f"temperature={temperature} is not above 0", "0.1 is usual")
     if not weight >= 0:
         raise UserError(f"alignment_weight={weight} is negative", "give 0 or more; 0.1 is usual")
-
-
-def _check_enhancement_scale(scale: float) -> None:
     if not scale > 0:
         raise UserError(
             f"enhancement_scale={scale} is not above 0",

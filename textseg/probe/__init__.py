@@ -1,4 +1,4 @@
-"""How a trained network uses its text: its masks with true words and with changed ones."""
+"""Probes how a trained network uses its text: masks under true words and under changed ones."""
 
 from __future__ import annotations
 
@@ -13,27 +13,26 @@ from PIL import Image
 from textseg.checkpoint import read_checkpoint
 from textseg.encoders import NoText
 from textseg.errors import UserError, check_seed
-from textseg.metrics import bootstrap_warnings
+from textseg.metrics.bootstrap import Estimate, bootstrap_warnings, count_patients
 from textseg.metrics.text import to_json
 from textseg.models.base import SegmentationModule, check_state_dict
 from textseg.probe.masks import TRUE, Probe, ProbedCase, Variants, check_variants
 from textseg.probe.pictures import Panel, probe_picture
 from textseg.probe.results import (
     ProbeResult,
-    Score,
     VariantResult,
     case_dice,
-    case_moved,
-    count_patients,
-    crossing,
+    case_mask_change,
     pairs,
+    side_swap,
     variant_result,
 )
 from textseg.probe.tables import markdown_table, plain_table, write_cases
+from textseg.runs.cases import OUTLINES
 from textseg.runs.folder import unique_dir
-from textseg.runs.outputs import OUTLINES, mask_source_of, test_dir_name, unpack_mask
+from textseg.runs.outputs import mask_source_of, test_dir_name, unpack_mask
 
-__all__ = ["ProbeResult", "Score", "VariantResult", "plain_table", "probe"]
+__all__ = ["Estimate", "ProbeResult", "VariantResult", "plain_table", "probe"]
 
 
 def probe(
@@ -83,14 +82,13 @@ def probe(
         trainer.callbacks = own_callbacks  # type: ignore[attr-defined]
     if not run.cases:
         raise UserError("the probe saw no case", "give trainer.limit_test_batches a batch or more")
-    probing = _evaluated(run.cases, model, trainer, variants, seed)
+    result = _evaluated(run.cases, model, trainer, variants, seed)
     if not trainer.is_global_zero:
-        return probing
-    home = test_dir_name(trainer)
-    run_folder = Path(trainer.default_root_dir)
-    folder = unique_dir((run_folder if home == "test" else run_folder / home) / "probe")
-    _write(folder, probing, run.cases, variants)
-    return replace(probing, output=folder)
+        return result
+    tests, folder = test_dir_name(trainer), Path(trainer.default_root_dir)
+    folder = unique_dir((folder if tests == "test" else folder / tests) / "probe")
+    _write(folder, result, run.cases, variants)
+    return replace(result, output=folder)
 
 
 def _check_captions(datamodule: L.LightningDataModule, variants: Variants) -> None:
@@ -101,10 +99,7 @@ def _check_captions(datamodule: L.LightningDataModule, variants: Variants) -> No
             "leave caption_mode out: a probe runs empty and shuffled captions too",
         )
     captions = getattr(datamodule, "captions", None)
-    if captions is None:
-        check_variants(variants, len(variants.get(TRUE, ())))
-        return
-    texts = captions("test")
+    texts = variants.get(TRUE, ()) if captions is None else captions("test")
     check_variants(variants, len(texts))
     if list(variants[TRUE]) != list(texts):
         raise UserError(
@@ -129,10 +124,10 @@ def _evaluated(
         data=type(getattr(trainer, "datamodule", None)).__name__,
         seed=seed,
         cases=len(rows),
-        patients=count_patients(groups),
+        patients=count_patients(groups, len(groups)),
         variants=results,
         # In a referring set sides are those of an organ, and the pairs tell more.
-        crossing=crossing(rows, seed=seed) if paired is None else None,
+        side_swap=side_swap(rows, seed=seed) if paired is None else None,
         pairs=paired,
         warnings=(
             *_warnings(model, results, mask_source_of(trainer)),
@@ -144,33 +139,33 @@ def _evaluated(
 def _warnings(
     model: SegmentationModule, results: tuple[VariantResult, ...], truth: str
 ) -> list[str]:
-    found = []
+    warnings = []
     if isinstance(getattr(model, "text_encoder", None), NoText):
-        found.append(
+        warnings.append(
             f"{type(model).__name__} reads no text: its masks stay where they are, whatever the "
             "words, and every difference is 0 by construction"
         )
-    elif not any(result.changed > 0 for result in results):
-        found.append("no change of the words moved a single pixel: the network ignores its text")
+    elif not any(result.share_changed > 0 for result in results):
+        warnings.append("no change of the words moved a single pixel: the network ignores its text")
     lacking = [result.name for result in results if not result.cases]
     if lacking:
-        found.append(f"no caption of this test set could be changed so: {', '.join(lacking)}")
+        warnings.append(f"no caption of this test set could be changed so: {', '.join(lacking)}")
     if truth != OUTLINES:
-        found.append(f"the truth is {truth}, not outlines: dice is against those")
+        warnings.append(f"the truth is {truth}, not outlines: dice is against those")
     if model.protocol != "standard":
-        found.append(
+        warnings.append(
             f"protocol={model.protocol} is the model's, but dice is that of protocol=standard here"
         )
-    return found
+    return warnings
 
 
 def _write(
-    folder: Path, probing: ProbeResult, cases: Mapping[int, ProbedCase], variants: Variants
+    folder: Path, result: ProbeResult, cases: Mapping[int, ProbedCase], variants: Variants
 ) -> None:
-    (folder / "probe.json").write_text(to_json(probing.as_json()), encoding="utf-8")
-    table = markdown_table(probing, cases, variants)
+    (folder / "probe.json").write_text(to_json(result.as_json()), encoding="utf-8")
+    table = markdown_table(result, cases, variants)
     (folder / "probe.md").write_text(table, encoding="utf-8")
-    write_cases(folder / "probe.csv", probing, cases, variants)
+    write_cases(folder / "probe.csv", result, cases, variants)
     for index in sorted(cases):
         _draw(folder / "pictures", index, cases[index], variants)
 
@@ -181,8 +176,8 @@ def _draw(folder: Path, index: int, case: ProbedCase, variants: Variants) -> Non
     folder.mkdir(exist_ok=True)
     panels = []
     for name, mask in case.drawing.masks.items():
-        score, moved = case_dice([case], name)[0], case_moved([case], name)[0]
-        note = f"dice {score:.2f}" + ("" if name == TRUE else f", moved {moved:.2f}")
+        score, change = case_dice([case], name)[0], case_mask_change([case], name)[0]
+        note = f"dice {score:.2f}" + ("" if name == TRUE else f", mask change {change:.2f}")
         panels.append(Panel(name, unpack_mask(mask), variants[name][index] or "", note))
     truth = unpack_mask(case.truth)
     page = probe_picture(case.drawing.image, truth, panels, title=[case.case])

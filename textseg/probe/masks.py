@@ -1,4 +1,4 @@
-"""The network run with every change of every caption, over a test set: what its masks were."""
+"""Runs a network with every change of every caption over a test set, and measures its masks."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Probe(L.LightningModule):
         pictures: cases whose masks are kept to be drawn, evenly spaced.
 
     Attributes:
-        cases: by index, all cases of all processes, each once; there after the test.
+        cases: by index, all cases of all processes, each once; filled by the test.
     """
 
     def __init__(self, model: SegmentationModule, variants: Variants, pictures: int) -> None:
@@ -87,27 +87,34 @@ class Probe(L.LightningModule):
         self.model.prepare_captions(sorted(texts), training=False)
 
     def on_test_epoch_start(self) -> None:
+        """Choose the cases to draw."""
         self.cases = {}
         self._drawn = evenly_spaced(self.pictures, rows_in(self.trainer.test_dataloaders))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure the masks of a batch under every variant of its captions."""
         rows = batch["index"].tolist()
         own = [self.variants[TRUE][row] for row in rows]
         assert own == batch["text"], "the variants are not of this test set's captions"
         truths = [mask_bytes(truth > 0).astype(bool) for truth in batch["truth"]]
         masks = self._masks(batch, own, own)
-        found = {TRUE: masks}
+        by_variant = {TRUE: masks}
         for name, column in self.variants.items():
             texts = [column[row] for row in rows]
             if name != TRUE and any(text is not None for text in texts):
-                found[name] = self._masks(batch, texts, own)
-        for place, row in enumerate(rows):
-            given = [name for name in found if self.variants[name][row] is not None]
+                by_variant[name] = self._masks(batch, texts, own)
+        for position, row in enumerate(rows):
+            given = [name for name in by_variant if self.variants[name][row] is not None]
             self.cases[row] = _probed(
-                batch, place, truths[place], {n: found[n][place] for n in given}, row in self._drawn
+                batch,
+                position,
+                truths[position],
+                {name: by_variant[name][position] for name in given},
+                row in self._drawn,
             )
 
     def on_test_epoch_end(self) -> None:
+        """Gather the cases of all processes."""
         self.cases = gather_by_index(self.cases)
 
     def _masks(
@@ -122,7 +129,7 @@ class Probe(L.LightningModule):
 
 def _probed(
     batch: Batch,
-    place: int,
+    position: int,
     truth: NDArray[np.bool_],
     masks: Mapping[str, NDArray[np.bool_]],
     drawn: bool,
@@ -132,11 +139,11 @@ def _probed(
     drawing = None
     if drawn:
         packed = {name: pack_mask(mask.astype(np.uint8)) for name, mask in masks.items()}
-        drawing = Drawing(picture_of(batch, place), packed)
+        drawing = Drawing(picture_of(batch, position), packed)
     return ProbedCase(
-        case=batch["case"][place],
-        case_id=batch["case_id"][place],
-        image_id=int(batch["image_id"][place]),
+        case=batch["case"][position],
+        case_id=batch["case_id"][position],
+        image_id=int(batch["image_id"][position]),
         true=int(truth.sum()),
         truth=pack_mask(truth.astype(np.uint8)),
         pred=pack_mask(own.astype(np.uint8)),
@@ -160,8 +167,10 @@ def _measured(
 
 
 def check_variants(variants: Variants, rows: int) -> None:
-    """Raises:
-    UserError: the variants lack the true texts, or are of another number of rows.
+    """Check that variants hold the true texts and one entry for each row.
+
+    Raises:
+        UserError: they do not.
     """
     lengths = {name: len(column) for name, column in variants.items()}
     if TRUE not in variants or None in variants[TRUE]:

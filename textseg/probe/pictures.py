@@ -1,4 +1,4 @@
-"""A case drawn with its mask under each change of its words."""
+"""Draws a case with its mask under each change of its words."""
 
 from __future__ import annotations
 
@@ -10,19 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textseg.preprocess import Bytes, Size, resize_image
-from textseg.visualize.overlay import (
-    _FAINT,
-    _MAP_SIDE,
-    PREDICTION,
-    TRUTH,
-    _columns,
-    _outlined,
-    _paint,
-    _resized,
-    _Sheet,
-)
+from textseg.visualize.explanation import panel_size
+from textseg.visualize.overlay import PREDICTION, TRUTH, outlined, painted, resized_mask
+from textseg.visualize.sheet import FAINT, Sheet, even_columns
 
-_LEAST_WIDTH = 220  # of a cell, pixels: room for a caption under a narrow image
+_MIN_WIDTH = 220  # of a cell, pixels: room for a caption under a narrow image
 _TEXT_SIZE = 15
 
 
@@ -39,7 +31,7 @@ class Panel:
 def probe_picture(
     image: Bytes, truth: NDArray[Any], panels: Sequence[Panel], *, title: Sequence[str]
 ) -> Bytes:
-    """The image with its truth, then each panel's mask over it with the caption below.
+    """Draw the image with its truth, then each panel's mask over it with the caption below.
 
     Args:
         image: [H, W, 3].
@@ -50,23 +42,22 @@ def probe_picture(
     Returns:
         [.., .., 3] uint8.
     """
-    scale = _MAP_SIDE / max(image.shape[:2])
-    size = (max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale)))
+    size = panel_size(image)
     picture = resize_image(image, size)
-    outline = [(TRUTH, "truth", _resized(truth, size))]
-    cells = [_cell("image", _outlined(picture, outline), ["outlined: the truth"])]
+    outline = [(TRUTH, "truth", resized_mask(truth, size))]
+    cells = [_cell("image", outlined(picture, outline), ["outlined: the truth"])]
     for panel in panels:
-        painted = _paint(picture, _resized(panel.mask, size), PREDICTION)
+        filled = painted(picture, resized_mask(panel.mask, size), PREDICTION)
         lines = [panel.note, panel.text or "(empty caption)"]
-        cells.append(_cell(panel.name, _outlined(painted, outline), lines))
+        cells.append(_cell(panel.name, outlined(filled, outline), lines))
     return _joined(cells, size, title)
 
 
 def _cell(name: str, picture: Bytes, lines: Sequence[str]) -> Bytes:
     """A panel under its name, and lines below: faint numbers first, the caption last."""
-    sheet = _Sheet(max(_LEAST_WIDTH, picture.shape[1]), _TEXT_SIZE)
+    sheet = Sheet(max(_MIN_WIDTH, picture.shape[1]), _TEXT_SIZE)
     sheet.panels([(name, picture)], 0)
-    sheet.text(lines[0], _FAINT)
+    sheet.text(lines[0], FAINT)
     for line in lines[1:]:
         sheet.text(line)
     return np.concatenate(sheet.strips)
@@ -74,10 +65,10 @@ def _cell(name: str, picture: Bytes, lines: Sequence[str]) -> Bytes:
 
 def _joined(cells: Sequence[Bytes], size: Size, title: Sequence[str]) -> Bytes:
     """Rows of cells of one width, each row as tall as its tallest cell, title above."""
-    columns = _columns(len(cells))
+    columns = even_columns(len(cells))
     gap = max(16, size[0] // 20)
     width = cells[0].shape[1]
-    sheet = _Sheet(columns * (width + gap) - gap, _TEXT_SIZE)
+    sheet = Sheet(columns * (width + gap) - gap, _TEXT_SIZE)
     for line in title:
         sheet.text(line)
     sheet.legend([(TRUTH, "truth (outline)"), (PREDICTION, "mask with these words")])
@@ -86,8 +77,8 @@ def _joined(cells: Sequence[Bytes], size: Size, title: Sequence[str]) -> Bytes:
         row = cells[first : first + columns]
         height = max(cell.shape[0] for cell in row)
         strip = np.full((height, sheet.width, 3), 255, dtype=np.uint8)
-        for place, cell in enumerate(row):
-            left = place * (width + gap)
+        for column, cell in enumerate(row):
+            left = column * (width + gap)
             strip[: cell.shape[0], left : left + width] = cell
         sheet.strips.append(strip)
         sheet.space()

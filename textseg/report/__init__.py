@@ -1,16 +1,14 @@
-"""A page of HTML that needs no other file: of a run, or of runs compared."""
+"""Reports: a page of HTML that needs no other file, of a run or of runs compared."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
 
-from textseg.compare.results import Comparison
 from textseg.errors import UserError
+from textseg.runs import Run
 
-__all__ = ["comparison_page", "report"]
-
-_CASES = 4
+__all__ = ["report"]
 
 
 def report(
@@ -21,7 +19,7 @@ def report(
     data: str | None = None,
     baseline: str | None = None,
     names: list[str] | None = None,
-    cases: int = _CASES,
+    cases: int = 4,
 ) -> Path:
     """Write a run, or a comparison of several, as one HTML page that opens without a network.
 
@@ -52,11 +50,11 @@ def report(
         raise UserError(f"output={output!r} does not end in .html", "give a file such as page.html")
     if len(runs) > 1:
         from textseg.compare import compare
-        from textseg.report.comparison import page_of_comparison
+        from textseg.report.comparison_page import comparison_page
 
-        found = compare(list(runs), captions=captions, data=data, baseline=baseline, names=names)
-        page = page_of_comparison(found, cases=cases)
-        return _written(page, Path(output or "comparison.html"))
+        result = compare(list(runs), captions=captions, data=data, baseline=baseline, names=names)
+        page = comparison_page(result, cases=cases)
+        return _write_new(page, Path(output or "comparison.html"))
     for name, value in (("baseline", baseline), ("names", names)):
         if value is not None:
             raise UserError(f"{name}={value!r} is for several runs", "leave it out, or add runs")
@@ -64,28 +62,21 @@ def report(
     from textseg.report.run_page import run_page
 
     page = run_page(run, captions=captions, data=data, cases=cases)
-    return _written(page, Path(output) if output else run / "report.html")
+    return _write_new(page, Path(output) if output else run.folder / "report.html")
 
 
-def comparison_page(comparison: Comparison) -> str:
-    """The page of a comparison, for `textseg compare` to write beside its tables."""
-    from textseg.report.comparison import page_of_comparison
-
-    return page_of_comparison(comparison, cases=_CASES)
-
-
-def _run_and_test(given: str, captions: str, data: str | None) -> tuple[Path, str, str | None]:
-    """The run's folder, caption mode and data; the folder of a single test names all three."""
+def _run_and_test(given: str, captions: str, data: str | None) -> tuple[Run, str, str | None]:
+    """The run, caption mode and data; the folder of a single test names all three."""
     folder = Path(given).expanduser().resolve()
     if not folder.is_dir():
         raise UserError(f"{given} is no folder", "give the folder of a run, runs/<config>/<time>")
     if not (folder / "cases.csv").is_file():
-        return folder, captions, data
-    home = folder.parent.name
-    return folder.parents[1], folder.name, None if home == "test" else home
+        return Run(folder), captions, data
+    tests = folder.parent.name
+    return Run(folder.parents[1]), folder.name, None if tests == "test" else tests
 
 
-def _written(page: str, file: Path) -> Path:
+def _write_new(page: str, file: Path) -> Path:
     """Write to `file`, or to the first of file_2, file_3, ... that does not exist."""
     # A name may hold half of a surrogate pair, which is no UTF-8; it shows as a question mark.
     content = page.encode("utf-8", errors="replace")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from textseg.errors import UserError
+from textseg.metrics.scores import SCORES
 
 MODES = {"true": "test", "empty": "test_empty", "shuffled": "test_shuffled"}
-SCORES = ("dice", "miou", "dice_global", "iou_global")
 STRATA = {"size": ("small", "medium", "large"), "side": ("left", "right", "both")}
-COLUMNS = ("dice", "dice_ci_low", "dice_ci_high", "miou", "dice_global", "iou_global")
+COLUMNS = ("dice", "dice_ci_low", "dice_ci_high", *SCORES[1:])
+# Mean and standard deviation of a group of runs, which differ in their seed alone.
+OVER_SEEDS = {"groupby": "Group", "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
 
 
 def dashboard(
@@ -53,7 +55,7 @@ def dashboard(
 
 
 def workspace(entity: str, project: str, *, dataset: str | None, name: str) -> Any:
-    """The view as wandb-workspaces' own object; building it reaches no network."""
+    """Build the view as wandb-workspaces' own object; this reaches no network."""
     try:
         import wandb_workspaces.reports.v2 as panels
         import wandb_workspaces.workspaces as views
@@ -63,58 +65,11 @@ def workspace(entity: str, project: str, *, dataset: str | None, name: str) -> A
             "the package wandb-workspaces is not installed", 'pip install "textseg[dashboard]"'
         ) from error
 
-    def section(title: str, *content: Any, is_open: bool = True) -> Any:
-        return views.Section(name=title, panels=list(content), is_open=is_open)
-
-    def bars(title: str, *keys: str) -> Any:
-        """A bar for each group of runs: mean and standard deviation over its seeds."""
-        return panels.BarPlot(
-            title=title,
-            metrics=list(keys),
-            groupby="Group",
-            groupby_aggfunc="mean",
-            groupby_rangefunc="stddev",
-        )
-
-    def curve(key: str) -> Any:
-        return panels.LinePlot(
-            title=key,
-            x="epoch",
-            y=[key],
-            groupby="Group",
-            groupby_aggfunc="mean",
-            groupby_rangefunc="stddev",
-        )
-
-    def against(title: str, x: str, y: str) -> Any:
-        return panels.ScatterPlot(
-            title=title, x=panels.SummaryMetric(x), y=panels.SummaryMetric(y), regression=False
-        )
-
-    strata = [
-        bars(f"dice by lesion {kind}: {one}", f"test/strata/{kind}/{one}/dice")
-        for kind, classes in STRATA.items()
-        for one in classes
-    ]
     return views.Workspace(
         entity=entity,
         project=project,
         name=name,
-        sections=[
-            section("Test, both conventions", *(bars(s, f"test/{s}") for s in SCORES)),
-            section(
-                "Conventions and intervals",
-                against("mean over images and pooled pixels", "test/dice", "test/dice_global"),
-                against("Dice and mIoU", "test/dice", "test/miou"),
-                against("95% interval of dice", "test/dice_ci_low", "test/dice_ci_high"),
-            ),
-            section(
-                "Are the words read?",
-                *(bars(f"dice, {mode} captions", f"{key}/dice") for mode, key in MODES.items()),
-            ),
-            section("Strata", *strata, is_open=False),
-            section("Training", *(curve(f"val/{s}") for s in SCORES), curve("train/loss")),
-        ],
+        sections=_sections(views, panels),
         settings=views.WorkspaceSettings(x_axis="epoch", max_runs=50),
         runset_settings=views.RunsetSettings(
             # A later test of a run would count its seed twice; a fit holds its own test.
@@ -127,3 +82,43 @@ def workspace(entity: str, project: str, *, dataset: str | None, name: str) -> A
             pinned_columns=[f"summary:test/{column}" for column in COLUMNS],
         ),
     )
+
+
+def _sections(views: Any, panels: Any) -> list[Any]:
+    """The view's sections; `views` and `panels` are modules of wandb-workspaces."""
+
+    def section(title: str, *content: Any, is_open: bool = True) -> Any:
+        return views.Section(name=title, panels=list(content), is_open=is_open)
+
+    def bars(title: str, *keys: str) -> Any:
+        """A bar for each group of runs."""
+        return panels.BarPlot(title=title, metrics=list(keys), **OVER_SEEDS)
+
+    def curve(key: str) -> Any:
+        return panels.LinePlot(title=key, x="epoch", y=[key], **OVER_SEEDS)
+
+    def against(title: str, x: str, y: str) -> Any:
+        return panels.ScatterPlot(
+            title=title, x=panels.SummaryMetric(x), y=panels.SummaryMetric(y), regression=False
+        )
+
+    strata = [
+        bars(f"dice by lesion {kind}: {one}", f"test/strata/{kind}/{one}/dice")
+        for kind, classes in STRATA.items()
+        for one in classes
+    ]
+    return [
+        section("Test, both conventions", *(bars(s, f"test/{s}") for s in SCORES)),
+        section(
+            "Conventions and intervals",
+            against("mean over images and pooled pixels", "test/dice", "test/dice_global"),
+            against("Dice and mIoU", "test/dice", "test/miou"),
+            against("95% interval of dice", "test/dice_ci_low", "test/dice_ci_high"),
+        ),
+        section(
+            "Are the words read?",
+            *(bars(f"dice, {mode} captions", f"{key}/dice") for mode, key in MODES.items()),
+        ),
+        section("Strata", *strata, is_open=False),
+        section("Training", *(curve(f"val/{s}") for s in SCORES), curve("train/loss")),
+    ]

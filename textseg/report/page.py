@@ -1,6 +1,6 @@
-"""The one place that writes HTML: parts to a page that needs no other file and runs no script.
+"""The one place that writes HTML: a page that needs no other file and runs no script.
 
-Everything that goes into the template is escaped by jinja2; no part is taken for markup.
+Everything that goes into the template is escaped by jinja2; no text is taken for markup.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from textseg import __version__
-from textseg.report.parts import Section
+from textseg.report.blocks import Section
 
 
 def write_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
-    """A page in HTML.
+    """Render a page as HTML.
 
     Args:
         title: the heading.

@@ -14,10 +14,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
-from numpy.typing import NDArray
 
 from textseg.compare.results import Comparison
-from textseg.compare.tables import one_line, worst_cases
+from textseg.compare.tables import worst_cases
+from textseg.metrics.bootstrap import Floats
+from textseg.metrics.text import one_line
 
 # Okabe and Ito's colors, which stay apart for readers who do not tell red from green.
 COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -29,11 +30,13 @@ _SIZE_BINS = 5
 _MARKED = 40  # points of a curve, above which they are a line only
 _DPI = 160
 
-Floats = NDArray[np.float64]
-
 
 def write_plots(comparison: Comparison, folder: Path) -> list[Path]:
-    """dice_distribution, failures and, of two methods or more, difference_by_size; the files."""
+    """Write dice_distribution, failures and, of two methods or more, difference_by_size.
+
+    Returns:
+        The files, a PNG and a PDF of each.
+    """
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]  # its stubs list no plain dict
         figures = {"dice_distribution": dice_distribution, "failures": failures}
         if len(comparison.methods) > 1:
@@ -46,7 +49,7 @@ def write_plots(comparison: Comparison, folder: Path) -> list[Path]:
 
 
 def png_of(draw: Callable[[], Figure]) -> bytes:
-    """The figure that `draw` makes, as the bytes of a PNG."""
+    """Render the figure that `draw` makes as the bytes of a PNG."""
     buffer = io.BytesIO()
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
         draw().savefig(buffer, format="png", dpi=_DPI)
@@ -54,36 +57,36 @@ def png_of(draw: Callable[[], Figure]) -> bytes:
 
 
 def dice_distribution(comparison: Comparison) -> Figure:
-    """Each case's Dice as a point, with box and median, a row for each method."""
+    """Draw each case's Dice as a point, with box and median, a row for each method."""
     names = [method.name for method in comparison.methods]
     return distribution(names, comparison.case_dice, "Dice of a case (mean over seeds)")
 
 
 def distribution(names: Sequence[str], dice: Sequence[Floats] | Floats, xlabel: str) -> Figure:
-    """K rows of points, `dice[k]` in row k, each with its box and median."""
+    """Draw K rows of points, `dice[k]` in row k, each with its box and median."""
     figure = Figure(figsize=(6.4, 1.2 + 0.8 * len(names)), layout="constrained")
     axes = figure.add_subplot()
-    places = np.arange(len(names))
+    rows = np.arange(len(names))
     scatter = np.random.default_rng(0)  # only to spread the points
-    for place, values in enumerate(dice):
-        height = place + scatter.uniform(-0.3, 0.3, len(values))
-        axes.plot(values, height, ".", color=_color(place), alpha=0.35, markersize=3)
+    for row, values in enumerate(dice):
+        height = row + scatter.uniform(-0.3, 0.3, len(values))
+        axes.plot(values, height, ".", color=_color(row), alpha=0.35, markersize=3)
     axes.boxplot(
         list(dice),
-        positions=places,
+        positions=rows,
         orientation="horizontal",
         widths=0.7,
         showfliers=False,
         medianprops={"color": "#D55E00", "linewidth": 2},
     )
-    axes.set_yticks(places, [label(name) for name in names])
+    axes.set_yticks(rows, [label(name) for name in names])
     axes.invert_yaxis()
     axes.set(xlabel=xlabel, xlim=(-0.02, 1.02))
     return figure
 
 
 def dice_by_size(share: Floats, dice: Mapping[str, Floats]) -> Figure:
-    """Dice against lesion size: the first's cases as points, means in groups by size of all.
+    """Draw Dice against lesion size: the first's cases as points, means in groups by size of all.
 
     Args:
         share: [N], lesion over image; cases without a lesion are left out, and counted below.
@@ -123,7 +126,7 @@ def learning_curves(
     losses: Mapping[str, Sequence[tuple[int, float]]],
     scores: Mapping[str, Sequence[tuple[int, float]]],
 ) -> Figure:
-    """Losses above, scores below, by epoch: name -> points (epoch, value)."""
+    """Draw losses above and scores below by epoch: name -> points (epoch, value)."""
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)
     for axes, curves, what in zip(panels, (losses, scores), ("loss", "score"), strict=True):
@@ -140,7 +143,7 @@ def learning_curves(
 
 
 def difference_by_size(comparison: Comparison) -> Figure:
-    """Difference of Dice from the baseline against lesion size, a panel for each other method.
+    """Draw the difference of Dice from the baseline by lesion size, a panel for each other method.
 
     The line is the mean in five groups of equally many cases. Cases without a lesion have no size
     and are left out; the axis says how many.
@@ -166,16 +169,16 @@ def difference_by_size(comparison: Comparison) -> Figure:
 
 
 def failures(comparison: Comparison) -> Figure:
-    """The cases with the least Dice averaged over methods, the worst on top, a mark a method."""
+    """Draw the cases with the least Dice averaged over methods, the worst on top."""
     worst = worst_cases(comparison)
     figure = Figure(figsize=(7.2, 1.4 + 0.22 * len(worst)), layout="constrained")
     axes = figure.add_subplot()
-    places = np.arange(len(worst))
+    rows = np.arange(len(worst))
     marks = []
     for number, values in enumerate(comparison.case_dice[:, worst]):
         marker = MARKERS[number % len(MARKERS)]
-        marks += axes.plot(values, places, marker, color=_color(number), alpha=0.8, markersize=5)
-    axes.set_yticks(places, [label(comparison.cases[one].name) for one in worst], fontsize=7)
+        marks += axes.plot(values, rows, marker, color=_color(number), alpha=0.8, markersize=5)
+    axes.set_yticks(rows, [label(comparison.cases[one].case) for one in worst], fontsize=7)
     axes.invert_yaxis()
     axes.grid(axis="y", linewidth=0.4)
     axes.set(xlabel="Dice of the case (mean over seeds)", xlim=(-0.02, 1.02))
@@ -185,14 +188,14 @@ def failures(comparison: Comparison) -> Figure:
 
 
 def binned_means(x: Floats, y: Floats, bins: int) -> tuple[Floats, Floats]:
-    """Median x and mean y of groups of equally many points by x: [n], [n] -> [k], [k]."""
+    """Take median x and mean y in groups of equally many points by x: [n], [n] -> [k], [k]."""
     groups = [part for part in np.array_split(np.argsort(x, kind="stable"), bins) if len(part)]
     centers = np.array([np.median(x[part]) for part in groups])
     return centers, np.array([y[part].mean() for part in groups])
 
 
 def label(name: str) -> str:
-    """A name as matplotlib shows it: a $ begins no formula, a leading _ hides no legend entry."""
+    """Escape a name for matplotlib: a $ begins no formula, a leading _ hides no legend entry."""
     text = one_line(name)
     if len(text) > _LONGEST_NAME:
         half = (_LONGEST_NAME - 3) // 2

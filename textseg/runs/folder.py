@@ -1,33 +1,161 @@
-"""A run's folder: where it is, what it was trained on, where its results belong."""
+"""A run's folder: what it was trained on, what lies in it, and where its results belong."""
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from textseg.errors import UserError
+from textseg.errors import UserError, first_line
+from textseg.runs.results import StoredTest, read_test
 
 RUN_CONFIG = "config.yaml"
 TESTED_DATA = "data.json"
 TIME_STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?")  # a run's folder
 # Settings that make another dataset of the same files.
 VARIANTS = ("captions_from", "slices", "phases", "layout")
+_CAPTION_MODES = ("true", "empty", "shuffled")
 
 
-def run_folder_of(path: str | Path) -> Path:
-    """The run that a checkpoint belongs to: the folder above ``checkpoints/``, or its own."""
-    folder = Path(path).resolve().parent
-    return folder.parent if folder.name == "checkpoints" else folder
+@dataclass(frozen=True)
+class Run:
+    """One training in its folder, runs/<experiment>/<time stamp>."""
+
+    folder: Path
+
+    @classmethod
+    def of_checkpoint(cls, path: str | Path) -> Run:
+        """Take the run that a checkpoint belongs to: the folder above checkpoints/, or its own."""
+        folder = Path(path).resolve().parent
+        return cls(folder.parent if folder.name == "checkpoints" else folder)
+
+    @property
+    def config(self) -> Path:
+        """The file of the run's resolved settings."""
+        return self.folder / RUN_CONFIG
+
+    @property
+    def experiment(self) -> str:
+        """Name of the run's config; a folder that was renamed goes by its own name."""
+        stamped = TIME_STAMP.fullmatch(self.folder.name)
+        return self.folder.parent.name if stamped else self.folder.name
+
+    @property
+    def short_name(self) -> str:
+        """The end of the run's path, <experiment>/<time stamp>, or the name of a renamed folder."""
+        stamped = TIME_STAMP.fullmatch(self.folder.name)
+        return f"{self.experiment}/{self.folder.name}" if stamped else self.folder.name
+
+    def checkpoint(self, name: str = "best") -> Path:
+        """The file of a checkpoint, best or last, whether or not it exists."""
+        return self.folder / "checkpoints" / f"{name}.ckpt"
+
+    def settings(self, remedy: str = "restore the file that the training wrote") -> dict[str, Any]:
+        """Read the resolved settings from config.yaml; empty where there is no such file.
+
+        Raises:
+            UserError: the file cannot be read or holds no settings; `remedy` says what to do.
+        """
+        if not self.config.is_file():
+            return {}
+        try:
+            settings = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"{self.config} is no YAML ({first_line(error)})", remedy) from error
+        if not isinstance(settings, dict):
+            raise UserError(f"{self.config} holds no settings", remedy)
+        return settings
+
+    def data_identity(self) -> dict[str, Any] | None:
+        """`data_identity` of what the run was trained on; None where config.yaml does not tell."""
+        try:
+            data = self.settings()["data"]
+            return data_identity(data["class_path"], data["init_args"])
+        except (UserError, KeyError, TypeError):
+            return None
+
+    def name_of_other_data(self, data: Mapping[str, Any]) -> str | None:
+        """A short name for `data` where they are not the run's own; None where they are."""
+        own = self.data_identity()
+        return None if own is None or own == data else _short_data_name(data, own)
+
+    def results_dir(self, data: Mapping[str, Any]) -> Path:
+        """Where tests on `data` belong: test, or test_on_<name> for other than the run's own.
+
+        A folder of the latter kind holds data.json, so that two datasets of one name stay apart.
+        """
+        name = self.name_of_other_data(data)
+        if name is None:
+            return self.tests_dir()
+        for number in count(1):
+            folder = self.tests_dir(name if number == 1 else f"{name}_{number}")
+            if not folder.exists() or _tested_data(folder) == data:
+                break
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            text = json.dumps(data, indent=2) + "\n"
+            (folder / TESTED_DATA).write_text(text, encoding="utf-8")
+        return folder
+
+    def tests_dir(self, data: str | None = None) -> Path:
+        """The folder of tests on the run's own data, or on other data by their name."""
+        if data is None:
+            return self.folder / "test"
+        return self.folder / (data if data.startswith("test_on_") else f"test_on_{data}")
+
+    def tests(self, data: str | None = None) -> dict[str, StoredTest]:
+        """Read every test on some data by name, the caption modes in their usual order.
+
+        Raises:
+            UserError: a file of a test is broken.
+        """
+        folder = self.tests_dir(data)
+        names = [path.parent.name for path in sorted(folder.glob("*/metrics.json"))]
+        names.sort(key=lambda name: (*_CAPTION_MODES, name).index(name))
+        return {name: read_test(folder / name) for name in names}
+
+    def curves(self) -> dict[str, list[tuple[int, float]]]:
+        """Read metrics.csv: key -> (epoch, value), the last value of each epoch.
+
+        Empty where there is no such file.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        file = self.folder / "metrics.csv"
+        if not file.is_file():
+            return {}
+        curves: dict[str, dict[int, float]] = {}
+        try:
+            with file.open(newline="", encoding="utf-8") as stream:
+                for row in csv.DictReader(stream):
+                    for key, value in row.items():
+                        if value and key and row.get("epoch") and key not in ("epoch", "step"):
+                            curves.setdefault(key, {})[int(row["epoch"])] = float(value)
+        except (OSError, UnicodeDecodeError, csv.Error, ValueError, TypeError) as error:
+            raise UserError(
+                f"{file} cannot be read ({first_line(error)})",
+                "the file was cut short or edited; the page leaves out the curves without it",
+            ) from error
+        return {key: sorted(values.items()) for key, values in curves.items()}
+
+
+def nested(settings: Any, *names: str) -> Any:
+    """A value below several names of a mapping; None where one of them is missing."""
+    for name in names:
+        settings = settings.get(name) if isinstance(settings, dict) else None
+    return settings
 
 
 def unique_dir(folder: Path) -> Path:
-    """`folder`, or the first of `folder_2`, `folder_3`, ... that does not exist; created."""
+    """Create `folder`, or the first of `folder_2`, `folder_3`, ... that does not exist."""
     for number in range(1, 10_000):
         candidate = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
         try:
@@ -41,9 +169,6 @@ def unique_dir(folder: Path) -> Path:
             ) from error
         return candidate
     raise UserError(f"{folder} exists ten thousand times", "clear out old results")
-
-
-# --- whose data a test is of -------------------------------------------------------------------
 
 
 def data_identity(class_path: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,44 +188,7 @@ def data_identity(class_path: str, settings: Mapping[str, Any]) -> dict[str, Any
     return identity
 
 
-def data_of_run(run: Path) -> dict[str, Any] | None:
-    """`data_identity` of what a run was trained on; None where its config does not tell."""
-    config = run / RUN_CONFIG
-    if not config.is_file():
-        return None
-    try:
-        stored = yaml.safe_load(config.read_text(encoding="utf-8"))
-        return data_identity(stored["data"]["class_path"], stored["data"]["init_args"])
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
-        return None
-
-
-def name_of_other_data(run: Path, data: Mapping[str, Any]) -> str | None:
-    """A short name of `data` where they are not the run's own; None where they are."""
-    own = data_of_run(run)
-    return None if own is None or own == data else _short_name(data, own)
-
-
-def results_dir(run: Path, data: Mapping[str, Any]) -> Path:
-    """Where results on `data` belong: ``test``, or ``test_on_<name>`` for other than the run's.
-
-    A folder of the latter kind holds data.json, so that two datasets of one name stay apart.
-    """
-    name = name_of_other_data(run, data)
-    if name is None:
-        return run / "test"
-    base = f"test_on_{name}"
-    for number in count(1):
-        home = run / (base if number == 1 else f"{base}_{number}")
-        if not home.exists() or _tested_data(home) == data:
-            break
-    if not home.exists():
-        home.mkdir(parents=True)
-        (home / TESTED_DATA).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    return home
-
-
-def _short_name(data: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+def _short_data_name(data: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     """The dataset's folder and table, and the split where nothing else differs."""
     root, captions = data.get("root"), data.get("captions")
     parts = [Path(root).name if root else "phantoms"]
@@ -110,9 +198,9 @@ def _short_name(data: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     return re.sub(r"[^\w.+-]", "_", "-".join(parts))
 
 
-def _tested_data(home: Path) -> Any:
+def _tested_data(folder: Path) -> Any:
     """What the results in a folder are of; None where that is not written down."""
     try:
-        return json.loads((home / TESTED_DATA).read_text(encoding="utf-8"))
+        return json.loads((folder / TESTED_DATA).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None

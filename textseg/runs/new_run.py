@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from textseg.runs.folder import RUN_CONFIG, unique_dir
+from textseg.runs.folder import Run, unique_dir
 
 
 def runs_dir(root: str | None, experiment: str) -> Path:
@@ -35,4 +35,4 @@ def remove_if_empty(run: Path) -> None:
 
 def experiment_of(run: Path) -> str | None:
     """The name of a run's experiment; None where the folder is no run's."""
-    return run.parent.name if (run / RUN_CONFIG).is_file() else None
+    return run.parent.name if Run(run).config.is_file() else None

@@ -1,4 +1,4 @@
-"""What the callbacks share: the folders they write to, and a batch's rows as pictures."""
+"""Folders and masks that callbacks write: what needs a trainer or tensors."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from torch import Tensor
 from textseg.batch import Batch
 from textseg.models.base import caption_mode_of
 from textseg.preprocess import Bytes, resize_image
-from textseg.runs.folder import VARIANTS, data_identity, results_dir, unique_dir
-
-OUTLINES = "outlines"
+from textseg.runs.cases import OUTLINES
+from textseg.runs.folder import VARIANTS, Run, data_identity, unique_dir
 
 
 def new_output_dir(trainer: L.Trainer, name: str) -> Path:
-    """A folder `name` of the run that nobody has written to, the same on every process."""
+    """Create a new folder `name` in the run, the same on every process."""
     folder = Path(trainer.default_root_dir) / name
     if trainer.is_global_zero:
         folder = unique_dir(folder)
@@ -28,14 +27,14 @@ def new_output_dir(trainer: L.Trainer, name: str) -> Path:
 
 
 def new_test_dir(trainer: L.Trainer) -> Path:
-    """A folder for a test with these data and captions that nobody has written to."""
+    """Create a new folder for a test with the trainer's data and captions."""
     return new_output_dir(trainer, f"{test_dir_name(trainer)}/{caption_mode_of(trainer)}")
 
 
 def test_dir_name(trainer: L.Trainer) -> str:
-    """Where a run keeps results on the data in use: ``test``, or ``test_on_<name>``.
+    """Name of the run's folder for results on the data in use: test, or test_on_<name>.
 
-    Only the first process knows; the others' word is not asked for.
+    Only the first process reads the run's config; on the others the name is test.
     """
     data = getattr(trainer, "datamodule", None)
     if data is None or not trainer.is_global_zero:
@@ -46,33 +45,34 @@ def test_dir_name(trainer: L.Trainer) -> str:
     }
     settings["captions"] = getattr(data, "captions_path", None)
     identity = data_identity(type(data).__name__, settings)
-    return results_dir(Path(trainer.default_root_dir), identity).name
+    return Run(Path(trainer.default_root_dir)).results_dir(identity).name
 
 
 def mask_source_of(trainer: L.Trainer) -> str:
-    """What the truth is made of: "outlines", or what the DataModule says instead."""
+    """What true masks are made of: outlines, or what the DataModule names instead."""
     datamodule = getattr(trainer, "datamodule", None)
     return getattr(datamodule, "mask_source", "") or OUTLINES
 
 
 def evenly_spaced(count: int, total: int) -> set[int]:
-    """`count` indices over range(total), ends included."""
+    """Pick `count` indices evenly from range(total), ends included."""
     return set(np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist())
 
 
 def picture_of(batch: Batch, row: int) -> Bytes:
-    """The image of one row at its original size: [H0, W0, 3] uint8."""
+    """Image of one row at its original size: [H0, W0, 3] uint8."""
     image = (batch["image"][row].float().cpu().permute(1, 2, 0).numpy() * 255).round()
     height, width = batch["original_size"][row].tolist()
     return resize_image(image.clip(0, 255).astype(np.uint8), (height, width))
 
 
 def mask_bytes(mask: Tensor) -> Bytes:
+    """Copy a mask to the CPU as uint8, same shape."""
     return mask.cpu().numpy().astype(np.uint8)
 
 
 def write_mask(mask: Tensor, path: Path) -> None:
-    """A mask [H, W] as an 8-bit PNG of 0 and 255."""
+    """Write a mask [H, W] as an 8-bit PNG of 0 and 255."""
     Image.fromarray(mask_bytes(mask) * 255).save(path)
 
 
@@ -84,13 +84,13 @@ class PackedMask(NamedTuple):
 
 
 def pack_mask(mask: Bytes) -> PackedMask:
-    """[H, W], nonzero is foreground."""
+    """Pack a mask [H, W]; nonzero is foreground."""
     height, width = mask.shape
     return PackedMask((height, width), zlib.compress(np.packbits(mask != 0).tobytes(), 1))
 
 
 def unpack_mask(packed: PackedMask) -> Bytes:
-    """[H, W] uint8 of 0 and 1."""
+    """Unpack to [H, W] uint8 of 0 and 1."""
     bits = np.frombuffer(zlib.decompress(packed.bits), dtype=np.uint8)
     height, width = packed.shape
     return np.unpackbits(bits, count=height * width).reshape(height, width)

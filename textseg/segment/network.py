@@ -1,8 +1,7 @@
-"""A network from its checkpoint, and the masks it gives for images."""
+"""A network from its checkpoint, and what it finds in an image."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -12,24 +11,24 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from numpy.typing import NDArray
 
 import textseg.models
-from textseg.checkpoint import read_checkpoint
+from textseg.checkpoint import ABOUT, class_path_of, read_checkpoint, same_class
 from textseg.encoders import NoText, restoring
 from textseg.errors import UserError, first_line
-from textseg.metrics import resize_logits, threshold_logits
-from textseg.models.base import SegmentationModule
+from textseg.metrics.case_table import resize_logits, threshold_logits
+from textseg.models.base import SegmentationModule, settings_of
 from textseg.preprocess import Bytes, Size, checked_size
-from textseg.runs.folder import RUN_CONFIG, run_folder_of
+from textseg.runs import Run
+from textseg.runs.folder import nested
 from textseg.segment.pictures import Picture, pixels_of, to_tensor
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """The result for one image, at the image's own size.
+    """What a network finds in one image, at the image's own size.
 
     `probs` [H0, W0] float32 is the probability of every pixel; `mask` [H0, W0] bool is where it
     exceeds 0.5; `image` [H0, W0, 3] uint8 is the image as it was read.
@@ -140,22 +139,25 @@ def load(
     checkpoint's run names its class.
 
     Args:
-        ckpt_path: a checkpoint that `textseg fit` wrote. No code in it is run.
+        ckpt_path: a checkpoint of `textseg fit` or of a Trainer. No code in it is run.
         image_size: side of the network's square input, or (height, width); by default that of the
-            config.yaml in the checkpoint's run.
+            config.yaml in the checkpoint's run, or of the checkpoint where there is no config.yaml.
         device: auto, cpu, cuda, cuda:1, mps and so on.
 
     Raises:
-        UserError: the checkpoint cannot be read or is of no known network, or there is neither a
-            config.yaml nor an `image_size`.
+        UserError: the checkpoint cannot be read or is of no known network, or nothing tells the
+            image size.
     """
     checkpoint = read_checkpoint(ckpt_path)
-    trained_size, precision = _run_settings(run_folder_of(ckpt_path) / RUN_CONFIG)
+    run = Run.of_checkpoint(ckpt_path)
+    trained_size, precision = (
+        _run_settings(run) if run.config.is_file() else _own_settings(checkpoint)
+    )
     size = trained_size if image_size is None else image_size
     if size is None:
         raise UserError(
-            f"{run_folder_of(ckpt_path) / RUN_CONFIG} does not exist or sets no image_size, so the "
-            f"input size of {ckpt_path} is unknown",
+            f"the input size of {ckpt_path} is unknown: neither {run.config} nor the checkpoint "
+            "sets image_size",
             "put the run's config.yaml there, or give image_size",
         )
     return Segmenter(
@@ -181,22 +183,23 @@ def network_from(checkpoint: Mapping[str, Any], path: str | Path) -> Segmentatio
     """
     stored = checkpoint.get("hyper_parameters")
     settings = dict(stored) if isinstance(stored, dict) else {}
-    class_path = settings.pop("_class_path", None)
-    settings.pop("_instantiator", None)  # Lightning's, of no use here
+    class_path = class_path_of(checkpoint)
+    for name in ("_class_path", "_instantiator"):  # of LightningCLI, no settings
+        settings.pop(name, None)
     if class_path is None:
         raise UserError(
             f"{path} does not say which network it is of",
-            "give a checkpoint that `textseg fit` wrote",
+            "give a checkpoint of `textseg fit` or of a Trainer",
         )
-    network = _network_class(str(class_path), path)
-    odd = [name for name in settings if name not in inspect.signature(network).parameters]
+    network = _network_class(class_path, path)
+    odd = sorted(set(settings) - settings_of(network))
     if odd:
         raise UserError(
             f"{path} has settings that {network.__name__} does not know: {', '.join(odd)}",
             "it is of another version of textseg: use that one, or train again",
         )
     with restoring(checkpoint["state_dict"]):
-        model = network(**{**network.EARLIER, **settings})
+        model = network(**settings)
     model.on_load_checkpoint(checkpoint)  # refuses weights that do not fit
     model.load_state_dict(checkpoint["state_dict"])
     return model
@@ -210,14 +213,14 @@ def _network_class(class_path: str, path: str | Path) -> type[SegmentationModule
     Raises:
         UserError: there is no such network, or its module cannot be imported.
     """
-    config = run_folder_of(path) / RUN_CONFIG
+    run = Run.of_checkpoint(path)
     network = _imported_network(class_path)
-    if network is None and _class_path_of(config) == class_path:
+    if network is None and nested(run.settings(), "model", "class_path") == class_path:
         try:
             import_module(class_path.rpartition(".")[0])
         except ImportError as error:
             raise UserError(
-                f"{config} names {class_path}, which cannot be imported ({first_line(error)})",
+                f"{run.config} names {class_path}, which cannot be imported ({first_line(error)})",
                 "run this in the folder that holds its module, or install the module",
             ) from error
         network = _imported_network(class_path)
@@ -232,47 +235,41 @@ def _network_class(class_path: str, path: str | Path) -> type[SegmentationModule
 
 
 def _imported_network(class_path: str) -> type[SegmentationModule] | None:
-    """The imported network of this path; a package may stand for a module within it."""
-    package, _, name = class_path.rpartition(".")
-    networks = SegmentationModule.__subclasses__()
-    for network in networks:  # grows while it is walked
-        networks += network.__subclasses__()
-        if network.__name__ == name and f"{network.__module__}.".startswith(f"{package}."):
+    """The imported network of this path; None where there is none."""
+    for network in _networks():
+        if same_class(class_path, f"{network.__module__}.{network.__name__}"):
             return network
     return None
 
 
-def _class_path_of(config: Path) -> str | None:
-    """The network's class that a run's config.yaml names; None where it names none."""
-    try:
-        return yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["class_path"]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
-        return None
+def _networks() -> Iterator[type[SegmentationModule]]:
+    """Every subclass of SegmentationModule that has been imported."""
+    left = SegmentationModule.__subclasses__()
+    while left:
+        yield left[-1]
+        left += left.pop().__subclasses__()
 
 
-def _run_settings(config: Path) -> tuple[int | list[int] | None, str | int | None]:
+def _run_settings(run: Run) -> tuple[int | list[int] | None, str | int | None]:
     """Image size and precision of a run; None for what its config.yaml does not tell.
 
     Raises:
-        UserError: the file is there and cannot be read.
+        UserError: the file cannot be read.
     """
-    if not config.is_file():
-        return None, None
-    try:
-        stored = yaml.safe_load(config.read_text(encoding="utf-8"))
-        size = ((stored.get("data") or {}).get("init_args") or {}).get("image_size")
-        precision = (stored.get("trainer") or {}).get("precision")
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
-        raise UserError(
-            f"{config} cannot be read as a run's settings ({first_line(error)})",
-            "restore it, or move it away and give image_size",
-        ) from error
+    stored = run.settings("restore it, or move it away and give image_size")
+    size = nested(stored, "data", "init_args", "image_size")
     sides = size if isinstance(size, list) else [size]
     if size is not None and not all(isinstance(side, int) for side in sides):
         raise UserError(
-            f"{config}: image_size={size!r} is no size", "write one side or [height, width]"
+            f"{run.config}: image_size={size!r} is no size", "write one side or [height, width]"
         )
-    return size, precision
+    return size, nested(stored, "trainer", "precision")
+
+
+def _own_settings(checkpoint: Mapping[str, Any]) -> tuple[list[int] | None, str | None]:
+    """Image size and precision that a Trainer's checkpoint holds; None for what it does not."""
+    about = checkpoint.get(ABOUT)
+    return (about.get("image_size"), about.get("precision")) if about else (None, None)
 
 
 def _fabric(device: str, precision: Any) -> L.Fabric:

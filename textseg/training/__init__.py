@@ -1,40 +1,18 @@
-"""A run that is killed at any moment and resumed ends with the weights of one that was not.
+"""How a training runs, and how one goes on after a break, as callbacks.
 
-Lightning's checkpoints hold model, optimizer, schedule and loops. What else decides the weights is
-added here: the random states and the place in the data, of every process (Lightning keeps the first
-process's place alone), as tensors and plain values. `Restart` writes last.ckpt in the middle of an
-epoch too, and on SIGTERM and SIGUSR1; `AtomicCheckpoints` never leaves half a file.
+options.py           faster, or in less memory: CompiledTraining, GradientCheckpointing
+resume.py            Restart: a run that is killed at any moment and resumed ends with the weights
+                     of one that was not
+checkpoint_files.py  best.ckpt and last.ckpt, never cut short; metrics.csv of a resumed run
+random_state.py      the random states of a process
+resume_checks.py     what a fit that goes on may not change
+
+Lightning's checkpoints hold model, optimizer, schedule and loops. Restart adds what else decides
+the weights, as tensors and plain values: random states and the position in the data of every
+process (Lightning keeps the first one's position alone). The names below are class paths in YAML.
 """
 
-from textseg.training.checkpoint_files import (
-    LAST,
-    AtomicCheckpoints,
-    default_checkpoint_callbacks,
-    last_checkpoint,
-    resume_metrics_csv,
-    with_atomic_checkpoints,
-)
-from textseg.training.random_state import random_state, set_random_state
-from textseg.training.resume import RESUME_ME, STATE, Restart
-from textseg.training.resume_checks import (
-    check_same_settings,
-    check_trainer,
-    check_trainer_settings,
-)
+from textseg.training.options import CompiledTraining, GradientCheckpointing
+from textseg.training.resume import Restart
 
-__all__ = [
-    "LAST",
-    "RESUME_ME",
-    "STATE",
-    "AtomicCheckpoints",
-    "Restart",
-    "check_same_settings",
-    "check_trainer",
-    "check_trainer_settings",
-    "default_checkpoint_callbacks",
-    "last_checkpoint",
-    "random_state",
-    "resume_metrics_csv",
-    "set_random_state",
-    "with_atomic_checkpoints",
-]
+__all__ = ["CompiledTraining", "GradientCheckpointing", "Restart"]

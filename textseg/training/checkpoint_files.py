@@ -21,7 +21,7 @@ LAST = Path("checkpoints") / "last.ckpt"  # in a run's folder
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Writes beside the file and renames, so that a kill leaves the old checkpoint or the new one.
+    """Writes a temporary file and renames it, so that a kill leaves one whole checkpoint.
 
     Lightning writes to the system's temporary folder and moves, which is a copy, and can be cut
     short, wherever that folder is on another disk than the runs.
@@ -30,22 +30,27 @@ class AtomicCheckpoints(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            UserError: the disk is full or cannot be written to.
+        """
         assert storage_options is None
         path = Path(path)
-        beside = path.with_name(f".{path.name}.part")
+        part = path.with_name(f".{path.name}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with beside.open("wb") as file:
+            with part.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())  # or the name may reach the disk before the content
-            beside.replace(path)
+            part.replace(path)
         except (OSError, RuntimeError) as error:
             cause = _disk_error(error)
             if cause is None:
                 raise
             with suppress(OSError):
-                beside.unlink(missing_ok=True)
+                part.unlink(missing_ok=True)
             raise UserError(
                 f"{path} cannot be written ({cause.strerror})",
                 "make room on that disk; --ckpt_path last then goes on from the last.ckpt there is",
@@ -53,7 +58,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 def _disk_error(error: BaseException | None) -> OSError | None:
-    """The error of a write; torch.save covers it with one of its own as it closes the file."""
+    """The OSError of a write, which torch.save hides behind one of its own."""
     while error is not None and not isinstance(error, OSError):
         error = error.__context__
     return error
@@ -71,7 +76,7 @@ def with_atomic_checkpoints(plugins: Any) -> list[Any]:
 
 
 def default_checkpoint_callbacks(run_folder: Path) -> list[L.Callback]:
-    """best.ckpt whenever val/dice rises, and last.ckpt after every epoch, better or not.
+    """Callbacks that write best.ckpt whenever val/dice rises, and last.ckpt after every epoch.
 
     `save_last` would move last.ckpt with best.ckpt only (Lightning 2.6). The best one comes first:
     Lightning takes the first for the trainer's `checkpoint_callback`.
@@ -92,7 +97,7 @@ def default_checkpoint_callbacks(run_folder: Path) -> list[L.Callback]:
 
 
 def last_checkpoint(runs: Path) -> Path:
-    """last.ckpt of the newest run below `runs`, the folder of one config's runs.
+    """The last.ckpt of the newest run below `runs`, the folder of one config's runs.
 
     Raises:
         UserError: there is none.
@@ -107,10 +112,10 @@ def last_checkpoint(runs: Path) -> Path:
 
 
 def resume_metrics_csv(table: CSVLogger, step: int) -> None:
-    """Let a logger go on with the metrics.csv in its folder, less the rows from `step` on.
+    """Let a CSVLogger append to the metrics.csv in its folder, without the rows from `step` on.
 
-    CSVLogger alone deletes the file. What the killed run logged after its last checkpoint is
-    dropped, because the resumed one logs it again.
+    CSVLogger itself deletes the file. Rows after the killed run's last checkpoint are dropped,
+    because the resumed run logs them again.
     """
     if getattr(rank_zero_only, "rank", 0):
         return  # the first process alone writes

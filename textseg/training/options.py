@@ -1,4 +1,4 @@
-"""Ways to train faster or in less memory, as callbacks: they change no weight's name.
+"""Callbacks to train faster or in less memory; they keep the names of weights.
 
 Each is one line of YAML under trainer.callbacks; docs/training.md says when it pays.
 """
@@ -22,7 +22,7 @@ from textseg.training.attached import callbacks_of
 
 
 class CompiledTraining(L.Callback):
-    """Training steps run the network's tensor part through torch.compile, in any precision.
+    """Runs the network's tensor part through torch.compile in training steps, in any precision.
 
     Validation, tests and explanations run as they would without it. The first step takes a minute
     or more, in which the network is compiled.
@@ -32,8 +32,10 @@ class CompiledTraining(L.Callback):
         self._compiled: Callable[..., SegmentationOutput] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Raises:
-        UserError: the blocks are to be computed again as well.
+        """Check that the blocks are not to be recomputed as well.
+
+        Raises:
+            UserError: they are.
         """
         if callbacks_of(trainer, GradientCheckpointing):
             raise UserError(
@@ -45,6 +47,7 @@ class CompiledTraining(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        """Switch to the compiled tensor part."""
         if self._compiled is None:
             plain: Any = pl_module.forward_features
             self._compiled = torch.compile(plain)
@@ -58,58 +61,67 @@ class CompiledTraining(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
+        """Switch back, so that a validation runs as it would without the callback."""
         del pl_module.forward_features  # the class's own again
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Drop the compiled part."""
         self._compiled = None
 
 
 class GradientCheckpointing(L.Callback):
-    """Blocks keep their input alone for the backward pass, and are computed again there.
+    """Keeps only the input of each block for the backward pass, and computes the rest again there.
 
     Less memory, for the time of a second forward pass; the weights are those of a training without
-    it. A block is a module whose class is called ...Block, such as timm's ConvNeXtBlock; of nested
-    ones the outermost.
+    it. A part of a network names its blocks by an attribute ``blocks``, a list, Sequential or
+    ModuleList of modules; stages of timm and decoders of segmentation-models-pytorch have it.
     """
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Raises:
-        UserError: the network has no such block.
+        """Switch the blocks to recomputation.
+
+        Raises:
+            UserError: the network has no blocks.
         """
-        blocks = list(outermost_blocks(pl_module))
+        blocks = list(blocks_of(pl_module))
         if not blocks:
             raise UserError(
                 f"GradientCheckpointing finds no block in {type(pl_module).__name__}",
-                "leave it out, and lower data.batch_size with trainer.accumulate_grad_batches",
+                "leave it out, and lower data.batch_size with trainer.accumulate_grad_batches; "
+                "or give a part of the network an attribute `blocks`",
             )
         for block in blocks:
             block.forward = _recomputed(block)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for block in outermost_blocks(pl_module):
+        """Give the blocks their own forward back."""
+        for block in blocks_of(pl_module):
             del block.forward  # the class's own again
 
 
-def outermost_blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """Modules below `module` whose class is called ...Block and that lie in no other such."""
-    for child in module.children():
-        if type(child).__name__.endswith("Block"):
-            yield child
-        else:
-            yield from outermost_blocks(child)
+def blocks_of(network: nn.Module) -> Iterator[nn.Module]:
+    """The modules that parts of a network list in an attribute ``blocks``, none inside another."""
+    covered: set[int] = set()
+    for part in network.modules():  # outer parts before inner ones
+        listed = getattr(part, "blocks", None)
+        if id(part) in covered or not isinstance(listed, nn.Sequential | nn.ModuleList | list):
+            continue
+        for block in listed:
+            if id(block) not in covered:
+                covered |= {id(inner) for inner in block.modules()}
+                yield block
 
 
 def _recomputed(block: nn.Module) -> Callable[..., Any]:
-    """The block's forward, computed again in the backward pass where gradients are wanted."""
+    """The block's forward, recomputed in the backward pass where gradients are wanted."""
     plain = block.forward
 
-    # Whatever the block is called with is handed on: segmentation-models-pytorch's decoders call
-    # theirs with keywords.
+    # segmentation-models-pytorch's decoders call their blocks with keywords.
     def forward(*args: Any, **named: Any) -> Any:
         if not (block.training and torch.is_grad_enabled()):
             return plain(*args, **named)
-        both = partial(_contexts, block)
-        return checkpoint(plain, *args, use_reentrant=False, context_fn=both, **named)
+        contexts = partial(_contexts, block)
+        return checkpoint(plain, *args, use_reentrant=False, context_fn=contexts, **named)
 
     return forward
 
@@ -118,13 +130,13 @@ Contexts = tuple[AbstractContextManager[None], AbstractContextManager[None]]
 
 
 def _contexts(block: nn.Module) -> Contexts:
-    """Of the first pass, and of the second."""
-    return nullcontext(), _still_statistics(block)
+    """The contexts of the first pass and of the recomputation."""
+    return nullcontext(), _frozen_statistics(block)
 
 
 @contextmanager
-def _still_statistics(block: nn.Module) -> Iterator[None]:
-    """Batch norms count a batch once, although it comes by twice."""
+def _frozen_statistics(block: nn.Module) -> Iterator[None]:
+    """Keep the running statistics of batch norms, which have seen this batch already."""
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

@@ -22,8 +22,8 @@ from textseg.training.checkpoint_files import LAST
 from textseg.training.random_state import random_state, set_random_state
 from textseg.training.resume_checks import (
     check_averaging,
+    check_data_position,
     check_length,
-    check_place,
     data_position,
     in_mid_epoch,
 )
@@ -31,8 +31,8 @@ from textseg.training.resume_checks import (
 STATE = "restart"  # what `Restart` adds to a checkpoint
 # Exit statuses. A job script requeues on the first: EX_TEMPFAIL of sysexits.h, "try again later".
 RESUME_ME, TERMINATED = 75, 128 + signal.SIGTERM
-STATUS = {signal.SIGUSR1: RESUME_ME, signal.SIGTERM: TERMINATED}
-ASK_EVERY = 10  # batches between two questions whether any process was signalled
+EXIT_STATUS = {signal.SIGUSR1: RESUME_ME, signal.SIGTERM: TERMINATED}
+SIGNAL_CHECK_EVERY = 10  # batches; then all processes learn whether one was signalled
 
 
 class Restart(L.Callback):
@@ -53,10 +53,10 @@ class Restart(L.Callback):
                 "give a number of steps, or 0 to write last.ckpt after each epoch only",
             )
         self.every_n_steps = every_n_steps
-        self._saved = 0  # step of the newest last.ckpt
+        self._saved_step = 0  # step of the newest last.ckpt
         self._signal = 0
-        self._ask_from = 0  # batch of the epoch
-        self._random: dict[str, Any] | None = None  # of this process, until training starts
+        self._next_check = 0  # batch of the epoch
+        self._random_state: dict[str, Any] | None = None  # to be restored before the first step
         self._handlers: dict[signal.Signals, Any] = {}
 
     # --- what a checkpoint holds ---------------------------------------------------------------
@@ -64,6 +64,7 @@ class Restart(L.Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        """Add the random states and the position in the data of every process."""
         fit_loop = checkpoint["loops"]["fit_loop"]["state_dict"]
         own = {"random": random_state(trainer), "loader": fit_loop.get("combined_loader", [])}
         processes: list[Any] = [own]
@@ -80,7 +81,7 @@ class Restart(L.Callback):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take this process's states; called before Lightning restores its loops.
+        """Restore the loops, and keep this process's random states until the first step.
 
         Raises:
             UserError: the checkpoint cannot be gone on from with these settings.
@@ -89,8 +90,8 @@ class Restart(L.Callback):
             return
         check_averaging(trainer, checkpoint)
         check_length(trainer, checkpoint["loops"])
-        _follow_moved_folder(checkpoint["callbacks"], Path(trainer.default_root_dir) / LAST.parent)
-        _stop_again(trainer, checkpoint["callbacks"])
+        _relocate_checkpoints(checkpoint["callbacks"], Path(trainer.default_root_dir) / LAST.parent)
+        _restore_early_stop(trainer, checkpoint["callbacks"])
         fit_loop = checkpoint["loops"]["fit_loop"]
         stored = checkpoint.get(STATE)
         if stored is None:
@@ -98,36 +99,38 @@ class Restart(L.Callback):
             return
         if in_mid_epoch(checkpoint["loops"]):
             best = Path(str(trainer.ckpt_path)).with_name("best.ckpt")
-            check_place(stored["place"], data_position(trainer), best)
+            check_data_position(stored["place"], data_position(trainer), best)
         if len(stored["processes"]) == trainer.world_size:
             own = stored["processes"][trainer.global_rank]
-            self._random = own["random"]
+            self._random_state = own["random"]
             fit_loop["state_dict"]["combined_loader"] = own["loader"]
         else:
             rank_zero_warn(
                 f"{len(stored['processes'])} processes wrote the checkpoint and "
                 f"{trainer.world_size} go on from it: new random numbers are drawn"
             )
-        _load_loops(trainer, checkpoint.pop("loops")["fit_loop"])
+        _restore_loops(trainer, checkpoint.pop("loops")["fit_loop"])
 
     # --- when one is written -------------------------------------------------------------------
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Handle SIGUSR1 from now on: Lightning does, unless somebody has."""
         self._signal = 0
-        self._take(signal.SIGUSR1)  # now, because Lightning takes it too unless somebody has it
+        self._install_handler(signal.SIGUSR1)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Give the signals back."""
         self._restore_handlers()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Everything that starting up drew is forgotten here; the next draw is a step's."""
-        self._saved = trainer.global_step
-        self._ask_from = 0
+        """Restore the random states, so that what starting up drew does not count."""
+        self._saved_step = trainer.global_step
+        self._next_check = 0
         # Lightning's own handlers save in the middle of a step, and talk to other processes there.
-        self._take(signal.SIGTERM)
-        if self._random is not None:
-            set_random_state(self._random, trainer)
-            self._random = None
+        self._install_handler(signal.SIGTERM)
+        if self._random_state is not None:
+            set_random_state(self._random_state, trainer)
+            self._random_state = None
 
     def on_train_batch_end(
         self,
@@ -137,60 +140,64 @@ class Restart(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
+        """Write last.ckpt where one is due, and end the run on a signal."""
         if not _can_resume_here(trainer, batch_idx):
             return
-        asked = self._asked(trainer, batch_idx)
-        steps = trainer.global_step - self._saved
-        if steps > 0 and (asked or 0 < self.every_n_steps <= steps):
+        number = self._signal_of_any_process(trainer, batch_idx)
+        steps = trainer.global_step - self._saved_step
+        if steps > 0 and (number or 0 < self.every_n_steps <= steps):
             file = Path(trainer.default_root_dir) / LAST
             trainer.save_checkpoint(file, weights_only=False)
-            self._saved = trainer.global_step
-        self._end_if(trainer, asked)
+            self._saved_step = trainer.global_step
+        self._exit_on(trainer, number)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._saved = trainer.global_step  # ModelCheckpoint writes last.ckpt now
+        """Count from here: ModelCheckpoint writes last.ckpt after each epoch."""
+        self._saved_step = trainer.global_step
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._ask_from = 0
-        self._end_if(trainer, self._asked(trainer, 0))
+        """End the run on a signal that came between two epochs."""
+        self._next_check = 0
+        self._exit_on(trainer, self._signal_of_any_process(trainer, 0))
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
+        """Give the signals back."""
         self._restore_handlers()
 
     # --- inside --------------------------------------------------------------------------------
 
-    def _take(self, number: signal.Signals) -> None:
-        self._handlers.setdefault(number, signal.signal(number, self._notice))
+    def _install_handler(self, number: signal.Signals) -> None:
+        self._handlers.setdefault(number, signal.signal(number, self._on_signal))
 
-    def _notice(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signal = max(self._signal, number)
 
-    def _asked(self, trainer: L.Trainer, batch_idx: int) -> int:
-        """The signal that any process got, in all of them alike; 0 if none.
+    def _signal_of_any_process(self, trainer: L.Trainer, batch_idx: int) -> int:
+        """The signal that any process got, the same in all of them; 0 if none.
 
-        Called where all processes are after the same batch. They talk at the first such place, and
-        at the first that is `ASK_EVERY` batches or more after the last.
+        All processes call it after the same batch. They exchange signals at an epoch's first call,
+        and again whenever `SIGNAL_CHECK_EVERY` batches or more have passed.
         """
         if trainer.world_size == 1:
             return self._signal
-        if batch_idx < self._ask_from:
+        if batch_idx < self._next_check:
             return 0
-        self._ask_from = batch_idx + ASK_EVERY
+        self._next_check = batch_idx + SIGNAL_CHECK_EVERY
         number = torch.tensor(self._signal, device=trainer.strategy.root_device)
         torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
         return int(number)
 
-    def _end_if(self, trainer: L.Trainer, number: int) -> None:
+    def _exit_on(self, trainer: L.Trainer, number: int) -> None:
         if not number:
             return
         if (Path(trainer.default_root_dir) / LAST).is_file():
-            left = f"last.ckpt holds step {self._saved}; --ckpt_path last goes on from here"
+            left = f"last.ckpt holds step {self._saved_step}; --ckpt_path last goes on from here"
         else:
             left = "no step was trained and there is no last.ckpt: start again in the same way"
         rank_zero_info(f"{signal.Signals(number).name}: {left}")
-        raise SystemExit(STATUS[signal.Signals(number)])
+        raise SystemExit(EXIT_STATUS[signal.Signals(number)])
 
     def _restore_handlers(self) -> None:
         while self._handlers:
@@ -198,8 +205,7 @@ class Restart(L.Callback):
 
 
 def _can_resume_here(trainer: L.Trainer, batch_idx: int) -> bool:
-    """Not between two halves of a step, nor where a validation comes next, which a resumed run
-    would leave out."""
+    """Whether a step has ended and no validation comes next, which a resumed run would skip."""
     stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
     checks = trainer.val_check_batch
     validates = checks is not None and (
@@ -208,9 +214,12 @@ def _can_resume_here(trainer: L.Trainer, batch_idx: int) -> bool:
     return stepped and not validates and not trainer.is_last_batch
 
 
-def _load_loops(trainer: L.Trainer, state: dict[str, Any]) -> None:
-    """Earlier than Lightning does: it builds the loader, to learn the schedule's length, before it
-    restores its loops, which would leave the loader at the first epoch's first row."""
+def _restore_loops(trainer: L.Trainer, state: dict[str, Any]) -> None:
+    """Restore the loops, and with them the loader's position, before Lightning does.
+
+    It builds the loader, to learn the schedule's length, before it restores its loops, which would
+    leave the loader at the first epoch's first row.
+    """
     loop = trainer.fit_loop.epoch_loop
     # With max_steps, Lightning would run the end of an epoch that has ended once more.
     limit, loop.max_steps = loop.max_steps, -1
@@ -218,8 +227,8 @@ def _load_loops(trainer: L.Trainer, state: dict[str, Any]) -> None:
     loop.max_steps = limit
 
 
-def _stop_again(trainer: L.Trainer, callbacks: dict[str, Any]) -> None:
-    """Where early stopping had ended the run: its decision is in its state, and nobody reads it."""
+def _restore_early_stop(trainer: L.Trainer, callbacks: dict[str, Any]) -> None:
+    """Stop a run that had stopped early; Lightning keeps that decision and does not act on it."""
     for stopping in callbacks_of(trainer, EarlyStopping):
         state = callbacks.get(stopping.state_key, {})
         never = EarlyStoppingReason.NOT_STOPPED.value
@@ -228,8 +237,8 @@ def _stop_again(trainer: L.Trainer, callbacks: dict[str, Any]) -> None:
             rank_zero_info(f"this run had stopped early. {state['stopping_reason_message']}")
 
 
-def _follow_moved_folder(callbacks: dict[str, Any], folder: Path) -> None:
-    """Checkpoints that a run left in `folder`, whatever its path was when they were written.
+def _relocate_checkpoints(callbacks: dict[str, Any], folder: Path) -> None:
+    """Rewrite the paths of a run's checkpoints to `folder`, where the run may have been moved.
 
     ModelCheckpoint forgets the best score where the path has changed, and would then let a worse
     epoch take the best one's place.

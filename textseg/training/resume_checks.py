@@ -1,4 +1,4 @@
-"""What a fit, and above all one that goes on, cannot do; each said before the first step."""
+"""Checks of a fit, and above all of a resumed one, before its first step."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from typing import Any
 
 import lightning as L
 import torch
-import yaml
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import WeightAveraging
 
 from textseg.errors import UserError
-from textseg.runs.folder import RUN_CONFIG
+from textseg.runs import Run
 from textseg.training.attached import callbacks_of
 
-# Settings that say which rows the next batch holds; resuming in mid-epoch needs them unchanged.
-PLACE = ("batch_size", "num_workers", "seed")
+# Settings that decide which rows the next batch holds; resuming in mid-epoch needs them unchanged.
+POSITION_SETTINGS = ("batch_size", "num_workers", "seed")
 # What may change where a run goes on: paths, which may have moved; how rows are dealt out, which
-# check_place holds where it matters; and how a test is scored.
+# check_data_position holds where it matters; and how a test is scored.
 MAY_CHANGE = {
     "data": ("root", "captions", "cache", "batch_size", "num_workers"),
     "model": ("image_weights", "protocol"),
@@ -28,8 +27,10 @@ MAY_CHANGE = {
 
 
 def check_trainer_settings(trainer: Mapping[str, Any]) -> None:
-    """Raises:
-    UserError: a fit without checkpoints.
+    """Check that the trainer's settings let a fit write its checkpoints.
+
+    Raises:
+        UserError: they switch checkpoints off.
     """
     for name, wrong in (("enable_checkpointing", False), ("barebones", True)):
         if trainer.get(name) is wrong:
@@ -40,8 +41,10 @@ def check_trainer_settings(trainer: Mapping[str, Any]) -> None:
 
 
 def check_trainer(trainer: L.Trainer, *, sync_batchnorm: bool) -> None:
-    """Raises:
-    UserError: batch statistics over processes on CPUs, which torch has for GPUs only.
+    """Check that batch statistics are synchronized over GPUs only.
+
+    Raises:
+        UserError: the processes train on CPUs, for which torch cannot do it.
     """
     several = trainer.num_devices * trainer.num_nodes > 1
     if sync_batchnorm and several and isinstance(trainer.accelerator, CPUAccelerator):
@@ -70,24 +73,15 @@ def check_same_settings(run_folder: Path, now: Mapping[str, Any]) -> dict[str, A
     Raises:
         UserError: a setting differs, or config.yaml holds no settings.
     """
-    file = run_folder / RUN_CONFIG
-    if not file.is_file():
-        return {}
-    try:
-        was = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        was = None
-    if not isinstance(was, dict):
-        raise UserError(
-            f"{file} holds no settings to compare with", "remove it to go on all the same"
-        )
+    run = Run(run_folder)
+    was = run.settings("remove it to go on all the same")
     ours, theirs = _fixed(now), _fixed(was)
     for name in (name for name in ours if name in theirs):
         old, new = theirs[name], ours[name]
         if old != new or isinstance(old, bool) != isinstance(new, bool):
             raise UserError(
                 f"{name}={json.dumps(new)} (was {json.dumps(old)}), but a run goes on with "
-                f"the settings in its {file}",
+                f"the settings in its {run.config}",
                 f"give {name} its old value to go on, or leave --ckpt_path out for a new run",
             )
     return was
@@ -112,8 +106,10 @@ def _fixed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_averaging(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
-    """Raises:
-    UserError: the training's own weights are there beside their average, and nothing reads them.
+    """Check that a training with averaged weights (EMA) goes on averaging.
+
+    Raises:
+        UserError: the checkpoint holds an average, and no callback averages.
     """
     averages = callbacks_of(trainer, WeightAveraging)
     if "current_model_state" in checkpoint and not averages:
@@ -126,8 +122,10 @@ def check_averaging(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
 
 
 def check_length(trainer: L.Trainer, loops: Mapping[str, Any]) -> None:
-    """Raises:
-    UserError: more epochs are done than are to be trained.
+    """Check that the checkpoint's finished epochs are within trainer.max_epochs.
+
+    Raises:
+        UserError: more epochs are done than are to be trained.
     """
     done, limit = loops["fit_loop"]["epoch_progress"]["current"]["processed"], trainer.max_epochs
     if limit is not None and 0 <= limit < done:
@@ -138,25 +136,28 @@ def check_length(trainer: L.Trainer, loops: Mapping[str, Any]) -> None:
 
 
 def in_mid_epoch(loops: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint's loops stand between two batches of an epoch."""
     epoch = loops["fit_loop"]["epoch_progress"]["current"]
     return bool(epoch["started"] != epoch["processed"])
 
 
 def data_position(trainer: L.Trainer) -> dict[str, int]:
-    """What decides which rows the next batch holds."""
+    """The settings that decide which rows the next batch holds."""
     data: Any = getattr(trainer, "datamodule", None)
     known = hasattr(data, "records")
     rows = {"the number of training rows": len(data.records("train"))} if known else {}
     return {
         "devices times nodes": trainer.world_size,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
-        **{f"data.{name}": getattr(data, name) for name in PLACE if hasattr(data, name)},
+        **{
+            f"data.{name}": getattr(data, name) for name in POSITION_SETTINGS if hasattr(data, name)
+        },
         **rows,
     }
 
 
-def check_place(stored: Mapping[str, int], now: Mapping[str, int], best: Path) -> None:
-    """In the middle of an epoch, the next rows are those that would have come.
+def check_data_position(stored: Mapping[str, int], now: Mapping[str, int], best: Path) -> None:
+    """Check that a run resumed in mid-epoch gets the rows that would have come next.
 
     Args:
         stored: `data_position` when the checkpoint was written.
@@ -164,7 +165,7 @@ def check_place(stored: Mapping[str, int], now: Mapping[str, int], best: Path) -
         best: best.ckpt of the run, for the remedy.
 
     Raises:
-        UserError: they are others.
+        UserError: it would get other rows.
     """
     changed = [f"{k}={now[k]} (was {v})" for k, v in stored.items() if k in now and now[k] != v]
     if not changed:
@@ -178,7 +179,7 @@ def check_place(stored: Mapping[str, int], now: Mapping[str, int], best: Path) -
 
 
 def _ends_an_epoch(file: Path) -> bool:
-    """Not where a validation in the middle of an epoch, or only after some, was the best."""
+    """Whether a checkpoint was written between two epochs."""
     if not file.is_file():
         return False
     loops = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["loops"]

@@ -7,8 +7,8 @@ From the paper:
   * a vision embedding gives V_1 and BERT gives L; both enter a language-guided vision encoder of
     four stages whose blocks hold the Scale-aware Vision-Language Attention (SVLA), giving
     multi-modal features F_1..F_4;
-  * SVLA sees through convolution kernels of several receptive fields, and each of them interacts
-    with the language, in parallel;
+  * SVLA has convolution kernels of several receptive fields, each of which interacts with the
+    language, in parallel;
   * the Full-Scale Decoder (FSD): Position Alignment brings F_1..F_4 to one grid with their own
     channel counts (P_1..P_4), and P_2, P_3, P_4 are modeled globally across scales;
   * loss: segmentation loss + vision-language contrastive loss.
@@ -17,10 +17,10 @@ Our choice:
   * the visual half of SVLA is SegNeXt's MSCAN attention (Guo et al. 2022): 5x5 depthwise, then
     strips of 7, 11 and 21; widths and depths are its tiny, small and base, its parameter names are
     kept and its published weights load by name;
-  * the language branch: positions of the map, with a 2-D position code, query the words by
-    multi-head attention; the result is normalized by channel and gated by a tanh MLP that starts
-    open. One query from the 5x5 map ("shared"), or one for it and for each strip ("per_scale").
-    Keys and values of the words are made once a stage;
+  * the language branch: multi-head cross-attention from the positions of the map, with a 2-D
+    position embedding, to the text tokens; the result is normalized by channel and gated by a tanh
+    MLP that starts open. One branch for the 5x5 map ("shared"), or one for it and for each strip
+    ("per_scale"). The blocks of a stage share the tokens' keys and values;
   * the FSD's global operator: two pre-norm self-attention layers over the squeezed joint map at
     1/8 of the input, whose keys are means of 2x2 positions (`decoder_reduction`: a quarter of the
     attention's cost); F_1 joins after them on its own grid, for boundaries, where
@@ -28,7 +28,7 @@ Our choice:
   * the contrastive term is text to pixel, sigmoid by position, balanced by class, weight 0.1;
   * layer scale, kernel sizes, widths, and all settings of training.
 
-Shapes: image [B, 3, H, W], H and W multiples of 32; words [B, L, D];
+Shapes: image [B, 3, H, W], H and W multiples of 32; tokens [B, L, D];
 F_i [B, C_i, H/s_i, W/s_i] with strides s = 4, 8, 16, 32; decoder map
 [B, decoder_dim, H/s, W/s], s = decoder_stride, or 4 where the FSD reads stage 1.
 """

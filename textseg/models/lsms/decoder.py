@@ -18,9 +18,14 @@ from textseg.layers import (
 
 
 class PositionAlignment(nn.Module):
-    """Brings a feature to the decoder's grid, its channels kept: F_i -> P_i.
+    """Resize a feature to the decoder's grid, its channels kept: F_i -> P_i.
 
-    Bilinear where the feature is coarser; a strided depthwise convolution where it is finer.
+    Bilinear if the feature is coarser; a strided depthwise convolution if it is finer.
+
+    Args:
+        channels: C_i.
+        stride: s_i.
+        grid: stride of the decoder's grid.
     """
 
     def __init__(self, channels: int, stride: int, grid: int) -> None:
@@ -33,6 +38,7 @@ class PositionAlignment(nn.Module):
         )
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """[B, C_i, H/s_i, W/s_i] and the grid's (h, w) -> [B, C_i, h, w]."""
         x = self.down(x)
         if x.shape[-2:] == size:
             return x
@@ -53,7 +59,7 @@ class FullScaleDecoder(nn.Module):
     Args:
         channels, strides: of F_1..F_4.
         stages: which of 1..4 are used; those from 2 on are modeled globally. With 1 the result
-            lies on F_1's own grid, where boundaries are seen best.
+            is refined on F_1's own grid, which shows boundaries best.
         stride: of the grid of the global operator, 4 or 8.
         dim: width of the joint map.
         layers: self-attention layers over the joint map.
@@ -83,7 +89,9 @@ class FullScaleDecoder(nn.Module):
             SelfAttentionLayer(dim, reduction=reduction) for _ in range(layers)
         )
         self.norm = LayerNorm2d(dim)
-        self.boundary = Boundary(dim, channels[0]) if 1 in stages else WithoutBoundary()
+        self.boundary: nn.Module = (
+            BoundaryRefinement(dim, channels[0]) if 1 in stages else NoBoundaryRefinement()
+        )
 
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """F_1..F_4 and the input's (H, W) -> [B, dim, H/s, W/s], s = 4 with stage 1."""
@@ -97,8 +105,8 @@ class FullScaleDecoder(nn.Module):
     def _joint(self, features: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
         """squeeze(P_2, P_3, P_4): [B, C_i, H/s_i, W/s_i] -> [B, dim, h, w].
 
-        W [P_2; P_3; P_4] is the sum of W_i P_i, and a 1x1 convolution and a bilinear resize may
-        change places. So each W_i works on F_i's own grid: a quarter of the cost, and `dim`
+        W [P_2; P_3; P_4] is the sum of W_i P_i, and a 1x1 convolution commutes with a bilinear
+        resize. So each W_i works on F_i's own grid: a quarter of the cost, and `dim`
         channels are resized in place of C_i.
         """
         squeeze, normalize = self.squeeze[0], self.squeeze[1:]
@@ -111,8 +119,8 @@ class FullScaleDecoder(nn.Module):
         return normalize(sum(parts[1:], parts[0]))
 
 
-class Boundary(nn.Module):
-    """Joins the global map with the finest feature, on the latter's grid."""
+class BoundaryRefinement(nn.Module):
+    """Refine the global map by the finest feature, on the latter's grid."""
 
     def __init__(self, dim: int, fine: int) -> None:
         super().__init__()
@@ -127,15 +135,20 @@ class Boundary(nn.Module):
         return coarse + self.refine(self.reduce(torch.cat([coarse, fine], dim=1)))
 
 
-class WithoutBoundary(nn.Module):
-    """The paper's decoder, which models stages 2 to 4 alone."""
+class NoBoundaryRefinement(nn.Module):
+    """Stands in for `BoundaryRefinement` in the paper's decoder, which reads stages 2 to 4."""
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        """coarse [B, dim, h, w] -> the same."""
         return coarse
 
 
 class TopDownDecoder(nn.Module):
-    """The ablation without FSD: selected stages projected to one width, upsampled and summed."""
+    """The ablation without FSD: selected stages projected to one width, upsampled and summed.
+
+    Args:
+        channels, strides, stages, stride, dim: as for `FullScaleDecoder`.
+    """
 
     def __init__(
         self,
@@ -155,6 +168,7 @@ class TopDownDecoder(nn.Module):
         )
 
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """F_1..F_4 and the input's (H, W) -> [B, dim, H/s, W/s]."""
         grid = (size[0] // self.stride, size[1] // self.stride)
         parts = [
             self.lateral[str(i)](self.align[str(i)](features[i - 1], grid)) for i in self.stages

@@ -1,9 +1,9 @@
-"""LSMS whole: encoder, decoder, the paper's contrastive term, and the LightningModule."""
+"""The LSMS network: encoder, decoder and the paper's contrastive loss."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from textseg.backbone import TextImageBackboneMixin
 from textseg.batch import Batch, SegmentationOutput, TextFeatures
-from textseg.errors import UserError
-from textseg.explain import recorded
+from textseg.errors import UserError, check_choice, check_choices
+from textseg.explain import record_inputs
 from textseg.losses import text_to_pixel_contrastive_loss
 from textseg.models.base import SegmentationModule
 from textseg.models.lsms.decoder import FullScaleDecoder, TopDownDecoder
@@ -25,7 +25,13 @@ from textseg.models.lsms.encoder import (
 
 
 class TextToPixelContrast(nn.Module):
-    """z_t and z_j of L_con, with its learnable temperature and bias."""
+    """Projections z_t of the text and z_j of the pixels for L_con, its temperature and its bias.
+
+    Args:
+        text_dim: width D of the pooled text.
+        dim: channels of the decoder's map.
+        width: of the projections.
+    """
 
     def __init__(self, text_dim: int, dim: int, width: int = 128) -> None:
         super().__init__()
@@ -35,18 +41,20 @@ class TextToPixelContrast(nn.Module):
         self.bias = nn.Parameter(torch.tensor(0.0))
 
     def forward(self, text: TextFeatures, decoded: Tensor) -> dict[str, Tensor]:
+        """Arguments of `text_to_pixel_contrastive_loss`; `decoded` is [B, dim, h, w]."""
         return {
             "text": self.text(text.pooled),  # [B, width]
-            "pixel": self.pixel(decoded),  # [B, width, H/8, W/8]
+            "pixel": self.pixel(decoded),  # [B, width, h, w]
             "log_temperature": self.log_temperature,
             "bias": self.bias,
         }
 
 
 class NoContrast(nn.Module):
-    """Stands in for `TextToPixelContrast` where L_con has no weight: nothing built or computed."""
+    """Stands in for `TextToPixelContrast` where L_con has no weight."""
 
     def forward(self, text: TextFeatures, decoded: Tensor) -> dict[str, Tensor]:
+        """No terms."""
         return {}
 
 
@@ -60,8 +68,8 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
         pretrained: load the text encoder's published weights.
         freeze_text: keep the text encoder fixed; by default if and only if it is pretrained.
         max_tokens: length of every caption in tokens, special ones included.
-        language_branch: one query of the words for all scales ("shared"), one for each scale
-            ("per_scale"), or image-only mode ("none").
+        language_branch: cross-attention to the text once for all scales ("shared"), once for each
+            scale ("per_scale"), or image-only mode ("none").
         strips: lengths of the strip kernels, out of 7, 11 and 21.
         drop_path: stochastic depth of the deepest block.
         layer_scale: initial weight of every residual branch; 0.1 helps short runs from scratch.
@@ -71,17 +79,10 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
         decoder_stride: pixels per cell of the decoder's grid, 4 or 8.
         decoder_dim: width of the decoder's map.
         decoder_reduction: side of the cells whose mean the decoder's self-attention reads as one
-            key: 1 or 2. Checkpoints that do not name it were trained with 1.
+            key: 1 or 2.
         contrastive_weight: weight of the text-to-pixel contrastive loss; 0 builds no such part.
         lr: peak learning rate of AdamW.
-        weight_decay: of weights with two or more dimensions.
-        pretrained_lr_scale: learning rate of pretrained parts over lr.
-        schedule: course of the learning rate after the warm-up.
-        warmup: share of all steps over which the learning rate rises.
-        protocol: how test masks are scored; "lvit" reproduces LViT's test and nothing else.
     """
-
-    EARLIER: ClassVar = {"decoder_reduction": 1}
 
     def __init__(
         self,
@@ -103,24 +104,20 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
         decoder_reduction: Literal[1, 2] = 2,
         contrastive_weight: float = 0.1,
         lr: float = 6e-4,
-        weight_decay: float = 0.05,
-        pretrained_lr_scale: float = 0.1,
-        schedule: Literal["poly", "cosine", "constant"] = "poly",
-        warmup: float = 0.05,
-        protocol: Literal["standard", "lvit"] = "standard",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            lr=lr,
-            weight_decay=weight_decay,
-            pretrained_lr_scale=pretrained_lr_scale,
-            schedule=schedule,
-            warmup=warmup,
-            protocol=protocol,
-        )
-        self.save_hyperparameters(logger=False)
-        _check_names(image_encoder, language_branch)
-        _check_lists(strips, decoder_stages)
-        _check_numbers(decoder_stride, decoder_dim, decoder_reduction, drop_path)
+        super().__init__(lr=lr, **kwargs)
+        check_choice("image_encoder", image_encoder, VARIANTS)
+        check_choice("language_branch", language_branch, LanguageBranch)
+        check_choice("decoder_stride", decoder_stride, (4, 8))
+        check_choice("decoder_reduction", decoder_reduction, (1, 2))
+        check_choices("strips", strips, STRIPS)
+        check_choices("decoder_stages", decoder_stages, (1, 2, 3, 4))
+        _check_decoder(decoder_stages, decoder_dim)
+        if not 0 <= drop_path < 1:
+            raise UserError(
+                f"drop_path={drop_path} is not in [0, 1)", "0.1 is usual, 0 for short runs"
+            )
         _check_contrast(contrastive_weight, language_branch)
         self.build_backbone(
             lambda text_dim: LanguageGuidedVisionEncoder(
@@ -167,23 +164,23 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
     def explanation_maps(
         self, image: Tensor, text: TextFeatures, words: Tensor
     ) -> dict[str, Tensor]:
-        """How the last SVLA of each stage reads: raw maps [B, H/s_i, W/s_i], means over its looks.
+        """Maps [B, H/s_i, W/s_i] of each stage's last SVLA, means over its language branches.
 
-        ``stage<i>.attention``: weight of `words` among all words at a position, mean over heads;
-        ``stage<i>.gate``: size of what the language branch adds there, |A_L|, mean over channels.
+        ``stage<i>.attention`` is the share of a position's attention that `words` get, mean over
+        heads; ``stage<i>.gate`` is the size of the gated output, mean over channels of |A_L|.
         """
         stages = self.image_encoder.last_language_attention()
-        looks = {f"{i}.{n}": look for i in stages for n, look in enumerate(stages[i])}
-        with recorded(looks) as seen:
+        branches = {f"{i}.{n}": branch for i in stages for n, branch in enumerate(stages[i])}
+        with record_inputs(branches) as inputs:
             self.encode_image(image, text=text)
         maps = {}
-        for stage in stages:
-            calls = [(looks[name], seen[name]) for name in looks if name.startswith(f"{stage}.")]
-            weights = torch.stack([look.weights(*x).mean(1) for look, x in calls])  # [., B, N, L]
-            answers = torch.stack([look(*x).abs().mean(1) for look, x in calls])  # [., B, h, w]
-            on_words = (weights.mean(0) * words[:, None]).sum(-1)  # [B, N]
-            maps[f"{stage}.attention"] = on_words.view_as(answers[0])
-            maps[f"{stage}.gate"] = answers.mean(0)
+        for i in stages:
+            calls = [(branches[n], inputs[n]) for n in branches if n.startswith(f"{i}.")]
+            weights = torch.stack([branch.weights(*x).mean(1) for branch, x in calls]).mean(0)
+            outputs = torch.stack([branch(*x).abs().mean(1) for branch, x in calls]).mean(0)
+            share = (weights * words[:, None]).sum(-1)  # [B, N]
+            maps[f"{i}.attention"] = share.view_as(outputs)  # [B, h, w]
+            maps[f"{i}.gate"] = outputs
         return maps
 
     def compute_loss(self, output: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
@@ -199,48 +196,17 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
         return {**losses, "loss_con": contrastive, "loss": total}
 
 
-def _check_names(image_encoder: str, language_branch: str) -> None:
-    if image_encoder not in VARIANTS:
+def _check_decoder(stages: Sequence[int], dim: int) -> None:
+    if 4 not in stages:
         raise UserError(
-            f"image_encoder={image_encoder!r} is no variant of LSMS", f"choose of {list(VARIANTS)}"
-        )
-    if language_branch not in get_args(LanguageBranch):
-        raise UserError(
-            f"language_branch={language_branch!r} is unknown",
-            f"choose of {list(get_args(LanguageBranch))}",
-        )
-
-
-def _check_lists(strips: Sequence[int], decoder_stages: Sequence[int]) -> None:
-    if not set(strips) <= set(STRIPS) or len(set(strips)) < len(strips):
-        raise UserError(
-            f"strips={list(strips)} names others than 7, 11, 21, or one twice",
-            "give each length once, for example [7, 11]",
-        )
-    stages = set(decoder_stages)
-    if not {4} <= stages <= {1, 2, 3, 4} or len(stages) < len(decoder_stages):
-        raise UserError(
-            f"decoder_stages={list(decoder_stages)} lacks 4, names others than 1..4, or one twice",
+            f"decoder_stages={list(stages)} lacks 4",
             "the deepest stage is always read: give for example [2, 3, 4]",
         )
-
-
-def _check_numbers(
-    decoder_stride: int, decoder_dim: int, decoder_reduction: int, drop_path: float
-) -> None:
-    if decoder_reduction not in (1, 2):
+    if dim < 32 or dim % 32:
         raise UserError(
-            f"decoder_reduction={decoder_reduction} is neither 1 nor 2", "give one of these"
-        )
-    if decoder_stride not in (4, 8):
-        raise UserError(f"decoder_stride={decoder_stride} is neither 4 nor 8", "give one of these")
-    if decoder_dim < 32 or decoder_dim % 32:
-        raise UserError(
-            f"decoder_dim={decoder_dim} is no multiple of 32, the width of an attention head",
+            f"decoder_dim={dim} is no multiple of 32, the width of an attention head",
             "give for example 128 or 256",
         )
-    if not 0 <= drop_path < 1:
-        raise UserError(f"drop_path={drop_path} is not in [0, 1)", "0.1 is usual, 0 for short runs")
 
 
 def _check_contrast(contrastive_weight: float, language_branch: str) -> None:
@@ -250,6 +216,6 @@ def _check_contrast(contrastive_weight: float, language_branch: str) -> None:
         )
     if language_branch == "none" and contrastive_weight:
         raise UserError(
-            f"contrastive_weight={contrastive_weight} needs words, but language_branch is 'none'",
+            f"contrastive_weight={contrastive_weight} needs text, but language_branch is 'none'",
             "set contrastive_weight: 0 for an image-only run",
         )

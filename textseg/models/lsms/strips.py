@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class StripConv(nn.Conv2d):
-    """One kernel of 1 x k or k x 1 for each channel; zeros around keep the size.
+    """Depthwise convolution with a kernel of 1 x k or k x 1 and zero padding.
 
     In training on a CPU a row runs as a column of the transposed map, and a map shorter than the
     kernel is padded beforehand: the same sums, but torch's CPU library has a fast gradient of the

@@ -1,0 +1,246 @@
+"""DICOM series as arrays, in the order in which their slices are stored.
+
+DICOM counts x to the patient's left and y to posterior (LPS); this is turned to RAS here and
+nowhere else. Lengths are millimeters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.errors import BytesLengthException, InvalidDicomError
+
+from datamodules.files.volumes import Affine, Array
+from textseg.errors import UserError, first_line
+
+MAX_STEP = 1.5  # of the median step; at 2 a slice is missing
+MIN_STEP = 0.5  # of the median step; at 0 two slices coincide
+SAME_POSITION = 0.01  # mm
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Series:
+    """A DICOM series as it is stored.
+
+    Args:
+        values: [rows, columns, slices] float32, rescaled, slices in the order of their numbers.
+        affine: [4, 4], from (row, column, slice) to RAS mm.
+        files: each slice's file.
+    """
+
+    values: Array
+    affine: Affine
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """A file of a series: its pixels, still encoded, and its geometry. Lengths are mm, LPS."""
+
+    file: Path
+    dataset: pydicom.Dataset
+    series: str
+    number: int | None
+    size: tuple[int, int]
+    orientation: tuple[float, ...]
+    position: tuple[float, ...]
+    pixel_spacing: tuple[float, ...]
+    slope: float
+    intercept: float
+
+
+# what pydicom raises beside the built-in errors of a broken element
+_PYDICOM_ERRORS = (AttributeError, BytesLengthException, InvalidDicomError, NotImplementedError)
+_LENGTHS = {"ImageOrientationPatient": 6, "ImagePositionPatient": 3, "PixelSpacing": 2}
+
+
+def read_dicom_series(source: Path | Sequence[Path]) -> Series:
+    """Read one series of single-frame DICOM files, neither flipped nor turned.
+
+    Slices follow the numbers in the files' names, or the instance numbers where the names do not
+    run along the patient. The two may run against each other.
+
+    Args:
+        source: a folder (its .dcm files) or the files.
+
+    Raises:
+        UserError: a file is broken, not a gray picture, of another series or of another shape; a
+            slice is missing or is there twice; or the orientation is not given.
+    """
+    files = _dicom_files(source) if isinstance(source, Path) else list(source)
+    slices = [_read_slice(file) for file in files]
+    if len(slices) < 2:
+        raise UserError(
+            f"{source} holds {len(slices)} slice(s), and a volume needs two or more",
+            "complete the download, or name the series' folder",
+        )
+    _check_alike(slices)
+    _check_steps(slices)
+    ordered = _in_order(slices)
+    values = np.empty((len(ordered), *ordered[0].size), dtype=np.float32)
+    for number, item in enumerate(ordered):
+        values[number] = _pixels(item)
+    of_slices = tuple(item.file for item in ordered)
+    return Series(np.moveaxis(values, 0, -1), _series_affine(ordered), of_slices)
+
+
+def _dicom_files(folder: Path) -> list[Path]:
+    """The .dcm files of a folder, by the numbers in their names."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder", "name the folder of a DICOM series")
+    files = (f for f in folder.iterdir() if f.suffix.casefold() == ".dcm")
+    return sorted((f for f in files if not f.name.startswith(".")), key=_name_numbers)
+
+
+def _name_numbers(file: Path) -> tuple[list[int], str]:
+    return [int(digits) for digits in re.findall(r"\d+", file.stem)], file.name
+
+
+def _read_slice(file: Path) -> _Slice:
+    """Read one file, which must have gray values and a position in the patient."""
+    try:
+        dataset = pydicom.dcmread(file)
+        kind = str(dataset.get("PhotometricInterpretation"))
+        frames = int(dataset.get("NumberOfFrames") or 1)
+        geometry = {keyword: _floats(dataset, keyword) for keyword in _LENGTHS}
+        number = dataset.get("InstanceNumber")
+        item = _Slice(
+            file=file,
+            dataset=dataset,
+            series=str(dataset.get("SeriesInstanceUID")),
+            number=None if number is None else int(number),
+            size=(int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)),
+            orientation=geometry["ImageOrientationPatient"],
+            position=geometry["ImagePositionPatient"],
+            pixel_spacing=geometry["PixelSpacing"],
+            slope=next(iter(_floats(dataset, "RescaleSlope")), 1.0),
+            intercept=next(iter(_floats(dataset, "RescaleIntercept")), 0.0),
+        )
+    except (OSError, EOFError, LookupError, TypeError, ValueError, *_PYDICOM_ERRORS) as error:
+        raise UserError(
+            f"{file} cannot be read as DICOM ({first_line(error)})", "download the file again"
+        ) from error
+    if "PixelData" not in dataset:
+        raise UserError(
+            f"{file} has no pixel data", "leave it out: the folder must hold one series of slices"
+        )
+    if kind != "MONOCHROME2" or frames > 1:
+        raise UserError(
+            f"{file} is not one gray slice (PhotometricInterpretation {kind}, NumberOfFrames "
+            f"{frames})",
+            "export the series as single-frame MONOCHROME2 files",
+        )
+    for keyword, value in geometry.items():
+        if len(value) != _LENGTHS[keyword] or not np.isfinite(value).all():
+            raise UserError(
+                f"{file}: {keyword} is {dataset.get(keyword)}, so that its orientation is unknown",
+                "take the original series; derived pictures often lose it",
+            )
+    return item
+
+
+def _floats(dataset: pydicom.Dataset, keyword: str) -> tuple[float, ...]:
+    value = dataset.get(keyword)
+    return () if value is None else tuple(float(v) for v in np.atleast_1d(value))
+
+
+def _check_alike(slices: list[_Slice]) -> None:
+    """All are of one series and on one grid; directions and spacing agree to a thousandth."""
+    first = slices[0]
+    for item in slices[1:]:
+        pairs: dict[str, tuple[Any, Any]] = {
+            "SeriesInstanceUID": (first.series, item.series),
+            "Rows and Columns": (first.size, item.size),
+            "ImageOrientationPatient": (first.orientation, item.orientation),
+            "PixelSpacing": (first.pixel_spacing, item.pixel_spacing),
+        }
+        for name, (wanted, value) in pairs.items():
+            numbers = name in _LENGTHS
+            if value != wanted and not (numbers and np.allclose(wanted, value, atol=1e-3)):
+                raise UserError(
+                    f"{first.file} and {item.file} are not of one series: {name} is {wanted} and "
+                    f"{value}",
+                    "keep each series in a folder of its own",
+                )
+
+
+def _depths(slices: list[_Slice]) -> Affine:
+    """Each slice's position along the slices' normal in mm, [slices]."""
+    normal = np.cross(slices[0].orientation[:3], slices[0].orientation[3:])
+    return np.array([item.position for item in slices]) @ normal
+
+
+def _check_steps(slices: list[_Slice]) -> None:
+    """No slice is missing and none is there twice, in whatever order they are numbered."""
+    depths = _depths(slices)
+    along = np.argsort(depths, kind="stable")
+    steps = np.diff(depths[along])
+    median = float(np.median(steps))
+    near, far = int(steps.argmin()), int(steps.argmax())
+    if steps[near] < max(SAME_POSITION, MIN_STEP * median):
+        one, other = (slices[k].file for k in along[near : near + 2])
+        raise UserError(
+            f"{one} and {other} lie {steps[near]:.3g} mm apart in a series with steps of "
+            f"{float(steps.max()):.3g} mm: more than one acquisition shares the folder",
+            "keep each contrast phase in a folder of its own",
+        )
+    if steps[far] > MAX_STEP * median:
+        one, other = (slices[k].file for k in along[far : far + 2])
+        raise UserError(
+            f"a slice is missing between {one} and {other}: they lie {steps[far]:.3g} mm apart, "
+            f"the others {median:.3g} mm",
+            "download the series again",
+        )
+
+
+def _in_order(slices: list[_Slice]) -> list[_Slice]:
+    """By name, or else by instance number: the first that runs along the patient.
+
+    Names come first because TCIA's boxes count slices by file.
+    """
+    orders = [sorted(slices, key=lambda item: _name_numbers(item.file))]
+    if all(item.number is not None for item in slices):
+        orders.append(sorted(slices, key=lambda item: item.number or 0))
+    for order in orders:
+        steps = np.diff(_depths(order))
+        if (steps > 0).all() or (steps < 0).all():
+            return order
+    raise UserError(
+        f"{slices[0].file.parent}: neither the files' names nor the instance numbers follow the "
+        "slices' positions (ImagePositionPatient)",
+        "download the series again; if several series share the folder, separate them",
+    )
+
+
+def _series_affine(ordered: list[_Slice]) -> Affine:
+    """From (row, column, slice) to RAS mm."""
+    first, last = ordered[0], ordered[-1]
+    between_rows, between_columns = first.pixel_spacing
+    along_columns = np.multiply(first.orientation[:3], between_columns)
+    along_rows = np.multiply(first.orientation[3:], between_rows)
+    step = np.subtract(last.position, first.position) / (len(ordered) - 1)
+    affine = np.eye(4)
+    affine[:3] = LPS_TO_RAS @ np.stack([along_rows, along_columns, step, first.position], axis=1)
+    return affine
+
+
+def _pixels(item: _Slice) -> Array:
+    """Rescaled values [rows, columns]."""
+    try:
+        stored = item.dataset.pixel_array
+    except (LookupError, TypeError, ValueError, RuntimeError, *_PYDICOM_ERRORS) as error:
+        syntax = item.dataset.file_meta.get("TransferSyntaxUID")
+        raise UserError(
+            f"{item.file}: the pixels cannot be decoded (transfer syntax "
+            f"{getattr(syntax, 'name', syntax)}: {first_line(error)})",
+            "download the file again if it is cut short; if it is compressed, install a decoder "
+            "(pip install pylibjpeg[all]) or decompress the series, for example with dcmdjpeg",
+        ) from error
+    return stored * np.float32(item.slope) + np.float32(item.intercept)

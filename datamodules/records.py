@@ -1,0 +1,43 @@
+"""One row of a dataset on disk: an image, its mask and an expression."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Stage = Literal["train", "val", "test", "predict"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A row of a split.
+
+    Args:
+        image: file of the picture.
+        mask: file of the mask; None only where nothing is scored.
+        text: the expression.
+        case: names the row; safe as a file name.
+        case_id: patient or study; "" where unknown.
+        row: number in the caption table, from 0.
+        spacing: millimetres per pixel, rows then columns; None where unknown.
+    """
+
+    image: Path
+    mask: Path | None
+    text: str
+    case: str
+    case_id: str
+    row: int
+    spacing: tuple[float, float] | None = None
+
+
+Splits = dict[str, list[Record]]
+"""Rows by "train", "val", "test" and "predict"."""
+
+
+def case_name(image: Path, row: int) -> str:
+    """Name a row ``<image stem>__<row>``, unique even where several rows share an image."""
+    stem = re.sub(r"[^\w.+ -]", "_", image.stem)
+    return f"{stem}__{row}"

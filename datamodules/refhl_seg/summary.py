@@ -1,0 +1,71 @@
+"""Counts of what a built referring set holds and of what was left out."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+SUMMARY_FILE = "summary.json"
+SPLITS = ("train", "val", "test")
+LEFT_OUT = (
+    "lesions_too_small",
+    "lesions_not_told_apart",
+    "slices_without_expression",
+    "cases_without_expression",
+    "cases_without_lesion",
+)
+
+
+def write_summary(
+    folder: Path, rows: Sequence[dict[str, Any]], counts: Counter[str], mirrored: Sequence[str]
+) -> None:
+    """Write summary.json.
+
+    Args:
+        folder: the built set's.
+        rows: of the manifest.
+        counts: slices, slices_with_several, and what was left out of the chosen slices.
+        mirrored: cases whose liver is on the patient's left.
+    """
+    by_split = Counter(row["split"] for row in rows)
+    summary = {
+        "cases": len({row["case_id"] for row in rows}),
+        "slices": counts["slices"],
+        "slices_with_several": counts["slices_with_several"],
+        "expressions": len(rows),
+        "expressions_by_split": {split: by_split[split] for split in SPLITS},
+        **{name: counts[name] for name in LEFT_OUT},
+        "liver_on_the_left": list(mirrored),
+    }
+    text = json.dumps(summary, indent=1) + "\n"
+    (folder / SUMMARY_FILE).write_text(text, encoding="utf-8")
+
+
+def read_summary(output: Path) -> dict[str, Any]:
+    """Read the counts of a built set by name, as `write_summary` wrote them."""
+    summary: dict[str, Any] = json.loads((output / SUMMARY_FILE).read_text(encoding="utf-8"))
+    return summary
+
+
+def format_summary(summary: dict[str, Any]) -> str:
+    """Format the counts that `read_summary` gives as a few lines of text."""
+    parts = ", ".join(f"{split} {n}" for split, n in summary["expressions_by_split"].items())
+    lines = [
+        f"{summary['expressions']} expressions ({parts}) on {summary['slices']} slices of "
+        f"{summary['cases']} cases; {summary['slices_with_several']} slices show several lesions",
+        f"left out: {summary['lesions_too_small']} lesions that are too small, "
+        f"{summary['lesions_not_told_apart']} that cannot be told from the others, "
+        f"{summary['slices_without_expression']} slices and "
+        f"{summary['cases_without_expression']} cases without an expression, "
+        f"{summary['cases_without_lesion']} cases without a lesion",
+    ]
+    mirrored = summary["liver_on_the_left"]
+    if mirrored:
+        lines.append(
+            f"check {', '.join(mirrored)}: the liver is on the patient's left there, so the file's "
+            "orientation may be wrong"
+        )
+    return "\n".join(lines)

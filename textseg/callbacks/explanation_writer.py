@@ -1,0 +1,130 @@
+"""Pictures of a network's attention and saliency maps as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities import rank_zero_info
+from PIL import Image
+from torch import Tensor
+
+from textseg.batch import Batch
+from textseg.callbacks.gather import gather_by_index, rows_in
+from textseg.callbacks.score_log import report_of
+from textseg.errors import UserError
+from textseg.models.base import SegmentationModule
+from textseg.runs.outputs import (
+    evenly_spaced,
+    mask_bytes,
+    new_output_dir,
+    new_test_dir,
+    picture_of,
+)
+from textseg.visualize.explanation import explanation
+
+
+class ExplanationWriter(L.Callback):
+    """Writes explain/<case>.png: attention and saliency maps; docs/explanations.md explains them.
+
+    A test writes into its own folder test/<caption mode>/, a prediction into the run's. Each case
+    costs about four forward passes, so none is explained unless asked for.
+
+    Args:
+        pictures: cases to explain, evenly spaced over the set; 0 for none.
+        word: word or phrase whose maps are drawn; by default all words of the caption together.
+            A case without it has no picture.
+    """
+
+    def __init__(self, pictures: int = 0, word: str | None = None) -> None:
+        if pictures < 0:
+            raise UserError(f"explain.pictures={pictures} is negative", "give 0 for none")
+        if word is not None and not (word.strip() and pictures):
+            raise UserError(
+                f"explain.word={word!r} with explain.pictures={pictures} draws nothing",
+                "give a word and the number of pictures, for example --explain.pictures 8",
+            )
+        self.pictures = pictures
+        self.word = word
+        self.folder = Path()
+        self._drawn: set[int] = set()
+        self._outcomes: dict[int, bool] = {}  # by index: whether the caption holds the word
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse before the training what its test would refuse."""
+        self._check_that_words_are_read(pl_module)
+
+    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Choose the cases; ResultsWriter has claimed the test's folder in on_test_start."""
+        self._choose(pl_module, trainer.test_dataloaders)
+        if not self.pictures:
+            return
+        report = report_of(trainer)
+        self.folder = (new_test_dir(trainer) if report is None else report.folder) / "explain"
+        self.folder.mkdir(exist_ok=True)
+
+    def on_predict_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Choose the cases, and claim a folder of the run."""
+        self._choose(pl_module, trainer.predict_dataloaders)
+        if self.pictures:
+            self.folder = new_output_dir(trainer, "explain")
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,  # {"pred": B masks}
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draw the chosen cases of a batch."""
+        for row, index in enumerate(batch["index"].tolist()):
+            if index in self._drawn:
+                self._outcomes[index] = self._explain(pl_module, outputs["pred"][row], batch, row)
+
+    on_predict_batch_end = on_test_batch_end
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say how many cases were drawn, and how many captions lack the word."""
+        if not self.pictures:
+            return
+        outcomes = list(gather_by_index(self._outcomes).values())
+        skipped = f"; captions without {self.word!r}, skipped: {outcomes.count(False)}"
+        rank_zero_info(
+            f"explanations written to {self.folder}: {outcomes.count(True)}"
+            + (skipped if False in outcomes else "")
+        )
+
+    on_predict_epoch_end = on_test_epoch_end
+
+    def _choose(self, pl_module: L.LightningModule, loader: Any) -> None:
+        self._check_that_words_are_read(pl_module)
+        self._drawn = evenly_spaced(self.pictures, rows_in(loader))
+        self._outcomes = {}
+
+    def _check_that_words_are_read(self, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, SegmentationModule)
+        if self.word is not None:
+            pl_module.token_mask([self.word], self.word)
+
+    def _explain(self, pl_module: Any, pred: Tensor, batch: Batch, row: int) -> bool:
+        """Draw one row, unless its caption lacks the word."""
+        text, truth = batch["text"][row], batch.get("truth")
+        try:
+            pl_module.token_mask([text], self.word)
+        except UserError:
+            return False
+        maps = pl_module.explain(batch["image"][row : row + 1], [text], self.word)
+        page = explanation(
+            picture_of(batch, row),
+            None if truth is None else mask_bytes(truth[row]),
+            mask_bytes(pred),
+            {name: values[0].cpu().numpy() for name, values in maps.items()},
+            caption=text,
+            word=self.word,
+            title=[batch["case"][row]],
+        )
+        Image.fromarray(page).save(self.folder / f"{batch['case'][row]}.png")
+        return True

@@ -1,0 +1,172 @@
+"""The case table: masks in, one row of pixel counts and surface distances per case."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from textseg.metrics.scores import TOLERANCE, UNITS, CaseTableRows
+
+LVIT_SIDE = 224
+
+_COLUMNS = 7  # index, intersection, predicted, true, unit, hd95, nsd
+_COUNTS = 4
+_NAN_BITS = int(np.array(np.nan).view(np.int64))
+
+
+def threshold_logits(logits: Tensor) -> Tensor:
+    """Threshold logits of any shape to a bool mask: probability > 0.5, which is logit > 0."""
+    return logits > 0
+
+
+def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear by pixel centers, in fp32: [h, w] -> [H, W], or [1, h, w] -> [1, H, W].
+
+    At test time the logits go to the truth's own resolution, never the other way round.
+    """
+    planes = logits.float().reshape(1, 1, *logits.shape[-2:])
+    resized = F.interpolate(planes, size=tuple(size), mode="bilinear", align_corners=False)
+    return resized.reshape(*logits.shape[:-2], *resized.shape[-2:])
+
+
+def lvit_pair(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """The two masks LViT's test compares, for `protocol="lvit"`.
+
+    Its loader resizes the mask, an 8-bit image of 0 and 255, bilinearly to 224 and takes what is
+    left above 0, so masks grow by up to a pixel. What rounds to 0 of 255 is not above 0. Gray rims
+    below 128 in a mask file are already gone from `truth`, although LViT's loader would keep them.
+
+    Args:
+        logits: [h, w] or [1, h, w].
+        truth: [H0, W0], 0 or 1, at the image's own resolution.
+
+    Returns:
+        pred and truth, both bool [224, 224].
+    """
+    size = (LVIT_SIDE, LVIT_SIDE)
+    grown = resize_logits(truth.float() * 255, size).round() > 0
+    return threshold_logits(resize_logits(logits, size)).reshape(size), grown
+
+
+def surface_scores(
+    pred: Tensor, truth: Tensor, spacing: Sequence[float], *, tolerance: float = TOLERANCE
+) -> tuple[float, float, int]:
+    """hd95, nsd and the code of their unit for one case, by MONAI.
+
+    With d(a, B) the distance of boundary pixel a to the boundary B:
+    hd95 = max(P95 of d(p, T) over p in P, P95 of d(t, P) over t in T), and
+    nsd = share of all boundary pixels, of both masks, with d <= tolerance.
+
+    Args:
+        pred, truth: bool [H, W].
+        spacing: millimetres per pixel, rows then columns; NaN where unknown, and then distances and
+            tolerance are in pixels.
+        tolerance: of nsd.
+
+    Returns:
+        (NaN, NaN, unit) where either mask is empty: there is no distance to a boundary that is not.
+    """
+    known = bool(np.isfinite(spacing).all() and min(spacing) > 0)
+    unit = UNITS.index("mm" if known else "px")
+    if not (pred.any() and truth.any()):
+        return np.nan, np.nan, unit
+    # Imported here because it takes seconds, and only a test needs it.
+    from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+
+    pair = pred.cpu()[None, None], truth.cpu()[None, None]  # [1, 1, H, W]
+    options: Any = {"include_background": True, "spacing": list(spacing) if known else None}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)  # MONAI's, about its own calls
+        hd95 = compute_hausdorff_distance(*pair, percentile=95, **options)
+        nsd = compute_surface_dice(*pair, class_thresholds=[tolerance], **options)
+    return float(hd95), float(nsd), unit
+
+
+def _gather_rows(result: Tensor, group: Any = None) -> list[Tensor]:
+    """Gather [N_rank, 7] from all ranks, N_rank differing or zero.
+
+    A rank that saw no batch gets a one-dimensional float stand-in from torchmetrics. Ranks that
+    gather tensors of unlike dimension or type crash or hang, so it becomes zero rows here.
+    """
+    if result.ndim == 1:
+        result = torch.empty(0, _COLUMNS, dtype=torch.int64, device=result.device)
+    return gather_all_tensors(result, group)
+
+
+class CaseTable(Metric):
+    """One row per case, gathered over processes, de-duplicated and sorted by index.
+
+    Two processes give exactly the rows of one: `DistributedSampler` repeats cases to make ranks
+    even, and of rows with an equal index only one is kept. The state is int64 throughout (distances
+    by their float64 bits), so it stays exact whatever the precision of the network, and on devices
+    without float64. `compute()` returns `CaseTableRows`.
+
+    Args:
+        surface: also hd95 and nsd. They need the masks on the CPU; without them an update never
+            waits for the device.
+        tolerance: of nsd, in millimetres where the spacing is known and in pixels elsewhere.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    rows: list[Tensor]
+
+    def __init__(self, *, surface: bool = False, tolerance: float = TOLERANCE) -> None:
+        super().__init__(dist_sync_fn=_gather_rows)
+        self.surface = surface
+        self.tolerance = tolerance
+        self.add_state("rows", default=[], dist_reduce_fx="cat")
+
+    def update(
+        self,
+        pred: Sequence[Tensor] | Tensor,
+        truth: Sequence[Tensor] | Tensor,
+        index: Tensor,
+        spacing: Tensor,
+    ) -> None:
+        """Append B rows.
+
+        Args:
+            pred: [B, H, W], or B masks [H, W] whose sizes may differ; nonzero is foreground.
+            truth: likewise, each of its prediction's size.
+            index: [B] int64, position in the split.
+            spacing: [B, 2] millimetres per pixel, NaN where unknown; read only if `surface`.
+        """
+        masks = [(p.bool(), t.bool()) for p, t in zip(pred, truth, strict=True)]
+        assert all(p.shape == t.shape for p, t in masks), "prediction and truth differ in size"
+        counts = [torch.stack([(p & t).sum(), p.sum(), t.sum()]) for p, t in masks]
+        device = self.device
+        left = torch.cat([index.to(device)[:, None], torch.stack(counts).to(device)], dim=1)
+        self.rows.append(torch.cat([left, self._surface(masks, spacing).to(device)], dim=1))
+
+    def _surface(self, masks: list[tuple[Tensor, Tensor]], spacing: Tensor) -> Tensor:
+        """The columns unit, hd95 and nsd: [B, 3] int64, distances by their float64 bits."""
+        if not self.surface:
+            nothing = torch.full((len(masks), 3), _NAN_BITS, device=self.device)
+            nothing[:, 0] = 0
+            return nothing
+        scores = [
+            surface_scores(p, t, s, tolerance=self.tolerance)
+            for (p, t), s in zip(masks, spacing.tolist(), strict=True)
+        ]
+        unit = np.array([[unit] for *_, unit in scores], dtype=np.int64)
+        values = np.array([[hd95, nsd] for hd95, nsd, _ in scores])
+        return torch.from_numpy(np.concatenate([unit, values.view(np.int64)], axis=1))
+
+    def compute(self) -> CaseTableRows:
+        """All cases of all processes, each once, in the order of their index."""
+        parts = [self.rows] if isinstance(self.rows, Tensor) else self.rows
+        blank = torch.empty(0, _COLUMNS, dtype=torch.int64)
+        table = torch.cat([blank, *(part.cpu() for part in parts)]).numpy()
+        _, first = np.unique(table[:, 0], return_index=True)
+        columns = table[first].T  # [7, N]
+        distances = np.ascontiguousarray(columns[_COUNTS + 1 :]).view(np.float64)
+        return CaseTableRows(*columns[: _COUNTS + 1], *distances)

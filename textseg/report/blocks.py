@@ -1,0 +1,96 @@
+"""Blocks that a page is made of, as plain values; `page.html` renders each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Union
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: its text, and the number behind it in full precision where it is one."""
+
+    text: str
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells, the first of each naming the row; `caption` says what is in the table."""
+
+    kind: ClassVar[str] = "table"
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Pairs of name and value, as a list."""
+
+    kind: ClassVar[str] = "facts"
+    pairs: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    kind: ClassVar[str] = "text"
+    text: str
+
+
+@dataclass(frozen=True)
+class Caution:
+    """A warning that a reader needs before believing a number."""
+
+    kind: ClassVar[str] = "warning"
+    text: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture within the page: a data URI, its size in pixels, what it shows in words."""
+
+    kind: ClassVar[str] = "picture"
+    uri: str
+    width: int
+    height: int
+    alt: str
+    caption: str
+    plot: bool = False
+
+
+@dataclass(frozen=True)
+class CaseCard:
+    """One case: its caption, its numbers, its pictures, `beside` each other where there is room."""
+
+    kind: ClassVar[str] = "case"
+    title: str
+    caption: str
+    facts: Sequence[tuple[str, str]]
+    pictures: Sequence[Picture]
+    beside: bool = False
+
+
+@dataclass(frozen=True)
+class Group:
+    """Blocks under a heading of their own; `closed` ones open at a click."""
+
+    kind: ClassVar[str] = "group"
+    title: str
+    blocks: Sequence[Block]
+    closed: bool = False
+
+
+Block = Union[Table, Facts, Text, Caution, Picture, CaseCard, Group]  # noqa: UP007  Python 3.10
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page with an entry in the table of contents."""
+
+    id: str
+    title: str
+    blocks: Sequence[Block]

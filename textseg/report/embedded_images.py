@@ -1,0 +1,90 @@
+"""Images as data URIs, small enough that a page still opens quickly."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from textseg.errors import UserError, first_line
+from textseg.report.blocks import Picture
+
+MAX_BYTES = 7_500_000  # of all case pictures; base64 makes 10 MB of it
+_LONGEST_SIDE = 1280  # of a picture that is reduced, pixels
+_QUALITY = 85
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A picture's data URI and its size in pixels."""
+
+    uri: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Album:
+    """Case pictures by file; `reduced` where they are JPEG and not the files' own bytes."""
+
+    pictures: dict[Path, Embedded]
+    reduced: bool
+
+
+def album(files: Iterable[Path], *, max_bytes: int = MAX_BYTES) -> Album:
+    """Embed pictures: as they are, or all as JPEG where they would be more than `max_bytes`.
+
+    Raises:
+        UserError: a file is no picture.
+    """
+    files = list(dict.fromkeys(files))
+    contents = {file: _read(file) for file in files}
+    reduced = sum(map(len, contents.values())) > max_bytes
+    return Album({file: _embedded(file, data, reduced) for file, data in contents.items()}, reduced)
+
+
+def plot(png: bytes, alt: str, caption: str) -> Picture:
+    """Embed a plot's PNG, with what it shows in words."""
+    with Image.open(io.BytesIO(png)) as image:
+        return Picture(_uri(png, "image/png"), image.width, image.height, alt, caption, plot=True)
+
+
+def reduced_note(images: Album) -> str:
+    """A sentence for the page where its case pictures are reduced; "" where they are not."""
+    if not images.reduced:
+        return ""
+    return " The pictures are JPEGs of at most 1280 pixels; the originals lie in the run's folder."
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror})", "test the run again") from None
+
+
+def _embedded(file: Path, data: bytes, reduced: bool) -> Embedded:
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            image.load()  # a file cut short fails here
+            if not reduced:
+                return Embedded(_uri(data, "image/png"), *image.size)
+            small = image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{file} is no PNG that can be read ({first_line(error)})",
+            "the file was cut short or replaced: test the run again",
+        ) from error
+    small.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+    buffer = io.BytesIO()
+    # No chroma subsampling: it would wash out the thin colored rims.
+    small.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
+    return Embedded(_uri(buffer.getvalue(), "image/jpeg"), *small.size)
+
+
+def _uri(data: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"

@@ -1,0 +1,144 @@
+"""cases.csv: the one writer and the one reader of a test's table of cases."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from textseg.errors import UserError, first_line
+from textseg.metrics.scores import Protocol, dice_from_counts
+from textseg.metrics.strata import SIDES, SIZES
+
+OUTLINES = "outlines"  # what `truth` is unless the DataModule says otherwise
+TEST_AGAIN = "test the run again: textseg test --ckpt_path RUN/checkpoints/best.ckpt"
+_EDITED = f"the file was cut short or edited: {TEST_AGAIN}"
+_ROUNDING = 1e-6  # of a Dice in the file
+
+
+@dataclass(frozen=True)
+class CaseRow:
+    """One row of cases.csv; its fields are the columns, in the file's order.
+
+    Args:
+        case: the row's own name, unlike every other.
+        case_id: patient or study; "" where unknown.
+        patient: the unit that a bootstrap draws: `case_id`, or the case itself where unknown.
+        caption: the text that was given to the network.
+        dice, iou: of this case, by the test's protocol.
+        intersection, predicted, true: areas in pixels.
+        pixels: of the whole image.
+        hd95, nsd: surface distances; None where undefined.
+        surface_unit: of `hd95`: px, mm, or "" where distances were not asked for.
+        lesion_size: one of `textseg.metrics.strata.SIZES`.
+        lesion_number: connected parts of the truth.
+        lesion_side: one of `textseg.metrics.strata.SIDES`.
+        truth: what the true mask is made of, such as outlines or boxes.
+    """
+
+    case: str
+    case_id: str
+    patient: str
+    caption: str
+    dice: float
+    iou: float
+    intersection: int
+    predicted: int
+    true: int
+    pixels: int
+    hd95: float | None
+    nsd: float | None
+    surface_unit: str
+    lesion_size: str
+    lesion_number: int
+    lesion_side: str
+    truth: str
+
+
+COLUMNS = tuple(field.name for field in fields(CaseRow))
+_KINDS = {"str": str, "int": int, "float": float, "float | None": float}  # of a field
+
+
+def write_cases(path: Path, rows: Iterable[CaseRow]) -> None:
+    """Write cases.csv, one line for each row in the order given."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)  # None is an empty cell
+
+
+def read_cases(path: Path, protocol: Protocol = "standard") -> list[CaseRow]:
+    """Read cases.csv, and check that its values agree with each other.
+
+    Args:
+        path: the file.
+        protocol: of the test's scores.
+
+    Raises:
+        UserError: the file is missing, lacks a column or a case, or was edited.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            if missing:
+                raise UserError(
+                    f"{path} lacks the columns {', '.join(missing)}: it is cut short, or of "
+                    "another version",
+                    TEST_AGAIN,
+                )
+            rows = [_row(f"{path}, line {reader.line_num}", cells, protocol) for cells in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read ({first_line(error)})", TEST_AGAIN) from error
+    if not rows:
+        raise UserError(f"{path} lists no case", f"{TEST_AGAIN}, on data with a test split")
+    repeated = len(rows) - len({row.case for row in rows})
+    if repeated:
+        raise UserError(f"{path} lists {repeated} cases twice", _EDITED)
+    return rows
+
+
+def _row(where: str, cells: Mapping[str, str | None], protocol: Protocol) -> CaseRow:
+    values: dict[str, Any] = {}
+    for field in fields(CaseRow):
+        name, kind = field.name, str(field.type)
+        text = cells[name] or ""
+        try:
+            values[name] = None if not text and "None" in kind else _KINDS[kind](text)
+            if kind != "str" and not math.isfinite(values[name] or 0):
+                raise ValueError
+        except ValueError as error:
+            raise UserError(f"{where}: {name}={cells[name]!r} is no number", _EDITED) from error
+    row = CaseRow(**values)
+    contradiction = _contradiction(row, protocol)
+    if contradiction:
+        raise UserError(f"{where}: {contradiction}", _EDITED)
+    return row
+
+
+def _contradiction(row: CaseRow, protocol: Protocol) -> str:
+    """What in a row cannot be true; "" if all can."""
+    both, predicted, true, pixels = row.intersection, row.predicted, row.true, row.pixels
+    if not 0 <= both <= min(predicted, true) or predicted + true - both > pixels:
+        return f"{both} pixels in both masks, {predicted} predicted, {true} true, of {pixels}"
+    # LViT's protocol counts areas after resizing, which may lose a lesion of few pixels.
+    lesions = row.lesion_number
+    if lesions < 0 or (protocol == "standard" and (lesions == 0) != (true == 0)):
+        return f"lesion_number={lesions} with {true} true pixels"
+    if not row.case or row.patient != (row.case_id or row.case):
+        return f"case={row.case!r} with case_id={row.case_id!r} has patient={row.patient!r}"
+    for name, value, known in (
+        ("lesion_size", row.lesion_size, SIZES),
+        ("lesion_side", row.lesion_side, SIDES),
+    ):
+        if value not in known:
+            return f"{name}={value!r} is none of {', '.join(known)}"
+    if not row.truth:
+        return "truth is empty"
+    score = float(dice_from_counts(both, predicted, true, protocol=protocol))
+    if not abs(score - row.dice) < _ROUNDING:
+        return f"dice={row.dice} where its areas give {score:.6f}"
+    return ""
