@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from textseg.segment import Segmenter
+    from textseg.segment.network import Segmenter
 
 __version__ = "0.1.0"
 
@@ -21,8 +21,9 @@ def load(
 ) -> Segmenter:
     """The network of a checkpoint: ``load("best.ckpt").segment(image, text)`` gives mask and probs.
 
-    Args and errors as of `textseg.segment.load`; nothing heavy is imported before this is called.
+    Arguments and errors are those of `textseg.segment.network.load`. Nothing heavy is imported
+    before this is called.
     """
-    from textseg.segment import load as load_network
+    from textseg.segment.network import load as load_network
 
     return load_network(ckpt_path, image_size=image_size, device=device)

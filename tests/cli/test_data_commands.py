@@ -24,9 +24,9 @@ def qata(tmp_path: Path) -> Path:
 
 
 def test_the_main_help_lists_the_data_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    assert "Audit a dataset" in capsys.readouterr().out
+    main(["--help"])
+    shown = capsys.readouterr().out
+    assert all(f"data {name}" in shown for name in ("audit", "prepare", "build-refhl"))
 
 
 @pytest.mark.parametrize("command", ["audit", "prepare", "build-refhl"])

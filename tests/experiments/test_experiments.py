@@ -17,8 +17,10 @@ from lightning.pytorch.loggers import WandbLogger
 import datamodules
 import lightning_cli
 import textseg.models
-from lightning_cli import SuiteCLI
+from lightning_cli import COMMANDS, datasets
 from textseg.callbacks.sample_tables import SampleTables
+from textseg.cli.commands import find
+from textseg.cli.suite import SuiteCLI
 from textseg.models.base import SegmentationModule
 from textseg.training import CompiledTraining, GradientCheckpointing
 
@@ -47,7 +49,8 @@ class Parsed(SuiteCLI):
 @cache
 def suite_parser() -> Any:
     """The command line's parser; building it costs more than parsing does."""
-    return Parsed(["fit", "--config", str(BASES[0])]).parser
+    command, arguments = find(COMMANDS, ["fit", "--config", str(BASES[0])])
+    return Parsed(command, arguments, datasets()).parser
 
 
 def parse_command(arguments: Sequence[str]) -> Any:

@@ -38,7 +38,8 @@ from textseg.errors import UserError
 from textseg.metrics.case_table import resize_logits
 from textseg.models import ImageBaseline
 from textseg.preprocess import read_image, resize_image
-from textseg.segment import Segmenter, segment
+from textseg.segment import segment
+from textseg.segment.network import Segmenter
 from textseg.segment.pictures import pixels_of
 from textseg.visualize.overlay import overlay
 

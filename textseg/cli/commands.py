@@ -1,75 +1,196 @@
-"""The suite's commands that need neither trainer nor dataset, from their command lines."""
+"""The table of commands, from which parsers, help and dispatch derive.
+
+A command is a function whose signature and docstring give its options. It is imported when the
+command runs or explains itself, never for the list of commands.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from textseg.cli.parser import function_parser
-from textseg.compare import compare, plain_table
-from textseg.report import report
-from textseg.report.dashboard import dashboard
-from textseg.report.write_comparison import write_comparison
-from textseg.segment import segment
+from textseg.errors import UserError
 
 
-def segment_command(arguments: Sequence[str]) -> None:
-    """`textseg segment IMAGE [TEXT] --ckpt_path ...`."""
-    parser = function_parser("segment", segment)
-    parser.add_argument("image", type=str, help="an image, a folder, or a table of image and text.")
-    parser.add_argument(
-        "text", type=str, nargs="?", default=None, help="what to segment; a table gives its own."
-    )
-    parser.add_function_arguments(segment, skip={"image", "text"})
-    # --ckpt for short, as people type it.
-    given = ["--ckpt_path" if argument == "--ckpt" else argument for argument in arguments]
-    print(f"written to {segment(**parser.parse_args(given).as_dict())}")
+class Made(NamedTuple):
+    """An argument that a function makes of an option: ``count_tokens`` of ``--tokenizer``."""
+
+    option: str
+    default: str
+    help: str
+    maker: str  # module:name
 
 
-def compare_command(arguments: Sequence[str]) -> None:
-    """`textseg compare RUN RUN ...`."""
-    parser = function_parser("compare", compare)
-    parser.add_argument(
-        "runs", type=str, nargs="+", help="folders of runs, or of single tests (RUN/test/empty)."
-    )
-    parser.add_function_arguments(compare, skip={"runs"})
-    parser.add_argument(
-        "--output",
-        type=str | None,
-        default=None,
-        help="folder to write tables, plots and numbers to; one that exists is not written over, "
-        "<output>_2 is taken. null writes nothing.",
-    )
-    settings = parser.parse_args(list(arguments)).as_dict()
-    output = settings.pop("output")
-    result = compare(**settings)
-    print(plain_table(result))
-    if output is not None:
-        print(f"written to {write_comparison(result, output)}")
+@dataclass(frozen=True)
+class Command:
+    """One command of `textseg`.
+
+    Attributes:
+        name: what is typed: ``compare``, or two words such as ``data audit``.
+        summary: its line in ``textseg --help``.
+        function: ``module:name`` of what it runs. None is Lightning's own, Trainer.fit and so on.
+        takes: arguments that the command line makes from an experiment and does not ask for:
+            model, datamodule, trainer, and variants (the changed captions of a probe).
+        needs_checkpoint: whether --ckpt_path must be given; settings then come from its run.
+        takes_run: whether the folder of a run may be given in place of --ckpt_path.
+        positionals: arguments that are given by position; a list takes one or more.
+        made: by name of the argument, options that it is made of.
+        show: turns the result into the text that is printed; None prints nothing, and a result that
+            is a number is the exit status.
+    """
+
+    name: str
+    summary: str
+    function: str | None = None
+    takes: frozenset[str] = frozenset()
+    needs_checkpoint: bool = False
+    takes_run: bool = False
+    positionals: tuple[str, ...] = ()
+    made: Mapping[str, Made] = field(default_factory=dict)
+    show: Callable[[Any], str] | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether it needs a Trainer, and therefore Lightning's command line."""
+        return "trainer" in self.takes
 
 
-def report_command(arguments: Sequence[str]) -> None:
-    """`textseg report RUN [RUN ...]`."""
-    parser = function_parser("report", report)
-    parser.add_argument(
-        "runs", type=str, nargs="+", help="folder of a run; several runs are compared."
-    )
-    parser.add_function_arguments(report, skip={"runs"})
-    print(f"written to {report(**parser.parse_args(list(arguments)).as_dict())}")
+class Datasets(NamedTuple):
+    """What the commands need of a package of datasets."""
+
+    datamodule: type[Any]  # the base class of its DataModules
+    caption_variants: Callable[..., Any]  # changed captions of a probe: (texts, case_ids, seed=)
 
 
-def dashboard_command(arguments: Sequence[str]) -> None:
-    """`textseg dashboard ENTITY [PROJECT] ...`."""
-    parser = function_parser("dashboard", dashboard)
-    parser.add_argument("entity", type=str, help="user or team that the project belongs to.")
-    parser.add_function_arguments(dashboard, skip={"entity"})
-    print(dashboard(**parser.parse_args(list(arguments)).as_dict()))
+def load(path: str) -> Any:
+    """The object that ``module:name`` names."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
 
 
-# A command -> the function that runs it, and the one whose docstring describes it.
-COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], Callable[..., Any]]] = {
-    "segment": (segment_command, segment),
-    "compare": (compare_command, compare),
-    "report": (report_command, report),
-    "dashboard": (dashboard_command, dashboard),
-}
+def find(commands: Sequence[Command], arguments: Sequence[str]) -> tuple[Command, list[str]]:
+    """The command that a command line names, and its arguments.
+
+    Raises:
+        UserError: it names none.
+    """
+    for command in commands:
+        words = command.name.split()
+        if list(arguments[: len(words)]) == words:
+            return command, list(arguments[len(words) :])
+    group = list(arguments[:1]) in groups(commands)
+    wrong = list(arguments[: 2 if group else 1])
+    names = [c.name for c in commands if not group or c.name.split()[0] == arguments[0]]
+    missing = wrong in ([], *groups(commands))
+    cause = "no command is given" if missing else f"unknown command {' '.join(wrong)!r}"
+    raise UserError(cause, f"give one of {', '.join(names)}")
+
+
+def groups(commands: Sequence[Command]) -> list[list[str]]:
+    """The first words of commands of two, such as ``data``; each as a list of one."""
+    firsts = (command.name.split()[0] for command in commands if " " in command.name)
+    return [[first] for first in dict.fromkeys(firsts)]
+
+
+def overview(commands: Sequence[Command], description: str, prefix: str = "") -> str:
+    """The text of ``textseg --help``: every command with its summary."""
+    shown = [c for c in commands if c.name.startswith(prefix)]
+    width = max(len(command.name) for command in shown)
+    lines = [f"  {command.name:{width}}  {command.summary}" for command in shown]
+    usage = f"usage: textseg {prefix}COMMAND ... [--debug]"
+    footer = "textseg COMMAND --help lists a command's settings."
+    return "\n".join([usage, "", description, "", "commands:", *lines, "", footer])
+
+
+# --- what is printed ---------------------------------------------------------------------------
+
+
+def written_to(path: Path) -> str:
+    """The line that says where the results are."""
+    return f"written to {path}"
+
+
+def _probe(result: Any) -> str:
+    from textseg.probe import plain_table
+
+    return f"{plain_table(result)}\n{written_to(result.output)}"
+
+
+def _benchmark(result: Any) -> str:
+    from textseg.benchmark.table import format_benchmark
+
+    return format_benchmark(result)
+
+
+# --- the table ---------------------------------------------------------------------------------
+
+_EXPERIMENT = frozenset({"model", "datamodule", "trainer"})
+
+COMMANDS: tuple[Command, ...] = (
+    Command("fit", "Train a network.", takes=_EXPERIMENT),
+    Command(
+        "validate",
+        "Score a checkpoint on the validation set.",
+        takes=_EXPERIMENT,
+        needs_checkpoint=True,
+    ),
+    Command(
+        "test",
+        "Score a checkpoint on the test set, with intervals and overlays.",
+        takes=_EXPERIMENT,
+        needs_checkpoint=True,
+    ),
+    Command(
+        "predict",
+        "Write a checkpoint's masks for the images of a dataset.",
+        takes=_EXPERIMENT,
+        needs_checkpoint=True,
+    ),
+    Command(
+        "segment",
+        "Segment images by what a text names: one image, a folder of images, or a table.",
+        function="textseg.segment:segment",
+        positionals=("image", "text"),
+        show=written_to,
+    ),
+    Command(
+        "probe",
+        "Measure how far masks move when the words are changed.",
+        function="textseg.probe:probe",
+        takes=_EXPERIMENT | {"variants"},
+        needs_checkpoint=True,
+        takes_run=True,
+        show=_probe,
+    ),
+    Command(
+        "compare",
+        "Compare tested runs over the same cases, with intervals and a paired test.",
+        function="textseg.report.write_comparison:compare_runs",
+        positionals=("runs",),
+        show=str,
+    ),
+    Command(
+        "report",
+        "Write a run, or a comparison of several, as one HTML page.",
+        function="textseg.report:report",
+        positionals=("runs",),
+        show=written_to,
+    ),
+    Command(
+        "benchmark",
+        "Measure cost and speed of networks, in one table.",
+        function="textseg.benchmark.measure:benchmark",
+        takes=_EXPERIMENT,
+        show=_benchmark,
+    ),
+    Command(
+        "dashboard",
+        "Set up a view of a W&B project that compares networks.",
+        function="textseg.report.dashboard:dashboard",
+        positionals=("entity",),
+        show=str,
+    ),
+)

@@ -1,38 +1,85 @@
-"""The parser of every command: its errors are one line of cause and one of remedy."""
+"""Parsers whose errors are raised, and the run of a command that needs no Trainer."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser
 
+from textseg.cli.arguments import data_part_of_configs
+from textseg.cli.commands import Command, load
 from textseg.cli.messages import explain
 
 
-class Refused(BaseException):
-    """A parser's error on its way out; jsonargparse would wrap an Exception once more."""
+class ParseError(BaseException):
+    """What a parser refuses, in jsonargparse's words; it would wrap an Exception once more."""
 
 
-class SuiteParser(LightningArgumentParser):
-    """A parser whose errors are one line of cause and one of remedy.
-
-    `arguments` is the command line, for messages; `known_names` gives the names that a misspelled
-    one may have meant.
-    """
-
-    arguments: Sequence[str] = ()
-    known_names: Callable[[], set[str]] = set
+class CommandParser(ArgumentParser):
+    """A parser that raises its errors, so that one place explains them."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise Refused(explain(message, self.arguments, type(self).known_names())) from ex
+        """Raise ParseError instead of printing usage and exiting."""
+        raise ParseError(message) from ex
 
 
-def summary_of(function: Callable[..., Any]) -> str:
-    """The first line of a docstring, which is what a command's help begins with."""
-    return (function.__doc__ or "").splitlines()[0]
+def run_command(command: Command, arguments: Sequence[str], datamodule: Callable[[], type]) -> Any:
+    """Run a command that needs no Trainer; returns what its function returns.
+
+    Args:
+        command: its row in the table.
+        arguments: the command line after its name.
+        datamodule: gives the base class of datasets, for a command that takes one.
+
+    Raises:
+        UserError: the arguments are not its own.
+    """
+    assert command.function is not None
+    function = load(command.function)
+    parser = command_parser(command, function)
+    if "datamodule" in command.takes:
+        parser.add_argument(
+            "-c", "--config", action="config", help="an experiment; its data is read."
+        )
+        parser.add_subclass_arguments(datamodule(), "data", required=True)
+        arguments = data_part_of_configs(arguments)
+    try:
+        settings = parser.parse_args(list(arguments))
+    except ParseError as error:
+        known = {name for action in parser._actions for name in action.dest.split(".")}
+        raise explain(str(error), arguments, known, command) from error
+    if "datamodule" in command.takes:
+        settings = parser.instantiate_classes(settings)
+        settings["datamodule"] = settings.pop("data")
+        settings.pop("config")
+    values = settings.as_dict()
+    for name, made in command.made.items():
+        values[name] = load(made.maker)(values.pop(made.option))
+    return function(**values)
 
 
-def function_parser(name: str, function: Callable[..., Any]) -> SuiteParser:
-    """The parser of `textseg NAME`, described by the function behind it."""
-    return SuiteParser(prog=f"textseg {name}", description=summary_of(function), allow_abbrev=False)
+def command_parser(command: Command, function: Callable[..., Any]) -> CommandParser:
+    """The parser of a command, from its function's signature and docstring."""
+    parser = CommandParser(
+        prog=f"textseg {command.name}", description=command.summary, allow_abbrev=False
+    )
+    parameters = inspect.signature(function, eval_str=True).parameters
+    own: set[str | int] = {*command.takes, *command.made}
+    own &= {*parameters}
+    described = CommandParser()  # only to read the docstring
+    described.add_function_arguments(function, skip=own)
+    helps = {action.dest: action.help for action in described._actions}
+    for name in command.positionals:
+        kind, default = parameters[name].annotation, parameters[name].default
+        more: dict[str, Any] = {"type": kind}
+        if kind == list[str]:
+            more = {"type": str, "nargs": "+"}
+        elif default is not inspect.Parameter.empty:
+            more |= {"nargs": "?", "default": default}
+        parser.add_argument(name, help=helps[name], **more)
+    parser.add_function_arguments(function, skip={*command.positionals, *own})
+    for made in command.made.values():
+        parser.add_argument(f"--{made.option}", default=made.default, help=made.help)
+    return parser

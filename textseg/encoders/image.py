@@ -6,9 +6,7 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import timm
 import torch
-from timm.models import FeatureListNet
 from torch import Tensor, nn
 
 from textseg.encoders.restore import is_restoring
@@ -43,6 +41,8 @@ class Normalize(nn.Module):
 
 def is_timm_model(name: str) -> bool:
     """Whether timm has a network of this name."""
+    import timm  # a second of CPU time, so only where a network of its is asked for
+
     return timm.is_model(name)
 
 
@@ -54,6 +54,8 @@ def near_timm_names(name: str, *, prefix: str = "", others: Sequence[str] = ()) 
         prefix: put before timm's names.
         others: further names that may have been meant.
     """
+    import timm
+
     known = [*others, *(f"{prefix}{model}" for model in timm.list_models())]
     return difflib.get_close_matches(name, known, n=3)
 
@@ -89,6 +91,9 @@ class ImageEncoder(nn.Module):
                 f"image_encoder={name!r} is not a timm model",
                 f"did you mean one of {near}?" if near else "timm.list_models() tells their names",
             )
+        import timm
+        from timm.models import FeatureListNet
+
         try:
             self.body: Any = timm.create_model(
                 name, pretrained=fetch, features_only=True, **settings
@@ -104,6 +109,7 @@ class ImageEncoder(nn.Module):
                 "connect to the hub once so that the weights are cached, or set pretrained: false",
             ) from error
         self.name, self.pretrained = name, pretrained
+        self._steppable = isinstance(self.body, FeatureListNet)
         self.channels: tuple[int, ...] = tuple(self.body.feature_info.channels())
         self.strides: tuple[int, ...] = tuple(self.body.feature_info.reduction())
         self.normalize = Normalize(
@@ -148,7 +154,7 @@ class ImageEncoder(nn.Module):
         x = self.normalize(image)
         if fuse is None:
             return [self._nchw(feature) for feature in self._run(self.body, x, size)]
-        if not isinstance(self.body, FeatureListNet):
+        if not self._steppable:
             raise UserError(
                 f"image_encoder={self.name!r} does not run stage by stage",
                 "choose a ConvNeXt, ResNet or Swin for networks that fuse text inside the encoder",

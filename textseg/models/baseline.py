@@ -14,7 +14,6 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor
 
@@ -151,6 +150,8 @@ def _build(
     Raises:
         UserError: the library refuses the settings, or the weights cannot be fetched.
     """
+    import segmentation_models_pytorch as smp  # with all of timm, so only where it is used
+
     published: str | bool = True if image_encoder.startswith(TIMM) else "imagenet"
     try:
         return smp.create_model(
@@ -177,6 +178,8 @@ def _normalize(image_encoder: str, *, pretrained: bool) -> Normalize:
         return Normalize()
     if not image_encoder.startswith(TIMM) and is_restoring():
         return StoredNormalize((0.0,) * 3, (1.0,) * 3)  # the checkpoint has them
+    import segmentation_models_pytorch as smp
+
     try:
         published = smp.encoders.get_preprocessing_params(image_encoder, pretrained="imagenet")
     except OSError as error:
@@ -193,6 +196,8 @@ def _normalize(image_encoder: str, *, pretrained: bool) -> Normalize:
 
 
 def _check_names(architecture: str, image_encoder: str) -> None:
+    import segmentation_models_pytorch as smp
+
     architectures = list(smp.MODEL_ARCHITECTURES_MAPPING)
     if architecture not in architectures:
         near = difflib.get_close_matches(architecture, architectures) or architectures
@@ -224,6 +229,8 @@ def _check_options(
             f"image_encoder={image_encoder!r} takes no options, given {dict(encoder_options)}",
             f'leave image_encoder_options out, or take a "{TIMM}" encoder',
         )
+    import segmentation_models_pytorch as smp
+
     signature = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[architecture].__init__)
     known = [p for p in signature.parameters if p not in (*FIXED, "self", "kwargs")]
     odd = [name for name in decoder_options if name not in known]

@@ -4,11 +4,33 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from textseg.compare import compare
 from textseg.compare.results import Comparison
-from textseg.compare.tables import latex_table, markdown_table
+from textseg.compare.tables import latex_table, markdown_table, plain_table
 from textseg.metrics.text import to_json
 from textseg.runs.folder import unique_dir
+
+
+def compare_runs(runs: list[str], *, output: str | None = None, **settings: Any) -> str:
+    """Compare tested runs over the same cases; the function of `textseg compare`.
+
+    Args:
+        runs: folders of two runs or more, runs/<config>/<time>; or folders of single tests, such as
+            RUN/test/empty, to compare caption modes or a run's own test set with another's.
+        output: folder to write tables, plots and numbers to; one that exists is not written over,
+            <output>_2 is taken. null writes nothing.
+        **settings: of `textseg.compare.compare`.
+
+    Returns:
+        The tables as text and, if anything was written, where.
+    """
+    comparison = compare(runs, **settings)
+    text = plain_table(comparison)
+    if output is None:
+        return text
+    return f"{text}\nwritten to {write_comparison(comparison, output)}"
 
 
 def write_comparison(comparison: Comparison, folder: str | Path) -> Path:

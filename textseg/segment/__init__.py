@@ -7,6 +7,5 @@ from the config.yaml of its run. Texts are read as they are given: of a run with
 """
 
 from textseg.segment.command import segment
-from textseg.segment.network import Segmentation, Segmenter, load
 
-__all__ = ["Segmentation", "Segmenter", "load", "segment"]
+__all__ = ["segment"]

@@ -1,21 +1,8 @@
-"""The function behind `textseg segment`."""
+"""The function of `textseg segment`; it imports torch only when it is called."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
-from tqdm import tqdm
-
-from textseg.errors import UserError, first_line
-from textseg.preprocess import probe_size
-from textseg.runs.folder import unique_dir
-from textseg.segment.network import Segmentation, load
-from textseg.segment.pictures import FULL_SCALE
-from textseg.segment.rows import Row, read_rows
-from textseg.visualize.overlay import overlay
 
 
 def segment(
@@ -57,47 +44,16 @@ def segment(
         UserError: an image, a table, a text or the checkpoint cannot be used. Everything is checked
             before the first mask is written.
     """
-    if batch_size < 1:
-        raise UserError(f"batch_size={batch_size} is below 1", "give 1 or more")
-    rows = list(read_rows(Path(image), text, root))
-    for path in tqdm(dict.fromkeys(row.image for row in rows), "check", delay=2, unit="image"):
-        probe_size(path)
-    net = load(ckpt_path, image_size=image_size, device=device)
-    if net.takes_text:
-        _check_texts(rows)
-    try:
-        folder = unique_dir(Path(output).expanduser().resolve())
-        for name in ("masks", "overlays", *["probabilities"] * probabilities):
-            (folder / name).mkdir()
-        results = net.segment_all(
-            [row.image for row in rows], [row.text for row in rows], batch_size=batch_size
-        )
-        bar = tqdm(results, "segment", len(rows), delay=2, unit="image")
-        for row, result in zip(rows, bar, strict=True):
-            _write(folder, row, result, probabilities=probabilities)
-    except OSError as error:
-        raise UserError(
-            f"output={output!r} cannot be written to ({first_line(error)})",
-            "free space there, or give another folder",
-        ) from error
-    return folder
+    from textseg.segment.files import segment_files
 
-
-def _check_texts(rows: Sequence[Row]) -> None:
-    for row in rows:
-        if not (row.text or "").strip():
-            raise UserError(
-                f"{row.where}: there is no text, but the network segments what is named",
-                'say what to look for: textseg segment IMAGE "text", or a table with a text in '
-                "each row",
-            )
-
-
-def _write(folder: Path, row: Row, result: Segmentation, *, probabilities: bool) -> None:
-    name, caption = f"{row.case}.png", row.text or "(no text)"
-    Image.fromarray(result.mask.astype(np.uint8) * 255).save(folder / "masks" / name)
-    page = overlay(result.image, None, result.mask, caption=caption, title=[row.case])
-    Image.fromarray(page).save(folder / "overlays" / name)
-    if probabilities:
-        levels = (result.probs.astype(np.float64) * FULL_SCALE).round().astype(np.uint16)
-        Image.fromarray(levels).save(folder / "probabilities" / name)
+    return segment_files(
+        image,
+        text,
+        ckpt_path=ckpt_path,
+        output=output,
+        root=root,
+        probabilities=probabilities,
+        image_size=image_size,
+        batch_size=batch_size,
+        device=device,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,8 @@ def load(
 ) -> Segmenter:
     """The network of a checkpoint, ready for images and texts.
 
-    A network of your own is found if the module that defines it was imported before.
+    A network of your own is found if its module was imported before, or if the config.yaml of the
+    checkpoint's run names its class.
 
     Args:
         ckpt_path: a checkpoint of `textseg fit` or of a Trainer. No code in it is run.
@@ -204,16 +206,40 @@ def network_from(checkpoint: Mapping[str, Any], path: str | Path) -> Segmentatio
 
 
 def _network_class(class_path: str, path: str | Path) -> type[SegmentationModule]:
-    """A network that is imported already: a checkpoint does not decide what is imported."""
-    for found in _networks():
-        if same_class(class_path, f"{found.__module__}.{found.__name__}"):
-            return found
-    own = [network for network in textseg.models.__all__ if network != SegmentationModule.__name__]
-    raise UserError(
-        f"{path} is of {class_path}, which is no network that is known here",
-        f"known are {', '.join(own)}; for a network of your own, import its module in Python and "
-        "call textseg.load",
-    )
+    """The class of a checkpoint's network: an imported one, or the one that its run's config names.
+
+    A checkpoint alone imports nothing; config.yaml is the user's own file, as it is for a test.
+
+    Raises:
+        UserError: there is no such network, or its module cannot be imported.
+    """
+    run = Run.of_checkpoint(path)
+    network = _imported_network(class_path)
+    if network is None and nested(run.settings(), "model", "class_path") == class_path:
+        try:
+            import_module(class_path.rpartition(".")[0])
+        except ImportError as error:
+            raise UserError(
+                f"{run.config} names {class_path}, which cannot be imported ({first_line(error)})",
+                "run this in the folder that holds its module, or install the module",
+            ) from error
+        network = _imported_network(class_path)
+    if network is None:
+        own = [name for name in textseg.models.__all__ if name != SegmentationModule.__name__]
+        raise UserError(
+            f"{path} is of {class_path}, which is no network that is known here",
+            f"known are {', '.join(own)}; for a network of your own, put the config.yaml of its "
+            "run beside the checkpoint, or in Python import its module before textseg.load",
+        )
+    return network
+
+
+def _imported_network(class_path: str) -> type[SegmentationModule] | None:
+    """The imported network of this path; None where there is none."""
+    for network in _networks():
+        if same_class(class_path, f"{network.__module__}.{network.__name__}"):
+            return network
+    return None
 
 
 def _networks() -> Iterator[type[SegmentationModule]]:

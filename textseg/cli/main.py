@@ -1,0 +1,54 @@
+"""What `textseg` does with a command line."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+
+from textseg.cli.arguments import add_working_folder
+from textseg.cli.commands import Command, Datasets, find, groups, overview
+from textseg.cli.messages import broken_yaml, config_files, exit_with, user_error
+from textseg.cli.parser import run_command
+
+
+def run(
+    arguments: Sequence[str],
+    commands: Sequence[Command],
+    datasets: Callable[[], Datasets],
+    description: str,
+) -> int:
+    """Run one command line; returns the exit status.
+
+    Args:
+        arguments: what follows `textseg`.
+        commands: the table.
+        datasets: gives the datasets' side; called by commands that need it.
+        description: of the whole, for ``--help``.
+    """
+    words = [argument for argument in arguments if argument != "--debug"]
+    words = ["--ckpt_path" if word == "--ckpt" else word for word in words]  # as people type it
+    add_working_folder()
+    try:
+        if words[-1:] in (["-h"], ["--help"]) and words[:-1] in ([], *groups(commands)):
+            print(overview(commands, description, "".join(f"{word} " for word in words[:-1])))
+            return 0
+        command, rest = find(commands, words)
+        if command.trains:
+            from textseg.cli.suite import SuiteCLI
+
+            SuiteCLI(command, rest, datasets())
+            return 0
+        result = run_command(command, rest, lambda: datasets().datamodule)
+    except Exception as error:
+        mistake = user_error(error)
+        if mistake is None and isinstance(error, UnicodeDecodeError):
+            mistake = broken_yaml(config_files(words))
+        if mistake is None:
+            raise
+        if "--debug" in arguments:
+            traceback.print_exception(error)
+        exit_with(mistake)
+    if command.show:
+        print(command.show(result))
+        return 0
+    return result or 0

@@ -1,0 +1,376 @@
+"""The commands that need a Trainer, by LightningCLI."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import yaml
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_info
+
+import textseg.models
+import textseg.training  # noqa: F401  short class names in YAML
+from textseg.callbacks.explanation_writer import ExplanationWriter
+from textseg.callbacks.loggers import (
+    comparable_keys,
+    configured_loggers,
+    prepare_loggers,
+    with_csv_logger,
+)
+from textseg.callbacks.prediction_writer import PredictionWriter
+from textseg.callbacks.results_writer import ResultsWriter
+from textseg.callbacks.run_config import RunConfig
+from textseg.callbacks.sample_tables import SampleTables  # noqa: F401  short class name in YAML
+from textseg.callbacks.score_log import ScoreLog
+from textseg.callbacks.wandb_offline import fall_back_to_offline
+from textseg.checkpoint import class_path_of, read_checkpoint, same_class
+from textseg.cli.arguments import config_name, with_checkpoint_of_run, with_run_config
+from textseg.cli.commands import Command, Datasets, load
+from textseg.cli.messages import explain, options
+from textseg.cli.parser import CommandParser, ParseError
+from textseg.cli.quiet import silence_noise
+from textseg.encoders import restoring
+from textseg.errors import UserError
+from textseg.metrics.text import format_results
+from textseg.models.base import SegmentationModule, check_state_dict, settings_of
+from textseg.runs.folder import Run, data_identity
+from textseg.runs.new_run import experiment_of, new_run_dir, remove_if_empty, runs_dir
+from textseg.training import Restart
+from textseg.training.attached import callbacks_of
+from textseg.training.checkpoint_files import (
+    LAST,
+    default_checkpoint_callbacks,
+    last_checkpoint,
+    with_atomic_checkpoints,
+)
+from textseg.training.resume import STATE
+from textseg.training.resume_checks import (
+    check_same_settings,
+    check_trainer,
+    check_trainer_settings,
+)
+
+CAPTION_MODES_AFTER_FIT = ("true", "empty", "shuffled")
+
+
+class SuiteParser(CommandParser, LightningArgumentParser):
+    """Lightning's parser with errors that are raised."""
+
+
+class SuiteCLI(LightningCLI):
+    """LightningCLI for one command of the table.
+
+    Args:
+        command: its row.
+        arguments: the command line after its name.
+        datasets: the datasets' side.
+    """
+
+    def __init__(self, command: Command, arguments: Sequence[str], datasets: Datasets) -> None:
+        self.command, self.datasets = command, datasets
+        self.arguments = list(arguments)
+        if command.takes_run:
+            self.arguments = with_checkpoint_of_run(self.arguments)
+        self.run_folder = Path()
+        self.checkpoint_path: str | None = None
+        self.checkpoint: dict[str, Any] | None = None
+        self.continued = False  # a fit that goes on in the folder of the run it resumes
+        try:
+            self._run_cli()
+        except BaseException as error:
+            if getattr(self, "subcommand", None) == "fit":
+                remove_if_empty(self.run_folder)
+            if isinstance(error, ParseError):
+                known = self._known_names()
+                raise explain(str(error), self.arguments, known, command) from error
+            raise
+
+    def _run_cli(self) -> None:
+        silence_noise()
+        check_help(self.command.name, self.arguments, self.datasets.datamodule)
+        arguments = self.arguments
+        if self.command.needs_checkpoint:
+            arguments = with_run_config(arguments)
+        super().__init__(
+            SegmentationModule,
+            self.datasets.datamodule,
+            save_config_callback=RunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            parser_class=SuiteParser,
+            parser_kwargs={"prog": "textseg"},
+            seed_everything_default=0,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            args=[self.command.name, *arguments],
+        )
+
+    # --- the parser ----------------------------------------------------------------------------
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Make a parser that takes no abbreviated options: they are read before it reads them."""
+        return super().init_parser(**{"allow_abbrev": False, **kwargs})
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        """Add the one command that runs; a parser of all settings takes a second to build."""
+        name, summary = self.command.name, self.command.summary
+        if self.command.function is None:
+            own = self._prepare_subcommand_parser(L.Trainer, name, description=summary)
+        else:
+            own = self.init_parser(description=summary)
+            self._add_arguments(own)
+            function = load(self.command.function)
+            made: set[str | int] = {*self.command.takes}
+            made &= {*inspect.signature(function).parameters}
+            added = own.add_function_arguments(function, skip=made)
+            self._subcommand_method_arguments[name] = added
+        self._subcommand_parsers = {name: own}
+        parser.add_subcommands().add_subcommand(name, own, help=summary)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the suite's own groups; every command takes the same experiment files."""
+        parser.add_lightning_class_args(ResultsWriter, "results_writer")
+        parser.add_lightning_class_args(ExplanationWriter, "explain")
+        parser.add_lightning_class_args(Restart, "restart")
+        # Where the files go is known only after parsing: this lets a logger be named by its class.
+        parser.link_arguments(
+            "trainer.default_root_dir",
+            "trainer.logger.init_args.save_dir",
+            compute_fn=lambda base: base or "runs",
+        )
+        parser.add_argument(
+            "--test_after_fit",
+            type=bool,
+            default=False,
+            help="fit only: then test the best checkpoint with true, empty and shuffled captions.",
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; Lightning's own would warn of a sys.argv beside `args`."""
+        self.config = parser.parse_args(args)
+
+    def _known_names(self) -> set[str]:
+        """Names of settings and classes, for proposals."""
+        names = {"class_path", "init_args"}
+        parsers = getattr(self, "_subcommand_parsers", {})
+        for action in (action for parser in parsers.values() for action in parser._actions):
+            names |= {*action.dest.split(".")}
+        for base in (SegmentationModule, self.datasets.datamodule):
+            for kind in (base, *subclasses_of(base)):
+                names |= {kind.__name__, *settings_of(kind)}
+        return names
+
+    # --- checkpoint and run --------------------------------------------------------------------
+
+    def _parse_ckpt_path(self) -> None:
+        """Check the checkpoint against the config, which Lightning would let it override."""
+        settings = self.config[self.command.name]
+        self.checkpoint_path = settings.get("ckpt_path")
+        if self.checkpoint_path is None:
+            if self.command.needs_checkpoint:
+                raise UserError(
+                    f"{self.command.name} has no checkpoint, so the network would be untrained",
+                    "give --ckpt_path runs/<config>/<time>/checkpoints/best.ckpt",
+                )
+            return
+        if self.command.name == "fit":
+            if self.checkpoint_path == "last":
+                self.checkpoint_path = str(last_checkpoint(self._runs(settings)))
+                settings.ckpt_path = self.checkpoint_path
+            self.continued = Path(self.checkpoint_path).parts[-2:] == LAST.parts
+        self.checkpoint = read_checkpoint(self.checkpoint_path)
+        stored = class_path_of(self.checkpoint)
+        wanted = settings.model.class_path
+        if stored and not same_class(stored, wanted):
+            raise UserError(
+                f"{self.checkpoint_path} is of {stored}, but the config names {wanted}",
+                "leave --config out to use the run's own, or give a checkpoint of that network",
+            )
+        if self.continued:
+            text = self._parser("fit").dump(settings, skip_none=False, skip_validation=True)
+            run = Run.of_checkpoint(self.checkpoint_path).folder
+            began_with = check_same_settings(run, yaml.safe_load(text))
+            if settings.seed_everything is True:  # "draw one": the run has
+                settings.seed_everything = began_with.get("seed_everything", True)
+
+    def _run_folder(self, settings: Any) -> Path:
+        if self.checkpoint_path and (self.subcommand != "fit" or self.continued):
+            return Run.of_checkpoint(self.checkpoint_path).folder
+        if self.subcommand == "fit":
+            return new_run_dir(self._runs(settings))
+        return runs_dir(None, config_name(self.arguments))
+
+    def _runs(self, settings: Any) -> Path:
+        return runs_dir(settings.trainer.default_root_dir, config_name(self.arguments))
+
+    def _tested_on(self, data: Any) -> str | None:
+        """A name for the data where they are not those of the checkpoint's run."""
+        if self.subcommand == "fit" or self.checkpoint_path is None:
+            return None
+        identity = data_identity(data.class_path, data.init_args.as_dict())
+        return Run(self.run_folder).name_of_other_data(identity)
+
+    # --- what is built -------------------------------------------------------------------------
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the run's folder, and tell the configured loggers of it."""
+        settings = self.config[self.subcommand]
+        self.run_folder = self._run_folder(settings)
+        self.keys = comparable_keys(
+            settings,
+            experiment_of(self.run_folder) or config_name(self.arguments),
+            tested_on=self._tested_on(settings.data),
+        )
+        prepare_loggers(settings, self.keys, job=str(self.subcommand), run_folder=self.run_folder)
+        for logger in configured_loggers(settings):
+            if logger.class_path.endswith("WandbLogger"):
+                logger.init_args.id = self._wandb_id() or logger.init_args.get("id")
+                fall_back_to_offline(logger)
+
+    def _wandb_id(self) -> str | None:
+        """The W&B run that a continued fit goes on with."""
+        if not self.continued or self.checkpoint is None:
+            return None
+        return self.checkpoint.get(STATE, {}).get("wandb_id")
+
+    def instantiate_classes(self) -> None:
+        """Build all; a checkpoint brings the encoders' config and tokenizer, so no hub is asked."""
+        with restoring(self.checkpoint["state_dict"]) if self.checkpoint else nullcontext():
+            super().instantiate_classes()
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Build the trainer, with the suite's callbacks and loggers in the run's folder."""
+        if self.checkpoint:  # before a logger goes on with the files of the run
+            check_state_dict(self.model, self.checkpoint["state_dict"])
+        fitting = self.subcommand == "fit"
+        settings = self._get(self.config_init, "trainer")
+        if fitting:
+            check_trainer_settings(settings)
+        # A benchmark and a probe log nothing.
+        lightnings_own = self.command.function is None
+        loggers = self._loggers(settings.logger, fitting) if lightnings_own else []
+        callbacks: list[L.Callback] = [PredictionWriter(), ScoreLog(self.keys)]
+        if fitting:
+            callbacks += default_checkpoint_callbacks(self.run_folder)
+            callbacks += [LearningRateMonitor("step")] if loggers else []
+            kwargs["plugins"] = with_atomic_checkpoints(settings.plugins)
+        self.trainer_defaults["callbacks"] = callbacks
+        kwargs |= {"default_root_dir": str(self.run_folder), "logger": loggers or False}
+        trainer = super().instantiate_trainer(**kwargs)
+        check_trainer(trainer, sync_batchnorm=settings.sync_batchnorm)
+        return trainer
+
+    def _loggers(self, configured: Any, fitting: bool) -> list[Logger]:
+        """The configured loggers and, in a fit, metrics.csv in the run's folder."""
+        if configured is False:
+            return []
+        listed = configured if isinstance(configured, list) else [configured]
+        loggers = [logger for logger in listed if isinstance(logger, Logger)]
+        steps = self.checkpoint["global_step"] if self.checkpoint and self.continued else 0
+        return with_csv_logger(loggers, self.run_folder, steps) if fitting else loggers
+
+    # --- the commands --------------------------------------------------------------------------
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if self.command.function is None:
+            super()._run_subcommand(subcommand)
+            return
+        function, values = load(self.command.function), self._prepare_subcommand_kwargs(subcommand)
+        values["trainer"] = self.trainer
+        if "variants" in self.command.takes:
+            values["variants"] = self._caption_variants(values["seed"])
+        parameters = inspect.signature(function).parameters
+        result = function(**{k: v for k, v in values.items() if k in parameters})
+        if self.command.show and self.trainer.is_global_zero:
+            print(self.command.show(result))
+
+    def _caption_variants(self, seed: int) -> Any:
+        """The test set's captions, true and changed."""
+        self.datamodule.prepare_data()
+        rows = self.datamodule.records("test")
+        texts, case_ids = [row.text for row in rows], [row.case_id for row in rows]
+        return self.datasets.caption_variants(texts, case_ids, seed=seed)
+
+    def before_fit(self) -> None:
+        """Where a test follows, check its data before the training, not after."""
+        if self.config.fit.test_after_fit:
+            self.datamodule.prepare_data()
+            self.datamodule.setup("test")
+
+    def after_fit(self) -> None:
+        """Say where the run is and, with test_after_fit, test its best checkpoint three ways."""
+        rank_zero_info(f"run folder: {self.run_folder}")
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        if not self.config.fit.test_after_fit:
+            return
+        if not best:
+            raise UserError(
+                "test_after_fit found no checkpoint to test",
+                "let at least one validation run (no fast_dev_run, limit_val_batches above 0)",
+            )
+        mode = self.datamodule.caption_mode
+        for self.datamodule.caption_mode in CAPTION_MODES_AFTER_FIT:
+            self.trainer.test(self.model, self.datamodule, best, verbose=False, weights_only=True)
+        self.datamodule.caption_mode = mode
+        self._print_results()
+
+    def test(self, **kwargs: Any) -> None:
+        """Test, and print the scores of both conventions."""
+        self.trainer.test(**kwargs | {"verbose": False, "weights_only": True})
+        self._print_results()
+
+    def predict(self, **kwargs: Any) -> None:
+        """Predict to disk; the masks are not kept in memory."""
+        self.trainer.predict(**kwargs | {"return_predictions": False, "weights_only": True})
+
+    def _print_results(self) -> None:
+        (writer,) = callbacks_of(self.trainer, ResultsWriter)
+        if not writer.results:
+            raise UserError(
+                "the test saw no case", "give trainer.limit_test_batches a batch or more"
+            )
+        if self.trainer.is_global_zero:
+            print(format_results(writer.results))
+            print(f"written to {writer.folder.parent}")
+
+
+def subclasses_of(base: type) -> Iterator[type]:
+    """Every class below `base` that has been imported."""
+    kind: type
+    for kind in base.__subclasses__():
+        yield kind
+        yield from subclasses_of(kind)
+
+
+def check_help(command: str, arguments: Sequence[str], datamodule: type) -> None:
+    """Check that each `--model.help NAME`, `--data.help NAME` names a class of that kind.
+
+    Raises:
+        UserError: NAME is of another kind, or --trainer, which is one class, is given a NAME.
+    """
+    bases: dict[str, type] = {"model": SegmentationModule, "data": datamodule}
+    bases |= {"trainer.callbacks": L.Callback, "trainer.logger": Logger}
+    kinds: dict[str, str] = {
+        k.__name__: key for key, base in bases.items() for k in subclasses_of(base)
+    }
+    for flag, value in options(arguments):
+        key = flag.removeprefix("--").removesuffix(".help")
+        if not flag.endswith(".help") or key not in (*bases, "trainer"):
+            continue
+        name = value.rpartition(".")[2]
+        kind = kinds.get(name)
+        if kind not in (None, key):
+            raise UserError(f"{flag} {name}: {name} is no --{key}", f"give --{kind}.help {name}")
+        if key == "trainer":
+            raise UserError(
+                f"{flag} {name}: the trainer is always the same class",
+                f"see textseg {command} --help for its settings, and --trainer.callbacks.help or "
+                "--trainer.logger.help for those classes",
+            )
