@@ -42,7 +42,7 @@ PACKAGE = {
 
             def __init__(self, width: int = 8, *, lr: float = 1e-3, **kwargs):
                 super().__init__(lr=lr, **kwargs)
-                        self.build_backbone(Stem, "scratch", pretrained=False)
+                self.build_backbone(Stem, "scratch", pretrained=False)
                 self.shift = nn.Linear(self.text_encoder.dim, 8)
                 self.head = nn.Sequential(nn.Conv2d(8, width, 1), nn.ReLU(), nn.Conv2d(width, 1, 1))
 
@@ -56,7 +56,7 @@ PACKAGE = {
         import numpy as np
         from PIL import Image
         from datamodules import TextSegDataModule
-        from datamodules.records import Record
+        from datamodules.records import Record, case_name
 
         class HospitalDataModule(TextSegDataModule):
             """The hospital's own files."""
@@ -70,9 +70,11 @@ PACKAGE = {
                             image=image,
                             mask=image.with_suffix(".mask.png"),
                             text=image.with_suffix(".txt").read_text(),
+                            case=case_name(image, row),
                             case_id=f"{split}-{image.stem}",
+                            row=row,
                         )
-                        for image in sorted((root / split).glob("?.png"))
+                        for row, image in enumerate(sorted((root / split).glob("?.png")))
                     ]
                     for split in ("train", "val", "test")
                 }
