@@ -57,7 +57,7 @@ PACKAGE = {
         import numpy as np
         from PIL import Image
         from datamodules import TextSegDataModule
-        from datamodules.records import Record
+        from datamodules.records import Record, case_name
 
         class HospitalDataModule(TextSegDataModule):
             """The hospital's own files."""
@@ -71,9 +71,11 @@ PACKAGE = {
                             image=image,
                             mask=image.with_suffix(".mask.png"),
                             text=image.with_suffix(".txt").read_text(),
+                            case=case_name(image, row),
                             case_id=f"{split}-{image.stem}",
+                            row=row,
                         )
-                        for image in sorted((root / split).glob("?.png"))
+                        for row, image in enumerate(sorted((root / split).glob("?.png")))
                     ]
                     for split in ("train", "val", "test")
                 }
@@ -82,7 +84,7 @@ PACKAGE = {
                 for split, count in {"train": rows, "val": 2, "test": 3}.items():
                     (folder / split).mkdir(parents=True)
                     for number in range(count):
-                        image = np.full((40, 48), 40 * number % 200, np.uint8)
+                        image = np.full((40, 48), 40 * number % 200 + len(split), np.uint8)
                         mask = np.zeros_like(image)
                         mask[4:20, 4 + number : 24] = 255
                         stem = folder / split / str(number)
