@@ -8,7 +8,7 @@ from typing import NamedTuple, TypedDict
 from torch import Tensor
 
 
-class _AlwaysThere(TypedDict):
+class _RequiredFields(TypedDict):
     image: Tensor
     text: list[str]
     caption_id: Tensor
@@ -20,8 +20,8 @@ class _AlwaysThere(TypedDict):
     spacing: Tensor
 
 
-class Batch(_AlwaysThere, total=False):
-    """What a step gets of a DataModule; `LoadedBatch` is what its loaders yield before.
+class Batch(_RequiredFields, total=False):
+    """A batch as a step receives it; `LoadedBatch` is what the loaders yield.
 
     | field | shape | meaning |
     |---|---|---|
@@ -41,16 +41,16 @@ class Batch(_AlwaysThere, total=False):
     truth: list[Tensor]
 
 
-class LoadedBatch(_AlwaysThere, total=False):
-    """What a DataModule's loaders yield: a Batch whose pixels are bytes still.
+class LoadedBatch(_RequiredFields, total=False):
+    """A batch as a DataModule's loaders yield it: pixels are still bytes.
 
     | field | shape | meaning |
     |---|---|---|
     | image | [B, 3, H, W] uint8 | 0 to 255; [B, 1, H, W] where all pictures of the batch are gray |
     | mask | [B, 1, H, W] uint8 | 0 or 1; absent in predict |
 
-    The other fields are a Batch's. A Trainer that was given the DataModule makes a Batch of it, on
-    the device, before a step. Who goes through a loader by hand does so too::
+    The other fields are a Batch's. A Trainer that is given the DataModule turns it into a Batch on
+    the device. A loop of your own does the same::
 
         for loaded in datamodule.val_dataloader():
             batch = datamodule.on_after_batch_transfer(loaded, 0)
@@ -64,7 +64,7 @@ class TextFeatures(NamedTuple):
     """An encoded caption.
 
     tokens [B, L, D]; mask [B, L] bool, True for a real token, special ones included, so an empty
-    caption still has words to attend to; pooled [B, D], the mean over real tokens.
+    caption still has tokens to attend to; pooled [B, D], the mean over real tokens.
     """
 
     tokens: Tensor
@@ -73,7 +73,7 @@ class TextFeatures(NamedTuple):
 
 
 class SegmentationOutput(NamedTuple):
-    """What every network returns: logits [B, 1, H, W] at input size, and tensors its loss needs."""
+    """The output of every network: logits [B, 1, H, W] at input size, and tensors for its loss."""
 
     logits: Tensor
     aux: dict[str, Tensor]

@@ -56,7 +56,7 @@ def raise_error(error: UserError) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a library's message, or its type where it says nothing."""
+    """The first line of an exception's message, or its type if there is no message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 

@@ -56,7 +56,7 @@ def parameter_groups(
 def adamw(
     groups: Sequence[dict[str, Any]], *, lr: float, clipped: bool, fused: bool | None = None
 ) -> AdamW:
-    """AdamW over `groups`, fused into one kernel where all parameters are on a CPU or a CUDA GPU.
+    """AdamW over `groups`, by default fused into one kernel on a CPU or a CUDA GPU.
 
     Elsewhere torch decides. The formula is the same, the rounding is not.
 
@@ -66,7 +66,7 @@ def adamw(
         clipped: whether gradients are clipped. A fused AdamW offers to divide fp16's scale out of
             the gradients itself, after they were clipped; then it leaves that to the GradScaler.
             Lightning refuses to clip otherwise, in bf16 too, where nothing is scaled.
-        fused: decides by itself; None looks where the parameters are.
+        fused: whether to fuse; by default where all parameters are on a CPU or a CUDA GPU.
     """
     if fused is None:
         parameters = [parameter for group in groups for parameter in group["params"]]

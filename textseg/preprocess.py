@@ -1,4 +1,4 @@
-"""Reading, resizing and windowing: one definition for datamodules, prediction and demos."""
+"""Reading, resizing and windowing of images: one definition for datamodules and prediction."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def read_image(path: Path) -> Bytes:
 
 
 def read_mask(path: Path) -> Bytes:
-    """A mask file of mode 1, L, RGB or RGBA as [H, W] uint8: 1 where any channel exceeds 127."""
+    """A mask file of mode 1, L, RGB or RGBA as [H, W] uint8: 1 where any color exceeds 127."""
     image = _open(path)
     if image.mode in ("1", "P", "LA", "RGBA"):
         image = image.convert("L" if image.mode in ("1", "LA") else "RGB")
@@ -92,21 +92,21 @@ def read_mask(path: Path) -> Bytes:
 
 
 def resize_image(image: Bytes, size: Size) -> Bytes:
-    """Bilinear with anti-aliasing: [H0, W0, 3] -> [H, W, 3]."""
+    """Resize an image bilinearly with anti-aliasing: [H0, W0, 3] -> [H, W, 3]."""
     if image.shape[:2] == size:
         return image
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
 def resize_mask(mask: Bytes, size: Size) -> Bytes:
-    """Nearest by pixel centers, so that a mask neither grows nor shifts: [H0, W0] -> [H, W]."""
+    """Resize a mask by nearest pixel centers, without growth or shift: [H0, W0] -> [H, W]."""
     if mask.shape == size:
         return mask
     return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
 def ct_window(hounsfield: NDArray[np.floating], center: float = 40, width: float = 400) -> Bytes:
-    """Hounsfield units to uint8: center - width/2 maps to 0 and center + width/2 to 255.
+    """Window Hounsfield units to uint8: center - width/2 maps to 0, center + width/2 to 255.
 
     The default is the usual abdominal soft-tissue window.
     """

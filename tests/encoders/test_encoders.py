@@ -130,5 +130,5 @@ def test_weights_that_cannot_be_fetched_are_a_user_error(
 
 def test_an_encoder_without_stages_refuses_to_be_stepped() -> None:
     encoder = ImageEncoder("test_vit", pretrained=False, options={"img_size": 64})
-    with pytest.raises(UserError, match="stage by stage"):
+    with pytest.raises(UserError, match="image_encoder"):
         encoder(pictures(1), lambda i, x: x)

@@ -161,7 +161,9 @@ class TextGuidedContract(Made):
             assert (iou > self.learnt_iou).all(), f"an IoU of {iou.tolist()}"
 
     def test_a_batch_of_one_trains(self) -> None:
-        model, batch = self.taught(**self.learning_settings).train(), make_batch(1)
+        model, batch = self.taught(**self.learning_settings), make_batch(1)
+        assert without_gradient(train_three_steps(model, batch)) == []
+        model = self.taught(**self.learning_settings).train()
         before = model.compute_loss(model(batch["image"], batch["text"]), batch)["loss"].item()
         learn(model, batch, lr=self.learning_rate, steps=4)
         after = model.compute_loss(model(batch["image"], batch["text"]), batch)["loss"].item()

@@ -12,9 +12,6 @@ import yaml
 
 from tests.models.contract import (
     NetworkContract,
-    never_moved,
-    train_three_steps,
-    without_gradient,
 )
 from tests.models.stand_ins import CAPTIONS, BatchesInMemory, make_batch, pictures, quiet_trainer
 from textseg.checkpoint import read_checkpoint
@@ -53,9 +50,10 @@ class BaselineContract(NetworkContract):
 
     architecture: str
     gradient_free: tuple[str, ...] = ()
+    variations: ClassVar = {"an encoder of the library": {"image_encoder": "resnet18"}}
 
     def make(self, **settings: Any) -> ImageBaseline:
-        return make(architecture=self.architecture, **settings)
+        return make(**{"architecture": self.architecture, **settings})
 
     def test_the_words_change_the_mask(self, network: SegmentationModule) -> None:
         """They do not, bit for bit."""
@@ -89,7 +87,6 @@ class BaselineContract(NetworkContract):
 
 class TestUnet(BaselineContract):
     architecture = "unet"
-    variations: ClassVar = {"an encoder of smp": {"image_encoder": "resnet18"}}
     bad_settings: ClassVar = {
         "architecture": ({"architecture": "unett"}, "unett", "'unet'"),
         "own encoder": ({"image_encoder": "resnet43"}, "resnet43", "resnet34"),
@@ -128,14 +125,6 @@ class TestSegformer(BaselineContract):
 
 class TestFPN(BaselineContract):
     architecture = "fpn"
-
-
-@pytest.mark.parametrize("architecture", SMALL)
-def test_one_of_smps_own_encoders_trains_all_of_its_parameters(architecture: str) -> None:
-    model = make(architecture=architecture, image_encoder="resnet18")
-    steps = train_three_steps(model, make_batch())
-    assert without_gradient(steps) == []
-    assert never_moved(steps, but_for=(LINEAR_BIAS,)) == []
 
 
 def test_options_from_yaml_make_a_small_unet_that_trains() -> None:
@@ -223,7 +212,7 @@ def test_weights_out_of_reach_are_a_user_error(
         raise OSError("no route to the hub")
 
     monkeypatch.setattr(smp, "create_model", unreachable)
-    with pytest.raises(UserError, match=rf"{image_encoder}.*no route(.|\n)*pretrained: false"):
+    with pytest.raises(UserError, match=rf"{image_encoder}(.|\n)*no route(.|\n)*pretrained: false"):
         make(image_encoder=image_encoder, pretrained=True)
 
 
@@ -232,7 +221,7 @@ def test_weights_out_of_reach_are_a_user_error(
 
 @pytest.mark.parametrize("size", [(64, 80), (100, 64)])
 def test_a_size_it_cannot_take_is_a_user_error_that_names_it(size: tuple[int, int]) -> None:
-    with pytest.raises(UserError, match=f"{size[0]} x {size[1]}.*\n.*multiples of 32"):
+    with pytest.raises(UserError, match=rf"{size[0]} x {size[1]}(.|\n)*data\.image_size(.|\n)*32"):
         make().eval()(pictures(1, *size), CAPTIONS[:1])
 
 
@@ -244,7 +233,7 @@ def test_pan_takes_no_image_that_its_poolings_bring_to_nothing() -> None:
     cause, remedy = str(caught.value).splitlines()
     assert "128 x 64" in cause
     assert "architecture='pan' on image_encoder='tu-convnext_atto'" in cause
-    assert "data.image_size to 128 or more" in remedy
+    assert "data.image_size to 128" in remedy
 
 
 def test_logits_of_another_size_than_the_image_are_a_user_error_that_names_the_factor() -> None:
@@ -256,8 +245,9 @@ def test_logits_of_another_size_than_the_image_are_a_user_error_that_names_the_f
         model(pictures(1, 64, 96), CAPTIONS[:1])
     cause, remedy = str(caught.value).splitlines()
     assert "architecture='pspnet' on image_encoder='resnet18'" in cause
-    assert "logits of 16 x 24 for images of 64 x 96" in cause
-    assert "multiply decoder_options.upsampling by 4" in remedy
+    assert "16 x 24" in cause
+    assert "64 x 96" in cause
+    assert "decoder_options.upsampling by 4" in remedy
     mended = make(**settings, decoder_options={**options, "upsampling": 4 * 8}).eval()
     assert mended(pictures(1, 64, 96), CAPTIONS[:1]).logits.shape == (1, 1, 64, 96)
 

@@ -165,17 +165,6 @@ def test_a_temperature_beyond_its_range_is_brought_back_in_the_fit_and_still_lea
     assert model.alignment.log_temperature.grad[0].abs() > 0
 
 
-@pytest.mark.parametrize("alignment", ["infonce", "pixel"])
-def test_a_batch_of_one_trains(alignment: str) -> None:
-    model, batch = make(alignment=alignment).train(), make_batch(1)
-    losses = model.compute_loss(model(batch["image"], batch["text"]), batch)
-    losses["loss"].backward()
-    quiet = [n for n, p in model.named_parameters() if p.grad is None]
-    assert quiet == []
-    assert torch.isfinite(losses["loss"])
-    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
-
-
 def test_a_fit_logs_every_stage_their_mean_and_the_total() -> None:
     model = make(mcm_stages=(2, 4))
     trainer = quiet_trainer(max_epochs=1)

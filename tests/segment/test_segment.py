@@ -22,6 +22,7 @@ from PIL import Image
 import textseg
 import textseg.models
 from tests.models.stand_ins import write_bert
+from tests.models.tiny import NETWORKS, tiny
 from tests.tiny_run import (
     ROOT,
     ROWS,
@@ -524,14 +525,9 @@ def test_a_network_of_ones_own_is_found_once_it_is_imported(
     assert type(textseg.load(path, image_size=32).model) is OwnNetwork
 
 
-@pytest.mark.parametrize("name", ["LSMS", "LAVT", "TMC", "TMCA"])
-def test_every_network_that_reads_words_is_rebuilt_as_it_was(name: str, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"image_encoder": "test_convnext", "pretrained": False}
-    if name == "LSMS":
-        settings = {"image_encoder": "mscan_tiny", "decoder_dim": 32}
-    torch.manual_seed(0)
-    model = getattr(textseg.models, name)(text_encoder="scratch", **settings).eval()
-    model.prepare_captions(["small lesion on the left", TEXT], training=True)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_is_rebuilt_as_it_was(name: str, tmp_path: Path) -> None:
+    model = tiny(name, ["small lesion on the left", TEXT]).eval()
     hyper = {**model.hparams, "_class_path": f"textseg.models.{name}"}
     stored = {"state_dict": model.state_dict(), "hyper_parameters": hyper}
     torch.save(stored, tmp_path / "best.ckpt")

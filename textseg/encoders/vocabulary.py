@@ -29,8 +29,8 @@ def build_tokenizer(captions: Sequence[str], vocab_size: int) -> Tokenizer:
     words = Counter(word for caption in sorted(set(captions)) for word in words_of(caption))
     letters: Counter[str] = Counter()
     for word, count in words.items():
-        for place, letter in enumerate(word):
-            letters[f"##{letter}" if place else letter] += count
+        for position, letter in enumerate(word):
+            letters[f"##{letter}" if position else letter] += count
     pieces = dict.fromkeys([*SPECIAL, *_by_frequency(letters), *_by_frequency(words)])
     vocabulary = {piece: row for row, piece in enumerate(list(pieces)[:vocab_size])}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))

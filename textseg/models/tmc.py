@@ -366,13 +366,13 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
         image_encoder: timm name of an encoder with four stages.
         text_encoder: hub name or local folder of a BERT, or "scratch" for a small one trained along
             with the network; emilyalsentzer/Bio_ClinicalBERT is the clinical alternative. Not built
-            where neither MCM nor MA Loss reads words.
+            if neither MCM nor MA Loss uses text.
         pretrained: load the published weights of both encoders.
         freeze_text: keep the text encoder fixed; by default if and only if it is pretrained.
         max_tokens: length of every caption in tokens, special ones included; 24 holds QaTa's.
         image_encoder_options: further arguments of the timm model, such as drop_path_rate; a Swin
             on other than 224 pixels wants img_size, by which timm decides where windows shift.
-        mcm_stages: stages, out of 1..4, with cross-attention to the words; [] for none.
+        mcm_stages: stages, out of 1..4, with cross-attention to the text; [] for none.
         gate: initial value of MCM's gates; by default 0 over a pretrained image encoder and 0.1
             from scratch.
         alignment: form of MA Loss: over the batch ("infonce"), text to pixel where several
