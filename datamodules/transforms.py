@@ -12,10 +12,6 @@ from numpy.typing import NDArray
 from datamodules.captions.modes import swap_sides
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # otherwise its import asks a registry for news
-import albumentations as A
-import cv2
-
-cv2.setNumThreads(0)  # OpenCV's thread pool does not survive the fork of a loader's worker
 
 Bytes = NDArray[np.uint8]
 
@@ -34,6 +30,10 @@ class TrainAugmentation:
     """
 
     def __init__(self, hflip: float = 0.5) -> None:
+        import albumentations as A  # takes a second, and only a training needs it
+        import cv2
+
+        cv2.setNumThreads(0)  # OpenCV's thread pool does not survive the fork of a loader's worker
         self.hflip = hflip
         self._pipeline = A.Compose(
             [

@@ -83,7 +83,7 @@ PACKAGE = {
                 for split, count in {"train": rows, "val": 2, "test": 3}.items():
                     (folder / split).mkdir(parents=True)
                     for number in range(count):
-                        image = np.full((40, 48), 40 * number % 200, np.uint8)
+                        image = np.full((40, 48), 40 * number % 200 + len(split), np.uint8)
                         mask = np.zeros_like(image)
                         mask[4:20, 4 + number : 24] = 255
                         stem = folder / split / str(number)

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.captions.modes import swap_sides
-from datamodules.transforms import A, Bytes, TrainAugmentation
+from datamodules.transforms import Bytes, TrainAugmentation
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (64, 80, 3), dtype=np.uint8)
 MASK = np.zeros((64, 80), np.uint8)
@@ -128,6 +128,8 @@ def test_transforms_are_drawn_independently() -> None:
 def test_the_pixels_are_those_of_the_plain_pipeline_freshly_seeded(channels: int) -> None:
     """No draw comes from the generator that is not seeded, nor from a remembered caption."""
     plain, quick = TrainAugmentation(), TrainAugmentation()
+    import albumentations as A  # as the product does: not before its environment is set
+
     pipeline = A.Compose(plain._pipeline.transforms)
     image = IMAGE[..., :channels]
     for seed in SEEDS:
