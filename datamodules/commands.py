@@ -61,14 +61,14 @@ def audit_dataset(
         raise UserError(
             f"{kind.__name__} has no setting layout", "leave --layout out for this dataset"
         )
-    home = None if output is None else _fresh(Path(output).expanduser())
+    written = None if output is None else _new_folder(Path(output).expanduser())
     datamodule = kind(str(folder), image_size=image_size, cache=cache, **given)
     result = audit(datamodule, count_tokens=count_tokens, max_tokens=max_tokens)
     print(f"{kind.__name__}, {folder}")
     print(format_audit(result))
-    if home is not None:
-        write_audit(result, home)
-        print(f"written to {home}")
+    if written is not None:
+        write_audit(result, written)
+        print(f"written to {written}")
     return result.exit_status
 
 
@@ -101,7 +101,7 @@ def _dataset_named(dataset: str, root: Path) -> type[TextSegDataModule]:
     )
 
 
-def _fresh(folder: Path) -> Path:
+def _new_folder(folder: Path) -> Path:
     """The folder, made before the long work rather than after it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -326,6 +326,25 @@ def read_keys(file: Path) -> set[str]:
     return {match_key(str(row[column])) for row in rows}
 
 
+def read_lists(
+    root: Path, layout: Layout, captions: Path | None, names: Mapping[str, Names]
+) -> dict[str, set[str]]:
+    """Read the lists of a split's files that lie where tables do, by split, as `read_keys` does.
+
+    Args:
+        root: the dataset's folder.
+        layout: its images.
+        captions: a caption table or the folder of the tables, looked at first.
+        names: what each split's list may be called; one that is nowhere is absent from the result.
+    """
+    bases = [root, layout.base, layout.splits["train"].images.parent]
+    if captions is not None:
+        bases.insert(0, captions.parent if captions.is_file() else captions)
+    folders = table_folders(bases)
+    lists = {split: named_table(folders, stems) for split, stems in names.items()}
+    return {split: read_keys(file) for split, file in lists.items() if file is not None}
+
+
 def split_by_lists(
     pool: Iterable[Caption], lists: Mapping[str, set[str]], *, split: str, remedy: str
 ) -> Parts:

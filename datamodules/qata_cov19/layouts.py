@@ -6,12 +6,11 @@ and test folders and so fits none of these.
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 from typing import Literal
 
 from datamodules.files import layouts
-from datamodules.files.layouts import Layout, LayoutSpec, Parts, TableNames
-from textseg.errors import Report
+from datamodules.files.layouts import LayoutSpec, TableNames
 
 LayoutName = Literal["auto", "kaggle", "lvit", "languide", "sgseg", "prepared"]
 
@@ -69,30 +68,8 @@ TABLES = TableNames(
 )
 
 
-def find_layout(root: Path, layout: LayoutName) -> Layout:
-    """Find the first layout that fits, or the one asked for.
+ID_LISTS = {"train": ("train_id",), "val": ("val_id",)}  # LViT's random split
 
-    Raises:
-        UserError: nothing fits; the message lists what was looked for.
-    """
-    return layouts.find_layout(root, layout, specs=LAYOUTS, dataset="QaTa-COV19-v2")
-
-
-def read_tables(root: Path, layout: Layout, captions: Path | None, report: Report) -> Parts:
-    """Read the train, val (where there is one) and test tables, as `layouts.read_tables` does."""
-    return layouts.read_tables(root, layout, captions, TABLES, report)
-
-
-def id_lists(root: Path, layout: Layout, captions: Path | None) -> dict[str, set[str]] | None:
-    """Read the keys that LViT's Train_ID and Val_ID workbooks list, where both are there."""
-    places = [root, layout.base, layout.splits["train"].images.parent]
-    if captions is not None:
-        places.insert(0, captions.parent if captions.is_file() else captions)
-    folders = layouts.table_folders(places)
-    lists = {}
-    for split in ("train", "val"):
-        file = layouts.named_table(folders, (f"{split}_id",))
-        if file is None:
-            return None
-        lists[split] = layouts.read_keys(file)
-    return lists
+find_layout = partial(layouts.find_layout, specs=LAYOUTS, dataset="QaTa-COV19-v2")
+read_tables = partial(layouts.read_tables, names=TABLES)
+read_id_lists = partial(layouts.read_lists, names=ID_LISTS)

@@ -36,6 +36,8 @@ CLEARLY_LARGER = 1.5  # in area
 FEWEST_PIXELS = 10  # below, noise decides a lesion's density
 FEWEST_LIVER_PIXELS = 50  # below, the liver of a slice gives neither a center nor a density
 
+CORNERS_TOUCH = np.ones((3, 3))  # 8 neighbors
+
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
@@ -92,8 +94,7 @@ class Lesion:
 
     def attributes(self) -> dict[str, object]:
         """Collect the traits that are certain, for the manifest."""
-        names = (*TRAITS, "rank")
-        traits: dict[str, object] = {name: getattr(self, name) for name in names}
+        traits: dict[str, object] = {name: getattr(self, name) for name in (*TRAITS, "rank")}
         traits["diameter_mm"] = round(self.diameter, 1)
         traits["contrast_hu"] = None if self.contrast is None else round(self.contrast, 1)
         return {name: value for name, value in traits.items() if value is not None}
@@ -101,15 +102,13 @@ class Lesion:
 
 def lesions_of(scene: Scene) -> list[Lesion]:
     """Measure every component of the slice, even of one pixel; the largest comes first."""
-    parts, count = ndimage.label(scene.lesions, np.ones((3, 3)))
+    parts, _ = ndimage.label(scene.lesions, CORNERS_TOUCH)
     areas = np.bincount(parts.ravel())[1:]  # pixels
     order = np.argsort(-areas, kind="stable")
-    lesions = []
-    for k in order.tolist():
-        others = np.delete(areas, k)
-        lesions.append(_measured(scene, parts == k + 1, _rank(int(areas[k]), others)))
-    assert len(lesions) == count
-    return lesions
+    return [
+        _measured(scene, parts == k + 1, _rank(areas[k], np.delete(areas, k)))
+        for k in order.tolist()
+    ]
 
 
 def _measured(scene: Scene, mask: Flags, rank: str | None) -> Lesion:
@@ -145,7 +144,7 @@ def _density(contrast: float | None) -> str | None:
     return "hypodense" if contrast < 0 else "hyperdense"
 
 
-def _rank(area: int, others: NDArray[np.int_]) -> str | None:
+def _rank(area: np.int_, others: NDArray[np.int_]) -> str | None:
     if not len(others):
         return "only"
     if area >= CLEARLY_LARGER * others.max():

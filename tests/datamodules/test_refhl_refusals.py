@@ -55,7 +55,7 @@ def test_volumes_without_labels_are_named(three: Path) -> None:
 def test_a_number_that_occurs_twice_is_refused(three: Path) -> None:
     (three / "again").mkdir()
     (three / "again" / "volume-1.nii").write_bytes((three / "volume-1.nii").read_bytes())
-    refuse(three, "have the same number")
+    refuse(three, "are one case")
 
 
 def test_a_mask_of_another_shape_is_refused(three: Path) -> None:
