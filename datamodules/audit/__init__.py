@@ -68,7 +68,10 @@ def audit(
         max_tokens=max_tokens,
         normalized=datamodule.normalize_captions,
     )
-    _inspect_rows(rows, files, words)
+    listed = [(split, record) for split, records in rows.items() for record in records]
+    for split, record in tqdm(listed, "audit", delay=2, unit="row"):
+        # Rows for prediction need no mask, and may not have one.
+        words.read(record, split, files.inspect(record, split, scored=split != PREDICT))
     published = datamodule.published_splits.get(datamodule.split, ())
     files.compare(published=published)
     unlisted, refused = _all_images(datamodule, root)
@@ -80,13 +83,6 @@ def audit(
     findings += files.findings + words.finished()
     facts = {**_facts(datamodule, rows, files), **words.facts()}
     return Audit(in_order(findings), facts)
-
-
-def _inspect_rows(rows: Splits, files: FileChecks, words: CaptionChecks) -> None:
-    listed = [(split, record) for split, records in rows.items() for record in records]
-    for split, record in tqdm(listed, "audit", delay=2, unit="row"):
-        # Rows for prediction need no mask, and may not have one.
-        words.read(record, split, files.inspect(record, split, scored=split != PREDICT))
 
 
 def _all_images(datamodule: TextSegDataModule, root: Path) -> tuple[list[Path], list[Finding]]:

@@ -19,10 +19,8 @@ def detect_dataset(
         datasets: the DataModules to choose from.
 
     Raises:
-        UserError: root is no folder, nothing fits, or more than one thing does.
+        UserError: nothing fits, or more than one thing does.
     """
-    if not root.is_dir():
-        raise UserError(f"root={root} is not a folder", "give the unpacked dataset's folder")
     fitting = [datamodule for datamodule in datasets if datamodule.fits(root)]
     if len(fitting) == 1:
         return fitting[0]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from datamodules.audit.files import FileChecks
-from datamodules.audit.findings import Finding, finding
+from datamodules.audit.findings import Finding, Severity, finding
 from datamodules.captions.modes import key
 from datamodules.files.layouts import SPLITS
 from datamodules.records import Record
@@ -23,33 +23,20 @@ def leaks(rows: Rows, files: FileChecks, *, published: Collection[str]) -> list[
         files: names images.
         published: splits that share patients as they are published.
     """
-    cases: dict[str, Counter[str]] = {}
-    images: dict[Path, Counter[str]] = {}
+    counts: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for split in SPLITS:
         for record in rows.get(split, ()):
-            images.setdefault(record.image, Counter())[split] += 1
+            counts["image in two splits", files.shown(record.image)][split] += 1
             if record.case_id:
-                cases.setdefault(record.case_id, Counter())[split] += 1
-    findings = [
-        finding(
-            "case in two splits",
-            ", ".join(c),
-            case,
-            _counts(c),
-            severity="warning" if set(c) <= set(published) else "error",
-        )
-        for case, c in cases.items()
-        if len(c) > 1
-    ]
-    return findings + [
-        finding("image in two splits", ", ".join(c), files.shown(image), _counts(c))
-        for image, c in images.items()
-        if len(c) > 1
-    ]
-
-
-def _counts(counts: Counter[str]) -> str:
-    return ", ".join(f"{count} rows in {split}" for split, count in counts.items())
+                counts["case in two splits", record.case_id][split] += 1
+    findings = []
+    for (kind, where), by_split in counts.items():
+        if len(by_split) > 1:
+            detail = ", ".join(f"{count} rows in {split}" for split, count in by_split.items())
+            known = kind == "case in two splits" and set(by_split) <= set(published)
+            severity: Severity | None = "warning" if known else None
+            findings.append(finding(kind, ", ".join(by_split), where, detail, severity=severity))
+    return findings
 
 
 def repetitions(rows: Rows, files: FileChecks) -> list[Finding]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from datamodules.captions.lvit_template import COUNTS, SIDES, ZONES
+from datamodules.captions.lvit_template import COUNTS, NO_INFECTION, SIDES, ZONES
 from datamodules.phantoms.common import SPLITS, check_counts, new_folder, random_stream, write_table
 from datamodules.phantoms.drawing import (
     Field,
@@ -233,7 +233,7 @@ def mosmed_caption(areas: Areas) -> str:
     """
     count = sum(len(side) for side in areas.values())
     if not count:
-        return "No pulmonary infection, zero infected areas."
+        return NO_INFECTION
     left, right = (_position(areas[side]) for side in SIDES)
     extent = "Bilateral" if left and right else "Unilateral"
     where = f"{left} left lung".lstrip()

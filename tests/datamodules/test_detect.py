@@ -120,8 +120,3 @@ def test_mosmeddatas_volumes_are_told_from_mosmeddata_plus(tmp_path: Path) -> No
     (tmp_path / "CT-0").mkdir()
     with refused("CT-0", "1110", "MosMedData+"):
         detect(tmp_path)
-
-
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with refused("root=", "nowhere"):
-        detect(tmp_path / "nowhere")
