@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.audit import audit, format_audit, write_audit
-from datamodules.audit.detect import detect_dataset
 from datamodules.base import TextSegDataModule, setting_names
 from textseg.errors import UserError
 
@@ -79,11 +78,30 @@ def known_datasets() -> dict[str, type[TextSegDataModule]]:
     return {kind.name: kind for kind in kinds if kind.name is not None}
 
 
+def detect_dataset(root: Path) -> type[TextSegDataModule]:
+    """Find the one known DataModule that reads a folder, by its files' names; nothing is converted.
+
+    Raises:
+        UserError: none fits, or more than one.
+    """
+    datasets = known_datasets().values()
+    fitting = [datamodule for datamodule in datasets if datamodule.fits(root)]
+    if len(fitting) == 1:
+        return fitting[0]
+    remedy = f"name the dataset: {', '.join(known_datasets())}"
+    if fitting:
+        names = ", ".join(datamodule.__name__ for datamodule in fitting)
+        raise UserError(f"root={root} could be more than one dataset: {names}", remedy)
+    searched = "; ".join(filter(None, (datamodule.recognized_by for datamodule in datasets)))
+    cause = f"root={root} is not recognized as a dataset; looked for {searched}"
+    raise UserError(cause, remedy)
+
+
 def _dataset_named(dataset: str, root: Path) -> type[TextSegDataModule]:
     """The DataModule of a name or class path; of "auto", the one that fits the folder."""
     known = known_datasets()
     if dataset == "auto":
-        return detect_dataset(root, known.values())
+        return detect_dataset(root)
     if dataset in known:
         return known[dataset]
     module, _, name = dataset.rpartition(".")

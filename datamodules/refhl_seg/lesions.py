@@ -1,13 +1,7 @@
 """The lesions of one slice: traits that are certain of each, and expressions that single it out.
 
-* size: small up to 20 mm in diameter, large from 30 mm.
-* density: hypodense or hyperdense 15 HU or more below or above the liver's median, isodense within
-  5 HU of it.
-* place: upper (anterior) or lower, left or right, in the picture, relative to the liver's centroid;
-  by 6 mm or more, and with 70 % of the lesion on that side.
-* rank: only; largest or smallest by 1.5 times in area.
-
-What lies between is an uncertain trait: it is neither named nor used to distinguish lesions.
+A trait between two of the limits below, such as a diameter of 25 mm, is uncertain: it is neither
+named nor used to distinguish lesions. Upper is anterior, and left is the picture's left.
 """
 
 from __future__ import annotations
@@ -28,11 +22,12 @@ from datamodules.captions.expressions import (
     trait_expression,
 )
 
-SMALL, LARGE = 20.0, 30.0  # mm, diameter of the disc of the lesion's area
-DENSE, ALIKE = 15.0, 5.0  # HU between the lesion's mean and the liver's median
-OFF_CENTER = 6.0  # mm between the centroids of lesion and liver
-ON_ONE_SIDE = 0.7  # of the lesion's pixels
-CLEARLY_LARGER = 1.5  # in area
+SMALL, LARGE = 20.0, 30.0  # mm, the most of a small and the least of a large lesion's diameter
+DENSE = 15.0  # HU, the least between a hypo- or hyperdense lesion's mean and the liver's median
+ALIKE = 5.0  # HU, the most between an isodense lesion's mean and the liver's median
+OFF_CENTER = 6.0  # mm, the least between the centroids of lesion and liver to name a direction
+ON_ONE_SIDE = 0.7  # of the lesion's pixels lie in that direction at least
+CLEARLY_LARGER = 1.5  # times in area: the least between the largest or smallest and the others
 FEWEST_PIXELS = 10  # below, noise decides a lesion's density
 FEWEST_LIVER_PIXELS = 50  # below, the liver of a slice gives neither a center nor a density
 
