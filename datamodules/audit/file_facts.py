@@ -80,12 +80,7 @@ def inspect_image(path: Path) -> ImageFacts:
 
 
 def inspect_mask(path: Path, network: Size, *, count_components: bool) -> MaskFacts:
-    """Decode a mask and describe it.
-
-    Args:
-        path: the file.
-        network: height and width that training resizes it to.
-        count_components: whether to count connected components.
+    """Decode a mask and describe it, also as resized to the network's height and width.
 
     Raises:
         UserError: it cannot be read.

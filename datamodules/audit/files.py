@@ -46,16 +46,7 @@ class FileChecks:
         return path.relative_to(self.root).as_posix() if inside else str(path)
 
     def inspect(self, record: Record, split: str, *, scored: bool) -> MaskFacts | None:
-        """Inspect a row's image and mask.
-
-        Args:
-            record: the row.
-            split: where it is.
-            scored: whether the row needs a mask; otherwise none is inspected.
-
-        Returns:
-            the mask; None where there is none, or where it cannot be read.
-        """
+        """Inspect a row's image and, if it is to be scored, its mask; give the mask if readable."""
         if record.mask is not None:
             self.listed_masks.add(record.mask)
         image = self._image(record, split)

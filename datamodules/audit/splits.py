@@ -18,10 +18,7 @@ Rows = Mapping[str, Sequence[Record]]
 def leaks(rows: Rows, files: FileChecks, *, published: Collection[str]) -> list[Finding]:
     """Find patients and images that two of train, val and test hold.
 
-    Args:
-        rows: by split; others than these three do not count.
-        files: names images.
-        published: splits that share patients as they are published.
+    That splits in `published` share patients is no mistake of the user's.
     """
     counts: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for split in SPLITS:

@@ -62,11 +62,9 @@ def choose_traits(
 
 
 def trait_expression(rng: np.random.Generator, traits: Mapping[str, str]) -> str:
-    """Word an expression with these traits, in one of several orders.
+    """Word an expression with some of size, density and place, in one of several orders.
 
-    Args:
-        rng: chooses words and their order.
-        traits: at least one of size, density and place, in this order, with a key of `WORDS`.
+    The values of `traits`, which stand in this order, are keys of `WORDS`.
     """
     word = {name: str(rng.choice(WORDS[value])) for name, value in traits.items()}
     adjectives = [word[name] for name in ("size", "density") if name in word]

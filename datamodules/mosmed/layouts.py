@@ -87,11 +87,10 @@ class OtherDatasetError(UserError):
 
 
 def find_layout(root: Path, layout: LayoutName) -> Layout:
-    """Find the first layout that fits, or the one asked for.
+    """Find the first layout that fits, or the named one.
 
     Raises:
-        OtherDatasetError: this is MosMedData, a dataset of volumes.
-        UserError: nothing fits; the message lists what was looked for.
+        UserError: nothing fits, with what was searched; OtherDatasetError for MosMedData's volumes.
     """
     try:
         return layouts.find_layout(root, layout, specs=LAYOUTS, dataset="MosMedData+")

@@ -75,9 +75,7 @@ def draw_thorax(rng: np.random.Generator) -> Chest:
 def draw_areas(rng: np.random.Generator, abreast: int = 3) -> Areas:
     """Draw the infected areas of each side: in one zone, or such that all three are ill.
 
-    Args:
-        rng: decides them.
-        abreast: most areas side by side in a lung. The template counts up to nine.
+    At most `abreast` lie side by side in a lung. The template counts up to nine.
     """
     areas: Areas = {side: [] for side in SIDES}
     if rng.random() < HEALTHY:
@@ -155,17 +153,7 @@ def _paint_body(canvas: Field, thorax: Chest, rng: np.random.Generator) -> None:
 def draw_slice(
     rng: np.random.Generator, thorax: Chest, areas: Areas, image_size: int
 ) -> tuple[NDArray[np.uint8], Flags]:
-    """Draw one slice with the given infected areas.
-
-    Args:
-        rng: decides the outlines, the vessels and the noise.
-        thorax: the study's anatomy.
-        areas: for "left" and "right" the infected areas.
-        image_size: side in pixels.
-
-    Returns:
-        image [S, S] uint8 and mask [S, S].
-    """
+    """Draw one slice, [S, S] uint8, and the mask [S, S] of its infected areas by side."""
     canvas = np.full((image_size, image_size), 8.0, dtype=np.float32)
     mask = np.zeros(canvas.shape, dtype=bool)
     _paint_body(canvas, thorax, rng)

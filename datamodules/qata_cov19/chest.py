@@ -137,14 +137,7 @@ def _paint_bones(canvas: Field, chest: Chest, lungs: Field, rng: np.random.Gener
 def draw_film(
     rng: np.random.Generator, chest: Chest, areas: dict[str, list[Run]], image_size: int
 ) -> tuple[NDArray[np.uint8], Flags]:
-    """Draw one film, [S, S] uint8, and the mask [S, S] of the given infected areas.
-
-    Args:
-        rng: decides the outlines, the haze and the noise.
-        chest: the subject's anatomy.
-        areas: for "left" and "right" the runs of zones, one an area.
-        image_size: side in pixels.
-    """
+    """Draw one film, [S, S] uint8, and the mask [S, S] of the given infected areas by side."""
     canvas = np.full((image_size, image_size), 8.0, dtype=np.float32)
     mask = np.zeros(canvas.shape, dtype=bool)
     patchy = 1 + 0.16 * smooth_field(rng, image_size, 22)

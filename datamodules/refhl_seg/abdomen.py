@@ -207,14 +207,7 @@ def _paint_vessels(canvas: Field, liver: Field, patient: Patient, rng: np.random
 def draw_slice(
     rng: np.random.Generator, patient: Patient, number: int, image_size: int
 ) -> tuple[NDArray[np.uint8], list[Lesion]]:
-    """Draw one slice of a patient, [S, S] uint8, with its lesions in random order.
-
-    Args:
-        rng: decides the lesions, the vessels and the noise.
-        patient: the case's anatomy.
-        number: lesions, 2 to 4.
-        image_size: side in pixels.
-    """
+    """Draw one slice of a patient, [S, S] uint8, and two to four lesions in random order."""
     x, y = unit_grid(image_size)
     liver = _liver(patient, x, y)
     tissue = liver > 0

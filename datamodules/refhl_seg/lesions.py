@@ -156,13 +156,8 @@ def expression(
     """Word an expression that is true of this lesion and clearly false of the others, or None.
 
     A quarter names the rank where there is one. Half of the rest names all traits that are certain,
-    the other half may leave out what is not needed.
-
-    Args:
-        rng: chooses among the traits that single it out.
-        lesion: the target.
-        others: all others of the slice.
-        count: whether the number of lesions may be named; not where some are too small to be seen.
+    the other half may leave out what is not needed. `count` allows the number of lesions, which
+    does not fit where some are too small to be seen.
     """
     certain = [name for name in TRAITS if getattr(lesion, name) is not None]
     distinguishing = distinguishing_traits(
