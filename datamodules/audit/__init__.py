@@ -17,16 +17,17 @@ from datamodules.audit.findings import (
     KINDS,
     Audit,
     Finding,
+    finding,
     format_audit,
     in_order,
     write_audit,
 )
 from datamodules.audit.reading import read_all, refusal
-from datamodules.audit.splits import empty_splits, leaks, repetitions
+from datamodules.audit.splits import leaks, repetitions
 from datamodules.audit.words import CaptionChecks
 from datamodules.base import TextSegDataModule
 from datamodules.captions.modes import key
-from datamodules.files.manifest import PREDICT
+from datamodules.files.manifest import PREDICT, SPLITS
 from datamodules.records import Splits
 from textseg.errors import UserError
 from textseg.preprocess import checked_size
@@ -77,7 +78,11 @@ def audit(
     unlisted, refused = _all_images(datamodule, root)
     if rows:
         files.unlisted_files(unlisted)
-        findings += empty_splits(rows)
+        findings += [
+            finding("empty split", split, split, "no rows")
+            for split in SPLITS
+            if not rows.get(split)
+        ]
     findings += refused if not findings else []
     findings += leaks(rows, files, published=published) + repetitions(rows, files)
     findings += files.findings + words.finished()

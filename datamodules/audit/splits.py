@@ -57,10 +57,3 @@ def _same_mask(one: Record, other: Record, files: FileChecks) -> bool:
         return True
     both = files.masks.get(one.mask), files.masks.get(other.mask)
     return None not in both and both[0].digest == both[1].digest  # type: ignore[union-attr]
-
-
-def empty_splits(rows: Rows) -> list[Finding]:
-    """Find those of train, val and test that have no rows."""
-    return [
-        finding("empty split", split, split, "no rows") for split in SPLITS if not rows.get(split)
-    ]

@@ -120,24 +120,17 @@ def _words(text: str) -> list[_Word] | None:
         return None
     words: list[_Word] = []
     for match in _ANY_WORD.finditer(text):
-        parsed = _parse_word(match.group().lower(), match.start())
-        if parsed is None:
+        word, start = match[0].lower(), match.start()
+        if word in _SPELLINGS:
+            words.append(_Word(_SPELLINGS[word], *match.span()))
+        elif word == "leflung":  # joined and misspelled at once
+            words += [_Word("left", start, start + 3), _Word("lung", start + 3, start + 7)]
+        elif _JOINED.fullmatch(word):
+            parts = _JOINED_PART.finditer(word)
+            words += [_Word(part[0], start + part.start(), start + part.end()) for part in parts]
+        elif word not in _FRAGMENTS:
             return None
-        words += parsed
     return words
-
-
-def _parse_word(word: str, start: int) -> list[_Word] | None:
-    if word in _SPELLINGS:
-        return [_Word(_SPELLINGS[word], start, start + len(word))]
-    if word in _FRAGMENTS:
-        return []
-    if word == "leflung":  # joined and misspelled at once
-        return [_Word("left", start, start + 3), _Word("lung", start + 3, start + 7)]
-    if _JOINED.fullmatch(word) is None:
-        return None
-    parts = _JOINED_PART.finditer(word)
-    return [_Word(part.group(), start + part.start(), start + part.end()) for part in parts]
 
 
 # --- the sentence -------------------------------------------------------------------------------
@@ -234,7 +227,7 @@ def repaired(text: str) -> str | None:
     if sentence.extent == "none":
         return NO_INFECTION
     areas = sentence.areas if sentence.number == 1 else "areas"
-    named = [f"{_in_order(lungs[side])} {side} lung" for side in ("left", "right") if side in lungs]
+    named = [f"{_in_order(lungs[side])} {side} lung" for side in SIDES if side in lungs]
     return (
         f"{sentence.extent.capitalize()} pulmonary infection, {COUNTS[sentence.number]} infected "
         f"{areas}, {' and '.join(named)}."

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules.captions.lvit_template import is_template_kind, mirrored, repaired
+from datamodules.captions.lvit_template import SIDES, is_template_kind, mirrored, repaired
 from textseg.batch import stable_id
 from textseg.errors import UserError, check_choice
 
@@ -76,6 +76,7 @@ _CLOCK = re.compile(rf"\b({_HOUR})(?:( to | ?- ?)({_HOUR}))?(?= o['\u2019]clock\
 # What is left of a clock position when those that are plainly written are taken out.
 _DOUBTFUL_CLOCK = re.compile(r"o\s?['\u2019]?\s?clock\b|\d:\d\d", re.IGNORECASE)
 _WORD = re.compile(r"[A-Za-z]+")
+# Words that are often joined to a side, as in "rihtlung".
 _NEIGHBORS = ("lung", "lungs", "upper", "middle", "lower", "all", "and", "breast", "kidney")
 
 
@@ -138,18 +139,8 @@ def _is_doubtful(word: str) -> bool:
         return False
     if _SHORT_SIDE.fullmatch(lower) or "left" in lower or "right" in lower:
         return True
-    return any(_within_one_edit(part, side) for part in _parts(lower) for side in ("left", "right"))
-
-
-def _parts(word: str) -> list[str]:
-    """The word, and what is left of it when a word that often stands beside a side is cut off."""
-    parts = [word]
-    for neighbor in _NEIGHBORS:
-        if word.startswith(neighbor):
-            parts.append(word[len(neighbor) :])
-        if word.endswith(neighbor):
-            parts.append(word[: -len(neighbor)])
-    return parts
+    parts = {f(n) for n in _NEIGHBORS for f in (lower.removeprefix, lower.removesuffix)}
+    return any(_within_one_edit(part, side) for part in parts for side in SIDES)
 
 
 def _within_one_edit(a: str, b: str) -> bool:

@@ -134,10 +134,7 @@ def typing_errors(word: str) -> list[str]:
 def other_patients(texts: Sequence[str], case_ids: Sequence[str], *, seed: int) -> list[str | None]:
     """Choose for each row the caption of another patient, unlike its own; None without one.
 
-    Args:
-        texts: the captions of a split, in row order.
-        case_ids: patient or study of each row, "" where unknown: such rows neither give nor take.
-        seed: of the choice.
+    Rows of a split whose `case_ids` have "", an unknown patient, neither give nor take.
     """
     keys = np.unique(np.array([key(text) for text in texts], dtype=object), return_inverse=True)[1]
     patients = np.unique(np.array(case_ids, dtype=object), return_inverse=True)[1]
@@ -167,8 +164,8 @@ def caption_variants(
         seed: of all choices.
 
     Returns:
-        by name, a text or None for each row. ``shuffled`` is None throughout where one caption
-        stands on more than half of the rows.
+        by name, a text or None for each row; ``shuffled`` is None throughout where one caption
+        stands on more than half of them.
     """
     assert len(texts) == len(case_ids), (len(texts), len(case_ids))
     shuffled: list[str | None]

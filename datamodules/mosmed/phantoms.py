@@ -18,7 +18,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from datamodules.captions.lvit_template import COUNTS, NO_INFECTION, SIDES, ZONES
-from datamodules.phantoms.common import SPLITS, check_counts, new_folder, random_stream, write_table
+from datamodules.files.layouts import SPLITS
+from datamodules.phantoms.common import check_counts, new_folder, random_stream, write_table
 from datamodules.phantoms.drawing import (
     Chest,
     Field,

@@ -23,8 +23,8 @@ from datamodules.captions.expressions import (
     distinguishing_traits,
     trait_expression,
 )
-from datamodules.files.manifest import write_manifest
-from datamodules.phantoms.common import SPLITS, check_counts, new_folder, random_stream, save_mask
+from datamodules.files.manifest import SPLITS, write_manifest
+from datamodules.phantoms.common import check_counts, new_folder, random_stream, save_mask
 from datamodules.refhl_seg.abdomen import Traits, draw_patient, draw_slice
 
 
