@@ -127,7 +127,7 @@ class CaptionChecks:
     def _check_emptiness(
         self, reading: Reading | None, record: Record, split: str, mask: MaskFacts
     ) -> None:
-        none = reading.count == 0 if reading is not None else bool(_NOTHING.search(record.text))
+        none = reading.count == 0 if reading else bool(_NOTHING.search(record.text))
         if not mask.area and not none and not mask.other_values:
             self._add("empty mask, caption names lesions", record, split, record.text)
         # "no" in free text may be about something else than the lesion.

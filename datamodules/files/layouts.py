@@ -40,20 +40,18 @@ Parts = dict[str, list[Caption]]  # rows by split
 class LayoutSpec:
     """A family of layouts: any base, any name of each split's folder, any pair of subfolders.
 
-    A layout that does not divide its images has train=("",) and no other split.
+    A layout that does not divide its images has splits=(("",), (), ()).
     """
 
     bases: Names
-    train: Names
-    val: Names
-    test: Names
+    splits: tuple[Names, Names, Names]  # train, val, test
     folders: tuple[tuple[str, str], ...]  # images, masks
 
     def description(self) -> str:
         """The family in one line, for the message that nothing fits."""
         pairs = " or ".join(f"{images}+{masks}" for images, masks in self.folders)
         base = next((f"[{base}/]" for base in self.bases if base), "")
-        train = f"{{{'|'.join(self.train)}}}/" if any(self.train) else ""
+        train = f"{{{'|'.join(self.splits[0])}}}/" if any(self.splits[0]) else ""
         return f"{base}{train}{{{pairs}}}"
 
 
@@ -102,7 +100,7 @@ def find_layout(root: Path, name: str, *, specs: Mapping[str, LayoutSpec], datas
 
 def _fit(name: str, spec: LayoutSpec, base: Path) -> Layout | None:
     splits = {}
-    for split, names in zip(SPLITS, (spec.train, spec.val, spec.test), strict=True):
+    for split, names in zip(SPLITS, spec.splits, strict=True):
         folders = _folders(base, names, spec.folders)
         if folders is not None:
             splits[split] = folders

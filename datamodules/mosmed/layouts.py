@@ -28,30 +28,22 @@ def _below(*parents: str) -> Names:
 LAYOUTS: dict[str, LayoutSpec] = {
     "kaggle": LayoutSpec(
         bases=("", *_below("", "data/"), "MosMedData+/2", "2", _KAGGLE),
-        train=("",),
-        val=(),
-        test=(),
+        splits=(("",), (), ()),
         folders=(("frames", "masks"),),
     ),
     "lvit": LayoutSpec(
         bases=("", *_below("", "datasets/")),
-        train=("Train_Folder",),
-        val=("Val_Folder",),
-        test=("Test_Folder",),
+        splits=(("Train_Folder",), ("Val_Folder",), ("Test_Folder",)),
         folders=(("img", "labelcol"),),
     ),
     "mmiunet": LayoutSpec(
         bases=("", *_below("", "data/")),
-        train=("Train",),
-        val=("Val",),
-        test=("Test",),
+        splits=(("Train",), ("Val",), ("Test",)),
         folders=(("Images", "GTs"), ("Images", "Ground-truths")),
     ),
     "prepared": LayoutSpec(
         bases=("", "MosMedData+_prepared"),
-        train=("train",),
-        val=("val", "valid"),
-        test=("test",),
+        splits=(("train",), ("val", "valid"), ("test",)),
         folders=(("images", "masks"),),
     ),
 }
@@ -79,6 +71,7 @@ _OLD_BASES = ("", *_FOLDERS, "COVID19_1110")
 _OLD_FOLDERS = tuple(f"{inner}CT-{grade}" for inner in ("", "studies/") for grade in range(5))
 
 
+# What files.layouts does, by this dataset's names.
 read_tables = partial(layouts.read_tables, names=TABLES)
 
 

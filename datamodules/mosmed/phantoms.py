@@ -263,15 +263,12 @@ def write_mosmed(
 
     `frames/` and `masks/` hold RGB PNGs of the same names; masks are 0 and 255 with a rim of 12, 17
     and 21 one pixel wide. The tables, separated by ;, have the columns Image and text. No study is
-    in two splits, unlike in the real dataset.
+    in two splits, unlike in the real dataset. `train`, which is at least 1, `val` and `test` are
+    numbers of slices, `image_size` is the side in pixels (512 in the real dataset). The same seed
+    writes the same bytes.
 
-    Args:
-        folder: a new or empty folder.
-        train: slices in train, at least 1.
-        val: slices in val.
-        test: slices in test.
-        image_size: side in pixels (512 in the real dataset).
-        seed: the same seed writes the same bytes.
+    Raises:
+        UserError: the folder is not empty, or a number is out of range.
     """
     check_counts(image_size, seed, train=train, val=val, test=test)
     folder = new_folder(folder)

@@ -17,9 +17,7 @@ LayoutName = Literal["auto", "kaggle", "lvit", "languide", "sgseg", "prepared"]
 LAYOUTS: dict[str, LayoutSpec] = {
     "kaggle": LayoutSpec(
         bases=("", "QaTa-COV19-v2", "QaTa-COV19/QaTa-COV19-v2"),
-        train=("Train Set",),
-        val=(),
-        test=("Test Set",),
+        splits=(("Train Set",), (), ("Test Set",)),
         folders=(("Images", "Ground-truths"),),
     ),
     "lvit": LayoutSpec(
@@ -28,30 +26,22 @@ LAYOUTS: dict[str, LayoutSpec] = {
             *("QaTa-Covid19", "Covid19", "QaTa-COV19"),
             *("datasets/QaTa-Covid19", "datasets/Covid19"),
         ),
-        train=("Train_Folder",),
-        val=("Val_Folder",),
-        test=("Test_Folder",),
+        splits=(("Train_Folder",), ("Val_Folder",), ("Test_Folder",)),
         folders=(("img", "labelcol"),),
     ),
     "sgseg": LayoutSpec(
         bases=("", "QaTa", "data/QaTa"),
-        train=("images/train",),
-        val=("images/valid", "images/val"),
-        test=("images/test",),
+        splits=(("images/train",), ("images/valid", "images/val"), ("images/test",)),
         folders=(("images", "masks"),),
     ),
     "languide": LayoutSpec(
         bases=("", "QaTa-COV19-v2", "data/QaTa-COV19-v2", "QaTa-COV19", "QaTa"),
-        train=("Train", "train"),
-        val=("Val", "val", "valid"),
-        test=("Test", "test"),
+        splits=(("Train", "train"), ("Val", "val", "valid"), ("Test", "test")),
         folders=(("Images", "GTs"), ("Images", "Ground-truths"), ("images", "masks")),
     ),
     "prepared": LayoutSpec(
         bases=("", "QaTa_prepared"),
-        train=("train", "train_and_val/train_subset"),
-        val=("val", "train_and_val/val"),
-        test=("test",),
+        splits=(("train", "train_and_val/train_subset"), ("val", "train_and_val/val"), ("test",)),
         folders=(("image", "mask"), ("Images", "Ground-truths"), ("images", "masks")),
     ),
 }
@@ -67,9 +57,9 @@ TABLES = TableNames(
     remedy="download LViT's text annotations and set captions to their folder",
 )
 
-
 ID_LISTS = {"train": ("train_id",), "val": ("val_id",)}  # LViT's random split
 
+# What files.layouts does, by this dataset's names.
 find_layout = partial(layouts.find_layout, specs=LAYOUTS, dataset="QaTa-COV19-v2")
 read_tables = partial(layouts.read_tables, names=TABLES)
 read_id_lists = partial(layouts.read_lists, names=ID_LISTS)

@@ -80,13 +80,11 @@ def write_qata(
     Images are mode L under `QaTa-COV19/QaTa-COV19-v2/{Train Set,Test Set}/Images`, masks ({0, 255})
     beside them in `Ground-truths` as `mask_<name>`. The tables, in `folder` itself, have the
     columns Image (the mask's name, in plain string order) and Description. No subject is in both.
+    `train`, which is at least 1, and `test` are numbers of films, `image_size` is the side in
+    pixels. The same seed writes the same bytes.
 
-    Args:
-        folder: a new or empty folder.
-        train: films in the train set, at least 1.
-        test: films in the test set.
-        image_size: side in pixels.
-        seed: the same seed writes the same bytes.
+    Raises:
+        UserError: the folder is not empty, or a number is out of range.
     """
     check_counts(image_size, seed, train=train, test=test)
     folder = new_folder(folder)

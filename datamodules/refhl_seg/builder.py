@@ -244,7 +244,5 @@ def _splits(cases: set[str]) -> dict[str, str]:
     """The split of each case, by rank of the digest of its name; none is empty."""
     ordered = sorted(cases, key=lambda name: (stable_number(name), name))
     held_out = max(1, round(HELD_OUT * len(ordered)))
-    return {
-        name: "val" if k < held_out else "test" if k < 2 * held_out else "train"
-        for k, name in enumerate(ordered)
-    }
+    parts = ["val"] * held_out + ["test"] * held_out + ["train"] * (len(ordered) - 2 * held_out)
+    return dict(zip(ordered, parts, strict=True))

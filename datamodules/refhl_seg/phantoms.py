@@ -90,14 +90,11 @@ def write_refhl(
     Files are `images/<case>_<slice>.png` (mode L) and `masks/<case>_<slice>_lesion<k>.png`
     ({0, 255}). A row holds image, mask, text, case_id, split, lesion_id, spacing (mm per pixel) and
     attributes (size, density, place); paths are relative to `folder`. No case is in two splits.
+    `train`, which is at least 1, `val` and `test` are numbers of slices with two to four lesions
+    each, `image_size` is the side in pixels. The same seed writes the same bytes.
 
-    Args:
-        folder: a new or empty folder.
-        train: slices in train, at least 1; each has two to four lesions, so about 3 rows.
-        val: slices in val.
-        test: slices in test.
-        image_size: side in pixels.
-        seed: the same seed writes the same bytes.
+    Raises:
+        UserError: the folder is not empty, or a number is out of range.
     """
     check_counts(image_size, seed, train=train, val=val, test=test)
     folder = new_folder(folder)
