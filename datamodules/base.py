@@ -60,7 +60,7 @@ class TextSegDataModule(LightningDataModule, ABC):
     on the device. A Trainer that is given the DataModule, not its loaders, calls it.
 
     A subclass says how its dataset lies on disk in `read_records` and `write_phantoms`, what it is
-    called in `name`, and how its folder is told from others in `fits` and `recognized_by`.
+    called in `name`, and how its folder is recognized in `fits` and `recognized_by`.
 
     Args:
         root: folder of the unpacked dataset.
@@ -139,8 +139,8 @@ class TextSegDataModule(LightningDataModule, ABC):
 
         Args:
             root: the dataset's folder.
-            report: is told each mistake. Training lets it raise; an audit collects them, so a
-                reader that can go on after a mistake does.
+            report: is called with each mistake. It raises in training; an audit's collects them, so
+                a reader that can go on after a mistake does.
 
         Returns:
             the rows by "train", "val" and "test", and "predict" if there is one.
@@ -203,13 +203,12 @@ class TextSegDataModule(LightningDataModule, ABC):
     # --- Lightning -----------------------------------------------------------------------------
 
     def prepare_data(self) -> None:
-        """Build phantoms and the cache, where asked for and not there yet."""
+        """Build phantoms and the cache, where the settings want them and they are not there yet."""
         checked_size(self.image_size)
         root = self.folder()
         self._read_once(root)
         scored = [r for split, rows in self._read.items() if split != "predict" for r in rows]
-        # Where files are missing, `setup` decides whether that is a mistake; if so, nobody should
-        # learn of it after minutes of caching.
+        # Missing files are an error of `setup`, which must not follow minutes of caching.
         if self.on_missing == "skip" or not split_missing(scored, scored=True)[1]:
             self._open_cache()
 
@@ -349,7 +348,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         return Path(self.captions_path).expanduser()
 
     def folder(self) -> Path:
-        """Give the dataset's folder: the phantoms' where these are asked for, otherwise root.
+        """Give the dataset's folder: the phantoms' where `synthesize` is set, otherwise root.
 
         Raises:
             UserError: root is unset or is no folder.

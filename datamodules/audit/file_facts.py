@@ -42,7 +42,7 @@ class MaskFacts:
         soft_share: share of the area above 0 that is not above 127.
         area: pixels of foreground.
         center: the centroid's column, from 0 (left edge) to 1; None of an empty mask.
-        components: number of 8-connected components; None where it was not asked for.
+        components: number of 8-connected components; None where they are not counted.
         vanishes: whether resizing to the network's size leaves no foreground.
     """
 

@@ -25,7 +25,7 @@ class Kind(NamedTuple):
 
 # error:   training or testing stops here, or the numbers would be false.
 # warning: words and pictures disagree, or something is odd; the numbers are what they are.
-# note:    a fact that somebody may want to know.
+# note:    a fact, no mistake.
 # Files and captions without a counterpart are warnings where on_missing=skip leaves them out. What
 # two parts of a published split share (train and val of QaTa's first80 and official, any of
 # MosMedData+'s official and lists) is a warning: numbers are to be comparable with others', and it

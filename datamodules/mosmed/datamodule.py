@@ -68,7 +68,7 @@ class MosMedDataModule(TextSegDataModule):
     Args:
         root: folder of the unpacked dataset; several layouts are recognized.
         captions: caption table with a split column, or the folder that holds the train, val and
-            test tables; by default they are looked for in root.
+            test tables; by default root is searched.
         split: official takes LViT's three tables, which share studies (a warning says how many);
             study puts about 80, 10 and 10 % of all rows into train, val and test, no study into
             two; lists follows mosmed_{train,val,test}_split.csv.

@@ -59,7 +59,7 @@ class QaTaCov19DataModule(TextSegDataModule):
     Args:
         root: folder of the unpacked dataset; several layouts are recognized.
         captions: caption table, or the folder that holds the train and test tables (and the ID
-            workbooks); by default they are looked for in root.
+            workbooks); by default root is searched.
         split: first80 takes the first 80 % of the rows of LViT's train table, sorted by name, for
             training and the rest for validation; official follows LViT's folders or its Train_ID
             and Val_ID workbooks; subject puts about 80 % of the patients into training.
