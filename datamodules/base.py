@@ -60,7 +60,7 @@ class TextSegDataModule(LightningDataModule, ABC):
     on the device. A Trainer that is given the DataModule, not its loaders, calls it.
 
     A subclass says how its dataset lies on disk in `read_records` and `write_phantoms`, what it is
-    called in `name`, and how its folder is told from others in `fits` and `recognized_by`.
+    called in `name`, and how its folder is recognized in `fits` and `recognized_by`.
 
     Args:
         root: folder of the unpacked dataset.
@@ -135,15 +135,12 @@ class TextSegDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def read_records(self, root: Path, report: Report = raise_error) -> Splits:
-        """Read every row that the captions list, whether its files are there or not.
-
-        Membership is decided by the captions: a row whose image is missing names the path where it
-        was expected.
+        """Read every row that the captions list; one without files names the expected paths.
 
         Args:
             root: the dataset's folder.
-            report: is told each mistake. Training lets it raise; an audit collects them, so a
-                reader that can go on after a mistake does.
+            report: is called with each mistake. It raises in training; an audit's collects them, so
+                a reader that can go on after a mistake does.
 
         Returns:
             the rows by "train", "val" and "test", and "predict" if there is one.
@@ -206,13 +203,12 @@ class TextSegDataModule(LightningDataModule, ABC):
     # --- Lightning -----------------------------------------------------------------------------
 
     def prepare_data(self) -> None:
-        """Build phantoms and the cache, where asked for and not there yet."""
+        """Build phantoms and the cache, where the settings want them and they are not there yet."""
         checked_size(self.image_size)
         root = self.folder()
         self._read_once(root)
         scored = [r for split, rows in self._read.items() if split != "predict" for r in rows]
-        # Where files are missing, `setup` decides whether that is a mistake; if so, nobody should
-        # learn of it after minutes of caching.
+        # Missing files are an error of `setup`, which must not follow minutes of caching.
         if self.on_missing == "skip" or not split_missing(scored, scored=True)[1]:
             self._open_cache()
 
@@ -234,28 +230,22 @@ class TextSegDataModule(LightningDataModule, ABC):
             sampler.set_epoch(progress.processed)
         return StatefulDataLoader(
             dataset,
-            batch_size=self.batch_size,
             sampler=sampler,
             drop_last=len(sampler) > self.batch_size,  # of this process's share
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            generator=self._worker_seeds(),
-            worker_init_fn=_ignore_job_signals,
+            **self._loading(),
         )
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Yield every row of val once, in order."""
-        return self._loader(self._dataset("val"))
+        return DataLoader(self._dataset("val"), **self._loading())
 
     def test_dataloader(self) -> DataLoader[Sample]:
         """Yield every row of test once, in order."""
-        return self._loader(self._dataset("test"))
+        return DataLoader(self._dataset("test"), **self._loading())
 
     def predict_dataloader(self) -> DataLoader[Sample]:
         """Yield every row of predict once, in order."""
-        return self._loader(self._dataset("predict"))
+        return DataLoader(self._dataset("predict"), **self._loading())
 
     def on_after_batch_transfer(self, batch: LoadedBatch, dataloader_idx: int) -> Batch:
         """Make numbers of the batch's bytes, on its device."""
@@ -278,21 +268,17 @@ class TextSegDataModule(LightningDataModule, ABC):
             cached=self.cached_rows(stage),
         )
 
-    def _loader(self, dataset: TextSegDataset) -> DataLoader[Sample]:
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            generator=self._worker_seeds(),
-            worker_init_fn=_ignore_job_signals,
-        )
-
-    def _worker_seeds(self) -> torch.Generator:
-        """A generator of the loaders' own: starting workers must not move a dropout mask."""
-        return torch.Generator().manual_seed(self.seed)
+    def _loading(self) -> dict[str, Any]:
+        return {
+            "batch_size": self.batch_size,
+            "collate_fn": collate,
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+            # A generator of the loaders' own: starting workers must not move a dropout mask.
+            "generator": torch.Generator().manual_seed(self.seed),
+            "worker_init_fn": _ignore_job_signals,
+        }
 
     def _prepare(self, stages: Sequence[Stage]) -> None:
         checked_size(self.image_size)
@@ -322,7 +308,11 @@ class TextSegDataModule(LightningDataModule, ABC):
         file_size = probe_size if pictures is None else pictures.file_size
         for stage, kept in usable.items():
             check_files(kept, scored=stage != "predict", what=stage, file_size=file_size)
-            self._checked[stage] = [self._finished(record, stage) for record in kept]
+            if self.normalize_captions:
+                kept = [replace(record, text=normalize(record.text)) for record in kept]
+            if stage == "predict":
+                kept = [replace(record, mask=None) for record in kept]
+            self._checked[stage] = kept
 
     def _rows_for(self, stage: Stage) -> list[Record]:
         """A split's rows; predict has those of test unless the dataset has some of its own."""
@@ -333,26 +323,23 @@ class TextSegDataModule(LightningDataModule, ABC):
     def _read_once(self, root: Path) -> None:
         if not self._read:
             self._read = self.read_records(root)
-            listed = [record for rows in self._read.values() for record in rows]
-            check_captions(listed)
-            self._unlisted = without_caption(self.all_images(root), listed)
+            check_captions(self._listed())
+            self._unlisted = without_caption(self.all_images(root), self._listed())
+
+    def _listed(self) -> list[Record]:
+        return [record for rows in self._read.values() for record in rows]
 
     def _open_cache(self) -> PictureCache | None:
         """The cache of all splits' files, built where it is first needed; None without one."""
         if self.cache is not None and self._pictures is None:
-            listed = [record for rows in self._read.values() for record in rows]
             self._pictures = open_cache(
                 Path(self.cache),
-                [record.image for record in listed],
-                [record.mask for record in listed if record.mask is not None],
+                [record.image for record in self._listed()],
+                [record.mask for record in self._listed() if record.mask is not None],
                 size=checked_size(self.image_size),
                 name=type(self).__name__,
             )
         return self._pictures
-
-    def _finished(self, record: Record, stage: Stage) -> Record:
-        text = normalize(record.text) if self.normalize_captions else record.text
-        return replace(record, text=text, mask=None if stage == "predict" else record.mask)
 
     def captions_file(self) -> Path | None:
         """Give the path in `captions`; None where root is searched, as with phantoms."""
@@ -361,7 +348,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         return Path(self.captions_path).expanduser()
 
     def folder(self) -> Path:
-        """Give the dataset's folder: the phantoms' where these are asked for, otherwise root.
+        """Give the dataset's folder: the phantoms' where `synthesize` is set, otherwise root.
 
         Raises:
             UserError: root is unset or is no folder.
@@ -386,12 +373,11 @@ class TextSegDataModule(LightningDataModule, ABC):
         rows = self.phantom_images if isinstance(self.synthesize, bool) else self.synthesize
         if rows < 1:
             raise UserError(f"synthesize={rows} is below 1", "give true or a number of images")
-        digest = _generator_digest(type(self))
-        folder = Path("data/phantoms") / f"{type(self).__name__}-{rows}-{digest}"
+        name = f"{type(self).__name__}-{rows}-{_generator_digest(type(self))}"
         return build_once(
-            folder,
+            Path("data/phantoms") / name,
             lambda aside: self.write_phantoms(aside, rows),
-            identity=folder.name,
+            identity=name,
             what="phantoms",
         )
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.audit import audit, format_audit, write_audit
-from datamodules.audit.detect import detect_dataset
 from datamodules.base import TextSegDataModule, setting_names
 from textseg.errors import UserError
 
@@ -61,14 +60,14 @@ def audit_dataset(
         raise UserError(
             f"{kind.__name__} has no setting layout", "leave --layout out for this dataset"
         )
-    home = None if output is None else _fresh(Path(output).expanduser())
+    written = None if output is None else _new_folder(Path(output).expanduser())
     datamodule = kind(str(folder), image_size=image_size, cache=cache, **given)
     result = audit(datamodule, count_tokens=count_tokens, max_tokens=max_tokens)
     print(f"{kind.__name__}, {folder}")
     print(format_audit(result))
-    if home is not None:
-        write_audit(result, home)
-        print(f"written to {home}")
+    if written is not None:
+        write_audit(result, written)
+        print(f"written to {written}")
     return result.exit_status
 
 
@@ -79,11 +78,30 @@ def known_datasets() -> dict[str, type[TextSegDataModule]]:
     return {kind.name: kind for kind in kinds if kind.name is not None}
 
 
+def detect_dataset(root: Path) -> type[TextSegDataModule]:
+    """Find the one known DataModule that reads a folder, by its files' names; nothing is converted.
+
+    Raises:
+        UserError: none fits, or more than one.
+    """
+    datasets = known_datasets().values()
+    fitting = [datamodule for datamodule in datasets if datamodule.fits(root)]
+    if len(fitting) == 1:
+        return fitting[0]
+    remedy = f"name the dataset: {', '.join(known_datasets())}"
+    if fitting:
+        names = ", ".join(datamodule.__name__ for datamodule in fitting)
+        raise UserError(f"root={root} could be more than one dataset: {names}", remedy)
+    searched = "; ".join(filter(None, (datamodule.recognized_by for datamodule in datasets)))
+    cause = f"root={root} is not recognized as a dataset; looked for {searched}"
+    raise UserError(cause, remedy)
+
+
 def _dataset_named(dataset: str, root: Path) -> type[TextSegDataModule]:
     """The DataModule of a name or class path; of "auto", the one that fits the folder."""
     known = known_datasets()
     if dataset == "auto":
-        return detect_dataset(root, known.values())
+        return detect_dataset(root)
     if dataset in known:
         return known[dataset]
     module, _, name = dataset.rpartition(".")
@@ -101,7 +119,7 @@ def _dataset_named(dataset: str, root: Path) -> type[TextSegDataModule]:
     )
 
 
-def _fresh(folder: Path) -> Path:
+def _new_folder(folder: Path) -> Path:
     """The folder, made before the long work rather than after it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

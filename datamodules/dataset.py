@@ -17,14 +17,7 @@ from datamodules.captions.modes import key
 from datamodules.records import Record, Stage
 from datamodules.transforms import TrainAugmentation
 from textseg.batch import Batch, LoadedBatch, stable_id
-from textseg.preprocess import (
-    Bytes,
-    Size,
-    read_image,
-    read_mask,
-    resize_image,
-    resize_mask,
-)
+from textseg.preprocess import Bytes, Size, read_image, read_mask, resize_image, resize_mask
 
 UNKNOWN_SPACING = (float("nan"), float("nan"))
 
@@ -129,7 +122,7 @@ class TextSegDataset(Dataset[Sample]):
 
 
 def augmentation_seed(seed: int, epoch: int, index: int) -> int:
-    """32 bits that depend on these three numbers alone, not on workers, processes or restarts."""
+    """Hash these numbers alone to a seed, the same in every worker, process and restart."""
     digest = hashlib.blake2b(f"{seed}/{epoch}/{index}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big")
 

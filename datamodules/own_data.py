@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,8 +76,8 @@ class ManifestDataModule(TextSegDataModule):
             root, file, needs_split=False, needs_case=False, lenient=True, report=report
         )
         if self.split == "manifest":
-            return as_written(file, rows, report)
-        return at_random(root, file, rows, report) if self.split == "random" else all_test(rows)
+            return _as_written(file, rows, report)
+        return _at_random(root, file, rows, report) if self.split == "random" else _all_test(rows)
 
     def write_phantoms(self, folder: Path, rows: int) -> None:
         """Write RefHL-Seg's phantoms, which are a manifest."""
@@ -88,26 +89,18 @@ class ManifestDataModule(TextSegDataModule):
         """Explain a stage without rows by what the manifest has."""
         file = find_manifest(root, self.captions_file())
         counts = ", ".join(f"{len(rows)} {split}" for split, rows in self._read.items() if rows)
+        training = "training needs rows of train and of val, with masks"
         remedies: dict[Stage, str] = {
-            "train": "training needs rows of train and of val, with masks",
-            "val": "training needs rows of train and of val, with masks",
+            "train": training,
+            "val": training,
             "test": "write split=test with a mask, or set split=all_test to test on all such",
             "predict": "write split=predict for rows without truth, or split=test",
         }
         return UserError(f"{file} has no rows for {stage} (it has: {counts})", remedies[stage])
 
 
-def as_written(file: Path, rows: Splits, report: Report = raise_error) -> Splits:
-    """Divide rows by the manifest's own splits.
-
-    Args:
-        file: the manifest.
-        rows: what it lists.
-        report: is told if it names no splits; where it returns, the rows are still "unsplit".
-
-    Raises:
-        UserError: as `report` does.
-    """
+def _as_written(file: Path, rows: Splits, report: Report) -> Splits:
+    """Divide rows by the manifest's own splits; rows without one stay apart."""
     parts = {split: rows[split] for split in (*SPLITS, PREDICT)}
     if rows[UNSPLIT]:
         cause = f"{file} has no column split, so nothing says what to train and what to test on"
@@ -118,19 +111,8 @@ def as_written(file: Path, rows: Splits, report: Report = raise_error) -> Splits
     return parts
 
 
-def at_random(root: Path, file: Path, rows: Splits, report: Report = raise_error) -> Splits:
-    """Divide rows 70/15/15 by a digest of the patient, whichever other rows there are.
-
-    Args:
-        root: the dataset's folder.
-        file: the manifest.
-        rows: what it lists.
-        report: is told if the manifest names splits of its own, which then stay, and of images of
-            two patients.
-
-    Raises:
-        UserError: as `report` does.
-    """
+def _at_random(root: Path, file: Path, rows: Splits, report: Report) -> Splits:
+    """Divide rows 70/15/15 by a digest of the patient, whichever other rows there are."""
     if any(rows[split] for split in SPLITS):
         cause = f"split=random, but {file} has a column split"
         report(UserError(cause, "set split=manifest to follow it, or delete the column"))
@@ -164,12 +146,8 @@ def _check_patients(file: Path, rows: Sequence[Record], report: Report) -> None:
         report(UserError(cause, "give all rows of an image the same case_id"))
 
 
-def all_test(rows: Splits) -> Splits:
+def _all_test(rows: Splits) -> Splits:
     """Take every row with a mask for test and the others for predict, in the manifest's order."""
-    listed = sorted((row for part in rows.values() for row in part), key=lambda row: row.row)
-    return {
-        "train": [],
-        "val": [],
-        "test": [row for row in listed if row.mask is not None],
-        PREDICT: [row for row in listed if row.mask is None],
-    }
+    listed = sorted(chain(*rows.values()), key=lambda row: row.row)
+    scored = [row for row in listed if row.mask is not None]
+    return {"test": scored, PREDICT: [row for row in listed if row.mask is None]}

@@ -7,13 +7,11 @@ import random
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from datamodules.captions.modes import swap_sides
+from textseg.preprocess import Bytes
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # otherwise its import asks a registry for news
-
-Bytes = NDArray[np.uint8]
 
 # A pure function of the caption, and captions come back every epoch.
 _swap_sides = lru_cache(maxsize=8192)(swap_sides)

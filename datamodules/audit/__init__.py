@@ -17,16 +17,17 @@ from datamodules.audit.findings import (
     KINDS,
     Audit,
     Finding,
+    finding,
     format_audit,
     in_order,
     write_audit,
 )
 from datamodules.audit.reading import read_all, refusal
-from datamodules.audit.splits import empty_splits, leaks, repetitions
+from datamodules.audit.splits import leaks, repetitions
 from datamodules.audit.words import CaptionChecks
 from datamodules.base import TextSegDataModule
 from datamodules.captions.modes import key
-from datamodules.files.manifest import PREDICT
+from datamodules.files.manifest import PREDICT, SPLITS
 from datamodules.records import Splits
 from textseg.errors import UserError
 from textseg.preprocess import checked_size
@@ -68,25 +69,25 @@ def audit(
         max_tokens=max_tokens,
         normalized=datamodule.normalize_captions,
     )
-    _inspect_rows(rows, files, words)
+    listed = [(split, record) for split, records in rows.items() for record in records]
+    for split, record in tqdm(listed, "audit", delay=2, unit="row"):
+        # Rows for prediction need no mask, and may not have one.
+        words.read(record, split, files.inspect(record, split, scored=split != PREDICT))
     published = datamodule.published_splits.get(datamodule.split, ())
     files.compare(published=published)
     unlisted, refused = _all_images(datamodule, root)
     if rows:
         files.unlisted_files(unlisted)
-        findings += empty_splits(rows)
+        findings += [
+            finding("empty split", split, split, "no rows")
+            for split in SPLITS
+            if not rows.get(split)
+        ]
     findings += refused if not findings else []
     findings += leaks(rows, files, published=published) + repetitions(rows, files)
     findings += files.findings + words.finished()
     facts = {**_facts(datamodule, rows, files), **words.facts()}
     return Audit(in_order(findings), facts)
-
-
-def _inspect_rows(rows: Splits, files: FileChecks, words: CaptionChecks) -> None:
-    listed = [(split, record) for split, records in rows.items() for record in records]
-    for split, record in tqdm(listed, "audit", delay=2, unit="row"):
-        # Rows for prediction need no mask, and may not have one.
-        words.read(record, split, files.inspect(record, split, scored=split != PREDICT))
 
 
 def _all_images(datamodule: TextSegDataModule, root: Path) -> tuple[list[Path], list[Finding]]:

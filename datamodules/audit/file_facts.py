@@ -42,7 +42,7 @@ class MaskFacts:
         soft_share: share of the area above 0 that is not above 127.
         area: pixels of foreground.
         center: the centroid's column, from 0 (left edge) to 1; None of an empty mask.
-        components: number of 8-connected components; None where it was not asked for.
+        components: number of 8-connected components; None where they are not counted.
         vanishes: whether resizing to the network's size leaves no foreground.
     """
 
@@ -80,12 +80,7 @@ def inspect_image(path: Path) -> ImageFacts:
 
 
 def inspect_mask(path: Path, network: Size, *, count_components: bool) -> MaskFacts:
-    """Decode a mask and describe it.
-
-    Args:
-        path: the file.
-        network: height and width that training resizes it to.
-        count_components: whether to count connected components.
+    """Decode a mask and describe it, also as resized to the network's height and width.
 
     Raises:
         UserError: it cannot be read.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from datamodules.audit.file_facts import ImageFacts, MaskFacts, inspect_image, inspect_mask
 from datamodules.audit.findings import Finding, Severity, finding
+from datamodules.files.checks import preview
 from datamodules.records import Record
 from textseg.errors import UserError
 from textseg.preprocess import Size
@@ -45,16 +46,7 @@ class FileChecks:
         return path.relative_to(self.root).as_posix() if inside else str(path)
 
     def inspect(self, record: Record, split: str, *, scored: bool) -> MaskFacts | None:
-        """Inspect a row's image and mask.
-
-        Args:
-            record: the row.
-            split: where it is.
-            scored: whether the row needs a mask; otherwise none is inspected.
-
-        Returns:
-            the mask; None where there is none, or where it cannot be read.
-        """
+        """Inspect a row's image and, if it is to be scored, its mask; give the mask if readable."""
         if record.mask is not None:
             self.listed_masks.add(record.mask)
         image = self._image(record, split)
@@ -93,14 +85,8 @@ class FileChecks:
         self.masks[path] = None
         if not path.is_file():
             if record.image.is_file():
-                where = self.shown(path)
-                self._add(
-                    "image without mask",
-                    split,
-                    record.image,
-                    f"{where} is not there",
-                    severity=self.missing,
-                )
+                detail = f"{self.shown(path)} is not there"
+                self._add("image without mask", split, record.image, detail, severity=self.missing)
             return None
         try:
             facts = inspect_mask(path, self.network, count_components=self.count_components)
@@ -115,14 +101,12 @@ class FileChecks:
         if facts.unusual_mode:
             self._add("unusual mask mode", split, path, facts.unusual_mode)
         if facts.other_values and not facts.area:
-            detail = (
-                f"the largest value is {max(facts.other_values)}, and only values above 127 count"
-            )
+            largest = max(facts.other_values)
+            detail = f"the largest value is {largest}, and only values above 127 count"
             self._add("mask erased by the threshold", split, path, detail)
         elif facts.other_values:
-            values = ", ".join(str(value) for value in facts.other_values[:5])
-            values += ", ..." if len(facts.other_values) > 5 else ""
-            detail = f"values {values}; {facts.soft_share:.1%} of the area above 0 is not above 127"
+            detail = f"values {preview(facts.other_values)}; {facts.soft_share:.1%} of the area "
+            detail += "above 0 is not above 127"
             self._add("soft mask" if facts.doubtful else "faint mask values", split, path, detail)
         if facts.area == facts.size[0] * facts.size[1]:
             self._add("mask of everything", split, path, "every pixel is foreground")
@@ -178,23 +162,23 @@ class FileChecks:
         Args:
             unlisted: all images that the dataset says it has; of a manifest, none.
         """
-        keys = {match_key(path.name) for path in self.images}
-        unlisted_files = [path for path in unlisted if match_key(path.name) not in keys]
-        for path in unlisted_files:
+        listed = {match_key(path.name) for path in self.images}
+        extra = {path: match_key(path.name) for path in unlisted}
+        extra = {path: key for path, key in extra.items() if key not in listed}
+        for path in extra:
             self._add("image without caption", "", path, "no row names it", severity=self.missing)
         # In the folders of listed files, a copy under another spelling is not a file without a row.
-        unlisted_keys = {match_key(path.name) for path in unlisted_files}
-        image_folders = {path.parent for path in (*self.images, *unlisted_files)}
-        mask_folders = {path.parent for path in self.listed_masks} - image_folders
-        known = {(path.parent, match_key(path.name)) for path in (*self.images, *self.listed_masks)}
-        known |= {(path.parent, match_key(path.name)) for path in unlisted_files}
-        for folder in sorted(image_folders | mask_folders):
+        images = [*self.images, *extra]
+        known = {(path.parent, match_key(path.name)) for path in (*images, *self.listed_masks)}
+        mask_folders = {path.parent for path in self.listed_masks}
+        mask_folders -= {path.parent for path in images}
+        for folder in sorted({folder for folder, _ in known}):
+            of_masks = folder in mask_folders
             for path in _pictures_in(folder):
                 key = match_key(path.name)
-                if (folder, key) in known or (folder in mask_folders and key in unlisted_keys):
-                    continue
-                kind = "mask without image" if folder in mask_folders else "image without caption"
-                self._add(kind, "", path, "no row names it", severity="warning")
+                if (folder, key) not in known and not (of_masks and key in extra.values()):
+                    kind = "mask without image" if of_masks else "image without caption"
+                    self._add(kind, "", path, "no row names it", severity="warning")
 
 
 def _pictures_in(folder: Path) -> list[Path]:

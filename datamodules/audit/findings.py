@@ -25,7 +25,7 @@ class Kind(NamedTuple):
 
 # error:   training or testing stops here, or the numbers would be false.
 # warning: words and pictures disagree, or something is odd; the numbers are what they are.
-# note:    a fact that somebody may want to know.
+# note:    a fact, no mistake.
 # Files and captions without a counterpart are warnings where on_missing=skip leaves them out. What
 # two parts of a published split share (train and val of QaTa's first80 and official, any of
 # MosMedData+'s official and lists) is a warning: numbers are to be comparable with others', and it
@@ -105,14 +105,9 @@ def finding(
 ) -> Finding:
     """Make a finding of a kind, with the kind's severity and suggestion by default."""
     usual = KINDS[kind]
-    return Finding(
-        kind,
-        usual.severity if severity is None else severity,
-        split,
-        where,
-        detail,
-        usual.suggestion if suggestion is None else suggestion,
-    )
+    if suggestion is None:
+        suggestion = usual.suggestion
+    return Finding(kind, severity or usual.severity, split, where, detail, suggestion)
 
 
 @dataclass(frozen=True)
@@ -147,11 +142,11 @@ def format_audit(audit: Audit) -> str:
     groups: dict[tuple[Severity, str], list[Finding]] = {}
     for found in audit.findings:
         groups.setdefault((found.severity, found.kind), []).append(found)
-    lines = []
-    if groups:
-        wide = max(len(kind) for _, kind in groups)
-        for (severity, kind), members in groups.items():
-            lines.append(f"{severity:<8}{len(members):>6}  {kind:<{wide}}  {_locations(members)}")
+    wide = max((len(kind) for _, kind in groups), default=0)
+    lines = [
+        f"{severity:<8}{len(members):>6}  {kind:<{wide}}  {_locations(members)}"
+        for (severity, kind), members in groups.items()
+    ]
     counts = Counter(found.severity for found in audit.findings)
     lines += [", ".join(f"{counts[severity]} {severity}s" for severity in _ORDER), ""]
     wide = max((len(name) for name in audit.facts), default=0)

@@ -11,17 +11,11 @@ from textseg.errors import TableError, UserError
 
 
 def read_all(datamodule: TextSegDataModule, root: Path) -> tuple[Splits, list[Finding]]:
-    """Read the rows by split, and list what is wrong with the tables they are from.
+    """Read the usable rows by split, and list what is wrong with the tables they are from.
 
     The first mistake, at which training would stop, is "refused by the reader"; each that has a
-    row, column or table to itself is a finding of its own besides.
-
-    Args:
-        datamodule: the dataset.
-        root: its folder.
-
-    Returns:
-        the rows that can be used, none where the reader cannot go on, and the findings.
+    row, column or table to itself is a finding of its own besides. A reader that cannot go on
+    gives no rows.
     """
     findings: list[Finding] = []
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from datamodules.audit.files import FileChecks
-from datamodules.audit.findings import Finding, finding
+from datamodules.audit.findings import Finding, Severity, finding
 from datamodules.captions.modes import key
 from datamodules.files.layouts import SPLITS
 from datamodules.records import Record
@@ -18,38 +18,22 @@ Rows = Mapping[str, Sequence[Record]]
 def leaks(rows: Rows, files: FileChecks, *, published: Collection[str]) -> list[Finding]:
     """Find patients and images that two of train, val and test hold.
 
-    Args:
-        rows: by split; others than these three do not count.
-        files: names images.
-        published: splits that share patients as they are published.
+    That splits in `published` share patients is no mistake of the user's.
     """
-    cases: dict[str, Counter[str]] = {}
-    images: dict[Path, Counter[str]] = {}
+    counts: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for split in SPLITS:
         for record in rows.get(split, ()):
-            images.setdefault(record.image, Counter())[split] += 1
+            counts["image in two splits", files.shown(record.image)][split] += 1
             if record.case_id:
-                cases.setdefault(record.case_id, Counter())[split] += 1
-    findings = [
-        finding(
-            "case in two splits",
-            ", ".join(c),
-            case,
-            _counts(c),
-            severity="warning" if set(c) <= set(published) else "error",
-        )
-        for case, c in cases.items()
-        if len(c) > 1
-    ]
-    return findings + [
-        finding("image in two splits", ", ".join(c), files.shown(image), _counts(c))
-        for image, c in images.items()
-        if len(c) > 1
-    ]
-
-
-def _counts(counts: Counter[str]) -> str:
-    return ", ".join(f"{count} rows in {split}" for split, count in counts.items())
+                counts["case in two splits", record.case_id][split] += 1
+    findings = []
+    for (kind, where), by_split in counts.items():
+        if len(by_split) > 1:
+            detail = ", ".join(f"{count} rows in {split}" for split, count in by_split.items())
+            known = kind == "case in two splits" and set(by_split) <= set(published)
+            severity: Severity | None = "warning" if known else None
+            findings.append(finding(kind, ", ".join(by_split), where, detail, severity=severity))
+    return findings
 
 
 def repetitions(rows: Rows, files: FileChecks) -> list[Finding]:
@@ -73,10 +57,3 @@ def _same_mask(one: Record, other: Record, files: FileChecks) -> bool:
         return True
     both = files.masks.get(one.mask), files.masks.get(other.mask)
     return None not in both and both[0].digest == both[1].digest  # type: ignore[union-attr]
-
-
-def empty_splits(rows: Rows) -> list[Finding]:
-    """Find those of train, val and test that have no rows."""
-    return [
-        finding("empty split", split, split, "no rows") for split in SPLITS if not rows.get(split)
-    ]

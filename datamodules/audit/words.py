@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datamodules.audit.file_facts import MaskFacts
 from datamodules.audit.findings import Finding, finding
 from datamodules.captions.lvit_template import (
+    SIDES,
     Reading,
     Template,
     is_template_kind,
@@ -77,10 +78,14 @@ class CaptionChecks:
             return
         self._check_emptiness(reading, record, split, mask)
         if reading is not None:
-            self._check_side(reading, record, split, mask)
+            if len(reading.zones) == 1 and reading.extent == "unilateral":
+                [side] = reading.zones
+                self._check_side("caption side against mask", side, record, split, mask)
             self._check_count(reading, record, split, mask)
         elif not is_template_kind(text):  # a caption that lacks words says nothing of one side
-            self._check_named_side(record, split, mask)
+            named = _paired_side(text)
+            if named is not None:
+                self._check_side("named side against mask", named, record, split, mask)
 
     def finished(self) -> list[Finding]:
         """List all findings, after the last row."""
@@ -122,7 +127,7 @@ class CaptionChecks:
     def _check_emptiness(
         self, reading: Reading | None, record: Record, split: str, mask: MaskFacts
     ) -> None:
-        none = reading.count == 0 if reading is not None else bool(_NOTHING.search(record.text))
+        none = reading.count == 0 if reading else bool(_NOTHING.search(record.text))
         if not mask.area and not none and not mask.other_values:
             self._add("empty mask, caption names lesions", record, split, record.text)
         # "no" in free text may be about something else than the lesion.
@@ -130,33 +135,16 @@ class CaptionChecks:
             detail = f"{mask.area} pixels: {record.text}"
             self._add("mask, caption names no lesion", record, split, detail)
 
-    def _check_side(self, reading: Reading, record: Record, split: str, mask: MaskFacts) -> None:
-        """Of captions that name one lung."""
-        if len(reading.zones) == 1 and reading.extent == "unilateral":
-            [side] = reading.zones
-            if self._compare(side, mask):
-                self._add_side("caption side against mask", side, record, split, mask)
-
-    def _check_named_side(self, record: Record, split: str, mask: MaskFacts) -> None:
-        """Of free captions with a single side, where it is that of a paired organ."""
-        sides = {word.lower() for word in _SIDE.findall(record.text)}
-        paired = {match[0].lower() for match in _PAIRED.findall(record.text)}
-        if len(sides) == 1 and sides == paired:
-            [side] = sides
-            if self._compare(side, mask):
-                self._add_side("named side against mask", side, record, split, mask)
-
-    def _compare(self, side: str, mask: MaskFacts) -> bool:
-        """Whether the mask's centroid lies in the other half of the picture."""
+    def _check_side(
+        self, kind: str, side: str, record: Record, split: str, mask: MaskFacts
+    ) -> None:
         if mask.center is None:
-            return False
+            return
         there = mask.center < _MIDDLE if side == "left" else mask.center > _MIDDLE
         self.sides[side, there] += 1
-        return not there
-
-    def _add_side(self, kind: str, side: str, record: Record, split: str, mask: MaskFacts) -> None:
-        detail = f"{side}, but the centroid is at {mask.center:.2f} of the width: {record.text}"
-        self._add(kind, record, split, detail)
+        if not there:
+            detail = f"{side}, but the centroid is at {mask.center:.2f} of the width: {record.text}"
+            self._add(kind, record, split, detail)
 
     def _check_count(self, reading: Reading, record: Record, split: str, mask: MaskFacts) -> None:
         """Of captions and masks that both have lesions."""
@@ -177,16 +165,21 @@ class CaptionChecks:
     def facts(self) -> dict[str, object]:
         """Count how often words and masks agree, of those that were compared."""
         facts: dict[str, object] = {}
-        for side in ("left", "right"):
-            compared = self.sides[side, True] + self.sides[side, False]
-            if compared:
-                facts[f"captions of one side, {side}: mask there"] = (
-                    f"{self.sides[side, True]} of {compared}"
-                )
+        for side in SIDES:
+            there, elsewhere = self.sides[side, True], self.sides[side, False]
+            if there + elsewhere:
+                name = f"captions of one side, {side}: mask there"
+                facts[name] = f"{there} of {there + elsewhere}"
         if self.counts.total():
-            facts["captions whose count is that of the mask's areas"] = (
-                f"{self.counts[True]} of {self.counts.total()}"
-            )
+            name = "captions whose count is that of the mask's areas"
+            facts[name] = f"{self.counts[True]} of {self.counts.total()}"
         if self.count_tokens is not None:
             facts["tokens of the longest caption"] = self.longest
         return facts
+
+
+def _paired_side(text: str) -> str | None:
+    """The side of a free caption that names one alone, as that of a paired organ."""
+    sides = {word.lower() for word in _SIDE.findall(text)}
+    paired = {match[0].lower() for match in _PAIRED.findall(text)}
+    return sides.pop() if len(sides) == 1 and sides == paired else None

@@ -17,7 +17,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -45,85 +44,18 @@ _CHUNK = 256  # files decoded ahead of the writer at most
 _ELSEWHERE = "set cache=FOLDER to one on another disk, or cache=null to read the files every time"
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A file in the cache.
 
     `start` is the offset of its pixels in bytes, `channels` 1 or 3 of an image and 0 of a mask,
-    `size` its height and width on disk, `error` why it cannot be read, or "".
+    `height` and `width` those on disk, `error` why it cannot be read, or "".
     """
 
     start: int
     channels: int
-    size: Size
-    error: str = ""
-
-
-class CachedRows:
-    """Pictures and masks of a split's rows.
-
-    Holds flat arrays and opens the memory map in each process that reads, so that loader workers
-    share the pages and take no copies of their own.
-
-    Args:
-        folder: the cache's.
-        identity: the cache's, when the entries of the rows were read.
-        size: height and width of every picture and mask.
-        images: one entry a row.
-        masks: one entry a row, or none where nothing is scored.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        identity: str,
-        *,
-        size: Size,
-        images: Sequence[Entry],
-        masks: Sequence[Entry],
-    ) -> None:
-        self.folder = folder
-        self.identity = identity
-        self.size = size
-        self._image_starts = np.array([entry.start for entry in images], dtype=np.int64)
-        self._channels = np.array([entry.channels for entry in images], dtype=np.int64)
-        self._sizes = np.array([entry.size for entry in images], dtype=np.int64)  # [N, 2]
-        self._mask_starts = np.array([entry.start for entry in masks], dtype=np.int64)
-        self._pixels: Bytes | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pixels": None}  # a pickled map would be a copy of all pixels
-
-    def image(self, row: int) -> Bytes:
-        """Return an image [H, W, 3], or [H, W, 1] where the channels are equal; read-only."""
-        start, channels = int(self._image_starts[row]), int(self._channels[row])
-        height, width = self.size
-        pixels = self._map()[start : start + height * width * channels]
-        return pixels.reshape(height, width, channels)
-
-    def mask(self, row: int) -> Bytes:
-        """Return a mask [H, W] of 0 and 1."""
-        start, (height, width) = int(self._mask_starts[row]), self.size
-        packed = self._map()[start : start + _packed_bytes(self.size)]
-        return np.unpackbits(packed, count=height * width).reshape(height, width)
-
-    def original_size(self, row: int) -> Size:
-        """Return height and width of a row's image on disk."""
-        height, width = self._sizes[row].tolist()
-        return height, width
-
-    def _map(self) -> Bytes:
-        if self._pixels is None:
-            file = self.folder / "pixels.bin"
-            mapped = np.memmap(file, dtype=np.uint8, mode="r") if file.exists() else None
-            # Checked after opening: a folder replaced from now on leaves the opened file alone.
-            if mapped is None or not is_complete(self.folder, self.identity):
-                raise UserError(
-                    f"{self.folder} was rebuilt or removed while in use",
-                    "start again, and leave the dataset and its cache alone meanwhile",
-                )
-            self._pixels = mapped.view(np.ndarray)  # slices of a memmap cost more
-        return self._pixels
+    height: int
+    width: int
+    error: str
 
 
 class PictureCache:
@@ -141,24 +73,15 @@ class PictureCache:
         self.size = size
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         self._images, self._masks = (
-            {
-                path: Entry(start, channels, (height, width), error)
-                for path, start, channels, height, width, error in index[kind]
-            }
-            for kind in ("images", "masks")
+            {path: Entry(*values) for path, *values in index[kind]} for kind in ("images", "masks")
         )
 
     def rows(self, images: Iterable[Path], masks: Iterable[Path]) -> CachedRows:
         """Look up rows by their files; `masks` is empty where nothing is scored."""
-        image_entries = [self._images[str(path)] for path in images]
-        mask_entries = [self._masks[str(path)] for path in masks]
-        assert not any(entry.error for entry in image_entries + mask_entries), "rows are checked"
         return CachedRows(
-            self.folder,
-            self.identity,
-            size=self.size,
-            images=image_entries,
-            masks=mask_entries,
+            self,
+            [self._images[str(path)] for path in images],
+            [self._masks[str(path)] for path in masks],
         )
 
     def file_size(self, path: Path) -> Size:
@@ -170,21 +93,82 @@ class PictureCache:
         entry = self._images.get(str(path)) or self._masks[str(path)]
         if entry.error:
             raise UserError(entry.error)
-        return entry.size
+        return entry.height, entry.width
 
     def has_recovered(self, images: Sequence[Path], masks: Sequence[Path]) -> bool:
         """Whether a file that could not be read can be now, though size and time are the same.
 
         This happens after a change of permissions or a failure of a network disk.
         """
-        kinds = ((images, self._images, image_pixels), (masks, self._masks, mask_pixels))
-        for paths, entries, decode in kinds:
-            for path in paths:
-                entry = entries.get(str(path))
-                lacking = entry is None or entry.error
-                if lacking and path.is_file() and _attempt(decode, path, self.size).error == "":
-                    return True
-        return False
+        kinds = ((images, self._images, _image_pixels), (masks, self._masks, _mask_pixels))
+        lacking = (
+            (decode, path)
+            for paths, entries, decode in kinds
+            for path in paths
+            if str(path) not in entries or entries[str(path)].error
+        )
+        return any(
+            path.is_file() and not _attempt(decode, path, self.size).error
+            for decode, path in lacking
+        )
+
+
+class CachedRows:
+    """Pictures and masks of a split's rows.
+
+    Holds flat arrays and opens the memory map in each process that reads, so that loader workers
+    share the pages and take no copies of their own.
+
+    Args:
+        cache: where the pixels are.
+        images: one entry a row.
+        masks: one entry a row, or none where nothing is scored.
+    """
+
+    def __init__(
+        self, cache: PictureCache, images: Sequence[Entry], masks: Sequence[Entry]
+    ) -> None:
+        assert not any(entry.error for entry in (*images, *masks)), "rows are checked"
+        self.folder = cache.folder
+        self.identity = cache.identity
+        self.size = cache.size
+        self._images = np.array([entry[:4] for entry in images], dtype=np.int64)  # [N, 4]
+        self._mask_starts = np.array([entry.start for entry in masks], dtype=np.int64)
+        self._pixels: Bytes | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pixels": None}  # a pickled map would be a copy of all pixels
+
+    def image(self, row: int) -> Bytes:
+        """Return an image [H, W, 3], or [H, W, 1] where the channels are equal; read-only."""
+        start, channels, _, _ = self._images[row].tolist()
+        height, width = self.size
+        pixels = self._map()[start : start + height * width * channels]
+        return pixels.reshape(height, width, channels)
+
+    def mask(self, row: int) -> Bytes:
+        """Return a mask [H, W] of 0 and 1."""
+        start, (height, width) = int(self._mask_starts[row]), self.size
+        packed = self._map()[start : start + _packed_bytes(self.size)]
+        return np.unpackbits(packed, count=height * width).reshape(height, width)
+
+    def original_size(self, row: int) -> Size:
+        """Return height and width of a row's image on disk."""
+        _, _, height, width = self._images[row].tolist()
+        return height, width
+
+    def _map(self) -> Bytes:
+        if self._pixels is None:
+            file = self.folder / "pixels.bin"
+            mapped = np.memmap(file, dtype=np.uint8, mode="r") if file.exists() else None
+            # Checked after opening: a folder replaced from now on leaves the opened file alone.
+            if mapped is None or not is_complete(self.folder, self.identity):
+                raise UserError(
+                    f"{self.folder} was rebuilt or removed while in use",
+                    "start again, and leave the dataset and its cache alone meanwhile",
+                )
+            self._pixels = mapped.view(np.ndarray)  # slices of a memmap cost more
+        return self._pixels
 
 
 def open_cache(
@@ -202,7 +186,7 @@ def open_cache(
     Raises:
         UserError: the cache cannot be written, or needs more space than there is.
     """
-    images, masks = _distinct(images), _distinct(masks)
+    images, masks = (sorted(set(paths), key=str) for paths in (images, masks))
     names = "\0".join(map(str, [size, *images, "", *masks]))
     digest = hashlib.blake2b(names.encode(errors="surrogateescape"), digest_size=6).hexdigest()
     # A dataset whose captions name other files has a folder of its own: two runs that see the same
@@ -221,10 +205,6 @@ def open_cache(
     return opened
 
 
-def _distinct(paths: Iterable[Path]) -> list[Path]:
-    return sorted(set(paths), key=str)
-
-
 def _packed_bytes(size: Size) -> int:
     return -(-size[0] * size[1] // 8)
 
@@ -232,14 +212,11 @@ def _packed_bytes(size: Size) -> int:
 def _write(
     folder: Path, *, images: Sequence[Path], masks: Sequence[Path], size: Size, name: str
 ) -> None:
-    """Fill a cache folder."""
-    images = [path for path in images if path.is_file()]
-    masks = [path for path in masks if path.is_file()]
+    images, masks = (list(filter(Path.is_file, paths)) for paths in (images, masks))
     _check_space(folder, len(images), len(masks), size)
     index: dict[str, list[tuple[str | int, ...]]] = {"images": [], "masks": []}
-    start = 0
-    kinds = (("images", images, image_pixels), ("masks", masks, mask_pixels))
-    total = len(images) + len(masks)
+    start, total = 0, len(images) + len(masks)
+    kinds = (("images", images, _image_pixels), ("masks", masks, _mask_pixels))
     with (
         (folder / "pixels.bin").open("wb") as file,
         ThreadPoolExecutor(_THREADS) as pool,
@@ -247,8 +224,8 @@ def _write(
     ):
         for kind, paths, decode in kinds:
             for path, decoded in _decoded(pool, paths, decode, size):
-                shape = (decoded.channels, *decoded.size)
-                index[kind].append((str(path), start, *shape, decoded.error))
+                _, channels, size_on_disk, error = decoded
+                index[kind].append((str(path), start, channels, *size_on_disk, error))
                 _append(file, decoded.pixels)
                 start += decoded.pixels.size
                 bar.update()
@@ -269,7 +246,7 @@ def _check_space(folder: Path, images: int, masks: int, size: Size) -> None:
         )
 
 
-class Decoded(NamedTuple):
+class _Decoded(NamedTuple):
     """A file's flat pixels as they are stored; none where `error` says why it cannot be read."""
 
     pixels: Bytes
@@ -278,36 +255,36 @@ class Decoded(NamedTuple):
     error: str = ""
 
 
-Decode = Callable[[Path, Size], Decoded]
+_Decode = Callable[[Path, Size], _Decoded]
 
 
-def image_pixels(path: Path, size: Size) -> Decoded:
+def _image_pixels(path: Path, size: Size) -> _Decoded:
     """Decode and resize an image; one channel where all three are equal."""
     image = read_image(path)
     resized = resize_image(image, size)
     red, green, blue = (resized[..., channel] for channel in range(3))
     if np.array_equal(red, green) and np.array_equal(red, blue):
         resized = red[..., None]
-    return Decoded(resized.reshape(-1), resized.shape[2], (image.shape[0], image.shape[1]))
+    return _Decoded(resized.reshape(-1), resized.shape[2], (image.shape[0], image.shape[1]))
 
 
-def mask_pixels(path: Path, size: Size) -> Decoded:
+def _mask_pixels(path: Path, size: Size) -> _Decoded:
     """Decode and resize a mask, and pack eight pixels into a byte."""
     mask = read_mask(path)
-    return Decoded(np.packbits(resize_mask(mask, size)), 0, (mask.shape[0], mask.shape[1]))
+    return _Decoded(np.packbits(resize_mask(mask, size)), 0, (mask.shape[0], mask.shape[1]))
 
 
-def _attempt(decode: Decode, path: Path, size: Size) -> Decoded:
+def _attempt(decode: _Decode, path: Path, size: Size) -> _Decoded:
     try:
         probe_size(path)  # by checksum, as without a cache: decoding accepts a damaged end
         return decode(path, size)
     except UserError as error:
-        return Decoded(np.empty(0, dtype=np.uint8), 0, (0, 0), str(error))
+        return _Decoded(np.empty(0, dtype=np.uint8), 0, (0, 0), str(error))
 
 
 def _decoded(
-    pool: ThreadPoolExecutor, paths: Sequence[Path], decode: Decode, size: Size
-) -> Iterator[tuple[Path, Decoded]]:
+    pool: ThreadPoolExecutor, paths: Sequence[Path], decode: _Decode, size: Size
+) -> Iterator[tuple[Path, _Decoded]]:
     """Files in order, a bounded number of them decoded ahead."""
     attempt = partial(_attempt, decode, size=size)
     waiting = iter(paths)

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from datamodules.captions.lvit_template import COUNTS
+
 Lesion = TypeVar("Lesion")
 
 TRAITS = ("size", "density", "place")
@@ -29,7 +31,6 @@ PLACE_PHRASES = (
     "in the {} part of the liver",
 )
 RANKS = {"largest": "larger", "smallest": "smaller"}  # of three or more lesions, and of two
-_NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 def distinguishing_traits(
@@ -61,11 +62,9 @@ def choose_traits(
 
 
 def trait_expression(rng: np.random.Generator, traits: Mapping[str, str]) -> str:
-    """Word an expression with these traits, in one of several orders.
+    """Word an expression with some of size, density and place, in one of several orders.
 
-    Args:
-        rng: chooses words and their order.
-        traits: at least one of size, density and place, in this order, with a key of `WORDS`.
+    The values of `traits`, which stand in this order, are keys of `WORDS`.
     """
     word = {name: str(rng.choice(WORDS[value])) for name, value in traits.items()}
     adjectives = [word[name] for name in ("size", "density") if name in word]
@@ -85,12 +84,9 @@ def trait_expression(rng: np.random.Generator, traits: Mapping[str, str]) -> str
 
 
 def rank_expression(rng: np.random.Generator, rank: str, number: int | None) -> str:
-    """Word an expression by rank.
+    """Word an expression by rank: only, or a key of `RANKS`.
 
-    Args:
-        rng: chooses among wordings.
-        rank: only, or a key of `RANKS`.
-        number: lesions in the slice; None leaves the number unsaid.
+    `number` is that of the slice's lesions; None leaves it unnamed.
     """
     if rank == "only":
         nouns = ("the only lesion", "the only lesion in this slice", "the only liver lesion shown")
@@ -98,6 +94,6 @@ def rank_expression(rng: np.random.Generator, rank: str, number: int | None) -> 
     word = RANKS[rank] if number == 2 else rank
     phrases = [f"the {word} lesion", f"the {word} liver lesion"]
     if number is not None:
-        among = _NUMBERS[number - 2] if number < len(_NUMBERS) + 2 else str(number)
+        among = COUNTS[number] if number < len(COUNTS) else str(number)
         phrases += [f"the {word} of the {among} lesions", f"the {word} of {among} lesions"]
     return str(rng.choice(phrases))

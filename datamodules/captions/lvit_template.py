@@ -19,6 +19,7 @@ formula did (an empty left half in 457 rows, a doubled period in 47).
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 Extent = Literal["bilateral", "unilateral", "none"]
@@ -44,33 +45,27 @@ class Reading(NamedTuple):
 
 # --- the wording -------------------------------------------------------------------------------
 
-_WORDING: dict[Template, tuple[str, str, str]] = {
-    "qata": ("|".join(COUNTS[1:7]), "areas?", "(?:(?:upper|middle|lower|all) )+"),
-    "mosmed": ("|".join(COUNTS[1:10]), "areas", "(?:upper|middle|lower|all) "),
-}
-_NOTHING = "No pulmonary infection, zero infected areas."
+NO_INFECTION = "No pulmonary infection, zero infected areas."
 
 
-def _wording(counts: str, areas: str, zones: str) -> re.Pattern[str]:
+def _wording(counts: Sequence[str], areas: str, zones: str) -> re.Pattern[str]:
     return re.compile(
-        rf"(?:Bilateral|Unilateral) pulmonary infection, (?:{counts}) infected {areas}, "
+        rf"(?:Bilateral|Unilateral) pulmonary infection, (?:{'|'.join(counts)}) infected {areas}, "
         rf"{zones}(?:left lung(?: and {zones}right lung)?|right lung)\."
     )
 
 
-_STRICT = {template: _wording(*parts) for template, parts in _WORDING.items()}
+_WORDINGS: dict[Template, re.Pattern[str]] = {
+    "qata": _wording(COUNTS[1:7], "areas?", "(?:(?:upper|middle|lower|all) )+"),
+    "mosmed": _wording(COUNTS[1:10], "areas", "(?:upper|middle|lower|all) "),
+}
 
 
 def keeps_template(text: str, template: Template) -> bool:
-    """Whether a caption is worded by the dataset's template, to the letter.
-
-    Args:
-        text: the caption as it stands in the file.
-        template: "qata" for QaTa-COV19, "mosmed" for MosMedData+.
-    """
-    if template == "mosmed" and text == _NOTHING:
+    """Whether a caption, as it stands in the file, is worded by the template to the letter."""
+    if template == "mosmed" and text == NO_INFECTION:
         return True
-    return _STRICT[template].fullmatch(text) is not None
+    return _WORDINGS[template].fullmatch(text) is not None
 
 
 def is_template_kind(text: str) -> bool:
@@ -90,7 +85,7 @@ _CODES = {
 }
 # Misspelled words of both datasets' real captions. Words that are only joined ("lowerright") are
 # not listed: they are taken apart.
-_MISSPELLED = {
+_SPELLINGS = {word: word for word in _CODES} | {
     wrong: right
     for right, wrongs in {
         "upper": "higher uooer uppper upperl lupper",
@@ -104,10 +99,9 @@ _MISSPELLED = {
     }.items()
     for wrong in wrongs.split()
 }
-_SPELLINGS = {**{word: word for word in _CODES}, **_MISSPELLED}
 _FRAGMENTS = ("l", "ll")  # of a neighboring word
-_JOINED = re.compile(f"(?:{'|'.join(sorted(_CODES, key=len, reverse=True))})+")
 _JOINED_PART = re.compile("|".join(sorted(_CODES, key=len, reverse=True)))
+_JOINED = re.compile(f"(?:{_JOINED_PART.pattern})+")
 _ANY_WORD = re.compile(r"[A-Za-z]+")
 _PUNCTUATION = re.compile(r"[A-Za-z\s,.]*")
 
@@ -126,24 +120,17 @@ def _words(text: str) -> list[_Word] | None:
         return None
     words: list[_Word] = []
     for match in _ANY_WORD.finditer(text):
-        parsed = _parse_word(match.group().lower(), match.start())
-        if parsed is None:
+        word, start = match[0].lower(), match.start()
+        if word in _SPELLINGS:
+            words.append(_Word(_SPELLINGS[word], *match.span()))
+        elif word == "leflung":  # joined and misspelled at once
+            words += [_Word("left", start, start + 3), _Word("lung", start + 3, start + 7)]
+        elif _JOINED.fullmatch(word):
+            parts = _JOINED_PART.finditer(word)
+            words += [_Word(part[0], start + part.start(), start + part.end()) for part in parts]
+        elif word not in _FRAGMENTS:
             return None
-        words += parsed
     return words
-
-
-def _parse_word(word: str, start: int) -> list[_Word] | None:
-    if word in _SPELLINGS:
-        return [_Word(_SPELLINGS[word], start, start + len(word))]
-    if word in _FRAGMENTS:
-        return []
-    if word == "leflung":  # joined and misspelled at once
-        return [_Word("left", start, start + 3), _Word("lung", start + 3, start + 7)]
-    if _JOINED.fullmatch(word) is None:
-        return None
-    parts = _JOINED_PART.finditer(word)
-    return [_Word(part.group(), start + part.start(), start + part.end()) for part in parts]
 
 
 # --- the sentence -------------------------------------------------------------------------------
@@ -238,9 +225,9 @@ def repaired(text: str) -> str | None:
     if sentence is None or lungs is None:
         return None
     if sentence.extent == "none":
-        return _NOTHING
+        return NO_INFECTION
     areas = sentence.areas if sentence.number == 1 else "areas"
-    named = [f"{_in_order(lungs[side])} {side} lung" for side in ("left", "right") if side in lungs]
+    named = [f"{_in_order(lungs[side])} {side} lung" for side in SIDES if side in lungs]
     return (
         f"{sentence.extent.capitalize()} pulmonary infection, {COUNTS[sentence.number]} infected "
         f"{areas}, {' and '.join(named)}."

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules.captions.lvit_template import is_template_kind, mirrored, repaired
+from datamodules.captions.lvit_template import SIDES, is_template_kind, mirrored, repaired
 from textseg.batch import stable_id
 from textseg.errors import UserError, check_choice
 
@@ -44,12 +44,9 @@ def normalize(text: str) -> str:
     if is_template_kind(text):
         corrected = repaired(text)
         return text if corrected is None else corrected
-    text = _space_commas(" ".join(text.split())).rstrip(" .")
+    text = re.sub(r"\s*,\s*(?=\D)", ", ", " ".join(text.split()))
+    text = " ".join(text.split()).rstrip(" .")
     return f"{text}." if text else ""
-
-
-def _space_commas(text: str) -> str:
-    return " ".join(re.sub(r"\s*,\s*(?=\D)", ", ", text).split())
 
 
 # --- left and right ----------------------------------------------------------------------------
@@ -61,19 +58,12 @@ _MIRROR = {
     for a, b in (("left", "right"), ("right", "left"))
 }
 # English words that hold "right", or are one letter away from a side word, yet name no side.
-_PLAIN = frozenset(
-    word
-    for line in (
-        "bright brighter brightest brightly brightness brighten brightened upright uprights",
-        "light lights slight eight eighth height weight night nights sight sights fight fights",
-        "tight might fright wright cleft clefts loft lent lest let heft deft weft",
-    )
-    for word in line.split()
+_PLAIN = re.compile(
+    "bright(er|est|ly|ness|en|ened)?|uprights?|lights?|slight|eighth?|height|weight|nights?|sights?|"
+    "fights?|tight|might|fright|wright|clefts?|loft|lent|lest|let|heft|deft|weft"
 )
-# A side written as a letter or abbreviation.
-_SHORT_SIDES = frozenset(
-    ("l", "r", "lt", "rt", "lul", "lll", "rul", "rml", "rll", "luq", "llq", "ruq", "rlq")
-)
+# A side written as a letter or abbreviation, such as that of a lobe or quadrant.
+_SHORT_SIDE = re.compile("[lr]t?|[lr][ul]l|rml|[lr][ul]q")
 # Organs whose left and right parts differ: a mirrored picture shows no true "right hepatic vein".
 _ASYMMETRIC = re.compile(
     r"\b(lobes?|lobar|lobectomy|hepatic|hemilivers?|portal|ventricles?|ventricular|atrium|atria|"
@@ -86,6 +76,7 @@ _CLOCK = re.compile(rf"\b({_HOUR})(?:( to | ?- ?)({_HOUR}))?(?= o['\u2019]clock\
 # What is left of a clock position when those that are plainly written are taken out.
 _DOUBTFUL_CLOCK = re.compile(r"o\s?['\u2019]?\s?clock\b|\d:\d\d", re.IGNORECASE)
 _WORD = re.compile(r"[A-Za-z]+")
+# Words that are often joined to a side, as in "rihtlung".
 _NEIGHBORS = ("lung", "lungs", "upper", "middle", "lower", "all", "and", "breast", "kidney")
 
 
@@ -115,7 +106,7 @@ def swap_sides(text: str) -> str | None:
         return text
     if _ASYMMETRIC.search(text):
         return None
-    return _WORD.sub(lambda match: _mirrored(match.group()), text)
+    return _WORD.sub(lambda m: in_case_of(m[0], _MIRROR.get(m[0].lower(), m[0])), text)
 
 
 def _mirrored_clock(match: re.Match[str]) -> str:
@@ -132,13 +123,11 @@ def _mirrored_hour(hour: str) -> str:
     return f"{mirrored_hours or 12}" + (f":{mirrored_minutes:02d}" if minutes else "")
 
 
-def _mirrored(word: str) -> str:
-    other = _MIRROR.get(word.lower())
-    if other is None:
-        return word
-    if word.isupper():
-        return other.upper()
-    return other.capitalize() if word[0].isupper() else other
+def in_case_of(model: str, word: str) -> str:
+    """Write a word in capitals, capitalized or as it is, as `model` is written."""
+    if model.isupper() and len(model) > 1:
+        return word.upper()
+    return word.capitalize() if model[0].isupper() else word
 
 
 def _is_doubtful(word: str) -> bool:
@@ -146,22 +135,12 @@ def _is_doubtful(word: str) -> bool:
     lower = word.lower()
     if lower in _MIRROR:
         return word not in (lower, lower.upper(), lower.capitalize())
-    if lower in _PLAIN:
+    if _PLAIN.fullmatch(lower):
         return False
-    if lower in _SHORT_SIDES or "left" in lower or "right" in lower:
+    if _SHORT_SIDE.fullmatch(lower) or "left" in lower or "right" in lower:
         return True
-    return any(_within_one_edit(part, side) for part in _parts(lower) for side in ("left", "right"))
-
-
-def _parts(word: str) -> list[str]:
-    """The word, and what is left of it when a word that often stands beside a side is cut off."""
-    parts = [word]
-    for neighbor in _NEIGHBORS:
-        if word.startswith(neighbor):
-            parts.append(word[len(neighbor) :])
-        if word.endswith(neighbor):
-            parts.append(word[: -len(neighbor)])
-    return parts
+    parts = {f(n) for n in _NEIGHBORS for f in (lower.removeprefix, lower.removesuffix)}
+    return any(_within_one_edit(part, side) for part in parts for side in SIDES)
 
 
 def _within_one_edit(a: str, b: str) -> bool:
@@ -202,9 +181,13 @@ def apply_caption_mode(texts: Sequence[str], mode: CaptionMode, seed: int) -> li
 
 def _derangement(keys: list[str], seed: int) -> list[int]:
     """A permutation p with keys[p[i]] != keys[i] for every i."""
-    if not keys:
-        return []
-    _refuse_majority(keys)
+    for caption, count in Counter(keys).most_common(1):
+        if 2 * count > len(keys):
+            raise UserError(
+                f"caption_mode=shuffled cannot be done: {count} of {len(keys)} rows share the "
+                f"caption {caption!r}, over half, so some row would keep its own",
+                "use caption_mode=empty, or a split with more varied captions",
+            )
     own = np.unique(np.array(keys), return_inverse=True)[1]
     generator = np.random.default_rng(seed)
     source = generator.permutation(len(keys))
@@ -217,13 +200,3 @@ def _derangement(keys: list[str], seed: int) -> list[int]:
         partner = generator.choice(partners)
         source[row], source[partner] = source[partner], source[row]
     return [int(i) for i in source]
-
-
-def _refuse_majority(keys: list[str]) -> None:
-    caption, count = Counter(keys).most_common(1)[0]
-    if 2 * count > len(keys):
-        raise UserError(
-            f"caption_mode=shuffled cannot be done: {count} of {len(keys)} rows share the caption "
-            f"{caption!r}, over half, so some row would keep its own",
-            "use caption_mode=empty, or a split with more varied captions",
-        )

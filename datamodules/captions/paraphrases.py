@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-import numpy as np
-
 from datamodules.captions.expressions import WORDS
 from datamodules.captions.lvit_template import (
     COUNTS,
+    SIDES,
     Reading,
     is_template_kind,
     read_template,
@@ -25,10 +24,6 @@ def paraphrased(text: str, *, seed: int) -> str | None:
     | LViT's template | "Two areas of infection in both lungs: the upper zone of the ..." |
     | Duke's, composed | "Unifocal, grade 2 tumour in the left breast, 9 o'clock." |
     | a referring expression | synonyms of `datamodules.captions.expressions`, in another order |
-
-    Args:
-        text: the caption.
-        seed: of the choice among synonyms.
 
     Returns:
         None for any other caption, and for one of LViT's whose extent and lungs disagree.
@@ -47,7 +42,9 @@ def paraphrased(text: str, *, seed: int) -> str | None:
     if plain[:1].isupper():
         plain = plain[0].lower() + plain[1:]
     generator = seeded_by("paraphrased", text, seed)
-    again = _reordered(_with_synonyms(plain, generator)) + period
+    plain = _TRAIT.sub(lambda m: str(generator.choice(_SYNONYMS[m[0]])), plain)
+    plain = _HEIGHT.sub(lambda m: _HEIGHTS[m[0]], plain)
+    again = _reordered(_RANK.sub(lambda m: _RANKS[m[0]], plain)) + period
     return if_changed(text, again[:1].upper() + again[1:] if text[0].isupper() else again)
 
 
@@ -65,7 +62,7 @@ def _template_paraphrase(reading: Reading) -> str | None:
         return None
     lungs = [
         f"the {_zone_phrase(reading.zones[side])} {side} lung"
-        for side in ("left", "right")
+        for side in SIDES
         if side in reading.zones
     ]
     areas = f"{COUNTS[reading.count].capitalize()} area{'' if reading.count == 1 else 's'}"
@@ -93,12 +90,6 @@ _HEIGHT = re.compile(
 _HEIGHTS = {"upper": "top", "top": "upper", "lower": "bottom", "bottom": "lower"}
 _RANKS = {"largest": "biggest", "larger": "bigger", "only": "single"}
 _RANK = re.compile(rf"(?<=^the )(?:{'|'.join(_RANKS)})\b")
-
-
-def _with_synonyms(text: str, generator: np.random.Generator) -> str:
-    text = _TRAIT.sub(lambda m: str(generator.choice(_SYNONYMS[m.group()])), text)
-    text = _HEIGHT.sub(lambda m: _HEIGHTS[m.group()], text)
-    return _RANK.sub(lambda m: _RANKS[m.group()], text)
 
 
 _ADJECTIVES = r"(?:[a-z]+ )*"

@@ -11,7 +11,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from datamodules.captions.modes import apply_caption_mode, if_changed, key, seeded_by, swap_sides
+from datamodules.captions.modes import (
+    apply_caption_mode,
+    if_changed,
+    in_case_of,
+    key,
+    seeded_by,
+    swap_sides,
+)
 from datamodules.captions.paraphrases import paraphrased
 from datamodules.captions.word_classes import (
     NUMBER_WORDS,
@@ -53,10 +60,6 @@ def count_changed(text: str, *, seed: int) -> str | None:
     "three infected areas", "the larger of two lesions" -> "the largest of four lesions". Nothing
     becomes "one", which datasets write in different ways, and "zero" stays, which the rest of such
     a caption repeats.
-
-    Args:
-        text: the caption.
-        seed: of the choice.
     """
     found = _COUNTED.search(text)
     if found is None:
@@ -65,22 +68,15 @@ def count_changed(text: str, *, seed: int) -> str | None:
     own = int(written) if written.isdigit() else NUMBER_WORDS.index(written.lower())
     if own == 0:
         return None
-    number = int(
-        seeded_by("count", text, seed).choice([n for n in range(2, _MOST_NAMED + 1) if n != own])
-    )
-    word = str(number) if written.isdigit() else _in_case_of(written, NUMBER_WORDS[number])
+    others = [n for n in range(2, _MOST_NAMED + 1) if n != own]
+    number = int(seeded_by("count", text, seed).choice(others))
+    word = str(number) if written.isdigit() else in_case_of(written, NUMBER_WORDS[number])
     noun = found["noun"]
     plural = _PLURALS.get(noun.lower(), noun)
     before, after = text[: found.start()], text[found.end() :]
     ranks = _OF_TWO if own == 2 else _OF_MORE if number == 2 else {}
     before = re.sub(r"\w+(?= of (?:the )?$)", lambda m: ranks.get(m.group(), m.group()), before)
-    return f"{before}{word}{found['between']} {_in_case_of(noun, plural)}{after}"
-
-
-def _in_case_of(model: str, word: str) -> str:
-    if model.isupper() and len(model) > 1:
-        return word.upper()
-    return word.capitalize() if model[0].isupper() else word
+    return f"{before}{word}{found['between']} {in_case_of(noun, plural)}{after}"
 
 
 # --- typing errors -----------------------------------------------------------------------------
@@ -105,21 +101,15 @@ def typos(text: str, *, seed: int) -> str | None:
     A letter is left out, doubled, taken for its neighbor on the keyboard, or exchanged with the
     next. First letters stay, and no word becomes another that this module knows, so that "left"
     never turns into "right" or "eight" into "right".
-
-    Args:
-        text: the caption.
-        seed: of the choices.
     """
-    words = [
-        u for u, _ in content_words(text) if u.group().isalpha() and len(u.group()) >= _SHORTEST
-    ]
+    words = [w for w, _ in content_words(text) if w[0].isalpha() and len(w[0]) >= _SHORTEST]
     if not words:
         return None
     original, generator = text, seeded_by("misspelt", text, seed)  # the name is part of the seed
     number = min(len(words), int(generator.integers(1, 3)))
     for at in sorted(generator.choice(len(words), number, replace=False).tolist(), reverse=True):
         word = words[at]
-        errors = typing_errors(word.group())
+        errors = typing_errors(word[0])
         if errors:
             text = text[: word.start()] + str(generator.choice(errors)) + text[word.end() :]
     return None if text == original else text
@@ -144,10 +134,7 @@ def typing_errors(word: str) -> list[str]:
 def other_patients(texts: Sequence[str], case_ids: Sequence[str], *, seed: int) -> list[str | None]:
     """Choose for each row the caption of another patient, unlike its own; None without one.
 
-    Args:
-        texts: the captions of a split, in row order.
-        case_ids: patient or study of each row, "" where unknown: such rows neither give nor take.
-        seed: of the choice.
+    Rows of a split whose `case_ids` have "", an unknown patient, neither give nor take.
     """
     keys = np.unique(np.array([key(text) for text in texts], dtype=object), return_inverse=True)[1]
     patients = np.unique(np.array(case_ids, dtype=object), return_inverse=True)[1]
@@ -177,8 +164,8 @@ def caption_variants(
         seed: of all choices.
 
     Returns:
-        by name, a text or None for each row. ``shuffled`` is None throughout where one caption
-        stands on more than half of the rows.
+        by name, a text or None for each row; ``shuffled`` is None throughout where one caption
+        stands on more than half of them.
     """
     assert len(texts) == len(case_ids), (len(texts), len(case_ids))
     shuffled: list[str | None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 from datamodules.captions.lvit_template import COUNTS
 
@@ -34,13 +33,10 @@ _CLASSES = {
 }
 _CLASS_PATTERNS = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in _CLASSES.items()}
 WORD_CLASSES = (*_CLASSES, "other")
-_FUNCTION_WORDS = frozenset(
-    word
-    for line in (
-        "a an the this that these those of in on at to by for from with without as and or but",
-        "is are was were be been it its there their our part",
-    )
-    for word in line.split()
+_FUNCTION_WORD = re.compile(
+    "a|an|the|this|that|these|those|of|in|on|at|to|by|for|from|with|without|as|and|or|but|"
+    "is|are|was|were|be|been|it|its|there|their|our|part",
+    re.IGNORECASE,
 )
 # Phrases that count as one word, then single words.
 _UNIT = re.compile(
@@ -51,7 +47,7 @@ _ALL_OF_A_LUNG = re.compile(r"all(?=\s+(?:left|right)\b)", re.IGNORECASE)
 
 def word_class(word: str) -> str | None:
     """Classify a word or a phrase such as "9 o'clock"; None for words without content."""
-    if word.lower() in _FUNCTION_WORDS:
+    if _FUNCTION_WORD.fullmatch(word):
         return None
     for name, pattern in _CLASS_PATTERNS.items():
         if pattern.fullmatch(word):
@@ -85,12 +81,10 @@ def class_removed(text: str, name: str) -> str | None:
     """
     words = content_words(text)
     removed = [word for word, kind in words if kind == name]
-    return _without(text, removed) if 0 < len(removed) < len(words) else None
-
-
-def _without(text: str, words: Sequence[re.Match[str]]) -> str:
+    if not 0 < len(removed) < len(words):
+        return None
     capital = text[:1].isupper()
-    for word in reversed(words):
+    for word in reversed(removed):
         text = f"{text[: word.start()]} {text[word.end() :]}"
     return _tidied(text, capital=capital)
 

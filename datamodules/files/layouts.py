@@ -40,20 +40,18 @@ Parts = dict[str, list[Caption]]  # rows by split
 class LayoutSpec:
     """A family of layouts: any base, any name of each split's folder, any pair of subfolders.
 
-    A layout that does not divide its images has train=("",) and no other split.
+    A layout that does not divide its images has splits=(("",), (), ()).
     """
 
     bases: Names
-    train: Names
-    val: Names
-    test: Names
+    splits: tuple[Names, Names, Names]  # train, val, test
     folders: tuple[tuple[str, str], ...]  # images, masks
 
     def description(self) -> str:
         """The family in one line, for the message that nothing fits."""
         pairs = " or ".join(f"{images}+{masks}" for images, masks in self.folders)
         base = next((f"[{base}/]" for base in self.bases if base), "")
-        train = f"{{{'|'.join(self.train)}}}/" if any(self.train) else ""
+        train = f"{{{'|'.join(self.splits[0])}}}/" if any(self.splits[0]) else ""
         return f"{base}{train}{{{pairs}}}"
 
 
@@ -102,7 +100,7 @@ def find_layout(root: Path, name: str, *, specs: Mapping[str, LayoutSpec], datas
 
 def _fit(name: str, spec: LayoutSpec, base: Path) -> Layout | None:
     splits = {}
-    for split, names in zip(SPLITS, (spec.train, spec.val, spec.test), strict=True):
+    for split, names in zip(SPLITS, spec.splits, strict=True):
         folders = _folders(base, names, spec.folders)
         if folders is not None:
             splits[split] = folders
@@ -324,6 +322,25 @@ def read_keys(file: Path) -> set[str]:
     column = find_column(file, rows[0], IMAGE_COLUMNS, "an image column")
     assert column is not None, "its absence is raised"
     return {match_key(str(row[column])) for row in rows}
+
+
+def read_lists(
+    root: Path, layout: Layout, captions: Path | None, names: Mapping[str, Names]
+) -> dict[str, set[str]]:
+    """Read the lists of a split's files that lie where tables do, by split, as `read_keys` does.
+
+    Args:
+        root: the dataset's folder.
+        layout: its images.
+        captions: a caption table or the folder of the tables, looked at first.
+        names: what each split's list may be called; one that is nowhere is absent from the result.
+    """
+    bases = [root, layout.base, layout.splits["train"].images.parent]
+    if captions is not None:
+        bases.insert(0, captions.parent if captions.is_file() else captions)
+    folders = table_folders(bases)
+    lists = {split: named_table(folders, stems) for split, stems in names.items()}
+    return {split: read_keys(file) for split, file in lists.items() if file is not None}
 
 
 def split_by_lists(

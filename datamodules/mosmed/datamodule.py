@@ -30,7 +30,7 @@ What the files are like:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import combinations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -51,7 +51,7 @@ from datamodules.mosmed.layouts import (
 from datamodules.records import Splits
 from textseg.batch import stable_id
 from textseg.errors import Report, UserError, check_choice, raise_error
-from textseg.tables import match_key
+from textseg.tables import Caption, match_key
 
 Split = Literal["official", "study", "lists"]
 
@@ -68,7 +68,7 @@ class MosMedDataModule(TextSegDataModule):
     Args:
         root: folder of the unpacked dataset; several layouts are recognized.
         captions: caption table with a split column, or the folder that holds the train, val and
-            test tables; by default they are looked for in root.
+            test tables; by default root is searched.
         split: official takes LViT's three tables, which share studies (a warning says how many);
             study puts about 80, 10 and 10 % of all rows into train, val and test, no study into
             two; lists follows mosmed_{train,val,test}_split.csv.
@@ -115,14 +115,15 @@ class MosMedDataModule(TextSegDataModule):
         check_choice("split", self.split, Split)
         captions = self.captions_file()
         layout = find_layout(root, self.layout)
-        tables = read_tables(root, layout, captions, report)
-        _refuse_shared_images(tables, report)
-        parts = tables
+        parts = read_tables(root, layout, captions, report=report)
+        _check_shared_images(parts, report)
         try:
             if self.split == "study":
-                parts = by_study(tables)
+                parts = _by_study(parts)
             elif self.split == "lists":
-                parts = by_lists(tables, split_lists(root, layout, captions))
+                lists = split_lists(root, layout, captions)
+                remedy = "use the lists that belong to these captions"
+                parts = split_by_lists(_pool(parts), lists, split="lists", remedy=remedy)
         except UserError as error:
             report(error)
         records: Splits = {}
@@ -130,7 +131,7 @@ class MosMedDataModule(TextSegDataModule):
             nearest = (split, *(other for other in SPLITS if other != split))
             index = FileIndex(layout, nearest, mask_prefix="", case_id=study)
             records[split] = [index.record(row) for row in parts[split]]
-        shared = shared_studies(records)
+        shared = _shared_studies(records)
         if shared:
             rank_zero_warn(f"split={self.split}: {shared}; split=study keeps studies apart")
         return records
@@ -161,24 +162,24 @@ def study(name: str) -> str:
     return found[3] or found[1][0].upper() + found[1][1:]
 
 
-def _entry(name: str) -> str:
-    """What `by_study` keeps together: a study, or all that one Radiopaedia entry holds.
+def _patient(name: str) -> str:
+    """What a split by study keeps together: a study, or all that one Radiopaedia entry holds.
 
     Cases 11 and 12 are two series of Radiopaedia's study 85902, cases 15 and 16 two studies of its
     entry 29: the same patients.
     """
     found = _STUDY.fullmatch(match_key(name))
-    assert found is not None, "by_study refuses other names"
+    assert found is not None, "other names are refused"
     return f"jun_radiopaedia_{found[2]}" if found[2] else found[1] or found[3]
 
 
-def by_study(tables: Parts) -> Parts:
-    """Divide all rows anew, about 80, 10 and 10 %; where a study goes depends on its name alone.
+def _pool(tables: Parts) -> list[Caption]:
+    return [row for split in SPLITS for row in tables[split]]
 
-    Raises:
-        UserError: a file name tells no study.
-    """
-    pool = [row for split in SPLITS for row in tables[split]]
+
+def _by_study(tables: Parts) -> Parts:
+    """Divide all rows anew, about 80, 10 and 10 %; where a study goes depends on its name alone."""
+    pool = _pool(tables)
     unknown = [row.name for row in pool if not study(row.name)]
     if unknown:
         raise UserError(
@@ -188,23 +189,12 @@ def by_study(tables: Parts) -> Parts:
     parts: Parts = {split: [] for split in SPLITS}
     for row in pool:
         # 217 divides the whole dataset into 2215, 275 and 239 rows with all four sources in each.
-        tenth = stable_id(f"217/{_entry(row.name)}") % 10
+        tenth = stable_id(f"217/{_patient(row.name)}") % 10
         parts[{0: "test", 1: "val"}.get(tenth, "train")].append(row)
     return parts
 
 
-def by_lists(tables: Parts, lists: Mapping[str, set[str]]) -> Parts:
-    """Divide all rows anew by lists of keys.
-
-    Raises:
-        UserError: rows are in no list, or in two.
-    """
-    pool = [row for split in SPLITS for row in tables[split]]
-    remedy = "use the lists that belong to these captions"
-    return split_by_lists(pool, lists, split="lists", remedy=remedy)
-
-
-def shared_studies(records: Splits) -> str:
+def _shared_studies(records: Splits) -> str:
     """Say how many studies two splits share, and how many rows that concerns; "" if none.
 
     Names that tell no study are counted too: what they share cannot be known.
@@ -226,7 +216,7 @@ def shared_studies(records: Splits) -> str:
     return f"of the studies ({counts}) {'; '.join(clauses)}" if clauses else ""
 
 
-def _refuse_shared_images(tables: Parts, report: Report) -> None:
+def _check_shared_images(tables: Parts, report: Report) -> None:
     """An image that two tables list would be trained on and scored."""
     for one, other in combinations(SPLITS, 2):
         both = {match_key(r.name) for r in tables[one]} & {match_key(r.name) for r in tables[other]}

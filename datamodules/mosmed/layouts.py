@@ -5,12 +5,14 @@ The DataModule shows the layouts.
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 from datamodules.files import layouts
-from datamodules.files.layouts import SPLITS, Layout, LayoutSpec, Names, Parts, TableNames
-from textseg.errors import Report, UserError
+from datamodules.files.layouts import SPLITS, Layout, LayoutSpec, Names, TableNames
+from textseg.errors import UserError
 
 LayoutName = Literal["auto", "kaggle", "lvit", "mmiunet", "prepared"]
 
@@ -26,30 +28,22 @@ def _below(*parents: str) -> Names:
 LAYOUTS: dict[str, LayoutSpec] = {
     "kaggle": LayoutSpec(
         bases=("", *_below("", "data/"), "MosMedData+/2", "2", _KAGGLE),
-        train=("",),
-        val=(),
-        test=(),
+        splits=(("",), (), ()),
         folders=(("frames", "masks"),),
     ),
     "lvit": LayoutSpec(
         bases=("", *_below("", "datasets/")),
-        train=("Train_Folder",),
-        val=("Val_Folder",),
-        test=("Test_Folder",),
+        splits=(("Train_Folder",), ("Val_Folder",), ("Test_Folder",)),
         folders=(("img", "labelcol"),),
     ),
     "mmiunet": LayoutSpec(
         bases=("", *_below("", "data/")),
-        train=("Train",),
-        val=("Val",),
-        test=("Test",),
+        splits=(("Train",), ("Val",), ("Test",)),
         folders=(("Images", "GTs"), ("Images", "Ground-truths")),
     ),
     "prepared": LayoutSpec(
         bases=("", "MosMedData+_prepared"),
-        train=("train",),
-        val=("val", "valid"),
-        test=("test",),
+        splits=(("train",), ("val", "valid"), ("test",)),
         folders=(("images", "masks"),),
     ),
 }
@@ -77,16 +71,19 @@ _OLD_BASES = ("", *_FOLDERS, "COVID19_1110")
 _OLD_FOLDERS = tuple(f"{inner}CT-{grade}" for inner in ("", "studies/") for grade in range(5))
 
 
+# What files.layouts does, by this dataset's names.
+read_tables = partial(layouts.read_tables, names=TABLES)
+
+
 class OtherDatasetError(UserError):
     """The folder holds MosMedData's volumes, which are often taken for MosMedData+."""
 
 
 def find_layout(root: Path, layout: LayoutName) -> Layout:
-    """Find the first layout that fits, or the one asked for.
+    """Find the first layout that fits, or the named one.
 
     Raises:
-        OtherDatasetError: this is MosMedData, a dataset of volumes.
-        UserError: nothing fits; the message lists what was looked for.
+        UserError: nothing fits, with what was searched; OtherDatasetError for MosMedData's volumes.
     """
     try:
         return layouts.find_layout(root, layout, specs=LAYOUTS, dataset="MosMedData+")
@@ -97,25 +94,14 @@ def find_layout(root: Path, layout: LayoutName) -> Layout:
 
 def _refuse_volumes(root: Path) -> None:
     for base in _OLD_BASES:
-        for name in _OLD_FOLDERS:
-            if (root / base / name).is_dir():
-                raise OtherDatasetError(
-                    f"{root / base / name} belongs to MosMedData, 1110 CT volumes in CT-0 to CT-4: "
-                    "a different dataset from MosMedData+, which is 2729 slices as PNG",
-                    f"download {_KAGGLE} from Kaggle (frames/ and masks/) and set root to it",
-                )
-        volume = next((root / base / "masks").glob("study_*_mask.nii*"), None)
-        if volume is not None:
+        folders = filter(Path.is_dir, (root / base / name for name in _OLD_FOLDERS))
+        volumes = (root / base / "masks").glob("study_*_mask.nii*")
+        for path in chain(folders, volumes):
             raise OtherDatasetError(
-                f"{volume} belongs to MosMedData, a dataset of CT volumes: a different dataset "
-                "from MosMedData+, which is 2729 slices as PNG",
+                f"{path} belongs to MosMedData, 1110 CT volumes in CT-0 to CT-4: a different "
+                "dataset from MosMedData+, which is 2729 slices as PNG",
                 f"download {_KAGGLE} from Kaggle (frames/ and masks/) and set root to it",
             )
-
-
-def read_tables(root: Path, layout: Layout, captions: Path | None, report: Report) -> Parts:
-    """Read the train, val and test tables, as `layouts.read_tables` does."""
-    return layouts.read_tables(root, layout, captions, TABLES, report)
 
 
 def split_lists(root: Path, layout: Layout, captions: Path | None) -> dict[str, set[str]]:
@@ -124,18 +110,13 @@ def split_lists(root: Path, layout: Layout, captions: Path | None) -> dict[str, 
     Raises:
         UserError: one of them is missing.
     """
-    places = [root, layout.base]
-    if captions is not None:
-        places.insert(0, captions.parent if captions.is_file() else captions)
-    folders = layouts.table_folders(places)
-    lists = {}
+    names = {split: (f"mosmed_{split}_split", f"{split}_split") for split in SPLITS}
+    lists = layouts.read_lists(root, layout, captions, names)
     for split in SPLITS:
-        file = layouts.named_table(folders, (f"mosmed_{split}_split", f"{split}_split"))
-        if file is None:
+        if split not in lists:
             raise UserError(
-                f"split=lists: there is no mosmed_{split}_split.csv in {places[0]}, nor in "
+                f"split=lists: there is no mosmed_{split}_split.csv in {captions or root}, nor in "
                 f"{', '.join(layouts.TEXT_FOLDERS[1:])} there",
                 "put the three lists beside the captions, or use split=official or split=study",
             )
-        lists[split] = layouts.read_keys(file)
     return lists

@@ -8,7 +8,6 @@ its upper, middle and lower zone.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -18,9 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from datamodules.captions.lvit_template import COUNTS, SIDES, ZONES
-from datamodules.phantoms.common import SPLITS, check_counts, new_folder, random_stream, write_table
+from datamodules.captions.lvit_template import COUNTS, NO_INFECTION, SIDES, ZONES
+from datamodules.files.layouts import SPLITS
+from datamodules.phantoms.common import check_counts, new_folder, random_stream, write_table
 from datamodules.phantoms.drawing import (
+    Chest,
     Field,
     Flags,
     ellipse,
@@ -56,30 +57,12 @@ class Area(NamedTuple):
 Areas = dict[str, list[Area]]
 
 
-@dataclass(frozen=True)
-class Thorax:
-    """Anatomy that the slices of one study share, in fractions of the side."""
-
-    midline: float
-    top: float
-    height: float
-    width: float
-    heart: float
-    lung_gray: float
-    body_gray: float
-
-
-class _Slice(NamedTuple):
-    name: str
-    study: int  # decides the anatomy
-
-
 # --- drawing -----------------------------------------------------------------------------------
 
 
-def draw_thorax(rng: np.random.Generator) -> Thorax:
+def draw_thorax(rng: np.random.Generator) -> Chest:
     """Draw a random anatomy and exposure."""
-    return Thorax(
+    return Chest(
         midline=rng.uniform(0.485, 0.515),
         top=rng.uniform(0.24, 0.30),
         height=rng.uniform(0.46, 0.52),
@@ -93,9 +76,7 @@ def draw_thorax(rng: np.random.Generator) -> Thorax:
 def draw_areas(rng: np.random.Generator, abreast: int = 3) -> Areas:
     """Draw the infected areas of each side: in one zone, or such that all three are ill.
 
-    Args:
-        rng: decides them.
-        abreast: most areas side by side in a lung. The template counts up to nine.
+    At most `abreast` lie side by side in a lung. The template counts up to nine.
     """
     areas: Areas = {side: [] for side in SIDES}
     if rng.random() < HEALTHY:
@@ -124,7 +105,7 @@ def _side_by_side(rng: np.random.Generator, first: int, last: int, count: int) -
     ]
 
 
-def _lung(thorax: Thorax, side: str, size: int) -> tuple[Field, Field, Field]:
+def _lung(thorax: Chest, side: str, size: int) -> tuple[Field, Field, Field]:
     """u, v and the approximate signed distance to one lung's outline, each [S, S]."""
     x, y = unit_grid(size)
     v = (y - thorax.top) / thorax.height
@@ -140,7 +121,7 @@ def _lung(thorax: Thorax, side: str, size: int) -> tuple[Field, Field, Field]:
     return u, v, np.minimum(edge, ends)
 
 
-def _area(rng: np.random.Generator, thorax: Thorax, area: Area, u: Field, v: Field) -> Field:
+def _area(rng: np.random.Generator, thorax: Chest, area: Area, u: Field, v: Field) -> Field:
     """Distance from an area's center in units of its outline, [S, S]: below 1 is inside.
 
     The area reaches far into each of its zones and stays over a pixel off every other.
@@ -154,7 +135,7 @@ def _area(rng: np.random.Generator, thorax: Thorax, area: Area, u: Field, v: Fie
     return irregular_disc(rng, across, down, depth=0.08)
 
 
-def _paint_body(canvas: Field, thorax: Thorax, rng: np.random.Generator) -> None:
+def _paint_body(canvas: Field, thorax: Chest, rng: np.random.Generator) -> None:
     """The table, soft tissue, ribs, breastbone and spine."""
     x, y = unit_grid(canvas.shape[0])
     center = (thorax.midline, thorax.top + 0.5 * thorax.height)
@@ -171,19 +152,9 @@ def _paint_body(canvas: Field, thorax: Thorax, rng: np.random.Generator) -> None
 
 
 def draw_slice(
-    rng: np.random.Generator, thorax: Thorax, areas: Areas, image_size: int
+    rng: np.random.Generator, thorax: Chest, areas: Areas, image_size: int
 ) -> tuple[NDArray[np.uint8], Flags]:
-    """Draw one slice with the given infected areas.
-
-    Args:
-        rng: decides the outlines, the vessels and the noise.
-        thorax: the study's anatomy.
-        areas: for "left" and "right" the infected areas.
-        image_size: side in pixels.
-
-    Returns:
-        image [S, S] uint8 and mask [S, S].
-    """
+    """Draw one slice, [S, S] uint8, and the mask [S, S] of its infected areas by side."""
     canvas = np.full((image_size, image_size), 8.0, dtype=np.float32)
     mask = np.zeros(canvas.shape, dtype=bool)
     _paint_body(canvas, thorax, rng)
@@ -233,7 +204,7 @@ def mosmed_caption(areas: Areas) -> str:
     """
     count = sum(len(side) for side in areas.values())
     if not count:
-        return "No pulmonary infection, zero infected areas."
+        return NO_INFECTION
     left, right = (_position(areas[side]) for side in SIDES)
     extent = "Bilateral" if left and right else "Unilateral"
     where = f"{left} left lung".lstrip()
@@ -242,8 +213,8 @@ def mosmed_caption(areas: Areas) -> str:
     return f"{extent} pulmonary infection, {COUNTS[count]} infected areas, {where}."
 
 
-def _slices(seed: int, split: int) -> Iterator[_Slice]:
-    """Names of slice 0, 1, ... as in the archive; two to four neighboring slices a study.
+def _slices(seed: int, split: int) -> Iterator[tuple[str, int]]:
+    """Name and study of slice 0, 1, ... as in the archive; two to four neighbors a study.
 
     No study is in two splits: the remainder of its number by three is the split's.
     """
@@ -260,10 +231,10 @@ def _slices(seed: int, split: int) -> Iterator[_Slice]:
         family = int(rng.choice(len(families), p=(0.4, 0.3, 0.2, 0.1)))
         first = int(rng.integers(8, 120))
         if family == len(families) - 1:  # single slices
-            yield _Slice(f"{families[family]}.png", study)
+            yield f"{families[family]}.png", study
         else:
             for number in range(first, first + int(rng.integers(2, 5))):
-                yield _Slice(f"{families[family]}_{number}.png", study)
+                yield f"{families[family]}_{number}.png", study
         study += 1
 
 
@@ -271,16 +242,16 @@ def _write_slices(folder: Path, seed: int, split: int, count: int, image_size: i
     """One split's slices and its captions table, whose rows are in LViT's order."""
     rows: list[tuple[str, str]] = []
     name = SPLITS[split]
-    drawn_slices = islice(_slices(seed, split), count)
-    bar = tqdm(drawn_slices, f"MosMed {name}", total=count, delay=2, unit="slice")
-    for index, drawn in enumerate(bar):
+    slices = islice(_slices(seed, split), count)
+    bar = tqdm(slices, f"MosMed {name}", total=count, delay=2, unit="slice")
+    for index, (file, study) in enumerate(bar):
         rng = random_stream(seed, split, index, 15)
-        thorax = draw_thorax(random_stream(seed, split, drawn.study, 16))
+        thorax = draw_thorax(random_stream(seed, split, study, 16))
         areas = draw_areas(rng, 1 if image_size < NARROW else 3)
         image, mask = draw_slice(rng, thorax, areas, image_size)
-        Image.fromarray(image).convert("RGB").save(folder / "frames" / drawn.name)
-        Image.fromarray(with_rim(mask)).convert("RGB").save(folder / "masks" / drawn.name)
-        rows.append((drawn.name, mosmed_caption(areas)))
+        Image.fromarray(image).convert("RGB").save(folder / "frames" / file)
+        Image.fromarray(with_rim(mask)).convert("RGB").save(folder / "masks" / file)
+        rows.append((file, mosmed_caption(areas)))
     rows.sort(key=lambda row: row[0].casefold())
     write_table(folder / TABLES[name], ("Image", "text"), rows, separator=";")
 
@@ -292,15 +263,9 @@ def write_mosmed(
 
     `frames/` and `masks/` hold RGB PNGs of the same names; masks are 0 and 255 with a rim of 12, 17
     and 21 one pixel wide. The tables, separated by ;, have the columns Image and text. No study is
-    in two splits, unlike in the real dataset.
-
-    Args:
-        folder: a new or empty folder.
-        train: slices in train, at least 1.
-        val: slices in val.
-        test: slices in test.
-        image_size: side in pixels (512 in the real dataset).
-        seed: the same seed writes the same bytes.
+    in two splits, unlike in the real dataset. `train`, which is at least 1, `val` and `test` are
+    numbers of slices, `image_size` is the side in pixels (512 in the real dataset). The same seed
+    writes the same bytes.
 
     Raises:
         UserError: the folder is not empty, or a number is out of range.

@@ -12,7 +12,6 @@ from PIL import Image
 
 from textseg.errors import UserError
 
-SPLITS = ("train", "val", "test")
 SMALLEST = 32  # pixels; below, a small lesion has hardly any pixels
 
 
@@ -22,12 +21,7 @@ def random_stream(*key: int) -> np.random.Generator:
 
 
 def check_counts(image_size: int, seed: int, **counts: int) -> None:
-    """Check the numbers that a dataset is to be written from.
-
-    Args:
-        image_size: side in pixels.
-        seed: of all random numbers.
-        counts: how many to write, by the setting's name; `train` must be among them.
+    """Check the numbers that a dataset is to be written from; `train` must be among the counts.
 
     Raises:
         UserError: a number is out of range.

@@ -7,7 +7,7 @@ same drawing at every resolution.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,18 @@ from PIL import Image
 
 Field = NDArray[np.floating[Any]]
 Flags = NDArray[np.bool_]
+
+
+class Chest(NamedTuple):
+    """The anatomy that all pictures of one patient share, in fractions of the picture's side."""
+
+    midline: float
+    top: float  # of the lungs; so are height and width
+    height: float
+    width: float
+    heart: float
+    lung_gray: float
+    body_gray: float
 
 
 @lru_cache(maxsize=4)

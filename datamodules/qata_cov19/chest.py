@@ -7,14 +7,12 @@ own: v from 0 at the apex to 1 at the lateral angle above the diaphragm, u from 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.captions.lvit_template import SIDES
 from datamodules.phantoms.drawing import (
+    Chest,
     Field,
     Flags,
     irregular_disc,
@@ -32,32 +30,11 @@ HAZE = (14.0, 26.0)  # the same for a haze outside the mask, which only the capt
 Run = tuple[int, int]  # first zone and last zone + 1
 
 
-class ChestFilm(NamedTuple):
-    """image [S, S] uint8, mask [S, S] bool, and for each side the runs of zones, one an area."""
-
-    image: NDArray[np.uint8]
-    mask: Flags
-    areas: dict[str, list[Run]]
-
-
-@dataclass(frozen=True)
-class Chest:
-    """Anatomy that the films of one subject share, in fractions of the side."""
-
-    midline: float
-    apex: float
-    height: float
-    width: float
-    heart: float
-    lung_gray: float
-    body_gray: float
-
-
 def draw_chest(rng: np.random.Generator) -> Chest:
     """Draw a random anatomy and exposure."""
     return Chest(
         midline=rng.uniform(0.485, 0.515),
-        apex=rng.uniform(0.10, 0.15),
+        top=rng.uniform(0.10, 0.15),
         height=rng.uniform(0.64, 0.70),
         width=rng.uniform(0.28, 0.32),
         heart=rng.uniform(0.07, 0.11),
@@ -87,7 +64,7 @@ def draw_areas(rng: np.random.Generator) -> dict[str, list[Run]]:
 def _lung(chest: Chest, side: str, size: int) -> tuple[Field, Field, Field]:
     """u, v and the approximate signed distance to one lung's outline, each [S, S]."""
     x, y = unit_grid(size)
-    v = (y - chest.apex) / chest.height
+    v = (y - chest.top) / chest.height
     inner = v.clip(0, 1)
     heart = chest.heart if side == "right" else 0.35 * chest.heart
     medial = 0.07 + 0.02 * inner + heart * np.exp(-(((v - 0.85) / 0.25) ** 2))
@@ -133,12 +110,12 @@ def _paint_body(canvas: Field, chest: Chest, rng: np.random.Generator) -> None:
     offset = np.abs(x - chest.midline)
     shoulder = 0.20 + 0.30 * (y / 0.16).clip(0, 1)
     paint(canvas, np.minimum(shoulder - offset, 0.49 - offset), chest.body_gray, softness=6)
-    below = np.minimum(y - (chest.apex + 0.9 * chest.height), 0.49 - offset)
+    below = np.minimum(y - (chest.top + 0.9 * chest.height), 0.49 - offset)
     paint(canvas, below, chest.body_gray + 22, softness=14)
     paint(canvas, 0.11 - offset, chest.body_gray + 24, softness=10)
     spine = 0.035 - offset
     paint(canvas, spine, chest.body_gray + 34 + 5 * np.sin(90 * y), softness=6)
-    windpipe = np.minimum(0.016 - offset, chest.apex + 0.22 - y)
+    windpipe = np.minimum(0.016 - offset, chest.top + 0.22 - y)
     paint(canvas, windpipe, chest.body_gray - 18, softness=5)
     canvas += rng.uniform(-8, 8) * (x - 0.5)  # an uneven exposure
 
@@ -148,26 +125,19 @@ def _paint_bones(canvas: Field, chest: Chest, lungs: Field, rng: np.random.Gener
     x, y = unit_grid(canvas.shape[0])
     offset = np.abs(x - chest.midline)
     strength = 5 + 9 * (lungs * canvas.shape[0] / 4 + 0.5).clip(0, 1)
-    start = chest.apex - 0.03 + rng.uniform(-0.015, 0.015)
+    start = chest.top - 0.03 + rng.uniform(-0.015, 0.015)
     phase = (y - start - 0.55 * offset**2 - 0.10 * offset) / 0.082
     band = ((np.abs(phase - phase.round()) * -1 + 0.19) * 8).clip(0, 1)
     canvas += strength * band * ((phase > -0.3) & (phase < 9.3) & (offset < 0.45))
-    collar = chest.apex + 0.075 - 0.28 * (offset - 0.04)
+    collar = chest.top + 0.075 - 0.28 * (offset - 0.04)
     bone = ((0.014 - np.abs(y - collar)) * 150).clip(0, 1) * ((offset > 0.05) & (offset < 0.38))
     canvas += 16 * bone
 
 
 def draw_film(
     rng: np.random.Generator, chest: Chest, areas: dict[str, list[Run]], image_size: int
-) -> ChestFilm:
-    """Draw one film with the given infected areas.
-
-    Args:
-        rng: decides the outlines, the haze and the noise.
-        chest: the subject's anatomy.
-        areas: for "left" and "right" the runs of zones, one an area.
-        image_size: side in pixels.
-    """
+) -> tuple[NDArray[np.uint8], Flags]:
+    """Draw one film, [S, S] uint8, and the mask [S, S] of the given infected areas by side."""
     canvas = np.full((image_size, image_size), 8.0, dtype=np.float32)
     mask = np.zeros(canvas.shape, dtype=bool)
     patchy = 1 + 0.16 * smooth_field(rng, image_size, 22)
@@ -192,4 +162,4 @@ def draw_film(
     _paint_bones(canvas, chest, lungs, rng)
     canvas += 3 * smooth_field(rng, image_size, 7)
     canvas += 5 * rng.standard_normal(canvas.shape, dtype=np.float32)
-    return ChestFilm(to_bytes(canvas), mask, areas)
+    return to_bytes(canvas), mask

@@ -36,7 +36,13 @@ from datamodules.files.layouts import (
     split_by_lists,
 )
 from datamodules.files.manifest import has_manifest
-from datamodules.qata_cov19.layouts import LayoutName, find_layout, id_lists, read_tables
+from datamodules.qata_cov19.layouts import (
+    ID_LISTS,
+    LayoutName,
+    find_layout,
+    read_id_lists,
+    read_tables,
+)
 from datamodules.records import Splits
 from textseg.batch import stable_id
 from textseg.errors import Report, UserError, check_choice, raise_error
@@ -53,7 +59,7 @@ class QaTaCov19DataModule(TextSegDataModule):
     Args:
         root: folder of the unpacked dataset; several layouts are recognized.
         captions: caption table, or the folder that holds the train and test tables (and the ID
-            workbooks); by default they are looked for in root.
+            workbooks); by default root is searched.
         split: first80 takes the first 80 % of the rows of LViT's train table, sorted by name, for
             training and the rest for validation; official follows LViT's folders or its Train_ID
             and Val_ID workbooks; subject puts about 80 % of the patients into training.
@@ -94,25 +100,26 @@ class QaTaCov19DataModule(TextSegDataModule):
         check_choice("split", self.split, Split)
         captions = self.captions_file()
         layout = find_layout(root, self.layout)
-        tables = read_tables(root, layout, captions, report)
-        pool = pooled(tables)
+        tables = read_tables(root, layout, captions, report=report)
+        pool = _pool(tables)
         if self.split == "first80":
-            parts = first80(pool)
+            parts = _first80(pool)
         elif self.split == "subject":
-            parts = by_subject(pool)
+            parts = _by_subject(pool)
         else:
             try:
-                parts = official(pool, tables, layout, id_lists(root, layout, captions))
+                lists = read_id_lists(root, layout, captions)
+                parts = _official(pool, tables, layout, lists)
             except UserError as error:
                 report(error)
                 parts = {"train": tables["train"], "val": tables.get("val", [])}
         parts["test"] = tables["test"]
-        training = FileIndex(layout, ("train", "val"), mask_prefix="mask_", case_id=subject)
-        test = FileIndex(layout, ("test",), mask_prefix="mask_", case_id=subject)
-        return {
-            split: [(test if split == "test" else training).record(row) for row in rows]
-            for split, rows in parts.items()
-        }
+        records: Splits = {}
+        for split, rows in parts.items():
+            folders = ("test",) if split == "test" else ("train", "val")
+            index = FileIndex(layout, folders, mask_prefix="mask_", case_id=subject)
+            records[split] = [index.record(row) for row in rows]
+        return records
 
     def all_images(self, root: Path) -> Iterable[Path]:
         """List the images in the layout's folders."""
@@ -132,12 +139,12 @@ def subject(name: str) -> str:
     return f"sub-S{found[1]}" if found else ""
 
 
-def pooled(tables: Parts) -> list[Caption]:
-    """Put the rows of train and val in one list, numbered through if they are of two tables.
+def _pool(tables: Parts) -> list[Caption]:
+    """The rows of train and val in one list, numbered through if they are of two tables.
 
     A train table that also holds the val table's rows, as LViT's does, counts them once.
     """
-    val = {match_key(row.name) for row in tables.get("val", ())}
+    val = _keys(tables.get("val", ()))
     rows = [row for row in tables["train"] if match_key(row.name) not in val]
     rows += tables.get("val", [])
     if len({row.row for row in rows}) == len(rows):
@@ -145,14 +152,14 @@ def pooled(tables: Parts) -> list[Caption]:
     return [replace(row, row=number) for number, row in enumerate(rows)]
 
 
-def first80(pool: list[Caption]) -> Parts:
+def _first80(pool: list[Caption]) -> Parts:
     """Divide at 80 % in the plain order of mask names, which is how train.csv is sorted."""
     rows = sorted(pool, key=lambda row: f"mask_{match_key(row.name)}.png")
     cut = int(0.8 * len(rows))
     return {"train": rows[:cut], "val": rows[cut:]}
 
 
-def by_subject(pool: list[Caption]) -> Parts:
+def _by_subject(pool: list[Caption]) -> Parts:
     """Divide patients about 80 to 20 by their names alone; each covid_<n> is one."""
     parts: Parts = {"train": [], "val": []}
     for row in pool:
@@ -161,30 +168,24 @@ def by_subject(pool: list[Caption]) -> Parts:
     return parts
 
 
-def official(
-    pool: list[Caption], tables: Parts, layout: Layout, lists: dict[str, set[str]] | None
+def _official(
+    pool: list[Caption], tables: Parts, layout: Layout, lists: dict[str, set[str]]
 ) -> Parts:
-    """Divide by LViT's random lists: its workbooks, or the tables or images in its folders.
-
-    Raises:
-        UserError: neither is there, or rows are in no list or in both.
-    """
-    if lists is None and layout.name == "lvit" and "val" in layout.splits:
-        lists = _folder_lists(tables, layout)
-    if lists is None:
-        raise UserError(
-            f"split=official: {layout.base} has neither Train_Folder and Val_Folder nor "
-            "Train_ID.xlsx and Val_ID.xlsx",
-            "both come with LViT's text download: put them beside the captions, or use first80",
-        )
+    """Divide by LViT's random lists: its workbooks, or the tables or images in its folders."""
+    if len(lists) < len(ID_LISTS):
+        if layout.name != "lvit" or "val" not in layout.splits:
+            raise UserError(
+                f"split=official: {layout.base} has neither Train_Folder and Val_Folder nor "
+                "Train_ID.xlsx and Val_ID.xlsx",
+                "both come with LViT's text download: put them beside the captions, or use first80",
+            )
+        train, val = _keys(tables["train"]), _keys(tables.get("val", ()))
+        if not val or val == train:
+            val = set(index_images(layout.splits["val"].images))
+        lists = {"train": train - val, "val": val}
     remedy = "use the ID workbooks that belong to this caption table"
     return split_by_lists(pool, lists, split="official", remedy=remedy)
 
 
-def _folder_lists(tables: Parts, layout: Layout) -> dict[str, set[str]]:
-    """Membership by val table; without one, by the folder an image lies in."""
-    train = {match_key(row.name) for row in tables["train"]}
-    val = {match_key(row.name) for row in tables.get("val", ())}
-    if not val or val == train:
-        val = set(index_images(layout.splits["val"].images))
-    return {"train": train - val, "val": val}
+def _keys(rows: Iterable[Caption]) -> set[str]:
+    return {match_key(row.name) for row in rows}

@@ -6,21 +6,18 @@ and test folders and so fits none of these.
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 from typing import Literal
 
 from datamodules.files import layouts
-from datamodules.files.layouts import Layout, LayoutSpec, Parts, TableNames
-from textseg.errors import Report
+from datamodules.files.layouts import LayoutSpec, TableNames
 
 LayoutName = Literal["auto", "kaggle", "lvit", "languide", "sgseg", "prepared"]
 
 LAYOUTS: dict[str, LayoutSpec] = {
     "kaggle": LayoutSpec(
         bases=("", "QaTa-COV19-v2", "QaTa-COV19/QaTa-COV19-v2"),
-        train=("Train Set",),
-        val=(),
-        test=("Test Set",),
+        splits=(("Train Set",), (), ("Test Set",)),
         folders=(("Images", "Ground-truths"),),
     ),
     "lvit": LayoutSpec(
@@ -29,30 +26,22 @@ LAYOUTS: dict[str, LayoutSpec] = {
             *("QaTa-Covid19", "Covid19", "QaTa-COV19"),
             *("datasets/QaTa-Covid19", "datasets/Covid19"),
         ),
-        train=("Train_Folder",),
-        val=("Val_Folder",),
-        test=("Test_Folder",),
+        splits=(("Train_Folder",), ("Val_Folder",), ("Test_Folder",)),
         folders=(("img", "labelcol"),),
     ),
     "sgseg": LayoutSpec(
         bases=("", "QaTa", "data/QaTa"),
-        train=("images/train",),
-        val=("images/valid", "images/val"),
-        test=("images/test",),
+        splits=(("images/train",), ("images/valid", "images/val"), ("images/test",)),
         folders=(("images", "masks"),),
     ),
     "languide": LayoutSpec(
         bases=("", "QaTa-COV19-v2", "data/QaTa-COV19-v2", "QaTa-COV19", "QaTa"),
-        train=("Train", "train"),
-        val=("Val", "val", "valid"),
-        test=("Test", "test"),
+        splits=(("Train", "train"), ("Val", "val", "valid"), ("Test", "test")),
         folders=(("Images", "GTs"), ("Images", "Ground-truths"), ("images", "masks")),
     ),
     "prepared": LayoutSpec(
         bases=("", "QaTa_prepared"),
-        train=("train", "train_and_val/train_subset"),
-        val=("val", "train_and_val/val"),
-        test=("test",),
+        splits=(("train", "train_and_val/train_subset"), ("val", "train_and_val/val"), ("test",)),
         folders=(("image", "mask"), ("Images", "Ground-truths"), ("images", "masks")),
     ),
 }
@@ -68,31 +57,9 @@ TABLES = TableNames(
     remedy="download LViT's text annotations and set captions to their folder",
 )
 
+ID_LISTS = {"train": ("train_id",), "val": ("val_id",)}  # LViT's random split
 
-def find_layout(root: Path, layout: LayoutName) -> Layout:
-    """Find the first layout that fits, or the one asked for.
-
-    Raises:
-        UserError: nothing fits; the message lists what was looked for.
-    """
-    return layouts.find_layout(root, layout, specs=LAYOUTS, dataset="QaTa-COV19-v2")
-
-
-def read_tables(root: Path, layout: Layout, captions: Path | None, report: Report) -> Parts:
-    """Read the train, val (where there is one) and test tables, as `layouts.read_tables` does."""
-    return layouts.read_tables(root, layout, captions, TABLES, report)
-
-
-def id_lists(root: Path, layout: Layout, captions: Path | None) -> dict[str, set[str]] | None:
-    """Read the keys that LViT's Train_ID and Val_ID workbooks list, where both are there."""
-    places = [root, layout.base, layout.splits["train"].images.parent]
-    if captions is not None:
-        places.insert(0, captions.parent if captions.is_file() else captions)
-    folders = layouts.table_folders(places)
-    lists = {}
-    for split in ("train", "val"):
-        file = layouts.named_table(folders, (f"{split}_id",))
-        if file is None:
-            return None
-        lists[split] = layouts.read_keys(file)
-    return lists
+# What files.layouts does, by this dataset's names.
+find_layout = partial(layouts.find_layout, specs=LAYOUTS, dataset="QaTa-COV19-v2")
+read_tables = partial(layouts.read_tables, names=TABLES)
+read_id_lists = partial(layouts.read_lists, names=ID_LISTS)

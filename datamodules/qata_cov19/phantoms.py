@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 from PIL import Image
 from tqdm import tqdm
@@ -21,11 +20,6 @@ from datamodules.phantoms.common import (
 from datamodules.qata_cov19.chest import Run, draw_areas, draw_chest, draw_film
 
 
-class _Film(NamedTuple):
-    name: str
-    subject: int  # decides the anatomy
-
-
 def qata_caption(areas: dict[str, list[Run]]) -> str:
     """Word a caption by the dataset's own template, for the infected zones on each side."""
     where = []
@@ -39,8 +33,8 @@ def qata_caption(areas: dict[str, list[Run]]) -> str:
     return f"{extent} pulmonary infection, {COUNTS[count]} infected {noun}, {' and '.join(where)}."
 
 
-def _films(seed: int, split: int) -> Iterator[_Film]:
-    """Names of film 0, 1, ... as in the archive; covid_<n> (two in five) in train only.
+def _films(seed: int, split: int) -> Iterator[tuple[str, int]]:
+    """Name and subject of film 0, 1, ... as in the archive; covid_<n> (two in five) in train only.
 
     A numbered subject has one to three films. Even subjects are train's and odd ones test's.
     """
@@ -48,16 +42,14 @@ def _films(seed: int, split: int) -> Iterator[_Film]:
     for subject in range(45_000):
         rng = random_stream(seed, split, subject, 4)
         if split == 0 and rng.random() < 0.55:  # 0.55 of the subjects is 0.38 of the films
-            yield _Film(f"covid_{2 * index + 1 + int(rng.integers(2))}.png", subject)
+            yield f"covid_{2 * index + 1 + int(rng.integers(2))}.png", subject
             index += 1
             continue
         number = 3000 + (2 * subject + split) * 7919 % 90_000  # 7919 is coprime to 90,000
         for _ in range(int(rng.integers(1, 4))):
             session = 1000 + (2 * index + split) * 6271 % 90_000
             index += 1
-            yield _Film(
-                f"sub-S{number:05d}_ses-E{session:05d}_run-1_bp-chest_vp-ap_dx.png", subject
-            )
+            yield f"sub-S{number:05d}_ses-E{session:05d}_run-1_bp-chest_vp-ap_dx.png", subject
 
 
 def _write_films(folder: Path, seed: int, split: int, count: int, image_size: int) -> None:
@@ -69,13 +61,14 @@ def _write_films(folder: Path, seed: int, split: int, count: int, image_size: in
     masks.mkdir()
     rows: list[tuple[str, str]] = []
     bar = tqdm(islice(_films(seed, split), count), f"QaTa {name}", count, delay=2, unit="film")
-    for index, film in enumerate(bar):
+    for index, (film, subject) in enumerate(bar):
         rng = random_stream(seed, split, index, 5)
-        chest = draw_chest(random_stream(seed, split, film.subject, 6))
-        drawn = draw_film(rng, chest, draw_areas(rng), image_size)
-        Image.fromarray(drawn.image).save(images / film.name)
-        save_mask(drawn.mask, masks / f"mask_{film.name}")
-        rows.append((f"mask_{film.name}", qata_caption(drawn.areas)))
+        chest = draw_chest(random_stream(seed, split, subject, 6))
+        areas = draw_areas(rng)
+        image, mask = draw_film(rng, chest, areas, image_size)
+        Image.fromarray(image).save(images / film)
+        save_mask(mask, masks / f"mask_{film}")
+        rows.append((f"mask_{film}", qata_caption(areas)))
     write_table(folder / f"{name}.csv", ("Image", "Description"), sorted(rows))
 
 
@@ -87,13 +80,8 @@ def write_qata(
     Images are mode L under `QaTa-COV19/QaTa-COV19-v2/{Train Set,Test Set}/Images`, masks ({0, 255})
     beside them in `Ground-truths` as `mask_<name>`. The tables, in `folder` itself, have the
     columns Image (the mask's name, in plain string order) and Description. No subject is in both.
-
-    Args:
-        folder: a new or empty folder.
-        train: films in the train set, at least 1.
-        test: films in the test set.
-        image_size: side in pixels.
-        seed: the same seed writes the same bytes.
+    `train`, which is at least 1, and `test` are numbers of films, `image_size` is the side in
+    pixels. The same seed writes the same bytes.
 
     Raises:
         UserError: the folder is not empty, or a number is out of range.

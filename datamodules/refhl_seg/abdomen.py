@@ -8,7 +8,6 @@ Lengths are fractions of the picture's side.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -50,19 +49,11 @@ class Traits(NamedTuple):
     place: str
 
 
-@dataclass(frozen=True)
-class Lesion:
+class Lesion(NamedTuple):
     """A lesion's traits and its mask [S, S] bool."""
 
     traits: Traits
     mask: Flags
-
-
-class AbdomenSlice(NamedTuple):
-    """image [S, S] uint8 and lesions in random order."""
-
-    image: NDArray[np.uint8]
-    lesions: list[Lesion]
 
 
 class _Blob(NamedTuple):
@@ -73,8 +64,7 @@ class _Blob(NamedTuple):
     harmonics: Field
 
 
-@dataclass(frozen=True)
-class Patient:
+class Patient(NamedTuple):
     """Anatomy that the slices of one case share: axes and centers as x, y."""
 
     body: tuple[float, float]
@@ -197,11 +187,8 @@ def _paint_surroundings(canvas: Field, patient: Patient, rng: np.random.Generato
     paint(canvas, ellipse(x, y, (0.675, 0.71), (0.022, 0.04)), 110.0)
     paint(canvas, ellipse(x, y, patient.spine, (0.078, 0.062)), 208.0)
     paint(canvas, ellipse(x, y, (patient.spine[0], patient.spine[1] + 0.075), (0.03, 0.02)), 95.0)
-    paint(
-        canvas,
-        ellipse(x, y, (patient.spine[0] + 0.06, patient.spine[1] - 0.095), (0.03,) * 2),
-        178.0,
-    )
+    aorta = (patient.spine[0] + 0.06, patient.spine[1] - 0.095)
+    paint(canvas, ellipse(x, y, aorta, (0.03, 0.03)), 178.0)
 
 
 def _paint_vessels(canvas: Field, liver: Field, patient: Patient, rng: np.random.Generator) -> None:
@@ -219,15 +206,8 @@ def _paint_vessels(canvas: Field, liver: Field, patient: Patient, rng: np.random
 
 def draw_slice(
     rng: np.random.Generator, patient: Patient, number: int, image_size: int
-) -> AbdomenSlice:
-    """Draw one slice of a patient.
-
-    Args:
-        rng: decides the lesions, the vessels and the noise.
-        patient: the case's anatomy.
-        number: lesions, 2 to 4.
-        image_size: side in pixels.
-    """
+) -> tuple[NDArray[np.uint8], list[Lesion]]:
+    """Draw one slice of a patient, [S, S] uint8, and two to four lesions in random order."""
     x, y = unit_grid(image_size)
     liver = _liver(patient, x, y)
     tissue = liver > 0
@@ -250,4 +230,4 @@ def draw_slice(
         2.0 * smooth_field(rng, image_size, 9) + 2.0 * smooth_field(rng, image_size, 28)
     )
     canvas += NOISE * rng.standard_normal(canvas.shape, dtype=np.float32)
-    return AbdomenSlice(to_bytes(canvas), lesions)
+    return to_bytes(canvas), lesions

@@ -17,7 +17,7 @@ from datamodules.cache.build_once import IDENTITY, build_once, sources_identity
 from datamodules.files.manifest import write_manifest
 from datamodules.files.nifti import read_nifti
 from datamodules.files.volumes import Volume, check_same_grid
-from datamodules.refhl_seg.slices import Row, Settings, stable_number, write_slices
+from datamodules.refhl_seg.slices import Row, Settings, SliceWriter, stable_number
 from datamodules.refhl_seg.sources import Case, Layout, Source, check_names, find_source
 from datamodules.refhl_seg.summary import write_summary
 from textseg.errors import UserError
@@ -119,13 +119,11 @@ def build_refhl(
 
 def _check_settings(settings: Settings) -> None:
     least = {"min_lesion_pixels": 1, "slices_per_case": 1, "lesion_label": 1, "seed": 0}
-    if settings.liver_label is not None:
-        least["liver_label"] = 1
-    if settings.image_size is not None:
-        least["image_size"] = 32
+    least |= {"liver_label": 1, "image_size": 32}
     for name, smallest in least.items():
-        if getattr(settings, name) < smallest:
-            raise UserError(f"{name}={getattr(settings, name)}", f"choose at least {smallest}")
+        value = getattr(settings, name)
+        if value is not None and value < smallest:
+            raise UserError(f"{name}={value}", f"choose at least {smallest}")
     if settings.window_width <= 0:
         raise UserError(f"window_width={settings.window_width}", "choose a positive number of HU")
     if settings.lesion_label == settings.liver_label:
@@ -136,26 +134,21 @@ def _check_settings(settings: Settings) -> None:
 
 
 def _check_output(source: Path, output: Path) -> None:
-    """Nothing but an earlier build may be replaced, and never the source."""
-    here, there = source.resolve(), output.resolve()
-    if here.is_relative_to(there):
+    """Refuse to replace the source, or anything but an earlier build."""
+    if source.resolve().is_relative_to(output.resolve()):
         raise UserError(
             f"source={source} lies in output={output}, which is replaced as a whole",
             "choose an output folder beside the source",
         )
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise UserError(f"output={output} is not a folder", "name a new folder")
-    if not output.exists() or not any(output.iterdir()) or _is_build(output):
-        return
-    raise UserError(
-        f"output={output} is not empty and holds no earlier build",
-        "name a new folder, or remove this one if its files are no longer needed",
-    )
-
-
-def _is_build(folder: Path) -> bool:
-    identity = folder / IDENTITY
-    return identity.is_file() and identity.read_bytes().startswith(f"{_BUILD} ".encode())
+    identity = output / IDENTITY
+    earlier = identity.is_file() and identity.read_bytes().startswith(f"{_BUILD} ".encode())
+    if output.exists() and any(output.iterdir()) and not earlier:
+        raise UserError(
+            f"output={output} is not empty and holds no earlier build",
+            "name a new folder, or remove this one if its files are no longer needed",
+        )
 
 
 # --- building
@@ -164,36 +157,30 @@ def _is_build(folder: Path) -> bool:
 def _write(folder: Path, source: Source, settings: Settings) -> None:
     (folder / "images").mkdir()
     (folder / "masks").mkdir()
+    writer = SliceWriter(folder, settings)
     rows: list[Row] = []
-    counts: Counter[str] = Counter()
     mirrored: list[str] = []
     for case in tqdm(source.cases, "building the referring set", delay=2, unit="case"):
-        rows += _add_case(folder, case, source, settings, counts, mirrored)
-    _check_rows(source, settings, rows, counts)
+        rows += _add_case(writer, case, source, mirrored)
+    _check_rows(source, settings, rows, writer.counts)
     splits = _splits({row["case_id"] for row in rows})
     for row in rows:
         row["split"] = splits[row["case_id"]]
     write_manifest(folder, rows)
-    write_summary(folder, rows, counts, mirrored)
+    write_summary(folder, rows, writer.counts, mirrored)
 
 
-def _add_case(
-    folder: Path,
-    case: Case,
-    source: Source,
-    settings: Settings,
-    counts: Counter[str],
-    mirrored: list[str],
-) -> list[Row]:
-    """Write and count one case; on return its volumes leave memory before the next is read."""
+def _add_case(writer: SliceWriter, case: Case, source: Source, mirrored: list[str]) -> list[Row]:
+    """Write one case; on return its volumes leave memory before the next is read."""
+    settings = writer.settings
     image, labels = _read(case, source, settings)
     if not (labels.values == settings.lesion_label).any():
-        counts["cases_without_lesion"] += 1
+        writer.counts["cases_without_lesion"] += 1
         return []
     if _liver_on_the_left(image, labels, settings):
         mirrored.append(case.name)
-    rows = write_slices(folder, case.name, image, labels, settings, counts)
-    counts["cases_without_expression"] += not rows
+    rows = writer.write_case(case.name, image, labels)
+    writer.counts["cases_without_expression"] += not rows
     return rows
 
 
@@ -209,8 +196,8 @@ def _read(case: Case, source: Source, settings: Settings) -> tuple[Volume, Volum
         )
     slices = np.moveaxis(labels.values, -1, 0)  # one by one: sorting a whole volume takes long
     present = sorted({value for drawn in slices for value in np.unique(drawn).tolist()})
-    known = {0, settings.lesion_label, *source.names}
-    known |= set() if settings.liver_label is None else {settings.liver_label}
+    lesion, liver = settings.lesion_label, settings.liver_label
+    known = {0, lesion, *source.names} | (set() if liver is None else {liver})
     unknown = [value for value in present if value not in known]
     if unknown:
         raise UserError(
@@ -218,7 +205,6 @@ def _read(case: Case, source: Source, settings: Settings) -> tuple[Volume, Volum
             f"{', '.join(map(str, sorted(known)))}",
             "set lesion_label and liver_label, or set other labels in the file to 0",
         )
-    lesion, liver = settings.lesion_label, settings.liver_label
     if lesion in present and liver is not None and liver not in present:
         raise UserError(
             f"{case.labels} has lesions (label {lesion}) but no liver (label {liver})",
@@ -258,7 +244,5 @@ def _splits(cases: set[str]) -> dict[str, str]:
     """The split of each case, by rank of the digest of its name; none is empty."""
     ordered = sorted(cases, key=lambda name: (stable_number(name), name))
     held_out = max(1, round(HELD_OUT * len(ordered)))
-    return {
-        name: "val" if k < held_out else "test" if k < 2 * held_out else "train"
-        for k, name in enumerate(ordered)
-    }
+    parts = ["val"] * held_out + ["test"] * held_out + ["train"] * (len(ordered) - 2 * held_out)
+    return dict(zip(ordered, parts, strict=True))

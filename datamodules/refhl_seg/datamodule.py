@@ -12,7 +12,6 @@ needed in every row, and others than those named there are refused.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
 
 from datamodules.base import TextSegDataModule
 from datamodules.files.manifest import read_manifest
@@ -32,16 +31,6 @@ class RefHLSegDataModule(TextSegDataModule):
 
     name = "refhl"
     phantom_images = 640
-
-    def __init__(
-        self,
-        root: str | None = None,
-        captions: str | None = None,
-        *,
-        split: Literal["manifest"] = "manifest",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(root, captions, split=split, **kwargs)
 
     def read_records(self, root: Path, report: Report = raise_error) -> Splits:
         """Read the manifest, every row of which names a split."""

@@ -1,13 +1,7 @@
 """The lesions of one slice: traits that are certain of each, and expressions that single it out.
 
-* size: small up to 20 mm in diameter, large from 30 mm.
-* density: hypodense or hyperdense 15 HU or more below or above the liver's median, isodense within
-  5 HU of it.
-* place: upper (anterior) or lower, left or right, in the picture, relative to the liver's centroid;
-  by 6 mm or more, and with 70 % of the lesion on that side.
-* rank: only; largest or smallest by 1.5 times in area.
-
-What lies between is an uncertain trait: it is neither named nor used to distinguish lesions.
+A trait between two of the limits below, such as a diameter of 25 mm, is uncertain: it is neither
+named nor used to distinguish lesions. Upper is anterior, and left is the picture's left.
 """
 
 from __future__ import annotations
@@ -28,13 +22,16 @@ from datamodules.captions.expressions import (
     trait_expression,
 )
 
-SMALL, LARGE = 20.0, 30.0  # mm, diameter of the disc of the lesion's area
-DENSE, ALIKE = 15.0, 5.0  # HU between the lesion's mean and the liver's median
-OFF_CENTER = 6.0  # mm between the centroids of lesion and liver
-ON_ONE_SIDE = 0.7  # of the lesion's pixels
-CLEARLY_LARGER = 1.5  # in area
+SMALL, LARGE = 20.0, 30.0  # mm, the most of a small and the least of a large lesion's diameter
+DENSE = 15.0  # HU, the least between a hypo- or hyperdense lesion's mean and the liver's median
+ALIKE = 5.0  # HU, the most between an isodense lesion's mean and the liver's median
+OFF_CENTER = 6.0  # mm, the least between the centroids of lesion and liver to name a direction
+ON_ONE_SIDE = 0.7  # of the lesion's pixels lie in that direction at least
+CLEARLY_LARGER = 1.5  # times in area: the least between the largest or smallest and the others
 FEWEST_PIXELS = 10  # below, noise decides a lesion's density
 FEWEST_LIVER_PIXELS = 50  # below, the liver of a slice gives neither a center nor a density
+
+CORNERS_TOUCH = np.ones((3, 3))  # 8 neighbors
 
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -92,8 +89,7 @@ class Lesion:
 
     def attributes(self) -> dict[str, object]:
         """Collect the traits that are certain, for the manifest."""
-        names = (*TRAITS, "rank")
-        traits: dict[str, object] = {name: getattr(self, name) for name in names}
+        traits: dict[str, object] = {name: getattr(self, name) for name in (*TRAITS, "rank")}
         traits["diameter_mm"] = round(self.diameter, 1)
         traits["contrast_hu"] = None if self.contrast is None else round(self.contrast, 1)
         return {name: value for name, value in traits.items() if value is not None}
@@ -101,15 +97,13 @@ class Lesion:
 
 def lesions_of(scene: Scene) -> list[Lesion]:
     """Measure every component of the slice, even of one pixel; the largest comes first."""
-    parts, count = ndimage.label(scene.lesions, np.ones((3, 3)))
+    parts, _ = ndimage.label(scene.lesions, CORNERS_TOUCH)
     areas = np.bincount(parts.ravel())[1:]  # pixels
     order = np.argsort(-areas, kind="stable")
-    lesions = []
-    for k in order.tolist():
-        others = np.delete(areas, k)
-        lesions.append(_measured(scene, parts == k + 1, _rank(int(areas[k]), others)))
-    assert len(lesions) == count
-    return lesions
+    return [
+        _measured(scene, parts == k + 1, _rank(areas[k], np.delete(areas, k)))
+        for k in order.tolist()
+    ]
 
 
 def _measured(scene: Scene, mask: Flags, rank: str | None) -> Lesion:
@@ -145,7 +139,7 @@ def _density(contrast: float | None) -> str | None:
     return "hypodense" if contrast < 0 else "hyperdense"
 
 
-def _rank(area: int, others: NDArray[np.int_]) -> str | None:
+def _rank(area: np.int_, others: NDArray[np.int_]) -> str | None:
     if not len(others):
         return "only"
     if area >= CLEARLY_LARGER * others.max():
@@ -162,13 +156,8 @@ def expression(
     """Word an expression that is true of this lesion and clearly false of the others, or None.
 
     A quarter names the rank where there is one. Half of the rest names all traits that are certain,
-    the other half may leave out what is not needed.
-
-    Args:
-        rng: chooses among the traits that single it out.
-        lesion: the target.
-        others: all others of the slice.
-        count: whether the number of lesions may be named; not where some are too small to be seen.
+    the other half may leave out what is not needed. `count` allows the number of lesions, which
+    does not fit where some are too small to be seen.
     """
     certain = [name for name in TRAITS if getattr(lesion, name) is not None]
     distinguishing = distinguishing_traits(

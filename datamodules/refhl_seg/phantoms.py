@@ -9,7 +9,6 @@ anew for each slice).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -24,7 +23,8 @@ from datamodules.captions.expressions import (
     distinguishing_traits,
     trait_expression,
 )
-from datamodules.phantoms.common import SPLITS, check_counts, new_folder, random_stream, save_mask
+from datamodules.files.manifest import SPLITS, write_manifest
+from datamodules.phantoms.common import check_counts, new_folder, random_stream, save_mask
 from datamodules.refhl_seg.abdomen import Traits, draw_patient, draw_slice
 
 
@@ -57,16 +57,16 @@ def _write_slice(
     case_rng, rng = random_stream(seed, split, case, 2), random_stream(seed, split, index, 3)
     patient = draw_patient(case_rng)
     spacing = round(float(case_rng.uniform(360, 420)) / image_size, 3)  # field of view, mm
-    drawn = draw_slice(rng, patient, int(rng.integers(2, 5)), image_size)
+    picture, lesions = draw_slice(rng, patient, int(rng.integers(2, 5)), image_size)
     case_id = f"{SPLITS[split]}{case:04d}"
     stem = f"{case_id}_{number:02d}"
     image = f"images/{stem}.png"
-    Image.fromarray(drawn.image).save(folder / image)
+    Image.fromarray(picture).save(folder / image)
     rows: list[dict[str, object]] = []
-    for lesion_id, lesion in enumerate(drawn.lesions, start=1):
+    for lesion_id, lesion in enumerate(lesions, start=1):
         mask = f"masks/{stem}_lesion{lesion_id}.png"
         save_mask(lesion.mask, folder / mask)
-        others = [other.traits for other in drawn.lesions if other is not lesion]
+        others = [other.traits for other in lesions if other is not lesion]
         rows.append(
             {
                 "image": image,
@@ -90,14 +90,8 @@ def write_refhl(
     Files are `images/<case>_<slice>.png` (mode L) and `masks/<case>_<slice>_lesion<k>.png`
     ({0, 255}). A row holds image, mask, text, case_id, split, lesion_id, spacing (mm per pixel) and
     attributes (size, density, place); paths are relative to `folder`. No case is in two splits.
-
-    Args:
-        folder: a new or empty folder.
-        train: slices in train, at least 1; each has two to four lesions, so about 3 rows.
-        val: slices in val.
-        test: slices in test.
-        image_size: side in pixels.
-        seed: the same seed writes the same bytes.
+    `train`, which is at least 1, `val` and `test` are numbers of slices with two to four lesions
+    each, `image_size` is the side in pixels. The same seed writes the same bytes.
 
     Raises:
         UserError: the folder is not empty, or a number is out of range.
@@ -106,13 +100,13 @@ def write_refhl(
     folder = new_folder(folder)
     for name in ("images", "masks"):
         (folder / name).mkdir()
-    with (folder / "manifest.jsonl").open("w", encoding="utf-8", newline="\n") as manifest:
-        for split, count in enumerate((train, val, test)):
-            numbers = islice(_slices(seed, split), count)
-            bar = tqdm(numbers, f"RefHL {SPLITS[split]}", total=count, delay=2, unit="slice")
-            for index, case_and_slice in enumerate(bar):
-                for row in _write_slice(folder, seed, split, index, case_and_slice, image_size):
-                    manifest.write(json.dumps(row) + "\n")
+    rows = []
+    for split, count in enumerate((train, val, test)):
+        numbers = islice(_slices(seed, split), count)
+        bar = tqdm(numbers, f"RefHL {SPLITS[split]}", total=count, delay=2, unit="slice")
+        for index, case_and_slice in enumerate(bar):
+            rows += _write_slice(folder, seed, split, index, case_and_slice, image_size)
+    write_manifest(folder, rows)
 
 
 def write_refhl_for(folder: Path, rows: int) -> None:

@@ -17,7 +17,7 @@ from textseg.errors import UserError, check_choice, first_line
 Layout = Literal["auto", "lits", "msd"]
 
 _LITS = re.compile(r"(volume|segmentation)-(\d+)\.nii(\.gz)?", re.IGNORECASE)
-_NIFTI = (".nii.gz", ".nii")
+_MSD = re.compile(r"([^.].*?)\.nii(?:\.gz)?", re.IGNORECASE)
 _NO_LIVER = (
     "set liver_label to the liver's label, or to null where it is not outlined: expressions then "
     "name size and rank, not place or density"
@@ -38,7 +38,7 @@ class Source(NamedTuple):
     Args:
         cases: by name.
         names: what dataset.json calls each label; empty where there is none.
-        description: dataset.json, or None.
+        description: where dataset.json would be; None in the layout of LiTS.
     """
 
     cases: list[Case]
@@ -57,11 +57,9 @@ def find_source(source: Path, layout: Layout) -> Source:
         raise UserError(f"source={source} is not a folder", "name the unpacked LiTS or MSD folder")
     base = _msd_base(source) if layout != "lits" else None
     if base is not None:
-        cases = _msd_cases(base)
-        description = base / "dataset.json"
-        if description.is_file():
-            return Source(cases, _label_names(description), description)
-        return Source(cases, {}, None)
+        file = base / "dataset.json"
+        names = _label_names(file) if file.is_file() else {}
+        return Source(_msd_cases(base), names, file)
     cases = _lits_cases(source) if layout != "msd" else []
     if not cases:
         looked = {"lits": "volume-<n>.nii", "msd": "imagesTr and labelsTr"}
@@ -108,25 +106,13 @@ def _named(names: dict[int, str]) -> str:
     return ", ".join(f"{label} ({name})" for label, name in sorted(names.items()))
 
 
-# --- LiTS
-
-
 def _lits_cases(source: Path) -> list[Case]:
     kinds: dict[str, dict[str, Path]] = {"volume": {}, "segmentation": {}}
     for path in sorted(source.rglob("*.nii*")):
         match = _LITS.fullmatch(path.name)
-        if match is None:
-            continue
-        files, name = kinds[match[1].casefold()], f"volume-{int(match[2])}"
-        if name in files:
-            raise UserError(
-                f"{files[name]} and {path} have the same number", "move one of them away"
-            )
-        files[name] = path
+        if match is not None:
+            _add(kinds[match[1].casefold()], f"volume-{int(match[2])}", path)
     return _paired(kinds["volume"], kinds["segmentation"])
-
-
-# --- MSD
 
 
 def _msd_base(source: Path) -> Path | None:
@@ -147,14 +133,16 @@ def _volumes(folder: Path) -> dict[str, Path]:
     """NIfTI files by case; "._name" is what a Mac leaves beside a file."""
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        suffix = next((s for s in _NIFTI if path.name.casefold().endswith(s)), None)
-        if suffix is None or path.name.startswith("."):
-            continue
-        name = path.name[: -len(suffix)]
-        if name in files:
-            raise UserError(f"{files[name]} and {path} are one case", "move one of them away")
-        files[name] = path
+        match = _MSD.fullmatch(path.name)
+        if match is not None:
+            _add(files, match[1], path)
     return files
+
+
+def _add(files: dict[str, Path], name: str, path: Path) -> None:
+    if name in files:
+        raise UserError(f"{files[name]} and {path} are one case", "move one of them away")
+    files[name] = path
 
 
 def _label_names(file: Path) -> dict[int, str]:
@@ -168,19 +156,16 @@ def _label_names(file: Path) -> dict[int, str]:
         ) from error
 
 
-# --- both
-
-
-def _paired(images: dict[str, Path], labels: dict[str, Path]) -> list[Case]:
-    _require(labels, images, "labels", "volume")
-    _require(images, labels, "volumes", "labels")
-    return [Case(name, images[name], labels[name]) for name in sorted(images)]
-
-
-def _require(here: dict[str, Path], there: dict[str, Path], what: str, other: str) -> None:
-    alone = [path for name, path in here.items() if name not in there]
-    if alone:
-        raise UserError(
-            f"{len(alone)} {what} without their {other}: {preview(alone)}",
-            "complete the download, or move these files away",
-        )
+def _paired(volumes: dict[str, Path], labels: dict[str, Path]) -> list[Case]:
+    alone = {
+        "volumes without their labels": volumes.keys() - labels.keys(),
+        "labels without their volume": labels.keys() - volumes.keys(),
+    }
+    for what, names in alone.items():
+        if names:
+            paths = [(volumes | labels)[name] for name in sorted(names)]
+            raise UserError(
+                f"{len(paths)} {what}: {preview(paths)}",
+                "complete the download, or move these files away",
+            )
+    return [Case(name, volumes[name], labels[name]) for name in sorted(volumes)]

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from datamodules.files.layouts import SPLITS
+
 SUMMARY_FILE = "summary.json"
-SPLITS = ("train", "val", "test")
 LEFT_OUT = (
     "lesions_too_small",
     "lesions_not_told_apart",
@@ -22,13 +23,10 @@ LEFT_OUT = (
 def write_summary(
     folder: Path, rows: Sequence[dict[str, Any]], counts: Counter[str], mirrored: Sequence[str]
 ) -> None:
-    """Write summary.json.
+    """Write summary.json of the manifest's rows.
 
-    Args:
-        folder: the built set's.
-        rows: of the manifest.
-        counts: slices, slices_with_several, and what was left out of the chosen slices.
-        mirrored: cases whose liver is on the patient's left.
+    `counts` has the slices, slices_with_several, and what was left out of the chosen slices;
+    `mirrored` the cases whose liver is on the patient's left.
     """
     by_split = Counter(row["split"] for row in rows)
     summary = {

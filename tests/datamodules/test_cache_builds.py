@@ -6,7 +6,6 @@ import pickle
 import re
 import time
 from collections import namedtuple
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -104,35 +103,6 @@ def test_a_killed_build_is_not_taken_for_whole_and_is_built_anew(
     same_sample(cached[3], plain[3])
     assert len(builds) == 1
     assert len(list((root.parent / "cache").iterdir())) == 1
-
-
-def compete(root: Path, counts: Path, start: Barrier) -> None:
-    write = cache_module._write
-
-    def counted(folder: Path, **settings: Any) -> None:
-        with counts.open("a") as file:
-            file.write("built\n")
-        time.sleep(0.3)
-        write(folder, **settings)
-
-    cache_module._write = counted
-    start.wait(60)
-    datamodule = make(root)
-    datamodule.prepare_data()
-    datamodule.setup()
-    cached, plain = dataset(datamodule, "val"), dataset(make(root, cache=None), "val")
-    same_sample(cached[5], plain[5])
-
-
-def test_two_processes_at_once_build_once_and_both_read(root: Path) -> None:
-    start, counts = FORK.Barrier(2), root.parent / "counts"
-    running = [FORK.Process(target=compete, args=(root, counts, start)) for _ in range(2)]
-    for process in running:
-        process.start()
-    for process in running:
-        process.join(60)
-        assert process.exitcode == 0
-    assert counts.read_text() == "built\n"
 
 
 # --- workers

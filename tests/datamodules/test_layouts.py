@@ -26,9 +26,9 @@ from textseg.errors import UserError
 from textseg.tables import Caption
 
 LAYOUTS = {
-    "flat": LayoutSpec(bases=("", "set"), train=("",), val=(), test=(), folders=(("a", "b"),)),
+    "flat": LayoutSpec(bases=("", "set"), splits=(("",), (), ()), folders=(("a", "b"),)),
     "divided": LayoutSpec(
-        bases=("",), train=("Tr",), val=("Va",), test=("Te",), folders=(("a", "b"), ("c", "d"))
+        bases=("",), splits=(("Tr",), ("Va",), ("Te",)), folders=(("a", "b"), ("c", "d"))
     ),
 }
 TABLES = TableNames(

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from datamodules.refhl_seg.phantoms import write_refhl
 from tests.datamodules.reading import pixels, rows_of
+from tests.datamodules.refhl_sets import read
 
 SLICES = {"train": 300, "val": 20, "test": 20}
 SIZE = 128
@@ -116,30 +117,6 @@ def measured(image: np.ndarray, masks: np.ndarray) -> list[dict[str, str]]:
             }
         )
     return found
-
-
-VOCABULARY = {
-    "size": {"small": "small", "little": "small", "large": "large", "big": "large"},
-    "density": {
-        **dict.fromkeys(("hypodense", "hypoattenuating", "dark"), "hypodense"),
-        **dict.fromkeys(("hyperdense", "hyperattenuating", "dense"), "hyperdense"),
-    },
-    "vertical": {"upper": "upper", "top": "upper", "lower": "lower", "bottom": "lower"},
-    "side": {"left": "left", "right": "right"},
-}
-FILLER = {"the", "lesion", "liver", "in", "at", "of", "part", "and"}
-
-
-def read(text: str) -> dict[str, str]:
-    """What an expression says; an unknown word fails."""
-    said: dict[str, str] = {}
-    for word in text.replace(",", "").split():
-        kinds = [kind for kind, words in VOCABULARY.items() if word in words]
-        assert kinds or word in FILLER, f"{word!r} in {text!r}"
-        for kind in kinds:
-            assert kind not in said
-            said[kind] = VOCABULARY[kind][word]
-    return said
 
 
 def test_every_expression_is_true_of_its_lesion_and_of_no_other(refhl: Path) -> None:
