@@ -71,9 +71,7 @@ class ManifestDataModule(TextSegDataModule):
         """Read the manifest, and divide its rows as `split` says."""
         check_choice("split", self.split, Split)
         file = find_manifest(root, self.captions_file())
-        rows = read_manifest(
-            root, file, needs_split=False, needs_case=False, lenient=True, report=report
-        )
+        rows = read_manifest(root, file, needs_split=False, lenient=True, report=report)
         if self.split == "manifest":
             return as_written(file, rows, report)
         return at_random(root, file, rows, report) if self.split == "random" else all_test(rows)

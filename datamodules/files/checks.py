@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -13,11 +11,10 @@ from tqdm import tqdm
 from datamodules.records import Record
 from textseg.errors import Report, UserError, raise_error
 from textseg.preprocess import Size, probe_size
-from textseg.tables import match_key, row_error
+from textseg.tables import match_key
 
 _SHOWN = 5
-_LONGEST_NAME = 255  # bytes, of the file systems in use
-_LONGEST_PATH = 4095
+_LONGEST_CAPTION = 100_000  # characters; what csv files are read with takes no field much longer
 
 
 def preview(items: Sequence[object]) -> str:
@@ -25,75 +22,6 @@ def preview(items: Sequence[object]) -> str:
     return ", ".join(str(item) for item in items[:_SHOWN]) + (
         ", ..." if len(items) > _SHOWN else ""
     )
-
-
-def resolve_inside(
-    root: Path,
-    entry: str,
-    file: Path,
-    number: int,
-    line: int | None,
-    report: Report = raise_error,
-    *,
-    spare: int = 0,
-) -> Path | None:
-    """Find the file that an entry of a table names, which must lie in the dataset's own folder.
-
-    Compared by name, so that a folder inside `root` may itself be a link to another disk.
-
-    Args:
-        root: the dataset's folder.
-        entry: the cell of a table.
-        file: the table.
-        number: the row, counted from 0 without the empty ones.
-        line: its `Row.line`.
-        report: is told of an entry that leads out of `root`, or that no file can be called.
-        spare: bytes that the name must leave for what is added to it.
-
-    Returns:
-        the path, which need not exist; None after a mistake.
-
-    Raises:
-        UserError: as `report` does.
-    """
-    entry = entry.strip()
-    # As strings: of thousands of rows, Path takes seconds. resolve() would also follow links.
-    base = os.path.abspath(root)  # noqa: PTH100
-    impossible = _impossible(base, entry, spare)
-    if impossible is not None:
-        report(row_error(file, number, line, *impossible, kind="invalid row"))
-        return None
-    path = os.path.abspath(os.path.join(base, entry.replace("\\", "/")))  # noqa: PTH100, PTH118
-    below = os.path.join(path, "").startswith(os.path.join(base, ""))  # noqa: PTH118
-    if re.match(r"[A-Za-z]:", entry) or not below:
-        detail, remedy = (
-            f"{entry!r} lies outside root={base}",
-            "name files by their path below root",
-        )
-        report(row_error(file, number, line, detail, remedy, kind="outside root"))
-        return None
-    return Path(path)
-
-
-def _impossible(base: str, entry: str, spare: int) -> tuple[str, str] | None:
-    """What the file system would answer with an error of its own, and what to do about it."""
-    if "\0" in entry:
-        return f"{entry[:60]!r} holds a NUL, which no file name can", "is the table damaged?"
-    longest = max(map(_bytes, entry.replace("\\", "/").split("/")))
-    whole = _bytes(base) + 1 + _bytes(entry)
-    if longest > _LONGEST_NAME - spare or whole > _LONGEST_PATH - spare:
-        return (
-            f"{entry[:60]!r}... has {_bytes(entry)} bytes, too many for a file's name",
-            "have the columns of images and of texts changed places?",
-        )
-    return None
-
-
-def _bytes(name: str) -> int:
-    return len(name.encode("utf-8", "surrogatepass"))
-
-
-_LONGEST_CAPTION = 100_000  # characters; what csv files are read with takes no field much longer
 
 
 def check_captions(records: Iterable[Record]) -> None:

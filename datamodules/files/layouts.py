@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from datamodules.files.checks import preview, resolve_inside
-from datamodules.records import Record, case_name
+from datamodules.files.checks import preview
+from datamodules.records import Record
 from textseg.errors import Report, UserError, check_choice, raise_error
 from textseg.tables import (
     IMAGE_COLUMNS,
     IMAGE_SUFFIXES,
     TABLE_SUFFIXES,
     Caption,
+    case_name,
     find_column,
     match_key,
     read_captions,
@@ -298,7 +299,7 @@ def read_tables(
         if table is None and captions is None:
             table = _table_beside_images(layout, split, stems)
         if table is not None:
-            tables[split] = _read(root, table, report)
+            tables[split] = read_captions(table, report, root=root, spare=ADDED_TO_NAMES)
     missing = [split for split in names.needed if split not in tables]
     if not missing:
         return tables
@@ -354,19 +355,9 @@ def split_by_lists(
     return parts
 
 
-def _read(root: Path, file: Path, report: Report) -> list[Caption]:
-    return [
-        caption
-        for caption in read_captions(file, report)
-        if resolve_inside(
-            *(root, caption.name, file, caption.row, caption.line, report), spare=ADDED_TO_NAMES
-        )
-    ]
-
-
 def _joint_table(root: Path, file: Path, names: TableNames, report: Report) -> Parts:
     tables: Parts = {}
-    for caption in _read(root, file, report):
+    for caption in read_captions(file, report, root=root, spare=ADDED_TO_NAMES):
         tables.setdefault(caption.split, []).append(caption)
     if "" in tables or not set(names.needed) <= set(tables):
         *others, last = names.needed
