@@ -22,7 +22,6 @@ from datamodules.files.checks import preview
 from datamodules.files.manifest import (
     MANIFEST_NAMES,
     PREDICT,
-    SPLITS,
     UNSPLIT,
     find_manifest,
     has_manifest,
@@ -31,6 +30,7 @@ from datamodules.files.manifest import (
 from datamodules.records import Record, Splits, Stage
 from textseg.batch import stable_id
 from textseg.errors import Report, UserError, check_choice, raise_error
+from textseg.tables import SPLITS
 
 Split = Literal["manifest", "random", "all_test"]
 

@@ -19,7 +19,7 @@ TEXT_COLUMNS = ("text", "caption", "description", "sentence")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 TABLE_SUFFIXES = (".csv", ".xlsx", ".jsonl", ".json")
 
-_SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 _SPLIT_OF = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 _TABLE_REMEDY = "accepted are .xlsx, .csv with , or ; in UTF-8, .jsonl, and SGSeg's annotation.json"
 _UNNAMED = "Unnamed: "  # also what pandas calls a column without a name
@@ -162,7 +162,7 @@ def read_captions(
         if not name or (root and not resolve_inside(root, name, row, report, spare=spare)):
             continue
         split = split_name(str(row.get("split", "")))
-        captions.append(Caption(name, words, row.number, split if split in _SPLITS else ""))
+        captions.append(Caption(name, words, row.number, split if split in SPLITS else ""))
     return captions
 
 
@@ -338,7 +338,7 @@ def _jsonl(file: Path) -> Iterator[_Cells]:
 def _sgseg(file: Path) -> Iterator[_Cells]:
     """``{"train": [{...}], "valid": [...], "test": [...]}``; each row gets its split's name."""
     splits = json.loads(file.read_text(encoding="utf-8-sig"))
-    if not isinstance(splits, dict) or not set(map(split_name, splits)) <= set(_SPLITS):
+    if not isinstance(splits, dict) or not set(map(split_name, splits)) <= set(SPLITS):
         raise ValueError("not an object with the keys train, valid and test")
     for split, rows in splits.items():
         for row in rows:

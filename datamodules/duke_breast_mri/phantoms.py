@@ -6,9 +6,10 @@ every second pair of patients has its slices from head to foot.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -90,8 +91,6 @@ def write_duke_mamamia(
     Raises:
         UserError: the folder is not empty, or a number is out of range.
     """
-    if cases < 1:
-        raise UserError(f"cases={cases}", "ask for at least one case")
     if slices < FEWEST_SLICES:
         raise UserError(
             f"slices={slices} is too few to show every lesion", f"choose at least {FEWEST_SLICES}"
@@ -161,15 +160,14 @@ def _write_imaging_info(folder: Path, patients: Sequence[Patient]) -> None:
     rows.append({"patient_id": "ISPY1_1001", "dataset": "ISPY1", "tumor_subtype": "luminal"})
     table = [list(rows[0]), *([row.get(column) for column in rows[0]] for row in rows)]
     legend = [("Field", "Description", "Options"), ("dataset", "Source", "DUKE\xa0")]
-    _save_sheets(
-        folder / "clinical_and_imaging_info.xlsx", {"dataset_info": table, "legend": legend}
-    )
+    file = folder / "clinical_and_imaging_info.xlsx"
+    _save_sheets(file, {"dataset_info": table, "legend": legend})
 
 
 def _write_clinical(folder: Path, patients: Sequence[Patient]) -> None:
     """`Clinical_and_Other_Features.xlsx`, abridged, with its three header rows."""
     headers = list(zip(*CLINICAL_COLUMNS, strict=True))
-    sheets = {
+    sheets: dict[str, list[Any]] = {
         "Data": [*headers, *map(_clinical_row, patients)],
         "Legend": [("Abbr", "Meaning")],
         "Column Explanations": headers[:2],
@@ -197,9 +195,9 @@ def _clinical_row(patient: Patient) -> list[object]:
     ]
 
 
-def _save_sheets(path: Path, sheets: Mapping[str, Sequence[Iterable[object]]]) -> None:
+def _save_sheets(path: Path, sheets: Mapping[str, Sequence[Any]]) -> None:
     """A workbook of sheets by title; None is a blank cell."""
     with pd.ExcelWriter(path, engine="openpyxl") as book:
         for title, rows in sheets.items():
-            cells = pd.DataFrame([list(row) for row in rows], dtype=object)
+            cells = pd.DataFrame(rows, dtype=object)
             cells.to_excel(book, sheet_name=title, header=False, index=False)

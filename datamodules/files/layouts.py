@@ -19,6 +19,7 @@ from textseg.errors import Report, UserError, check_choice, raise_error
 from textseg.tables import (
     IMAGE_COLUMNS,
     IMAGE_SUFFIXES,
+    SPLITS,
     TABLE_SUFFIXES,
     Caption,
     case_name,
@@ -27,8 +28,6 @@ from textseg.tables import (
     read_captions,
     read_rows,
 )
-
-SPLITS = ("train", "val", "test")
 
 Names = tuple[str, ...]
 Parts = dict[str, list[Caption]]  # rows by split
@@ -102,20 +101,13 @@ def find_layout(root: Path, name: str, *, specs: Mapping[str, LayoutSpec], datas
 
 
 def _fit(name: str, spec: LayoutSpec, base: Path) -> Layout | None:
-    splits = {}
+    splits: dict[str, Folders] = {}
     for split, names in zip(SPLITS, (spec.train, spec.val, spec.test), strict=True):
-        folders = _folders(base, names, spec.folders)
-        if folders is not None:
-            splits[split] = folders
+        for part, (images, masks) in product(names, spec.folders):
+            folders = Folders(base / part / images, base / part / masks)
+            if folders.images.is_dir() and folders.masks.is_dir():
+                splits.setdefault(split, folders)
     return Layout(name, base, splits) if "train" in splits else None
-
-
-def _folders(base: Path, names: Names, pairs: tuple[tuple[str, str], ...]) -> Folders | None:
-    for name, (images, masks) in product(names, pairs):
-        folders = Folders(base / name / images, base / name / masks)
-        if folders.images.is_dir() and folders.masks.is_dir():
-            return folders
-    return None
 
 
 def index_images(folder: Path) -> dict[str, Path]:
@@ -156,15 +148,14 @@ class FileIndex:
         mask_prefix: str,
         case_id: Callable[[str], str],
     ) -> None:
-        here = [layout.splits[split] for split in splits if split in layout.splits]
-        self.folders = (
-            here[0] if here else Folders(layout.base / splits[0], layout.base / splits[0])
-        )
+        searched = [layout.splits[split] for split in splits if split in layout.splits]
+        absent = layout.base / splits[0]
+        self.folders = searched[0] if searched else Folders(absent, absent)
         self.mask_prefix = mask_prefix
         self.case_id = case_id
         self.images: dict[str, Path] = {}
         self.masks: dict[str, Path] = {}
-        for folders in reversed(here):
+        for folders in reversed(searched):
             self.images |= index_images(folders.images)
             self.masks |= index_images(folders.masks)
 

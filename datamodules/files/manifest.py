@@ -28,10 +28,17 @@ from lightning.pytorch.utilities import rank_zero_warn
 from datamodules.files.checks import preview
 from datamodules.records import Record, Splits
 from textseg.errors import Report, TableError, UserError, raise_error
-from textseg.tables import TEXT_COLUMNS, Row, case_name, read_rows, resolve_inside, split_name
+from textseg.tables import (
+    SPLITS,
+    TEXT_COLUMNS,
+    Row,
+    case_name,
+    read_rows,
+    resolve_inside,
+    split_name,
+)
 
 MANIFEST_NAMES = ("manifest.jsonl", "manifest.csv", "manifest.xlsx")
-SPLITS = ("train", "val", "test")
 PREDICT = "predict"  # rows without truth
 UNSPLIT = "unsplit"  # rows of a manifest that names no splits
 REQUIRED = ("image", "mask", "text", "case_id", "split")

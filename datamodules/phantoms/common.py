@@ -12,7 +12,6 @@ from PIL import Image
 
 from textseg.errors import UserError
 
-SPLITS = ("train", "val", "test")
 SMALLEST = 32  # pixels; below, a small lesion has hardly any pixels
 
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from textseg.tables import SPLITS
+
 SUMMARY_FILE = "summary.json"
-SPLITS = ("train", "val", "test")
 LEFT_OUT = (
     "lesions_too_small",
     "lesions_not_told_apart",
