@@ -23,6 +23,7 @@ SPLITS = ("train", "val", "test")
 _SPLIT_OF = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 _TABLE_REMEDY = "accepted are .xlsx, .csv with , or ; in UTF-8, .jsonl, and SGSeg's annotation.json"
 _UNNAMED = "Unnamed: "  # also what pandas calls a column without a name
+FILL_IN = "fill it in or delete the row; for an experiment without text set caption_mode=empty"
 _LONGEST_NAME = 255  # bytes, of the file systems in use
 _LONGEST_PATH = 4095
 
@@ -59,7 +60,12 @@ class Row(dict[str, Any]):
         return value is not None and bool(str(value).strip())
 
     def required(
-        self, column: str, report: Report = raise_error, *, kind: str = "invalid row"
+        self,
+        column: str,
+        report: Report = raise_error,
+        *,
+        kind: str = "invalid row",
+        remedy: str = FILL_IN,
     ) -> str:
         """Read a cell that must not be empty; "" where it is and `report` returns.
 
@@ -68,9 +74,6 @@ class Row(dict[str, Any]):
         """
         if self.filled(column):
             return str(self[column])
-        remedy = (
-            "fill it in or delete the row; for an experiment without text set caption_mode=empty"
-        )
         report(self.error(f"{column!r} is empty", remedy, kind=kind))
         return ""
 
@@ -153,8 +156,8 @@ def read_captions(
     if not rows:
         report(UserError(f"{file} has no rows", "is it the downloaded table, complete?"))
         return []
-    image = find_column(file, rows[0], IMAGE_COLUMNS, "an image column", report)
-    text = find_column(file, rows[0], TEXT_COLUMNS, "a text column", report)
+    image = find_column(file, rows[0], IMAGE_COLUMNS, report)
+    text = find_column(file, rows[0], TEXT_COLUMNS, report)
     captions = []
     for row in rows:
         name = "" if image is None else row.required(image, report)
@@ -175,19 +178,14 @@ def matching_columns(columns: Iterable[str], accepted: Sequence[str]) -> list[st
 
 
 def find_column(
-    file: Path,
-    columns: Iterable[str],
-    accepted: Sequence[str],
-    what: str,
-    report: Report = raise_error,
+    file: Path, columns: Iterable[str], accepted: Sequence[str], report: Report = raise_error
 ) -> str | None:
     """Find the first column that has one of the accepted names.
 
     Args:
         file: the table.
         columns: all of its columns.
-        accepted: names in lower case.
-        what: the column with its article, such as "an image column".
+        accepted: names in lower case, of which the first is what messages call the column.
         report: is called where there is none; where it returns, the result is None.
 
     Raises:
@@ -196,8 +194,8 @@ def find_column(
     matching = matching_columns(columns, accepted)
     if matching:
         return matching[0]
-    detail = f"has no {what.split(maxsplit=1)[1]}; its columns are {', '.join(columns) or '(none)'}"
-    remedy = f"name {what} one of {', '.join(accepted)} (upper or lower case)"
+    detail = f"has no {accepted[0]} column; its columns are {', '.join(columns) or '(none)'}"
+    remedy = f"name it one of {', '.join(accepted)} (upper or lower case)"
     kind, where = "missing column", file.name
     report(TableError(f"{file} {detail}", remedy, kind=kind, where=where, detail=detail))
     return None
@@ -375,7 +373,7 @@ def workbook_rows(file: Path, sheet: str | None = None) -> Iterator[list[str]]:
     book = None
     try:
         book = openpyxl.load_workbook(file, read_only=True, data_only=True)
-        cells = _only_sheet(file, book) if sheet is None else _named_sheet(file, book, sheet)
+        cells = _sheet(file, book, sheet)
         width = 0
         for row in () if cells is None else _values(cells):
             width = max(width, len(row))  # rows end at their last filled cell
@@ -389,29 +387,23 @@ def workbook_rows(file: Path, sheet: str | None = None) -> Iterator[list[str]]:
             book.close()
 
 
-def _named_sheet(file: Path, book: Any, name: str) -> Any:
-    for sheet in book.worksheets:
-        if sheet.title.strip().casefold() == name.casefold():
-            return sheet
-    raise UserError(
-        f"{file} has the sheets {', '.join(map(repr, book.sheetnames))}; {name!r} is expected",
-        "use the workbook as downloaded, or rename its sheets",
-    )
-
-
-def _only_sheet(file: Path, book: Any) -> Any:
-    """The one sheet with cells; None where all are empty."""
+def _sheet(file: Path, book: Any, name: str | None) -> Any:
+    """The sheet of this name, or else the only one with cells; None where all are empty."""
+    if name is not None:
+        for sheet in book.worksheets:
+            if sheet.title.strip().casefold() == name.casefold():
+                return sheet
+        raise UserError(
+            f"{file} has the sheets {', '.join(map(repr, book.sheetnames))}; {name!r} is expected",
+            "use the workbook as downloaded, or rename its sheets",
+        )
     if not book.worksheets:  # nothing but charts
         raise UserError(f"{file} has no sheet of cells", "save the table as its only sheet")
-    filled = [
-        sheet
-        for sheet in book.worksheets
-        if any(value is not None for row in _values(sheet) for value in row)
-    ]
+    filled = [sheet for sheet in book.worksheets if any(any(map(_text, r)) for r in _values(sheet))]
     if len(filled) > 1:
+        titles = ", ".join(sheet.title for sheet in filled)
         raise UserError(
-            f"{file} has {len(filled)} sheets with cells: "
-            f"{', '.join(sheet.title for sheet in filled)}",
+            f"{file} has {len(filled)} sheets with cells: {titles}",
             "keep the sheet with the table, or save it as .csv",
         )
     return filled[0] if filled else None

@@ -1,6 +1,6 @@
 """A prone breast MRI phantom in three dimensions: two breasts with one or more enhancing tumors.
 
-Lengths are RAS millimetres about the middle of the field of view: x to the patient's right, y to
+Lengths are RAS millimeters about the middle of the field of view: x to the patient's right, y to
 anterior, z to superior. A clock's face is read from in front of the patient: 3 o'clock is lateral
 in the left breast and medial in the right one.
 """
@@ -186,12 +186,10 @@ class Anatomy(NamedTuple):
     Args:
         phases: int16 gray values before contrast and after it, in turn.
         tumor: bool, the annotated tumors.
-        wide: bool, the same drawn 3 mm wider, as an automatic outline might be.
     """
 
     phases: list[Array]
     tumor: Array
-    wide: Array
 
 
 def draw_anatomy(
@@ -212,8 +210,8 @@ def draw_anatomy(
         tissue |= (_depth(x, y, z, skin) > 0) & ~chest
         (across, deep, high), radii = GLAND
         gland |= _depth(x, y, z, Ellipsoid((sign * across, deep, high), radii)) + 0.1 * texture > 0
-    marked = _union(x, y, z, patient.tumors, 0) & tissue
-    bright = marked | (_union(x, y, z, patient.others, 0) & tissue)
+    tumor = _union(x, y, z, patient.tumors) & tissue
+    bright = tumor | (_union(x, y, z, patient.others) & tissue)
 
     def phase(number: int) -> Array:
         canvas = np.full(shape, AIR)
@@ -225,11 +223,7 @@ def draw_anatomy(
         canvas += NOISE * rng.standard_normal(shape)
         return canvas.round().clip(0, 4095).astype(np.int16)
 
-    return Anatomy(
-        phases=[phase(number) for number in range(patient.phases)],
-        tumor=marked,
-        wide=_union(x, y, z, patient.tumors, 3) & tissue,
-    )
+    return Anatomy([phase(number) for number in range(patient.phases)], tumor)
 
 
 def spacing(shape: Sequence[int]) -> Point:
@@ -247,9 +241,9 @@ def _depth(x: Array, y: Array, z: Array, body: Ellipsoid) -> Array:
     return 1 - np.sqrt(parts[0] + parts[1] + parts[2])
 
 
-def _union(x: Array, y: Array, z: Array, bodies: Sequence[Ellipsoid], wider: float) -> Array:
-    """The voxels within any body, each radius `wider` mm longer."""
+def _union(x: Array, y: Array, z: Array, bodies: Sequence[Ellipsoid]) -> Array:
+    """The voxels within any body."""
     inside = np.zeros(np.broadcast_shapes(x.shape, y.shape, z.shape), dtype=bool)
-    for center, (a, b, c) in bodies:
-        inside |= _depth(x, y, z, Ellipsoid(center, (a + wider, b + wider, c + wider))) > 0
+    for body in bodies:
+        inside |= _depth(x, y, z, body) > 0
     return inside

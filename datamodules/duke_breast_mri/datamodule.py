@@ -114,7 +114,12 @@ class DukeBreastMRIDataModule(TextSegDataModule):
             check_choice(name, getattr(self, name), choices)
         captions = self._captions()
         layout = choose_layout(root, self.layout, captions)
-        self._check_split(layout)
+        needed = {"manifest": "slices", "official": "mamamia"}.get(self.split, layout)
+        if layout != needed:
+            raise UserError(
+                f"split={self.split}, but the layout is {layout}",
+                f"only {needed} comes with that division; set split=patient",
+            )
         if layout == "slices":
             folder, source, manifest = root, None, captions
         else:
@@ -135,14 +140,6 @@ class DukeBreastMRIDataModule(TextSegDataModule):
         write_duke_mamamia(folder, cases=phantom_cases(rows), image_size=128, slices=24)
 
     # --- inside --------------------------------------------------------------------------------
-
-    def _check_split(self, layout: LayoutName) -> None:
-        needed = {"manifest": "slices", "official": "mamamia"}.get(self.split, layout)
-        if layout != needed:
-            raise UserError(
-                f"split={self.split}, but the layout is {layout}",
-                f"only {needed} comes with that division; set split=patient",
-            )
 
     def _captions(self) -> Path | None:
         path = self.captions_file()

@@ -281,10 +281,8 @@ def official_splits(source: Source) -> dict[str, set[int]]:
 
 def _any_case(folder: Path, name: str) -> Path:
     """The file of this name, or its upper-case form, as the official helpers write it."""
-    for candidate in (name, name.replace("duke", "DUKE")):
-        if (folder / candidate).is_file():
-            return folder / candidate
-    return folder / name
+    upper = folder / name.replace("duke", "DUKE")
+    return upper if upper.is_file() else folder / name
 
 
 # --- TCIA --------------------------------------------------------------------------------------

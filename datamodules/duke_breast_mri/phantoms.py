@@ -76,7 +76,7 @@ def write_duke_mamamia(
     """Write breast MRI phantoms in MAMA-MIA's layout, with TCIA's clinical sheet beside it.
 
     Volumes are `images/DUKE_001/duke_001_0000.nii.gz` (before contrast; 0001 and on after it, two
-    to four times) and `segmentations/{expert,automatic}/duke_001.nii.gz` (0 and 1).
+    to four times) and `segmentations/expert/duke_001.nii.gz` (0 and 1).
     `clinical_and_imaging_info.xlsx` also lists a patient of another study, and
     `train_test_splits.csv` gives every fourth patient to test. `Clinical_and_Other_Features.xlsx`
     has the position that MAMA-MIA leaves out.
@@ -98,8 +98,8 @@ def write_duke_mamamia(
     check_counts(image_size, seed, train=cases)
     folder = new_folder(folder)
     patients = [draw_patient(random_stream(seed, 0, n, 7), n + 1) for n in range(cases)]
-    for name in ("images", "segmentations/expert", "segmentations/automatic"):
-        (folder / name).mkdir(parents=True)
+    (folder / "images").mkdir()
+    (folder / "segmentations" / "expert").mkdir(parents=True)
     shape = (image_size, image_size, slices)
     for index, patient in enumerate(tqdm(patients, "MAMA-MIA", delay=2, unit="patient")):
         _write_volumes(
@@ -139,7 +139,6 @@ def _write_volumes(folder: Path, patient: Patient, drawn: Anatomy) -> None:
     for number, values in enumerate(drawn.phases):
         save(values, f"images/{upper}/{lower}_{number:04d}.nii.gz")
     save(drawn.tumor.astype(np.uint8), f"segmentations/expert/{lower}.nii.gz")
-    save(drawn.wide.astype(np.uint8), f"segmentations/automatic/{lower}.nii.gz")
 
 
 def _write_imaging_info(folder: Path, patients: Sequence[Patient]) -> None:

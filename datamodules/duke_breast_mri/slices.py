@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
@@ -17,18 +15,10 @@ from datamodules.duke_breast_mri.sheets import Box
 from datamodules.files.dicom import read_dicom_series
 from datamodules.files.manifest import write_manifest
 from datamodules.files.nifti import read_nifti
-from datamodules.files.volumes import (
-    Volume,
-    axial_picture,
-    canonical,
-    check_same_grid,
-)
+from datamodules.files.volumes import Array, Volume, axial_picture, canonical, check_same_grid
 from textseg.errors import UserError
 
 DARKEST, BRIGHTEST = 0.5, 99.5  # percentiles of a volume that become 0 and 255
-
-
-Array = NDArray[Any]
 
 
 def write_slices(folder: Path, cases: Sequence[Case], *, phases: Phases, slices: Slices) -> None:

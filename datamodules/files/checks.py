@@ -45,7 +45,7 @@ def check_captions(records: Iterable[Record]) -> None:
 
 
 def split_missing(records: Sequence[Record], *, scored: bool) -> tuple[list[Record], list[Path]]:
-    """The rows whose files are there, and a file that is not for each other row.
+    """Separate the rows whose files exist, and list the first missing file of each other row.
 
     Args:
         records: what the captions table lists.
@@ -54,11 +54,11 @@ def split_missing(records: Sequence[Record], *, scored: bool) -> tuple[list[Reco
     kept: list[Record] = []
     missing: list[Path] = []
     for record in records:
-        absent = _absent(record, scored)
-        if absent is None:
+        files = (record.image, record.mask) if scored else (record.image,)
+        absent = [file for file in files if file is not None and not file.is_file()]
+        missing += absent[:1]
+        if not absent:
             kept.append(record)
-        else:
-            missing.append(absent)
     return kept, missing
 
 
@@ -101,18 +101,8 @@ def _named(paths: Sequence[Path], root: Path) -> str:
     return f" ({preview(names)})" if names else ""
 
 
-def _absent(record: Record, scored: bool) -> Path | None:
-    """The first file of a row that is not there."""
-    if not record.image.is_file():
-        return record.image
-    if not scored:
-        return None
-    assert record.mask is not None, "readers name a mask for every row that is scored"
-    return None if record.mask.is_file() else record.mask
-
-
 def without_caption(images: Iterable[Path], records: Iterable[Record]) -> list[Path]:
-    """The images that no record names."""
+    """List the images that no record names."""
     listed = {match_key(record.image.name) for record in records}
     return [image for image in images if match_key(image.name) not in listed]
 
@@ -124,7 +114,7 @@ def check_files(
     what: str,
     file_size: Callable[[Path], Size] = probe_size,
 ) -> None:
-    """Every image can be read, and every mask too and has its image's size.
+    """Check that every image and mask can be read, and that a mask has its image's size.
 
     Args:
         records: rows whose files exist.
@@ -136,11 +126,8 @@ def check_files(
         UserError: with the number of bad rows and the first five.
     """
     sizes: dict[Path, Size] = {}
-    problems = []
-    for record in tqdm(records, f"checking {what}", delay=2, unit="row"):
-        problem = _problem(record, scored, sizes, file_size)
-        if problem:
-            problems.append(problem)
+    rows = tqdm(records, f"checking {what}", delay=2, unit="row")
+    problems = [text for row in rows if (text := _problem(row, scored, sizes, file_size))]
     if problems:
         raise UserError(
             f"{len(problems)} of {len(records)} rows of {what} cannot be used: "

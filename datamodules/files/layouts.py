@@ -313,7 +313,7 @@ def read_keys(file: Path) -> set[str]:
     rows = read_rows(file)
     if not rows:
         raise UserError(f"{file} has no rows", "is it the downloaded list, complete?")
-    column = find_column(file, rows[0], IMAGE_COLUMNS, "an image column")
+    column = find_column(file, rows[0], IMAGE_COLUMNS)
     assert column is not None, "its absence is raised"
     return {match_key(str(row[column])) for row in rows}
 
@@ -372,11 +372,8 @@ def _table_beside_images(layout: Layout, split: str, stems: Names) -> Path | Non
 
 
 def _only_table(folder: Path) -> Path | None:
-    tables = [
-        f
-        for f in _tables_in(folder)
-        if f.suffix.lower() in (".xlsx", ".csv") and not plain_stem(f.stem).endswith("_id")
-    ]
+    tables = [f for f in _tables_in(folder) if f.suffix.lower() in (".xlsx", ".csv")]
+    tables = [f for f in tables if not plain_stem(f.stem).endswith("_id")]
     return tables[0] if len(tables) == 1 else None
 
 

@@ -29,6 +29,7 @@ from datamodules.files.checks import preview
 from datamodules.records import Record, Splits
 from textseg.errors import Report, TableError, UserError, raise_error
 from textseg.tables import (
+    FILL_IN,
     SPLITS,
     TEXT_COLUMNS,
     Row,
@@ -54,6 +55,7 @@ _MEANT = {
     "spacing": "pixel_spacing voxel_spacing spacing_mm",
 }
 _MEANT_BY = {name: column for column, names in _MEANT.items() for name in names.split()}
+_MASK_REMEDY = "name the mask, or write split=predict for a row without truth"
 _CLOSE = 0.8  # "spilt" and "split" share 0.8 of their letters in order
 
 
@@ -120,7 +122,7 @@ def read_manifest(
         if lenient and "mask" not in filled:
             split = PREDICT
         if "mask" in columns and (split not in (PREDICT, UNSPLIT) or not lenient):
-            _require_mask(row, report, lenient=lenient)
+            row.required("mask", report, remedy=_MASK_REMEDY if lenient else FILL_IN)
         record = _record(root, row, report, has_case=has_case)
         if record is not None:
             splits.setdefault(split, []).append(record)
@@ -229,14 +231,6 @@ def _split(row: Row, accepted: Sequence[str], report: Report) -> str:
         remedy = f"write one of {', '.join(accepted)}"
         report(row.error(f"split={written!r}", remedy, kind=kind))
     return UNSPLIT
-
-
-def _require_mask(row: Row, report: Report, *, lenient: bool) -> None:
-    if not lenient:
-        row.required("mask", report)
-    elif not row.filled("mask"):
-        remedy = "name the mask, or write split=predict for a row without truth"
-        report(row.error("'mask' is empty", remedy))
 
 
 def _record(root: Path, row: Row, report: Report, *, has_case: bool) -> Record | None:

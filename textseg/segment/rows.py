@@ -57,7 +57,7 @@ def _table_rows(file: Path, text: str | None, root: str | None) -> Iterator[Row]
     if not table:
         raise UserError(f"{file} has no rows", "list one image and its text a row")
     columns = list(dict.fromkeys(column for row in table for column in row))
-    tables.find_column(file, columns, ("image",), "an image column")
+    tables.find_column(file, columns, ("image",))
     image_column = _one_column(file, columns, ("image",))
     text_column = _one_column(file, columns, tables.TEXT_COLUMNS)
     if text_column and text is not None:
