@@ -180,22 +180,15 @@ def _tumor(
 # --- voxels
 
 
-class Anatomy(NamedTuple):
-    """Arrays [X, Y, Z] on the canonical grid.
-
-    Args:
-        phases: int16 gray values before contrast and after it, in turn.
-        tumor: bool, the annotated tumors.
-    """
-
-    phases: list[Array]
-    tumor: Array
-
-
 def draw_anatomy(
     rng: np.random.Generator, patient: Patient, shape: tuple[int, int, int]
-) -> Anatomy:
-    """Draw the patient's volume before contrast and at `patient.phases` - 1 times after."""
+) -> tuple[list[Array], Array]:
+    """Draw the patient's volumes and the mask of the annotated tumors.
+
+    Returns:
+        arrays [X, Y, Z] on the canonical grid: int16 gray values before contrast and at
+        `patient.phases` - 1 times after, and bool.
+    """
     steps = spacing(shape)
     axes = [(np.arange(n) - (n - 1) / 2) * step for n, step in zip(shape, steps, strict=True)]
     x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
@@ -223,7 +216,7 @@ def draw_anatomy(
         canvas += NOISE * rng.standard_normal(shape)
         return canvas.round().clip(0, 4095).astype(np.int16)
 
-    return Anatomy([phase(number) for number in range(patient.phases)], tumor)
+    return [phase(number) for number in range(patient.phases)], tumor
 
 
 def spacing(shape: Sequence[int]) -> Point:

@@ -17,7 +17,6 @@ import pandas as pd
 from tqdm import tqdm
 
 from datamodules.duke_breast_mri.breast import (
-    Anatomy,
     Array,
     Patient,
     draw_anatomy,
@@ -102,9 +101,8 @@ def write_duke_mamamia(
     (folder / "segmentations" / "expert").mkdir(parents=True)
     shape = (image_size, image_size, slices)
     for index, patient in enumerate(tqdm(patients, "MAMA-MIA", delay=2, unit="patient")):
-        _write_volumes(
-            folder, patient, draw_anatomy(random_stream(seed, 0, index, 8), patient, shape)
-        )
+        phases, tumor = draw_anatomy(random_stream(seed, 0, index, 8), patient, shape)
+        _write_volumes(folder, patient, phases, tumor)
     _write_clinical(folder, patients)
     _write_imaging_info(folder, patients)
     names = [_name(patient) for patient in patients]
@@ -117,12 +115,11 @@ def _name(patient: Patient) -> str:
     return f"DUKE_{patient.number:03d}"
 
 
-def _write_volumes(folder: Path, patient: Patient, drawn: Anatomy) -> None:
-    """The phases and masks as stored: GE's rows start at the left back, Siemens' right front."""
-    shape = drawn.tumor.shape
-    steps = spacing(shape)
+def _write_volumes(folder: Path, patient: Patient, phases: list[Array], tumor: Array) -> None:
+    """The phases and the mask as stored: GE's rows start at the left back, Siemens' right front."""
+    steps = spacing(tumor.shape)
     affine = np.diag([*steps, 1.0])
-    affine[:3, 3] = [-(n - 1) / 2 * step for n, step in zip(shape, steps, strict=True)]
+    affine[:3, 3] = [-(n - 1) / 2 * step for n, step in zip(tumor.shape, steps, strict=True)]
     affine[2, 3] += patient.table
     turn, down = (-1 if flag else 1 for flag in (patient.siemens, patient.downward))
     stored = np.array([(0, turn), (1, turn), (2, down)])
@@ -136,9 +133,9 @@ def _write_volumes(folder: Path, patient: Patient, drawn: Anatomy) -> None:
     upper = _name(patient)
     lower = upper.lower()
     (folder / "images" / upper).mkdir()
-    for number, values in enumerate(drawn.phases):
+    for number, values in enumerate(phases):
         save(values, f"images/{upper}/{lower}_{number:04d}.nii.gz")
-    save(drawn.tumor.astype(np.uint8), f"segmentations/expert/{lower}.nii.gz")
+    save(tumor.astype(np.uint8), f"segmentations/expert/{lower}.nii.gz")
 
 
 def _write_imaging_info(folder: Path, patients: Sequence[Patient]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -190,13 +190,8 @@ def _findings(
 
 def joined(clinical: Findings, mamamia: Findings) -> Findings:
     """Complete TCIA's findings by MAMA-MIA's where TCIA's sheet gives none."""
-    return replace(
-        clinical,
-        bilateral=mamamia.bilateral if clinical.bilateral is None else clinical.bilateral,
-        multifocal=mamamia.multifocal if clinical.multifocal is None else clinical.multifocal,
-        subtype=clinical.subtype or mamamia.subtype,
-        grade=clinical.grade or mamamia.grade,
-    )
+    lacking = [field for field in _MAMAMIA if getattr(clinical, field) in (None, "")]
+    return replace(clinical, **{field: getattr(mamamia, field) for field in lacking})
 
 
 # --- boxes and series --------------------------------------------------------------------------
@@ -245,11 +240,12 @@ def read_phases(file: Path) -> dict[str, str]:
         UserError: a column is missing, or no row names a series.
     """
     phases: dict[str, str] = {}
-    for row in _mapping_rows(file):
-        phase = next(reversed(_parts(row["original_path_and_filename"])[:-1]), "")
+    columns = ("original_path_and_filename", "classic_path", "descriptive_path")
+    for row in _table(file, columns):
+        phase = next(reversed(_parts(row[columns[0]])[:-1]), "")
         if phase not in PHASES:
             continue  # segmentations are listed too
-        for column in ("classic_path", "descriptive_path"):
+        for column in columns[1:]:
             series = _series(row[column])
             if series and phases.setdefault(series, phase) != phase:
                 phases[series] = "mixed"
@@ -287,19 +283,6 @@ def _parts(path: str) -> list[str]:
     return [part for part in path.replace("\\", "/").split("/") if part]
 
 
-def _mapping_rows(file: Path) -> Iterator[Mapping[str, str]]:
-    """Rows by column name; the workbook has 770 thousand, so they are not held in memory."""
-    wanted = ("original_path_and_filename", "classic_path", "descriptive_path")
-    if file.suffix.lower() == ".csv":
-        yield from _table(file, wanted)
-        return
-    cells = map(_stripped, workbook_rows(file))
-    header = next(cells, [])
-    _need_columns(str(file), header, wanted)
-    for values in tqdm(cells, f"reading {file.name}", delay=2, unit="row"):
-        yield dict(zip(header, values, strict=False))
-
-
 # --- cells -------------------------------------------------------------------------------------
 
 
@@ -312,11 +295,19 @@ def _stripped(cells: Iterable[str]) -> list[str]:
     return [cell.strip() for cell in cells]
 
 
-def _table(file: Path, wanted: Sequence[str]) -> list[Row]:
-    """A table with one header row that has the wanted columns, from .csv or a workbook."""
-    rows = read_rows(file)
-    _need_columns(str(file), list(rows[0]) if rows else [], wanted)
-    return rows
+def _table(file: Path, wanted: Sequence[str]) -> Iterator[Row]:
+    """Rows of a .csv or a workbook, of which the mapping has 770 thousand: too many to hold."""
+    if file.suffix.lower() == ".csv":
+        rows = read_rows(file)
+        _need_columns(str(file), list(rows[0]) if rows else [], wanted)
+        yield from rows
+        return
+    cells = map(_stripped, workbook_rows(file))
+    header = next(cells, [])
+    _need_columns(str(file), header, wanted)
+    for number, values in enumerate(tqdm(cells, f"reading {file.name}", delay=2, unit="row")):
+        if any(values):
+            yield Row(dict(zip(header, values, strict=False)), file, number, number + 2)
 
 
 def _need_columns(table: str, columns: Sequence[str], wanted: Sequence[str]) -> None:
