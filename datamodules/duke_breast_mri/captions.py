@@ -149,14 +149,11 @@ def clock_words(clock: Clock) -> str:
 
 def _site_phrases(side: Side, sites: Sequence[Site]) -> list[str]:
     """The comma-separated parts that locate the sites; none for a bare side."""
-    located = [
-        [*([clock_words(site.clock)] if site.clock else []), *site.words]
-        for site in sites
-        if site.clock or site.words
-    ]
-    if not located:
+    sites = [site for site in sites if site.clock or site.words]
+    if not sites:
         return []
-    quadrants = {quadrant(side, site.clock) for site in sites if site.clock or site.words}
+    located = [[*([clock_words(s.clock)] if s.clock else []), *s.words] for s in sites]
+    quadrants = {quadrant(side, site.clock) for site in sites}
     common = quadrants.pop() if len(quadrants) == 1 else ""
     stated = any("quadrant" in word or "axilla" in word for parts in located for word in parts)
     shared = [common] if common and not stated else []

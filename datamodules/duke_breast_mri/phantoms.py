@@ -46,18 +46,10 @@ CLINICAL_COLUMNS = (
     ),
     (None, "Nottingham grade", "1=low 2=intermediate 3=high\n"),
     (None, "Tumor Location", "Side of cancer L=left R=right"),
-    (
-        None,
-        "Position",
-        "Position (every bx positive for invasive cancer)(used during annotation)",
-    ),
+    (None, "Position", "Position (every bx positive for invasive cancer)(used during annotation)"),
     (None, "Bilateral Information", "Bilateral breast cancer?\n{ 0=no 1=yes}"),
     (None, None, "Side Annotated\n{L=left R=right}"),
-    (
-        None,
-        "For Other Side If Bilateral",
-        "Side of cancer (for the other side)\n{L=left, R=right}",
-    ),
+    (None, "For Other Side If Bilateral", "Side of cancer (for the other side)\n{L=left, R=right}"),
     (None, None, "Nottingham grade (for the other side){#}"),
     (
         None,

@@ -196,10 +196,7 @@ def joined(clinical: Findings, mamamia: Findings) -> Findings:
 
 # --- boxes and series --------------------------------------------------------------------------
 
-_BOX_COLUMNS = (
-    *("Start Row", "End Row", "Start Column", "End Column"),
-    *("Start Slice", "End Slice"),
-)
+_BOX_COLUMNS = ("Start Row", "End Row", "Start Column", "End Column", "Start Slice", "End Slice")
 
 
 def read_boxes(file: Path) -> dict[int, Box]:

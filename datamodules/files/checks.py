@@ -1,4 +1,4 @@
-"""What must hold of files before training starts."""
+"""Checks of files and captions before training starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from datamodules.records import Record
 from textseg.errors import Report, UserError, raise_error
-from textseg.preprocess import Size, probe_size
+from textseg.preprocess import Size
 from textseg.tables import match_key
 
 _SHOWN = 5
@@ -112,7 +112,7 @@ def check_files(
     *,
     scored: bool,
     what: str,
-    file_size: Callable[[Path], Size] = probe_size,
+    file_size: Callable[[Path], Size],
 ) -> None:
     """Check that every image and mask can be read, and that a mask has its image's size.
 
@@ -127,7 +127,8 @@ def check_files(
     """
     sizes: dict[Path, Size] = {}
     rows = tqdm(records, f"checking {what}", delay=2, unit="row")
-    problems = [text for row in rows if (text := _problem(row, scored, sizes, file_size))]
+    faults = (_fault(row, row.mask if scored else None, sizes, file_size) for row in rows)
+    problems = [fault for fault in faults if fault]
     if problems:
         raise UserError(
             f"{len(problems)} of {len(records)} rows of {what} cannot be used: "
@@ -136,22 +137,19 @@ def check_files(
         )
 
 
-def _problem(
-    record: Record,
-    scored: bool,
-    sizes: dict[Path, Size],
-    file_size: Callable[[Path], Size],
+def _fault(
+    record: Record, mask: Path | None, sizes: dict[Path, Size], file_size: Callable[[Path], Size]
 ) -> str:
     """What is wrong with a row's files, or nothing."""
     try:
-        for path in (record.image, record.mask if scored else None):
+        for path in (record.image, mask):
             if path is not None and path not in sizes:
                 sizes[path] = file_size(path)
     except UserError as error:
         return str(error).splitlines()[0]
     if not record.text.strip():
         return f"{record.case} has an empty caption"
-    if not scored or record.mask is None or sizes[record.image] == sizes[record.mask]:
+    if mask is None or sizes[record.image] == sizes[mask]:
         return ""
-    (h, w), (mask_h, mask_w) = sizes[record.image], sizes[record.mask]
-    return f"{record.image} is {h}x{w} but {record.mask} is {mask_h}x{mask_w} (height x width)"
+    (h, w), (mask_h, mask_w) = sizes[record.image], sizes[mask]
+    return f"{record.image} is {h}x{w} but {mask} is {mask_h}x{mask_w} (height x width)"

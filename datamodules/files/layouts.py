@@ -50,7 +50,7 @@ class LayoutSpec:
     folders: tuple[tuple[str, str], ...]  # images, masks
 
     def description(self) -> str:
-        """The family in one line, for the message that nothing fits."""
+        """Describe the family in one line, for the message that nothing fits."""
         pairs = " or ".join(f"{images}+{masks}" for images, masks in self.folders)
         base = next((f"[{base}/]" for base in self.bases if base), "")
         train = f"{{{'|'.join(self.train)}}}/" if any(self.train) else ""
@@ -75,7 +75,7 @@ class Layout:
 
 
 def find_layout(root: Path, name: str, *, specs: Mapping[str, LayoutSpec], dataset: str) -> Layout:
-    """The first family that fits, or the one asked for.
+    """Find the first family that fits, or the one that `name` chooses.
 
     Args:
         root: the dataset's folder.
@@ -111,7 +111,7 @@ def _fit(name: str, spec: LayoutSpec, base: Path) -> Layout | None:
 
 
 def index_images(folder: Path) -> dict[str, Path]:
-    """Image files by what they have in common with their mask and caption.
+    """Index image files by what they have in common with their mask and caption.
 
     Of two files with one key, such as byte-identical copies under a second spelling, the first by
     name is taken.
@@ -124,12 +124,12 @@ def index_images(folder: Path) -> dict[str, Path]:
 
 
 def images_of(layout: Layout) -> list[Path]:
-    """Every image of the layout, a split's folder after the other."""
+    """List every image of the layout, split by split."""
     return [path for f in layout.splits.values() for path in index_images(f.images).values()]
 
 
 class FileIndex:
-    """The images and masks of some splits, found by key.
+    """Index the images and masks of some splits by key.
 
     A row whose files are missing gets the path where they would be.
 
@@ -160,7 +160,7 @@ class FileIndex:
             self.masks |= index_images(folders.masks)
 
     def record(self, caption: Caption) -> Record:
-        """The row as a record."""
+        """Make a record of a row."""
         key = match_key(caption.name)
         file = f"{_stem(caption.name)}.png"
         image = self.images.get(key, self.folders.images / file)
@@ -213,7 +213,7 @@ _OWN_NAMES = ("text_alpha",)
 
 
 def plain_stem(stem: str) -> str:
-    """A file name without case and without what downloads and copies add at its end.
+    """Reduce a file name to lower case, without what downloads and copies add at its end.
 
     "Train_text_MosMedData+ 1(in)" is the workbook "Train_text_MosMedData+ 1", saved as text.
     """
@@ -227,7 +227,7 @@ def table_folders(bases: Iterable[Path]) -> list[Path]:
 
 
 def named_table(folders: Iterable[Path], stems: Names) -> Path | None:
-    """The first of the tables so named, folder by folder.
+    """Find the first table of one of these names, folder by folder.
 
     Raises:
         UserError: it lies there twice, under names that mean the same, and the two differ.
@@ -305,7 +305,7 @@ def read_tables(
 
 
 def read_keys(file: Path) -> set[str]:
-    """The keys of the files that a list names.
+    """Read the keys of the files that a list names.
 
     Raises:
         UserError: the list has no rows or no column of images.
@@ -321,7 +321,7 @@ def read_keys(file: Path) -> set[str]:
 def split_by_lists(
     pool: Iterable[Caption], lists: Mapping[str, set[str]], *, split: str, remedy: str
 ) -> Parts:
-    """The rows by the one list that names each.
+    """Divide rows by the one list that names each.
 
     Args:
         pool: the rows.

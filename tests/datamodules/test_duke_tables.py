@@ -178,12 +178,6 @@ def test_a_wrong_box_after_an_empty_row_is_named_by_its_place_in_the_file(
         read_boxes(file)
 
 
-def test_a_box_workbook_with_two_sheets_is_not_guessed_at(tmp_path: Path) -> None:
-    write_boxes(tmp_path / "b.xlsx", [Patient(7)], Sheet2=[["Patient ID"]])
-    with pytest.raises(UserError, match=r"2 sheets .*Sheet1, Sheet2"):
-        read_boxes(tmp_path / "b.xlsx")
-
-
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
