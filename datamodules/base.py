@@ -365,7 +365,7 @@ class TextSegDataModule(LightningDataModule, ABC):
             raise UserError(
                 f"root={self.root} is not a folder", "give the unpacked dataset's folder"
             )
-        return Path(os.path.abspath(root))  # noqa: PTH100 - as checks.resolve_inside, follows no links
+        return Path(os.path.abspath(root))  # noqa: PTH100 - as tables.resolve_inside, follows no links
 
     def _build_phantoms(self) -> Path:
         """The phantoms' folder, written unless it is there."""

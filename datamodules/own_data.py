@@ -23,7 +23,6 @@ from datamodules.files.checks import preview
 from datamodules.files.manifest import (
     MANIFEST_NAMES,
     PREDICT,
-    SPLITS,
     UNSPLIT,
     find_manifest,
     has_manifest,
@@ -32,6 +31,7 @@ from datamodules.files.manifest import (
 from datamodules.records import Record, Splits, Stage
 from textseg.batch import stable_id
 from textseg.errors import Report, UserError, check_choice, raise_error
+from textseg.tables import SPLITS
 
 Split = Literal["manifest", "random", "all_test"]
 
@@ -72,9 +72,7 @@ class ManifestDataModule(TextSegDataModule):
         """Read the manifest, and divide its rows as `split` says."""
         check_choice("split", self.split, Split)
         file = find_manifest(root, self.captions_file())
-        rows = read_manifest(
-            root, file, needs_split=False, needs_case=False, lenient=True, report=report
-        )
+        rows = read_manifest(root, file, needs_split=False, lenient=True, report=report)
         if self.split == "manifest":
             return _as_written(file, rows, report)
         return _at_random(root, file, rows, report) if self.split == "random" else _all_test(rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,7 +20,7 @@ class Record:
         case: names the row; safe as a file name.
         case_id: patient or study; "" where unknown.
         row: number in the caption table, from 0.
-        spacing: millimetres per pixel, rows then columns; None where unknown.
+        spacing: millimeters per pixel, rows then columns; None where unknown.
     """
 
     image: Path
@@ -35,9 +34,3 @@ class Record:
 
 Splits = dict[str, list[Record]]
 """Rows by "train", "val", "test" and "predict"."""
-
-
-def case_name(image: Path, row: int) -> str:
-    """Name a row ``<image stem>__<row>``, unique even where several rows share an image."""
-    stem = re.sub(r"[^\w.+ -]", "_", image.stem)
-    return f"{stem}__{row}"

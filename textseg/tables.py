@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,24 +19,83 @@ TEXT_COLUMNS = ("text", "caption", "description", "sentence")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 TABLE_SUFFIXES = (".csv", ".xlsx", ".jsonl", ".json")
 
-_SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 _SPLIT_OF = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 _TABLE_REMEDY = "accepted are .xlsx, .csv with , or ; in UTF-8, .jsonl, and SGSeg's annotation.json"
 _UNNAMED = "Unnamed: "  # also what pandas calls a column without a name
+FILL_IN = "fill it in or delete the row; for an experiment without text set caption_mode=empty"
+_LONGEST_NAME = 255  # bytes, of the file systems in use
+_LONGEST_PATH = 4095
 
 
 class Row(dict[str, Any]):
-    """A row's cells by column.
+    """A row's cells by column, and its position in the file.
 
     Args:
         cells: the columns and what they hold.
+        file: the table.
+        number: the row, counted from 0 without the empty ones.
         line: the row in a .csv or .xlsx, counted from 1 with the header and the empty rows; None
             for an entry of the JSON formats.
     """
 
-    def __init__(self, cells: Mapping[str, Any], line: int | None = None) -> None:
+    def __init__(
+        self, cells: Mapping[str, Any], file: Path, number: int, line: int | None = None
+    ) -> None:
         super().__init__(cells)
+        self.file = file
+        self.number = number
         self.line = line
+
+    @property
+    def location(self) -> str:
+        """Name the row as an editor numbers it."""
+        if self.line is None:
+            return f"entry {self.number + 1}"
+        return f"row {self.line} (the header is row 1)"
+
+    def filled(self, column: str) -> bool:
+        """Tell whether a cell is there and holds more than spaces."""
+        value = self.get(column)
+        return value is not None and bool(str(value).strip())
+
+    def required(
+        self,
+        column: str,
+        report: Report = raise_error,
+        *,
+        kind: str = "invalid row",
+        remedy: str = FILL_IN,
+    ) -> str:
+        """Read a cell that must not be empty; "" where it is and `report` returns.
+
+        Raises:
+            UserError: as `report` does.
+        """
+        if self.filled(column):
+            return str(self[column])
+        report(self.error(f"{column!r} is empty", remedy, kind=kind))
+        return ""
+
+    def check_strings(self, columns: Iterable[str], report: Report = raise_error) -> None:
+        """Check that cells hold strings or nothing, as entries of the JSON formats may not.
+
+        Raises:
+            UserError: as `report` does.
+        """
+        for column in columns:
+            if not isinstance(self.get(column), str | None):
+                detail = f"{column}={self[column]!r} is not one string"
+                remedy = "give an image with several expressions or masks one row for each"
+                report(self.error(detail, remedy))
+
+    def error(self, detail: str, remedy: str, *, kind: str = "invalid row") -> TableError:
+        """Make an error that names the file and the row; `kind` is what an audit calls it."""
+        cause, where = (
+            f"{self.file}, {self.location}: {detail}",
+            f"{self.file.name}, {self.location}",
+        )
+        return TableError(cause, remedy, kind=kind, where=where, detail=detail)
 
 
 @dataclass(frozen=True)
@@ -42,14 +103,13 @@ class Caption:
     """One row of a caption table.
 
     `row` counts from 0 within the table, without its empty rows; `split` is "" unless the table
-    names one; `line` is `Row`'s.
+    names one.
     """
 
     name: str
     text: str
     row: int
     split: str = ""
-    line: int | None = None
 
 
 def match_key(name: str) -> str:
@@ -64,13 +124,21 @@ def match_key(name: str) -> str:
     return base
 
 
+def case_name(image: Path, row: int) -> str:
+    """Name a row ``<image stem>__<row>``, unique even where several rows share an image."""
+    stem = re.sub(r"[^\w.+ -]", "_", image.stem)
+    return f"{stem}__{row}"
+
+
 def split_name(written: str) -> str:
     """Translate a cell such as "Training" to train, val or test; others only to lower case."""
     plain = written.strip().casefold()
     return _SPLIT_OF.get(plain, plain)
 
 
-def read_captions(file: Path, report: Report = raise_error) -> list[Caption]:
+def read_captions(
+    file: Path, report: Report = raise_error, *, root: Path | None = None, spare: int = 0
+) -> list[Caption]:
     """Read the captions of one table, in its order.
 
     Args:
@@ -78,6 +146,8 @@ def read_captions(file: Path, report: Report = raise_error) -> list[Caption]:
         report: is called for every mistake: a file that cannot be read, no image or no text column,
             an empty cell. Where it returns, rows without an image's name are left out, and texts
             that are not there are "".
+        root: also leave out, and report, names that `resolve_inside` refuses for this folder.
+        spare: of `resolve_inside`.
 
     Raises:
         UserError: as `report` does.
@@ -86,20 +156,17 @@ def read_captions(file: Path, report: Report = raise_error) -> list[Caption]:
     if not rows:
         report(UserError(f"{file} has no rows", "is it the downloaded table, complete?"))
         return []
-    image = find_column(file, rows[0], IMAGE_COLUMNS, "an image column", report)
-    text = find_column(file, rows[0], TEXT_COLUMNS, "a text column", report)
+    image = find_column(file, rows[0], IMAGE_COLUMNS, report)
+    text = find_column(file, rows[0], TEXT_COLUMNS, report)
     captions = []
-    for number, row in enumerate(rows):
-        name = "" if image is None else required(file, number, row, image, report)
-        words = "" if text is None else required(file, number, row, text, report, kind="")
-        if name.strip():
-            captions.append(Caption(name, words, number, _known_split(row), row.line))
+    for row in rows:
+        name = "" if image is None else row.required(image, report)
+        words = "" if text is None else row.required(text, report, kind="")
+        if not name or (root and not resolve_inside(root, name, row, report, spare=spare)):
+            continue
+        split = split_name(str(row.get("split", "")))
+        captions.append(Caption(name, words, row.number, split if split in SPLITS else ""))
     return captions
-
-
-def _known_split(row: Row) -> str:
-    split = split_name(str(row.get("split", "")))
-    return split if split in _SPLITS else ""
 
 
 # --- columns and cells ---------------------------------------------------------------------------
@@ -111,92 +178,79 @@ def matching_columns(columns: Iterable[str], accepted: Sequence[str]) -> list[st
 
 
 def find_column(
-    file: Path,
-    columns: Iterable[str],
-    accepted: Sequence[str],
-    what: str,
-    report: Report = raise_error,
+    file: Path, columns: Iterable[str], accepted: Sequence[str], report: Report = raise_error
 ) -> str | None:
     """Find the first column that has one of the accepted names.
 
     Args:
         file: the table.
         columns: all of its columns.
-        accepted: names in lower case.
-        what: the column with its article, such as "an image column".
+        accepted: names in lower case, of which the first is what messages call the column.
         report: is called where there is none; where it returns, the result is None.
 
     Raises:
         UserError: as `report` does.
     """
-    found = matching_columns(columns, accepted)
-    if found:
-        return found[0]
-    detail = f"has no {what.split(maxsplit=1)[1]}; its columns are {', '.join(columns) or '(none)'}"
-    remedy = f"name {what} one of {', '.join(accepted)} (upper or lower case)"
+    matching = matching_columns(columns, accepted)
+    if matching:
+        return matching[0]
+    detail = f"has no {accepted[0]} column; its columns are {', '.join(columns) or '(none)'}"
+    remedy = f"name it one of {', '.join(accepted)} (upper or lower case)"
     kind, where = "missing column", file.name
     report(TableError(f"{file} {detail}", remedy, kind=kind, where=where, detail=detail))
     return None
 
 
-def is_filled(row: Row, column: str) -> bool:
-    """Whether a cell is there and holds more than spaces."""
-    value = row.get(column)
-    return value is not None and bool(str(value).strip())
+def resolve_inside(
+    root: Path, entry: str, row: Row, report: Report = raise_error, *, spare: int = 0
+) -> Path | None:
+    """Find the file that a cell names, which must lie in the dataset's own folder.
 
-
-def required(
-    file: Path,
-    number: int,
-    row: Row,
-    column: str,
-    report: Report = raise_error,
-    *,
-    kind: str = "invalid row",
-) -> str:
-    """Read a cell that must hold something; "" where it does not and `report` returns.
+    Compared by name, so that a folder inside `root` may itself be a link to another disk.
 
     Args:
-        file: the table.
-        number: the row, counted from 0 without the empty ones.
-        row: its cells.
-        column: which of them.
-        report: is called for an empty cell.
-        kind: what an audit calls it.
+        root: the dataset's folder.
+        entry: the cell.
+        row: its row.
+        report: is called for an entry outside `root`, or that no file can be called.
+        spare: bytes that the name must leave for what is added to it.
+
+    Returns:
+        the path, which need not exist; None after a mistake.
 
     Raises:
         UserError: as `report` does.
     """
-    if is_filled(row, column):
-        return str(row[column])
-    remedy = "fill it in or delete the row; for an experiment without text set caption_mode=empty"
-    report(row_error(file, number, row.line, f"{column!r} is empty", remedy, kind=kind))
-    return ""
+    entry = entry.strip()
+    plain = entry.replace("\\", "/")
+    # As strings: of thousands of rows, Path takes seconds. resolve() would also follow links.
+    base = os.path.abspath(root)  # noqa: PTH100
+    longest = max(map(_bytes, plain.split("/")))
+    whole = _bytes(base) + 1 + _bytes(entry)
+    if "\0" in entry:
+        detail = f"{entry[:60]!r} holds a NUL, which no file name can"
+        report(row.error(detail, "is the table damaged?"))
+        return None
+    if longest > _LONGEST_NAME - spare or whole > _LONGEST_PATH - spare:
+        detail = f"{entry[:60]!r}... has {_bytes(entry)} bytes, too many for a file's name"
+        report(row.error(detail, "have the columns of images and of texts changed places?"))
+        return None
+    path = os.path.abspath(os.path.join(base, plain))  # noqa: PTH100, PTH118
+    below = os.path.join(path, "").startswith(os.path.join(base, ""))  # noqa: PTH118
+    if re.match(r"[A-Za-z]:", entry) or not below:
+        detail = f"{entry!r} lies outside root={base}"
+        report(row.error(detail, "name files by their path below root", kind="outside root"))
+        return None
+    return Path(path)
 
 
-def row_error(
-    file: Path, number: int, line: int | None, detail: str, remedy: str, *, kind: str
-) -> TableError:
-    """Name a mistake by its file and row; the arguments are `row_location`'s and `TableError`'s."""
-    location = row_location(file, number, line)
-    cause, where = f"{file}, {location}: {detail}", f"{file.name}, {location}"
-    return TableError(cause, remedy, kind=kind, where=where, detail=detail)
-
-
-def row_location(file: Path, number: int, line: int | None = None) -> str:
-    """Name a row as somebody finds it who opens the file in an editor.
-
-    Args:
-        file: the table.
-        number: the row, counted from 0 without the empty ones.
-        line: its `Row.line`; None for a row of a table without empty rows.
-    """
-    if file.suffix.lower() in (".csv", ".xlsx"):
-        return f"row {number + 2 if line is None else line} (the header is row 1)"
-    return f"entry {number + 1}"
+def _bytes(name: str) -> int:
+    return len(name.encode("utf-8", "surrogatepass"))
 
 
 # --- formats -------------------------------------------------------------------------------------
+
+_Cells = tuple[int | None, dict[str, Any]]  # a `Row`'s line and cells
 
 
 def read_rows(file: Path, report: Report = raise_error) -> list[Row]:
@@ -204,7 +258,7 @@ def read_rows(file: Path, report: Report = raise_error) -> list[Row]:
 
     Rows without any cell are left out, and so are columns that have neither a name nor a cell, as
     spreadsheets leave them at the right. A column with cells but no name is called "Unnamed: 3" by
-    its place, counted from 0.
+    its position, counted from 0.
 
     Args:
         file: the table.
@@ -219,7 +273,7 @@ def read_rows(file: Path, report: Report = raise_error) -> list[Row]:
     try:
         if reader is None:
             raise UserError(f"{file} is not a kind of table that is read here", _TABLE_REMEDY)
-        return _without_empty_unnamed(reader(file))
+        return [Row(cells, file, n, line) for n, (line, cells) in enumerate(reader(file))]
     except Exception as error:  # csv, json and zipfile share no base class for a broken file
         mistake = error if isinstance(error, UserError) else _unreadable(file, error)
         cause, _, remedy = str(mistake).partition("\n")
@@ -231,40 +285,34 @@ def _unreadable(file: Path, error: Exception) -> UserError:
     return UserError(f"{file} cannot be read as a table ({first_line(error)})", _TABLE_REMEDY)
 
 
-def _without_empty_unnamed(rows: list[Row]) -> list[Row]:
-    names = {name for row in rows for name in row}
-    unnamed = [name for name in names if not name.strip() or name.startswith(_UNNAMED)]
-    empty = [name for name in unnamed if not any(is_filled(row, name) for row in rows)]
-    for row in rows if empty else ():
-        for name in empty:
-            row.pop(name, None)
-    return rows
-
-
-def _under_header(file: Path, table: Sequence[Sequence[str]]) -> list[Row]:
-    """Rows by the names in the first one, without those that are wholly empty."""
+def _under_header(file: Path, table: Sequence[Sequence[str]]) -> Iterator[_Cells]:
+    """Rows by the names in the first one, without rows and unnamed columns that are empty."""
     if not table:
-        return []
+        return
     header = [name.strip() or f"{_UNNAMED}{column}" for column, name in enumerate(table[0])]
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
         raise UserError(
             f"{file} has more than one column {', '.join(repeated)}", "keep one of each name"
         )
-    rows: list[Row] = []
-    for line, cells in enumerate(table[1:], start=2):
-        if not any(cell.strip() for cell in cells):
-            continue
+    lines = enumerate(table[1:], start=2)
+    rows = {line: cells for line, cells in lines if any(cell.strip() for cell in cells)}
+    for line, cells in rows.items():
         if len(cells) != len(header):
             raise UserError(
                 f"{file}, row {line}: {len(cells)} cells under {len(header)} columns",
                 "put texts that hold the separator between double quotes",
             )
-        rows.append(Row(dict(zip(header, cells, strict=True)), line))
-    return rows
+    kept = [
+        column
+        for column, name in enumerate(header)
+        if not name.startswith(_UNNAMED) or any(cells[column].strip() for cells in rows.values())
+    ]
+    for line, cells in rows.items():
+        yield line, {header[column]: cells[column] for column in kept}
 
 
-def _csv(file: Path) -> list[Row]:
+def _csv(file: Path) -> Iterator[_Cells]:
     with file.open(encoding="utf-8-sig", newline="") as lines:
         header = lines.readline()
         lines.seek(0)
@@ -272,32 +320,33 @@ def _csv(file: Path) -> list[Row]:
         return _under_header(file, list(csv.reader(lines, delimiter=separator)))
 
 
-def _jsonl(file: Path) -> list[Row]:
-    rows = []
+def _jsonl(file: Path) -> Iterator[_Cells]:
     # Not splitlines, which also breaks a caption at a line separator of Unicode.
     for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
-        row = json.loads(line) if line.strip() else {}
+        if not line.strip():
+            continue
+        row = json.loads(line)
         if not isinstance(row, dict):
             raise UserError(
                 f"{file}, line {number} is no object", 'write {"image": .., "text": ..}'
             )
-        if line.strip():
-            rows.append(Row(row))
-    return rows
+        yield None, row
 
 
-def _sgseg(file: Path) -> list[Row]:
+def _sgseg(file: Path) -> Iterator[_Cells]:
     """``{"train": [{...}], "valid": [...], "test": [...]}``; each row gets its split's name."""
     splits = json.loads(file.read_text(encoding="utf-8-sig"))
-    if not isinstance(splits, dict) or not set(map(split_name, splits)) <= set(_SPLITS):
+    if not isinstance(splits, dict) or not set(map(split_name, splits)) <= set(SPLITS):
         raise ValueError("not an object with the keys train, valid and test")
-    return [Row({**row, "split": split}) for split, rows in splits.items() for row in rows]
+    for split, rows in splits.items():
+        for row in rows:
+            yield None, {**row, "split": split}
 
 
 # --- workbooks -----------------------------------------------------------------------------------
 
 
-def _xlsx(file: Path) -> list[Row]:
+def _xlsx(file: Path) -> Iterator[_Cells]:
     from openpyxl.cell.cell import ERROR_CODES  # type: ignore[import-untyped]
 
     table = list(workbook_rows(file))
@@ -324,7 +373,7 @@ def workbook_rows(file: Path, sheet: str | None = None) -> Iterator[list[str]]:
     book = None
     try:
         book = openpyxl.load_workbook(file, read_only=True, data_only=True)
-        cells = _only_sheet(file, book) if sheet is None else _named_sheet(file, book, sheet)
+        cells = _sheet(file, book, sheet)
         width = 0
         for row in () if cells is None else _values(cells):
             width = max(width, len(row))  # rows end at their last filled cell
@@ -338,29 +387,23 @@ def workbook_rows(file: Path, sheet: str | None = None) -> Iterator[list[str]]:
             book.close()
 
 
-def _named_sheet(file: Path, book: Any, name: str) -> Any:
-    for sheet in book.worksheets:
-        if sheet.title.strip().casefold() == name.casefold():
-            return sheet
-    raise UserError(
-        f"{file} has the sheets {', '.join(map(repr, book.sheetnames))}; {name!r} is expected",
-        "use the workbook as downloaded, or rename its sheets",
-    )
-
-
-def _only_sheet(file: Path, book: Any) -> Any:
-    """The one sheet with cells; None where all are empty."""
+def _sheet(file: Path, book: Any, name: str | None) -> Any:
+    """The sheet of this name, or else the only one with cells; None where all are empty."""
+    if name is not None:
+        for sheet in book.worksheets:
+            if sheet.title.strip().casefold() == name.casefold():
+                return sheet
+        raise UserError(
+            f"{file} has the sheets {', '.join(map(repr, book.sheetnames))}; {name!r} is expected",
+            "use the workbook as downloaded, or rename its sheets",
+        )
     if not book.worksheets:  # nothing but charts
         raise UserError(f"{file} has no sheet of cells", "save the table as its only sheet")
-    filled = [
-        sheet
-        for sheet in book.worksheets
-        if any(value is not None for row in _values(sheet) for value in row)
-    ]
+    filled = [sheet for sheet in book.worksheets if any(any(map(_text, r)) for r in _values(sheet))]
     if len(filled) > 1:
+        titles = ", ".join(sheet.title for sheet in filled)
         raise UserError(
-            f"{file} has {len(filled)} sheets with cells: "
-            f"{', '.join(sheet.title for sheet in filled)}",
+            f"{file} has {len(filled)} sheets with cells: {titles}",
             "keep the sheet with the table, or save it as .csv",
         )
     return filled[0] if filled else None

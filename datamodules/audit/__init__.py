@@ -27,10 +27,11 @@ from datamodules.audit.splits import leaks, repetitions
 from datamodules.audit.words import CaptionChecks
 from datamodules.base import TextSegDataModule
 from datamodules.captions.modes import key
-from datamodules.files.manifest import PREDICT, SPLITS
+from datamodules.files.manifest import PREDICT
 from datamodules.records import Splits
 from textseg.errors import UserError
 from textseg.preprocess import checked_size
+from textseg.tables import SPLITS
 
 __all__ = ["KINDS", "Audit", "Finding", "audit", "format_audit", "write_audit"]
 

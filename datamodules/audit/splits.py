@@ -9,8 +9,8 @@ from pathlib import Path
 from datamodules.audit.files import FileChecks
 from datamodules.audit.findings import Finding, Severity, finding
 from datamodules.captions.modes import key
-from datamodules.files.layouts import SPLITS
 from datamodules.records import Record
+from textseg.tables import SPLITS
 
 Rows = Mapping[str, Sequence[Record]]
 

@@ -1,6 +1,6 @@
 """A prone breast MRI phantom in three dimensions: two breasts with one or more enhancing tumors.
 
-Lengths are RAS millimetres about the middle of the field of view: x to the patient's right, y to
+Lengths are RAS millimeters about the middle of the field of view: x to the patient's right, y to
 anterior, z to superior. A clock's face is read from in front of the patient: 3 o'clock is lateral
 in the left breast and medial in the right one.
 """
@@ -19,7 +19,6 @@ from datamodules.phantoms.drawing import smooth_field
 Array = NDArray[Any]
 Point = tuple[float, float, float]
 Side = Literal["L", "R"]
-Maker = Literal["ge", "siemens"]
 
 FIELD_OF_VIEW = (320.0, 320.0, 120.0)  # mm
 NIPPLE_TO_MIDLINE = 68.0
@@ -35,17 +34,8 @@ TUMOR = (82.0, 270.0, 245.0, 225.0, 210.0)  # before contrast, then phase by pha
 HEART_GRAY = (70.0, 290.0, 250.0, 235.0, 225.0)
 
 FORMS = (  # of the sheet's free text; their number is odd, so that each meets both makers
-    "hour",
-    "side",
-    "quadrant",
-    "range",
-    "bilateral",
-    "direction",
-    "half hour",
-    "subareolar",
-    "two sites",
-    "calcifications",
-    "hour",
+    *("hour", "side", "quadrant", "range", "bilateral", "direction", "half hour", "subareolar"),
+    *("two sites", "calcifications", "hour"),
 )
 
 
@@ -61,29 +51,23 @@ class Patient:
     """A patient's entries in the sheets, and tumors that agree with them.
 
     Args:
-        number: from 1.
-        maker: of the scanner, which decides how slices are stored.
-        downward: slices are stored from head to foot.
+        number: from 1; odd ones were scanned by GE, even ones by Siemens.
         side: the breast whose tumors are annotated.
         position: the sheet's free text.
         location: "L", "R" or "" where it was not collected; of bilateral cancer perhaps the side
             that is not annotated.
-        bilateral: the other breast has a tumor too, which nothing annotates.
         multifocal: two tumors in the annotated breast.
         subtype: code 0 to 3 of the sheet.
         grade: 1 to 3.
         tumors: annotated.
-        others: in the other breast.
+        others: in the other breast, of bilateral cancer; nothing annotates them.
         table: z of the field's middle in the scanner's own frame.
     """
 
     number: int
-    maker: Maker
-    downward: bool
     side: Side
     position: str
     location: str
-    bilateral: bool
     multifocal: bool
     subtype: int
     grade: int
@@ -91,14 +75,35 @@ class Patient:
     others: tuple[Ellipsoid, ...]
     table: float
 
+    @property
+    def bilateral(self) -> bool:
+        """Whether both breasts have a tumor."""
+        return bool(self.others)
+
+    @property
+    def siemens(self) -> bool:
+        """Whether the scanner, which decides how slices are stored, is Siemens' and not GE's."""
+        return self.number % 2 == 0
+
+    @property
+    def downward(self) -> bool:
+        """Whether slices are stored from head to foot."""
+        return self.number % 4 in (0, 3)
+
+    @property
+    def phases(self) -> int:
+        """Volumes of the patient: one before contrast and two to four after it."""
+        return 3 + self.number % 3
+
 
 def draw_patient(rng: np.random.Generator, number: int) -> Patient:
-    """Draw a patient; makers alternate, and so do the forms of the position text."""
+    """Draw a patient; the forms of the position text take turns."""
     form = FORMS[(number - 1) % len(FORMS)]
     side: Side = "L" if rng.random() < 0.5 else "R"
     other: Side = "R" if side == "L" else "L"
     several = form == "two sites" or (form != "subareolar" and rng.random() < 0.35)
-    position, hours, reach = _position(rng, form, side)
+    reach = 4.0 if form == "subareolar" else REACH
+    position, hours = _position(rng, form, side)
     location: str = side
     others: tuple[Ellipsoid, ...] = ()
     if form == "bilateral":
@@ -111,12 +116,9 @@ def draw_patient(rng: np.random.Generator, number: int) -> Patient:
         location = ""
     return Patient(
         number=number,
-        maker="ge" if number % 2 else "siemens",
-        downward=number % 4 in (0, 3),
         side=side,
         position=position,
         location=location,
-        bilateral=form == "bilateral",
         multifocal=several,
         subtype=int(rng.integers(4)),
         grade=int(rng.integers(1, 4)),
@@ -126,38 +128,30 @@ def draw_patient(rng: np.random.Generator, number: int) -> Patient:
     )
 
 
-def _position(
-    rng: np.random.Generator, form: str, side: Side
-) -> tuple[str, tuple[float, float], float]:
-    """The text; the hours of a first and of a second tumor; mm from the breast's axis."""
+def _position(rng: np.random.Generator, form: str, side: Side) -> tuple[str, tuple[float, float]]:
+    """The text, and the clock hours of a first and of a second tumor."""
     hour = int(rng.integers(1, 13))
-    following = hour % 12 + 1
-    lateral = 3 if side == "L" else 9
-    one = (float(hour), float(hour))
-    if form == "side":
-        return side, one, REACH
     if form == "quadrant":
         upper, outer = rng.random(2) < 0.5
         middle = (1.5 if upper else 4.5) if outer else (10.5 if upper else 7.5)
         clock = middle if side == "L" else 12 - middle
         words = f"{'upper' if upper else 'lower'} {'outer' if outer else 'inner'}"
-        return f"{side} {words} quadrant", (clock, clock), REACH
-    if form == "range":
-        return f"{side} {hour}-{following}", (hour + 0.5, hour + 0.5), REACH
-    if form == "half hour":
-        return f"{side} {hour}:30", (hour + 0.5, hour + 0.5), REACH
+        return f"{side} {words} quadrant", (clock, clock)
+    lateral = form == "direction" and rng.random() < 0.5
     if form == "direction":
-        outwards = rng.random() < 0.5
-        clock = float(lateral if outwards else 12 - lateral)
-        words = "lateral" if outwards else "medial"
-        return f"{side} {clock:.0f} {words}", (clock, clock), REACH
-    if form == "subareolar":
-        return f"{side} subareolar", one, 4.0
-    if form == "two sites":
-        return f"{side} {hour}, {side} {following}", (float(hour), float(hour + 1)), REACH
-    if form == "calcifications":
-        return f"{side} {hour} with calcs", one, REACH
-    return f"{side} {hour}", one, REACH
+        hour = 3 if lateral == (side == "L") else 9
+    following = hour % 12 + 1
+    half = hour + 0.5
+    text, first, second = {
+        "side": ("", hour, hour),
+        "range": (f" {hour}-{following}", half, half),
+        "half hour": (f" {hour}:30", half, half),
+        "direction": (f" {hour} {'lateral' if lateral else 'medial'}", hour, hour),
+        "subareolar": (" subareolar", hour, hour),
+        "two sites": (f" {hour}, {side} {following}", hour, hour + 1),
+        "calcifications": (f" {hour} with calcs", hour, hour),
+    }.get(form, (f" {hour}", hour, hour))
+    return f"{side}{text}", (first, second)
 
 
 def _tumors(
@@ -186,26 +180,15 @@ def _tumor(
 # --- voxels
 
 
-class Anatomy(NamedTuple):
-    """Arrays [X, Y, Z] on the canonical grid.
-
-    Args:
-        phases: int16 gray values before contrast and after it, in turn.
-        tumor: bool, the annotated tumors.
-        wide: bool, the same drawn 3 mm wider, as an automatic outline might be.
-        breast: bool, the annotated breast.
-    """
-
-    phases: list[Array]
-    tumor: Array
-    wide: Array
-    breast: Array
-
-
 def draw_anatomy(
-    rng: np.random.Generator, patient: Patient, shape: tuple[int, int, int], phases: int
-) -> Anatomy:
-    """Draw the patient's volume before contrast and at `phases` - 1 times after."""
+    rng: np.random.Generator, patient: Patient, shape: tuple[int, int, int]
+) -> tuple[list[Array], Array]:
+    """Draw the patient's volumes and the mask of the annotated tumors.
+
+    Returns:
+        arrays [X, Y, Z] on the canonical grid: int16 gray values before contrast and at
+        `patient.phases` - 1 times after, and bool.
+    """
     steps = spacing(shape)
     axes = [(np.arange(n) - (n - 1) / 2) * step for n, step in zip(shape, steps, strict=True)]
     x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
@@ -213,18 +196,15 @@ def draw_anatomy(
         np.broadcast_to(np.hypot((x - at) / wide, (y - deep) / high) < 1, shape)
         for (at, deep), (wide, high) in (CHEST, HEART)
     )
-    breasts = {}
-    for side, sign in (("L", -1.0), ("R", 1.0)):
-        center = (sign * NIPPLE_TO_MIDLINE, BREAST_DEPTH, 0.0)
-        breasts[side] = (_depth(x, y, z, Ellipsoid(center, BREAST_RADII)) > 0) & ~chest
-    tissue = breasts["L"] | breasts["R"]
+    tissue, gland = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
     texture = smooth_field(rng, shape[0], 7)[:, : shape[1], None]
-    gland = np.zeros(shape, dtype=bool)
     for sign in (-1.0, 1.0):
+        skin = Ellipsoid((sign * NIPPLE_TO_MIDLINE, BREAST_DEPTH, 0.0), BREAST_RADII)
+        tissue |= (_depth(x, y, z, skin) > 0) & ~chest
         (across, deep, high), radii = GLAND
         gland |= _depth(x, y, z, Ellipsoid((sign * across, deep, high), radii)) + 0.1 * texture > 0
-    marked = _union(x, y, z, patient.tumors, 0) & tissue
-    bright = marked | (_union(x, y, z, patient.others, 0) & tissue)
+    tumor = _union(x, y, z, patient.tumors) & tissue
+    bright = tumor | (_union(x, y, z, patient.others) & tissue)
 
     def phase(number: int) -> Array:
         canvas = np.full(shape, AIR)
@@ -236,12 +216,7 @@ def draw_anatomy(
         canvas += NOISE * rng.standard_normal(shape)
         return canvas.round().clip(0, 4095).astype(np.int16)
 
-    return Anatomy(
-        phases=[phase(number) for number in range(phases)],
-        tumor=marked,
-        wide=_union(x, y, z, patient.tumors, 3) & tissue,
-        breast=breasts[patient.side],
-    )
+    return [phase(number) for number in range(patient.phases)], tumor
 
 
 def spacing(shape: Sequence[int]) -> Point:
@@ -259,9 +234,9 @@ def _depth(x: Array, y: Array, z: Array, body: Ellipsoid) -> Array:
     return 1 - np.sqrt(parts[0] + parts[1] + parts[2])
 
 
-def _union(x: Array, y: Array, z: Array, bodies: Sequence[Ellipsoid], wider: float) -> Array:
-    """The voxels within any body, each radius `wider` mm longer."""
+def _union(x: Array, y: Array, z: Array, bodies: Sequence[Ellipsoid]) -> Array:
+    """The voxels within any body."""
     inside = np.zeros(np.broadcast_shapes(x.shape, y.shape, z.shape), dtype=bool)
-    for center, (a, b, c) in bodies:
-        inside |= _depth(x, y, z, Ellipsoid(center, (a + wider, b + wider, c + wider))) > 0
+    for body in bodies:
+        inside |= _depth(x, y, z, body) > 0
     return inside

@@ -106,12 +106,14 @@ def compose(findings: Findings, *, by_box: bool) -> str:
         by_box: the mask is TCIA's box; the sheet gives the side of this one alone.
     """
     side = tumor_side(findings, by_box=by_box)
-    sites = [site for site in read_position(findings.position) if side and site.side == side]
-    tumor = [*_focality(findings), *_pathology(findings, side), "tumour"]
-    noun = f"{', '.join(tumor[:-1])} tumour" if len(tumor) > 1 else "tumour"
-    if not side:
-        return _sentence(f"{noun.removesuffix('tumour')}breast tumour")
-    return _sentence(f"{', '.join([f'{side} breast', *_site_phrases(side, sites)])}; {noun}")
+    traits = _pathology(findings, side)
+    if findings.multifocal is not None:
+        traits.insert(0, "multifocal" if findings.multifocal else "unifocal")
+    text = f"{', '.join(traits)} {'tumour' if side else 'breast tumour'}".lstrip()
+    if side:
+        sites = [site for site in read_position(findings.position) if site.side == side]
+        text = f"{', '.join([f'{side} breast', *_site_phrases(side, sites)])}; {text}"
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def tumor_side(findings: Findings, *, by_box: bool) -> Side:
@@ -147,14 +149,11 @@ def clock_words(clock: Clock) -> str:
 
 def _site_phrases(side: Side, sites: Sequence[Site]) -> list[str]:
     """The comma-separated parts that locate the sites; none for a bare side."""
-    located = [
-        [*([clock_words(site.clock)] if site.clock else []), *site.words]
-        for site in sites
-        if site.clock or site.words
-    ]
-    if not located:
+    sites = [site for site in sites if site.clock or site.words]
+    if not sites:
         return []
-    quadrants = {quadrant(side, site.clock) for site in sites if site.clock or site.words}
+    located = [[*([clock_words(s.clock)] if s.clock else []), *s.words] for s in sites]
+    quadrants = {quadrant(side, site.clock) for site in sites}
     common = quadrants.pop() if len(quadrants) == 1 else ""
     stated = any("quadrant" in word or "axilla" in word for parts in located for word in parts)
     shared = [common] if common and not stated else []
@@ -162,12 +161,6 @@ def _site_phrases(side: Side, sites: Sequence[Site]) -> list[str]:
         return [*located[0][:1], *shared, *located[0][1:]]
     phrases = [" ".join(parts) for parts in located]
     return [f"{', '.join(phrases[:-1])} and {phrases[-1]}", *shared]
-
-
-def _focality(findings: Findings) -> list[str]:
-    if findings.multifocal is None:
-        return []
-    return ["multifocal" if findings.multifocal else "unifocal"]
 
 
 def _pathology(findings: Findings, side: Side) -> list[str]:
@@ -181,10 +174,6 @@ def _pathology(findings: Findings, side: Side) -> list[str]:
             subtype = subtype if subtype == other[0] else ""
             grade = grade if grade == other[1] else None
     return [subtype] * bool(subtype) + [f"grade {grade}"] * (grade is not None)
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
 
 
 # --- the oracle --------------------------------------------------------------------------------

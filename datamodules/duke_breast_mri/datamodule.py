@@ -47,10 +47,11 @@ from datamodules.duke_breast_mri.layouts import (
 )
 from datamodules.duke_breast_mri.sheets import patient_name, patient_number
 from datamodules.files.checks import preview
-from datamodules.files.manifest import SPLITS, has_manifest, read_manifest
+from datamodules.files.manifest import has_manifest, read_manifest
 from datamodules.records import Record, Splits
 from textseg.errors import Report, UserError, check_choice, raise_error
 from textseg.preprocess import read_mask
+from textseg.tables import SPLITS
 
 Split = Literal["patient", "official", "manifest"]
 CaptionsFrom = Literal["clinical", "oracle"]
@@ -113,7 +114,12 @@ class DukeBreastMRIDataModule(TextSegDataModule):
             check_choice(name, getattr(self, name), choices)
         captions = self._captions()
         layout = choose_layout(root, self.layout, captions)
-        self._check_split(layout)
+        needed = {"manifest": "slices", "official": "mamamia"}.get(self.split, layout)
+        if layout != needed:
+            raise UserError(
+                f"split={self.split}, but the layout is {layout}",
+                f"only {needed} comes with that division; set split=patient",
+            )
         if layout == "slices":
             folder, source, manifest = root, None, captions
         else:
@@ -134,18 +140,6 @@ class DukeBreastMRIDataModule(TextSegDataModule):
         write_duke_mamamia(folder, cases=phantom_cases(rows), image_size=128, slices=24)
 
     # --- inside --------------------------------------------------------------------------------
-
-    def _check_split(self, layout: LayoutName) -> None:
-        if self.split == "manifest" and layout != "slices":
-            raise UserError(
-                f"split=manifest, but the layout is {layout}",
-                "only prepared slices name their splits; set split=patient",
-            )
-        if self.split == "official" and layout != "mamamia":
-            raise UserError(
-                f"split=official, but the layout is {layout}",
-                "only MAMA-MIA has an official division; set split=patient",
-            )
 
     def _captions(self) -> Path | None:
         path = self.captions_file()
@@ -234,18 +228,19 @@ def _parts(pool: Iterable[Record], split_of: dict[str, str]) -> Splits:
 def _official(pool: Iterable[Record], lists: dict[str, set[int]]) -> dict[str, str]:
     """The split of each patient; those of train whom `patient` has in val are val's here too."""
     split_of: dict[str, str] = {}
-    astray = []
+    unclear = []
     for case_id in dict.fromkeys(record.case_id for record in pool):
-        homes = [split for split, numbers in lists.items() if patient_number(case_id) in numbers]
-        if len(homes) != 1:
-            astray.append(case_id)
-        elif homes == ["train"] and patient_split(case_id) == "val":
+        listed = [split for split, numbers in lists.items() if patient_number(case_id) in numbers]
+        if len(listed) != 1:
+            unclear.append(case_id)
+        elif listed == ["train"] and patient_split(case_id) == "val":
             split_of[case_id] = "val"
         else:
-            split_of[case_id] = homes[0]
-    if astray:
+            split_of[case_id] = listed[0]
+    if unclear:
         raise UserError(
-            f"split=official: {len(astray)} patients are in no list or in both: {preview(astray)}",
+            f"split=official: {len(unclear)} patients are in no list or in both: "
+            f"{preview(unclear)}",
             "use the train_test_splits.csv that came with the data, or split=patient",
         )
     return split_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -42,9 +42,13 @@ ELSEWHERE = "set cache=FOLDER to one that can be written and has space"
 CLINICAL = "Clinical_and_Other_Features.xlsx"
 MAMAMIA_INFO = "clinical_and_imaging_info.xlsx"
 MAMAMIA_SPLITS = "train_test_splits.csv"
-BOXES = "Annotation_Boxes"
-MAPPING = "Breast-Cancer-MRI-filepath_filename-mapping"
+BOXES = ("Annotation_Boxes.xlsx", "Annotation_Boxes.csv")
+MAPPING = (
+    "Breast-Cancer-MRI-filepath_filename-mapping.xlsx",
+    "Breast-Cancer-MRI-filepath_filename-mapping.csv",
+)
 _COLLECTION = "Duke-Breast-Cancer-MRI"
+_NEEDED_PHASES = {"post1": ("post1",), "pre_post1_subtraction": ("pre", "post1")}
 _MAMAMIA_PHASES = {"pre": "0000", "post1": "0001"}
 _TCIA_PHASES = {"pre": "pre", "post1": "post_1"}
 
@@ -87,11 +91,6 @@ class Source:
     cache: Path
 
 
-def needed_phases(phases: Phases) -> tuple[str, ...]:
-    """Name the phases whose volumes a setting of `phases` reads."""
-    return ("post1",) if phases == "post1" else ("pre", "post1")
-
-
 def patient_split(case_id: str) -> str:
     """Give a patient's split: about 70, 15 and 15 % of patients, whoever else is there.
 
@@ -111,13 +110,13 @@ def choose_layout(root: Path, layout: LayoutName, captions: Path | None) -> Layo
     """
     check_choice("layout", layout, LayoutName)
     listed = captions is not None and captions.is_file()
-    there: dict[LayoutName, Callable[[], bool]] = {
-        "slices": lambda: (listed and layout == "slices") or has_manifest(root),
-        "mamamia": lambda: (root / "images").is_dir() and (root / "segmentations").is_dir(),
-        "tcia": lambda: any(True for _ in _patient_folders(root)),
+    there: dict[LayoutName, bool] = {
+        "slices": (listed and layout == "slices") or has_manifest(root),
+        "mamamia": (root / "images").is_dir() and (root / "segmentations").is_dir(),
+        "tcia": any(_tcia_folders(root)),
     }
     for name in there if layout == "auto" else [layout]:
-        if there[name]():
+        if there[name]:
             return name
     if listed and layout == "auto":
         return "slices"
@@ -131,12 +130,9 @@ def choose_layout(root: Path, layout: LayoutName, captions: Path | None) -> Layo
 
 def holds_volumes(root: Path) -> bool:
     """Tell by names whether a folder holds MAMA-MIA's or TCIA's patients of this dataset."""
-    if any(True for _ in _patient_folders(root)):
-        return True
     # Other people's folders are called images and segmentations too.
-    images = root / "images"
-    both = images.is_dir() and (root / "segmentations").is_dir()
-    return both and any(f.name.casefold().startswith("duke_") for f in images.iterdir())
+    of_mamamia = (root / "segmentations").is_dir() and any(_patients(root / "images", "duke"))
+    return of_mamamia or any(_tcia_folders(root))
 
 
 def short_digest(source: object) -> str:
@@ -153,42 +149,59 @@ def volumes_identity(cases: Sequence[Case], *settings: object) -> str:
     for case in tqdm(cases, "checking Duke's files", delay=2, unit="patient"):
         files = [case.mask] if isinstance(case.mask, Path) else []
         for source in case.images.values():
-            files += _dicom_files(source) if source.is_dir() else [source]
+            names = os.listdir(source) if source.is_dir() else []  # noqa: PTH208 - names are quick
+            dicom = [n for n in names if n.casefold().endswith(".dcm") and not n.startswith(".")]
+            files += [source / name for name in dicom] or [source]
         digests.append(sources_identity(files))
     return sources_identity([], CONVERSION, digests, *settings)
 
 
-def _dicom_files(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.name.casefold().endswith(".dcm")]
-    return [folder / name for name in names if not name.startswith(".")]
-
-
-def find_table(source: Source, name: str, *, suffixes: Sequence[str] = ("",)) -> Path | None:
-    """Find a sheet by name, compared without case; the first folder and suffix count."""
-    wanted = [f"{name}{suffix}".casefold() for suffix in suffixes]
+def find_table(source: Source, *names: str) -> Path | None:
+    """Find a sheet by its names, compared without case; the first folder and name count."""
     for folder in source.tables:
         here = {file.name.casefold(): file for file in sorted(folder.iterdir(), reverse=True)}
-        for candidate in wanted:
-            if candidate in here:
-                return here[candidate]
+        for name in names:
+            if name.casefold() in here:
+                return here[name.casefold()]
     return None
 
 
-def need_table(source: Source, name: str, *, suffixes: Sequence[str] = ("",)) -> Path:
+def need_table(source: Source, *names: str) -> Path:
     """Find a sheet, as `find_table` does, that must be there.
 
     Raises:
         UserError: it is nowhere.
     """
-    found = find_table(source, name, suffixes=suffixes)
-    if found is None:
-        looked = " nor ".join(str(folder) for folder in source.tables)
+    file = find_table(source, *names)
+    if file is None:
         raise UserError(
-            f"{' or '.join(name + suffix for suffix in suffixes)} is not in {looked}",
+            f"{' or '.join(names)} is not in {' nor '.join(map(str, source.tables))}",
             "download it with the data, and set captions to its folder if that is elsewhere",
         )
-    return found
+    return file
+
+
+def _patients(folder: Path, prefix: str) -> Iterator[tuple[int, Path]]:
+    """The patients' folders whose names begin in one way, by number."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        number = patient_number(path.name)
+        if number is not None and path.is_dir() and path.name.casefold().startswith(prefix):
+            yield number, path
+
+
+def _complete(
+    source: Source, cases: list[Case], missing: Sequence[Path], unlisted: Sequence[Path]
+) -> list[Case]:
+    """The cases, of which there must be some, after a report of what is incomplete."""
+    report_missing(
+        *(missing, unlisted), root=source.root, on_missing=source.on_missing, report=source.report
+    )
+    if not cases:
+        raise UserError(
+            f"root={source.root} holds no patient of Duke-Breast-Cancer-MRI with all needed files",
+            "complete the download, or set root to the folder that holds it",
+        )
+    return cases
 
 
 # --- MAMA-MIA ----------------------------------------------------------------------------------
@@ -209,14 +222,14 @@ def mamamia_cases(source: Source) -> list[Case]:
             "taken for them",
         )
     clinical = _clinical_if_there(source)
-    folders = _mamamia_folders(source.root / "images")
+    folders = dict(_patients(source.root / "images", "duke"))
     cases, missing = [], []
     for number, findings in sorted(info.items()):
         name = f"DUKE_{number:03d}"
         folder = folders.get(number, source.root / "images" / name)
         images = {
             phase: _any_case(folder, f"{name.lower()}_{_MAMAMIA_PHASES[phase]}.nii.gz")
-            for phase in needed_phases(source.phases)
+            for phase in _NEEDED_PHASES[source.phases]
         }
         mask = _any_case(experts, f"{name.lower()}.nii.gz")
         absent = [path for path in (*images.values(), mask) if not path.is_file()]
@@ -225,10 +238,7 @@ def mamamia_cases(source: Source) -> list[Case]:
             known = joined(clinical.get(number, Findings()), findings)
             cases.append(Case(name, compose(known, by_box=False), images, mask))
     unlisted = [folder for number, folder in folders.items() if number not in info]
-    report_missing(
-        *(missing, unlisted), root=source.root, on_missing=source.on_missing, report=source.report
-    )
-    return _some(cases, source.root)
+    return _complete(source, cases, missing, unlisted)
 
 
 def _clinical_if_there(source: Source) -> dict[int, Findings]:
@@ -241,16 +251,6 @@ def _clinical_if_there(source: Source) -> dict[int, Findings]:
         "no position. It is in TCIA's release; set captions to its folder"
     )
     return {}
-
-
-def _mamamia_folders(images: Path) -> dict[int, Path]:
-    """Duke's folders among those of all studies, by patient number."""
-    folders: dict[int, Path] = {}
-    for folder in sorted(images.iterdir()):
-        number = patient_number(folder.name)
-        if number is not None and folder.is_dir() and folder.name.casefold().startswith("duke"):
-            folders[number] = folder
-    return folders
 
 
 def official_splits(source: Source) -> dict[str, set[int]]:
@@ -277,10 +277,8 @@ def official_splits(source: Source) -> dict[str, set[int]]:
 
 def _any_case(folder: Path, name: str) -> Path:
     """The file of this name, or its upper-case form, as the official helpers write it."""
-    for candidate in (name, name.replace("duke", "DUKE")):
-        if (folder / candidate).is_file():
-            return folder / candidate
-    return folder / name
+    upper = folder / name.replace("duke", "DUKE")
+    return upper if upper.is_file() else folder / name
 
 
 # --- TCIA --------------------------------------------------------------------------------------
@@ -292,60 +290,51 @@ def tcia_cases(source: Source) -> list[Case]:
     Raises:
         UserError: a sheet is missing, or patients are incomplete.
     """
-    boxes = read_boxes(need_table(source, BOXES, suffixes=(".xlsx", ".csv")))
+    boxes = read_boxes(need_table(source, *BOXES))
     clinical = read_clinical(need_table(source, CLINICAL))
     phase_of = _phases(source)
     folders: dict[int, list[Path]] = {}
-    for number, folder in _patient_folders(source.root):
+    for number, folder in _tcia_folders(source.root):
         folders.setdefault(number, []).append(folder)
     cases, missing = [], []
     for number, box in sorted(boxes.items()):
-        home = folders.get(number, [source.root / patient_name(number)])
-        series = _series_by_phase(number, home, phase_of)
-        wanted = {phase: _TCIA_PHASES[phase] for phase in needed_phases(source.phases)}
-        absent = [home[0] / name for name in wanted.values() if name not in series]
+        own = folders.get(number, [source.root / patient_name(number)])
+        series = _series_by_phase(number, own, phase_of)
+        wanted = {phase: _TCIA_PHASES[phase] for phase in _NEEDED_PHASES[source.phases]}
+        absent = [own[0] / name for name in wanted.values() if name not in series]
         missing += absent[:1]
         if number not in clinical:
-            missing.append(home[0] / CLINICAL)
+            missing.append(own[0] / CLINICAL)
         elif not absent:
             text = compose(clinical[number], by_box=True)
             images = {phase: series[name] for phase, name in wanted.items()}
             cases.append(Case(patient_name(number), text, images, box))
-    unlisted = [home[0] for number, home in folders.items() if number not in boxes]
-    report_missing(
-        *(missing, unlisted), root=source.root, on_missing=source.on_missing, report=source.report
-    )
-    return _some(cases, source.root)
+    unlisted = [own[0] for number, own in folders.items() if number not in boxes]
+    return _complete(source, cases, missing, unlisted)
 
 
-def _patient_folders(root: Path) -> Iterator[tuple[int, Path]]:
+def _tcia_folders(root: Path) -> Iterator[tuple[int, Path]]:
     """Patients in root, in its Duke-Breast-Cancer-MRI, and in those of its manifest-* folders."""
     bases = [root, *sorted(root.glob("manifest-*"))]
     for base in [*bases, *(base / _COLLECTION for base in bases)]:
-        if not base.is_dir():
-            continue
-        for folder in sorted(base.iterdir()):
-            number = patient_number(folder.name)
-            if number is not None and folder.is_dir() and folder.name.casefold()[0] == "b":
-                yield number, folder
+        yield from _patients(base, "b")
 
 
 def _series_by_phase(
-    number: int, homes: Sequence[Path], phase_of: dict[str, str]
+    number: int, folders: Sequence[Path], phase_of: dict[str, str]
 ) -> dict[str, Path]:
     """A patient's series folders by phase; of two copies the first by name."""
     series: dict[str, Path] = {}
-    for home in homes:
-        for folder in sorted(home.glob("*/*")):
-            phase = phase_of.get(series_key(number, f"{folder.parent.name}/{folder.name}"))
-            if phase is not None and folder.is_dir():
-                series.setdefault(phase, folder)
+    for one in (path for folder in folders for path in sorted(folder.glob("*/*"))):
+        phase = phase_of.get(series_key(number, f"{one.parent.name}/{one.name}"))
+        if phase is not None and one.is_dir():
+            series.setdefault(phase, one)
     return series
 
 
 def _phases(source: Source) -> dict[str, str]:
     """`read_phases`, kept in a small file because the sheet takes minutes."""
-    sheet = need_table(source, MAPPING, suffixes=(".xlsx", ".csv"))
+    sheet = need_table(source, *MAPPING)
 
     def write(aside: Path) -> None:
         text = json.dumps(read_phases(sheet), indent=0)
@@ -360,12 +349,3 @@ def _phases(source: Source) -> dict[str, str]:
     )
     phases: dict[str, str] = json.loads((folder / "phases.json").read_text(encoding="utf-8"))
     return phases
-
-
-def _some(cases: list[Case], root: Path) -> list[Case]:
-    if not cases:
-        raise UserError(
-            f"root={root} holds no patient of Duke-Breast-Cancer-MRI with all needed files",
-            "complete the download, or set root to the folder that holds it",
-        )
-    return cases

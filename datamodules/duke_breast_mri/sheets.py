@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,30 +12,52 @@ from tqdm import tqdm
 
 from datamodules.files.checks import preview
 from textseg.errors import UserError
-from textseg.tables import Row, read_rows, row_location, workbook_rows
+from textseg.tables import Row, read_rows, workbook_rows
 
 Side = Literal["left", "right", ""]  # of the patient; "" where unknown
 
 # NA is not available, NC not collected, NP not pertinent.
-MISSING = ("", "na", "nc", "np", "n/a")
+_MISSING = ("", "na", "nc", "np", "n/a")
 _SIDES: dict[str, Side] = {"l": "left", "r": "right"}
 _YES_NO = {"0": False, "1": True}
-_SUBTYPES = {  # TCIA's codes
+_SUBTYPES = {
     "0": "luminal-like",
     "1": "hormone-receptor-positive, HER2-positive",
     "2": "HER2-positive",
     "3": "triple-negative",
 }
-_SUBTYPE_NAMES = {  # MAMA-MIA's words; its her2_enriched is TCIA's 1 and its her2_pure TCIA's 2
-    "luminal": "luminal-like",
-    "luminal_a": "luminal A",
-    "luminal_b": "luminal B",
-    "her2_enriched": _SUBTYPES["1"],
-    "her2_pure": _SUBTYPES["2"],
-    "triple_negative": _SUBTYPES["3"],
-}
 _GRADES = {"1": 1, "2": 2, "3": 3}
-_GRADE_NAMES = {"low": 1, "intermediate": 2, "high": 3}
+
+_Codes = dict[str, Any] | None  # what a cell's codes mean; None for free text
+# For each field of `Findings`, the name or else the start of the legend of its column.
+_CLINICAL: dict[str, tuple[str, _Codes]] = {
+    "position": ("position", None),
+    "location": ("tumor location", _SIDES),
+    "bilateral": ("bilateral information", _YES_NO),
+    "annotated": ("side annotated", _SIDES),
+    "multifocal": ("multicentric/multifocal", _YES_NO),
+    "subtype": ("mol subtype", _SUBTYPES),
+    "grade": ("nottingham grade", _GRADES),
+    "other_side": ("side of cancer (for the other side)", _SIDES),
+    "other_subtype": ("mol subtype (for the other side)", _SUBTYPES),
+    "other_grade": ("nottingham grade (for the other side)", _GRADES),
+}
+_MAMAMIA: dict[str, tuple[str, _Codes]] = {
+    "bilateral": ("bilateral_breast_cancer", _YES_NO),
+    "multifocal": ("multifocal_cancer", _YES_NO),
+    "subtype": (
+        "tumor_subtype",
+        {
+            "luminal": "luminal-like",
+            "luminal_a": "luminal A",
+            "luminal_b": "luminal B",
+            "her2_enriched": _SUBTYPES["1"],
+            "her2_pure": _SUBTYPES["2"],
+            "triple_negative": _SUBTYPES["3"],
+        },
+    ),
+    "grade": ("nottingham_grade", {"low": 1, "intermediate": 2, "high": 3}),
+}
 PHASES = ("pre", "post_1", "post_2", "post_3", "post_4", "T1")
 
 
@@ -104,58 +126,27 @@ def read_clinical(file: Path) -> dict[int, Findings]:
             f"{file}, sheet Data: none of the first rows begins with 'Patient ID'",
             "use TCIA's workbook as downloaded",
         )
-    sheet = _Sheet(file, rows[top], rows[top + 1])
+    names, legends = ([_plain(cell) for cell in row] for row in rows[top : top + 2])
+    columns = {column: _column(file, column, names, legends) for column, _ in _CLINICAL.values()}
     findings: dict[int, Findings] = {}
     for line, row in enumerate(rows[top + 2 :], start=top + 3):
         if any(row):
-            number = _new_patient(f"{file}, row {line}", row[0], findings)
-            findings[number] = _clinical(sheet, line, row)
+            where = f"{file}, row {line}"
+            cells = {column: row[index] for column, index in columns.items()}
+            findings[_new_patient(where, row[0], findings)] = _findings(where, cells, _CLINICAL)
     return findings
 
 
-def _clinical(sheet: _Sheet, line: int, row: Sequence[str]) -> Findings:
-    def coded(column: str, codes: dict[str, Any]) -> Any:
-        return sheet.coded(line, row, column, codes)
-
-    return Findings(
-        position=sheet.cell(row, "position"),
-        location=coded("tumor location", _SIDES) or "",
-        bilateral=coded("bilateral information", _YES_NO),
-        annotated=coded("side annotated", _SIDES) or "",
-        multifocal=coded("multicentric/multifocal", _YES_NO),
-        subtype=coded("mol subtype", _SUBTYPES) or "",
-        grade=coded("nottingham grade", _GRADES),
-        other_side=coded("side of cancer (for the other side)", _SIDES) or "",
-        other_subtype=coded("mol subtype (for the other side)", _SUBTYPES) or "",
-        other_grade=coded("nottingham grade (for the other side)", _GRADES),
+def _column(file: Path, column: str, names: list[str], legends: list[str]) -> int:
+    if column in names:
+        return names.index(column)
+    for index, legend in enumerate(legends):
+        if legend.startswith(column):
+            return index
+    raise UserError(
+        f"{file}, sheet Data has no column {column!r}",
+        "use TCIA's workbook as downloaded, with its three header rows",
     )
-
-
-class _Sheet:
-    """Cells of a sheet with a row of names and a row of legends, by column."""
-
-    def __init__(self, file: Path, names: Sequence[str], legends: Sequence[str]) -> None:
-        self.file = file
-        self.names = [_plain(name) for name in names]
-        self.legends = [_plain(legend) for legend in legends]
-
-    def cell(self, row: Sequence[str], column: str) -> str:
-        return row[self._index(column)]
-
-    def coded(self, line: int, row: Sequence[str], column: str, codes: dict[str, Any]) -> Any:
-        where = f"{self.file}, row {line}: {column!r}"
-        return _decode(where, self.cell(row, column), codes)
-
-    def _index(self, column: str) -> int:
-        if column in self.names:
-            return self.names.index(column)
-        for index, legend in enumerate(self.legends):
-            if legend.startswith(column):
-                return index
-        raise UserError(
-            f"{self.file}, sheet Data has no column {column!r}",
-            "use TCIA's workbook as downloaded, with its three header rows",
-        )
 
 
 def read_mamamia(file: Path) -> dict[int, Findings]:
@@ -166,49 +157,46 @@ def read_mamamia(file: Path) -> dict[int, Findings]:
     """
     rows = map(_stripped, workbook_rows(file, "dataset_info"))
     header = [_plain(name) for name in next(rows, [])]
-    wanted = (
-        *("patient_id", "bilateral_breast_cancer", "multifocal_cancer"),
-        *("tumor_subtype", "nottingham_grade"),
-    )
-    missing = [name for name in wanted if name not in header]
-    if missing:
-        raise UserError(
-            f"{file}, sheet dataset_info has no column {', '.join(missing)}",
-            "use MAMA-MIA's workbook as downloaded",
-        )
+    wanted = ("patient_id", *(column for column, _ in _MAMAMIA.values()))
+    _need_columns(f"{file}, sheet dataset_info", header, wanted)
     findings: dict[int, Findings] = {}
     for line, values in enumerate(rows, start=2):
-        row = dict(zip(header, values, strict=False))
-        if not row["patient_id"].casefold().startswith("duke"):
-            continue
-        where = f"{file}, row {line}"
-        number = _new_patient(where, row["patient_id"], findings)
-        findings[number] = Findings(
-            bilateral=_decode(where, row["bilateral_breast_cancer"], _YES_NO),
-            multifocal=_decode(where, row["multifocal_cancer"], _YES_NO),
-            subtype=_decode(where, row["tumor_subtype"], _SUBTYPE_NAMES) or "",
-            grade=_decode(where, row["nottingham_grade"], _GRADE_NAMES),
-        )
+        cells = dict(zip(header, values, strict=False))
+        if cells["patient_id"].casefold().startswith("duke"):
+            where = f"{file}, row {line}"
+            number = _new_patient(where, cells["patient_id"], findings)
+            findings[number] = _findings(where, cells, _MAMAMIA)
     return findings
+
+
+def _findings(
+    where: str, cells: dict[str, str], columns: dict[str, tuple[str, _Codes]]
+) -> Findings:
+    """One patient's findings from the cells by column; missing values keep their defaults."""
+    found: dict[str, Any] = {}
+    for field, (column, codes) in columns.items():
+        code = _plain(cells[column])
+        if codes is None:
+            found[field] = cells[column]
+        elif code in codes:
+            found[field] = codes[code]
+        elif code not in _MISSING:
+            raise UserError(
+                f"{where}: {column!r} is {cells[column]!r}, which is none of {', '.join(codes)}",
+                "use the sheet as downloaded, or write NA where the value is unknown",
+            )
+    return Findings(**found)
 
 
 def joined(clinical: Findings, mamamia: Findings) -> Findings:
     """Complete TCIA's findings by MAMA-MIA's where TCIA's sheet gives none."""
-    return replace(
-        clinical,
-        bilateral=mamamia.bilateral if clinical.bilateral is None else clinical.bilateral,
-        multifocal=mamamia.multifocal if clinical.multifocal is None else clinical.multifocal,
-        subtype=clinical.subtype or mamamia.subtype,
-        grade=clinical.grade or mamamia.grade,
-    )
+    lacking = [field for field in _MAMAMIA if getattr(clinical, field) in (None, "")]
+    return replace(clinical, **{field: getattr(mamamia, field) for field in lacking})
 
 
 # --- boxes and series --------------------------------------------------------------------------
 
-_BOX_COLUMNS = (
-    *("Start Row", "End Row", "Start Column", "End Column"),
-    *("Start Slice", "End Slice"),
-)
+_BOX_COLUMNS = ("Start Row", "End Row", "Start Column", "End Column", "Start Slice", "End Slice")
 
 
 def read_boxes(file: Path) -> dict[int, Box]:
@@ -217,12 +205,11 @@ def read_boxes(file: Path) -> dict[int, Box]:
     Raises:
         UserError: a column is missing, or a box is not made of six increasing whole numbers.
     """
-    rows = _table(file, ("Patient ID", *_BOX_COLUMNS))
     boxes: dict[int, Box] = {}
-    for index, row in enumerate(rows):
-        where = f"{file}, {row_location(file, index, row.line)}"
+    for row in _table(file, ("Patient ID", *_BOX_COLUMNS)):
+        where = f"{file}, {row.location}"
         number = _new_patient(where, row["Patient ID"], boxes)
-        values = [row[column] for column in _BOX_COLUMNS]
+        values = [row[column].strip() for column in _BOX_COLUMNS]
         if not all(re.fullmatch(r"\d+", value) for value in values):
             raise UserError(f"{where}: the box is {preview(values)}", "write whole numbers")
         box = Box(*map(int, values))
@@ -250,11 +237,12 @@ def read_phases(file: Path) -> dict[str, str]:
         UserError: a column is missing, or no row names a series.
     """
     phases: dict[str, str] = {}
-    for row in _mapping_rows(file):
-        phase = next(reversed(_parts(row["original_path_and_filename"])[:-1]), "")
+    columns = ("original_path_and_filename", "classic_path", "descriptive_path")
+    for row in _table(file, columns):
+        phase = next(reversed(_parts(row[columns[0]])[:-1]), "")
         if phase not in PHASES:
             continue  # segmentations are listed too
-        for column in ("classic_path", "descriptive_path"):
+        for column in columns[1:]:
             series = _series(row[column])
             if series and phases.setdefault(series, phase) != phase:
                 phases[series] = "mixed"
@@ -292,19 +280,6 @@ def _parts(path: str) -> list[str]:
     return [part for part in path.replace("\\", "/").split("/") if part]
 
 
-def _mapping_rows(file: Path) -> Iterator[Mapping[str, str]]:
-    """Rows by column name; the workbook has 770 thousand, so they are not held in memory."""
-    wanted = ("original_path_and_filename", "classic_path", "descriptive_path")
-    if file.suffix.lower() == ".csv":
-        yield from _table(file, wanted)
-        return
-    cells = map(_stripped, workbook_rows(file))
-    header = next(cells, [])
-    _need_columns(file, header, wanted)
-    for values in tqdm(cells, f"reading {file.name}", delay=2, unit="row"):
-        yield dict(zip(header, values, strict=False))
-
-
 # --- cells -------------------------------------------------------------------------------------
 
 
@@ -317,23 +292,28 @@ def _stripped(cells: Iterable[str]) -> list[str]:
     return [cell.strip() for cell in cells]
 
 
-def _table(file: Path, wanted: Sequence[str]) -> list[Row]:
-    """A table with one header row that has the wanted columns, from .csv or a workbook."""
-    rows = [
-        Row({name: str(value).strip() for name, value in row.items()}, row.line)
-        for row in read_rows(file)
-    ]
-    _need_columns(file, list(rows[0]) if rows else [], wanted)
-    return rows
+def _table(file: Path, wanted: Sequence[str]) -> Iterator[Row]:
+    """Rows of a .csv or a workbook, of which the mapping has 770 thousand: too many to hold."""
+    if file.suffix.lower() == ".csv":
+        rows = read_rows(file)
+        _need_columns(str(file), list(rows[0]) if rows else [], wanted)
+        yield from rows
+        return
+    cells = map(_stripped, workbook_rows(file))
+    header = next(cells, [])
+    _need_columns(str(file), header, wanted)
+    for number, values in enumerate(tqdm(cells, f"reading {file.name}", delay=2, unit="row")):
+        if any(values):
+            yield Row(dict(zip(header, values, strict=False)), file, number, number + 2)
 
 
-def _need_columns(file: Path, found: Sequence[str], wanted: Sequence[str]) -> None:
-    missing = [name for name in wanted if name not in found]
+def _need_columns(table: str, columns: Sequence[str], wanted: Sequence[str]) -> None:
+    missing = [name for name in wanted if name not in columns]
     if missing:
         raise UserError(
-            f"{file} has no column {', '.join(missing)}; its columns are "
-            f"{', '.join(name for name in found if name) or '(none)'}",
-            "use TCIA's table as downloaded",
+            f"{table} has no column {', '.join(missing)}; its columns are "
+            f"{', '.join(name for name in columns if name) or '(none)'}",
+            "use the table as downloaded",
         )
 
 
@@ -344,16 +324,3 @@ def _new_patient(where: str, name: str, known: dict[int, Any]) -> int:
     if number in known:
         raise UserError(f"{where}: {name} is listed twice", "keep one row per patient")
     return number
-
-
-def _decode(where: str, value: str, codes: dict[str, Any]) -> Any:
-    """Translate a code; None for the codes of missing values."""
-    plain = _plain(value)
-    if plain in MISSING:
-        return None
-    if plain not in codes:
-        raise UserError(
-            f"{where} is {value!r}, which is none of {', '.join(codes)}",
-            "use the sheet as downloaded, or write NA where the value is unknown",
-        )
-    return codes[plain]

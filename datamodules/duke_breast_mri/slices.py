@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
@@ -17,23 +15,10 @@ from datamodules.duke_breast_mri.sheets import Box
 from datamodules.files.dicom import read_dicom_series
 from datamodules.files.manifest import write_manifest
 from datamodules.files.nifti import read_nifti
-from datamodules.files.volumes import (
-    Volume,
-    axial_picture,
-    canonical,
-    check_same_grid,
-)
+from datamodules.files.volumes import Array, Volume, axial_picture, canonical, check_same_grid
 from textseg.errors import UserError
 
 DARKEST, BRIGHTEST = 0.5, 99.5  # percentiles of a volume that become 0 and 255
-
-
-class _Channel(NamedTuple):
-    """A volume [X, Y, Z] and the values that become 0 and 255."""
-
-    values: NDArray[np.float32]
-    low: float
-    high: float
 
 
 def write_slices(folder: Path, cases: Sequence[Case], *, phases: Phases, slices: Slices) -> None:
@@ -66,17 +51,17 @@ def _write_case(
 ) -> Iterator[dict[str, object]]:
     volumes, mask = _read(case)
     spacing = volumes["post1"].spacing
-    channels = _channels(volumes, phases, case)
+    channels = _channels(volumes, phases, str(case.images["post1"]))
     weak = "_box" if isinstance(case.mask, Box) else ""
     tumor = mask.any(axis=(0, 1))  # [Z]
     if not tumor.any():
         raise UserError(f"{case.mask} marks no tumor", "is it this patient's mask?")
     for z in np.flatnonzero(tumor | (slices == "all")).tolist():
         name = f"{case.name}_{phases}_z{z:03d}{weak}.png"
-        picture = np.stack([_bytes(channel, z) for channel in channels], axis=-1)  # [H, W, C]
-        Image.fromarray(picture if len(channels) > 1 else picture[..., 0]).save(
-            folder / "images" / name
-        )
+        picture = np.stack([axial_picture(c, z) for c in channels], axis=-1)  # [H, W, C]
+        if len(channels) == 1:
+            picture = picture[..., 0]
+        Image.fromarray(picture).save(folder / "images" / name)
         outline = axial_picture(mask, z).astype(np.uint8) * np.uint8(255)
         Image.fromarray(outline).save(folder / "masks" / name)
         yield {
@@ -89,7 +74,7 @@ def _write_case(
         }
 
 
-def _read(case: Case) -> tuple[dict[str, Volume], NDArray[np.bool_]]:
+def _read(case: Case) -> tuple[dict[str, Volume], Array]:
     """The phases, and the mask [X, Y, Z], all on one grid."""
     volumes: dict[str, Volume] = {}
     if isinstance(case.mask, Box):
@@ -121,7 +106,7 @@ def _check_numbers(files: Sequence[Path]) -> None:
             )
 
 
-def _draw(box: Box, shape: tuple[int, ...], source: Path) -> NDArray[np.uint8]:
+def _draw(box: Box, shape: tuple[int, ...], source: Path) -> Array:
     """The box in an array as it is stored: [rows, columns, slices]."""
     spans = (
         (box.start_row, box.end_row),
@@ -139,23 +124,20 @@ def _draw(box: Box, shape: tuple[int, ...], source: Path) -> NDArray[np.uint8]:
     return drawn
 
 
-def _channels(volumes: dict[str, Volume], phases: Phases, case: Case) -> list[_Channel]:
+def _channels(volumes: dict[str, Volume], phases: Phases, where: str) -> list[Array]:
+    """Volumes [X, Y, Z] uint8, each scaled by percentiles of its own."""
     post = volumes["post1"].values.astype(np.float32)
-    channels = [("post1", post)]
+    channels = {"post1": post}
     if phases == "pre_post1_subtraction":
         pre = volumes["pre"].values.astype(np.float32)
-        channels = [("pre", pre), ("post1", post), ("post1 - pre", post - pre)]
-    return [_scaled(values, f"{name} of {case.images['post1']}") for name, values in channels]
-
-
-def _scaled(values: NDArray[np.float32], what: str) -> _Channel:
-    low, high = np.percentile(values, (DARKEST, BRIGHTEST)).tolist()
-    if high <= low:
-        raise UserError(f"{what} is {low:g} nearly everywhere", "export the volume again")
-    return _Channel(values, low, high)
-
-
-def _bytes(channel: _Channel, z: int) -> NDArray[np.uint8]:
-    """Slice z as a picture [H, W]."""
-    shares = (axial_picture(channel.values, z) - channel.low) / (channel.high - channel.low)
-    return (shares.clip(0, 1) * 255).round().astype(np.uint8)
+        channels = {"pre": pre, "post1": post, "post1 - pre": post - pre}
+    scaled = []
+    for name, values in channels.items():
+        low, high = np.percentile(values, (DARKEST, BRIGHTEST)).tolist()
+        if high <= low:
+            raise UserError(
+                f"{name} of {where} is {low:g} nearly everywhere", "export the volume again"
+            )
+        shares = ((values - low) / (high - low)).clip(0, 1)
+        scaled.append((shares * 255).round().astype(np.uint8))
+    return scaled

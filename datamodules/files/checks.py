@@ -1,9 +1,7 @@
-"""What must hold of files before training starts."""
+"""Checks of files and captions before training starts."""
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -12,12 +10,11 @@ from tqdm import tqdm
 
 from datamodules.records import Record
 from textseg.errors import Report, UserError, raise_error
-from textseg.preprocess import Size, probe_size
-from textseg.tables import match_key, row_error
+from textseg.preprocess import Size
+from textseg.tables import match_key
 
 _SHOWN = 5
-_LONGEST_NAME = 255  # bytes, of the file systems in use
-_LONGEST_PATH = 4095
+_LONGEST_CAPTION = 100_000  # characters; what csv files are read with takes no field much longer
 
 
 def preview(items: Sequence[object]) -> str:
@@ -25,75 +22,6 @@ def preview(items: Sequence[object]) -> str:
     return ", ".join(str(item) for item in items[:_SHOWN]) + (
         ", ..." if len(items) > _SHOWN else ""
     )
-
-
-def resolve_inside(
-    root: Path,
-    entry: str,
-    file: Path,
-    number: int,
-    line: int | None,
-    report: Report = raise_error,
-    *,
-    spare: int = 0,
-) -> Path | None:
-    """Find the file that an entry of a table names, which must lie in the dataset's own folder.
-
-    Compared by name, so that a folder inside `root` may itself be a link to another disk.
-
-    Args:
-        root: the dataset's folder.
-        entry: the cell of a table.
-        file: the table.
-        number: the row, counted from 0 without the empty ones.
-        line: its `Row.line`.
-        report: is told of an entry that leads out of `root`, or that no file can be called.
-        spare: bytes that the name must leave for what is added to it.
-
-    Returns:
-        the path, which need not exist; None after a mistake.
-
-    Raises:
-        UserError: as `report` does.
-    """
-    entry = entry.strip()
-    # As strings: of thousands of rows, Path takes seconds. resolve() would also follow links.
-    base = os.path.abspath(root)  # noqa: PTH100
-    impossible = _impossible(base, entry, spare)
-    if impossible is not None:
-        report(row_error(file, number, line, *impossible, kind="invalid row"))
-        return None
-    path = os.path.abspath(os.path.join(base, entry.replace("\\", "/")))  # noqa: PTH100, PTH118
-    below = os.path.join(path, "").startswith(os.path.join(base, ""))  # noqa: PTH118
-    if re.match(r"[A-Za-z]:", entry) or not below:
-        detail, remedy = (
-            f"{entry!r} lies outside root={base}",
-            "name files by their path below root",
-        )
-        report(row_error(file, number, line, detail, remedy, kind="outside root"))
-        return None
-    return Path(path)
-
-
-def _impossible(base: str, entry: str, spare: int) -> tuple[str, str] | None:
-    """What the file system would answer with an error of its own, and what to do about it."""
-    if "\0" in entry:
-        return f"{entry[:60]!r} holds a NUL, which no file name can", "is the table damaged?"
-    longest = max(map(_bytes, entry.replace("\\", "/").split("/")))
-    whole = _bytes(base) + 1 + _bytes(entry)
-    if longest > _LONGEST_NAME - spare or whole > _LONGEST_PATH - spare:
-        return (
-            f"{entry[:60]!r}... has {_bytes(entry)} bytes, too many for a file's name",
-            "have the columns of images and of texts changed places?",
-        )
-    return None
-
-
-def _bytes(name: str) -> int:
-    return len(name.encode("utf-8", "surrogatepass"))
-
-
-_LONGEST_CAPTION = 100_000  # characters; what csv files are read with takes no field much longer
 
 
 def check_captions(records: Iterable[Record]) -> None:
@@ -117,7 +45,7 @@ def check_captions(records: Iterable[Record]) -> None:
 
 
 def split_missing(records: Sequence[Record], *, scored: bool) -> tuple[list[Record], list[Path]]:
-    """The rows whose files are there, and a file that is not for each other row.
+    """Separate the rows whose files exist, and list the first missing file of each other row.
 
     Args:
         records: what the captions table lists.
@@ -126,11 +54,11 @@ def split_missing(records: Sequence[Record], *, scored: bool) -> tuple[list[Reco
     kept: list[Record] = []
     missing: list[Path] = []
     for record in records:
-        absent = _absent(record, scored)
-        if absent is None:
+        files = (record.image, record.mask) if scored else (record.image,)
+        absent = [file for file in files if file is not None and not file.is_file()]
+        missing += absent[:1]
+        if not absent:
             kept.append(record)
-        else:
-            missing.append(absent)
     return kept, missing
 
 
@@ -173,18 +101,8 @@ def _named(paths: Sequence[Path], root: Path) -> str:
     return f" ({preview(names)})" if names else ""
 
 
-def _absent(record: Record, scored: bool) -> Path | None:
-    """The first file of a row that is not there."""
-    if not record.image.is_file():
-        return record.image
-    if not scored:
-        return None
-    assert record.mask is not None, "readers name a mask for every row that is scored"
-    return None if record.mask.is_file() else record.mask
-
-
 def without_caption(images: Iterable[Path], records: Iterable[Record]) -> list[Path]:
-    """The images that no record names."""
+    """List the images that no record names."""
     listed = {match_key(record.image.name) for record in records}
     return [image for image in images if match_key(image.name) not in listed]
 
@@ -194,9 +112,9 @@ def check_files(
     *,
     scored: bool,
     what: str,
-    file_size: Callable[[Path], Size] = probe_size,
+    file_size: Callable[[Path], Size],
 ) -> None:
-    """Every image can be read, and every mask too and has its image's size.
+    """Check that every image and mask can be read, and that a mask has its image's size.
 
     Args:
         records: rows whose files exist.
@@ -208,11 +126,9 @@ def check_files(
         UserError: with the number of bad rows and the first five.
     """
     sizes: dict[Path, Size] = {}
-    problems = []
-    for record in tqdm(records, f"checking {what}", delay=2, unit="row"):
-        problem = _problem(record, scored, sizes, file_size)
-        if problem:
-            problems.append(problem)
+    rows = tqdm(records, f"checking {what}", delay=2, unit="row")
+    faults = (_fault(row, row.mask if scored else None, sizes, file_size) for row in rows)
+    problems = [fault for fault in faults if fault]
     if problems:
         raise UserError(
             f"{len(problems)} of {len(records)} rows of {what} cannot be used: "
@@ -221,22 +137,19 @@ def check_files(
         )
 
 
-def _problem(
-    record: Record,
-    scored: bool,
-    sizes: dict[Path, Size],
-    file_size: Callable[[Path], Size],
+def _fault(
+    record: Record, mask: Path | None, sizes: dict[Path, Size], file_size: Callable[[Path], Size]
 ) -> str:
     """What is wrong with a row's files, or nothing."""
     try:
-        for path in (record.image, record.mask if scored else None):
+        for path in (record.image, mask):
             if path is not None and path not in sizes:
                 sizes[path] = file_size(path)
     except UserError as error:
         return str(error).splitlines()[0]
     if not record.text.strip():
         return f"{record.case} has an empty caption"
-    if not scored or record.mask is None or sizes[record.image] == sizes[record.mask]:
+    if mask is None or sizes[record.image] == sizes[mask]:
         return ""
-    (h, w), (mask_h, mask_w) = sizes[record.image], sizes[record.mask]
-    return f"{record.image} is {h}x{w} but {record.mask} is {mask_h}x{mask_w} (height x width)"
+    (h, w), (mask_h, mask_w) = sizes[record.image], sizes[mask]
+    return f"{record.image} is {h}x{w} but {mask} is {mask_h}x{mask_w} (height x width)"

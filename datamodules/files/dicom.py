@@ -7,7 +7,6 @@ nowhere else. Lengths are millimeters.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,24 +60,20 @@ _PYDICOM_ERRORS = (AttributeError, BytesLengthException, InvalidDicomError, NotI
 _LENGTHS = {"ImageOrientationPatient": 6, "ImagePositionPatient": 3, "PixelSpacing": 2}
 
 
-def read_dicom_series(source: Path | Sequence[Path]) -> Series:
-    """Read one series of single-frame DICOM files, neither flipped nor turned.
+def read_dicom_series(folder: Path) -> Series:
+    """Read one series of single-frame .dcm files from its folder, neither flipped nor turned.
 
     Slices follow the numbers in the files' names, or the instance numbers where the names do not
     run along the patient. The two may run against each other.
-
-    Args:
-        source: a folder (its .dcm files) or the files.
 
     Raises:
         UserError: a file is broken, not a gray picture, of another series or of another shape; a
             slice is missing or is there twice; or the orientation is not given.
     """
-    files = _dicom_files(source) if isinstance(source, Path) else list(source)
-    slices = [_read_slice(file) for file in files]
+    slices = [_read_slice(file) for file in _dicom_files(folder)]
     if len(slices) < 2:
         raise UserError(
-            f"{source} holds {len(slices)} slice(s), and a volume needs two or more",
+            f"{folder} holds {len(slices)} slice(s), and a volume needs two or more",
             "complete the download, or name the series' folder",
         )
     _check_alike(slices)
@@ -201,11 +196,11 @@ def _check_steps(slices: list[_Slice]) -> None:
 
 
 def _in_order(slices: list[_Slice]) -> list[_Slice]:
-    """By name, or else by instance number: the first that runs along the patient.
+    """As sorted by name, or else by instance number: the first that runs along the patient.
 
     Names come first because TCIA's boxes count slices by file.
     """
-    orders = [sorted(slices, key=lambda item: _name_numbers(item.file))]
+    orders = [slices]
     if all(item.number is not None for item in slices):
         orders.append(sorted(slices, key=lambda item: item.number or 0))
     for order in orders:

@@ -13,21 +13,21 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from datamodules.files.checks import preview, resolve_inside
-from datamodules.records import Record, case_name
+from datamodules.files.checks import preview
+from datamodules.records import Record
 from textseg.errors import Report, UserError, check_choice, raise_error
 from textseg.tables import (
     IMAGE_COLUMNS,
     IMAGE_SUFFIXES,
+    SPLITS,
     TABLE_SUFFIXES,
     Caption,
+    case_name,
     find_column,
     match_key,
     read_captions,
     read_rows,
 )
-
-SPLITS = ("train", "val", "test")
 
 Names = tuple[str, ...]
 Parts = dict[str, list[Caption]]  # rows by split
@@ -48,7 +48,7 @@ class LayoutSpec:
     folders: tuple[tuple[str, str], ...]  # images, masks
 
     def description(self) -> str:
-        """The family in one line, for the message that nothing fits."""
+        """Describe the family in one line, for the message that nothing fits."""
         pairs = " or ".join(f"{images}+{masks}" for images, masks in self.folders)
         base = next((f"[{base}/]" for base in self.bases if base), "")
         train = f"{{{'|'.join(self.splits[0])}}}/" if any(self.splits[0]) else ""
@@ -73,7 +73,7 @@ class Layout:
 
 
 def find_layout(root: Path, name: str, *, specs: Mapping[str, LayoutSpec], dataset: str) -> Layout:
-    """The first family that fits, or the one asked for.
+    """Find the first family that fits, or the one that `name` chooses.
 
     Args:
         root: the dataset's folder.
@@ -99,24 +99,17 @@ def find_layout(root: Path, name: str, *, specs: Mapping[str, LayoutSpec], datas
 
 
 def _fit(name: str, spec: LayoutSpec, base: Path) -> Layout | None:
-    splits = {}
+    splits: dict[str, Folders] = {}
     for split, names in zip(SPLITS, spec.splits, strict=True):
-        folders = _folders(base, names, spec.folders)
-        if folders is not None:
-            splits[split] = folders
+        for part, (images, masks) in product(names, spec.folders):
+            folders = Folders(base / part / images, base / part / masks)
+            if folders.images.is_dir() and folders.masks.is_dir():
+                splits.setdefault(split, folders)
     return Layout(name, base, splits) if "train" in splits else None
 
 
-def _folders(base: Path, names: Names, pairs: tuple[tuple[str, str], ...]) -> Folders | None:
-    for name, (images, masks) in product(names, pairs):
-        folders = Folders(base / name / images, base / name / masks)
-        if folders.images.is_dir() and folders.masks.is_dir():
-            return folders
-    return None
-
-
 def index_images(folder: Path) -> dict[str, Path]:
-    """Image files by what they have in common with their mask and caption.
+    """Index image files by what they have in common with their mask and caption.
 
     Of two files with one key, such as byte-identical copies under a second spelling, the first by
     name is taken.
@@ -129,12 +122,12 @@ def index_images(folder: Path) -> dict[str, Path]:
 
 
 def images_of(layout: Layout) -> list[Path]:
-    """Every image of the layout, a split's folder after the other."""
+    """List every image of the layout, split by split."""
     return [path for f in layout.splits.values() for path in index_images(f.images).values()]
 
 
 class FileIndex:
-    """The images and masks of some splits, found by key.
+    """Index the images and masks of some splits by key.
 
     A row whose files are missing gets the path where they would be.
 
@@ -153,20 +146,19 @@ class FileIndex:
         mask_prefix: str,
         case_id: Callable[[str], str],
     ) -> None:
-        here = [layout.splits[split] for split in splits if split in layout.splits]
-        self.folders = (
-            here[0] if here else Folders(layout.base / splits[0], layout.base / splits[0])
-        )
+        searched = [layout.splits[split] for split in splits if split in layout.splits]
+        absent = layout.base / splits[0]
+        self.folders = searched[0] if searched else Folders(absent, absent)
         self.mask_prefix = mask_prefix
         self.case_id = case_id
         self.images: dict[str, Path] = {}
         self.masks: dict[str, Path] = {}
-        for folders in reversed(here):
+        for folders in reversed(searched):
             self.images |= index_images(folders.images)
             self.masks |= index_images(folders.masks)
 
     def record(self, caption: Caption) -> Record:
-        """The row as a record."""
+        """Make a record of a row."""
         key = match_key(caption.name)
         file = f"{_stem(caption.name)}.png"
         image = self.images.get(key, self.folders.images / file)
@@ -219,7 +211,7 @@ _OWN_NAMES = ("text_alpha",)
 
 
 def plain_stem(stem: str) -> str:
-    """A file name without case and without what downloads and copies add at its end.
+    """Reduce a file name to lower case, without what downloads and copies add at its end.
 
     "Train_text_MosMedData+ 1(in)" is the workbook "Train_text_MosMedData+ 1", saved as text.
     """
@@ -233,7 +225,7 @@ def table_folders(bases: Iterable[Path]) -> list[Path]:
 
 
 def named_table(folders: Iterable[Path], stems: Names) -> Path | None:
-    """The first of the tables so named, folder by folder.
+    """Find the first table of one of these names, folder by folder.
 
     Raises:
         UserError: it lies there twice, under names that mean the same, and the two differ.
@@ -296,7 +288,7 @@ def read_tables(
         if table is None and captions is None:
             table = _table_beside_images(layout, split, stems)
         if table is not None:
-            tables[split] = _read(root, table, report)
+            tables[split] = read_captions(table, report, root=root, spare=ADDED_TO_NAMES)
     missing = [split for split in names.needed if split not in tables]
     if not missing:
         return tables
@@ -311,7 +303,7 @@ def read_tables(
 
 
 def read_keys(file: Path) -> set[str]:
-    """The keys of the files that a list names.
+    """Read the keys of the files that a list names.
 
     Raises:
         UserError: the list has no rows or no column of images.
@@ -319,7 +311,7 @@ def read_keys(file: Path) -> set[str]:
     rows = read_rows(file)
     if not rows:
         raise UserError(f"{file} has no rows", "is it the downloaded list, complete?")
-    column = find_column(file, rows[0], IMAGE_COLUMNS, "an image column")
+    column = find_column(file, rows[0], IMAGE_COLUMNS)
     assert column is not None, "its absence is raised"
     return {match_key(str(row[column])) for row in rows}
 
@@ -346,7 +338,7 @@ def read_lists(
 def split_by_lists(
     pool: Iterable[Caption], lists: Mapping[str, set[str]], *, split: str, remedy: str
 ) -> Parts:
-    """The rows by the one list that names each.
+    """Divide rows by the one list that names each.
 
     Args:
         pool: the rows.
@@ -371,19 +363,9 @@ def split_by_lists(
     return parts
 
 
-def _read(root: Path, file: Path, report: Report) -> list[Caption]:
-    return [
-        caption
-        for caption in read_captions(file, report)
-        if resolve_inside(
-            *(root, caption.name, file, caption.row, caption.line, report), spare=ADDED_TO_NAMES
-        )
-    ]
-
-
 def _joint_table(root: Path, file: Path, names: TableNames, report: Report) -> Parts:
     tables: Parts = {}
-    for caption in _read(root, file, report):
+    for caption in read_captions(file, report, root=root, spare=ADDED_TO_NAMES):
         tables.setdefault(caption.split, []).append(caption)
     if "" in tables or not set(names.needed) <= set(tables):
         *others, last = names.needed
@@ -407,11 +389,8 @@ def _table_beside_images(layout: Layout, split: str, stems: Names) -> Path | Non
 
 
 def _only_table(folder: Path) -> Path | None:
-    tables = [
-        f
-        for f in _tables_in(folder)
-        if f.suffix.lower() in (".xlsx", ".csv") and not plain_stem(f.stem).endswith("_id")
-    ]
+    tables = [f for f in _tables_in(folder) if f.suffix.lower() in (".xlsx", ".csv")]
+    tables = [f for f in tables if not plain_stem(f.stem).endswith("_id")]
     return tables[0] if len(tables) == 1 else None
 
 

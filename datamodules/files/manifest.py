@@ -22,17 +22,24 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.files.checks import preview, resolve_inside
-from datamodules.records import Record, Splits, case_name
+from datamodules.files.checks import preview
+from datamodules.records import Record, Splits
 from textseg.errors import Report, TableError, UserError, raise_error
-from textseg.tables import TEXT_COLUMNS, Row, is_filled, read_rows, required, row_error, split_name
+from textseg.tables import (
+    FILL_IN,
+    SPLITS,
+    TEXT_COLUMNS,
+    Row,
+    case_name,
+    read_rows,
+    resolve_inside,
+    split_name,
+)
 
 MANIFEST_NAMES = ("manifest.jsonl", "manifest.csv", "manifest.xlsx")
-SPLITS = ("train", "val", "test")
 PREDICT = "predict"  # rows without truth
 UNSPLIT = "unsplit"  # rows of a manifest that names no splits
 REQUIRED = ("image", "mask", "text", "case_id", "split")
@@ -48,6 +55,7 @@ _MEANT = {
     "spacing": "pixel_spacing voxel_spacing spacing_mm",
 }
 _MEANT_BY = {name: column for column, names in _MEANT.items() for name in names.split()}
+_MASK_REMEDY = "name the mask, or write split=predict for a row without truth"
 _CLOSE = 0.8  # "spilt" and "split" share 0.8 of their letters in order
 
 
@@ -78,7 +86,6 @@ def read_manifest(
     file: Path | None,
     *,
     needs_split: bool = True,
-    needs_case: bool = True,
     lenient: bool = False,
     report: Report = raise_error,
 ) -> Splits:
@@ -89,11 +96,10 @@ def read_manifest(
         file: the manifest; None looks for one of `MANIFEST_NAMES` in root.
         needs_split: every row must name its split; otherwise rows of a manifest without that
             column are under "unsplit".
-        needs_case: every row must name its patient or study; otherwise `case_id` is "" where there
-            is no such column.
         lenient: also take caption, description or sentence for text, ignore other columns with a
             warning, and take rows without a mask, which are under "predict". Such rows have the
             split "predict" or none; of a table without any mask, all rows are for prediction.
+            Without a column of patients or studies `case_id` is "".
         report: is told of columns, cells and splits that cannot be used. Where it returns, rows of
             no known split are under "unsplit", and rows without an image are left out.
 
@@ -102,26 +108,22 @@ def read_manifest(
             be read, has no rows or no column of images.
     """
     file = find_manifest(root, file)
-    needed = [c for c in REQUIRED if needs_split or c != "split"]
-    needed = [c for c in needed if needs_case or c != "case_id"]
-    needed = [c for c in needed if not lenient or c != "mask"]
+    optional = ["split"] * (not needs_split) + ["mask", "case_id"] * lenient
+    needed = [column for column in REQUIRED if column not in optional]
     rows = _renamed(file, read_rows(file), needed, report, lenient=lenient)
     columns = {column for row in rows for column in row}
-    filled = {column for column in columns if any(is_filled(row, column) for row in rows)}
-    has_case = "case_id" in (columns if needs_case else filled)
+    filled = {column for column in columns if any(row.filled(column) for row in rows)}
+    has_case = "case_id" in (filled if lenient else columns)
     has_split = "split" in (columns if needs_split else filled)
-    splits: Splits = {split: [] for split in SPLITS}
-    if lenient:
-        splits[PREDICT] = []
-    if not needs_split:
-        splits[UNSPLIT] = []
-    for number, row in enumerate(rows):
-        split = _split(file, number, row, splits, report) if has_split else UNSPLIT
+    accepted = [*SPLITS, PREDICT] if lenient else [*SPLITS]
+    splits: Splits = {name: [] for name in [*accepted, *[UNSPLIT] * (not needs_split)]}
+    for row in rows:
+        split = _split(row, accepted, report) if has_split else UNSPLIT
         if lenient and "mask" not in filled:
             split = PREDICT
         if "mask" in columns and (split not in (PREDICT, UNSPLIT) or not lenient):
-            _require_mask(file, number, row, report, lenient=lenient)
-        record = _record(root, file, number, row, report, has_case=has_case)
+            row.required("mask", report, remedy=_MASK_REMEDY if lenient else FILL_IN)
+        record = _record(root, row, report, has_case=has_case)
         if record is not None:
             splits.setdefault(split, []).append(record)
     _check_splits(root, file, {split: splits[split] for split in SPLITS}, report)
@@ -182,7 +184,8 @@ def _renamed(
     elif unknown:
         rank_zero_warn(f"{file}: columns that are not read: {', '.join(unknown)}")
     return [
-        Row({names[c]: value for c, value in row.items() if c in names}, row.line) for row in rows
+        Row({names[c]: v for c, v in row.items() if c in names}, file, row.number, row.line)
+        for row in rows
     ]
 
 
@@ -218,76 +221,54 @@ def _refuse_misspelled(file: Path, unknown: list[str], absent: set[str], report:
 # --- rows --------------------------------------------------------------------------------------
 
 
-def _split(file: Path, number: int, row: Row, known: Iterable[str], report: Report) -> str:
+def _split(row: Row, accepted: Sequence[str], report: Report) -> str:
     kind = "invalid split name"
-    written = required(file, number, row, "split", report, kind=kind)
+    written = row.required("split", report, kind=kind)
     split = split_name(written)
-    accepted = [name for name in known if name != UNSPLIT]
     if split in accepted:
         return split
     if written:
-        detail, remedy = f"split={written!r}", f"write one of {', '.join(accepted)}"
-        report(row_error(file, number, row.line, detail, remedy, kind=kind))
+        remedy = f"write one of {', '.join(accepted)}"
+        report(row.error(f"split={written!r}", remedy, kind=kind))
     return UNSPLIT
 
 
-def _require_mask(file: Path, number: int, row: Row, report: Report, *, lenient: bool) -> None:
-    if not lenient:
-        required(file, number, row, "mask", report)
-    elif not is_filled(row, "mask"):
-        remedy = "name the mask, or write split=predict for a row without truth"
-        report(row_error(file, number, row.line, "'mask' is empty", remedy, kind="invalid row"))
-
-
-def _record(
-    root: Path, file: Path, number: int, row: Row, report: Report, *, has_case: bool
-) -> Record | None:
+def _record(root: Path, row: Row, report: Report, *, has_case: bool) -> Record | None:
     """The row as a record; None after a mistake in a path."""
-    for column in ("image", "mask", "text"):
-        if isinstance(row.get(column), (list, dict, float, int)):
-            detail = f"{column}={row[column]!r} is not one string"
-            remedy = "give an image with several expressions or masks one row for each"
-            report(row_error(file, number, row.line, detail, remedy, kind="invalid row"))
-    name, mask = required(file, number, row, "image", report), None
-    image = resolve_inside(root, name, file, number, row.line, report) if name else None
-    if image is not None and is_filled(row, "mask"):
-        mask = resolve_inside(root, str(row["mask"]), file, number, row.line, report)
+    row.check_strings(("image", "mask", "text"), report)
+    name, mask = row.required("image", report), None
+    image = resolve_inside(root, name, row, report) if name else None
+    if image is not None and row.filled("mask"):
+        mask = resolve_inside(root, str(row["mask"]), row, report)
         image = image if mask else None
     if image is None:
         return None
     return Record(
         image=image,
         mask=mask,
-        text=required(file, number, row, "text", report, kind=""),
-        case=case_name(image, number),
-        case_id=required(file, number, row, "case_id", report).strip() if has_case else "",
-        row=number,
-        spacing=_spacing(file, number, row, report),
+        text=row.required("text", report, kind=""),
+        case=case_name(image, row.number),
+        case_id=row.required("case_id", report).strip() if has_case else "",
+        row=row.number,
+        spacing=_spacing(row, report),
     )
 
 
-def _spacing(file: Path, number: int, row: Row, report: Report) -> tuple[float, float] | None:
+def _spacing(row: Row, report: Report) -> tuple[float, float] | None:
+    """Millimeters per pixel along rows and columns; None where they are not given."""
     value = row.get("spacing")
     if value is None or value == "":
         return None
-    spacing = spacing_of(value)
-    if spacing is None:
-        remedy = 'write millimeters per pixel as "0.8 0.8" (rows, columns) or as one number'
-        detail = f"spacing={value!r}"
-        report(row_error(file, number, row.line, detail, remedy, kind="invalid row"))
-    return spacing
-
-
-def spacing_of(value: Any) -> tuple[float, float] | None:
-    """Parse millimeters per pixel along rows and columns; None of any other cell."""
     parts = value if isinstance(value, list) else str(value).strip("[]").replace(",", " ").split()
     try:
         numbers = [float(part) for part in parts]
     except (TypeError, ValueError):
-        return None
-    if len(numbers) not in (1, 2) or not all(math.isfinite(n) and n > 0 for n in numbers):
-        return None
-    return numbers[0], numbers[-1]
+        numbers = []
+    if len(numbers) in (1, 2) and all(math.isfinite(n) and n > 0 for n in numbers):
+        return numbers[0], numbers[-1]
+    remedy = 'write millimeters per pixel as "0.8 0.8" (rows, columns) or as one number'
+    report(row.error(f"spacing={value!r}", remedy))
+    return None
 
 
 def _check_splits(root: Path, file: Path, splits: Splits, report: Report) -> None:
@@ -299,11 +280,8 @@ def _check_splits(root: Path, file: Path, splits: Splits, report: Report) -> Non
             images.setdefault(os.path.relpath(record.image, root), set()).add(split)
             if record.case_id:
                 cases.setdefault(record.case_id, set()).add(split)
-    for what, known, rest in (
-        ("case_ids", cases, "of a case"),
-        ("images", images, "of an image"),
-    ):
-        shared = [f"{name} ({', '.join(sorted(s))})" for name, s in known.items() if len(s) > 1]
+    for what, split_of, rest in (("case_ids", cases, "a case"), ("images", images, "an image")):
+        shared = [f"{name} ({', '.join(sorted(s))})" for name, s in split_of.items() if len(s) > 1]
         if shared:
             cause = f"{file}: {len(shared)} {what} are in more than one split: {preview(shared)}"
-            report(UserError(cause, f"give all rows {rest} the same split"))
+            report(UserError(cause, f"give all rows of {rest} the same split"))

@@ -19,7 +19,6 @@ from textseg.errors import UserError
 
 Array = NDArray[Any]
 Affine = NDArray[np.float64]
-Triple = tuple[float, float, float]
 
 MAX_OBLIQUITY = 20.0  # degrees; beyond, an axis can no longer be called by one name
 SAME_GRID = 0.25  # of a voxel's shortest side; headers are rounded differently by each tool
@@ -36,7 +35,7 @@ class Volume:
     """
 
     values: Array
-    spacing: Triple
+    spacing: tuple[float, float, float]
     affine: Affine
 
 
@@ -53,7 +52,8 @@ def canonical(values: Array, affine: Affine, *, where: str = "the volume") -> Vo
     """
     turn = check_orientation(affine, where)
     turned = affine @ inv_ornt_aff(turn, values.shape)
-    return Volume(apply_orientation(values, turn), _spacing(turned), turned)
+    x, y, z = np.linalg.norm(turned[:3, :3], axis=0).tolist()
+    return Volume(apply_orientation(values, turn), (x, y, z), turned)
 
 
 def axial_picture(values: Array, z: int) -> Array:
@@ -118,11 +118,6 @@ def check_orientation(affine: Affine, where: str) -> Array:
             "resample it to an axial grid first",
         )
     return turn
-
-
-def _spacing(affine: Affine) -> Triple:
-    x, y, z = np.linalg.norm(affine[:3, :3], axis=0).tolist()
-    return x, y, z
 
 
 def shape_text(shape: Sequence[int]) -> str:

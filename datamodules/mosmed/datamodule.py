@@ -39,7 +39,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import TextSegDataModule
 from datamodules.files.checks import preview
-from datamodules.files.layouts import SPLITS, FileIndex, Parts, images_of, split_by_lists
+from datamodules.files.layouts import FileIndex, Parts, images_of, split_by_lists
 from datamodules.files.manifest import has_manifest
 from datamodules.mosmed.layouts import (
     LayoutName,
@@ -51,7 +51,7 @@ from datamodules.mosmed.layouts import (
 from datamodules.records import Splits
 from textseg.batch import stable_id
 from textseg.errors import Report, UserError, check_choice, raise_error
-from textseg.tables import Caption, match_key
+from textseg.tables import SPLITS, Caption, match_key
 
 Split = Literal["official", "study", "lists"]
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from datamodules.files import layouts
-from datamodules.files.layouts import SPLITS, Layout, LayoutSpec, Names, TableNames
+from datamodules.files.layouts import Layout, LayoutSpec, Names, TableNames
 from textseg.errors import UserError
+from textseg.tables import SPLITS
 
 LayoutName = Literal["auto", "kaggle", "lvit", "mmiunet", "prepared"]
 

@@ -18,7 +18,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from datamodules.captions.lvit_template import COUNTS, NO_INFECTION, SIDES, ZONES
-from datamodules.files.layouts import SPLITS
 from datamodules.phantoms.common import check_counts, new_folder, random_stream, write_table
 from datamodules.phantoms.drawing import (
     Chest,
@@ -31,6 +30,7 @@ from datamodules.phantoms.drawing import (
     to_bytes,
     unit_grid,
 )
+from textseg.tables import SPLITS
 
 POSITION_CHANCE = (0.25, 0.5, 0.1, 0.15)  # of the three zones and of "all", about as in the text
 HEALTHY = 0.04  # chance of a slice without infection

@@ -23,9 +23,10 @@ from datamodules.captions.expressions import (
     distinguishing_traits,
     trait_expression,
 )
-from datamodules.files.manifest import SPLITS, write_manifest
+from datamodules.files.manifest import write_manifest
 from datamodules.phantoms.common import check_counts, new_folder, random_stream, save_mask
 from datamodules.refhl_seg.abdomen import Traits, draw_patient, draw_slice
+from textseg.tables import SPLITS
 
 
 def expression(rng: np.random.Generator, traits: Traits, others: list[Traits]) -> str:

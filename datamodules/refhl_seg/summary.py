@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.files.layouts import SPLITS
+from textseg.tables import SPLITS
 
 SUMMARY_FILE = "summary.json"
 LEFT_OUT = (

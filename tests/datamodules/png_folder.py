@@ -11,7 +11,8 @@ from PIL import Image
 
 from datamodules.base import TextSegDataModule
 from datamodules.dataset import TextSegDataset, collate, to_batch
-from datamodules.records import Record, case_name
+from datamodules.records import Record
+from textseg.tables import case_name
 
 SIZE = (32, 64)
 SPLITS = ("train", "val", "test", "predict")

@@ -103,14 +103,13 @@ def test_values_are_rescaled_slice_by_slice(tmp_path: Path) -> None:
     np.testing.assert_array_equal(values[..., 1], raw(2) * 2.0 - 1024)
 
 
-def test_numbers_order_the_slices_whatever_their_width_and_the_order_given(tmp_path: Path) -> None:
+def test_numbers_order_the_slices_whatever_their_width(tmp_path: Path) -> None:
     for number in (9, 10, 11):
         dicom(tmp_path / f"1-{number}.dcm", number, 2.0 * number, InstanceNumber=None)
     (tmp_path / "._1-10.dcm").write_bytes(b"left by a Mac")
     (tmp_path / "LICENSE").write_text("CC BY-NC")
-    for source in (tmp_path, [tmp_path / f"1-{n}.dcm" for n in (11, 9, 10)]):
-        values = read_dicom_series(source).values
-        np.testing.assert_array_equal(values, np.stack([raw(9), raw(10), raw(11)], axis=-1))
+    values = read_dicom_series(tmp_path).values
+    np.testing.assert_array_equal(values, np.stack([raw(9), raw(10), raw(11)], axis=-1))
 
 
 def test_names_order_the_slices_where_instance_numbers_do_not(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def save(file: Path, rows: list[Entry], separator: str = ",") -> Path:
 
 def lenient(root: Path, rows: list[Entry], name: str = "manifest.csv") -> dict[str, list[Any]]:
     file = save(root / name, rows)
-    return read_manifest(root, file, needs_split=False, needs_case=False, lenient=True)
+    return read_manifest(root, file, needs_split=False, lenient=True)
 
 
 def counts(splits: Mapping[str, list[Any]]) -> dict[str, int]:

@@ -73,8 +73,8 @@ def test_empty_rows_count_as_lines_and_not_as_rows(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"t\.csv, row 5 .*'text'"):
         read_captions(tmp_path / "t.csv")
     (tmp_path / "t.csv").write_text("Image,text\n\na.png,left\n,\nb.png,right\n")
-    captions = read_captions(tmp_path / "t.csv")
-    assert [(c.row, c.line) for c in captions] == [(0, 3), (1, 5)]
+    rows = read_rows(tmp_path / "t.csv")
+    assert [(row.number, row.line) for row in rows] == [(0, 3), (1, 5)]
     book = openpyxl.Workbook()
     for row, cells in ((1, ("Image", "text")), (3, ("a.png", "left")), (5, ("b.png", " "))):
         for column, cell in enumerate(cells, start=1):

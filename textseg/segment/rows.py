@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +48,7 @@ def read_rows(image: Path, text: str | None, root: str | None) -> Iterator[Row]:
         )
     for number, path in enumerate(files):
         require_file(path)
-        yield Row(path, text, _case(path, number), str(path))
+        yield Row(path, text, tables.case_name(path, number), str(path))
 
 
 def _table_rows(file: Path, text: str | None, root: str | None) -> Iterator[Row]:
@@ -59,7 +57,7 @@ def _table_rows(file: Path, text: str | None, root: str | None) -> Iterator[Row]
     if not table:
         raise UserError(f"{file} has no rows", "list one image and its text a row")
     columns = list(dict.fromkeys(column for row in table for column in row))
-    tables.find_column(file, columns, ("image",), "an image column")
+    tables.find_column(file, columns, ("image",))
     image_column = _one_column(file, columns, ("image",))
     text_column = _one_column(file, columns, tables.TEXT_COLUMNS)
     if text_column and text is not None:
@@ -68,54 +66,22 @@ def _table_rows(file: Path, text: str | None, root: str | None) -> Iterator[Row]
             "leave the text out, or delete the column",
         )
     folder = file.parent if root is None else Path(root).expanduser()
-    for number, row in enumerate(table):
-        where = f"{file}, {tables.row_location(file, number, row.line)}"
-        path = _inside(folder, _cell(row, image_column, where) or "", where)
+    for row in table:
+        row.check_strings((image_column, text_column))
+        path = tables.resolve_inside(folder, row.required(image_column), row)
+        assert path is not None, "a mistake is raised"
+        where = f"{file}, {row.location}"
         require_file(path, where)
-        yield Row(
-            image=path,
-            text=_cell(row, text_column, where) if text_column else text,
-            case=_case(path, number),
-            where=where,
-        )
+        words = row.get(text_column) if text_column else text
+        yield Row(path, words, tables.case_name(path, row.number), where)
 
 
 def _one_column(file: Path, columns: list[str], accepted: tuple[str, ...]) -> str:
     """The one column of these names; "" without any."""
-    found = tables.matching_columns(columns, accepted)
-    if len(found) > 1:
+    matching = tables.matching_columns(columns, accepted)
+    if len(matching) > 1:
         raise UserError(
-            f"{file} has {len(found)} columns for {accepted[0]}: {', '.join(found)}",
+            f"{file} has {len(matching)} columns for {accepted[0]}: {', '.join(matching)}",
             "keep one of them",
         )
-    return found[0] if found else ""
-
-
-def _cell(row: tables.Row, column: str, where: str) -> str | None:
-    value = row.get(column)
-    if value is not None and not isinstance(value, str):
-        raise UserError(
-            f"{where}: {column}={value!r} is not one string",
-            "give an image with several expressions one row for each",
-        )
-    return value
-
-
-def _case(image: Path, row: int) -> str:
-    """As the DataModules name a row."""
-    stem = re.sub(r"[^\w.+ -]", "_", image.stem)
-    return f"{stem}__{row}"
-
-
-def _inside(root: Path, entry: str, where: str) -> Path:
-    """The file that a table names, below `root`; compared by name, so that links are allowed."""
-    if not entry.strip():
-        raise UserError(f"{where}: no image is named", "name one, or delete the row")
-    base = os.path.abspath(root)  # noqa: PTH100 - resolve() would follow links
-    path = os.path.abspath(Path(base) / entry.strip().replace("\\", "/"))  # noqa: PTH100
-    if not Path(path).is_relative_to(base):
-        raise UserError(
-            f"{where}: {entry!r} lies outside root={base}",
-            "set root to a folder above all images",
-        )
-    return Path(path)
+    return matching[0] if matching else ""
