@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from textseg.batch import SegmentationOutput, TextFeatures
 from textseg.errors import UserError
-from textseg.explain import eval_mode, normalize_map, record_inputs, saliency, word_spans
+from textseg.explain import eval_mode, normalize_map, record_inputs, saliency
 from textseg.layers import CrossAttention, attention_weights, merge_heads, split_heads
 from textseg.models.base import SegmentationModule
+from textseg.preprocess import word_spans
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from textseg.batch import Batch
 from textseg.callbacks.gather import gather_by_index, rows_in
 from textseg.callbacks.score_log import report_of
-from textseg.errors import UserError
+from textseg.errors import UserError, check_at_least
 from textseg.models.base import SegmentationModule
 from textseg.runs.outputs import (
     evenly_spaced,
@@ -38,8 +38,7 @@ class ExplanationWriter(L.Callback):
     """
 
     def __init__(self, pictures: int = 0, word: str | None = None) -> None:
-        if pictures < 0:
-            raise UserError(f"explain.pictures={pictures} is negative", "give 0 for none")
+        check_at_least("explain.pictures", pictures, 0)
         if word is not None and not (word.strip() and pictures):
             raise UserError(
                 f"explain.word={word!r} with explain.pictures={pictures} draws nothing",

@@ -24,7 +24,7 @@ from textseg.encoders.pretrained import (
 from textseg.encoders.restore import restored_text_state
 from textseg.encoders.vocabulary import build_tokenizer, words_of
 from textseg.errors import UserError
-from textseg.explain import word_spans
+from textseg.preprocess import word_spans
 
 SCRATCH = "scratch"
 CACHED_CAPTIONS = 8192

@@ -247,10 +247,7 @@ class SegmentationModule(L.LightningModule):
             )
         total = int(length)
         scheduler = warmup_schedule(
-            optimizer,
-            total_steps=total,
-            warmup_steps=int(total * self.warmup),
-            kind=self.schedule,
+            optimizer, total_steps=total, warmup_steps=int(total * self.warmup), kind=self.schedule
         )
         return {
             "optimizer": optimizer,

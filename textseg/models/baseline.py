@@ -19,7 +19,14 @@ import torch
 from torch import Tensor
 
 from textseg.batch import SegmentationOutput, TextFeatures
-from textseg.encoders import Normalize, NoText, is_restoring, is_timm_model, near_timm_names
+from textseg.encoders import (
+    Normalize,
+    NoText,
+    check_image_size,
+    is_restoring,
+    is_timm_model,
+    near_timm_names,
+)
 from textseg.errors import UserError, first_line
 from textseg.models.base import SegmentationModule
 from textseg.optim import parameter_groups
@@ -94,7 +101,8 @@ class ImageBaseline(SegmentationModule):
 
     def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
         """The tensor part: what compile, export, benchmark and explanations act on."""
-        self._check_size(image.shape[-2], image.shape[-1])
+        stride = self.network.encoder.output_stride
+        check_image_size(image.shape[-2:], stride, self._names(), positions=self.cells)
         logits = self.network(self.normalize(image))
         self._check_grid(logits, image)
         return SegmentationOutput(logits, {})
@@ -110,22 +118,6 @@ class ImageBaseline(SegmentationModule):
             pretrained=self.network.encoder.parameters() if self.pretrained else (),
             pretrained_lr_scale=pretrained_lr_scale,
         )
-
-    def _check_size(self, height: int, width: int) -> None:
-        stride = self.network.encoder.output_stride
-        if height % stride or width % stride:
-            raise UserError(
-                f"images of {height} x {width} do not suit image_encoder="
-                f"{self.hparams['image_encoder']!r}, whose deepest stage has one position for "
-                f"{stride} x {stride} pixels",
-                f"set data.image_size to multiples of {stride}",
-            )
-        if min(height, width) < self.cells * stride:
-            raise UserError(
-                f"images of {height} x {width} are too small for {self._names()}, which needs "
-                f"{self.cells} x {self.cells} positions at its deepest stage",
-                f"set data.image_size to {self.cells * stride} or more",
-            )
 
     def _check_grid(self, logits: Tensor, image: Tensor) -> None:
         """Some architectures upsample by a fixed factor, whatever the encoder's stride."""

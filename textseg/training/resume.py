@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from textseg.errors import UserError
+from textseg.errors import check_at_least
 from textseg.training.attached import callbacks_of
 from textseg.training.checkpoint_files import LAST
 from textseg.training.random_state import random_state, set_random_state
@@ -47,11 +47,8 @@ class Restart(L.Callback):
     """
 
     def __init__(self, every_n_steps: int = 500) -> None:
-        if every_n_steps < 0:
-            raise UserError(
-                f"restart.every_n_steps={every_n_steps} is below 0",
-                "give a number of steps, or 0 to write last.ckpt after each epoch only",
-            )
+        remedy = "give a number of steps, or 0 to write last.ckpt after each epoch only"
+        check_at_least("restart.every_n_steps", every_n_steps, 0, remedy)
         self.every_n_steps = every_n_steps
         self._saved_step = 0  # step of the newest last.ckpt
         self._signal = 0

@@ -75,9 +75,9 @@ def explanation(
         panels.append((name, outlined(_heat_over(picture, maps[name]), outlines[-1:])))
 
     columns = even_columns(len(panels))
-    sheet, gap = sheet_for(panels, columns, title)
+    sheet = sheet_for(panels, columns, title)
     for first in range(0, len(panels), columns):
-        sheet.panels(panels[first : first + columns], gap)
+        sheet.panels(panels[first : first + columns])
         sheet.space()
     sheet.legend([(color, f"{name} (outline)") for color, name, _ in outlines])
     sheet.scale(
@@ -85,7 +85,7 @@ def explanation(
     )
     sheet.space()
     sheet.text(caption or "(empty caption)", word=word)
-    return sheet.joined(margin=sheet.size)
+    return sheet.joined()
 
 
 def _reading_order(maps: Mapping[str, NDArray[Any]]) -> list[str]:
