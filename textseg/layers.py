@@ -83,6 +83,11 @@ def to_map(x: Tensor, height: int, width: int) -> Tensor:
     return x.transpose(1, 2).unflatten(2, (height, width))
 
 
+def resize_map(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize bilinearly by pixel centers: [B, C, h, w] -> [B, C, H, W]."""
+    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
+
+
 class SelfAttentionLayer(nn.Module):
     """A pre-norm transformer layer over the positions of a map.
 
@@ -110,9 +115,8 @@ class SelfAttentionLayer(nn.Module):
         The embedding is added to the input of the attention, not to the residual.
         """
         normed = self.norm1(x) + positions
-        cells = to_tokens(
-            F.avg_pool2d(to_map(normed, *grid), self.reduction, ceil_mode=True)
-        )  # [B, H*W/r^2, C]
+        cells = F.avg_pool2d(to_map(normed, *grid), self.reduction, ceil_mode=True)
+        cells = to_tokens(cells)  # [B, H*W/r^2, C]
         query_weight, *rest = self.qkv.weight.chunk(3)
         query_bias, *rest_bias = self.qkv.bias.chunk(3)
         key_value = F.linear(cells, torch.cat(rest), torch.cat(rest_bias))
@@ -201,7 +205,7 @@ class UNetDecoder(nn.Module):
         x = features[-1]
         steps = zip(reversed(self.narrow), reversed(self.blocks), features[-2::-1], strict=True)
         for narrow, block, skip in steps:
-            x = F.interpolate(narrow(x), skip.shape[-2:], mode="bilinear", align_corners=False)
+            x = resize_map(narrow(x), skip.shape[-2:])
             x = block(torch.cat([x, skip], dim=1))
         return x
 

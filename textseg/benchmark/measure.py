@@ -100,16 +100,13 @@ def benchmark(
         output: a JSON file for the figures; one that exists is not overwritten.
 
     Returns:
-        the settings; environment: device, versions, seed, load average; matrix_product_gflops_per_s
-        by mode, the fastest large product of square matrices; and under networks a row for each:
-        parameters_m and trainable_m in millions; gflops of one image, with and without the text
-        encoder, and step_gflops of one image's forward, loss and backward; memory_format; text_s
-        (strings to features), forward_s and step_s (forward, loss, backward and AdamW), the median
-        seconds of a batch, and their spread (interquartile range); forward_ratio and step_ratio to
-        the reference; speedup, the step of the network's first mode by this one; text_share of the
-        step; text_bit_equal, whether cached features are those of the encoder, null if none are
-        cached; share_of_peak, the step's GFLOPs a second by those of the matrix product;
-        peak_memory_mib of a step on a GPU, with weights and the optimizer's state, null on a CPU.
+        the settings; the environment; matrix_product_gflops_per_s by mode; and under networks a row
+        for each, in which text_s (strings to features), forward_s and step_s (forward, loss,
+        backward and AdamW) are median seconds of a batch with their interquartile ranges; speedup
+        is the step of the network's first mode by this one; text_bit_equal tells whether cached
+        features are those of the encoder, null if none are cached; share_of_peak is the step's
+        GFLOPs a second by those of the matrix product; peak_memory_mib is of a step on a GPU, with
+        weights and the optimizer's state, null on a CPU.
 
     Raises:
         UserError: a setting that cannot be measured, or an experiment that cannot be built.

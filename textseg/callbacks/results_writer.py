@@ -12,7 +12,7 @@ from PIL import Image
 
 from textseg.batch import Batch
 from textseg.callbacks.gather import gather_by_index, rows_in
-from textseg.errors import check_at_least
+from textseg.errors import UserError
 from textseg.metrics.bootstrap import Floats, bootstrap_warnings
 from textseg.metrics.case_table import LVIT_SIDE
 from textseg.metrics.ranking import choose
@@ -69,8 +69,9 @@ class ResultsWriter(L.Callback):
     """
 
     def __init__(self, overlays: int = 24, ranked: int = 4, save_masks: bool = False) -> None:
-        check_at_least("results_writer.overlays", overlays, 0)
-        check_at_least("results_writer.ranked", ranked, 0)
+        for name, count in (("overlays", overlays), ("ranked", ranked)):
+            if count < 0:
+                raise UserError(f"results_writer.{name}={count} is negative", "give 0 for none")
         self.overlays = overlays
         self.ranked = ranked
         self.save_masks = save_masks

@@ -24,7 +24,6 @@ from textseg.encoders.text import (
     TextEncoderBase,
     masked_mean,
     token_counter,
-    warn_of_truncation,
 )
 
 __all__ = [
@@ -40,5 +39,4 @@ __all__ = [
     "near_timm_names",
     "restoring",
     "token_counter",
-    "warn_of_truncation",
 ]

@@ -29,8 +29,8 @@ class Normalize(nn.Module):
 
     def __init__(
         self,
-        mean: Sequence[float] = (0.485, 0.456, 0.406),
-        std: Sequence[float] = (0.229, 0.224, 0.225),
+        mean: Sequence[float] = _IMAGENET["mean"],
+        std: Sequence[float] = _IMAGENET["std"],
     ) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)

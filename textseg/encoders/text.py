@@ -189,8 +189,13 @@ class TextEncoder(TextEncoderBase):
         """Learn a missing vocabulary from the training captions, and warn of cut captions."""
         if self.needs_vocabulary and training:
             self.learn_vocabulary(captions)
-        if not self.needs_vocabulary:
-            warn_of_truncation(self, captions)
+        count = 0 if self.needs_vocabulary else self.count_truncated(captions)
+        if count:
+            warnings.warn(
+                f"{count} of {len(captions)} captions are longer than max_tokens={self.max_tokens} "
+                "and are cut; raise max_tokens to keep their ends",
+                stacklevel=2,
+            )
 
     def learn_vocabulary(self, captions: Sequence[str]) -> None:
         """Build the word-piece vocabulary of ``scratch`` from the training captions.
@@ -340,17 +345,6 @@ def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
     """Mean over the tokens that are not padding: [B, L, D] and [B, L] -> [B, D]."""
     weight = mask.unsqueeze(-1).to(tokens.dtype)
     return (tokens * weight).sum(1) / weight.sum(1)
-
-
-def warn_of_truncation(encoder: TextEncoder, captions: Sequence[str]) -> None:
-    """Warn once, with their number, of captions that are cut at `max_tokens`."""
-    count = encoder.count_truncated(captions)
-    if count:
-        warnings.warn(
-            f"{count} of {len(captions)} captions are longer than max_tokens="
-            f"{encoder.max_tokens} and are cut; raise max_tokens to keep their ends",
-            stacklevel=2,
-        )
 
 
 def token_counter(name: str) -> Callable[[str], int]:

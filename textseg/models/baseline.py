@@ -18,6 +18,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor
 
+from textseg.backbone import TextImageBackboneMixin
 from textseg.batch import SegmentationOutput, TextFeatures
 from textseg.encoders import (
     Normalize,
@@ -48,7 +49,7 @@ class StoredNormalize(Normalize):
         self.register_buffer("std", self.std, persistent=True)
 
 
-class ImageBaseline(SegmentationModule):
+class ImageBaseline(TextImageBackboneMixin, SegmentationModule):
     """An image-only network: any architecture and encoder of segmentation-models-pytorch.
 
     Args:
@@ -91,14 +92,6 @@ class ImageBaseline(SegmentationModule):
         self.text_encoder = NoText()
         self.to(memory_format=torch.channels_last)
 
-    def encode_text(self, text: Sequence[str]) -> TextFeatures:
-        """One token of width 0 for each caption: nothing of the text reaches the network."""
-        return self.text_encoder(text)
-
-    def token_mask(self, text: Sequence[str], word: str | None) -> Tensor:
-        """The one token of each caption, [B, 1]; a UserError if `word` is asked for."""
-        return self.text_encoder.word_mask(text, word)
-
     def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
         """The tensor part: what compile, export, benchmark and explanations act on."""
         stride = self.network.encoder.output_stride
@@ -138,11 +131,7 @@ class ImageBaseline(SegmentationModule):
 def _build(
     architecture: str, image_encoder: str, *, pretrained: bool, options: Mapping[str, Any]
 ) -> Any:
-    """The smp network with one logit and three colors.
-
-    Raises:
-        UserError: the library refuses the settings, or the weights cannot be fetched.
-    """
+    """The library's network with one logit and three colors."""
     published: str | bool = True if image_encoder.startswith(TIMM) else "imagenet"
     try:
         return smp.create_model(
@@ -153,14 +142,15 @@ def _build(
             classes=1,
             **options,
         )
-    except OSError as error:
-        raise _out_of_reach(image_encoder, error) from error
-    except RuntimeError as error:
-        if pretrained:
+    except (OSError, KeyError, TypeError, ValueError, AssertionError, RuntimeError) as error:
+        if isinstance(error, OSError) or (pretrained and isinstance(error, RuntimeError)):
             raise _out_of_reach(image_encoder, error) from error
-        raise _refused(architecture, image_encoder, options, error) from error
-    except (KeyError, TypeError, ValueError, AssertionError) as error:
-        raise _refused(architecture, image_encoder, options, error) from error
+        raise UserError(
+            f"architecture={architecture!r} cannot be built with image_encoder={image_encoder!r} "
+            f"and options {dict(options)} ({first_line(error)})",
+            "change what the message in brackets names; pretrained: false needs no published "
+            "weights",
+        ) from error
 
 
 def _normalize(image_encoder: str, *, pretrained: bool) -> Normalize:
@@ -237,14 +227,4 @@ def _out_of_reach(image_encoder: str, error: Exception) -> UserError:
         f"the weights of image_encoder={image_encoder!r} could not be fetched "
         f"({first_line(error)})",
         "connect to the hub once so that the weights are cached, or set pretrained: false",
-    )
-
-
-def _refused(
-    architecture: str, image_encoder: str, options: Mapping[str, Any], error: Exception
-) -> UserError:
-    return UserError(
-        f"architecture={architecture!r} cannot be built with image_encoder={image_encoder!r} and "
-        f"options {dict(options)} ({first_line(error)})",
-        "change what the message in brackets names; pretrained: false needs no published weights",
     )

@@ -48,7 +48,12 @@ from textseg.batch import Batch, SegmentationOutput, TextFeatures
 from textseg.encoders import check_image_size
 from textseg.errors import check_choice
 from textseg.explain import record_inputs
-from textseg.layers import UNetDecoder, attention_weights, sincos_position_embedding_2d
+from textseg.layers import (
+    UNetDecoder,
+    attention_weights,
+    resize_map,
+    sincos_position_embedding_2d,
+)
 from textseg.losses import segmentation_loss
 from textseg.models.base import SegmentationModule
 
@@ -227,9 +232,7 @@ class LAVT(TextImageBackboneMixin, SegmentationModule):
 
         self.encode_image(image, fuse)
         decoded = self.decoder(joint)  # Y_1 [B, C_1, H/4, W/4]
-        logits = F.interpolate(
-            self.head(decoded), size=image.shape[-2:], mode="bilinear", align_corners=False
-        )
+        logits = resize_map(self.head(decoded), image.shape[-2:])
         return SegmentationOutput(logits, {})
 
     def compute_loss(self, output: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:

@@ -52,6 +52,7 @@ from textseg.explain import record_inputs
 from textseg.layers import (
     CrossAttention,
     UNetDecoder,
+    resize_map,
     sincos_position_embedding_2d,
     to_map,
     to_tokens,
@@ -431,9 +432,7 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
         aux = self.alignment(features, text, self.text_projection)  # before MCM
         fused = self.mcm(features, text, self.text_projection)  # F_V^1..F_V^4
         decoded = self.decoder(fused)  # [B, C_1, H/4, W/4]
-        logits = F.interpolate(
-            self.head(decoded), size=image.shape[-2:], mode="bilinear", align_corners=False
-        )
+        logits = resize_map(self.head(decoded), image.shape[-2:])
         return SegmentationOutput(logits, aux)
 
     def compute_loss(self, output: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from textseg.layers import (
     LayerNorm2d,
     SelfAttentionLayer,
+    resize_map,
     sincos_position_embedding_2d,
     to_map,
     to_tokens,
@@ -40,9 +41,7 @@ class PositionAlignment(nn.Module):
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """[B, C_i, H/s_i, W/s_i] and the grid's (h, w) -> [B, C_i, h, w]."""
         x = self.down(x)
-        if x.shape[-2:] == size:
-            return x
-        return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+        return x if x.shape[-2:] == size else resize_map(x, size)
 
 
 def _alignments(
@@ -131,7 +130,7 @@ class BoundaryRefinement(nn.Module):
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
         """coarse [B, dim, h, w] and F_1 [B, C_1, H/4, W/4] -> [B, dim, H/4, W/4]."""
-        coarse = F.interpolate(coarse, fine.shape[-2:], mode="bilinear", align_corners=False)
+        coarse = resize_map(coarse, fine.shape[-2:])
         return coarse + self.refine(self.reduce(torch.cat([coarse, fine], dim=1)))
 
 

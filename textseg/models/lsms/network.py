@@ -6,13 +6,13 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textseg.backbone import TextImageBackboneMixin
 from textseg.batch import Batch, SegmentationOutput, TextFeatures
 from textseg.errors import UserError, check_at_least, check_choice, check_choices
 from textseg.explain import record_inputs
+from textseg.layers import resize_map
 from textseg.losses import text_to_pixel_contrastive_loss
 from textseg.models.base import SegmentationModule
 from textseg.models.lsms.decoder import FullScaleDecoder, TopDownDecoder
@@ -174,9 +174,7 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
         """The tensor part: what compile, export, benchmark and explanations act on."""
         features = self.encode_image(image, text=text)  # F_1..F_4
         decoded = self.decoder(features, image.shape[-2:])  # [B, dim, H/8, W/8]
-        logits = F.interpolate(
-            self.head(decoded), size=image.shape[-2:], mode="bilinear", align_corners=False
-        )
+        logits = resize_map(self.head(decoded), image.shape[-2:])
         return SegmentationOutput(logits, self.contrast(text, decoded))
 
     def explanation_maps(
