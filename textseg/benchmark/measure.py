@@ -84,19 +84,18 @@ def benchmark(
             for each. By default fp32.
         memory_formats: of channels_first and channels_last those to measure, by default both; one
             alone, [channels_last], halves the time, compiling included.
-        compare_with: experiment files whose networks are measured in the same rounds:
-            [a.yaml,b.yaml], or --compare_with+ before each. An experiment with overlays is its
-            files joined by "+": a.yaml+cpu/a.yaml. The network may be any SegmentationModule that
-            can be imported, such as own.OwnNet. These networks load no weights (pretrained false)
-            and their text encoders are frozen; for the network of --config, set
+        compare_with: experiment files whose networks, any SegmentationModule that can be imported,
+            are measured in the same rounds: [a.yaml,b.yaml], or --compare_with+ before each. An
+            experiment with overlays is its files joined by "+": a.yaml+cpu/a.yaml. They load no
+            weights and their text encoders are frozen; for the network of --config, set
             --model.pretrained false and --freeze_text true.
         text_encoder: text encoder of the text-guided networks of compare_with, in place of their
             own: a folder, a hub name or "scratch".
         freeze_text: freeze the text encoder of --config's network as well, whatever its weights:
             its captions are cached and training leaves it out. A fit does not freeze random words.
-        reference: row by whose median times all are divided, by its name in the table: the class
-            of --config's network or a file of compare_with without its suffix, joined by "+" if
-            several; with several modes, the mode follows after a space. By default the first.
+        reference: name of the row by whose median times all are divided; by default the first. It
+            is the class of --config's network or a file of compare_with without its suffix; with
+            several modes, the mode follows after a space.
         output: a JSON file for the figures; one that exists is not overwritten.
 
     Returns:

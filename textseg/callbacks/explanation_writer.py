@@ -11,16 +11,17 @@ from PIL import Image
 from torch import Tensor
 
 from textseg.batch import Batch
-from textseg.callbacks.gather import gather_by_index, rows_in
 from textseg.callbacks.score_log import report_of
 from textseg.errors import UserError, check_at_least
 from textseg.models.base import SegmentationModule
 from textseg.runs.outputs import (
     evenly_spaced,
+    gather_by_index,
     mask_bytes,
     new_output_dir,
     new_test_dir,
     picture_of,
+    rows_in,
 )
 from textseg.visualize.explanation import explanation
 

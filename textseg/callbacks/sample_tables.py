@@ -15,14 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 from textseg.batch import Batch
-from textseg.callbacks.gather import gather_by_index, rows_in
 from textseg.callbacks.score_log import report_of
 from textseg.errors import UserError, check_at_least
 from textseg.metrics.scores import dice_from_counts
 from textseg.models.base import test_prefix
 from textseg.preprocess import Bytes, resize_image
 from textseg.runs.cases import CaseRow, read_cases
-from textseg.runs.outputs import evenly_spaced, mask_bytes, picture_of
+from textseg.runs.outputs import evenly_spaced, gather_by_index, mask_bytes, picture_of, rows_in
 from textseg.visualize.overlay import overlay
 
 Pictures = tuple[Bytes, Bytes, Bytes]  # image [H, W, 3], truth [H, W], prediction [H, W]

@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from textseg.callbacks.results_writer import ResultsWriter
 from textseg.metrics.scores import SCORES
 from textseg.models.base import test_prefix
-from textseg.training.attached import callbacks_of
+from textseg.runs.outputs import callbacks_of
 
 WORDS = ("protocol", "truth", "surface_unit")  # what a test's numbers must agree in
 

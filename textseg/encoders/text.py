@@ -120,10 +120,6 @@ class TextEncoder(TextEncoderBase):
         dim: width of ``scratch``.
         depth: layers of ``scratch``.
 
-    Attributes:
-        dim: width D of the token features.
-        pretrained: whether it came with weights.
-
     Raises:
         UserError: the name can be neither found locally nor fetched.
     """
@@ -198,10 +194,7 @@ class TextEncoder(TextEncoderBase):
             )
 
     def learn_vocabulary(self, captions: Sequence[str]) -> None:
-        """Build the word-piece vocabulary of ``scratch`` from the training captions.
-
-        The same captions give the same vocabulary, in any process.
-        """
+        """Build the word-piece vocabulary of ``scratch`` from the training captions."""
         self._tokenizer = build_tokenizer(captions, self.model.config.vocab_size)
         self._fix_length()
 
@@ -214,11 +207,10 @@ class TextEncoder(TextEncoderBase):
         """B captions to tokens [B, L, D], mask [B, L] and pooled [B, D], L = max_tokens.
 
         A frozen encoder runs once for each distinct caption, alone and in fp32, so that a feature
-        depends neither on the rest of its batch nor on the precision of the training.
+        depends neither on the rest of its batch nor on the precision of the training. Up to
+        CACHED_CAPTIONS features stay on the device: 0.1 MB each for a BERT-base at L = 32.
 
         An empty caption is its special tokens.
-
-        Up to CACHED_CAPTIONS features stay on the device: 0.1 MB each for a BERT-base at L = 32.
         """
         if self.frozen:
             tokens, mask = self._cached(text)

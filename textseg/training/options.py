@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from textseg.batch import SegmentationOutput
 from textseg.errors import UserError
-from textseg.training.attached import callbacks_of
+from textseg.runs.outputs import callbacks_of
 
 
 class CompiledTraining(L.Callback):

@@ -10,14 +10,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from textseg.errors import check_at_least
-from textseg.training.attached import callbacks_of
 from textseg.training.checkpoint_files import LAST
 from textseg.training.random_state import random_state, set_random_state
 from textseg.training.resume_checks import (
@@ -226,7 +224,7 @@ def _restore_loops(trainer: L.Trainer, state: dict[str, Any]) -> None:
 
 def _restore_early_stop(trainer: L.Trainer, callbacks: dict[str, Any]) -> None:
     """Stop a run that had stopped early; Lightning keeps that decision and does not act on it."""
-    for stopping in callbacks_of(trainer, EarlyStopping):
+    for stopping in trainer.early_stopping_callbacks:
         state = callbacks.get(stopping.state_key, {})
         never = EarlyStoppingReason.NOT_STOPPED.value
         if state.get("stopping_reason", never) != never:

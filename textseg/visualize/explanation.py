@@ -80,9 +80,7 @@ def explanation(
         sheet.panels(panels[first : first + columns])
         sheet.space()
     sheet.legend([(color, f"{name} (outline)") for color, name, _ in outlines])
-    sheet.scale(
-        heat, "low", "high", "each map on its own scale, from its least to its greatest value"
-    )
+    sheet.scale(heat, "each map on its own scale, from its least to its greatest value")
     sheet.space()
     sheet.text(caption or "(empty caption)", word=word)
     return sheet.joined()

@@ -82,18 +82,16 @@ class Sheet:
             left += round(self.font.getlength(name)) + self.size
         self.strips.append(np.asarray(strip))
 
-    def scale(
-        self, colormap: Callable[[NDArray[Any]], Bytes], low: str, high: str, note: str
-    ) -> None:
-        """The bar of a colormap between two words, and a note."""
+    def scale(self, colormap: Callable[[NDArray[Any]], Bytes], note: str) -> None:
+        """The bar of a colormap from low to high, and a note."""
         strip = self._blank(round(self.size * 1.4))
         draw, top, side = ImageDraw.Draw(strip), self.size // 4, round(self.size * 0.8)
         bar = colormap(np.tile(np.linspace(0, 1, 8 * self.size), (side, 1)))
-        draw.text((0, 0), low, fill=FAINT, font=self.font)
-        left = round(self.font.getlength(low)) + self.size // 2
+        draw.text((0, 0), "low", fill=FAINT, font=self.font)
+        left = round(self.font.getlength("low")) + self.size // 2
         strip.paste(Image.fromarray(bar), (left, top))
         left += bar.shape[1] + self.size // 2
-        draw.text((left, 0), high, fill=FAINT, font=self.font)
+        draw.text((left, 0), "high", fill=FAINT, font=self.font)
         self.strips.append(np.asarray(strip))
         self.text(note, FAINT)
 
