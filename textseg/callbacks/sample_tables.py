@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from textseg.errors import UserError, check_at_least
 from textseg.metrics.scores import dice_from_counts
 from textseg.models.base import test_prefix
 from textseg.preprocess import Bytes, resize_image
-from textseg.runs.cases import CaseRow, read_cases
+from textseg.runs.cases import read_cases
 from textseg.runs.outputs import evenly_spaced, gather_by_index, mask_bytes, picture_of, rows_in
 from textseg.visualize.overlay import overlay
 
@@ -155,8 +154,11 @@ class SampleTables(L.Callback):
             return
         key = f"{test_prefix(report.mode)}/case_table"  # .../cases is their number
         protocol = report.results[report.mode]["protocol"]
-        rows = read_cases(report.folder / "cases.csv", protocol)
-        table = _case_table_rows(rows, cases)
+        index_of = {case: index for index, (case, _) in cases.items()}
+        table = []
+        for line in read_cases(report.folder / "cases.csv", protocol):
+            index = index_of[line.case]
+            table.append(asdict(line) | {"index": index, "picture": cases[index][1]})
         explained = self._explanations(report.folder, table)
         for logger in _wandb(trainer):
             logger.experiment.log({key: self._case_table(table, explained)})
@@ -200,17 +202,6 @@ class SampleTables(L.Callback):
             return None
         image = resize_image(picture_of(batch, row), (pred.shape[0], pred.shape[1]))
         return image, mask_bytes(truth > 0), mask_bytes(pred)
-
-
-def _case_table_rows(
-    rows: Sequence[CaseRow], cases: Mapping[int, tuple[str, Pictures | None]]
-) -> list[dict[str, Any]]:
-    """Rows of cases.csv with their index and, where drawn, their pictures."""
-    index_of = {case: index for index, (case, _) in cases.items()}
-    return [
-        asdict(row) | {"index": index_of[row.case], "picture": cases[index_of[row.case]][1]}
-        for row in rows
-    ]
 
 
 def _scores(index: int, truth: Tensor, pred: Tensor) -> list[Any]:
