@@ -93,12 +93,11 @@ class SelfAttentionLayer(nn.Module):
 
     Args:
         dim: width C; heads are 32 wide.
-        mlp_ratio: hidden width of the MLP over `dim`.
         reduction: side of the cells whose mean is one key; every position attends to all cells.
             At the far edge of an odd grid cells are smaller.
     """
 
-    def __init__(self, dim: int, mlp_ratio: float = 2.0, reduction: int = 1) -> None:
+    def __init__(self, dim: int, reduction: int = 1) -> None:
         super().__init__()
         self.heads = max(1, dim // 32)
         self.reduction = reduction
@@ -106,8 +105,7 @@ class SelfAttentionLayer(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         self.norm2 = nn.LayerNorm(dim)
-        hidden = int(dim * mlp_ratio)
-        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
     def forward(self, x: Tensor, positions: Tensor, grid: tuple[int, int]) -> Tensor:
         """x [B, H*W, C], a position embedding [1, H*W, C] and (H, W) -> [B, H*W, C].
@@ -132,14 +130,14 @@ class CrossAttention(nn.Module):
     """Multi-head attention of one sequence to another.
 
     Args:
-        dim: width C of the queries and of the result.
+        dim: width C of the queries and of the result; heads are 32 wide, or the next width above
+            that divides C.
         context_dim: width D of the keys and values.
-        head_width: wanted width of a head; the number of heads is the largest that divides C.
     """
 
-    def __init__(self, dim: int, context_dim: int, head_width: int = 32) -> None:
+    def __init__(self, dim: int, context_dim: int) -> None:
         super().__init__()
-        self.heads = next(h for h in range(max(1, dim // head_width), 0, -1) if dim % h == 0)
+        self.heads = next(h for h in range(max(1, dim // 32), 0, -1) if dim % h == 0)
         self.to_query = nn.Linear(dim, dim)
         self.to_key = nn.Linear(context_dim, dim, bias=False)  # a bias cancels in the softmax
         self.to_value = nn.Linear(context_dim, dim)

@@ -49,10 +49,9 @@ def _convolution_backward(
 
 def parameter_counts(model: SegmentationModule) -> dict[str, float]:
     """All parameters and the trainable ones, in millions."""
-    counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return {
-        "parameters_m": sum(n for n, _ in counts) / 1e6,
-        "trainable_m": sum(n for n, trainable in counts if trainable) / 1e6,
+        "parameters_m": sum(p.numel() for p in model.parameters()) / 1e6,
+        "trainable_m": sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6,
     }
 
 

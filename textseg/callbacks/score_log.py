@@ -57,8 +57,8 @@ class ScoreLog(L.Callback):
         """Keep the scores of the epoch with the highest val/dice."""
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
-        found = {name: trainer.callback_metrics.get(f"val/{name}") for name in SCORES}
-        values = {name: float(value) for name, value in found.items() if value is not None}
+        logged = {name: trainer.callback_metrics.get(f"val/{name}") for name in SCORES}
+        values = {name: float(value) for name, value in logged.items() if value is not None}
         dice = values.get("dice", math.nan)
         if dice > self.best.get("best/dice", -math.inf):
             self.best = {"best/epoch": float(trainer.current_epoch)}

@@ -239,15 +239,13 @@ class TextEncoder(TextEncoderBase):
     def _tokens_of(self, caption: str, word: str | None) -> list[bool]:
         encoding = self._require_tokenizer().encode(caption)
         real = [bool(on) for on in encoding.attention_mask]
-        content = [
-            on and not special
-            for on, special in zip(real, encoding.special_tokens_mask, strict=True)
-        ]
+        kinds = zip(real, encoding.special_tokens_mask, strict=True)
+        content = [on and not special for on, special in kinds]
         if word is None:
             return content if any(content) else real
         spans = word_spans(caption, word)
         chosen = [
-            on and any(start < end_ and begin < end for begin, end_ in spans)
+            on and any(start < last and first < end for first, last in spans)
             for on, (start, end) in zip(content, encoding.offsets, strict=True)
         ]
         if not any(chosen):

@@ -35,7 +35,7 @@ from textseg.optim import parameter_groups
 TIMM = "tu-"  # how the library marks the encoders that it takes from timm
 # Positions that an architecture needs along each side of the deepest stage, if more than one: PAN
 # pools them three times by two.
-DEEPEST_CELLS = {"pan": 8}
+MIN_POSITIONS = {"pan": 8}
 # Arguments of every architecture that are settings of ours, or that would change the result's type.
 FIXED = ("encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params")
 
@@ -81,7 +81,7 @@ class ImageBaseline(TextImageBackboneMixin, SegmentationModule):
         _check_names(architecture, image_encoder)
         _check_options(architecture, image_encoder, encoder_options, decoder_options or {})
         self.pretrained = pretrained
-        self.cells = DEEPEST_CELLS.get(architecture, 1)
+        self.min_positions = MIN_POSITIONS.get(architecture, 1)
         self.network = _build(
             architecture,
             image_encoder,
@@ -95,7 +95,7 @@ class ImageBaseline(TextImageBackboneMixin, SegmentationModule):
     def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
         """The tensor part: what compile, export, benchmark and explanations act on."""
         stride = self.network.encoder.output_stride
-        check_image_size(image.shape[-2:], stride, self._names(), positions=self.cells)
+        check_image_size(image.shape[-2:], stride, self._names(), positions=self.min_positions)
         logits = self.network(self.normalize(image))
         self._check_grid(logits, image)
         return SegmentationOutput(logits, {})

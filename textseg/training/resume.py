@@ -69,7 +69,7 @@ class Restart(L.Callback):
         runs = [log.version for log in trainer.loggers if isinstance(log, WandbLogger)]
         checkpoint[STATE] = {
             "processes": processes,
-            "place": data_position(trainer),
+            "data_position": data_position(trainer),
             "wandb_id": runs[0] if runs else None,
         }
 
@@ -94,7 +94,7 @@ class Restart(L.Callback):
             return
         if in_mid_epoch(checkpoint["loops"]):
             best = Path(str(trainer.ckpt_path)).with_name("best.ckpt")
-            check_data_position(stored["place"], data_position(trainer), best)
+            check_data_position(stored["data_position"], data_position(trainer), best)
         if len(stored["processes"]) == trainer.world_size:
             own = stored["processes"][trainer.global_rank]
             self._random_state = own["random"]

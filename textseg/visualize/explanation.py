@@ -91,12 +91,9 @@ def _reading_order(maps: Mapping[str, NDArray[Any]]) -> list[str]:
 
     With the image before them, stage i of each kind then stands in one column.
     """
-    kinds: dict[str, list[str]] = {}
     whole = [name for name in maps if "." not in name]
-    for name in maps:
-        if "." in name:
-            kinds.setdefault(name.rpartition(".")[2], []).append(name)
-    groups = list(kinds.values())
+    kinds = dict.fromkeys(name.rpartition(".")[2] for name in maps if "." in name)
+    groups = [[name for name in maps if name.endswith(f".{kind}")] for kind in kinds]
     return list(chain(*groups[:1], whole, *groups[1:]))
 
 

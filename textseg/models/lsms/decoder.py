@@ -61,8 +61,7 @@ class FullScaleDecoder(nn.Module):
             is refined on F_1's own grid, which shows boundaries best.
         stride: of the grid of the global operator, 4 or 8.
         dim: width of the joint map.
-        layers: self-attention layers over the joint map.
-        reduction: side of the cells whose mean is one key of these layers.
+        reduction: side of the cells whose mean is one key of the self-attention.
     """
 
     def __init__(
@@ -73,7 +72,6 @@ class FullScaleDecoder(nn.Module):
         stages: Sequence[int] = (2, 3, 4),
         stride: int = 8,
         dim: int = 256,
-        layers: int = 2,
         reduction: int = 2,
     ) -> None:
         super().__init__()
@@ -84,9 +82,7 @@ class FullScaleDecoder(nn.Module):
         self.squeeze = nn.Sequential(
             nn.Conv2d(joint, dim, 1, bias=False), nn.BatchNorm2d(dim), nn.GELU()
         )
-        self.layers = nn.ModuleList(
-            SelfAttentionLayer(dim, reduction=reduction) for _ in range(layers)
-        )
+        self.layers = nn.ModuleList(SelfAttentionLayer(dim, reduction=reduction) for _ in range(2))
         self.norm = LayerNorm2d(dim)
         self.boundary: nn.Module = (
             BoundaryRefinement(dim, channels[0]) if 1 in stages else NoBoundaryRefinement()
