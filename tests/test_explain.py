@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from textseg.batch import SegmentationOutput, TextFeatures
 from textseg.errors import UserError
-from textseg.explain import eval_mode, normalize_map, record_inputs, saliency, word_spans
+from textseg.explain import eval_mode, normalize_map, record_inputs, saliency
 from textseg.layers import CrossAttention, attention_weights, merge_heads, split_heads
 from textseg.models.base import SegmentationModule
+from textseg.preprocess import word_spans
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -233,14 +234,7 @@ class BlobNetwork(SegmentationModule):
     meaning: ClassVar = {"bright": 8.0, "dark": -8.0}
 
     def __init__(self) -> None:
-        super().__init__(
-            lr=1.0,
-            weight_decay=0.0,
-            pretrained_lr_scale=1.0,
-            schedule="constant",
-            warmup=0.0,
-            protocol="standard",
-        )
+        super().__init__()
         self.attention = CrossAttention(1, 1)
         for layer in (self.attention.to_query, self.attention.to_key):
             nn.init.ones_(layer.weight)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
+
+Kind = TypeVar("Kind", bound=BaseException)
 
 
 class UserError(ValueError):
@@ -60,6 +62,13 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
+def wrapped_error(error: BaseException | None, kind: type[Kind]) -> Kind | None:
+    """The error of a kind that a library hid behind one of its own; None if there is none."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def check_choice(name: str, value: object, choices: Any) -> None:
     """Check that a setting is one of its choices.
 
@@ -76,22 +85,41 @@ def check_choice(name: str, value: object, choices: Any) -> None:
         raise UserError(f"{name}={value!r} is unknown", f"choose one of {known}")
 
 
-def check_choices(name: str, values: Sequence[Any], choices: Sequence[Any]) -> None:
+def check_choices(
+    name: str, values: Sequence[Any], choices: Sequence[Any], *, least: int = 0
+) -> None:
     """Check that a setting lists only its choices, and none of them twice.
 
     Args:
         name: of the setting.
-        values: what was given; none at all is allowed.
+        values: what was given.
         choices: the values that may be listed.
+        least: how many must be.
 
     Raises:
-        UserError: another value is listed, or one twice.
+        UserError: another value is listed, one twice, or too few are.
     """
-    if not set(values) <= set(choices) or len(set(values)) < len(values):
+    if not least <= len(values) == len(set(values) & set(choices)):
         raise UserError(
-            f"{name}={list(values)} has other values than {list(choices)}, or one twice",
+            f"{name}={list(values)} has other values than {list(choices)}, one twice, or too few",
             f"give each value once, for example {list(choices[-2:])}",
         )
+
+
+def check_at_least(name: str, value: float, least: float, remedy: str = "") -> None:
+    """Check that a number is not too small; NaN is.
+
+    Args:
+        name: of the setting.
+        value: what was given.
+        least: the smallest value that is allowed.
+        remedy: by default to give `least` or more.
+
+    Raises:
+        UserError: it is below `least`.
+    """
+    if not value >= least:
+        raise UserError(f"{name}={value} is below {least}", remedy or f"give {least} or more")
 
 
 def check_seed(seed: int) -> None:
@@ -100,5 +128,4 @@ def check_seed(seed: int) -> None:
     Raises:
         UserError: it is negative.
     """
-    if seed < 0:
-        raise UserError(f"seed={seed} is negative", "give 0 or more")
+    check_at_least("seed", seed, 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -51,15 +50,6 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
-
-
-def word_spans(text: str, word: str) -> list[tuple[int, int]]:
-    """Spans [start, end) of a whole word or phrase in a text, in any case and spacing."""
-    phrase = r"\s+".join(re.escape(part) for part in word.split())
-    if not phrase:
-        return []
-    matches = re.finditer(rf"(?<!\w){phrase}(?!\w)", text, re.IGNORECASE)
-    return [match.span() for match in matches]
 
 
 def saliency(logits_of: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:

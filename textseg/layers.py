@@ -83,17 +83,21 @@ def to_map(x: Tensor, height: int, width: int) -> Tensor:
     return x.transpose(1, 2).unflatten(2, (height, width))
 
 
+def resize_map(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize bilinearly by pixel centers: [B, C, h, w] -> [B, C, H, W]."""
+    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
+
+
 class SelfAttentionLayer(nn.Module):
     """A pre-norm transformer layer over the positions of a map.
 
     Args:
         dim: width C; heads are 32 wide.
-        mlp_ratio: hidden width of the MLP over `dim`.
         reduction: side of the cells whose mean is one key; every position attends to all cells.
             At the far edge of an odd grid cells are smaller.
     """
 
-    def __init__(self, dim: int, mlp_ratio: float = 2.0, reduction: int = 1) -> None:
+    def __init__(self, dim: int, reduction: int = 1) -> None:
         super().__init__()
         self.heads = max(1, dim // 32)
         self.reduction = reduction
@@ -101,8 +105,7 @@ class SelfAttentionLayer(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         self.norm2 = nn.LayerNorm(dim)
-        hidden = int(dim * mlp_ratio)
-        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
     def forward(self, x: Tensor, positions: Tensor, grid: tuple[int, int]) -> Tensor:
         """x [B, H*W, C], a position embedding [1, H*W, C] and (H, W) -> [B, H*W, C].
@@ -110,9 +113,8 @@ class SelfAttentionLayer(nn.Module):
         The embedding is added to the input of the attention, not to the residual.
         """
         normed = self.norm1(x) + positions
-        cells = to_tokens(
-            F.avg_pool2d(to_map(normed, *grid), self.reduction, ceil_mode=True)
-        )  # [B, H*W/r^2, C]
+        cells = F.avg_pool2d(to_map(normed, *grid), self.reduction, ceil_mode=True)
+        cells = to_tokens(cells)  # [B, H*W/r^2, C]
         query_weight, *rest = self.qkv.weight.chunk(3)
         query_bias, *rest_bias = self.qkv.bias.chunk(3)
         key_value = F.linear(cells, torch.cat(rest), torch.cat(rest_bias))
@@ -128,14 +130,14 @@ class CrossAttention(nn.Module):
     """Multi-head attention of one sequence to another.
 
     Args:
-        dim: width C of the queries and of the result.
+        dim: width C of the queries and of the result; heads are 32 wide, or the next width above
+            that divides C.
         context_dim: width D of the keys and values.
-        head_width: wanted width of a head; the number of heads is the largest that divides C.
     """
 
-    def __init__(self, dim: int, context_dim: int, head_width: int = 32) -> None:
+    def __init__(self, dim: int, context_dim: int) -> None:
         super().__init__()
-        self.heads = next(h for h in range(max(1, dim // head_width), 0, -1) if dim % h == 0)
+        self.heads = next(h for h in range(max(1, dim // 32), 0, -1) if dim % h == 0)
         self.to_query = nn.Linear(dim, dim)
         self.to_key = nn.Linear(context_dim, dim, bias=False)  # a bias cancels in the softmax
         self.to_value = nn.Linear(context_dim, dim)
@@ -201,7 +203,7 @@ class UNetDecoder(nn.Module):
         x = features[-1]
         steps = zip(reversed(self.narrow), reversed(self.blocks), features[-2::-1], strict=True)
         for narrow, block, skip in steps:
-            x = F.interpolate(narrow(x), skip.shape[-2:], mode="bilinear", align_corners=False)
+            x = resize_map(narrow(x), skip.shape[-2:])
             x = block(torch.cat([x, skip], dim=1))
         return x
 

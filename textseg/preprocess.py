@@ -1,7 +1,11 @@
-"""Reading, resizing and windowing of images: one definition for datamodules and prediction."""
+"""What is done to images and captions in one way wherever they come from.
+
+Images are read, resized and windowed; words are found in captions.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -113,3 +117,12 @@ def ct_window(hounsfield: NDArray[np.floating], center: float = 40, width: float
     low = center - width / 2
     scaled = (np.asarray(hounsfield, dtype=np.float64) - low) / width
     return (scaled.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def word_spans(text: str, word: str) -> list[tuple[int, int]]:
+    """Spans [start, end) of a whole word or phrase in a text, in any case and spacing."""
+    phrase = r"\s+".join(re.escape(part) for part in word.split())
+    if not phrase:
+        return []
+    matches = re.finditer(rf"(?<!\w){phrase}(?!\w)", text, re.IGNORECASE)
+    return [match.span() for match in matches]

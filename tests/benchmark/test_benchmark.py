@@ -18,7 +18,7 @@ from textseg.batch import SegmentationOutput, stable_id
 from textseg.benchmark.cost import count_gflops, random_batch
 from textseg.benchmark.measure import benchmark, with_ratios
 from textseg.benchmark.table import format_benchmark
-from textseg.benchmark.timing import WARM_UP, Candidate, faster, make_candidate, time_rounds
+from textseg.benchmark.timing import MEASURES, WARM_UP, Candidate, faster, time_rounds
 from textseg.encoders import TextEncoder
 from textseg.models.lsms import LSMS
 
@@ -187,10 +187,6 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def switched(self, training: bool) -> None:
-        """Costs time that must not be counted."""
-        self.now += 1000
-
     def task(self, label: str, *seconds: float) -> Callable[[], None]:
         """A call that takes the next of `seconds` each time."""
         left = iter(seconds)
@@ -201,22 +197,31 @@ class Clock:
 
         return run
 
-    def candidate(self, name: str, forward: Sequence[float], step: Sequence[float]) -> Candidate:
-        text = self.task(f"{name} text", *[0.25] * len(forward))
-        tasks = text, self.task(f"{name} forward", *forward), self.task(f"{name} step", *step)
-        return Candidate(name, "channels_first", *tasks, self.switched, list)
+
+class Scripted(Candidate):
+    """Runs no network: its calls take given times, and switching takes one that must not count."""
+
+    def __init__(self, clock: Clock, name: str, forward: Any = (), step: Any = ()) -> None:
+        self.clock, self.name, self.memory_format = clock, name, "x"
+        self.times = {measure: [] for measure in MEASURES}
+        tasks = {"text": [0.25] * len(forward), "forward": forward, "step": step}
+        for measure, seconds in tasks.items():
+            setattr(self, measure, clock.task(f"{name} {measure}", *seconds))
+
+    def train(self, mode: bool) -> None:
+        self.clock.now += 1000
 
 
 def timed(forward: Sequence[float], step: Sequence[float], memory_format: str = "x") -> Candidate:
-    nothing = Clock().task("never")
-    times = {"text": [1.0], "forward": list(forward), "step": list(step)}
-    tasks = nothing, nothing, nothing
-    return Candidate("a", memory_format, *tasks, Clock().switched, list, times)
+    one = Scripted(Clock(), "a")
+    one.memory_format = memory_format
+    one.times = {"text": [1.0], "forward": list(forward), "step": list(step)}
+    return one
 
 
 def test_every_round_runs_all_candidates_and_starts_one_further_on() -> None:
     clock, ones = Clock(), [1.0] * 9
-    candidates = [clock.candidate(name, ones, ones) for name in "abc"]
+    candidates = [Scripted(clock, name, ones, ones) for name in "abc"]
     time_rounds(candidates, 2, clock)
     forwards = [label[0] for label in clock.calls if label.endswith("forward")]
     assert "".join(forwards) == "abc" + "bca" + "cab" + "abc"
@@ -225,8 +230,8 @@ def test_every_round_runs_all_candidates_and_starts_one_further_on() -> None:
 
 def test_the_clock_counts_each_call_apart_and_no_warm_up() -> None:
     clock, cold = Clock(), [100.0] * WARM_UP
-    a = clock.candidate("a", [*cold, 1, 2, 3], [*cold, 4, 5, 6])
-    b = clock.candidate("b", [*cold, 7, 8, 9], [*cold, 10, 11, 12])
+    a = Scripted(clock, "a", [*cold, 1, 2, 3], [*cold, 4, 5, 6])
+    b = Scripted(clock, "b", [*cold, 7, 8, 9], [*cold, 10, 11, 12])
     time_rounds([a, b], 3, clock)
     text = [0.25] * 3
     assert a.times == {"text": text, "forward": [1, 2, 3], "step": [4, 5, 6]}
@@ -306,7 +311,7 @@ def test_captions_are_encoded_in_the_warm_up_only(monkeypatch: pytest.MonkeyPatc
     model = tiny()
     model.text_encoder.freeze()
     model.prepare_captions(batch["text"], training=True)
-    one = make_candidate("a", model, "channels_last", batch)
+    one = Candidate("a", model, "channels_last", batch)
     one.forward()
     assert encoded == batch["text"]
     one.step()

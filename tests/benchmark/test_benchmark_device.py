@@ -56,13 +56,13 @@ def test_one_memory_format_is_measured_where_one_is_asked_for(
     monkeypatch.setitem(device._SIDES, "cpu", 64)
     network = textseg.models.ImageBaseline(**NETWORKS["ImageBaseline"])
     made: list[str] = []
-    plain = textseg.benchmark.measure.make_candidate
+    plain = textseg.benchmark.measure.Candidate
 
     def counted(name: str, model: Any, memory_format: str, *rest: Any, **settings: Any) -> Any:
         made.append(memory_format)
         return plain(name, model, memory_format, *rest, **settings)
 
-    monkeypatch.setattr(textseg.benchmark.measure, "make_candidate", counted)
+    monkeypatch.setattr(textseg.benchmark.measure, "Candidate", counted)
     for wanted in ("channels_last", "channels_first"):
         result = benchmark(
             network, BatchesInMemory([]), image_size=32, rounds=1, memory_formats=[wanted]

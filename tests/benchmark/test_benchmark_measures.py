@@ -11,10 +11,9 @@ import torch
 import textseg.benchmark.measure as module
 from tests.benchmark.tiny_benchmark import Sized, injected, skip_costly, tiny
 from textseg.benchmark.cost import random_batch
-from textseg.benchmark.device import matrix_product_peak
+from textseg.benchmark.device import allocated_bytes, matrix_product_peak, peak_allocation
 from textseg.benchmark.measure import benchmark, cached_as_encoded
-from textseg.benchmark.memory import allocated_bytes, peak_allocation
-from textseg.benchmark.timing import Candidate, Mode, make_candidate
+from textseg.benchmark.timing import Candidate, Mode
 from textseg.encoders import TextEncoder
 from textseg.errors import UserError
 from textseg.models.lsms import LSMS
@@ -51,7 +50,7 @@ def frozen() -> LSMS:
 
 def test_between_steps_adamw_holds_two_numbers_for_each_trained_weight() -> None:
     batch = random_batch(2, 32)
-    one = make_candidate("a", model := frozen(), "channels_first", batch)
+    one = Candidate("a", model := frozen(), "channels_first", batch)
     before = allocated_bytes(one.tensors())
     one.train(True)
     one.step()
@@ -146,10 +145,10 @@ def test_each_mode_is_a_row_and_runs_in_its_precision(monkeypatch: pytest.Monkey
 def test_only_a_compiled_mode_compiles_the_tensor_part(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[Any] = []
     monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function) or function)
-    model = tiny()
-    Mode("bf16").apply_to(model)
+    model, batch = tiny(), random_batch(1, 32)
+    Candidate("a", model, "channels_first", batch, mode=Mode("bf16"))
     assert compiled == []
-    Mode("fp32+compile").apply_to(model)
+    Candidate("a", model, "channels_first", batch, mode=Mode("fp32+compile"))
     assert compiled == [model.forward_features]
 
 

@@ -17,7 +17,7 @@ from transformers import BertForMaskedLM, BertModel
 from tests.encoders.tiny_text import scratch
 from tests.models.stand_ins import CAPTIONS, WORDS, write_bert
 from textseg import encoders
-from textseg.encoders import TextEncoder, restoring, warn_of_truncation
+from textseg.encoders import TextEncoder, restoring
 from textseg.errors import UserError
 
 
@@ -224,7 +224,7 @@ def test_cut_captions_are_counted_and_warned_of_once() -> None:
     assert encoder.count_truncated(captions) == 2
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        warn_of_truncation(encoder, captions)
+        encoder.prepare_captions(captions, training=False)
     assert len(caught) == 1
     assert "2 of 4 captions" in str(caught[0].message)
 

@@ -90,6 +90,15 @@ def changed_keys(model: SegmentationModule, golden: str) -> dict[str, list[str]]
     return {"gone": sorted(set(kept) - set(found)), "new": sorted(set(found) - set(kept))}
 
 
+def state_of(network: SegmentationModule) -> dict[str, list[Any]]:
+    """Modes of all modules, gradients, and the state_dict."""
+    return {
+        "modes": [module.training for module in network.modules()],
+        "grads": [None if p.grad is None else p.grad.clone() for p in network.parameters()],
+        "state": [v.clone() for v in network.state_dict().values() if isinstance(v, Tensor)],
+    }
+
+
 def two_squares() -> Batch:
     """One image with two bright squares, two captions, and the square that each caption names."""
     image, mask = 0.2 * pictures(1), torch.zeros(2, 1, 64, 64)
@@ -308,6 +317,25 @@ class NetworkContract(Made):
         with pytest.raises(UserError) as caught:
             self.make(**settings)
         assert [part for part in named if part not in str(caught.value)] == []
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_an_explanation_has_the_images_size_and_changes_nothing(self, training: bool) -> None:
+        """Neither modes, a frozen text encoder's among them, nor gradients, nor statistics."""
+        network = self.make()
+        network.text_encoder.freeze()
+        network.train(training)
+        network(pictures(2), CAPTIONS).logits.sum().backward()
+        before = state_of(network)
+        for name, shown in network.explain(pictures(2, 64, 96), CAPTIONS).items():
+            assert shown.shape == (2, 64, 96), name
+            assert not shown.requires_grad
+            assert (shown.amin((1, 2)) == 0).all()
+            assert ((shown.amax((1, 2)) - 1).abs() < 1e-6).all() or shown.max() == 0
+        assert not network.text_encoder.training
+        for name, values in state_of(network).items():
+            assert len(values) == len(before[name])
+            for old, new in zip(before[name], values, strict=True):
+                assert torch.equal(old, new) if isinstance(old, Tensor) else old == new, name
 
     def test_the_optimizer_holds_every_trainable_parameter_once(
         self, network: SegmentationModule

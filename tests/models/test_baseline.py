@@ -233,7 +233,8 @@ def test_pan_takes_no_image_that_its_poolings_bring_to_nothing() -> None:
     cause, remedy = str(caught.value).splitlines()
     assert "128 x 64" in cause
     assert "architecture='pan' on image_encoder='tu-convnext_atto'" in cause
-    assert "data.image_size to 128" in remedy
+    assert "data.image_size" in remedy
+    assert "128" in remedy
 
 
 def test_logits_of_another_size_than_the_image_are_a_user_error_that_names_the_factor() -> None:

@@ -301,16 +301,6 @@ def test_the_gate_maps_are_what_the_words_add_to_the_next_stage() -> None:
         )
 
 
-def test_explain_gives_pictures_of_input_size_and_changes_nothing() -> None:
-    model = make().train()
-    before = {k: v.clone() for k, v in model.named_parameters()}
-    maps = model.explain(pictures(2), CAPTIONS, "lesion")
-    assert {n.partition(".")[2] for n in maps} == {"attention", "gate", ""}
-    assert all(m.shape == (2, 64, 64) and m.min() == 0 and m.max() == 1 for m in maps.values())
-    assert model.training
-    assert all(p.grad is None and torch.equal(before[k], p) for k, p in model.named_parameters())
-
-
 # --- settings
 
 

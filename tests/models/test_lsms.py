@@ -11,16 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models.contract import (
-    NetworkContract,
-    TextGuidedContract,
-)
-from tests.models.stand_ins import (
-    CAPTIONS,
-    make_batch,
-    pictures,
-    write_bert,
-)
+from tests.models.contract import NetworkContract, TextGuidedContract
+from tests.models.stand_ins import CAPTIONS, make_batch, pictures, write_bert
 from tests.models.tiny import NO_TEXT, tiny
 from textseg.benchmark.cost import count_gflops
 from textseg.encoders import restoring

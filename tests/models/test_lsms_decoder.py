@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from textseg.models.lsms import FullScaleDecoder, PositionAlignment, TopDownDecoder
+from textseg.models.lsms.decoder import FullScaleDecoder, PositionAlignment, TopDownDecoder
 
 CHANNELS, STRIDES = (8, 12, 20, 32), (4, 8, 16, 32)
 

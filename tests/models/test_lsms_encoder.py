@@ -15,8 +15,11 @@ from tests.models.stand_ins import pictures
 from textseg.batch import TextFeatures
 from textseg.encoders import masked_mean
 from textseg.errors import UserError
-from textseg.models.lsms import LanguageGuidedVisionEncoder
-from textseg.models.lsms.encoder import LanguageAttention, StageTextProjection
+from textseg.models.lsms.encoder import (
+    LanguageAttention,
+    LanguageGuidedVisionEncoder,
+    StageTextProjection,
+)
 
 # SegNeXt (arXiv 2209.08575), table 2: channels, depths, MLP ratios, millions of parameters.
 PUBLISHED: dict[str, tuple[tuple[int, ...], tuple[int, ...], float]] = {

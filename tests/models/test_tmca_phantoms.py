@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning import Trainer, seed_everything
+from lightning import seed_everything
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from datamodules import RefHLSegDataModule
+from tests.models.stand_ins import quiet_trainer
 from textseg.batch import SegmentationOutput
 from textseg.models import TMCA
 
@@ -69,16 +70,7 @@ def test_trained_on_phantoms_the_similarity_finds_the_lesion_the_words_name(
         schedule="cosine",
         warmup=0.1,
     )
-    trainer = Trainer(
-        max_epochs=4,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        default_root_dir=tmp_path,
-    )
+    trainer = quiet_trainer(max_epochs=4, limit_val_batches=0, default_root_dir=tmp_path)
     trainer.fit(model, datamodule=datamodule)
     datamodule.setup("test")
     model.eval()

@@ -30,7 +30,7 @@ from tests.tiny_run import (
     write_refhl,
 )
 from textseg.batch import SegmentationOutput
-from textseg.benchmark.memory import allocated_bytes
+from textseg.benchmark.device import allocated_bytes
 from textseg.encoders import ImageEncoder, TextEncoder
 from textseg.errors import UserError
 from textseg.optim import adamw

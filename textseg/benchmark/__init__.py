@@ -1,10 +1,1 @@
-"""What `textseg benchmark` measures.
-
-measure.py      the command: settings, rows, ratios
-cost.py         parameters, GFLOPs, the random batch
-timing.py       text, forward and step, in interleaved rounds
-device.py       where it ran, and what its matrix products reach
-memory.py       the peak of a training step
-experiments.py  networks of experiment files, for comparison
-table.py        the figures as text
-"""
+"""`textseg benchmark`: cost, speed and memory of networks on one machine."""

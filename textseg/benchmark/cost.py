@@ -37,21 +37,11 @@ def count_gflops(function: Callable[[], Any], *, backward: bool = False) -> floa
 
 
 def _convolution_backward(
-    grad: Sequence[int],
-    x: Sequence[int],
-    weight: Sequence[int],
-    bias: object,
-    stride: object,
-    padding: object,
-    dilation: object,
-    transposed: bool,
-    output_padding: object,
-    groups: object,
-    output_mask: Sequence[bool],
-    *,
-    out_shape: object,
+    grad: Sequence[int], x: Sequence[int], weight: Sequence[int], *settings: Any, out_shape: object
 ) -> int:
     """FLOPs from shapes: the gradients of input and weight cost a forward each, where computed."""
+    # bias, stride, padding, dilation, transposed, output_padding, groups, output_mask
+    transposed, output_mask = settings[4], settings[7]
     positions = x if transposed else grad  # [B, C, ...]: each meets every weight once
     forward = 2 * positions[0] * math.prod(positions[2:]) * math.prod(weight)
     return forward * sum(output_mask[:2])
@@ -59,10 +49,9 @@ def _convolution_backward(
 
 def parameter_counts(model: SegmentationModule) -> dict[str, float]:
     """All parameters and the trainable ones, in millions."""
-    counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return {
-        "parameters_m": sum(n for n, _ in counts) / 1e6,
-        "trainable_m": sum(n for n, trainable in counts if trainable) / 1e6,
+        "parameters_m": sum(p.numel() for p in model.parameters()) / 1e6,
+        "trainable_m": sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6,
     }
 
 

@@ -1,16 +1,17 @@
-"""Where a benchmark ran: device, versions, and what the device's matrix products reach."""
+"""Where a benchmark ran: device, versions, memory, and the peak of its matrix products."""
 
 from __future__ import annotations
 
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 import torch
+from torch import Tensor
 
 from textseg.errors import UserError
 
@@ -37,6 +38,22 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has done all its work; a CPU is never behind."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def allocated_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the tensors' memory, each storage counted once however many of them share it."""
+    storages = {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in tensors)}
+    return sum(storages.values())
+
+
+def peak_allocation(run: Callable[[], None], device: torch.device) -> int:
+    """Bytes that a call allocates on a GPU at its worst moment, above what was there before."""
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    run()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def environment(device: torch.device) -> dict[str, Any]:

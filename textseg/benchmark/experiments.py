@@ -10,15 +10,12 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 import textseg.models
 from textseg.encoders import TextEncoder
-from textseg.errors import UserError
+from textseg.errors import UserError, first_line, wrapped_error
 from textseg.models.base import SegmentationModule
 
 JOINED_BY = "+"
 # Settings of every such network, where it has them: times do not depend on weights.
 WITHOUT_WEIGHTS = {"pretrained": False, "freeze_text": None, "image_weights": None}
-_WHOLE_EXPERIMENTS = (
-    "give whole experiments, as in experiments/, overlays after them: a.yaml+cpu/a.yaml"
-)
 
 
 def files_of(entry: str) -> list[str]:
@@ -65,7 +62,7 @@ def network_of_experiment(entry: str, text_encoder: str | None = None) -> Segmen
     try:
         model: SegmentationModule = parser.instantiate_classes(config).model
     except Exception as error:
-        mistake = _user_error(error)
+        mistake = wrapped_error(error, UserError)
         if mistake is None:
             raise
         cause, _, remedy = str(mistake).partition("\n")
@@ -74,13 +71,6 @@ def network_of_experiment(entry: str, text_encoder: str | None = None) -> Segmen
         raise _refused(entry, f"{SegmentationModule.__name__} itself is no network")
     freeze_text_encoder(model)
     return model
-
-
-def _user_error(error: BaseException | None) -> UserError | None:
-    """What the network's constructor says, which jsonargparse wraps."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__
-    return error
 
 
 def _refused(entry: str, message: str) -> UserError:
@@ -96,49 +86,44 @@ def _refused(entry: str, message: str) -> UserError:
 
 
 def _overlaid(entry: str) -> dict[str, Any]:
-    """The model section of all files together, key by key; the last to name one counts."""
-    class_path: str | None = None
-    settings: dict[str, Any] = {}
+    """The model section of all files together, key by key; the last to name a class counts."""
+    class_path, settings = None, dict[str, Any]()
     for file in files_of(entry):
-        model = _model_section(file)
-        named: str | None = model.get("class_path", class_path)
-        if named and class_path and _class_name(named) != _class_name(class_path):
+        named, given = _model_section(file)
+        names = {path.rpartition(".")[2] for path in (named, class_path) if path}
+        if len(names) > 1:
             raise UserError(
                 f"compare_with: {entry}: {file} is of {named}, what it is laid over is of "
                 f"{class_path}",
                 "give overlays of the same network",
             )
-        class_path = named
-        settings |= model.get("init_args") or {}
+        class_path = named or class_path
+        settings |= given
     if class_path is None:
-        raise UserError(
-            f"compare_with: {entry} has no model with class_path and init_args", _WHOLE_EXPERIMENTS
-        )
+        raise _no_network(entry)
     return {"class_path": class_path, "init_args": settings}
 
 
-def _class_name(class_path: str) -> str:
-    return class_path.rpartition(".")[2]
-
-
-def _model_section(path: str) -> dict[str, Any]:
-    """What a file says of the network; an overlay may say nothing."""
+def _model_section(path: str) -> tuple[str | None, dict[str, Any]]:
+    """Class and settings of a file's network; an overlay may leave out either."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"compare_with: {path} cannot be read as YAML ({reason})",
+            f"compare_with: {path} cannot be read as YAML ({first_line(error)})",
             "give experiment files, for example [experiments/lsms_qata.yaml]",
         ) from error
     model = content.get("model", {}) if isinstance(content, dict) else None
-    sound = isinstance(model, dict) and (
-        isinstance(model.get("class_path", ""), str)
-        and isinstance(model.get("init_args") or {}, dict)
+    if not isinstance(model, dict):
+        raise _no_network(path)
+    class_path, settings = model.get("class_path"), model.get("init_args") or {}
+    if not (isinstance(class_path, str | None) and isinstance(settings, dict)):
+        raise _no_network(path)
+    return class_path, settings
+
+
+def _no_network(files: str) -> UserError:
+    return UserError(
+        f"compare_with: {files} has no model with class_path and init_args",
+        "give whole experiments, as in experiments/, overlays after them: a.yaml+cpu/a.yaml",
     )
-    if not sound:
-        raise UserError(
-            f"compare_with: {path} has no model with class_path and init_args", _WHOLE_EXPERIMENTS
-        )
-    assert isinstance(model, dict)
-    return model

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
@@ -30,23 +30,19 @@ from textseg.benchmark.device import (
     matrix_product_peak,
 )
 from textseg.benchmark.experiments import freeze_text_encoder, name_of, network_of_experiment
-from textseg.benchmark.memory import MIB, allocated_bytes, peak_allocation
 from textseg.benchmark.timing import (
     MEMORY_FORMATS,
     Candidate,
     Mode,
     ModeName,
     faster,
-    make_candidate,
     time_rounds,
 )
 from textseg.encoders import TextEncoder
-from textseg.errors import UserError
+from textseg.errors import UserError, check_at_least, check_choice, check_choices
 from textseg.models.base import SegmentationModule
 from textseg.preprocess import checked_size
 
-T = TypeVar("T")
-DEFAULT_MODES: tuple[ModeName, ...] = ("fp32",)
 MemoryFormat = Literal["channels_first", "channels_last"]  # the keys of MEMORY_FORMATS
 
 
@@ -88,37 +84,34 @@ def benchmark(
             for each. By default fp32.
         memory_formats: of channels_first and channels_last those to measure, by default both; one
             alone, [channels_last], halves the time, compiling included.
-        compare_with: experiment files whose networks are measured in the same rounds:
-            [a.yaml,b.yaml], or --compare_with+ before each. An experiment with overlays is its
-            files joined by "+": a.yaml+cpu/a.yaml. The network may be any SegmentationModule that
-            can be imported, such as own.OwnNet. These networks load no weights (pretrained false)
-            and their text encoders are frozen; for the network of --config, set
+        compare_with: experiment files whose networks, any SegmentationModule that can be imported,
+            are measured in the same rounds: [a.yaml,b.yaml], or --compare_with+ before each. An
+            experiment with overlays is its files joined by "+": a.yaml+cpu/a.yaml. They load no
+            weights and their text encoders are frozen; for the network of --config, set
             --model.pretrained false and --freeze_text true.
         text_encoder: text encoder of the text-guided networks of compare_with, in place of their
             own: a folder, a hub name or "scratch".
         freeze_text: freeze the text encoder of --config's network as well, whatever its weights:
             its captions are cached and training leaves it out. A fit does not freeze random words.
-        reference: row by whose median times all are divided, by its name in the table: the class
-            of --config's network or a file of compare_with without its suffix, joined by "+" if
-            several; with several modes, the mode follows after a space. By default the first.
+        reference: name of the row by whose median times all are divided; by default the first. It
+            is the class of --config's network or a file of compare_with without its suffix; with
+            several modes, the mode follows after a space.
         output: a JSON file for the figures; one that exists is not overwritten.
 
     Returns:
-        the settings; environment: device, versions, seed, load average; matrix_product_gflops_per_s
-        by mode, the fastest large product of square matrices; and under networks a row for each:
-        parameters_m and trainable_m in millions; gflops of one image, with and without the text
-        encoder, and step_gflops of one image's forward, loss and backward; memory_format; text_s
-        (strings to features), forward_s and step_s (forward, loss, backward and AdamW), the median
-        seconds of a batch, and their spread (interquartile range); forward_ratio and step_ratio to
-        the reference; speedup, the step of the network's first mode by this one; text_share of the
-        step; text_bit_equal, whether cached features are those of the encoder, null if none are
-        cached; share_of_peak, the step's GFLOPs a second by those of the matrix product;
-        peak_memory_mib of a step on a GPU, with weights and the optimizer's state, null on a CPU.
+        the settings; the environment; matrix_product_gflops_per_s by mode; and under networks a row
+        for each, in which text_s (strings to features), forward_s and step_s (forward, loss,
+        backward and AdamW) are median seconds of a batch with their interquartile ranges; speedup
+        is the step of the network's first mode by this one; text_bit_equal tells whether cached
+        features are those of the encoder, null if none are cached; share_of_peak is the step's
+        GFLOPs a second by those of the matrix product; peak_memory_mib is of a step on a GPU, with
+        weights and the optimizer's state, null on a CPU.
 
     Raises:
         UserError: a setting that cannot be measured, or an experiment that cannot be built.
     """
-    _check_counts(batch_size=batch_size, rounds=rounds, threads=threads)
+    for name, count in (("batch_size", batch_size), ("rounds", rounds), ("threads", threads)):
+        check_at_least(name, count, 1)
     if output is not None:
         _check_output(Path(output))
     if text_encoder is not None and not compare_with:
@@ -126,17 +119,21 @@ def benchmark(
             f"text_encoder={text_encoder!r} is for the networks of compare_with, which names none",
             "give --compare_with, or --model.text_encoder for the network of --config",
         )
-    side, _ = checked_size(_side(datamodule) if image_size is None else image_size)
-    plan = Plan(
-        rounds,
-        checked_device(device),
-        [Mode(name) for name in _each_once("modes", modes, DEFAULT_MODES)],
-        _each_once("memory_formats", memory_formats, list(MEMORY_FORMATS)),
-    )
+    if image_size is None:
+        of_data: Any = getattr(datamodule, "image_size", 224)
+        image_size = of_data if isinstance(of_data, int) else int(of_data[0])
+    side, _ = checked_size(image_size)
+    modes = ["fp32"] if modes is None else modes
+    check_choices("modes", modes, get_args(ModeName), least=1)
+    formats = list(MEMORY_FORMATS) if memory_formats is None else memory_formats
+    check_choices("memory_formats", formats, list(MEMORY_FORMATS), least=1)
+    plan = Plan(rounds, checked_device(device), [Mode(name) for name in modes], formats)
     networks = _networks(model, compare_with or [], text_encoder)
     if freeze_text:
         freeze_text_encoder(model)
-    reference = _checked_reference(reference, plan.row_names(networks))
+    rows = [plan.row_name(name, mode) for name in networks for mode in plan.modes]
+    reference = rows[0] if reference is None else reference
+    check_choice("reference", reference, rows)
     with _threads(threads):
         result: dict[str, Any] = {
             "image_size": side,
@@ -166,10 +163,6 @@ class Plan:
         """The row's name in the table; the mode follows only where there are several."""
         return f"{network} {mode.name}" if len(self.modes) > 1 else network
 
-    def row_names(self, networks: Iterable[str]) -> list[str]:
-        """The names of all rows, in the table's order."""
-        return [self.row_name(name, mode) for name in networks for mode in self.modes]
-
 
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
@@ -182,20 +175,6 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _check_counts(**counts: int) -> None:
-    if min(counts.values()) < 1:
-        given = ", ".join(f"{name}={count}" for name, count in counts.items())
-        raise UserError(f"{given}: one is below 1", "give 1 or more of each")
-
-
-def _each_once(setting: str, given: Sequence[T] | None, default: Sequence[T]) -> Sequence[T]:
-    """A setting's list, which names something and nothing twice."""
-    values = default if given is None else given
-    if not values or len(set(values)) < len(values):
-        raise UserError(f"{setting}={given} names none, or one twice", "give each once")
-    return values
-
-
 def _check_output(file: Path) -> None:
     if file.exists():
         raise UserError(f"output={str(file)!r} exists", "give another file, or move this one away")
@@ -204,17 +183,6 @@ def _check_output(file: Path) -> None:
             f"output={str(file)!r}: the folder {str(file.parent)!r} cannot be written to",
             "make the folder first, or give a file in another one",
         )
-
-
-def _checked_reference(reference: str | None, names: Sequence[str]) -> str:
-    if reference is not None and reference not in names:
-        raise UserError(f"reference={reference!r} is no row of the table", f"choose of {names}")
-    return names[0] if reference is None else reference
-
-
-def _side(datamodule: L.LightningDataModule) -> int:
-    size_of_data: Any = getattr(datamodule, "image_size", 224)
-    return size_of_data if isinstance(size_of_data, int) else int(size_of_data[0])
 
 
 def _networks(
@@ -246,8 +214,11 @@ def measured(
         for mode, one in zip(plan.modes, own, strict=True):
             row: dict[str, Any] = {"name": one.name, "network": type(network).__name__}
             row |= {"mode": mode.name, **fixed[name], **one.figures()}
-            row |= _derived(row, own[0], len(batch["text"]), peaks[mode.name])
-            row["peak_memory_mib"] = _peak_memory(one, plan.device)
+            speed = row["step_gflops"] * len(batch["text"]) / row["step_s"]
+            row["text_share"] = row["text_s"] / row["step_s"]
+            row["share_of_peak"] = speed / peaks[mode.name]
+            row["speedup"] = own[0].figures()["step_s"] / row["step_s"]
+            row["peak_memory_mib"] = one.peak_memory_mib()
             rows.append(row)
     return {"matrix_product_gflops_per_s": peaks, "networks": rows}
 
@@ -284,7 +255,7 @@ def _timed(
     """Time every candidate; keep the faster memory format of each table row."""
     candidates = [
         # A copy for each: the optimizer's state keeps the layout of the weights it is for.
-        make_candidate(
+        Candidate(
             plan.row_name(name, mode),
             copy.deepcopy(network),
             memory_format,
@@ -299,26 +270,6 @@ def _timed(
     time_rounds(candidates, plan.rounds)
     names = dict.fromkeys(one.name for one in candidates)
     return {name: faster(c for c in candidates if c.name == name) for name in names}
-
-
-def _derived(
-    row: Mapping[str, Any], first: Candidate, images: int, peak: float
-) -> dict[str, float]:
-    """Shares that follow from times and counts; `first` is of the network's first mode."""
-    speed = row["step_gflops"] * images / row["step_s"]
-    return {
-        "text_share": row["text_s"] / row["step_s"],
-        "share_of_peak": speed / peak,
-        "speedup": first.figures()["step_s"] / row["step_s"],
-    }
-
-
-def _peak_memory(one: Candidate, device: torch.device) -> float | None:
-    """MiB held between steps plus what a step adds at its worst; None on a CPU."""
-    if device.type != "cuda":
-        return None
-    one.train(True)
-    return (allocated_bytes(one.tensors()) + peak_allocation(one.step, device)) / MIB
 
 
 def with_ratios(rows: Sequence[dict[str, Any]], reference: str) -> list[dict[str, Any]]:

@@ -51,14 +51,11 @@ def _tables(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str
         f"{where['device_name']}, torch {where['torch']}, lightning {where['lightning']}, "
         f"seed {where['seed']}, load average {where['load_average']}",
     ]
-    costs = [_cells(row) for row in rows]
-    shares = [_further_cells(row) for row in rows]
-    return "\n".join([*_columns(costs), *notes, "", *_columns(shares), *further])
-
-
-def _columns(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """Head and rows, aligned; the first column to the left."""
-    return aligned([list(rows[0]), *(list(row.values()) for row in rows)], right=True)
+    costs, shares = (
+        aligned([list(cells(rows[0])), *(list(cells(row).values()) for row in rows)], right=True)
+        for cells in (_cells, _further_cells)
+    )
+    return "\n".join([*costs, *notes, "", *shares, *further])
 
 
 def _cells(row: Mapping[str, Any]) -> dict[str, str]:

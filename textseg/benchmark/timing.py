@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from textseg.batch import Batch
-from textseg.benchmark.device import synchronize
+from textseg.benchmark.device import allocated_bytes, peak_allocation, synchronize
 from textseg.models.base import SegmentationModule, explain_batchnorm_error
 from textseg.optim import adamw
 
@@ -51,30 +51,88 @@ class Mode:
             return nullcontext()
         return torch.autocast(device.type, self.dtype)
 
-    def apply_to(self, model: SegmentationModule) -> None:
-        """Compile the tensor part, if this mode does."""
-        if self.compiled:
-            compiled = torch.compile(model.forward_features)
-            model.forward_features = compiled  # type: ignore[method-assign]
 
-
-@dataclass(frozen=True)
 class Candidate:
-    """A network in one mode and memory format, and the seconds that were measured.
+    """A network in one mode and memory format, ready to be timed on its device.
 
-    `text` turns the batch's strings into features; `train` switches the network between training
-    and evaluation, and is not timed; `tensors` gives what is held between steps: weights, buffers,
-    the optimizer's state and the batch.
+    Args:
+        name: of the row.
+        model: is moved, converted and trained.
+        memory_format: a key of MEMORY_FORMATS.
+        batch: what it runs on, on the CPU.
+        mode: precision and compilation; by default fp32.
+        device: where it runs.
+
+    Attributes:
+        times: the seconds that were measured, by measure.
     """
 
-    name: str
-    memory_format: str
-    text: Callable[[], None]
-    forward: Callable[[], None]
-    step: Callable[[], None]
-    train: Callable[[bool], object]
-    tensors: Callable[[], Iterable[Tensor]]
-    times: dict[str, list[float]] = field(default_factory=lambda: {m: [] for m in MEASURES})
+    def __init__(
+        self,
+        name: str,
+        model: SegmentationModule,
+        memory_format: str,
+        batch: Batch,
+        *,
+        mode: Mode | None = None,
+        device: torch.device = CPU,
+    ) -> None:
+        self.name, self.memory_format = name, memory_format
+        self.mode, self.device = mode or Mode(), device
+        self.times: dict[str, list[float]] = {measure: [] for measure in MEASURES}
+        layout = MEMORY_FORMATS[memory_format]
+        self.model = model.to(device).to(memory_format=layout)
+        if self.mode.compiled:
+            compiled = torch.compile(model.forward_features)
+            model.forward_features = compiled  # type: ignore[method-assign]
+        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        self.batch = cast(Batch, moved)
+        self.batch["image"] = self.batch["image"].contiguous(memory_format=layout)
+        groups = model.parameter_groups(lr=1e-6, weight_decay=0.0, pretrained_lr_scale=1.0)
+        self.optimizer = adamw(groups, lr=1e-6, clipped=False)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.mode.dtype is torch.float16)
+
+    def train(self, mode: bool) -> None:
+        """Switch between training and evaluation; not timed."""
+        self.model.train(mode)
+
+    def text(self) -> None:
+        """Turn the batch's captions into features."""
+        with torch.no_grad(), self.mode.autocast(self.device):
+            self.model.encode_text(self.batch["text"])
+        synchronize(self.device)
+
+    def forward(self) -> None:
+        """Run the network without gradients."""
+        with torch.no_grad(), self.mode.autocast(self.device):
+            self.model(self.batch["image"], self.batch["text"])
+        synchronize(self.device)
+
+    def step(self) -> None:
+        """Run forward, loss, backward and AdamW."""
+        with self.mode.autocast(self.device):
+            with explain_batchnorm_error(self.model, self.batch["image"]):
+                output = self.model(self.batch["image"], self.batch["text"])
+            loss = self.model.compute_loss(output, self.batch)["loss"]
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        synchronize(self.device)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """What is held between steps: weights, buffers, the optimizer's state and the batch."""
+        yield from self.model.parameters()
+        yield from self.model.buffers()
+        for values in (self.batch, *self.optimizer.state.values()):
+            yield from (v for v in values.values() if isinstance(v, Tensor))
+
+    def peak_memory_mib(self) -> float | None:
+        """MiB held between steps plus what a step adds at its worst; None on a CPU."""
+        if self.device.type != "cuda":
+            return None
+        self.train(True)
+        return (allocated_bytes(self.tensors()) + peak_allocation(self.step, self.device)) / 2**20
 
     def figures(self) -> dict[str, Any]:
         """Median and interquartile range of each measure."""
@@ -91,82 +149,6 @@ def spread(values: Sequence[float]) -> float:
         return 0.0
     first, _, third = statistics.quantiles(values, n=4, method="inclusive")
     return third - first
-
-
-def on_device(batch: Batch, device: torch.device, layout: torch.memory_format) -> Batch:
-    """A copy of the random batch, its image in a memory format."""
-    moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-    result = cast(Batch, moved)
-    result["image"] = result["image"].contiguous(memory_format=layout)
-    return result
-
-
-class _Runnable:
-    """A network on its device with its batch and optimizer, ready to be timed."""
-
-    def __init__(
-        self, model: SegmentationModule, batch: Batch, mode: Mode, device: torch.device
-    ) -> None:
-        self.model, self.batch, self.mode, self.device = model, batch, mode, device
-        groups = model.parameter_groups(lr=1e-6, weight_decay=0.0, pretrained_lr_scale=1.0)
-        self.optimizer = adamw(groups, lr=1e-6, clipped=False)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=mode.dtype is torch.float16)
-
-    def text(self) -> None:
-        with torch.no_grad(), self.mode.autocast(self.device):
-            self.model.encode_text(self.batch["text"])
-        synchronize(self.device)
-
-    def forward(self) -> None:
-        with torch.no_grad(), self.mode.autocast(self.device):
-            self.model(self.batch["image"], self.batch["text"])
-        synchronize(self.device)
-
-    def step(self) -> None:
-        with self.mode.autocast(self.device):
-            with explain_batchnorm_error(self.model, self.batch["image"]):
-                output = self.model(self.batch["image"], self.batch["text"])
-            loss = self.model.compute_loss(output, self.batch)["loss"]
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad()
-        synchronize(self.device)
-
-    def tensors(self) -> Iterator[Tensor]:
-        yield from self.model.parameters()
-        yield from self.model.buffers()
-        yield from (v for v in self.batch.values() if isinstance(v, Tensor))
-        for state in self.optimizer.state.values():
-            yield from (v for v in state.values() if isinstance(v, Tensor))
-
-
-def make_candidate(
-    name: str,
-    model: SegmentationModule,
-    memory_format: str,
-    batch: Batch,
-    *,
-    mode: Mode | None = None,
-    device: torch.device = CPU,
-) -> Candidate:
-    """The candidate of a network, moved to the device and converted.
-
-    Args:
-        name: of the row.
-        model: is changed.
-        memory_format: a key of MEMORY_FORMATS.
-        batch: what it runs on, on the CPU.
-        mode: precision and compilation; by default fp32.
-        device: where it runs.
-    """
-    mode = Mode() if mode is None else mode
-    layout = MEMORY_FORMATS[memory_format]
-    model.to(device)
-    model.to(memory_format=layout)
-    mode.apply_to(model)
-    run = _Runnable(model, on_device(batch, device, layout), mode, device)
-    return Candidate(name, memory_format, run.text, run.forward, run.step, model.train, run.tensors)
 
 
 def time_rounds(

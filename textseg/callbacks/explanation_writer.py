@@ -11,16 +11,17 @@ from PIL import Image
 from torch import Tensor
 
 from textseg.batch import Batch
-from textseg.callbacks.gather import gather_by_index, rows_in
 from textseg.callbacks.score_log import report_of
-from textseg.errors import UserError
+from textseg.errors import UserError, check_at_least
 from textseg.models.base import SegmentationModule
 from textseg.runs.outputs import (
     evenly_spaced,
+    gather_by_index,
     mask_bytes,
     new_output_dir,
     new_test_dir,
     picture_of,
+    rows_in,
 )
 from textseg.visualize.explanation import explanation
 
@@ -38,8 +39,7 @@ class ExplanationWriter(L.Callback):
     """
 
     def __init__(self, pictures: int = 0, word: str | None = None) -> None:
-        if pictures < 0:
-            raise UserError(f"explain.pictures={pictures} is negative", "give 0 for none")
+        check_at_least("explain.pictures", pictures, 0)
         if word is not None and not (word.strip() and pictures):
             raise UserError(
                 f"explain.word={word!r} with explain.pictures={pictures} draws nothing",

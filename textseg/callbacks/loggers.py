@@ -95,15 +95,23 @@ def prepare_loggers(
             if unnamed and job == "fit" and given.version is None:
                 given.version = ""
         if kind == "TensorBoardLogger":
-            _check_tensorboard()
+            if find_spec("tensorboard") is None:
+                raise UserError(
+                    "trainer.logger=TensorBoardLogger needs the package tensorboard, which is not "
+                    "installed",
+                    "pip install tensorboard",
+                )
             given.default_hp_metric = False  # TensorBoard's placeholder of -1
 
 
 def configured_loggers(settings: Namespace) -> list[Namespace]:
     """The loggers of a config that are given by class, not by `true` or `false`."""
-    given = settings.trainer.get("logger")
+    return _given_by_class(settings.trainer.get("logger"))
+
+
+def _given_by_class(given: Any) -> list[Namespace]:
     listed = given if isinstance(given, list) else [given]
-    return [logger for logger in listed if isinstance(logger, Namespace)]
+    return [one for one in listed if isinstance(one, Namespace)]
 
 
 def wandb_defaults(settings: Namespace, keys: Mapping[str, Any], job: str) -> dict[str, Any]:
@@ -131,13 +139,9 @@ def wandb_defaults(settings: Namespace, keys: Mapping[str, Any], job: str) -> di
 
 def uploads_pictures(settings: Namespace) -> bool:
     """Whether a SampleTables callback has `upload` on."""
-    given = settings.trainer.get("callbacks") or []
-    listed = given if isinstance(given, list) else [given]
-    return any(
-        bool(callback.init_args.get("upload"))
-        for callback in listed
-        if isinstance(callback, Namespace) and class_name(callback.class_path) == "SampleTables"
-    )
+    callbacks = _given_by_class(settings.trainer.get("callbacks"))
+    tables = [one for one in callbacks if class_name(one.class_path) == "SampleTables"]
+    return any(one.init_args.get("upload") for one in tables)
 
 
 def without_wandb_defaults(settings: Namespace, experiment: str) -> Namespace:
@@ -183,11 +187,3 @@ def _keep_wandb_files(run_folder: Path) -> None:
 def class_name(class_path: str) -> str:
     """The last part of a class path: LSMS of textseg.models.LSMS."""
     return class_path.rpartition(".")[2]
-
-
-def _check_tensorboard() -> None:
-    if find_spec("tensorboard") is None:
-        raise UserError(
-            "trainer.logger=TensorBoardLogger needs the package tensorboard, which is not here",
-            "pip install tensorboard",
-        )

@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 
 from textseg.batch import Batch
-from textseg.callbacks.gather import gather_by_index, rows_in
 from textseg.errors import UserError
 from textseg.metrics.bootstrap import Floats, bootstrap_warnings
 from textseg.metrics.case_table import LVIT_SIDE
@@ -34,11 +33,13 @@ from textseg.runs.cases import OUTLINES, CaseRow, write_cases
 from textseg.runs.outputs import (
     PackedMask,
     evenly_spaced,
+    gather_by_index,
     mask_bytes,
     mask_source_of,
     new_test_dir,
     pack_mask,
     picture_of,
+    rows_in,
     unpack_mask,
     write_mask,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,13 @@ from PIL import Image
 from torch import Tensor
 
 from textseg.batch import Batch
-from textseg.callbacks.gather import gather_by_index, rows_in
 from textseg.callbacks.score_log import report_of
-from textseg.errors import UserError
+from textseg.errors import UserError, check_at_least
 from textseg.metrics.scores import dice_from_counts
 from textseg.models.base import test_prefix
 from textseg.preprocess import Bytes, resize_image
-from textseg.runs.cases import CaseRow, read_cases
-from textseg.runs.outputs import evenly_spaced, mask_bytes, picture_of
+from textseg.runs.cases import read_cases
+from textseg.runs.outputs import evenly_spaced, gather_by_index, mask_bytes, picture_of, rows_in
 from textseg.visualize.overlay import overlay
 
 Pictures = tuple[Bytes, Bytes, Bytes]  # image [H, W, 3], truth [H, W], prediction [H, W]
@@ -50,11 +48,8 @@ class SampleTables(L.Callback):
     """
 
     def __init__(self, samples: int = 8, every_n_epochs: int = 5, upload: bool = False) -> None:
-        if samples < 0 or every_n_epochs < 1:
-            raise UserError(
-                f"samples={samples}, every_n_epochs={every_n_epochs}: one is too small",
-                "give samples of 0 or more and every_n_epochs of 1 or more",
-            )
+        check_at_least("samples", samples, 0)
+        check_at_least("every_n_epochs", every_n_epochs, 1)
         self.samples = samples
         self.every_n_epochs = every_n_epochs
         self.upload = upload
@@ -110,8 +105,10 @@ class SampleTables(L.Callback):
             for board in _tensorboards(trainer):
                 _draw(board, f"val/samples/{index}", pictures, text, trainer.global_step)
         for logger in _wandb(trainer):
-            values = {"val/samples": _table(columns, data), "epoch": trainer.current_epoch}
-            logger.experiment.log(values)
+            import wandb
+
+            table = wandb.Table(columns=columns, data=data)
+            logger.experiment.log({"val/samples": table, "epoch": trainer.current_epoch})
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose the cases with pictures.
@@ -157,8 +154,11 @@ class SampleTables(L.Callback):
             return
         key = f"{test_prefix(report.mode)}/case_table"  # .../cases is their number
         protocol = report.results[report.mode]["protocol"]
-        rows = read_cases(report.folder / "cases.csv", protocol)
-        table = _case_table_rows(rows, cases)
+        index_of = {case: index for index, (case, _) in cases.items()}
+        table = []
+        for line in read_cases(report.folder / "cases.csv", protocol):
+            index = index_of[line.case]
+            table.append(asdict(line) | {"index": index, "picture": cases[index][1]})
         explained = self._explanations(report.folder, table)
         for logger in _wandb(trainer):
             logger.experiment.log({key: self._case_table(table, explained)})
@@ -173,7 +173,9 @@ class SampleTables(L.Callback):
                     )
 
     def _case_table(self, table: list[dict[str, Any]], explained: dict[int, Path]) -> Any:
-        """All cases; who they are and what they look like only where that was asked for."""
+        """All cases; names, captions and pictures only with `upload`."""
+        import wandb
+
         columns: list[Any] = ["index", *CASE_PUBLIC]
         columns += [*CASE_PRIVATE, "picture", "explanation"] if self.upload else []
         data: list[Any] = []
@@ -182,9 +184,9 @@ class SampleTables(L.Callback):
             if self.upload:
                 page = explained.get(row["index"])
                 cells["picture"] = _masked(row["picture"]) if row["picture"] else None
-                cells["explanation"] = _picture(str(page)) if page else None
+                cells["explanation"] = wandb.Image(str(page)) if page else None
             data.append([cells[column] for column in columns])
-        return _table(columns, data)
+        return wandb.Table(columns=columns, data=data)
 
     def _explanations(self, folder: Path, table: list[dict[str, Any]]) -> dict[int, Path]:
         """explain/<case>.png by index, at most `samples` of them."""
@@ -202,17 +204,6 @@ class SampleTables(L.Callback):
         return image, mask_bytes(truth > 0), mask_bytes(pred)
 
 
-def _case_table_rows(
-    rows: Sequence[CaseRow], cases: Mapping[int, tuple[str, Pictures | None]]
-) -> list[dict[str, Any]]:
-    """Rows of cases.csv with their index and, where drawn, their pictures."""
-    index_of = {case: index for index, (case, _) in cases.items()}
-    return [
-        asdict(row) | {"index": index_of[row.case], "picture": cases[index_of[row.case]][1]}
-        for row in rows
-    ]
-
-
 def _scores(index: int, truth: Tensor, pred: Tensor) -> list[Any]:
     overlap, predicted, true = (int(mask.sum()) for mask in (pred & truth, pred, truth))
     return [index, float(dice_from_counts(overlap, predicted, true)), predicted, true]
@@ -220,24 +211,14 @@ def _scores(index: int, truth: Tensor, pred: Tensor) -> list[Any]:
 
 def _masked(pictures: Pictures) -> Any:
     """W&B's picture with truth and prediction as masks, which its pages switch on and off."""
+    import wandb  # takes seconds, and most runs have no W&B logger
+
     image, truth, pred = pictures
     masks = {
         name: {"mask_data": mask, "class_labels": {1: "lesion"}}
         for name, mask in (("truth", truth), ("prediction", pred))
     }
-    return _picture(image, masks=masks)
-
-
-def _picture(*arguments: Any, **settings: Any) -> Any:
-    import wandb  # takes seconds, and most runs have no W&B logger
-
-    return wandb.Image(*arguments, **settings)
-
-
-def _table(columns: list[Any], data: list[Any]) -> Any:
-    import wandb
-
-    return wandb.Table(columns=columns, data=data)
+    return wandb.Image(image, masks=masks)
 
 
 def _draw(

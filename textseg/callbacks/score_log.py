@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from textseg.callbacks.results_writer import ResultsWriter
 from textseg.metrics.scores import SCORES
 from textseg.models.base import test_prefix
-from textseg.training.attached import callbacks_of
+from textseg.runs.outputs import callbacks_of
 
 WORDS = ("protocol", "truth", "surface_unit")  # what a test's numbers must agree in
 
@@ -57,8 +57,8 @@ class ScoreLog(L.Callback):
         """Keep the scores of the epoch with the highest val/dice."""
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
-        found = {name: trainer.callback_metrics.get(f"val/{name}") for name in SCORES}
-        values = {name: float(value) for name, value in found.items() if value is not None}
+        logged = {name: trainer.callback_metrics.get(f"val/{name}") for name in SCORES}
+        values = {name: float(value) for name, value in logged.items() if value is not None}
         dice = values.get("dice", math.nan)
         if dice > self.best.get("best/dice", -math.inf):
             self.best = {"best/epoch": float(trainer.current_epoch)}

@@ -10,7 +10,13 @@ that a checkpoint is rebuilt without any hub (`restoring`). A network may also b
 with the promises of `TextEncoderBase`.
 """
 
-from textseg.encoders.image import ImageEncoder, Normalize, is_timm_model, near_timm_names
+from textseg.encoders.image import (
+    ImageEncoder,
+    Normalize,
+    check_image_size,
+    is_timm_model,
+    near_timm_names,
+)
 from textseg.encoders.restore import is_restoring, restoring
 from textseg.encoders.text import (
     NoText,
@@ -18,7 +24,6 @@ from textseg.encoders.text import (
     TextEncoderBase,
     masked_mean,
     token_counter,
-    warn_of_truncation,
 )
 
 __all__ = [
@@ -27,11 +32,11 @@ __all__ = [
     "Normalize",
     "TextEncoder",
     "TextEncoderBase",
+    "check_image_size",
     "is_restoring",
     "is_timm_model",
     "masked_mean",
     "near_timm_names",
     "restoring",
     "token_counter",
-    "warn_of_truncation",
 ]

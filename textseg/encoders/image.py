@@ -27,8 +27,8 @@ class Normalize(nn.Module):
 
     def __init__(
         self,
-        mean: Sequence[float] = (0.485, 0.456, 0.406),
-        std: Sequence[float] = (0.229, 0.224, 0.225),
+        mean: Sequence[float] = _IMAGENET["mean"],
+        std: Sequence[float] = _IMAGENET["std"],
     ) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
@@ -58,6 +58,26 @@ def near_timm_names(name: str, *, prefix: str = "", others: Sequence[str] = ()) 
 
     known = [*others, *(f"{prefix}{model}" for model in timm.list_models())]
     return difflib.get_close_matches(name, known, n=3)
+
+
+def check_image_size(size: Sequence[int], stride: int, network: str, *, positions: int = 1) -> None:
+    """Check that the deepest stage of an encoder has whole positions, and enough of them.
+
+    Args:
+        size: height and width of the images.
+        stride: pixels for each position along either side.
+        network: the setting that names it, for messages.
+        positions: how many it needs along each side.
+
+    Raises:
+        UserError: a side is no multiple of `stride`, or too short.
+    """
+    if any(side % stride or side < positions * stride for side in size):
+        raise UserError(
+            f"images of {size[0]} x {size[1]} do not suit {network}, whose deepest stage has one "
+            f"position for {stride} x {stride} pixels and needs {positions} x {positions}",
+            f"set data.image_size to multiples of {stride}, {positions * stride} or more",
+        )
 
 
 class ImageEncoder(nn.Module):
@@ -150,7 +170,7 @@ class ImageEncoder(nn.Module):
             UserError: H or W is no multiple of the deepest stride, or timm refuses it.
         """
         size = (image.shape[-2], image.shape[-1])
-        self._check_size(*size)
+        check_image_size(size, max(self.strides), f"image_encoder={self.name!r}")
         x = self.normalize(image)
         if fuse is None:
             return [self._nchw(feature) for feature in self._run(self.body, x, size)]
@@ -167,15 +187,6 @@ class ImageEncoder(nn.Module):
                 features.append(fused)
                 x = fused.permute(0, 2, 3, 1) if self._nhwc else fused
         return features
-
-    def _check_size(self, height: int, width: int) -> None:
-        stride = max(self.strides)
-        if height % stride or width % stride:
-            raise UserError(
-                f"images of {height} x {width} do not suit image_encoder={self.name!r}, whose "
-                f"deepest stage has one position for {stride} x {stride} pixels",
-                f"set data.image_size to multiples of {stride}",
-            )
 
     def _run(self, module: Any, x: Tensor, size: tuple[int, int]) -> Any:
         """Run a module of timm; its asserts on sizes become a UserError."""

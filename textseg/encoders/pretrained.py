@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +45,9 @@ def config_from(values: dict[str, Any]) -> PretrainedConfig:
 
 def build(config: PretrainedConfig) -> Any:
     """A model with random weights and without a pooler."""
-    kind: Any = BertModel if isinstance(config, BertConfig) else _model_class(config)
+    own = isinstance(config, BertConfig)
+    kind: Any = BertModel if own else AutoModel._model_mapping[type(config)]
     return kind(config, **_without_pooler(kind))
-
-
-def _model_class(config: PretrainedConfig) -> Any:
-    return AutoModel._model_mapping[type(config)]
 
 
 def _without_pooler(model_class: type) -> dict[str, bool]:
@@ -92,27 +91,9 @@ def load(name: str, pretrained: bool) -> tuple[Any, Tokenizer]:
     Raises:
         UserError: something is missing, broken, or does not belong together.
     """
-    try:
-        values, _ = PretrainedConfig.get_config_dict(name)
-        if not values:
-            raise FileNotFoundError("no config.json")
-        config = config_from(values)
-        tokenizer = _tokenizer(name, config)
-        model = _weights(name, config) if pretrained else build(config)
-    except UserError:
-        raise
-    except Exception as error:  # each weights format has errors of its own
-        what = (
-            "is a local folder without a usable config, tokenizer and weights"
-            if Path(name).is_dir()
-            else "is no local folder and not in the hub's reach"
-        )
-        raise UserError(
-            f"text_encoder={name!r} {what} ({first_line(error)})",
-            "give a folder saved by transformers, connect to the hub once so that it is cached, "
-            "or set text_encoder: scratch",
-        ) from error
-    return model, tokenizer
+    with _explained("text_encoder", name, ", or set text_encoder: scratch"):
+        config, tokenizer = _config_and_tokenizer(name)
+        return (_weights(name, config) if pretrained else build(config)), tokenizer
 
 
 def load_tokenizer(name: str) -> Tokenizer:
@@ -121,19 +102,35 @@ def load_tokenizer(name: str) -> Tokenizer:
     Raises:
         UserError: it is missing or broken.
     """
+    with _explained("tokenizer", name):
+        return _config_and_tokenizer(name)[1]
+
+
+@contextmanager
+def _explained(field: str, name: str, otherwise: str = "") -> Iterator[None]:
+    """Turn an error of transformers or of the hub into a UserError."""
     try:
-        values, _ = PretrainedConfig.get_config_dict(name)
-        return _tokenizer(name, config_from(values))
+        yield
     except UserError:
         raise
-    except Exception as error:  # missing files, a broken one and an absent hub share no class
+    except Exception as error:  # missing files, broken ones and an absent hub share no class
+        what = (
+            "is a local folder without usable config, tokenizer and weights"
+            if Path(name).is_dir()
+            else "is no local folder and not in the hub's reach"
+        )
         raise UserError(
-            f"tokenizer={name!r} cannot be loaded ({first_line(error)})",
-            "give a folder saved by transformers, or connect to the hub once so that it is cached",
+            f"{field}={name!r} {what} ({first_line(error)})",
+            "give a folder saved by transformers, connect to the hub once so that it is cached"
+            + otherwise,
         ) from error
 
 
-def _tokenizer(name: str, config: PretrainedConfig) -> Tokenizer:
+def _config_and_tokenizer(name: str) -> tuple[PretrainedConfig, Tokenizer]:
+    values, _ = PretrainedConfig.get_config_dict(name)
+    if not values:
+        raise FileNotFoundError("no config.json")
+    config = config_from(values)
     if isinstance(config, BertConfig):
         tokenizer = BertTokenizerFast.from_pretrained(name)
     else:
@@ -144,7 +141,7 @@ def _tokenizer(name: str, config: PretrainedConfig) -> Tokenizer:
             f"text_encoder={name!r} has no fast tokenizer with a vocabulary",
             "put its tokenizer.json or vocab.txt beside its config, or choose another encoder",
         )
-    return backend
+    return config, backend
 
 
 def _weights(name: str, config: PretrainedConfig) -> Any:

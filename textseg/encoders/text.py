@@ -24,7 +24,7 @@ from textseg.encoders.pretrained import (
 from textseg.encoders.restore import restored_text_state
 from textseg.encoders.vocabulary import build_tokenizer, words_of
 from textseg.errors import UserError
-from textseg.explain import word_spans
+from textseg.preprocess import word_spans
 
 SCRATCH = "scratch"
 CACHED_CAPTIONS = 8192
@@ -120,10 +120,6 @@ class TextEncoder(TextEncoderBase):
         dim: width of ``scratch``.
         depth: layers of ``scratch``.
 
-    Attributes:
-        dim: width D of the token features.
-        pretrained: whether it came with weights.
-
     Raises:
         UserError: the name can be neither found locally nor fetched.
     """
@@ -189,14 +185,16 @@ class TextEncoder(TextEncoderBase):
         """Learn a missing vocabulary from the training captions, and warn of cut captions."""
         if self.needs_vocabulary and training:
             self.learn_vocabulary(captions)
-        if not self.needs_vocabulary:
-            warn_of_truncation(self, captions)
+        count = 0 if self.needs_vocabulary else self.count_truncated(captions)
+        if count:
+            warnings.warn(
+                f"{count} of {len(captions)} captions are longer than max_tokens={self.max_tokens} "
+                "and are cut; raise max_tokens to keep their ends",
+                stacklevel=2,
+            )
 
     def learn_vocabulary(self, captions: Sequence[str]) -> None:
-        """Build the word-piece vocabulary of ``scratch`` from the training captions.
-
-        The same captions give the same vocabulary, in any process.
-        """
+        """Build the word-piece vocabulary of ``scratch`` from the training captions."""
         self._tokenizer = build_tokenizer(captions, self.model.config.vocab_size)
         self._fix_length()
 
@@ -209,11 +207,10 @@ class TextEncoder(TextEncoderBase):
         """B captions to tokens [B, L, D], mask [B, L] and pooled [B, D], L = max_tokens.
 
         A frozen encoder runs once for each distinct caption, alone and in fp32, so that a feature
-        depends neither on the rest of its batch nor on the precision of the training.
+        depends neither on the rest of its batch nor on the precision of the training. Up to
+        CACHED_CAPTIONS features stay on the device: 0.1 MB each for a BERT-base at L = 32.
 
         An empty caption is its special tokens.
-
-        Up to CACHED_CAPTIONS features stay on the device: 0.1 MB each for a BERT-base at L = 32.
         """
         if self.frozen:
             tokens, mask = self._cached(text)
@@ -242,15 +239,13 @@ class TextEncoder(TextEncoderBase):
     def _tokens_of(self, caption: str, word: str | None) -> list[bool]:
         encoding = self._require_tokenizer().encode(caption)
         real = [bool(on) for on in encoding.attention_mask]
-        content = [
-            on and not special
-            for on, special in zip(real, encoding.special_tokens_mask, strict=True)
-        ]
+        kinds = zip(real, encoding.special_tokens_mask, strict=True)
+        content = [on and not special for on, special in kinds]
         if word is None:
             return content if any(content) else real
         spans = word_spans(caption, word)
         chosen = [
-            on and any(start < end_ and begin < end for begin, end_ in spans)
+            on and any(start < last and first < end for first, last in spans)
             for on, (start, end) in zip(content, encoding.offsets, strict=True)
         ]
         if not any(chosen):
@@ -340,17 +335,6 @@ def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
     """Mean over the tokens that are not padding: [B, L, D] and [B, L] -> [B, D]."""
     weight = mask.unsqueeze(-1).to(tokens.dtype)
     return (tokens * weight).sum(1) / weight.sum(1)
-
-
-def warn_of_truncation(encoder: TextEncoder, captions: Sequence[str]) -> None:
-    """Warn once, with their number, of captions that are cut at `max_tokens`."""
-    count = encoder.count_truncated(captions)
-    if count:
-        warnings.warn(
-            f"{count} of {len(captions)} captions are longer than max_tokens="
-            f"{encoder.max_tokens} and are cut; raise max_tokens to keep their ends",
-            stacklevel=2,
-        )
 
 
 def token_counter(name: str) -> Callable[[str], int]:

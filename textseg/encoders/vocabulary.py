@@ -25,7 +25,6 @@ def build_tokenizer(captions: Sequence[str], vocab_size: int) -> Tokenizer:
     The same captions give the same vocabulary in any process, which tokenizers' own trainer does
     not: it breaks ties by hash order. A word that is not in it is split into letters.
     """
-    normalizer, splitter = _NORMALIZER, _SPLITTER
     words = Counter(word for caption in sorted(set(captions)) for word in words_of(caption))
     letters: Counter[str] = Counter()
     for word, count in words.items():
@@ -34,7 +33,7 @@ def build_tokenizer(captions: Sequence[str], vocab_size: int) -> Tokenizer:
     pieces = dict.fromkeys([*SPECIAL, *_by_frequency(letters), *_by_frequency(words)])
     vocabulary = {piece: row for row, piece in enumerate(list(pieces)[:vocab_size])}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    tokenizer.normalizer, tokenizer.pre_tokenizer = _NORMALIZER, _SPLITTER
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],

@@ -247,10 +247,7 @@ class SegmentationModule(L.LightningModule):
             )
         total = int(length)
         scheduler = warmup_schedule(
-            optimizer,
-            total_steps=total,
-            warmup_steps=int(total * self.warmup),
-            kind=self.schedule,
+            optimizer, total_steps=total, warmup_steps=int(total * self.warmup), kind=self.schedule
         )
         return {
             "optimizer": optimizer,
@@ -348,11 +345,8 @@ def check_state_dict(model: torch.nn.Module, state_dict: Mapping[str, Any]) -> N
     """
     own = model.state_dict()
     odd = [k for k in own if k not in state_dict] + [k for k in state_dict if k not in own]
-    odd += [
-        k
-        for k in own
-        if isinstance(own[k], Tensor) and k in state_dict and own[k].shape != state_dict[k].shape
-    ]
+    tensors = [k for k in own if k in state_dict and isinstance(own[k], Tensor)]
+    odd += [k for k in tensors if own[k].shape != state_dict[k].shape]
     if odd:
         raise UserError(
             f"the checkpoint is of another network than {type(model).__name__} as configured: "

@@ -17,8 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from textseg.backbone import TextImageBackboneMixin
 from textseg.batch import SegmentationOutput, TextFeatures
-from textseg.encoders import Normalize, NoText, is_restoring, is_timm_model, near_timm_names
+from textseg.encoders import (
+    Normalize,
+    NoText,
+    check_image_size,
+    is_restoring,
+    is_timm_model,
+    near_timm_names,
+)
 from textseg.errors import UserError, first_line
 from textseg.models.base import SegmentationModule
 from textseg.optim import parameter_groups
@@ -26,7 +34,7 @@ from textseg.optim import parameter_groups
 TIMM = "tu-"  # how the library marks the encoders that it takes from timm
 # Positions that an architecture needs along each side of the deepest stage, if more than one: PAN
 # pools them three times by two.
-DEEPEST_CELLS = {"pan": 8}
+MIN_POSITIONS = {"pan": 8}
 # Arguments of every architecture that are settings of ours, or that would change the result's type.
 FIXED = ("encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params")
 
@@ -40,7 +48,7 @@ class StoredNormalize(Normalize):
         self.register_buffer("std", self.std, persistent=True)
 
 
-class ImageBaseline(SegmentationModule):
+class ImageBaseline(TextImageBackboneMixin, SegmentationModule):
     """An image-only network: any architecture and encoder of segmentation-models-pytorch.
 
     Args:
@@ -72,7 +80,7 @@ class ImageBaseline(SegmentationModule):
         _check_names(architecture, image_encoder)
         _check_options(architecture, image_encoder, encoder_options, decoder_options or {})
         self.pretrained = pretrained
-        self.cells = DEEPEST_CELLS.get(architecture, 1)
+        self.min_positions = MIN_POSITIONS.get(architecture, 1)
         self.network = _build(
             architecture,
             image_encoder,
@@ -83,17 +91,10 @@ class ImageBaseline(SegmentationModule):
         self.text_encoder = NoText()
         self.to(memory_format=torch.channels_last)
 
-    def encode_text(self, text: Sequence[str]) -> TextFeatures:
-        """One token of width 0 for each caption: nothing of the text reaches the network."""
-        return self.text_encoder(text)
-
-    def token_mask(self, text: Sequence[str], word: str | None) -> Tensor:
-        """The one token of each caption, [B, 1]; a UserError if `word` is asked for."""
-        return self.text_encoder.word_mask(text, word)
-
     def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
         """The tensor part: what compile, export, benchmark and explanations act on."""
-        self._check_size(image.shape[-2], image.shape[-1])
+        stride = self.network.encoder.output_stride
+        check_image_size(image.shape[-2:], stride, self._names(), positions=self.min_positions)
         logits = self.network(self.normalize(image))
         self._check_grid(logits, image)
         return SegmentationOutput(logits, {})
@@ -109,22 +110,6 @@ class ImageBaseline(SegmentationModule):
             pretrained=self.network.encoder.parameters() if self.pretrained else (),
             pretrained_lr_scale=pretrained_lr_scale,
         )
-
-    def _check_size(self, height: int, width: int) -> None:
-        stride = self.network.encoder.output_stride
-        if height % stride or width % stride:
-            raise UserError(
-                f"images of {height} x {width} do not suit image_encoder="
-                f"{self.hparams['image_encoder']!r}, whose deepest stage has one position for "
-                f"{stride} x {stride} pixels",
-                f"set data.image_size to multiples of {stride}",
-            )
-        if min(height, width) < self.cells * stride:
-            raise UserError(
-                f"images of {height} x {width} are too small for {self._names()}, which needs "
-                f"{self.cells} x {self.cells} positions at its deepest stage",
-                f"set data.image_size to {self.cells * stride} or more",
-            )
 
     def _check_grid(self, logits: Tensor, image: Tensor) -> None:
         """Some architectures upsample by a fixed factor, whatever the encoder's stride."""
@@ -145,11 +130,7 @@ class ImageBaseline(SegmentationModule):
 def _build(
     architecture: str, image_encoder: str, *, pretrained: bool, options: Mapping[str, Any]
 ) -> Any:
-    """The smp network with one logit and three colors.
-
-    Raises:
-        UserError: the library refuses the settings, or the weights cannot be fetched.
-    """
+    """Build the library's network with one logit and three colors."""
     import segmentation_models_pytorch as smp  # with all of timm, so only where it is used
 
     published: str | bool = True if image_encoder.startswith(TIMM) else "imagenet"
@@ -162,14 +143,15 @@ def _build(
             classes=1,
             **options,
         )
-    except OSError as error:
-        raise _out_of_reach(image_encoder, error) from error
-    except RuntimeError as error:
-        if pretrained:
+    except (OSError, KeyError, TypeError, ValueError, AssertionError, RuntimeError) as error:
+        if isinstance(error, OSError) or (pretrained and isinstance(error, RuntimeError)):
             raise _out_of_reach(image_encoder, error) from error
-        raise _refused(architecture, image_encoder, options, error) from error
-    except (KeyError, TypeError, ValueError, AssertionError) as error:
-        raise _refused(architecture, image_encoder, options, error) from error
+        raise UserError(
+            f"architecture={architecture!r} cannot be built with image_encoder={image_encoder!r} "
+            f"and options {dict(options)} ({first_line(error)})",
+            "change what the message in brackets names; pretrained: false needs no published "
+            "weights",
+        ) from error
 
 
 def _normalize(image_encoder: str, *, pretrained: bool) -> Normalize:
@@ -252,14 +234,4 @@ def _out_of_reach(image_encoder: str, error: Exception) -> UserError:
         f"the weights of image_encoder={image_encoder!r} could not be fetched "
         f"({first_line(error)})",
         "connect to the hub once so that the weights are cached, or set pretrained: false",
-    )
-
-
-def _refused(
-    architecture: str, image_encoder: str, options: Mapping[str, Any], error: Exception
-) -> UserError:
-    return UserError(
-        f"architecture={architecture!r} cannot be built with image_encoder={image_encoder!r} and "
-        f"options {dict(options)} ({first_line(error)})",
-        "change what the message in brackets names; pretrained: false needs no published weights",
     )

@@ -45,9 +45,15 @@ from torch import Tensor, nn
 
 from textseg.backbone import TextImageBackboneMixin
 from textseg.batch import Batch, SegmentationOutput, TextFeatures
-from textseg.errors import UserError, check_choice
+from textseg.encoders import check_image_size
+from textseg.errors import check_choice
 from textseg.explain import record_inputs
-from textseg.layers import UNetDecoder, attention_weights, sincos_position_embedding_2d
+from textseg.layers import (
+    UNetDecoder,
+    attention_weights,
+    resize_map,
+    sincos_position_embedding_2d,
+)
 from textseg.losses import segmentation_loss
 from textseg.models.base import SegmentationModule
 
@@ -214,8 +220,9 @@ class LAVT(TextImageBackboneMixin, SegmentationModule):
 
     def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
         """The tensor part: what compile, export, benchmark and explanations act on."""
-        height, width = image.shape[-2:]
-        self._check_size(height, width)
+        # An instance norm needs more than one position.
+        stride, name = self.image_encoder.strides[-1], self.image_encoder.name
+        check_image_size(image.shape[-2:], stride, f"image_encoder={name!r}", positions=2)
         joint: list[Tensor] = []  # F_1..F_4
 
         def fuse(i: int, x: Tensor) -> Tensor:
@@ -225,9 +232,7 @@ class LAVT(TextImageBackboneMixin, SegmentationModule):
 
         self.encode_image(image, fuse)
         decoded = self.decoder(joint)  # Y_1 [B, C_1, H/4, W/4]
-        logits = F.interpolate(
-            self.head(decoded), size=(height, width), mode="bilinear", align_corners=False
-        )
+        logits = resize_map(self.head(decoded), image.shape[-2:])
         return SegmentationOutput(logits, {})
 
     def compute_loss(self, output: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
@@ -256,12 +261,3 @@ class LAVT(TextImageBackboneMixin, SegmentationModule):
         for name, gate in gates.items():
             maps[name] = gate.gated(inputs[name][1]).abs().mean(1)  # [B, h, w]
         return maps
-
-    def _check_size(self, height: int, width: int) -> None:
-        stride = self.image_encoder.strides[-1]
-        if height % stride or width % stride or min(height, width) < 2 * stride:
-            raise UserError(
-                f"images of {height} x {width} do not suit this network: its deepest stage has one "
-                f"position for {stride} x {stride} pixels and needs two each way",
-                f"set data.image_size to multiples of {stride}, at least {2 * stride}",
-            )

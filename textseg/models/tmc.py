@@ -36,7 +36,7 @@ L_i and F_L^i [B, L, C_i].
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -47,11 +47,12 @@ from torch import Tensor, nn
 from textseg.backbone import TextImageBackboneMixin
 from textseg.batch import Batch, SegmentationOutput, TextFeatures
 from textseg.encoders import masked_mean
-from textseg.errors import UserError, check_choice, check_choices
+from textseg.errors import UserError, check_at_least, check_choice, check_choices
 from textseg.explain import record_inputs
 from textseg.layers import (
     CrossAttention,
     UNetDecoder,
+    resize_map,
     sincos_position_embedding_2d,
     to_map,
     to_tokens,
@@ -168,9 +169,8 @@ class MultiStageCrossAttention(nn.Module):
         self, channels: Sequence[int], stages: Sequence[int], *, text_dim: int, gate: float
     ) -> None:
         super().__init__()
-        width = {str(i): channels[i - 1] for i in stages}
         self.blocks: Any = nn.ModuleDict(
-            {i: StageCrossAttention(c, gate) for i, c in width.items()}
+            {str(i): StageCrossAttention(channels[i - 1], gate) for i in stages}
         )
         # U_i. The last stage has no successor, so its output would be unused.
         self.propagate = nn.ModuleDict(
@@ -232,10 +232,6 @@ def info_nce(
         return soft_cross_entropy(scores, targets), soft_cross_entropy(scores.T, targets)
 
 
-def _projections(width: Mapping[str, int]) -> nn.ModuleDict:
-    return nn.ModuleDict({i: nn.Linear(c, EMBEDDING_DIM) for i, c in width.items()})
-
-
 class MultiStageAlignment(nn.Module):
     """Projections and temperatures by stage, which both forms of MA Loss share.
 
@@ -247,9 +243,10 @@ class MultiStageAlignment(nn.Module):
     def __init__(self, channels: Sequence[int], stages: Sequence[int]) -> None:
         super().__init__()
         self.stages = tuple(stages)
-        width = {str(i): channels[i - 1] for i in stages}
-        self.project_image = _projections(width)
-        self.project_text = _projections(width)
+        self.project_image, self.project_text = (
+            nn.ModuleDict({str(i): nn.Linear(channels[i - 1], EMBEDDING_DIM) for i in stages})
+            for _ in range(2)
+        )
         self.log_temperature = nn.Parameter(torch.full((len(stages),), math.log(TEMPERATURE)))
 
     def embed_text(self, text: TextFeatures, text_projection: nn.ModuleDict) -> Tensor:
@@ -413,9 +410,10 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
         )
         channels = _checked_channels(image_encoder, self.image_encoder.channels)
         text_dim = self.text_encoder.dim
-        self.text_projection = nn.ModuleDict(
-            {str(i): _text_projection(text_dim, channels[i - 1]) for i in with_text}
-        )
+        self.text_projection = nn.ModuleDict()  # LN(W_i .)
+        for i in with_text:
+            projection = nn.Linear(text_dim, channels[i - 1]), nn.LayerNorm(channels[i - 1])
+            self.text_projection[str(i)] = nn.Sequential(*projection)
         gate = (0.0 if pretrained else 0.1) if gate is None else gate
         self.mcm = (
             MultiStageCrossAttention(channels, fused, text_dim=text_dim, gate=gate)
@@ -434,9 +432,7 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
         aux = self.alignment(features, text, self.text_projection)  # before MCM
         fused = self.mcm(features, text, self.text_projection)  # F_V^1..F_V^4
         decoded = self.decoder(fused)  # [B, C_1, H/4, W/4]
-        logits = F.interpolate(
-            self.head(decoded), size=image.shape[-2:], mode="bilinear", align_corners=False
-        )
+        logits = resize_map(self.head(decoded), image.shape[-2:])
         return SegmentationOutput(logits, aux)
 
     def compute_loss(self, output: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
@@ -471,17 +467,11 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
         return maps
 
 
-def _text_projection(text_dim: int, dim: int) -> nn.Sequential:
-    """LN(W_i .)."""
-    return nn.Sequential(nn.Linear(text_dim, dim), nn.LayerNorm(dim))
-
-
 def _aligned_stages(
     alignment: str, weight: float, fused: tuple[int, ...], stages: Sequence[int] | None
 ) -> tuple[int, ...]:
     """The stages of MA Loss, ascending; none where it has no weight."""
-    if weight < 0:
-        raise UserError(f"alignment_weight={weight} is negative", "give 0 or more; 0.1 is usual")
+    check_at_least("alignment_weight", weight, 0, "0.1 is usual; 0 is none")
     check_choices("alignment_stages", stages or (), STAGES)
     if alignment == "none" or not weight:
         return ()

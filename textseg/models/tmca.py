@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from textseg.backbone import TextImageBackboneMixin
 from textseg.batch import Batch, SegmentationOutput, TextFeatures
-from textseg.errors import UserError, check_choice, check_choices
+from textseg.errors import UserError, check_at_least, check_choice, check_choices
 from textseg.explain import record_inputs
 from textseg.layers import CrossAttention, sincos_position_embedding_2d, to_map, to_tokens
 from textseg.losses import (
@@ -310,7 +310,15 @@ class TMCA(TextImageBackboneMixin, SegmentationModule):
         check_choice("alignment", alignment, Alignment)
         check_choices("alignment_levels", alignment_levels, LEVELS)
         check_choices("enhancement_levels", enhancement_levels, LEVELS)
-        _check_numbers(alignment_dim, temperature, alignment_weight, enhancement_scale)
+        check_at_least("alignment_dim", alignment_dim, 1, "128 is usual")
+        check_at_least("alignment_weight", alignment_weight, 0, "0.1 is usual; 0 is none")
+        if not temperature > 0:
+            raise UserError(f"temperature={temperature} is not above 0", "0.1 is usual")
+        if not enhancement_scale > 0:
+            raise UserError(
+                f"enhancement_scale={enhancement_scale} is not above 0",
+                "0.01 is usual; for no enhancement give enhancement_levels: []",
+            )
         builds_alignment = alignment != "none" and alignment_weight > 0
         self.aligned = tuple(sorted(alignment_levels)) if builds_alignment else ()
         text_levels = sorted({*self.aligned, *enhancement_levels})
@@ -418,20 +426,6 @@ class TMCA(TextImageBackboneMixin, SegmentationModule):
 
 def _key(level: int) -> str:
     return f"level{level}"
-
-
-def _check_numbers(dim: int, temperature: float, weight: float, scale: float) -> None:
-    if dim < 1:
-        raise UserError(f"alignment_dim={dim} is no width", "128 is usual")
-    if not temperature > 0:
-        raise UserError(f"temperature={temperature} is not above 0", "0.1 is usual")
-    if not weight >= 0:
-        raise UserError(f"alignment_weight={weight} is negative", "give 0 or more; 0.1 is usual")
-    if not scale > 0:
-        raise UserError(
-            f"enhancement_scale={scale} is not above 0",
-            "0.01 is usual; for no enhancement give enhancement_levels: []",
-        )
 
 
 def _check_strides(image_encoder: str, strides: Sequence[int]) -> None:

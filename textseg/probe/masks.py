@@ -11,11 +11,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textseg.batch import Batch
-from textseg.callbacks.gather import gather_by_index, rows_in
 from textseg.errors import UserError
 from textseg.models.base import SegmentationModule
 from textseg.preprocess import Bytes
-from textseg.runs.outputs import PackedMask, evenly_spaced, mask_bytes, pack_mask, picture_of
+from textseg.runs.outputs import (
+    PackedMask,
+    evenly_spaced,
+    gather_by_index,
+    mask_bytes,
+    pack_mask,
+    picture_of,
+    rows_in,
+)
 
 # By name, for each row of the test set its text, None where the row has no such change.
 Variants = Mapping[str, Sequence[str | None]]

@@ -56,7 +56,7 @@ def probe_picture(
 def _cell(name: str, picture: Bytes, lines: Sequence[str]) -> Bytes:
     """A panel under its name, and lines below: faint numbers first, the caption last."""
     sheet = Sheet(max(_MIN_WIDTH, picture.shape[1]), _TEXT_SIZE)
-    sheet.panels([(name, picture)], 0)
+    sheet.panels([(name, picture)])
     sheet.text(lines[0], FAINT)
     for line in lines[1:]:
         sheet.text(line)
@@ -82,4 +82,4 @@ def _joined(cells: Sequence[Bytes], size: Size, title: Sequence[str]) -> Bytes:
             strip[: cell.shape[0], left : left + width] = cell
         sheet.strips.append(strip)
         sheet.space()
-    return sheet.joined(margin=_TEXT_SIZE)
+    return sheet.joined()

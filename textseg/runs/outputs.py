@@ -1,13 +1,14 @@
-"""Folders and masks that callbacks write: what needs a trainer or tensors."""
+"""What callbacks ask a trainer, and the folders and masks that they write."""
 
 from __future__ import annotations
 
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import lightning as L
 import numpy as np
+import torch.distributed
 from PIL import Image
 from torch import Tensor
 
@@ -16,6 +17,28 @@ from textseg.models.base import caption_mode_of
 from textseg.preprocess import Bytes, resize_image
 from textseg.runs.cases import OUTLINES
 from textseg.runs.folder import VARIANTS, Run, data_identity, unique_dir
+
+T = TypeVar("T")
+Kind = TypeVar("Kind", bound=L.Callback)
+
+
+def callbacks_of(trainer: Any, kind: type[Kind]) -> list[Kind]:
+    """The callbacks of one class; `Trainer.callbacks` exists, but Lightning does not declare it."""
+    return [callback for callback in trainer.callbacks if isinstance(callback, kind)]
+
+
+def rows_in(loader: Any) -> int:
+    """Rows of a loader's whole dataset, not of this process's part."""
+    return len(loader.dataset)
+
+
+def gather_by_index(cases: dict[int, T]) -> dict[int, T]:
+    """The results of all processes by index; they meet here."""
+    if not torch.distributed.is_initialized():
+        return cases
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, cases)
+    return {index: case for part in parts for index, case in part.items()}
 
 
 def new_output_dir(trainer: L.Trainer, name: str) -> Path:

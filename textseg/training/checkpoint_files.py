@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
-from textseg.errors import UserError
+from textseg.errors import UserError, wrapped_error
 
 LAST = Path("checkpoints") / "last.ckpt"  # in a run's folder
 
@@ -46,7 +46,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
                 os.fsync(file.fileno())  # or the name may reach the disk before the content
             part.replace(path)
         except (OSError, RuntimeError) as error:
-            cause = _disk_error(error)
+            cause = wrapped_error(error, OSError)  # torch.save hides it behind its own
             if cause is None:
                 raise
             with suppress(OSError):
@@ -55,13 +55,6 @@ class AtomicCheckpoints(TorchCheckpointIO):
                 f"{path} cannot be written ({cause.strerror})",
                 "make room on that disk; --ckpt_path last then goes on from the last.ckpt there is",
             ) from error
-
-
-def _disk_error(error: BaseException | None) -> OSError | None:
-    """The OSError of a write, which torch.save hides behind one of its own."""
-    while error is not None and not isinstance(error, OSError):
-        error = error.__context__
-    return error
 
 
 def with_atomic_checkpoints(plugins: Any) -> list[Any]:

@@ -6,8 +6,7 @@ Each is one line of YAML under trainer.callbacks; docs/training.md says when it 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import lightning as L
@@ -18,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from textseg.batch import SegmentationOutput
 from textseg.errors import UserError
-from textseg.training.attached import callbacks_of
+from textseg.runs.outputs import callbacks_of
 
 
 class CompiledTraining(L.Callback):
@@ -120,18 +119,11 @@ def _recomputed(block: nn.Module) -> Callable[..., Any]:
     def forward(*args: Any, **named: Any) -> Any:
         if not (block.training and torch.is_grad_enabled()):
             return plain(*args, **named)
-        contexts = partial(_contexts, block)
+        # Of the first pass, and of the recomputation.
+        contexts = lambda: (nullcontext(), _frozen_statistics(block))  # noqa: E731
         return checkpoint(plain, *args, use_reentrant=False, context_fn=contexts, **named)
 
     return forward
-
-
-Contexts = tuple[AbstractContextManager[None], AbstractContextManager[None]]
-
-
-def _contexts(block: nn.Module) -> Contexts:
-    """The contexts of the first pass and of the recomputation."""
-    return nullcontext(), _frozen_statistics(block)
 
 
 @contextmanager

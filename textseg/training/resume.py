@@ -10,14 +10,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from textseg.errors import UserError
-from textseg.training.attached import callbacks_of
+from textseg.errors import check_at_least
 from textseg.training.checkpoint_files import LAST
 from textseg.training.random_state import random_state, set_random_state
 from textseg.training.resume_checks import (
@@ -47,11 +45,8 @@ class Restart(L.Callback):
     """
 
     def __init__(self, every_n_steps: int = 500) -> None:
-        if every_n_steps < 0:
-            raise UserError(
-                f"restart.every_n_steps={every_n_steps} is below 0",
-                "give a number of steps, or 0 to write last.ckpt after each epoch only",
-            )
+        remedy = "give a number of steps, or 0 to write last.ckpt after each epoch only"
+        check_at_least("restart.every_n_steps", every_n_steps, 0, remedy)
         self.every_n_steps = every_n_steps
         self._saved_step = 0  # step of the newest last.ckpt
         self._signal = 0
@@ -74,7 +69,7 @@ class Restart(L.Callback):
         runs = [log.version for log in trainer.loggers if isinstance(log, WandbLogger)]
         checkpoint[STATE] = {
             "processes": processes,
-            "place": data_position(trainer),
+            "data_position": data_position(trainer),
             "wandb_id": runs[0] if runs else None,
         }
 
@@ -99,7 +94,7 @@ class Restart(L.Callback):
             return
         if in_mid_epoch(checkpoint["loops"]):
             best = Path(str(trainer.ckpt_path)).with_name("best.ckpt")
-            check_data_position(stored["place"], data_position(trainer), best)
+            check_data_position(stored["data_position"], data_position(trainer), best)
         if len(stored["processes"]) == trainer.world_size:
             own = stored["processes"][trainer.global_rank]
             self._random_state = own["random"]
@@ -229,7 +224,7 @@ def _restore_loops(trainer: L.Trainer, state: dict[str, Any]) -> None:
 
 def _restore_early_stop(trainer: L.Trainer, callbacks: dict[str, Any]) -> None:
     """Stop a run that had stopped early; Lightning keeps that decision and does not act on it."""
-    for stopping in callbacks_of(trainer, EarlyStopping):
+    for stopping in trainer.early_stopping_callbacks:
         state = callbacks.get(stopping.state_key, {})
         never = EarlyStoppingReason.NOT_STOPPED.value
         if state.get("stopping_reason", never) != never:

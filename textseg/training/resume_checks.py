@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 
 from textseg.errors import UserError
 from textseg.runs import Run
-from textseg.training.attached import callbacks_of
+from textseg.runs.outputs import callbacks_of
 
 # Settings that decide which rows the next batch holds; resuming in mid-epoch needs them unchanged.
 POSITION_SETTINGS = ("batch_size", "num_workers", "seed")

@@ -75,17 +75,15 @@ def explanation(
         panels.append((name, outlined(_heat_over(picture, maps[name]), outlines[-1:])))
 
     columns = even_columns(len(panels))
-    sheet, gap = sheet_for(panels, columns, title)
+    sheet = sheet_for(panels, columns, title)
     for first in range(0, len(panels), columns):
-        sheet.panels(panels[first : first + columns], gap)
+        sheet.panels(panels[first : first + columns])
         sheet.space()
     sheet.legend([(color, f"{name} (outline)") for color, name, _ in outlines])
-    sheet.scale(
-        heat, "low", "high", "each map on its own scale, from its least to its greatest value"
-    )
+    sheet.scale(heat, "each map on its own scale, from its least to its greatest value")
     sheet.space()
     sheet.text(caption or "(empty caption)", word=word)
-    return sheet.joined(margin=sheet.size)
+    return sheet.joined()
 
 
 def _reading_order(maps: Mapping[str, NDArray[Any]]) -> list[str]:
@@ -93,12 +91,9 @@ def _reading_order(maps: Mapping[str, NDArray[Any]]) -> list[str]:
 
     With the image before them, stage i of each kind then stands in one column.
     """
-    kinds: dict[str, list[str]] = {}
     whole = [name for name in maps if "." not in name]
-    for name in maps:
-        if "." in name:
-            kinds.setdefault(name.rpartition(".")[2], []).append(name)
-    groups = list(kinds.values())
+    kinds = dict.fromkeys(name.rpartition(".")[2] for name in maps if "." in name)
+    groups = [[name for name in maps if name.endswith(f".{kind}")] for kind in kinds]
     return list(chain(*groups[:1], whole, *groups[1:]))
 
 

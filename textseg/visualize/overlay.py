@@ -76,36 +76,20 @@ def overlay(
     for name, mask in masks.items():
         _check_size(name, mask, size)
     factor = max(1, -(-_MIN_HEIGHT // size[0]))
-    masks = {name: _enlarge(mask, factor) for name, mask in masks.items()}
-    panels = _panels(_enlarge(picture, factor), masks["pred"], masks.get("truth"))
-    return _page(panels, caption, title, legend=truth is not None)
-
-
-def _panels(picture: Bytes, pred: Mask, truth: Mask | None) -> list[tuple[str, Bytes]]:
-    """Name and picture of each panel, from left to right."""
-    predicted = ("prediction", painted(picture, pred, PREDICTION))
-    if truth is None:
-        return [("image", picture), predicted]
-    return [
-        ("image", picture),
-        ("truth", painted(picture, truth, TRUTH)),
-        predicted,
-        ("agreement", _agreement(picture, truth, pred)),
-    ]
-
-
-def _page(
-    panels: Sequence[tuple[str, Bytes]], caption: str, title: Sequence[str], *, legend: bool
-) -> Bytes:
-    """Title lines, panels, legend, caption."""
-    sheet, gap = sheet_for(panels, len(panels), title)
-    sheet.panels(panels, gap)
+    large = {name: _enlarge(mask, factor) for name, mask in masks.items()}
+    picture = _enlarge(picture, factor)
+    panels = [("image", picture), ("prediction", painted(picture, large["pred"], PREDICTION))]
+    if truth is not None:
+        panels.insert(1, ("truth", painted(picture, large["truth"], TRUTH)))
+        panels.append(("agreement", _agreement(picture, large["truth"], large["pred"])))
+    sheet = sheet_for(panels, len(panels), title)
+    sheet.panels(panels)
     sheet.space()
-    if legend:
+    if truth is not None:
         sheet.legend(_LEGEND)
         sheet.space()
     sheet.text(caption)
-    return sheet.joined(margin=sheet.size)
+    return sheet.joined()
 
 
 def _check_size(name: str, mask: NDArray[Any], size: tuple[int, ...]) -> None:
@@ -134,16 +118,13 @@ def resized_mask(mask: NDArray[Any], size: Size) -> Mask:
 def outlined(picture: Bytes, outlines: Sequence[tuple[Color, str, Mask]]) -> Bytes:
     """The picture with the contour of each mask in its color; the names are for a legend."""
     for color, _, mask in outlines:
-        colors = np.broadcast_to(np.array(color), picture.shape)
-        picture = _blend(picture, colors, _contour(mask, _contour_width(picture)), 1.0)
+        picture = _blend(picture, np.array(color), _contour(mask), 1.0)
     return picture
 
 
 def painted(picture: Bytes, mask: Mask, color: Color) -> Bytes:
     """A light fill under a solid contour, so that the tissue inside stays visible."""
-    colors = np.broadcast_to(np.array(color), picture.shape)
-    filled = _blend(picture, colors, mask, 0.25)
-    return _blend(filled, colors, _contour(mask, _contour_width(picture)), 1.0)
+    return outlined(_blend(picture, np.array(color), mask, 0.25), [(color, "", mask)])
 
 
 def _agreement(picture: Bytes, truth: Mask, pred: Mask) -> Bytes:
@@ -152,24 +133,20 @@ def _agreement(picture: Bytes, truth: Mask, pred: Mask) -> Bytes:
     dimmed = (picture * 0.75).astype(np.uint8)
     colored = _blend(dimmed, colors, truth | pred, 0.5)
     for region in (truth & pred, pred & ~truth, truth & ~pred):
-        colored = _blend(colored, colors, _contour(region, _contour_width(picture)), 0.9)
+        colored = _blend(colored, colors, _contour(region), 0.9)
     return colored
 
 
-def _contour(mask: Mask, width: int) -> Mask:
-    """The mask's pixels within `width` steps of its outside or of the picture's edge."""
+def _contour(mask: Mask) -> Mask:
+    """The mask's pixels within a few steps of its outside or of the picture's edge."""
     inner = mask
-    for _ in range(width):
+    for _ in range(max(2, min(mask.shape) // 180)):
         padded = np.pad(inner, 1)
         inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return mask & ~inner
 
 
-def _contour_width(picture: Bytes) -> int:
-    return max(2, min(picture.shape[:2]) // 180)
-
-
 def _blend(picture: Bytes, colors: NDArray[Any], where: Mask, share: float) -> Bytes:
-    """`share` of the colors over the picture where asked: all [H, W, 3] but the mask [H, W]."""
+    """`share` of one color or of [H, W, 3] colors over the picture [H, W, 3] in a mask [H, W]."""
     mixed = picture * (1 - share) + colors * share
     return np.where(where[..., None], mixed.round(), picture).astype(np.uint8)

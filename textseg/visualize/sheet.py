@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from textseg.explain import word_spans
-from textseg.preprocess import Bytes
+from textseg.preprocess import Bytes, word_spans
 
 Color = tuple[int, int, int]
 
@@ -61,7 +60,7 @@ class Sheet:
             draw.text((0, top), line, fill=color, font=self.font)
         self.strips.append(np.asarray(strip))
 
-    def panels(self, panels: Sequence[tuple[str, Bytes]], gap: int) -> None:
+    def panels(self, panels: Sequence[tuple[str, Bytes]]) -> None:
         """Pictures side by side under their names."""
         top = round(self.size * 1.5)
         strip = self._blank(top + panels[0][1].shape[0])
@@ -69,7 +68,7 @@ class Sheet:
         for name, panel in panels:
             ImageDraw.Draw(strip).text((left, 0), name, fill=FAINT, font=self.font)
             strip.paste(Image.fromarray(panel), (left, top))
-            left += panel.shape[1] + gap
+            left += panel.shape[1] + _gap(panel.shape[0])
         self.strips.append(np.asarray(strip))
 
     def legend(self, entries: Sequence[tuple[Color, str]]) -> None:
@@ -83,40 +82,41 @@ class Sheet:
             left += round(self.font.getlength(name)) + self.size
         self.strips.append(np.asarray(strip))
 
-    def scale(
-        self, colormap: Callable[[NDArray[Any]], Bytes], low: str, high: str, note: str
-    ) -> None:
-        """The bar of a colormap between two words, and a note."""
+    def scale(self, colormap: Callable[[NDArray[Any]], Bytes], note: str) -> None:
+        """The bar of a colormap from low to high, and a note."""
         strip = self._blank(round(self.size * 1.4))
         draw, top, side = ImageDraw.Draw(strip), self.size // 4, round(self.size * 0.8)
         bar = colormap(np.tile(np.linspace(0, 1, 8 * self.size), (side, 1)))
-        draw.text((0, 0), low, fill=FAINT, font=self.font)
-        left = round(self.font.getlength(low)) + self.size // 2
+        draw.text((0, 0), "low", fill=FAINT, font=self.font)
+        left = round(self.font.getlength("low")) + self.size // 2
         strip.paste(Image.fromarray(bar), (left, top))
         left += bar.shape[1] + self.size // 2
-        draw.text((left, 0), high, fill=FAINT, font=self.font)
+        draw.text((left, 0), "high", fill=FAINT, font=self.font)
         self.strips.append(np.asarray(strip))
         self.text(note, FAINT)
 
-    def joined(self, margin: int) -> Bytes:
+    def joined(self) -> Bytes:
         """All strips as one picture [.., .., 3], a white margin around."""
-        page = np.concatenate(self.strips)
-        return np.pad(page, ((margin, margin), (margin, margin), (0, 0)), constant_values=255)
+        margin = (self.size, self.size)
+        return np.pad(np.concatenate(self.strips), (margin, margin, (0, 0)), constant_values=255)
 
 
-def sheet_for(
-    panels: Sequence[tuple[str, Bytes]], columns: int, title: Sequence[str]
-) -> tuple[Sheet, int]:
-    """A sheet as wide as `columns` panels, begun with the title lines, and the gap of panels."""
+def sheet_for(panels: Sequence[tuple[str, Bytes]], columns: int, title: Sequence[str]) -> Sheet:
+    """A sheet as wide as `columns` panels, begun with the title lines."""
     height, width = panels[0][1].shape[:2]
-    gap = max(4, height // 64)
+    gap = _gap(height)
     size = int(np.clip(height // 18, 14, 26))
     sheet = Sheet(max(_MIN_WIDTH, columns * (width + gap) - gap), size)
     for line in title:
         sheet.text(line)
     if title:
         sheet.space()
-    return sheet, gap
+    return sheet
+
+
+def _gap(height: int) -> int:
+    """Pixels between panels of a height."""
+    return max(4, height // 64)
 
 
 def even_columns(panels: int) -> int:

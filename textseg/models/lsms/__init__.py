@@ -33,23 +33,6 @@ F_i [B, C_i, H/s_i, W/s_i] with strides s = 4, 8, 16, 32; decoder map
 [B, decoder_dim, H/s, W/s], s = decoder_stride, or 4 where the FSD reads stage 1.
 """
 
-from textseg.models.lsms.decoder import FullScaleDecoder, PositionAlignment, TopDownDecoder
-from textseg.models.lsms.encoder import (
-    STRIPS,
-    VARIANTS,
-    LanguageGuidedVisionEncoder,
-    ScaleAwareVisionLanguageAttention,
-)
-from textseg.models.lsms.network import LSMS, TextToPixelContrast
+from textseg.models.lsms.network import LSMS
 
-__all__ = [
-    "LSMS",
-    "STRIPS",
-    "VARIANTS",
-    "FullScaleDecoder",
-    "LanguageGuidedVisionEncoder",
-    "PositionAlignment",
-    "ScaleAwareVisionLanguageAttention",
-    "TextToPixelContrast",
-    "TopDownDecoder",
-]
+__all__ = ["LSMS"]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from textseg.layers import (
     LayerNorm2d,
     SelfAttentionLayer,
+    resize_map,
     sincos_position_embedding_2d,
     to_map,
     to_tokens,
@@ -40,9 +41,7 @@ class PositionAlignment(nn.Module):
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """[B, C_i, H/s_i, W/s_i] and the grid's (h, w) -> [B, C_i, h, w]."""
         x = self.down(x)
-        if x.shape[-2:] == size:
-            return x
-        return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+        return x if x.shape[-2:] == size else resize_map(x, size)
 
 
 def _alignments(
@@ -62,8 +61,7 @@ class FullScaleDecoder(nn.Module):
             is refined on F_1's own grid, which shows boundaries best.
         stride: of the grid of the global operator, 4 or 8.
         dim: width of the joint map.
-        layers: self-attention layers over the joint map.
-        reduction: side of the cells whose mean is one key of these layers.
+        reduction: side of the cells whose mean is one key of the self-attention.
     """
 
     def __init__(
@@ -74,7 +72,6 @@ class FullScaleDecoder(nn.Module):
         stages: Sequence[int] = (2, 3, 4),
         stride: int = 8,
         dim: int = 256,
-        layers: int = 2,
         reduction: int = 2,
     ) -> None:
         super().__init__()
@@ -85,9 +82,7 @@ class FullScaleDecoder(nn.Module):
         self.squeeze = nn.Sequential(
             nn.Conv2d(joint, dim, 1, bias=False), nn.BatchNorm2d(dim), nn.GELU()
         )
-        self.layers = nn.ModuleList(
-            SelfAttentionLayer(dim, reduction=reduction) for _ in range(layers)
-        )
+        self.layers = nn.ModuleList(SelfAttentionLayer(dim, reduction=reduction) for _ in range(2))
         self.norm = LayerNorm2d(dim)
         self.boundary: nn.Module = (
             BoundaryRefinement(dim, channels[0]) if 1 in stages else NoBoundaryRefinement()
@@ -131,7 +126,7 @@ class BoundaryRefinement(nn.Module):
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
         """coarse [B, dim, h, w] and F_1 [B, C_1, H/4, W/4] -> [B, dim, H/4, W/4]."""
-        coarse = F.interpolate(coarse, fine.shape[-2:], mode="bilinear", align_corners=False)
+        coarse = resize_map(coarse, fine.shape[-2:])
         return coarse + self.refine(self.reduce(torch.cat([coarse, fine], dim=1)))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -31,13 +30,14 @@ STRIPS = (7, 11, 21)
 POSITION_DIM = 64
 
 
-@dataclass(frozen=True)
-class Variant:
-    """Widths, depths and MLP ratios of the four stages."""
+MLP_RATIOS = (8, 8, 4, 4)  # of the four stages, in every variant
 
-    channels: tuple[int, int, int, int]
-    depths: tuple[int, int, int, int]
-    mlp_ratios: tuple[int, int, int, int] = (8, 8, 4, 4)
+
+class Variant(NamedTuple):
+    """Widths and depths of the four stages."""
+
+    channels: tuple[int, ...]
+    depths: tuple[int, ...]
 
 
 VARIANTS = {
@@ -299,7 +299,7 @@ class LanguageGuidedVisionEncoder(nn.Module):
             blocks = [
                 Block(
                     channels,
-                    shape.mlp_ratios[i - 1],
+                    MLP_RATIOS[i - 1],
                     strips=strips,
                     num_language_branches=branches,
                     heads=heads,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textseg.backbone import TextImageBackboneMixin
 from textseg.batch import Batch, SegmentationOutput, TextFeatures
-from textseg.errors import UserError, check_choice, check_choices
+from textseg.errors import UserError, check_at_least, check_choice, check_choices
 from textseg.explain import record_inputs
+from textseg.layers import resize_map
 from textseg.losses import text_to_pixel_contrastive_loss
 from textseg.models.base import SegmentationModule
 from textseg.models.lsms.decoder import FullScaleDecoder, TopDownDecoder
@@ -113,12 +113,27 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
         check_choice("decoder_reduction", decoder_reduction, (1, 2))
         check_choices("strips", strips, STRIPS)
         check_choices("decoder_stages", decoder_stages, (1, 2, 3, 4))
-        _check_decoder(decoder_stages, decoder_dim)
+        check_at_least("contrastive_weight", contrastive_weight, 0, "0.1 is usual; 0 is none")
+        if 4 not in decoder_stages:
+            raise UserError(
+                f"decoder_stages={list(decoder_stages)} lacks 4",
+                "the deepest stage is always read: give for example [2, 3, 4]",
+            )
+        if decoder_dim < 32 or decoder_dim % 32:
+            raise UserError(
+                f"decoder_dim={decoder_dim} is no multiple of 32, the width of an attention head",
+                "give for example 128 or 256",
+            )
         if not 0 <= drop_path < 1:
             raise UserError(
                 f"drop_path={drop_path} is not in [0, 1)", "0.1 is usual, 0 for short runs"
             )
-        _check_contrast(contrastive_weight, language_branch)
+        if language_branch == "none" and contrastive_weight:
+            raise UserError(
+                f"contrastive_weight={contrastive_weight} needs text, but language_branch is "
+                "'none'",
+                "set contrastive_weight: 0 for an image-only run",
+            )
         self.build_backbone(
             lambda text_dim: LanguageGuidedVisionEncoder(
                 image_encoder,
@@ -134,15 +149,18 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
             freeze=freeze_text,
             max_tokens=max_tokens,
         )
-        grid: dict[str, Any] = {"stages": decoder_stages, "stride": decoder_stride}
-        channels, strides = self.image_encoder.channels, self.image_encoder.strides
-        self.decoder: nn.Module
-        if full_scale_decoder:
-            self.decoder = FullScaleDecoder(
-                channels, strides, dim=decoder_dim, reduction=decoder_reduction, **grid
-            )
-        else:
-            self.decoder = TopDownDecoder(channels, strides, dim=decoder_dim, **grid)
+        build_decoder = (
+            partial(FullScaleDecoder, reduction=decoder_reduction)
+            if full_scale_decoder
+            else TopDownDecoder
+        )
+        self.decoder: nn.Module = build_decoder(
+            self.image_encoder.channels,
+            self.image_encoder.strides,
+            stages=decoder_stages,
+            stride=decoder_stride,
+            dim=decoder_dim,
+        )
         self.head = nn.Conv2d(decoder_dim, 1, 1)
         self.contrastive_weight = contrastive_weight
         self.contrast = (
@@ -156,9 +174,7 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
         """The tensor part: what compile, export, benchmark and explanations act on."""
         features = self.encode_image(image, text=text)  # F_1..F_4
         decoded = self.decoder(features, image.shape[-2:])  # [B, dim, H/8, W/8]
-        logits = F.interpolate(
-            self.head(decoded), size=image.shape[-2:], mode="bilinear", align_corners=False
-        )
+        logits = resize_map(self.head(decoded), image.shape[-2:])
         return SegmentationOutput(logits, self.contrast(text, decoded))
 
     def explanation_maps(
@@ -194,28 +210,3 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
         )
         total = losses["loss"] + self.contrastive_weight * contrastive
         return {**losses, "loss_con": contrastive, "loss": total}
-
-
-def _check_decoder(stages: Sequence[int], dim: int) -> None:
-    if 4 not in stages:
-        raise UserError(
-            f"decoder_stages={list(stages)} lacks 4",
-            "the deepest stage is always read: give for example [2, 3, 4]",
-        )
-    if dim < 32 or dim % 32:
-        raise UserError(
-            f"decoder_dim={dim} is no multiple of 32, the width of an attention head",
-            "give for example 128 or 256",
-        )
-
-
-def _check_contrast(contrastive_weight: float, language_branch: str) -> None:
-    if contrastive_weight < 0:
-        raise UserError(
-            f"contrastive_weight={contrastive_weight} is negative", "give 0 or more; 0.1 is usual"
-        )
-    if language_branch == "none" and contrastive_weight:
-        raise UserError(
-            f"contrastive_weight={contrastive_weight} needs text, but language_branch is 'none'",
-            "set contrastive_weight: 0 for an image-only run",
-        )
