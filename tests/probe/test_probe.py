@@ -440,7 +440,7 @@ def test_a_long_caption_makes_a_picture_taller_and_none_wider() -> None:
     image = np.zeros((64, 24, 3), dtype=np.uint8)
     mask = np.zeros((64, 24), dtype=np.uint8)
     short, long = (
-        probe_picture(image, mask, [Panel("true", mask, text, "dice 1.00")] * 3, title=["case"])
+        probe_picture(image, mask, [Panel("true", mask, text, "dice 1.00")] * 3, title="case")
         for text in ("left", "left lung " * 40)
     )
     assert short.shape[1] == long.shape[1]

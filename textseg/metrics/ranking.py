@@ -24,9 +24,10 @@ class Choice:
     worst: tuple[int, ...]
     rank: tuple[int, ...]
 
-    def groups(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        """Each kind of case by its heading."""
-        return ("Best", self.best), ("Median", self.median), ("Worst", self.worst)
+    def groups(self) -> dict[str, tuple[int, ...]]:
+        """Each kind of which there are cases, by its heading."""
+        kinds = {"Best": self.best, "Median": self.median, "Worst": self.worst}
+        return {heading: positions for heading, positions in kinds.items() if positions}
 
     def shown(self) -> tuple[int, ...]:
         """Positions of all the cases to show."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from textseg.compare.results import Comparison, Method
 from textseg.compare.tables import Section as TextTable
 from textseg.compare.tables import sections
-from textseg.metrics.ranking import Choice, choose
+from textseg.metrics.ranking import choose
 from textseg.report.blocks import (
     Block,
     CaseCard,
@@ -21,7 +20,7 @@ from textseg.report.blocks import (
     Table,
     Text,
 )
-from textseg.report.embedded_images import Album, album, plot, reduced_note
+from textseg.report.embedded_images import album, plot
 from textseg.report.page import write_page
 from textseg.report.plots import dice_distribution, difference_by_size, failures, png_of
 from textseg.report.score_tables import MEANING
@@ -56,7 +55,7 @@ def comparison_page(comparison: Comparison, *, cases: int = 4) -> str:
         Section("scores", "Scores and differences", [_table(one) for one in tables]),
         Section("plots", "Plots", _plots(comparison)),
         Section("cases", "Best, median and worst cases", _case_blocks(comparison, cases)),
-        Section("failures", "Failures ranked", [_failures_plot(comparison), _table(failed)]),
+        Section("failures", "Failures ranked", [_failures(comparison), _table(failed)]),
     ]
     title = " and ".join(method.name for method in comparison.methods)
     if len(comparison.methods) > 2:
@@ -117,7 +116,7 @@ def _plots(comparison: Comparison) -> list[Block]:
     return plots
 
 
-def _failures_plot(comparison: Comparison) -> Picture:
+def _failures(comparison: Comparison) -> Picture:
     caption = "The cases with the least Dice averaged over methods, the worst on top."
     alt = f"{caption} The table below holds the numbers."
     return plot(png_of(lambda: failures(comparison)), alt, caption)
@@ -136,49 +135,33 @@ def _case_blocks(comparison: Comparison, count: int) -> list[Block]:
     pictured = {i for i, n in enumerate(names) if all(n in overlays for *_, overlays in runs)}
     if not (pictured and count):
         return [Text("No case is shown: cases is 0, or none has a picture in every run.")]
-    mean = comparison.case_dice.mean(axis=0)
-    choice = choose(mean.tolist(), pictured, count)
-    shown = choice.shown()
-    pictures = album(overlays[names[i]] for i in shown for *_, overlays in runs)
+    choice = choose(comparison.case_dice.mean(axis=0).tolist(), pictured, count)
+    pictures = album(overlays[names[i]] for i in choice.shown() for *_, overlays in runs)
     text = (
         f"Ranked by Dice averaged over methods over all {len(names)} cases, of which "
         f"{len(pictured)} have a picture in every run; the cases shown are chosen among these."
     )
     if len(comparison.captions) > 1:
         text += " Captions are those of the baseline's first run; each picture shows its own."
-    blocks: list[Block] = [Text(text + reduced_note(pictures))]
-    for title, positions in choice.groups():
-        cards = [_card(comparison, i, choice, runs, pictures) for i in positions]
-        blocks += [Group(title, cards)] if cards else []
-    return blocks
 
+    def card(position: int) -> CaseCard:
+        case = comparison.cases[position]
+        facts = [("rank", f"{choice.rank[position]} of {len(choice.rank)}")]
+        dice = {}
+        for method, row in zip(comparison.methods, comparison.case_dice, strict=True):
+            mean = " (mean over seeds)" if len(method.runs) > 1 else ""
+            dice[method.name] = f"{row[position]:.3f}"
+            facts.append((f"Dice, {method.name}{mean}", dice[method.name]))
+        facts.append(("true pixels", str(case.true)))
+        shown = []
+        for method, number, run, overlays in runs:
+            caption = f"{method.name}: Dice {dice[method.name]}"
+            if len(method.runs) > 1:  # case_dice is over seeds, and the pictures are of each
+                caption = f"{method.name}, seed {number} ({run.short_name})"
+            alt = f"{case.case} by {caption}: image, truth, prediction and agreement"
+            shown.append(pictures.show(overlays[case.case], alt, caption))
+        return CaseCard(case.case, case.caption, facts, shown, beside=True)
 
-def _card(
-    comparison: Comparison,
-    position: int,
-    choice: Choice,
-    runs: Sequence[tuple[Method, int, Run, Mapping[str, Path]]],
-    pictures: Album,
-) -> CaseCard:
-    case = comparison.cases[position]
-    dice = {
-        method.name: float(row[position])
-        for method, row in zip(comparison.methods, comparison.case_dice, strict=True)
-    }
-    facts = [("rank", f"{choice.rank[position]} of {len(choice.rank)}")]
-    seeds = {method.name: len(method.runs) for method in comparison.methods}
-    facts += [
-        (f"Dice, {name}" + (" (mean over seeds)" if seeds[name] > 1 else ""), f"{value:.3f}")
-        for name, value in dice.items()
-    ]
-    facts.append(("true pixels", str(case.true)))
-    shown = []
-    for method, number, run, overlays in runs:
-        image = pictures.pictures[overlays[case.case]]
-        several = len(method.runs) > 1
-        caption = f"{method.name}: Dice {dice[method.name]:.3f}"
-        if several:  # case_dice is over seeds, and the pictures are of each
-            caption = f"{method.name}, seed {number} ({run.short_name})"
-        alt = f"{case.case} by {caption}: image, truth, prediction and agreement"
-        shown.append(Picture(image.uri, image.width, image.height, alt, caption))
-    return CaseCard(case.case, case.caption, facts, shown, beside=True)
+    groups = choice.groups().items()
+    cards = [Group(title, [card(i) for i in positions]) for title, positions in groups]
+    return [Text(text + pictures.note), *cards]

@@ -31,21 +31,19 @@ _MARKED = 40  # points of a curve, above which they are a line only
 _DPI = 160
 
 
-def write_plots(comparison: Comparison, folder: Path) -> list[Path]:
+def write_plots(comparison: Comparison, folder: Path) -> None:
     """Write dice_distribution, failures and, of two methods or more, difference_by_size.
 
-    Returns:
-        The files, a PNG and a PDF of each.
+    Each is a PNG and a PDF.
     """
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]  # its stubs list no plain dict
         figures = {"dice_distribution": dice_distribution, "failures": failures}
         if len(comparison.methods) > 1:
             figures["difference_by_size"] = difference_by_size
-        return [
-            path
-            for name, draw in figures.items()
-            for path in _saved(draw(comparison), folder / name)
-        ]
+        for name, draw in figures.items():
+            figure = draw(comparison)
+            figure.savefig(folder / f"{name}.png", dpi=_DPI)
+            figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
 
 
 def png_of(draw: Callable[[], Figure]) -> bytes:
@@ -148,7 +146,7 @@ def difference_by_size(comparison: Comparison) -> Figure:
     The line is the mean in five groups of equally many cases. Cases without a lesion have no size
     and are left out; the axis says how many.
     """
-    share = _shares(comparison)
+    share = np.array([case.true / case.pixels for case in comparison.cases])
     shown = share > 0
     others = comparison.methods[1:]
     figure = Figure(figsize=(6.4, 0.8 + 2.2 * len(others)), layout="constrained")
@@ -204,18 +202,5 @@ def label(name: str) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
-def _shares(comparison: Comparison) -> Floats:
-    """Each case's true area as a share of the image: [N]."""
-    true = np.array([case.true for case in comparison.cases], dtype=np.float64)
-    return true / np.array([case.pixels for case in comparison.cases], dtype=np.float64)
-
-
 def _color(number: int) -> str:
     return COLORS[number % len(COLORS)]
-
-
-def _saved(figure: Figure, stem: Path) -> Sequence[Path]:
-    png, pdf = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.pdf")
-    figure.savefig(png, dpi=_DPI)
-    figure.savefig(pdf, metadata={"CreationDate": None})
-    return png, pdf

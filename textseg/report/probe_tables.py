@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from textseg.errors import UserError
 from textseg.report.blocks import Block, Caution, Cell, Table, Text
-from textseg.report.score_tables import count_cell, score_cell
-from textseg.runs.results import mapping_of, number_of, read_json, remedy_for
+from textseg.report.score_tables import number_cell, score_cell
+from textseg.runs.results import read_scores
 
 _SCORES = ("dice", "dice_true", "difference", "mask_change")
 _MEANING = (
@@ -39,32 +39,25 @@ def probe_blocks(run: Path) -> list[Block]:
     file = run / "probe" / "probe.json"
     if not file.is_file():
         return []
-    stored = read_json(file)
-    if not isinstance(stored, dict) or not isinstance(stored.get("variants"), dict):
-        raise UserError(f"{file} holds no variants by name", remedy_for(file))
-    warnings = stored.get("warnings") or []
-    if not isinstance(warnings, list):
-        raise UserError(f"{file}: warnings is no list", remedy_for(file))
-    blocks: list[Block] = [Caution(str(text)) for text in warnings]
+    stored = read_scores(file, ["variants"])
+    blocks: list[Block] = [Caution(str(text)) for text in stored.get("warnings") or []]
     later = sorted(path.name for path in run.glob("probe_[0-9]*/probe.json"))
     if later:
         blocks.append(Text(f"Probed again {len(later)} times since: the first probe is shown."))
-    rows = [_row(name, values, file) for name, values in stored["variants"].items()]
     head = ["captions", "cases", *_SCORES, "masks changed"]
+    rows = [_row(name, values) for name, values in stored["variants"].items()]
     blocks += [Text(_MEANING), Table("Changed captions", head, rows)]
     for name, title, count, scores in _MORE:
-        if stored.get(name) is not None:
-            values = mapping_of(stored[name], name, file)
-            cells = [score_cell(values, score, file) for score in scores]
-            rows = [[count_cell(values, count, file), *cells]]
-            blocks.append(Table(title, [count, *scores], rows))
+        values = stored.get(name)
+        if values is not None:
+            cells = [score_cell(values, score) for score in scores]
+            row = [number_cell(values.get(count)), *cells]
+            blocks.append(Table(title, [count, *scores], [row]))
     return blocks
 
 
-def _row(name: str, given: Any, file: Path) -> list[Cell]:
-    values = mapping_of(given, name, file)
-    changed = number_of(values, "share_changed", file)
-    share = Cell("-") if changed is None else Cell(f"{changed:.0%}", changed)
+def _row(name: str, values: Mapping[str, Any]) -> list[Cell]:
     forms = {"difference": "+.3f"}
-    scores = [score_cell(values, score, file, forms.get(score, ".3f")) for score in _SCORES]
-    return [Cell(name), count_cell(values, "cases", file), *scores, share]
+    scores = [score_cell(values, score, forms.get(score, ".3f")) for score in _SCORES]
+    changed = number_cell(values.get("share_changed"), ".0%")
+    return [Cell(name), number_cell(values.get("cases")), *scores, changed]

@@ -7,19 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from textseg.errors import UserError
-from textseg.metrics.ranking import Choice, choose
-from textseg.report.blocks import (
-    Block,
-    CaseCard,
-    Caution,
-    Facts,
-    Group,
-    Picture,
-    Section,
-    Text,
-)
-from textseg.report.embedded_images import Album, album, plot, reduced_note
+from textseg.metrics.ranking import choose
+from textseg.report.blocks import Block, CaseCard, Caution, Facts, Group, Section, Text
+from textseg.report.embedded_images import album, plot
 from textseg.report.page import write_page
 from textseg.report.plots import dice_by_size, distribution, learning_curves, png_of
 from textseg.report.probe_tables import probe_blocks
@@ -27,6 +17,7 @@ from textseg.report.score_tables import MEANING, results_blocks, strata_blocks
 from textseg.report.settings_table import flat_settings, settings_block
 from textseg.runs import CaseRow, Run, StoredTest
 
+_Curves = Mapping[str, Sequence[tuple[int, float]]]  # name -> (epoch, value)
 _LOSSES = ("train/loss", "val/loss")
 _SCORES = ("val/dice", "val/miou")
 
@@ -39,12 +30,7 @@ def run_page(run: Run, *, captions: str, data: str | None, cases: int) -> str:
     """
     tests, folder = run.tests(data), run.tests_dir(data)
     if captions not in tests:
-        known = ", ".join(tests) or "none"
-        raise UserError(
-            f"{run.folder} has no test {captions!r} in {folder.name} (tests found: {known})",
-            "test its checkpoint first: textseg test --ckpt_path RUN/checkpoints/best.ckpt "
-            f"--data.caption_mode {captions}; or give another captions or data",
-        )
+        raise run.not_tested(captions, data)
     main = tests[captions]
     ordered = [main, *(test for name, test in tests.items() if name != captions)]
     settings, curves = run.settings(), run.curves()
@@ -67,10 +53,7 @@ def run_page(run: Run, *, captions: str, data: str | None, cases: int) -> str:
 
 
 def _facts(
-    settings: Mapping[str, Any],
-    curves: Mapping[str, Sequence[tuple[int, float]]],
-    folder: str,
-    main: StoredTest,
+    settings: Mapping[str, Any], curves: _Curves, folder: str, main: StoredTest
 ) -> list[Block]:
     """What was trained and tested, in a list; `folder` is the test's below the run's."""
     trained = {epoch for key, points in curves.items() if key in _LOSSES for epoch, _ in points}
@@ -95,11 +78,7 @@ def _facts(
 # --- plots ---------------------------------------------------------------------------------------
 
 
-def _plots(
-    curves: Mapping[str, Sequence[tuple[int, float]]],
-    main: StoredTest,
-    ordered: Sequence[StoredTest],
-) -> list[Block]:
+def _plots(curves: _Curves, main: StoredTest, ordered: Sequence[StoredTest]) -> list[Block]:
     plots: list[Block] = []
     losses = {key: curves[key] for key in _LOSSES if key in curves}
     scores = {key: curves[key] for key in _SCORES if key in curves}
@@ -118,7 +97,7 @@ def _plots(
     return [*plots, *_by_size(main, ordered)]
 
 
-def _best_epoch(scores: Mapping[str, Sequence[tuple[int, float]]]) -> str:
+def _best_epoch(scores: _Curves) -> str:
     if "val/dice" not in scores:
         return "no val/dice"
     epoch, value = max(scores["val/dice"], key=lambda point: point[1])
@@ -128,14 +107,13 @@ def _best_epoch(scores: Mapping[str, Sequence[tuple[int, float]]]) -> str:
 def _by_size(main: StoredTest, ordered: Sequence[StoredTest]) -> list[Block]:
     """Dice against lesion size, of the tests that have the main one's very cases."""
     share = np.array([case.true / case.pixels for case in main.cases])
-    order = [case.case for case in main.cases]
+    if not (share > 0).any():
+        return [Text("No case has a lesion, so there is no Dice against lesion size.")]
     dice = {}
     for test in ordered:
         own = {case.case: case.dice for case in test.cases}
-        if set(own) == set(order):
-            dice[test.name] = np.array([own[name] for name in order])
-    if not (share > 0).any():
-        return [Text("No case has a lesion, so there is no Dice against lesion size.")]
+        if own.keys() == {case.case for case in main.cases}:
+            dice[test.name] = np.array([own[case.case] for case in main.cases])
     caption = (
         f"Dice against lesion size. Points: cases with captions {main.name}; lines: means of five "
         "groups of equally many cases."
@@ -151,56 +129,46 @@ def case_blocks(main: StoredTest, others: Sequence[StoredTest], count: int) -> l
     overlays, explained = main.pictures("overlays"), main.pictures("explain")
     pictured = {i for i, case in enumerate(main.cases) if case.case in overlays}
     if not (pictured and count):
-        asked = "results_writer.overlays" if count else "cases"
-        return [Text(f"No case is shown: {asked} is 0, or the pictures were removed.")]
+        setting = "results_writer.overlays" if count else "cases"
+        return [Text(f"No case is shown: {setting} is 0, or the pictures were removed.")]
     choice = choose([case.dice for case in main.cases], pictured, count)
     names = [main.cases[position].case for position in choice.shown()]
     files = [kind[name] for kind in (overlays, explained) for name in names if name in kind]
     pictures = album(files)
-    blocks: list[Block] = [Text(_of_how_many(main, len(pictured), len(explained), pictures))]
-    dice = [(test.name, {case.case: case.dice for case in test.cases}) for test in others]
-    for title, positions in choice.groups():
-        cards = [
-            _card(main.cases[i], i, choice, dice, _pictures(main.cases[i], main, pictures))
-            for i in positions
-        ]
-        blocks += [Group(title, cards)] if cards else []
-    return blocks
-
-
-def _of_how_many(main: StoredTest, pictured: int, explained: int, pictures: Album) -> str:
-    """How many cases there are, have a picture, and are explained."""
     text = (
         f"Ranked by Dice with captions {main.name} over all {len(main.cases)} cases, of which "
-        f"{pictured} have a picture; the cases shown are chosen among these."
+        f"{len(pictured)} have a picture; the cases shown are chosen among these."
     )
     if explained:
-        text += f" {explained} cases are explained; those among the cases shown have both pictures."
-    return text + reduced_note(pictures)
+        text += (
+            f" {len(explained)} cases are explained; those among the cases shown have both "
+            "pictures."
+        )
+    dice = {test.name: {case.case: case.dice for case in test.cases} for test in others}
+
+    def card(position: int) -> CaseCard:
+        case = main.cases[position]
+        facts = _case_facts(case, f"{choice.rank[position]} of {len(choice.rank)}", dice)
+        numbers = f"Dice {case.dice:.3f}. Caption: {case.caption or 'none'}"
+        alt = f"{case.case}: image, truth, prediction and agreement. {numbers}"
+        shown = [pictures.show(overlays[case.case], alt, "")]
+        if case.case in explained:
+            what = "what the network looked at"
+            alt = f"{case.case}: {what}. {numbers}"
+            shown.append(pictures.show(explained[case.case], alt, f"Explanation: {what}"))
+        return CaseCard(case.case, case.caption, facts, shown)
+
+    groups = choice.groups().items()
+    cards = [Group(title, [card(i) for i in positions]) for title, positions in groups]
+    return [Text(text + pictures.note), *cards]
 
 
-def _pictures(case: CaseRow, main: StoredTest, pictures: Album) -> list[Picture]:
-    shown = []
-    for kind, what in (("overlays", "image, truth, prediction and agreement"), ("explain", "")):
-        image = pictures.pictures.get(main.folder / kind / f"{case.case}.png")
-        if image is not None:
-            shows = what or "what the network looked at"
-            alt = f"{case.case}: {shows}. Dice {case.dice:.3f}. Caption: {case.caption or 'none'}"
-            caption = "" if what else "Explanation: what the network looked at"
-            shown.append(Picture(image.uri, image.width, image.height, alt, caption))
-    return shown
-
-
-def _card(
-    case: CaseRow,
-    position: int,
-    choice: Choice,
-    others: Sequence[tuple[str, Mapping[str, float]]],
-    pictures: Sequence[Picture],
-) -> CaseCard:
+def _case_facts(
+    case: CaseRow, rank: str, others: Mapping[str, Mapping[str, float]]
+) -> list[tuple[str, str]]:
     hd95 = "undefined" if case.hd95 is None else f"{case.hd95:.1f} {case.surface_unit}".strip()
-    facts = [
-        ("rank", f"{choice.rank[position]} of {len(choice.rank)}"),
+    return [
+        ("rank", rank),
         ("Dice", f"{case.dice:.3f}"),
         ("IoU", f"{case.iou:.3f}"),
         ("hd95", hd95),
@@ -210,8 +178,9 @@ def _card(
         ("lesion size", case.lesion_size),
         ("lesions", str(case.lesion_number)),
         ("side", case.lesion_side),
+        *(
+            (f"Dice, captions {name}", f"{dice[case.case]:.3f}")
+            for name, dice in others.items()
+            if case.case in dice
+        ),
     ]
-    for name, dice in others:
-        if case.case in dice:
-            facts.append((f"Dice, captions {name}", f"{dice[case.case]:.3f}"))
-    return CaseCard(case.case, case.caption, facts, pictures)

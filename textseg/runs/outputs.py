@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -83,7 +84,7 @@ class PackedMask(NamedTuple):
     bits: bytes
 
 
-def pack_mask(mask: Bytes) -> PackedMask:
+def pack_mask(mask: NDArray[Any]) -> PackedMask:
     """Pack a mask [H, W]; nonzero is foreground."""
     height, width = mask.shape
     return PackedMask((height, width), zlib.compress(np.packbits(mask != 0).tobytes(), 1))
