@@ -211,15 +211,10 @@ def test_two_empty_masks_have_not_changed(obeying: ProbeResult) -> None:
     assert figures(obeying, "empty")["share_changed"] == pytest.approx(7 / 8)
 
 
-def test_a_network_that_ignores_its_text_changes_no_mask(
-    blind: ProbeResult,
-) -> None:
+def test_a_network_that_ignores_its_text_changes_no_mask(blind: ProbeResult) -> None:
     for variant in blind.variants[:4]:
-        assert (variant.mask_change.value, variant.difference.value, variant.share_changed) == (
-            0,
-            0,
-            0,
-        )
+        changes = variant.mask_change.value, variant.difference.value, variant.share_changed
+        assert changes == (0, 0, 0)
     assert any("reads no text" in text for text in blind.warnings)
 
 

@@ -21,6 +21,13 @@ from textseg.runs.cases import OUTLINES, CaseRow
 
 __all__ = ["Comparison", "Difference", "Method", "Score", "StratumDice", "compare", "plain_table"]
 
+_FEW_SEEDS = {
+    1: "one seed of {}: intervals and p-values do not hold the luck of a training; train three "
+    "seeds or more",
+    2: "two seeds of {}: where trainings differ much, intervals of a score cover 86%, not 95% "
+    "(measured on simulated data); train three seeds or more",
+}
+
 
 def compare(
     runs: list[str],
@@ -83,6 +90,7 @@ def _compared(methods: dict[str, list[Result]], resamples: int, seed: int) -> Co
         name: np.stack([one.columns(list(first.cases)) for one in own])
         for name, own in methods.items()
     }
+    tests = [one.test for own in methods.values() for one in own]
     draws = {"resamples": resamples, "seed": seed}
     found = resample(list(columns.values()), patient, **draws)
     return Comparison(
@@ -93,7 +101,7 @@ def _compared(methods: dict[str, list[Result]], resamples: int, seed: int) -> Co
         cases=cases,
         patients=found.patients,
         case_dice=np.stack([one[..., 0].mean(axis=0) for one in columns.values()]),
-        captions=tuple(dict.fromkeys(one.mode for own in methods.values() for one in own)),
+        captions=tuple(dict.fromkeys(test.caption_mode for test in tests)),
         warnings=_warnings(methods, cases),
     )
 
@@ -130,18 +138,10 @@ def _differences(names: Sequence[str], found: Resampled, seed: int) -> tuple[Dif
 def _warnings(methods: dict[str, list[Result]], cases: Sequence[CaseRow]) -> tuple[str, ...]:
     """What a reader must know before believing a number, as sentences."""
     warnings = bootstrap_warnings([case.case_id for case in cases], len(cases))
-    single = [name for name, results in methods.items() if len(results) == 1]
-    if single:
-        warnings.append(
-            f"one seed of {', '.join(single)}: intervals and p-values do not hold the luck of a "
-            "training; train three seeds or more"
-        )
-    double = [name for name, results in methods.items() if len(results) == 2]
-    if double:
-        warnings.append(
-            f"two seeds of {', '.join(double)}: where trainings differ much, intervals of a score "
-            "cover 86%, not 95% (measured on simulated data); train three seeds or more"
-        )
+    for seeds, warning in _FEW_SEEDS.items():
+        names = ", ".join(name for name, results in methods.items() if len(results) == seeds)
+        if names:
+            warnings.append(warning.format(names))
     weak = sorted({case.truth for case in cases} - {OUTLINES})
     if weak:
         warnings.append(f"the truth is {', '.join(weak)}, not outlines: scores are against those")

@@ -37,14 +37,7 @@ _EQUAL: dict[str, Callable[[CaseRow], object]] = {
 
 @dataclass(frozen=True)
 class Result:
-    """One test of one run.
-
-    Args:
-        run: that was tested.
-        test: its metrics.json and cases.csv.
-        method: what the run is a seed of.
-        cases: rows by name, in the order of the test.
-    """
+    """One test of one run, which is a seed of `method`; `cases` are its rows by name."""
 
     run: Run
     test: StoredTest
@@ -55,11 +48,6 @@ class Result:
     def folder(self) -> Path:
         """The test's folder."""
         return self.test.folder
-
-    @property
-    def mode(self) -> str:
-        """The test's caption mode."""
-        return self.test.caption_mode
 
     def columns(self, order: Sequence[str]) -> NDArray[np.float64]:
         """`textseg.metrics.scores.case_columns` of the cases, in the order given: [N, C]."""
@@ -130,8 +118,9 @@ def _check_same_cases(first: Result, other: Result) -> None:
         )
     for what, of in _EQUAL.items():
         _check_equal(first, other, what, of)
-    if first.mode == other.mode:
-        _check_equal(first, other, f"captions (caption mode {first.mode!r})", lambda c: c.caption)
+    mode = first.test.caption_mode
+    if mode == other.test.caption_mode:
+        _check_equal(first, other, f"captions (caption mode {mode!r})", lambda row: row.caption)
 
 
 def _check_equal(first: Result, other: Result, what: str, of: Callable[[CaseRow], object]) -> None:
@@ -155,10 +144,10 @@ def _some(texts: Sequence[str]) -> str:
 def _check_seeds(first: Result, other: Result) -> None:
     """Runs of one method differ in their seed and in nothing else that was trained."""
     remedy = f"leave one out, or give names, so that they are not both {first.method!r}"
-    if first.mode != other.mode:
+    if first.test.caption_mode != other.test.caption_mode:
         raise UserError(
             f"{first.folder} and {other.folder} are both {first.method!r}, but of the caption "
-            f"modes {first.mode!r} and {other.mode!r}",
+            f"modes {first.test.caption_mode!r} and {other.test.caption_mode!r}",
             "give names that tell them apart",
         )
     both = f"{first.run.folder} and {other.run.folder} are both {first.method!r}"

@@ -52,14 +52,9 @@ class Resampled(NamedTuple):
 def resample(
     methods: Sequence[Floats], patient: Ints, *, resamples: int, seed: int, score: int | None = None
 ) -> Resampled:
-    """Score methods and resamples of them.
+    """Score M methods [S_m, N, C], of S_m runs each, on cases of the patients `patient` [N].
 
-    Args:
-        methods: M arrays [S_m, N, C], a method's runs on N cases; S_m may differ.
-        patient: [N], the patient's number, from 0 to G - 1.
-        resamples: number of draws.
-        seed: of the draws.
-        score: keep this one of the K scores alone.
+    Patients are numbered from 0 to G - 1. With `score`, that one of the K scores alone is kept.
     """
     sums = [patient_sums(columns, patient) for columns in methods]
     kept = slice(None) if score is None else [score]
@@ -89,11 +84,6 @@ def bootstrap(methods: Sequence[Floats], *, resamples: int, seed: int) -> Floats
     Of S seeds S - 1 are drawn (one, where there is one), as of G patients G - 1 are: the mean of so
     many draws varies just as the mean over S independent trainings does, s^2 / S, where S draws
     would vary by (S - 1) / S of that, half as much with two seeds (Rao and Wu 1988).
-
-    Args:
-        methods: M arrays [S_m, G, C] of `patient_sums`.
-        resamples: number of draws.
-        seed: of the draws; equal seeds give equal results.
 
     Returns:
         [resamples, M, K]; NaN with one patient, who drawn again and again shows no spread.
@@ -127,13 +117,12 @@ def score_with_interval(
     trainings is hardly known.
 
     Args:
-        found: methods and their resamples.
-        method: its position.
-        less: position of the method that is subtracted, where it is about differences.
+        found: the methods.
+        method: position of the one.
+        less: position of the one that is subtracted, if any.
 
     Returns:
-        The score or difference, and the ends of its 95% interval, [K] each; NaN for the ends with
-        one patient.
+        Values and the ends of their 95% intervals, [K] each; the ends are NaN with one patient.
     """
     draws, sides, least = found.draws[:, method], [found.runs[method]], 0.0
     value = sides[0].mean(axis=0)
@@ -151,7 +140,7 @@ def score_with_interval(
 
 
 def paired_test(method: Floats, baseline: Floats, *, permutations: int, seed: int) -> Floats:
-    """Permutation test of two methods over patients: two-sided p that their results exchange.
+    """Permutation test of two methods over patients: two-sided p of each of `SCORES`, [K].
 
     Every patient's results, averaged over a method's runs, are kept or exchanged between the two
     methods, all patients independently, and the difference of the scores is taken again. For dice
@@ -165,9 +154,6 @@ def paired_test(method: Floats, baseline: Floats, *, permutations: int, seed: in
         method, baseline: [S, G, C] of `patient_sums`; the number of seeds may differ.
         permutations: how many are drawn.
         seed: of the draws.
-
-    Returns:
-        [K], one p for each of `SCORES`.
     """
     one, other = method.mean(axis=0), baseline.mean(axis=0)  # [G, C]
     total, gap = (one + other).sum(axis=0), one - other

@@ -37,12 +37,8 @@ def by_stratum(
 ) -> tuple[StratumDice, ...]:
     """Score each class that occurs, for each method, the baseline first.
 
-    Args:
-        columns: of each method [S, N, C], as `statistics.resample` takes them.
-        cases: N cases.
-        patient: [N], the patient's number.
-        resamples: draws of the bootstrap in each class, over the patients who have a case in it.
-        seed: of the draws.
+    `columns` are of each method, and `patient` of each case, as `statistics.resample` takes them;
+    each class has a bootstrap of its own, over the patients who have a case in it.
     """
     dice = SCORES.index("dice")
     strata = []

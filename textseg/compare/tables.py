@@ -76,9 +76,6 @@ def latex_table(comparison: Comparison) -> str:
     return "\n".join(lines) + "\n"
 
 
-# --- the sections ------------------------------------------------------------------------------
-
-
 def sections(comparison: Comparison) -> list[Section]:
     """Tables of scores, differences (of two methods or more), strata and the worst cases."""
     differences = [_differences(comparison)] if comparison.differences else []
@@ -127,7 +124,7 @@ def _differences(comparison: Comparison) -> Section:
         (
             one.method,
             one.score,
-            _difference(one.value, one.low, one.high),
+            with_interval(one.value, one.low, one.high, "+.3f"),
             _p(one.p),
             _p(one.p_holm),
         )
@@ -135,10 +132,6 @@ def _differences(comparison: Comparison) -> Section:
     ]
     head = ("method", "score", "difference [95% interval]", "p", "p (Holm)")
     return Section(f"Differences from {comparison.baseline}", head, tuple(rows))
-
-
-def _difference(value: float, low: float, high: float) -> str:
-    return "" if math.isnan(value) else with_interval(value, low, high, "+.3f")
 
 
 def _p(value: float) -> str:
@@ -151,7 +144,7 @@ def _strata(comparison: Comparison) -> Section:
     rows = [
         (
             *(one.grouping, one.name, str(one.cases), str(one.patients), one.method),
-            *(f"{one.dice:.3f}", _difference(one.difference, one.low, one.high)),
+            *(f"{one.dice:.3f}", with_interval(one.difference, one.low, one.high, "+.3f")),
         )
         for one in comparison.strata
     ]
@@ -168,8 +161,6 @@ def _failures(comparison: Comparison) -> Section:
     head = ("case", "true pixels", *(f"dice of {name}" for name in names), "caption")
     return Section(f"The {len(rows)} cases with the least Dice", head, tuple(rows))
 
-
-# --- LaTeX -------------------------------------------------------------------------------------
 
 _LATEX = {
     "\\": "\\textbackslash{}",

@@ -142,14 +142,13 @@ def patient_interval(
         score: sums [R, C] -> scores [R, K].
         estimate: [K], the scores of the data themselves.
         resamples: R, the number of draws.
-        seed: of the draws; equal seeds give equal intervals.
+        seed: of the draws.
         bounds: what a score can be.
 
     Returns:
         low [K], high [K]; NaN with fewer than two units to draw from, which show no spread.
     """
-    number = patient_ids(groups, len(columns))
-    patients = int(number.max(initial=-1)) + 1
+    number, patients = patient_ids(groups, len(columns)), count_patients(groups, len(columns))
     if patients < 2:
         undefined = np.full(len(estimate), np.nan)
         return undefined, undefined

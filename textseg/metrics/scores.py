@@ -52,9 +52,6 @@ def select(rows: CaseTableRows, keep: NDArray[Any]) -> CaseTableRows:
     return CaseTableRows(*(column[keep] for column in rows))
 
 
-# --- the definitions ---------------------------------------------------------------------------
-
-
 def dice_from_counts(
     intersection: Any, predicted: Any, true: Any, *, protocol: Protocol = "standard"
 ) -> Floats:
@@ -95,9 +92,6 @@ SCORE_TITLES = {
     "dice_global": "Dice of pooled pixels",
     "iou_global": "IoU of pooled pixels",
 }
-
-
-# --- of a table --------------------------------------------------------------------------------
 
 
 def dice(rows: CaseTableRows, *, protocol: Protocol = "standard") -> Floats:

@@ -57,8 +57,7 @@ def size_classes(
     shares are in one class, so thirds may be uneven.
 
     Args:
-        true: [N], pixels of the truth.
-        pixels: [N], pixels of the image.
+        true, pixels: [N], pixels of the truth and of the image.
 
     Returns:
         N of `SIZES`, and the cuts as shares of the image; no cuts where no case has a lesion.

@@ -35,8 +35,8 @@ def interval_text(low: float | None, high: float | None, form: str = ".3f") -> s
 
 
 def with_interval(value: float, low: float | None, high: float | None, form: str = ".3f") -> str:
-    """A score such as `0.710 [0.602, 0.803]`, without brackets where there is no interval."""
-    return f"{value:{form}}{interval_text(low, high, form)}"
+    """A score such as `0.710 [0.602, 0.803]`, without what is undefined."""
+    return "" if math.isnan(value) else f"{value:{form}}{interval_text(low, high, form)}"
 
 
 def aligned(lines: Iterable[Sequence[str]], *, right: bool = False) -> list[str]:
@@ -73,15 +73,8 @@ def markdown_rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[st
     return [lines[0], "|" + " --- |" * len(head), *lines[1:]]
 
 
-# --- the results of a test ---------------------------------------------------------------------
-
-
 def format_results(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Tables: both conventions by caption mode, shares and distances, and the first mode's strata.
-
-    Args:
-        results: caption mode -> what a test writes into metrics.json.
-    """
+    """Tables of metrics.json by caption mode, with the strata of the first mode."""
     mode, first = next(iter(results.items()))
     blocks = [_scores("captions", "empty_cases", results), _more(results)]
     for name, classes in first["strata"].items():

@@ -126,7 +126,7 @@ def _evaluated(
     variants: Variants,
     seed: int,
 ) -> ProbeResult:
-    rows = [cases[index] for index in sorted(cases)]
+    rows = list(cases.values())
     groups = [case.case_id for case in rows]
     results = tuple(variant_result(rows, name, seed=seed) for name in variants)
     paired = pairs(cases, variants, seed=seed)
@@ -176,7 +176,7 @@ def _write(
     (folder / "probe.json").write_text(to_json(result.as_json()), encoding="utf-8")
     table = markdown_table(result, cases, variants)
     (folder / "probe.md").write_text(table, encoding="utf-8")
-    write_cases(folder / "probe.csv", result, cases, variants)
+    write_cases(folder / "probe.csv", cases, variants)
     for index, case in cases.items():
         if case.image is None:
             continue

@@ -103,8 +103,8 @@ class Probe(L.LightningModule):
             self.cases[row] = _probed(batch, position, truths[position], masks, row in self._drawn)
 
     def on_test_epoch_end(self) -> None:
-        """Gather the cases of all processes."""
-        self.cases = gather_by_index(self.cases)
+        """Gather the cases of all processes, in the order of the test set."""
+        self.cases = dict(sorted(gather_by_index(self.cases).items()))
 
     def _masks(
         self, batch: Batch, texts: Sequence[str | None], own: Sequence[str | None]

@@ -29,17 +29,7 @@ class Panel(NamedTuple):
 def probe_picture(
     image: Bytes, truth: NDArray[Any], panels: Sequence[Panel], *, title: str
 ) -> Bytes:
-    """Draw the image with its truth, then each panel's mask over it with the caption below.
-
-    Args:
-        image: [H, W, 3].
-        truth: [H, W], nonzero is foreground.
-        panels: at least one.
-        title: line above.
-
-    Returns:
-        [.., .., 3] uint8.
-    """
+    """Draw the image [H, W, 3] with its truth [H, W], then each panel's mask and caption."""
     size = panel_size(image)
     picture = resize_image(image, size)
     outline = [(TRUTH, "truth", resized_mask(truth, size))]

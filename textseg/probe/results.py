@@ -47,9 +47,8 @@ class VariantResult:
 class SideSwap:
     """How often swapped sides take a mask from one half of the picture to the other.
 
-    Args:
-        cases: nine tenths of the mask with true words lie in one half.
-        share: of these, the mask with swapped sides lies in the other half by more than half.
+    Of the cases where nine tenths of the mask with true words lie in one half, the share in which
+    more than half of the mask with swapped sides lies in the other.
     """
 
     cases: int
@@ -60,14 +59,9 @@ class SideSwap:
 class Pairs:
     """Pairs of rows of one image whose texts and truths differ.
 
-    Args:
-        pairs: how many.
-        images: they are of.
-        patients: they are of.
-        followed: share of pairs in which the mask of either text overlaps its own truth (Dice) more
-            than the other's; a network that ignores its text has none.
-        own: mean Dice of a mask and its own truth.
-        other: mean Dice of a mask and the truth of the pair's other text.
+    `followed` is the share of pairs in which the mask of either text overlaps its own truth (Dice)
+    more than the other's; a network that ignores its text has none. `own` is the mean Dice of a
+    mask and its own truth, `other` that of a mask and the truth of the pair's other text.
     """
 
     pairs: int
@@ -112,9 +106,6 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-# --- of one case -------------------------------------------------------------------------------
-
-
 def case_dice(cases: Sequence[ProbedCase], name: str) -> Floats:
     """Dice of each case's mask with the words of a variant, against the truth: [N]."""
     masks = [case.measured[name] for case in cases]
@@ -127,9 +118,6 @@ def case_mask_change(cases: Sequence[ProbedCase], name: str) -> Floats:
     masks = [case.measured[name] for case in cases]
     own = [case.measured[TRUE].predicted for case in cases]
     return 1 - dice_from_counts([m.kept for m in masks], [m.predicted for m in masks], own)
-
-
-# --- over cases --------------------------------------------------------------------------------
 
 
 def variant_result(cases: Sequence[ProbedCase], name: str, *, seed: int) -> VariantResult:
@@ -172,10 +160,7 @@ def side_swap(cases: Sequence[ProbedCase], *, seed: int) -> SideSwap | None:
 def pairs(cases: Mapping[int, ProbedCase], variants: Variants, *, seed: int) -> Pairs | None:
     """Score all pairs of rows of one image with unlike texts and truths; None where there are none.
 
-    Args:
-        cases: by index.
-        variants: whose true texts are compared, regardless of case and spacing.
-        seed: of the intervals.
+    Texts that differ in case and spacing alone are alike.
     """
     images: dict[int, list[int]] = {}
     for index in sorted(cases):

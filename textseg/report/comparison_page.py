@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from textseg.compare.results import Comparison, Method
@@ -15,14 +16,13 @@ from textseg.report.blocks import (
     Cell,
     Facts,
     Group,
-    Picture,
     Section,
     Table,
     Text,
 )
-from textseg.report.embedded_images import album, plot
+from textseg.report.embedded_images import album
 from textseg.report.page import write_page
-from textseg.report.plots import dice_distribution, difference_by_size, failures, png_of
+from textseg.report.plots import dice_distribution, difference_by_size, failures, plot
 from textseg.report.score_tables import MEANING
 from textseg.runs import Run
 
@@ -39,23 +39,22 @@ _MEANING = (
 
 
 def comparison_page(comparison: Comparison, *, cases: int = 4) -> str:
-    """Build a page of methods compared, with the pictures that their runs' tests drew.
-
-    Args:
-        comparison: what `textseg.compare.compare` found.
-        cases: how many of the best, median and worst cases to show each.
+    """Build a page of methods compared, with pictures of `cases` cases of each kind.
 
     Raises:
         UserError: a picture is broken.
     """
     *tables, failed = sections(comparison)
+    caption = "The cases with the least Dice averaged over methods, the worst on top."
+    alt = f"{caption} The table below holds the numbers."
+    worst = plot(lambda: failures(comparison), alt, caption)
     parts = [
         Section("compared", "What is compared", _facts(comparison)),
         Section("meaning", "What the numbers mean", [Text(text) for text in _MEANING]),
         Section("scores", "Scores and differences", [_table(one) for one in tables]),
         Section("plots", "Plots", _plots(comparison)),
         Section("cases", "Best, median and worst cases", _case_blocks(comparison, cases)),
-        Section("failures", "Failures ranked", [_failures(comparison), _table(failed)]),
+        Section("failures", "Failures ranked", [worst, _table(failed)]),
     ]
     title = " and ".join(method.name for method in comparison.methods)
     if len(comparison.methods) > 2:
@@ -64,7 +63,10 @@ def comparison_page(comparison: Comparison, *, cases: int = 4) -> str:
 
 
 def _facts(comparison: Comparison) -> list[Block]:
-    cautions = [Caution(_with_short_names(text, comparison)) for text in comparison.warnings]
+    runs = [(method, *test) for method in comparison.methods for test in _tests(method)]
+    warnings: Sequence[str] = comparison.warnings
+    for _, run, _ in runs:  # their paths on this machine are not shown
+        warnings = [text.replace(str(run.folder), run.short_name) for text in warnings]
     pairs = [
         ("cases", str(len(comparison.cases))),
         ("patients", str(comparison.patients)),
@@ -73,10 +75,13 @@ def _facts(comparison: Comparison) -> list[Block]:
     ]
     rows = [
         [Cell(method.name), Cell(f"{run.short_name}, {folder.relative_to(run.folder).as_posix()}")]
-        for method in comparison.methods
-        for run, folder in _tests(method)
+        for method, run, folder in runs
     ]
-    return [*cautions, Facts(pairs), Table("Runs", ["method", "run and test"], rows)]
+    return [
+        *map(Caution, warnings),
+        Facts(pairs),
+        Table("Runs", ["method", "run and test"], rows),
+    ]
 
 
 def _tests(method: Method) -> list[tuple[Run, Path]]:
@@ -84,20 +89,9 @@ def _tests(method: Method) -> list[tuple[Run, Path]]:
     return [(Run(Path(folder).parents[1]), Path(folder)) for folder in method.runs]
 
 
-def _with_short_names(text: str, comparison: Comparison) -> str:
-    """A warning with runs by their short names: their paths on this machine are not shown."""
-    for method in comparison.methods:
-        for run, _ in _tests(method):
-            text = text.replace(str(run.folder), run.short_name)
-    return text
-
-
 def _table(table: TextTable) -> Table:
     rows = [[Cell(cell) for cell in row] for row in table.rows]
     return Table(table.title, table.head, rows)
-
-
-# --- plots ---------------------------------------------------------------------------------------
 
 
 def _plots(comparison: Comparison) -> list[Block]:
@@ -105,24 +99,15 @@ def _plots(comparison: Comparison) -> list[Block]:
     means = "; ".join(
         f"{method.name}: mean {method.scores['dice'].value:.3f}" for method in comparison.methods
     )
-    png = png_of(lambda: dice_distribution(comparison))
-    plots: list[Block] = [plot(png, f"Distribution of per-case Dice. {means}", caption)]
+    alt = f"Distribution of per-case Dice. {means}"
+    plots: list[Block] = [plot(lambda: dice_distribution(comparison), alt, caption)]
     if len(comparison.methods) > 1:
         caption = (
             f"Difference of Dice from {comparison.baseline} against lesion size; the line is the "
             "mean of five groups of equally many cases."
         )
-        plots.append(plot(png_of(lambda: difference_by_size(comparison)), caption, caption))
+        plots.append(plot(lambda: difference_by_size(comparison), caption, caption))
     return plots
-
-
-def _failures(comparison: Comparison) -> Picture:
-    caption = "The cases with the least Dice averaged over methods, the worst on top."
-    alt = f"{caption} The table below holds the numbers."
-    return plot(png_of(lambda: failures(comparison)), alt, caption)
-
-
-# --- cases ---------------------------------------------------------------------------------------
 
 
 def _case_blocks(comparison: Comparison, count: int) -> list[Block]:

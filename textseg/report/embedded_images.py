@@ -48,10 +48,9 @@ def album(files: Iterable[Path], *, max_bytes: int = MAX_BYTES) -> Album:
     return Album({file: _embedded(file, data, reduced) for file, data in contents.items()}, reduced)
 
 
-def plot(png: bytes, alt: str, caption: str) -> Picture:
-    """Embed a plot's PNG, with what it shows in words."""
-    with Image.open(io.BytesIO(png)) as image:
-        return Picture(_uri(png, "image/png"), image.width, image.height, alt, caption, plot=True)
+def data_uri(data: bytes, kind: str) -> str:
+    """Write the bytes of a file of a kind such as image/png as a data URI."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def _read(file: Path) -> bytes:
@@ -66,7 +65,7 @@ def _embedded(file: Path, data: bytes, reduced: bool) -> Picture:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             image.load()  # a file cut short fails here
             if not reduced:
-                return Picture(_uri(data, "image/png"), *image.size)
+                return Picture(data_uri(data, "image/png"), *image.size)
             small = image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(
@@ -77,8 +76,4 @@ def _embedded(file: Path, data: bytes, reduced: bool) -> Picture:
     buffer = io.BytesIO()
     # No chroma subsampling: it would wash out the thin colored rims.
     small.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
-    return Picture(_uri(buffer.getvalue(), "image/jpeg"), *small.size)
-
-
-def _uri(data: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    return Picture(data_uri(buffer.getvalue(), "image/jpeg"), *small.size)

@@ -14,11 +14,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
+from PIL import Image
 
 from textseg.compare.results import Comparison
 from textseg.compare.tables import worst_cases
 from textseg.metrics.bootstrap import Floats
 from textseg.metrics.text import one_line
+from textseg.report.blocks import Picture
+from textseg.report.embedded_images import data_uri
 
 # Okabe and Ito's colors, which stay apart for readers who do not tell red from green.
 COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -46,12 +49,14 @@ def write_plots(comparison: Comparison, folder: Path) -> None:
             figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
 
 
-def png_of(draw: Callable[[], Figure]) -> bytes:
-    """Render the figure that `draw` makes as the bytes of a PNG."""
+def plot(draw: Callable[[], Figure], alt: str, caption: str) -> Picture:
+    """Embed the figure that `draw` makes as a PNG, with what it shows in words."""
     buffer = io.BytesIO()
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
         draw().savefig(buffer, format="png", dpi=_DPI)
-    return buffer.getvalue()
+    uri = data_uri(buffer.getvalue(), "image/png")
+    with Image.open(buffer) as image:
+        return Picture(uri, *image.size, alt, caption, plot=True)
 
 
 def dice_distribution(comparison: Comparison) -> Figure:
@@ -84,11 +89,9 @@ def distribution(names: Sequence[str], dice: Sequence[Floats] | Floats, xlabel: 
 
 
 def dice_by_size(share: Floats, dice: Mapping[str, Floats]) -> Figure:
-    """Draw Dice against lesion size: the first's cases as points, means in groups by size of all.
+    """Draw Dice [N] against the lesions' share of the image [N]: the first's points, means of all.
 
-    Args:
-        share: [N], lesion over image; cases without a lesion are left out, and counted below.
-        dice: name -> [N] of the same cases.
+    Cases without a lesion are left out, and counted below.
     """
     shown = share > 0
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")

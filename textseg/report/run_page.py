@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from textseg.metrics.ranking import choose
-from textseg.report.blocks import Block, CaseCard, Caution, Facts, Group, Section, Text
-from textseg.report.embedded_images import album, plot
+from textseg.report.blocks import Block, CaseCard, Caution, Cell, Facts, Group, Section, Table, Text
+from textseg.report.embedded_images import album
 from textseg.report.page import write_page
-from textseg.report.plots import dice_by_size, distribution, learning_curves, png_of
-from textseg.report.probe_tables import probe_blocks
-from textseg.report.score_tables import MEANING, results_blocks, strata_blocks
-from textseg.report.settings_table import flat_settings, settings_block
+from textseg.report.plots import dice_by_size, distribution, learning_curves, plot
+from textseg.report.score_tables import MEANING, probe_blocks, results_blocks, strata_blocks
 from textseg.runs import CaseRow, Run, StoredTest
 
 _Curves = Mapping[str, Sequence[tuple[int, float]]]  # name -> (epoch, value)
 _LOSSES = ("train/loss", "val/loss")
 _SCORES = ("val/dice", "val/miou")
+_ABSOLUTE = re.compile(r"(?:[a-z][a-z0-9+.-]*://|~|/|\\\\|[A-Za-z]:[\\/]).*", re.DOTALL)
 
 
 def run_page(run: Run, *, captions: str, data: str | None, cases: int) -> str:
@@ -43,13 +44,10 @@ def run_page(run: Run, *, captions: str, data: str | None, cases: int) -> str:
         Section("plots", "Plots", _plots(curves, main, ordered)),
         *([Section("probe", "Use of the text", probe)] if probe else []),
         Section("cases", "Best, median and worst cases", case_blocks(main, ordered[1:], cases)),
-        Section("settings", "Settings", [settings_block(settings)]),
+        Section("settings", "Settings", [_settings_block(settings)]),
     ]
     where = "" if data is None else f", tested on {folder.name.removeprefix('test_on_')}"
     return write_page(run.short_name, f"Report of one run{where}", sections)
-
-
-# --- what was run --------------------------------------------------------------------------------
 
 
 def _facts(
@@ -57,7 +55,7 @@ def _facts(
 ) -> list[Block]:
     """What was trained and tested, in a list; `folder` is the test's below the run's."""
     trained = {epoch for key, points in curves.items() if key in _LOSSES for epoch, _ in points}
-    known = dict(flat_settings(settings))
+    known = dict(_flat_settings(settings))
     network = known.get("model.class_path", "unknown").rpartition(".")[2]
     dataset = known.get("data.class_path", "unknown").rpartition(".")[2].removesuffix("DataModule")
     pairs = [
@@ -75,33 +73,27 @@ def _facts(
     return [Facts(pairs), *missing]
 
 
-# --- plots ---------------------------------------------------------------------------------------
-
-
 def _plots(curves: _Curves, main: StoredTest, ordered: Sequence[StoredTest]) -> list[Block]:
     plots: list[Block] = []
     losses = {key: curves[key] for key in _LOSSES if key in curves}
     scores = {key: curves[key] for key in _SCORES if key in curves}
     if losses or scores:
-        png = png_of(lambda: learning_curves(losses, scores))
-        alt = f"Curves of {', '.join([*losses, *scores])} over epochs; {_best_epoch(scores)}"
-        plots.append(plot(png, alt, "Learning curves: losses above, validation scores below."))
+        best = "no val/dice"
+        if "val/dice" in scores:
+            epoch, value = max(scores["val/dice"], key=lambda point: point[1])
+            best = f"best val/dice {value:.3f} in epoch {epoch}"
+        alt = f"Curves of {', '.join([*losses, *scores])} over epochs; {best}"
+        caption = "Learning curves: losses above, validation scores below."
+        plots.append(plot(lambda: learning_curves(losses, scores), alt, caption))
     else:
         plots.append(Text("There are no learning curves: metrics.csv is missing or has none."))
     dice = [np.array([case.dice for case in test.cases]) for test in ordered]
     names = [test.name for test in ordered]
-    png = png_of(lambda: distribution(names, dice, "Dice of a case"))
     medians = "; ".join(f"{n}: median {np.median(d):.3f}" for n, d in zip(names, dice, strict=True))
     caption = "Dice of each case by caption mode: points are cases, the box holds the middle half."
-    plots.append(plot(png, f"Distribution of per-case Dice by caption mode. {medians}", caption))
+    alt = f"Distribution of per-case Dice by caption mode. {medians}"
+    plots.append(plot(lambda: distribution(names, dice, "Dice of a case"), alt, caption))
     return [*plots, *_by_size(main, ordered)]
-
-
-def _best_epoch(scores: _Curves) -> str:
-    if "val/dice" not in scores:
-        return "no val/dice"
-    epoch, value = max(scores["val/dice"], key=lambda point: point[1])
-    return f"best val/dice {value:.3f} in epoch {epoch}"
 
 
 def _by_size(main: StoredTest, ordered: Sequence[StoredTest]) -> list[Block]:
@@ -118,10 +110,7 @@ def _by_size(main: StoredTest, ordered: Sequence[StoredTest]) -> list[Block]:
         f"Dice against lesion size. Points: cases with captions {main.name}; lines: means of five "
         "groups of equally many cases."
     )
-    return [plot(png_of(lambda: dice_by_size(share, dice)), caption, caption)]
-
-
-# --- cases ---------------------------------------------------------------------------------------
+    return [plot(lambda: dice_by_size(share, dice), caption, caption)]
 
 
 def case_blocks(main: StoredTest, others: Sequence[StoredTest], count: int) -> list[Block]:
@@ -184,3 +173,39 @@ def _case_facts(
             if case.case in dice
         ),
     ]
+
+
+def _settings_block(settings: Mapping[str, Any]) -> Block:
+    """Build a table of all settings, opened at a click; a sentence where there are none."""
+    if not settings:
+        return Text("config.yaml is missing.")
+    rows = [[Cell(name), Cell(value)] for name, value in _flat_settings(settings)]
+    caption = "config.yaml; of absolute paths only the last part is shown"
+    title = f"All {len(rows)} settings of config.yaml"
+    return Group(title, [Table(caption, ["setting", "value"], rows)], closed=True)
+
+
+def _flat_settings(settings: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
+    """List settings by dotted name; of absolute paths only the last part."""
+    flat: list[tuple[str, str]] = []
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            flat += _flat_settings(value, f"{above}{key}.")
+        else:
+            shown = _without_paths(value)
+            is_text = isinstance(shown, str)
+            text = shown if is_text else json.dumps(shown, ensure_ascii=False, default=str)
+            flat.append((f"{above}{key}", text))
+    return flat
+
+
+def _without_paths(value: Any) -> Any:
+    """`/home/somebody/data/qata` -> `.../qata`, in lists and mappings too."""
+    if isinstance(value, dict):
+        return {key: _without_paths(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(one) for one in value]
+    if not isinstance(value, str) or not _ABSOLUTE.fullmatch(value):
+        return value
+    last = re.split(r"[\\/]", value.rstrip("\\/"))[-1]
+    return f".../{last}"

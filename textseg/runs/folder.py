@@ -59,8 +59,8 @@ class Run:
     @property
     def short_name(self) -> str:
         """The end of the run's path, <experiment>/<time stamp>, or the name of a renamed folder."""
-        stamped = TIME_STAMP.fullmatch(self.folder.name)
-        return f"{self.experiment}/{self.folder.name}" if stamped else self.folder.name
+        own = self.folder.name
+        return own if self.experiment == own else f"{self.experiment}/{own}"
 
     def checkpoint(self, name: str = "best") -> Path:
         """The file of a checkpoint, best or last, whether or not it exists."""
@@ -197,12 +197,7 @@ def create_unique(path: Path, create: Callable[[Path], None], suffix: str = "") 
 
 
 def data_identity(class_path: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells two datasets apart: the class, the split, and absolute paths or phantoms.
-
-    Args:
-        class_path: of the DataModule, with or without its package.
-        settings: its init_args.
-    """
+    """What tells two datasets apart: the class, the split, and absolute paths or phantoms."""
     identity = {"class": class_path.rpartition(".")[2], "split": settings.get("split")}
     identity |= {name: settings[name] for name in VARIANTS if settings.get(name) is not None}
     if settings.get("synthesize"):

@@ -22,21 +22,22 @@ _DEPTH = {"strata": 3, "variants": 2, "pairs": 1, "side_swap": 1}
 
 @dataclass(frozen=True)
 class StoredTest:
-    """One test as its folder holds it.
+    """One test as its folder holds it: metrics.json, and cases.csv in the order of the test set."""
 
-    Args:
-        name: of the folder, which is the caption mode, or `true_2` for a second test.
-        folder: that holds metrics.json and cases.csv.
-        metrics: metrics.json.
-        cases: the rows of cases.csv, in the order of the test set.
-        written: when metrics.json was written, as text.
-    """
-
-    name: str
     folder: Path
     metrics: dict[str, Any]
     cases: tuple[CaseRow, ...]
-    written: str
+
+    @property
+    def name(self) -> str:
+        """The folder's, which is the caption mode, or `true_2` for a second test."""
+        return self.folder.name
+
+    @property
+    def written(self) -> str:
+        """When metrics.json was written, as text."""
+        seconds = (self.folder / "metrics.json").stat().st_mtime
+        return f"{datetime.fromtimestamp(seconds, tz=timezone.utc):%Y-%m-%d %H:%M} UTC"
 
     @property
     def caption_mode(self) -> str:
@@ -69,8 +70,7 @@ def read_test(folder: Path) -> StoredTest:
             f"{file} is of {metrics['cases']} cases, cases.csv beside it of {len(cases)}",
             "one of them was edited or is of another test: test the run again",
         )
-    when = datetime.fromtimestamp(file.stat().st_mtime, tz=timezone.utc)
-    return StoredTest(folder.name, folder, metrics, tuple(cases), f"{when:%Y-%m-%d %H:%M} UTC")
+    return StoredTest(folder, metrics, tuple(cases))
 
 
 def read_scores(file: Path, needed: Sequence[str]) -> dict[str, Any]:
@@ -98,11 +98,8 @@ def read_scores(file: Path, needed: Sequence[str]) -> dict[str, Any]:
 
 def _check_kind(file: Path, name: str, value: Any, depth: int) -> None:
     """Check the kind of a value: where `depth` is not 0, a mapping of mappings and so on."""
-    kind: Any = int | float | None
-    if depth:
-        kind = dict
-    elif name in (*_TEXTS, *_LISTS):
-        kind = str if name in _TEXTS else list
+    number: Any = int | float | None
+    kind = dict if depth else str if name in _TEXTS else list if name in _LISTS else number
     if not isinstance(value, kind) or isinstance(value, bool):
         raise UserError(f"{file}: {name} is {value!r}", _remedy(file))
     if name == "size_cuts" and [type(cut) for cut in value] not in ([], [float, float]):
