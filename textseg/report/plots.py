@@ -56,7 +56,7 @@ def plot(draw: Callable[[], Figure], alt: str, caption: str) -> Picture:
         draw().savefig(buffer, format="png", dpi=_DPI)
     uri = data_uri(buffer.getvalue(), "image/png")
     with Image.open(buffer) as image:
-        return Picture(uri, *image.size, alt, caption, plot=True)
+        return Picture(uri, image.width, image.height, alt, caption, plot=True)
 
 
 def dice_distribution(comparison: Comparison) -> Figure:

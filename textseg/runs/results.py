@@ -13,10 +13,11 @@ from textseg.errors import UserError, first_line
 from textseg.metrics.scores import SCORES, Protocol
 from textseg.runs.cases import TEST_AGAIN, CaseRow, read_cases
 
-# In metrics.json and probe.json: names of text, of lists, and of mappings by their depth; all else
-# is a number or null.
-_TEXTS = ("caption_mode", "protocol", "truth", "surface_unit", "network", "data")
-_LISTS = ("warnings", "size_cuts")
+# Of values in metrics.json and probe.json; all else is a number or null, or a mapping by its depth.
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("caption_mode", "protocol", "truth", "surface_unit", "network", "data"), str),
+    **dict.fromkeys(("warnings", "size_cuts"), list),
+}
 _DEPTH = {"strata": 3, "variants": 2, "pairs": 1, "side_swap": 1}
 
 
@@ -98,8 +99,7 @@ def read_scores(file: Path, needed: Sequence[str]) -> dict[str, Any]:
 
 def _check_kind(file: Path, name: str, value: Any, depth: int) -> None:
     """Check the kind of a value: where `depth` is not 0, a mapping of mappings and so on."""
-    number: Any = int | float | None
-    kind = dict if depth else str if name in _TEXTS else list if name in _LISTS else number
+    kind = dict if depth else _KINDS.get(name, int | float | None)
     if not isinstance(value, kind) or isinstance(value, bool):
         raise UserError(f"{file}: {name} is {value!r}", _remedy(file))
     if name == "size_cuts" and [type(cut) for cut in value] not in ([], [float, float]):
