@@ -13,29 +13,30 @@ from textseg.compare.statistics import (
     SCORES,
     bootstrap,
     holm,
-    interval,
     paired_test,
     patient_sums,
+    resample,
     run_scores,
+    score_with_interval,
 )
 from textseg.metrics.scores import CaseTableRows, mean_scores, score_intervals
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 def columns(quality: Floats, area: Floats) -> Floats:
-    """Runs whose prediction is as large as the truth, so that Dice is the overlap: [S, N, 5]."""
+    """Runs whose prediction is as large as the truth, so that Dice is the overlap: [S, N, 6]."""
     both = quality * area
-    return np.stack([quality, both / (2 * area - both), both, 0 * both + area, 0 * both + area], -1)
+    one = np.ones_like(both)
+    return np.stack([quality, both / (2 * area - both), one, both, area * one, area * one], -1)
 
 
-def flips_by_hand(one: Floats, other: Floats, cases: Ints) -> list[float]:
+def flips_by_hand(one: Floats, other: Floats) -> list[float]:
     """p of each score from all exchanges of patients, one after the other."""
     observed, reached, total = None, np.zeros(4), 0
-    for swap in product([False, True], repeat=len(cases)):  # the first exchanges nobody
+    for swap in product([False, True], repeat=len(one)):  # the first exchanges nobody
         kept, given = (
-            run_scores(np.where(np.array(swap)[:, None], two, first)[None], cases)[0]
+            run_scores(np.where(np.array(swap)[:, None], two, first)[None])[0]
             for first, two in ((one, other), (other, one))
         )
         difference = np.abs(kept - given)
@@ -61,22 +62,21 @@ def test_scores_of_a_run_equal_those_of_the_metrics(generator: np.random.Generat
     union = predicted + true - both
     dice = np.where(predicted + true > 0, 2 * both / np.maximum(predicted + true, 1), 1.0)
     iou = np.where(union > 0, both / np.maximum(union, 1), 1.0)
-    table = np.stack([dice, iou, both, predicted, true], axis=1)[None].astype(np.float64)
+    table = np.stack([dice, iou, nothing + 1, both, predicted, true], axis=1)[None]
     patient = generator.integers(0, 9, 40)
     patient[:9] = np.arange(9)
-    sums, cases = patient_sums(table, patient), np.bincount(patient)
-    found = dict(zip(SCORES, run_scores(sums, cases)[0], strict=True))
-    assert found == pytest.approx(mean_scores(rows))
-    draws = bootstrap([sums], cases, resamples=4000, seed=0)[:, 0]
-    low, high = interval(draws, run_scores(sums, cases), patients=len(cases))
+    found = resample([table], patient, resamples=4000, seed=0)
+    value, low, high = score_with_interval(found, 0)
+    assert dict(zip(SCORES, value, strict=True)) == pytest.approx(mean_scores(rows))
     own = score_intervals(rows, [f"p{number}" for number in patient], resamples=4000, seed=1)
     assert low == pytest.approx([own[name][0] for name in SCORES], abs=0.01)
     assert high == pytest.approx([own[name][1] for name in SCORES], abs=0.01)
 
 
 def test_no_foreground_at_all_is_a_global_score_of_one() -> None:
-    sums = np.zeros((1, 3, 5))
-    assert run_scores(sums, np.ones(3, dtype=np.int64))[0].tolist() == [0, 0, 1, 1]
+    sums = np.zeros((1, 3, 6))
+    sums[..., 2] = 1
+    assert run_scores(sums)[0].tolist() == [0, 0, 1, 1]
 
 
 def test_the_interval_covers_the_true_difference_at_its_nominal_rate() -> None:
@@ -98,11 +98,10 @@ def test_the_interval_covers_the_true_difference_at_its_nominal_rate() -> None:
         effect = generator.normal(0, 0.04, 200)[patient]  # the gain differs between patients
         base = 0.6 + alike + noise[0]
         better = 0.6 + gain + slope * (area / area_mean - 1) + alike + effect + noise[1]
-        sums = [patient_sums(columns(one[None], area), patient) for one in (better, base)]
-        draws = bootstrap(sums, cases, resamples=600, seed=repetition)
-        own = [run_scores(one, cases)[:, [0, 2]] for one in sums]
-        low, high = interval((draws[:, 0] - draws[:, 1])[:, [0, 2]], *own, patients=200)
-        covered += (low <= truth) & (truth <= high)
+        table = [columns(one[None], area) for one in (better, base)]
+        found = resample(table, patient, resamples=600, seed=repetition)
+        _, low, high = score_with_interval(found, 0, 1)
+        covered += (low[[0, 2]] <= truth) & (truth <= high[[0, 2]])
     assert ((covered / repetitions >= 0.917) & (covered / repetitions <= 0.983)).all(), covered
 
 
@@ -110,23 +109,22 @@ def test_seeds_vary_a_resample_as_much_as_the_mean_over_trainings_varies() -> No
     """Patients all equal, so that only the seeds are left: variance s^2 / S."""
     values = np.array([0.50, 0.56, 0.68, 0.70])
     sums = patient_sums(columns(np.tile(values[:, None], 5), np.full(5, 100.0)), np.arange(5))
-    draws = bootstrap([sums], np.ones(5, dtype=np.int64), resamples=20_000, seed=0)[:, 0, 0]
+    draws = bootstrap([sums], resamples=20_000, seed=0)[:, 0, 0]
     assert draws.mean() == pytest.approx(values.mean(), abs=0.002)
     assert draws.var() == pytest.approx(values.var(ddof=1) / len(values), rel=0.05)
 
 
 def test_the_same_patients_are_drawn_for_every_method(generator: np.random.Generator) -> None:
     sums = patient_sums(columns(generator.random((1, 30)), np.full(30, 100.0)), np.arange(30))
-    better = sums + np.array([0.1, 0, 0, 0, 0])
-    draws = bootstrap([sums, better], np.ones(30, dtype=np.int64), resamples=300, seed=0)
+    better = sums + np.array([0.1, 0, 0, 0, 0, 0])
+    draws = bootstrap([sums, better], resamples=300, seed=0)
     assert draws[:, 1, 0] - draws[:, 0, 0] == pytest.approx(0.1)
     assert draws[:, 0, 0].std() > 0.01
 
 
 def test_equal_seeds_give_equal_draws_and_others_do_not(generator: np.random.Generator) -> None:
     sums = patient_sums(columns(generator.random((2, 9)), np.full(9, 100.0)), np.arange(9))
-    cases = np.ones(9, dtype=np.int64)
-    one, same, other = (bootstrap([sums], cases, resamples=300, seed=s) for s in (1, 1, 2))
+    one, same, other = (bootstrap([sums], resamples=300, seed=s) for s in (1, 1, 2))
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
 
@@ -135,7 +133,7 @@ def test_the_paired_test_equals_scipys_where_both_are_exact(generator: np.random
     area = np.full(9, 100.0)
     one, other = generator.random((2, 9)) * 0.3 + np.array([[0.6], [0.5]])
     pair = [patient_sums(columns(v[None], area), np.arange(9)) for v in (one, other)]
-    found = paired_test(*pair, np.ones(9, dtype=np.int64), permutations=512, seed=0)
+    found = paired_test(*pair, permutations=512, seed=0)
     known = permutation_test(
         (one, other),
         lambda x, y: np.mean(x) - np.mean(y),
@@ -148,13 +146,12 @@ def test_the_paired_test_equals_scipys_where_both_are_exact(generator: np.random
 
 def test_the_exact_test_exchanges_whole_patients(generator: np.random.Generator) -> None:
     patient = np.array([0, 0, 0, 1, 2, 2, 3, 4, 5, 5, 6])
-    cases = np.bincount(patient)
     area = generator.uniform(50, 500, len(patient))
     quality = generator.random((2, len(patient))) * 0.3 + np.array([[0.65], [0.5]])
     one, other = (patient_sums(columns(q[None], area), patient) for q in quality)
-    found = paired_test(one, other, cases, permutations=128, seed=0)
-    assert found.tolist() == pytest.approx(flips_by_hand(one[0], other[0], cases))
-    drawn = paired_test(one, other, cases, permutations=127, seed=0)
+    found = paired_test(one, other, permutations=128, seed=0)
+    assert found.tolist() == pytest.approx(flips_by_hand(one[0], other[0]))
+    drawn = paired_test(one, other, permutations=127, seed=0)
     assert drawn == pytest.approx(found, abs=0.15)
     assert not np.allclose(drawn * 128, found * 128), "127 are too few to look at all 128"
 
@@ -164,15 +161,13 @@ def test_a_drawn_p_is_never_zero_and_counts_the_data_themselves() -> None:
     one, other = (
         patient_sums(columns(np.full((1, 40), q), area), np.arange(40)) for q in (0.9, 0.2)
     )
-    found = paired_test(one, other, np.ones(40, dtype=np.int64), permutations=999, seed=0)
+    found = paired_test(one, other, permutations=999, seed=0)
     assert found.tolist() == pytest.approx([1 / 1000] * 4)
 
 
 def test_equal_methods_have_a_p_of_one() -> None:
     sums = patient_sums(columns(np.full((2, 30), 0.5), np.full(30, 9.0)), np.arange(30))
-    assert (
-        paired_test(sums, sums[:1], np.ones(30, int), permutations=99, seed=0).tolist() == [1] * 4
-    )
+    assert paired_test(sums, sums[:1], permutations=99, seed=0).tolist() == [1] * 4
 
 
 @pytest.mark.parametrize(("patients", "permutations"), [(40, 399), (8, 256)])
@@ -182,14 +177,11 @@ def test_the_paired_test_has_the_right_size_under_no_difference(
     """At 5% it rejects 5% of the time; skewed differences and unlike areas included."""
     generator = np.random.default_rng(8)
     repetitions, rejected = 800, np.zeros(4)
-    cases = np.ones(patients, dtype=np.int64)
     for repetition in range(repetitions):
         area = generator.uniform(50, 1000, patients)
         both = 0.5 + 0.2 * generator.beta(2, 5, (2, patients))  # exchangeable within a patient
         one, other = (patient_sums(columns(q[None], area), np.arange(patients)) for q in both)
-        rejected += (
-            paired_test(one, other, cases, permutations=permutations, seed=repetition) <= 0.05
-        )
+        rejected += paired_test(one, other, permutations=permutations, seed=repetition) <= 0.05
     assert ((rejected / repetitions > 0.033) & (rejected / repetitions < 0.067)).all(), rejected
 
 

@@ -93,18 +93,6 @@ def loop_interval(scores: np.ndarray, groups: list[str], draws: int) -> np.ndarr
     return scores.mean() + wider * (np.quantile(means, [0.025, 0.975]) - scores.mean())
 
 
-def test_per_image_scores_equal_scikit_learn() -> None:
-    from sklearn.metrics import f1_score, jaccard_score
-
-    pairs = [blobs(seed) for seed in range(6)]
-    rows = tabulate(pairs)
-    flat = [(t.flatten().numpy(), p.flatten().numpy()) for p, t in pairs]
-    np.testing.assert_allclose(metrics.dice(rows), [f1_score(t, p) for t, p in flat], rtol=1e-12)
-    np.testing.assert_allclose(
-        metrics.iou(rows), [jaccard_score(t, p) for t, p in flat], rtol=1e-12
-    )
-
-
 def random_masks(seed: int, number: int = 60) -> list[Pair]:
     """Masks of any density, none and all included, of any size from one pixel up."""
     rng = np.random.default_rng(seed)
@@ -153,21 +141,6 @@ def test_global_scores_of_empty_tables_are_one(masks: int) -> None:
     nothing = torch.zeros(4, 4, dtype=torch.bool)
     rows = metrics.select(tabulate([(nothing, nothing)] * 2), np.arange(masks))
     assert list(metrics.mean_scores(rows).values())[2:] == [1.0, 1.0]
-
-
-def test_global_scores_equal_scikit_learn_on_all_pixels_at_once() -> None:
-    from sklearn.metrics import f1_score, jaccard_score
-
-    pairs = pairs_with_empty_ones(9)
-    rows = tabulate(pairs)
-    pred = torch.cat([p.flatten() for p, _ in pairs]).numpy()
-    truth = torch.cat([t.flatten() for _, t in pairs]).numpy()
-    assert metrics.mean_scores(rows)["dice_global"] == pytest.approx(
-        f1_score(truth, pred), rel=1e-12
-    )
-    assert metrics.mean_scores(rows)["iou_global"] == pytest.approx(
-        jaccard_score(truth, pred), rel=1e-12
-    )
 
 
 def test_scores_equal_torchmetrics() -> None:

@@ -211,15 +211,10 @@ def test_two_empty_masks_have_not_changed(obeying: ProbeResult) -> None:
     assert figures(obeying, "empty")["share_changed"] == pytest.approx(7 / 8)
 
 
-def test_a_network_that_ignores_its_text_changes_no_mask(
-    blind: ProbeResult,
-) -> None:
+def test_a_network_that_ignores_its_text_changes_no_mask(blind: ProbeResult) -> None:
     for variant in blind.variants[:4]:
-        assert (variant.mask_change.value, variant.difference.value, variant.share_changed) == (
-            0,
-            0,
-            0,
-        )
+        changes = variant.mask_change.value, variant.difference.value, variant.share_changed
+        assert changes == (0, 0, 0)
     assert any("reads no text" in text for text in blind.warnings)
 
 
@@ -440,7 +435,7 @@ def test_a_long_caption_makes_a_picture_taller_and_none_wider() -> None:
     image = np.zeros((64, 24, 3), dtype=np.uint8)
     mask = np.zeros((64, 24), dtype=np.uint8)
     short, long = (
-        probe_picture(image, mask, [Panel("true", mask, text, "dice 1.00")] * 3, title=["case"])
+        probe_picture(image, mask, [Panel("true", mask, text, "dice 1.00")] * 3, title="case")
         for text in ("left", "left lung " * 40)
     )
     assert short.shape[1] == long.shape[1]

@@ -48,7 +48,7 @@ def test_a_run_tested_on_other_data_has_a_page_of_that(run: Path, tmp_path: Path
 
 
 def test_a_run_that_was_not_tested_is_refused(run: Path) -> None:
-    assert "true, empty, shuffled" in refusal(run, captions="nonsense"), "what there is is named"
+    assert "test/empty, test/shuffled" in refusal(run, captions="nonsense"), "what there is"
     shutil.rmtree(run / "test")
     assert str(run) in refusal(run)
     assert str(run / "nowhere") in refusal(run / "nowhere")

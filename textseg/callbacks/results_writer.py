@@ -20,7 +20,7 @@ from textseg.metrics.strata import (
     NUMBERS,
     SIDES,
     SIZES,
-    TruthFacts,
+    Side,
     by_stratum,
     describe_truth,
     number_class,
@@ -53,7 +53,8 @@ class _Case(NamedTuple):
     case_id: str
     caption: str
     pixels: int  # of the truth's whole grid
-    truth: TruthFacts
+    lesion_number: int
+    lesion_side: Side
 
 
 class ResultsWriter(L.Callback):
@@ -108,8 +109,8 @@ class ResultsWriter(L.Callback):
             case, pred = batch["case"][row], outputs["pred"][row]
             truth = mask_bytes(batch["truth"][row])
             whole = LVIT_SIDE**2 if pl_module.protocol == "lvit" else truth.size
-            words = (case, batch["case_id"][row], batch["text"][row])
-            self._cases[index] = _Case(*words, whole, describe_truth(truth))
+            names = case, batch["case_id"][row], batch["text"][row]
+            self._cases[index] = _Case(*names, whole, *describe_truth(truth))
             if self.ranked:
                 self._masks[index] = pack_mask(mask_bytes(pred))
             if self.save_masks:
@@ -123,14 +124,13 @@ class ResultsWriter(L.Callback):
         rows = pl_module.test_cases.compute()
         known = gather_by_index(self._cases)
         cases = [known[index] for index in rows.index.tolist()]
-        result: dict[str, Any] = {"caption_mode": self.mode, "protocol": pl_module.protocol}
-        result["truth"] = self.truth
         sizes, scores = _scored(rows, cases, pl_module.protocol)
         total = rows_in(trainer.test_dataloaders)
         if len(cases) < total:
             scores["warnings"].append(
                 f"{len(cases)} of {total} cases were tested (trainer.limit_test_batches)"
             )
+        result = {"caption_mode": self.mode, "protocol": pl_module.protocol, "truth": self.truth}
         result |= scores
         self.results[self.mode] = result
         self._draw_ranked(trainer, rows, dice(rows, protocol=pl_module.protocol))
@@ -153,8 +153,7 @@ class ResultsWriter(L.Callback):
     def _draw_ranked(self, trainer: L.Trainer, rows: CaseTableRows, scores: Floats) -> None:
         """Best, median and worst are known only now, so their images are read again."""
         choice = choose(scores.tolist(), range(len(scores)), self.ranked)
-        chosen = {int(rows.index[position]) for position in choice.shown()}
-        chosen -= self._drawn
+        chosen = {int(rows.index[position]) for position in choice.shown()} - self._drawn
         masks = gather_by_index({i: mask for i, mask in self._masks.items() if i in chosen})
         self._masks = {}
         if not trainer.is_global_zero:
@@ -172,11 +171,10 @@ def _scored(
     """Each case's class of lesion size, and everything in metrics.json that is a number."""
     groups = [case.case_id for case in cases]
     sizes, cuts = size_classes(rows.true, np.array([case.pixels for case in cases], dtype=np.int64))
-    numbers = [number_class(case.truth.lesions) for case in cases]
     strata: dict[str, tuple[Sequence[str], Sequence[str]]] = {
         "size": (sizes, SIZES),
-        "number": (numbers, NUMBERS),
-        "side": ([case.truth.side for case in cases], SIDES),
+        "number": ([number_class(case.lesion_number) for case in cases], NUMBERS),
+        "side": ([case.lesion_side for case in cases], SIDES),
     }
     scores: dict[str, Any] = summary(rows, groups, protocol=protocol)
     scores["warnings"] = bootstrap_warnings(groups, len(cases))
@@ -199,22 +197,17 @@ def _case_rows(
     dices, ious = dice(rows, protocol=protocol), iou(rows, protocol=protocol)
     return [
         CaseRow(
-            case=case.case,
-            case_id=case.case_id,
+            **case._asdict(),
             patient=case.case_id or case.case,
-            caption=case.caption,
             dice=float(dices[row]),
             iou=float(ious[row]),
             intersection=int(rows.intersection[row]),
             predicted=int(rows.predicted[row]),
             true=int(rows.true[row]),
-            pixels=case.pixels,
             hd95=_defined(rows.hd95[row]),
             nsd=_defined(rows.nsd[row]),
             surface_unit=UNITS[rows.unit[row]],
             lesion_size=sizes[row],
-            lesion_number=case.truth.lesions,
-            lesion_side=case.truth.side,
             truth=truth,
         )
         for row, case in enumerate(cases)

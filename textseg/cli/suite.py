@@ -42,8 +42,8 @@ from textseg.metrics.text import format_results
 from textseg.models.base import SegmentationModule, check_state_dict, settings_of
 from textseg.runs.folder import Run, data_identity
 from textseg.runs.new_run import experiment_of, new_run_dir, remove_if_empty, runs_dir
+from textseg.runs.outputs import callbacks_of
 from textseg.training import Restart
-from textseg.training.attached import callbacks_of
 from textseg.training.checkpoint_files import (
     LAST,
     default_checkpoint_callbacks,

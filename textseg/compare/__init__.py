@@ -9,17 +9,24 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from textseg.compare import statistics
 from textseg.compare.load import Result, load_results
 from textseg.compare.results import Comparison, Difference, Method, Score, StratumDice
+from textseg.compare.statistics import Resampled, holm, paired_test, resample, score_with_interval
 from textseg.compare.strata import by_stratum
 from textseg.compare.tables import plain_table
 from textseg.errors import UserError, check_seed
-from textseg.metrics.bootstrap import Floats, Ints, bootstrap_warnings, patient_ids
+from textseg.metrics.bootstrap import bootstrap_warnings, patient_ids
 from textseg.metrics.scores import SCORES
 from textseg.runs.cases import OUTLINES, CaseRow
 
 __all__ = ["Comparison", "Difference", "Method", "Score", "StratumDice", "compare", "plain_table"]
+
+_FEW_SEEDS = {
+    1: "one seed of {}: intervals and p-values do not hold the luck of a training; train three "
+    "seeds or more",
+    2: "two seeds of {}: where trainings differ much, intervals of a score cover 86%, not 95% "
+    "(measured on simulated data); train three seeds or more",
+}
 
 
 def compare(
@@ -77,91 +84,64 @@ def _by_method(
 def _compared(methods: dict[str, list[Result]], resamples: int, seed: int) -> Comparison:
     """Everything that a comparison finds, the first method being the baseline."""
     first = next(iter(methods.values()))[0]
-    order = list(first.cases)
     cases = tuple(first.cases.values())
     patient = patient_ids([case.patient for case in cases], len(cases))
-    counts = np.bincount(patient)
-    columns = [np.stack([one.columns(order) for one in own]) for own in methods.values()]
-    sums = [statistics.patient_sums(one, patient) for one in columns]
-    draws = statistics.bootstrap(sums, counts, resamples=resamples, seed=seed)  # [R, M, 4]
-    own_scores = [statistics.run_scores(one, counts) for one in sums]  # M of [S, 4]
+    columns = {
+        name: np.stack([one.columns(list(first.cases)) for one in own])
+        for name, own in methods.items()
+    }
+    tests = [one.test for own in methods.values() for one in own]
+    draws = {"resamples": resamples, "seed": seed}
+    found = resample(list(columns.values()), patient, **draws)
     return Comparison(
         baseline=next(iter(methods)),
-        methods=_methods(methods, own_scores, draws, len(counts)),
-        differences=_differences(list(methods), own_scores, draws, sums, counts, seed),
-        strata=by_stratum(
-            dict(zip(methods, columns, strict=True)),
-            cases,
-            patient,
-            resamples=resamples,
-            seed=seed,
-        ),
+        methods=_methods(methods, found),
+        differences=_differences(list(methods), found, seed),
+        strata=by_stratum(columns, cases, patient, **draws),
         cases=cases,
-        patients=len(counts),
-        case_dice=np.stack([one[..., 0].mean(axis=0) for one in columns]),
-        captions=tuple(dict.fromkeys(one.mode for own in methods.values() for one in own)),
+        patients=found.patients,
+        case_dice=np.stack([one[..., 0].mean(axis=0) for one in columns.values()]),
+        captions=tuple(dict.fromkeys(test.caption_mode for test in tests)),
         warnings=_warnings(methods, cases),
     )
 
 
-def _methods(
-    methods: dict[str, list[Result]], own_scores: Sequence[Floats], draws: Floats, patients: int
-) -> tuple[Method, ...]:
+def _methods(methods: dict[str, list[Result]], found: Resampled) -> tuple[Method, ...]:
     out = []
     for number, (name, results) in enumerate(methods.items()):
-        values = own_scores[number]
-        spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.full(len(SCORES), np.nan)
-        low, high = statistics.interval(draws[:, number], values, patients=patients)  # [4]
-        table = zip(values.mean(axis=0), spread, low, high, strict=True)
-        scores = {score: Score(*map(float, row)) for score, row in zip(SCORES, table, strict=True)}
+        runs = found.runs[number]
+        spread = runs.std(axis=0, ddof=1) if len(runs) > 1 else np.full(len(SCORES), np.nan)
+        value, low, high = score_with_interval(found, number)
+        table = zip(SCORES, value, spread, low, high, strict=True)
+        scores = {score: Score(*map(float, row)) for score, *row in table}
         out.append(Method(name, tuple(str(result.folder) for result in results), scores))
     return tuple(out)
 
 
-def _differences(
-    names: Sequence[str],
-    own_scores: Sequence[Floats],
-    draws: Floats,
-    sums: Sequence[Floats],
-    counts: Ints,
-    seed: int,
-) -> tuple[Difference, ...]:
+def _differences(names: Sequence[str], found: Resampled, seed: int) -> tuple[Difference, ...]:
     if len(names) < 2:
         return ()
+    baseline, *others = found.sums
+    permutations = len(found.draws)
     p = np.stack(
-        [
-            statistics.paired_test(one, sums[0], counts, permutations=len(draws), seed=seed)
-            for one in sums[1:]
-        ]
+        [paired_test(one, baseline, permutations=permutations, seed=seed) for one in others]
     )
-    corrected = np.stack([statistics.holm(column) for column in p.T], axis=1)
+    corrected = np.stack([holm(column) for column in p.T], axis=1)
     out = []
     for row, name in enumerate(names[1:]):
-        value = own_scores[row + 1].mean(axis=0) - own_scores[0].mean(axis=0)
-        gap = draws[:, row + 1] - draws[:, 0]
-        own, base = own_scores[row + 1], own_scores[0]
-        low, high = statistics.interval(gap, own, base, patients=len(counts))  # [4]
-        for k, score in enumerate(SCORES):
-            numbers = (value[k], low[k], high[k], p[row, k], corrected[row, k])
-            out.append(Difference(name, score, *map(float, numbers)))
+        numbers = (*score_with_interval(found, row + 1, 0), p[row], corrected[row])
+        table = zip(SCORES, *numbers, strict=True)
+        out += [Difference(name, score, *map(float, values)) for score, *values in table]
     return tuple(out)
 
 
 def _warnings(methods: dict[str, list[Result]], cases: Sequence[CaseRow]) -> tuple[str, ...]:
     """What a reader must know before believing a number, as sentences."""
     warnings = bootstrap_warnings([case.case_id for case in cases], len(cases))
-    single = [name for name, results in methods.items() if len(results) == 1]
-    if single:
-        warnings.append(
-            f"one seed of {', '.join(single)}: intervals and p-values do not hold the luck of a "
-            "training; train three seeds or more"
-        )
-    double = [name for name, results in methods.items() if len(results) == 2]
-    if double:
-        warnings.append(
-            f"two seeds of {', '.join(double)}: where trainings differ much, intervals of a score "
-            "cover 86%, not 95% (measured on simulated data); train three seeds or more"
-        )
+    for seeds, warning in _FEW_SEEDS.items():
+        names = ", ".join(name for name, results in methods.items() if len(results) == seeds)
+        if names:
+            warnings.append(warning.format(names))
     weak = sorted({case.truth for case in cases} - {OUTLINES})
     if weak:
         warnings.append(f"the truth is {', '.join(weak)}, not outlines: scores are against those")

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textseg.errors import UserError, first_line
-from textseg.metrics.scores import Protocol, case_columns
-from textseg.runs import CaseRow, Run, read_test
+from textseg.metrics.scores import case_columns
+from textseg.runs import CaseRow, Run, StoredTest, read_test
 
 _SHOWN = 3  # of what differs, in a message
 # What may differ between two seeds of one method: where it ran, not what was trained.
@@ -37,32 +37,23 @@ _EQUAL: dict[str, Callable[[CaseRow], object]] = {
 
 @dataclass(frozen=True)
 class Result:
-    """One test of one run.
-
-    Args:
-        run: that was tested.
-        folder: the test's folder, that holds cases.csv.
-        method: what the run is a seed of.
-        mode: of the captions.
-        protocol: of the scores, see `textseg.metrics`.
-        cases: by name, in the order of the test.
-    """
+    """One test of one run, which is a seed of `method`; `cases` are its rows by name."""
 
     run: Run
-    folder: Path
+    test: StoredTest
     method: str
-    mode: str
-    protocol: Protocol
     cases: dict[str, CaseRow]
+
+    @property
+    def folder(self) -> Path:
+        """The test's folder."""
+        return self.test.folder
 
     def columns(self, order: Sequence[str]) -> NDArray[np.float64]:
         """`textseg.metrics.scores.case_columns` of the cases, in the order given: [N, C]."""
         rows = [self.cases[name] for name in order]
-        counts = [
-            np.array([getattr(row, field) for row in rows], dtype=np.int64)
-            for field in ("intersection", "predicted", "true")
-        ]
-        return case_columns(counts, protocol=self.protocol)
+        counts = np.array([(row.intersection, row.predicted, row.true) for row in rows]).T
+        return case_columns(counts, protocol=self.test.protocol)
 
 
 def load_results(
@@ -73,9 +64,20 @@ def load_results(
     Raises:
         UserError: a run has no such result, or results differ in what must be equal.
     """
-    _check_arguments(runs, names)
-    given: Sequence[str | None] = names or [None] * len(runs)
-    results = [_result(run, captions, data, name) for run, name in zip(runs, given, strict=True)]
+    if len(runs) < 2:
+        raise UserError(
+            f"runs={list(runs)} is too few to compare",
+            "give two runs or more, runs/<config>/<time>",
+        )
+    labels = [None] * len(runs) if names is None else list(names)
+    if len(labels) != len(runs):
+        raise UserError(
+            f"names gives {len(labels)} names for {len(runs)} runs",
+            "give one name for each run; runs of one name are seeds of one method",
+        )
+    if names is not None and not all(name.strip() for name in names):
+        raise UserError(f"names={list(names)} has an empty one", "give each run a name")
+    results = [_result(run, captions, data, name) for run, name in zip(runs, labels, strict=True)]
     for earlier, result in combinations(results, 2):
         if earlier.folder == result.folder:
             raise UserError(f"{result.folder} is given twice", "give each run once")
@@ -85,102 +87,67 @@ def load_results(
     return results
 
 
-def _check_arguments(runs: Sequence[str], names: Sequence[str] | None) -> None:
-    if len(runs) < 2:
-        raise UserError(
-            f"runs={list(runs)} is too few to compare",
-            "give two runs or more, runs/<config>/<time>",
-        )
-    if names is not None and len(names) != len(runs):
-        raise UserError(
-            f"names gives {len(names)} names for {len(runs)} runs",
-            "give one name for each run; runs of one name are seeds of one method",
-        )
-    if names is not None and not all(name.strip() for name in names):
-        raise UserError(f"names={list(names)} has an empty one", "give each run a name")
-
-
 def _result(given: str, captions: str, data: str | None, name: str | None) -> Result:
     """The results in a run's folder, or in the very folder of a test."""
-    folder = Path(given).expanduser().resolve()
-    single_test = (folder / "cases.csv").is_file()
-    run = Run(folder.parents[1] if single_test else folder)
-    if not single_test:
-        folder = run.tests_dir(data) / captions
+    run, single_test = Run.of_folder(given)
+    folder = single_test or run.tests_dir(data) / captions
     if not (folder / "cases.csv").is_file():
-        tests = sorted(
-            str(p.parent.relative_to(run.folder)) for p in run.folder.glob("test*/*/cases.csv")
-        )
-        raise UserError(
-            f"{given} has no results {folder.name} in {folder.parent} (tests found: "
-            f"{', '.join(tests) or 'none'})",
-            "test its checkpoint first: textseg test --ckpt_path RUN/checkpoints/best.ckpt "
-            f"--data.caption_mode {captions}; or give another caption mode, or the test's folder "
-            "itself as RUN",
-        )
+        raise run.not_tested(captions, data)
     test = read_test(folder)
-    method, mode = name or run.experiment, test.caption_mode
-    if name is None and single_test and mode != captions:
-        method += f" ({mode} captions)"
-    return Result(run, folder, method, mode, test.protocol, {row.case: row for row in test.cases})
-
-
-# --- what must be equal ------------------------------------------------------------------------
+    method = name or run.experiment
+    if name is None and single_test and test.caption_mode != captions:
+        method += f" ({test.caption_mode} captions)"
+    return Result(run, test, method, {row.case: row for row in test.cases})
 
 
 def _check_same_cases(first: Result, other: Result) -> None:
     """Both are of the same cases with the same patients and truths, scored alike."""
-    if first.protocol != other.protocol:
+    protocols = first.test.protocol, other.test.protocol
+    if protocols[0] != protocols[1]:
         raise UserError(
-            f"{other.folder} is scored by protocol {other.protocol!r}, {first.folder} by "
-            f"{first.protocol!r}",
+            f"{first.folder} and {other.folder} are scored by the protocols {protocols}",
             "test both with the same model.protocol",
         )
     missing = [name for name in first.cases if name not in other.cases]
     added = [name for name in other.cases if name not in first.cases]
     if missing or added:
         raise UserError(
-            f"the cases differ: {other.folder} lacks {_count(missing)} that {first.folder} has, "
-            f"and has {_count(added)} that it lacks",
+            f"the cases differ: {other.folder} lacks {len(missing)} that {first.folder} has "
+            f"({_some(missing)}), and has {len(added)} that it lacks ({_some(added)})",
             "test both on the same split of the same data",
         )
     for what, of in _EQUAL.items():
         _check_equal(first, other, what, of)
-    if first.mode == other.mode:
-        _check_equal(first, other, f"captions (caption mode {first.mode!r})", lambda c: c.caption)
+    mode = first.test.caption_mode
+    if mode == other.test.caption_mode:
+        _check_equal(first, other, f"captions (caption mode {mode!r})", lambda row: row.caption)
 
 
 def _check_equal(first: Result, other: Result, what: str, of: Callable[[CaseRow], object]) -> None:
     pairs = [(row, other.cases[name]) for name, row in first.cases.items()]
     unlike = [(one, two) for one, two in pairs if of(one) != of(two)]
     if unlike:
-        shown = "; ".join(f"{a.case}: {of(a)!r} and {of(b)!r}" for a, b in unlike[:_SHOWN])
-        more = ", ..." if len(unlike) > _SHOWN else ""
+        values = _some([f"{a.case}: {of(a)!r} and {of(b)!r}" for a, b in unlike])
         raise UserError(
             f"the {what} differ in {len(unlike)} of {len(pairs)} cases between {first.folder} and "
-            f"{other.folder}: {shown}{more}",
+            f"{other.folder}: {values}",
             "test both on the same files with the same settings of data (captions, "
             "normalize_captions, seed)",
         )
 
 
-def _count(names: Sequence[str]) -> str:
-    if not names:
-        return "none"
-    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-    return f"{len(names)} ({shown})"
-
-
-# --- seeds -------------------------------------------------------------------------------------
+def _some(texts: Sequence[str]) -> str:
+    """The first few of several texts."""
+    return "; ".join([*texts[:_SHOWN], *(["..."] if len(texts) > _SHOWN else [])])
 
 
 def _check_seeds(first: Result, other: Result) -> None:
     """Runs of one method differ in their seed and in nothing else that was trained."""
     remedy = f"leave one out, or give names, so that they are not both {first.method!r}"
-    if first.mode != other.mode:
+    if first.test.caption_mode != other.test.caption_mode:
         raise UserError(
             f"{first.folder} and {other.folder} are both {first.method!r}, but of the caption "
-            f"modes {first.mode!r} and {other.mode!r}",
+            f"modes {first.test.caption_mode!r} and {other.test.caption_mode!r}",
             "give names that tell them apart",
         )
     both = f"{first.run.folder} and {other.run.folder} are both {first.method!r}"
@@ -189,7 +156,7 @@ def _check_seeds(first: Result, other: Result) -> None:
         raise UserError(f"{both} with seed_everything {one['seed_everything']}", remedy)
     differ = [k for k in sorted(one | two) if k != "seed_everything" and one.get(k) != two.get(k)]
     if differ:
-        values = "; ".join(f"{k}: {one.get(k)} and {two.get(k)}" for k in differ[:_SHOWN])
+        values = _some([f"{k}: {one.get(k)} and {two.get(k)}" for k in differ])
         raise UserError(f"{both}, but differ in more than the seed: {values}", remedy)
 
 
@@ -201,18 +168,16 @@ def _training_settings(run: Run) -> dict[str, Any]:
         seed, model, data = stored["seed_everything"], stored["model"], stored["data"]
         trainer = stored.get("trainer") or {}
         own = {k: v for k, v in data["init_args"].items() if k not in _OF_THE_MACHINE}
-        network = dict(model["init_args"])
-        classes = {"model": model["class_path"], "data": data["class_path"]}
+        return {
+            "seed_everything": seed,
+            **{"model": model["class_path"], "data": data["class_path"]},
+            **{f"model.{k}": v for k, v in model["init_args"].items()},
+            **{f"data.{k}": v for k, v in own.items()},
+            **{f"trainer.{k}": trainer[k] for k in _OF_THE_TRAINING if k in trainer},
+        }
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{run.config} does not tell the seed and the settings of the run "
             f"({first_line(error)})",
             remedy,
         ) from error
-    return {
-        "seed_everything": seed,
-        **classes,
-        **{f"model.{k}": v for k, v in network.items()},
-        **{f"data.{k}": v for k, v in own.items()},
-        **{f"trainer.{k}": trainer[k] for k in _OF_THE_TRAINING if k in trainer},
-    }

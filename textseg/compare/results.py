@@ -53,14 +53,8 @@ class Difference:
 class StratumDice:
     """A method's dice in one class of cases, and its difference from the baseline's.
 
-    Args:
-        grouping: size, number or side, of the true lesions.
-        name: of the class, such as small.
-        method: whose dice it is.
-        cases, patients: how many the class has.
-        dice: mean over its seeds.
-        difference: from the baseline's, with its 95% interval; NaN for the baseline itself.
-        low, high: of the difference; NaN for the baseline, and with one patient.
+    `grouping` is size, number or side of the true lesions, `name` that of the class, such as small.
+    `difference`, `low` and `high` are NaN for the baseline, the latter with one patient too.
     """
 
     grouping: str
@@ -80,12 +74,12 @@ class Comparison:
 
     Args:
         baseline: the method that the others are compared with; the first of `methods`.
-        methods: every method, in the order of the runs, the baseline first.
+        methods: in the order of the runs.
         differences: for each other method one for each of `SCORES`.
         strata: for each class of size, number and side of lesions one for each method.
         cases: the N cases; captions are those of the baseline's first run.
-        patients: number of patients; a case without one counts alone.
-        case_dice: [M, N], Dice of each case, mean over the method's seeds.
+        patients: their number; a case without a patient counts alone.
+        case_dice: [M, N], mean over each method's seeds.
         captions: the caption modes of the runs.
         warnings: what a reader must know before believing a number.
     """

@@ -7,18 +7,18 @@ difference that the whole test set has established; one stratum by itself establ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import nan
 
 import numpy as np
 
-from textseg.compare import statistics
 from textseg.compare.results import StratumDice
+from textseg.compare.statistics import resample, score_with_interval
 from textseg.metrics.bootstrap import Floats, Ints
 from textseg.metrics.scores import SCORES
 from textseg.metrics.strata import NUMBERS, SIDES, SIZES, number_class
 from textseg.runs import CaseRow
 
-_DICE = SCORES.index("dice")
 # The grouping -> its classes in their order, and the class of a case.
 _GROUPINGS: dict[str, tuple[Sequence[str], Callable[[CaseRow], str]]] = {
     "size": (SIZES, lambda case: case.lesion_size),
@@ -37,14 +37,11 @@ def by_stratum(
 ) -> tuple[StratumDice, ...]:
     """Score each class that occurs, for each method, the baseline first.
 
-    Args:
-        columns: of each method [S, N, C], see `statistics.patient_sums`; the first is the baseline.
-        cases: N cases.
-        patient: [N], the patient's number.
-        resamples: draws of the bootstrap in each class, over the patients who have a case in it.
-        seed: of the draws.
+    `columns` are of each method, and `patient` of each case, as `statistics.resample` takes them;
+    each class has a bootstrap of its own, over the patients who have a case in it.
     """
-    strata: list[StratumDice] = []
+    dice = SCORES.index("dice")
+    strata = []
     for grouping, (order, class_of) in _GROUPINGS.items():
         classes = np.array([class_of(case) for case in cases])
         for name in order:
@@ -52,33 +49,13 @@ def by_stratum(
             if not len(keep):
                 continue
             _, number = np.unique(patient[keep], return_inverse=True)
-            part = {method: one[:, keep] for method, one in columns.items()}
-            strata += _one_class(grouping, name, part, number, resamples, seed)
+            part = [one[:, keep] for one in columns.values()]
+            found = resample(part, number, resamples=resamples, seed=seed, score=dice)
+            for row, method in enumerate(columns):
+                value = float(found.runs[row].mean())
+                gap = (
+                    [float(x) for (x,) in score_with_interval(found, row, 0)] if row else [nan] * 3
+                )
+                counts = len(keep), found.patients
+                strata.append(StratumDice(grouping, name, method, *counts, value, *gap))
     return tuple(strata)
-
-
-def _one_class(
-    grouping: str,
-    name: str,
-    columns: Mapping[str, Floats],
-    patient: Ints,
-    resamples: int,
-    seed: int,
-) -> Iterator[StratumDice]:
-    counts = np.bincount(patient)
-    sums = [statistics.patient_sums(one, patient) for one in columns.values()]
-    draws = statistics.bootstrap(sums, counts, resamples=resamples, seed=seed)[..., [_DICE]]
-    runs = [statistics.run_scores(one, counts)[:, [_DICE]] for one in sums]  # M of [S, 1]
-    for row, method in enumerate(columns):
-        gap = low = high = float("nan")
-        if row:
-            gap = float(runs[row].mean() - runs[0].mean())
-            ends = statistics.interval(
-                draws[:, row] - draws[:, 0], runs[row], runs[0], patients=len(counts)
-            )
-            low, high = (float(end[0]) for end in ends)
-        value = float(runs[row].mean())
-        sizes = {"cases": len(patient), "patients": len(counts)}
-        yield StratumDice(
-            grouping, name, method, **sizes, dice=value, difference=gap, low=low, high=high
-        )

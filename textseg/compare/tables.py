@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from textseg.compare.results import Comparison, Difference, Score, StratumDice
+from textseg.compare.results import Comparison, Score
 from textseg.metrics.scores import SCORES
 from textseg.metrics.text import (
     aligned,
@@ -76,9 +76,6 @@ def latex_table(comparison: Comparison) -> str:
     return "\n".join(lines) + "\n"
 
 
-# --- the sections ------------------------------------------------------------------------------
-
-
 def sections(comparison: Comparison) -> list[Section]:
     """Tables of scores, differences (of two methods or more), strata and the worst cases."""
     differences = [_differences(comparison)] if comparison.differences else []
@@ -111,45 +108,47 @@ def _notes(comparison: Comparison) -> list[str]:
 
 
 def _scores(comparison: Comparison) -> Section:
+    def cell(score: Score) -> str:
+        spread = "" if math.isnan(score.std) else f" ± {score.std:.3f}"
+        return f"{score.value:.3f}{spread}{interval_text(score.low, score.high)}"
+
     rows = [
-        (method.name, str(len(method.runs)), *(_score(method.scores[name]) for name in SCORES))
+        (method.name, str(len(method.runs)), *(cell(method.scores[name]) for name in SCORES))
         for method in comparison.methods
     ]
     return Section("Scores", ("method", "seeds", *SCORES), tuple(rows))
 
 
-def _score(score: Score) -> str:
-    spread = "" if math.isnan(score.std) else f" ± {score.std:.3f}"
-    return f"{score.value:.3f}{spread}{interval_text(score.low, score.high)}"
-
-
 def _differences(comparison: Comparison) -> Section:
-    rows = [_difference(difference) for difference in comparison.differences]
+    rows = [
+        (
+            one.method,
+            one.score,
+            with_interval(one.value, one.low, one.high, "+.3f"),
+            _p(one.p),
+            _p(one.p_holm),
+        )
+        for one in comparison.differences
+    ]
     head = ("method", "score", "difference [95% interval]", "p", "p (Holm)")
     return Section(f"Differences from {comparison.baseline}", head, tuple(rows))
 
 
-def _difference(one: Difference) -> tuple[str, ...]:
-    value = with_interval(one.value, one.low, one.high, "+.3f")
-    return one.method, one.score, value, _p(one.p), _p(one.p_holm)
+def _p(value: float) -> str:
+    return "<0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
 def _strata(comparison: Comparison) -> Section:
-    rows = [_stratum(stratum) for stratum in comparison.strata]
     head = ("lesions by", "class", "cases", "patients", "method", "dice")
     gap = f"difference from {comparison.baseline} [95% interval]"
+    rows = [
+        (
+            *(one.grouping, one.name, str(one.cases), str(one.patients), one.method),
+            *(f"{one.dice:.3f}", with_interval(one.difference, one.low, one.high, "+.3f")),
+        )
+        for one in comparison.strata
+    ]
     return Section("Dice by size, number and side of the true lesions", (*head, gap), tuple(rows))
-
-
-def _stratum(one: StratumDice) -> tuple[str, ...]:
-    undefined = math.isnan(one.difference)
-    gap = "" if undefined else with_interval(one.difference, one.low, one.high, "+.3f")
-    counts = str(one.cases), str(one.patients)
-    return one.grouping, one.name, *counts, one.method, f"{one.dice:.3f}", gap
-
-
-def _p(value: float) -> str:
-    return "<0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
 def _failures(comparison: Comparison) -> Section:
@@ -162,8 +161,6 @@ def _failures(comparison: Comparison) -> Section:
     head = ("case", "true pixels", *(f"dice of {name}" for name in names), "caption")
     return Section(f"The {len(rows)} cases with the least Dice", head, tuple(rows))
 
-
-# --- LaTeX -------------------------------------------------------------------------------------
 
 _LATEX = {
     "\\": "\\textbackslash{}",

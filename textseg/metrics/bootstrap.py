@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+# A patient or study for each case, "" or None for a case that is alone; None: every case is.
+Groups = Sequence[str | None] | None
 
-LEVEL = 0.95
-RESAMPLES = 2000
+_UPPER = 0.975  # the upper end of a 95% interval
 FEW_PATIENTS = 20  # below, a bootstrap's intervals are known to be too narrow
 _MAX_DRAWS_AT_ONCE = 2_000_000  # numbers drawn at once: what bounds the memory
 
@@ -39,7 +40,7 @@ class Estimate:
     high: float
 
 
-def patient_ids(groups: Sequence[str | None] | None, cases: int) -> Ints:
+def patient_ids(groups: Groups, cases: int) -> Ints:
     """Number the patients: equal within a patient; a case without a patient is alone: [N]."""
     if groups is None:
         return np.arange(cases)
@@ -50,26 +51,21 @@ def patient_ids(groups: Sequence[str | None] | None, cases: int) -> Ints:
     return np.array([numbers[key] for key in keys], dtype=np.int64)
 
 
-def count_patients(groups: Sequence[str | None] | None, cases: int) -> int:
+def count_patients(groups: Groups, cases: int) -> int:
     """Number of patients, cases without one included: what a bootstrap draws from."""
     return int(patient_ids(groups, cases).max(initial=-1)) + 1
 
 
-def bootstrap_warnings(groups: Sequence[str | None] | None, cases: int) -> list[str]:
-    """Warn of what makes an interval too narrow, in sentences; usually there is none.
-
-    Args:
-        groups: a patient or study for each case; "" or None where unknown. None: none is known.
-        cases: how many cases.
-    """
+def bootstrap_warnings(groups: Groups, cases: int) -> list[str]:
+    """Warn of what makes an interval too narrow, in sentences; usually there is none."""
     if cases == 0:
         return []
     known = sum(bool(group) for group in groups or ())
     units = count_patients(groups, cases)
     warnings = []
     if units < FEW_PATIENTS:
-        what = "patients" if known == cases else "patients and images without one"
-        what = "images" if not known else what
+        some = "patients" if known == cases else "patients and images without one"
+        what = some if known else "images"
         warnings.append(
             f"{units} {what}: under {FEW_PATIENTS}, intervals from a bootstrap are too narrow"
         )
@@ -89,13 +85,8 @@ def patient_draws(
 
     Counting drawn numbers takes a quarter of the time of the generator's own multinomial.
 
-    Args:
-        generator: of random numbers.
-        patients: n, two or more.
-        resamples: rows of all parts together.
-
     Yields:
-        [some, n], each row with the sum n - 1.
+        [some, n], each row with the sum n - 1; `resamples` rows in all.
     """
     assert patients > 1, patients
     rows = max(1, _MAX_DRAWS_AT_ONCE // patients)
@@ -112,7 +103,6 @@ def t_adjusted_interval(
     estimate: Floats,
     *,
     degrees_of_freedom: Floats | float,
-    level: float = LEVEL,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[Floats, Floats]:
     """Take the percentiles of bootstrap draws, moved away from the estimate by t / z.
@@ -121,7 +111,6 @@ def t_adjusted_interval(
         draws: [R, K].
         estimate: [K], of the data themselves.
         degrees_of_freedom: of the spread, of each or of all.
-        level: coverage.
         bounds: what a score can be; ends beyond are cut off.
 
     Returns:
@@ -129,21 +118,19 @@ def t_adjusted_interval(
     """
     from scipy.special import ndtri, stdtrit  # type: ignore[import-untyped]  # takes a while
 
-    upper = (1 + level) / 2
-    ends = np.quantile(draws, [1 - upper, upper], axis=0)
-    ends = estimate + (ends - estimate) * (stdtrit(degrees_of_freedom, upper) / ndtri(upper))
+    ends = np.quantile(draws, [1 - _UPPER, _UPPER], axis=0)
+    ends = estimate + (ends - estimate) * (stdtrit(degrees_of_freedom, _UPPER) / ndtri(_UPPER))
     low, high = np.clip(ends, *bounds)
     return low, high
 
 
 def patient_interval(
     columns: Floats,
-    groups: Sequence[str | None] | None,
+    groups: Groups,
     score: Callable[[Floats], Floats],
     *,
     estimate: Floats,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
+    resamples: int = 2000,
     seed: int = 0,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[Floats, Floats]:
@@ -151,19 +138,17 @@ def patient_interval(
 
     Args:
         columns: [N, C], what is summed over cases.
-        groups: N patients or studies; "" or None for a case that is alone. None: every case is.
+        groups: the N cases' patients.
         score: sums [R, C] -> scores [R, K].
         estimate: [K], the scores of the data themselves.
         resamples: R, the number of draws.
-        level: coverage.
-        seed: of the draws; equal seeds give equal intervals.
+        seed: of the draws.
         bounds: what a score can be.
 
     Returns:
         low [K], high [K]; NaN with fewer than two units to draw from, which show no spread.
     """
-    number = patient_ids(groups, len(columns))
-    patients = int(number.max(initial=-1)) + 1
+    number, patients = patient_ids(groups, len(columns)), count_patients(groups, len(columns))
     if patients < 2:
         undefined = np.full(len(estimate), np.nan)
         return undefined, undefined
@@ -175,22 +160,14 @@ def patient_interval(
         score(np.concatenate(totals)),
         estimate,
         degrees_of_freedom=patients - 1.0,
-        level=level,
         bounds=bounds,
     )
 
 
 def mean_interval(
-    values: Floats, groups: Sequence[str | None] | None, *, seed: int = 0, lowest: float = 0.0
+    values: Floats, groups: Groups, *, seed: int = 0, lowest: float = 0.0
 ) -> Estimate:
-    """Estimate the mean of N values in [lowest, 1] with its 95% interval over patients.
-
-    Args:
-        values: [N].
-        groups: N patients or studies; "" or None for a case that is alone.
-        seed: of the draws.
-        lowest: -1 for differences.
-    """
+    """Estimate the mean of N values in [lowest, 1] with its 95% interval over patients."""
     if not len(values):
         return Estimate(np.nan, np.nan, np.nan)
     mean = float(values.mean())

@@ -44,12 +44,8 @@ def lvit_pair(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     left above 0, so masks grow by up to a pixel. What rounds to 0 of 255 is not above 0. Gray rims
     below 128 in a mask file are already gone from `truth`, although LViT's loader would keep them.
 
-    Args:
-        logits: [h, w] or [1, h, w].
-        truth: [H0, W0], 0 or 1, at the image's own resolution.
-
     Returns:
-        pred and truth, both bool [224, 224].
+        pred and truth, both bool [224, 224], of logits [h, w] or [1, h, w] and truth [H0, W0].
     """
     size = (LVIT_SIDE, LVIT_SIDE)
     grown = resize_logits(truth.float() * 255, size).round() > 0

@@ -24,9 +24,10 @@ class Choice:
     worst: tuple[int, ...]
     rank: tuple[int, ...]
 
-    def groups(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        """Each kind of case by its heading."""
-        return ("Best", self.best), ("Median", self.median), ("Worst", self.worst)
+    def groups(self) -> dict[str, tuple[int, ...]]:
+        """Each kind of which there are cases, by its heading."""
+        kinds = {"Best": self.best, "Median": self.median, "Worst": self.worst}
+        return {heading: positions for heading, positions in kinds.items() if positions}
 
     def shown(self) -> tuple[int, ...]:
         """Positions of all the cases to show."""
@@ -34,12 +35,9 @@ class Choice:
 
 
 def choose(dice: Sequence[float], pictured: Collection[int], count: int) -> Choice:
-    """Choose up to `count` cases of each kind among those that have pictures, none twice.
+    """Choose up to `count` cases of each kind among the positions `pictured`, none twice.
 
-    Args:
-        dice: of N cases.
-        pictured: positions of the cases that have pictures.
-        count: of each kind; fewer where pictures do not suffice for three kinds.
+    There are fewer of each kind where pictures do not suffice for three kinds.
     """
     order = np.argsort(-np.asarray(dice, dtype=np.float64), kind="stable").tolist()
     rank = {position: number for number, position in enumerate(order, start=1)}

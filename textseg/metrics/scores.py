@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from textseg.metrics.bootstrap import Floats, Ints, count_patients, patient_interval
+from textseg.metrics.bootstrap import Floats, Groups, Ints, count_patients, patient_interval
 
 Protocol = Literal["standard", "lvit"]
 
@@ -50,9 +50,6 @@ class CaseTableRows(NamedTuple):
 def select(rows: CaseTableRows, keep: NDArray[Any]) -> CaseTableRows:
     """Rows that a bool mask or an array of positions keeps: a stratum, a patient."""
     return CaseTableRows(*(column[keep] for column in rows))
-
-
-# --- the definitions ---------------------------------------------------------------------------
 
 
 def dice_from_counts(
@@ -97,9 +94,6 @@ SCORE_TITLES = {
 }
 
 
-# --- of a table --------------------------------------------------------------------------------
-
-
 def dice(rows: CaseTableRows, *, protocol: Protocol = "standard") -> Floats:
     """Dice of each case, see `dice_from_counts`: [N]."""
     return dice_from_counts(*rows.counts(), protocol=protocol)
@@ -110,68 +104,46 @@ def iou(rows: CaseTableRows, *, protocol: Protocol = "standard") -> Floats:
     return iou_from_counts(*rows.counts(), protocol=protocol)
 
 
-def pooled_scores(sums: NDArray[Any]) -> dict[str, Floats]:
-    """Global scores from sums [..., 3] of intersection, predicted and true pixels: name -> [...].
-
-    iou_global is the "overall IoU" of referring segmentation.
-    """
-    counts = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
-    return {name: formula(*counts) for name, formula in POOLED.items()}
-
-
-def precision_at(
-    rows: CaseTableRows, threshold: float, *, protocol: Protocol = "standard"
-) -> float:
-    """Share of cases whose IoU exceeds the threshold (equal is not enough)."""
-    return _mean((iou(rows, protocol=protocol) > threshold).astype(np.float64))
-
-
 def mean_scores(rows: CaseTableRows, *, protocol: Protocol = "standard") -> dict[str, float]:
     """All of `SCORES`; those per image are NaN without cases."""
-    per_case = {
-        name: _mean(formula(*rows.counts(), protocol=protocol))
-        for name, formula in PER_CASE.items()
-    }
-    pooled = pooled_scores(_total_counts(rows))
-    return per_case | {name: float(value) for name, value in pooled.items()}
+    counts = rows.counts()
+    means = [_mean(formula(*counts, protocol=protocol)) for formula in PER_CASE.values()]
+    pooled = [float(formula(*(count.sum() for count in counts))) for formula in POOLED.values()]
+    return dict(zip(SCORES, [*means, *pooled], strict=True))
 
 
 def case_columns(counts: Sequence[Ints], *, protocol: Protocol = "standard") -> Floats:
     """What scores of a set of cases are made of, summable over cases: [N, C].
 
-    Args:
-        counts: intersection, predicted and true pixels, [N] each.
-        protocol: of the scores.
-
-    Returns:
-        The scores of `PER_CASE` of each case, then its counts; see `scores_of_sums`.
+    Each case's scores of `PER_CASE`, 1 for the case itself, and its `counts`, which are
+    intersection, predicted and true pixels, [N] each; see `scores_of_sums`.
     """
     per_case = [formula(*counts, protocol=protocol) for formula in PER_CASE.values()]
-    return np.stack([*per_case, *counts], axis=1).astype(np.float64)
+    ones = np.ones(len(counts[0]))
+    return np.stack([*per_case, ones, *counts], axis=1).astype(np.float64)
 
 
-def scores_of_sums(sums: Floats, cases: NDArray[Any]) -> Floats:
-    """Scores of any set of cases, from its sums of `case_columns` and its number of cases.
+def scores_of_sums(sums: Floats) -> Floats:
+    """Scores of any sets of cases, from the sums of their `case_columns`.
 
     Args:
         sums: [..., C].
-        cases: [...].
 
     Returns:
         [..., K] in the order of `SCORES`.
     """
-    means = sums[..., : len(PER_CASE)] / np.asarray(cases)[..., None]
-    pooled = pooled_scores(sums[..., len(PER_CASE) :])
-    return np.concatenate([means, np.stack(list(pooled.values()), axis=-1)], axis=-1)
+    *per_case, cases, intersection, predicted, true = np.moveaxis(sums, -1, 0)
+    means = [column / cases for column in per_case]
+    pooled = [formula(intersection, predicted, true) for formula in POOLED.values()]
+    return np.stack([*means, *pooled], axis=-1)
 
 
 def score_intervals(
     rows: CaseTableRows,
-    groups: Sequence[str | None] | None = None,
+    groups: Groups = None,
     *,
     protocol: Protocol = "standard",
     resamples: int = 2000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
     """Intervals of `SCORES` by a bootstrap over patients, as in `textseg.metrics.bootstrap`.
@@ -179,28 +151,16 @@ def score_intervals(
     A patient brings all of its cases: slices of one patient are alike, and drawing them singly
     makes the interval too narrow.
 
-    Args:
-        rows: the table, N cases.
-        groups: N patients or studies; "" or None for a case that is alone. None: every case is.
-        protocol: as in `dice_from_counts`.
-        resamples: number of draws.
-        level: coverage.
-        seed: of the draws; equal seeds give equal intervals.
-
     Returns:
         name -> (low, high); NaN with fewer than two units to draw from.
     """
-    columns = case_columns(rows.counts(), protocol=protocol)
-    ones = np.ones((len(columns), 1))
-    split = len(PER_CASE)
     own = mean_scores(rows, protocol=protocol)
     low, high = patient_interval(
-        np.concatenate([columns[:, :split], ones, columns[:, split:]], axis=1),
+        case_columns(rows.counts(), protocol=protocol),
         groups,
-        lambda sums: scores_of_sums(np.delete(sums, split, axis=1), sums[:, split]),
+        scores_of_sums,
         estimate=np.array(list(own.values())),
         resamples=resamples,
-        level=level,
         seed=seed,
     )
     return dict(zip(own, zip(low.tolist(), high.tolist(), strict=True), strict=True))
@@ -208,7 +168,7 @@ def score_intervals(
 
 def summary(
     rows: CaseTableRows,
-    groups: Sequence[str | None] | None = None,
+    groups: Groups = None,
     *,
     protocol: Protocol = "standard",
     seed: int = 0,
@@ -221,16 +181,11 @@ def summary(
     `hd95` and `nsd`, means over the cases where both masks have foreground, `surface_undefined`
     (the cases left out: a missed lesion is among them, so read hd95 beside the Dice) and
     `surface_unit` ("px", "mm", or "mixed" where the means mix both).
-
-    Args:
-        rows: the table, N cases.
-        groups: N patients or studies; "" or None for a case that is alone.
-        protocol: as in `dice_from_counts`.
-        seed: of the bootstrap.
     """
     result: dict[str, float | int | str] = {**mean_scores(rows, protocol=protocol)}
-    for threshold in THRESHOLDS:
-        result[f"precision_at_{threshold}"] = precision_at(rows, threshold, protocol=protocol)
+    ious = iou(rows, protocol=protocol)
+    for threshold in THRESHOLDS:  # an IoU equal to it is not enough
+        result[f"precision_at_{threshold}"] = _mean((ious > threshold).astype(np.float64))
     result |= _surface_summary(rows)
     result["cases"] = len(rows.index)
     result["empty_cases"] = int(((rows.true == 0) & (rows.predicted == 0)).sum())
@@ -254,10 +209,6 @@ def _surface_summary(rows: CaseTableRows) -> dict[str, float | int | str]:
         "surface_undefined": int((asked & ~defined).sum()),
         "surface_unit": units.pop() if len(units) == 1 else "mixed",
     }
-
-
-def _total_counts(rows: CaseTableRows) -> Ints:
-    return np.stack(rows.counts(), axis=1).sum(axis=0)  # [3]
 
 
 def _mean(values: Floats) -> float:

@@ -9,13 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textseg.metrics.bootstrap import count_patients
-from textseg.metrics.scores import (
-    CaseTableRows,
-    Protocol,
-    mean_scores,
-    score_intervals,
-    select,
-)
+from textseg.metrics.scores import CaseTableRows, Protocol, mean_scores, score_intervals, select
 
 Side = Literal["none", "left", "right", "both"]
 SIZES = ("none", "small", "medium", "large")
@@ -63,8 +57,7 @@ def size_classes(
     shares are in one class, so thirds may be uneven.
 
     Args:
-        true: [N], pixels of the truth.
-        pixels: [N], pixels of the image.
+        true, pixels: [N], pixels of the truth and of the image.
 
     Returns:
         N of `SIZES`, and the cuts as shares of the image; no cuts where no case has a lesion.
@@ -90,30 +83,27 @@ def by_stratum(
     order: Sequence[str],
     *,
     protocol: Protocol = "standard",
-    seed: int = 0,
 ) -> dict[str, dict[str, float | int]]:
     """Score each class that occurs, both conventions with their 95% intervals.
 
     Args:
         rows: the table, N cases.
-        groups: N patients or studies; "" or None for a case that is alone.
-        classes: N class names.
-        order: every class name there may be, in the order of the result.
+        groups: the patient or study of each case; "" or None for a case that is alone.
+        classes: the class of each case.
+        order: every class there may be, in the order of the result.
         protocol: of the scores.
-        seed: of the bootstrap.
 
     Returns:
         class -> cases, patients, and `SCORES`, each with `_ci_low` and `_ci_high`, which are NaN
         where there is one patient only.
     """
-    names = np.array(classes)
     strata: dict[str, dict[str, float | int]] = {}
     for name in order:
-        keep = np.flatnonzero(names == name).tolist()
+        keep = [i for i, own in enumerate(classes) if own == name]
         if not keep:
             continue
         part, patients = select(rows, np.array(keep)), [groups[i] for i in keep]
-        intervals = score_intervals(part, patients, protocol=protocol, seed=seed)
+        intervals = score_intervals(part, patients, protocol=protocol)
         strata[name] = {"cases": len(keep), "patients": count_patients(patients, len(keep))}
         for score, value in mean_scores(part, protocol=protocol).items():
             low, high = intervals[score]

@@ -35,8 +35,8 @@ def interval_text(low: float | None, high: float | None, form: str = ".3f") -> s
 
 
 def with_interval(value: float, low: float | None, high: float | None, form: str = ".3f") -> str:
-    """A score such as `0.710 [0.602, 0.803]`, without brackets where there is no interval."""
-    return f"{value:{form}}{interval_text(low, high, form)}"
+    """A score such as `0.710 [0.602, 0.803]`, without what is undefined."""
+    return "" if math.isnan(value) else f"{value:{form}}{interval_text(low, high, form)}"
 
 
 def aligned(lines: Iterable[Sequence[str]], *, right: bool = False) -> list[str]:
@@ -73,26 +73,24 @@ def markdown_rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[st
     return [lines[0], "|" + " --- |" * len(head), *lines[1:]]
 
 
-# --- the results of a test ---------------------------------------------------------------------
-
-
 def format_results(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Tables: both conventions by caption mode, shares and distances, and the first mode's strata.
-
-    Args:
-        results: caption mode -> what a test writes into metrics.json.
-    """
-    blocks = [_scores(results), _more(results)]
+    """Tables of metrics.json by caption mode, with the strata of the first mode."""
     mode, first = next(iter(results.items()))
-    blocks += [_strata(name, classes, mode) for name, classes in first["strata"].items()]
+    blocks = [_scores("captions", "empty_cases", results), _more(results)]
+    for name, classes in first["strata"].items():
+        title = f"{_STRATA[name]} ({mode} captions)"
+        blocks.append(_scores(title, "patients", classes))
     tables = ("\n".join(aligned(block)) for block in blocks)
     return "\n\n".join([*tables, "\n".join(_notes(results))])
 
 
-def _scores(results: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    lines = [["captions", "cases", "empty", *SCORES]]
-    for mode, result in results.items():
-        lines.append([mode, str(result["cases"]), str(result["empty_cases"]), *_cells(result)])
+def _scores(title: str, count: str, results: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """A line for each result: its name, two counts, and the scores with their intervals."""
+    lines = [[title, "cases", count.removesuffix("_cases"), *SCORES]]
+    for name, result in results.items():
+        ends = {score: (result[f"{score}_ci_low"], result[f"{score}_ci_high"]) for score in SCORES}
+        scores = (with_interval(result[score], *ends[score]) for score in SCORES)
+        lines.append([name, str(result["cases"]), str(result[count]), *scores])
     return lines
 
 
@@ -107,20 +105,6 @@ def _more(results: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
         cells.append("-" if math.isnan(nsd) else f"{nsd:.3f}")
         lines.append([mode, *cells])
     return lines
-
-
-def _strata(name: str, classes: Mapping[str, Mapping[str, Any]], mode: str) -> list[list[str]]:
-    lines = [[f"{_STRATA[name]} ({mode} captions)", "cases", "patients", *SCORES]]
-    for label, result in classes.items():
-        lines.append([label, str(result["cases"]), str(result["patients"]), *_cells(result)])
-    return lines
-
-
-def _cells(result: Mapping[str, Any]) -> list[str]:
-    return [
-        with_interval(result[name], result[f"{name}_ci_low"], result[f"{name}_ci_high"])
-        for name in SCORES
-    ]
 
 
 def _notes(results: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -16,7 +16,7 @@ from textseg.errors import UserError, check_seed
 from textseg.metrics.bootstrap import Estimate, bootstrap_warnings, count_patients
 from textseg.metrics.text import to_json
 from textseg.models.base import SegmentationModule, check_state_dict
-from textseg.probe.masks import TRUE, Probe, ProbedCase, Variants, check_variants
+from textseg.probe.masks import TRUE, Probe, ProbedCase, Variants
 from textseg.probe.pictures import Panel, probe_picture
 from textseg.probe.results import (
     ProbeResult,
@@ -67,7 +67,7 @@ def probe(
     if pictures < 0:
         raise UserError(f"pictures={pictures} is negative", "give 0 for none")
     check_seed(seed)
-    _check_captions(datamodule, variants)
+    _check_variants(datamodule, variants)
     if ckpt_path is not None:
         weights = read_checkpoint(ckpt_path)["state_dict"]
         check_state_dict(model, weights)
@@ -91,17 +91,28 @@ def probe(
     return replace(result, output=folder)
 
 
-def _check_captions(datamodule: L.LightningDataModule, variants: Variants) -> None:
+def _check_variants(datamodule: L.LightningDataModule, variants: Variants) -> None:
+    """Check that variants hold the true captions of the test set, and one entry for each row."""
     mode = getattr(datamodule, "caption_mode", "true")
     if mode != "true":
         raise UserError(
             f"caption_mode={mode} has changed the captions that a probe starts from",
             "leave caption_mode out: a probe runs empty and shuffled captions too",
         )
+    if TRUE not in variants or None in variants[TRUE]:
+        raise UserError(
+            "variants lack the true captions, which all others are compared with",
+            f"give a text for every row under {TRUE!r}; captions.perturbations makes them all",
+        )
     captions = getattr(datamodule, "captions", None)
-    texts = variants.get(TRUE, ()) if captions is None else captions("test")
-    check_variants(variants, len(texts))
-    if list(variants[TRUE]) != list(texts):
+    texts = list(variants[TRUE] if captions is None else captions("test"))
+    odd = {name: len(column) for name, column in variants.items() if len(column) != len(texts)}
+    if odd:
+        raise UserError(
+            f"variants has {odd} texts for the {len(texts)} rows of the test set",
+            "make them of the captions of the split test: datamodules.captions.perturbations",
+        )
+    if list(variants[TRUE]) != texts:
         raise UserError(
             f"variants[{TRUE!r}] are other captions than those of the test set",
             "make the variants of datamodule.captions('test'), in that order",
@@ -115,7 +126,7 @@ def _evaluated(
     variants: Variants,
     seed: int,
 ) -> ProbeResult:
-    rows = [cases[index] for index in sorted(cases)]
+    rows = list(cases.values())
     groups = [case.case_id for case in rows]
     results = tuple(variant_result(rows, name, seed=seed) for name in variants)
     paired = pairs(cases, variants, seed=seed)
@@ -165,20 +176,15 @@ def _write(
     (folder / "probe.json").write_text(to_json(result.as_json()), encoding="utf-8")
     table = markdown_table(result, cases, variants)
     (folder / "probe.md").write_text(table, encoding="utf-8")
-    write_cases(folder / "probe.csv", result, cases, variants)
-    for index in sorted(cases):
-        _draw(folder / "pictures", index, cases[index], variants)
-
-
-def _draw(folder: Path, index: int, case: ProbedCase, variants: Variants) -> None:
-    if case.drawing is None:
-        return
-    folder.mkdir(exist_ok=True)
-    panels = []
-    for name, mask in case.drawing.masks.items():
-        score, change = case_dice([case], name)[0], case_mask_change([case], name)[0]
-        note = f"dice {score:.2f}" + ("" if name == TRUE else f", mask change {change:.2f}")
-        panels.append(Panel(name, unpack_mask(mask), variants[name][index] or "", note))
-    truth = unpack_mask(case.truth)
-    page = probe_picture(case.drawing.image, truth, panels, title=[case.case])
-    Image.fromarray(page).save(folder / f"{case.case}.png")
+    write_cases(folder / "probe.csv", cases, variants)
+    for index, case in cases.items():
+        if case.image is None:
+            continue
+        (folder / "pictures").mkdir(exist_ok=True)
+        panels = []
+        for name, mask in case.masks.items():
+            score, change = case_dice([case], name)[0], case_mask_change([case], name)[0]
+            note = f"dice {score:.2f}" + ("" if name == TRUE else f", mask change {change:.2f}")
+            panels.append(Panel(name, unpack_mask(mask), variants[name][index] or "", note))
+        page = probe_picture(case.image, unpack_mask(case.truth), panels, title=case.case)
+        Image.fromarray(page).save(folder / "pictures" / f"{case.case}.png")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import lightning as L
 import numpy as np
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textseg.batch import Batch
-from textseg.errors import UserError
 from textseg.models.base import SegmentationModule
 from textseg.preprocess import Bytes
 from textseg.runs.outputs import (
@@ -44,25 +43,21 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """What a picture of a case needs: the image [H0, W0, 3], and the masks by variant."""
-
-    image: Bytes
-    masks: dict[str, PackedMask] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class ProbedCase:
-    """One row of the test set: its masks measured by variant, and those of true words and truth."""
+    """One row of the test set: its masks measured by variant.
+
+    `masks` holds the mask of true words, and where the case is drawn, which an `image` [H0, W0, 3]
+    shows, those of all variants.
+    """
 
     case: str
     case_id: str
     image_id: int
     true: int  # pixels of the truth
     truth: PackedMask
-    pred: PackedMask
+    masks: dict[str, PackedMask]
     measured: dict[str, Measured]
-    drawing: Drawing | None
+    image: Bytes | None
 
 
 class Probe(L.LightningModule):
@@ -104,32 +99,26 @@ class Probe(L.LightningModule):
         own = [self.variants[TRUE][row] for row in rows]
         assert own == batch["text"], "the variants are not of this test set's captions"
         truths = [mask_bytes(truth > 0).astype(bool) for truth in batch["truth"]]
-        masks = self._masks(batch, own, own)
-        by_variant = {TRUE: masks}
+        by_variant = {TRUE: self._masks(batch, own, own)}
         for name, column in self.variants.items():
             texts = [column[row] for row in rows]
             if name != TRUE and any(text is not None for text in texts):
                 by_variant[name] = self._masks(batch, texts, own)
         for position, row in enumerate(rows):
-            given = [name for name in by_variant if self.variants[name][row] is not None]
-            self.cases[row] = _probed(
-                batch,
-                position,
-                truths[position],
-                {name: by_variant[name][position] for name in given},
-                row in self._drawn,
-            )
+            having = [name for name in by_variant if self.variants[name][row] is not None]
+            masks = {name: by_variant[name][position] for name in having}
+            self.cases[row] = _probed(batch, position, truths[position], masks, row in self._drawn)
 
     def on_test_epoch_end(self) -> None:
-        """Gather the cases of all processes."""
-        self.cases = gather_by_index(self.cases)
+        """Gather the cases of all processes, in the order of the test set."""
+        self.cases = dict(sorted(gather_by_index(self.cases).items()))
 
     def _masks(
         self, batch: Batch, texts: Sequence[str | None], own: Sequence[str | None]
     ) -> list[NDArray[np.bool_]]:
         """B masks [H0, W0] at each truth's own resolution."""
-        given = [mine if text is None else text for text, mine in zip(texts, own, strict=True)]
-        logits: Tensor = self.model(batch["image"], given).logits
+        full = [mine if text is None else text for text, mine in zip(texts, own, strict=True)]
+        logits: Tensor = self.model(batch["image"], full).logits
         masks = self.model.resize_and_threshold(logits, batch["original_size"])
         return [mask_bytes(mask).astype(bool) for mask in masks]
 
@@ -143,19 +132,15 @@ def _probed(
 ) -> ProbedCase:
     own = masks[TRUE]
     assert own.shape == truth.shape, (own.shape, truth.shape)
-    drawing = None
-    if drawn:
-        packed = {name: pack_mask(mask.astype(np.uint8)) for name, mask in masks.items()}
-        drawing = Drawing(picture_of(batch, position), packed)
     return ProbedCase(
         case=batch["case"][position],
         case_id=batch["case_id"][position],
         image_id=int(batch["image_id"][position]),
         true=int(truth.sum()),
-        truth=pack_mask(truth.astype(np.uint8)),
-        pred=pack_mask(own.astype(np.uint8)),
+        truth=pack_mask(truth),
+        masks={name: pack_mask(mask) for name, mask in masks.items() if drawn or name == TRUE},
         measured={name: _measured(mask, own, truth) for name, mask in masks.items()},
-        drawing=drawing,
+        image=picture_of(batch, position) if drawn else None,
     )
 
 
@@ -171,23 +156,3 @@ def _measured(
         kept=int((mask & own).sum()),
         left=float(columns[: width // 2].sum() + middle),
     )
-
-
-def check_variants(variants: Variants, rows: int) -> None:
-    """Check that variants hold the true texts and one entry for each row.
-
-    Raises:
-        UserError: they do not.
-    """
-    lengths = {name: len(column) for name, column in variants.items()}
-    if TRUE not in variants or None in variants[TRUE]:
-        raise UserError(
-            "variants lack the true captions, which all others are compared with",
-            f"give a text for every row under {TRUE!r}; captions.perturbations makes them all",
-        )
-    odd = {name: length for name, length in lengths.items() if length != rows}
-    if odd:
-        raise UserError(
-            f"variants has {odd} texts for the {rows} rows of the test set",
-            "make them of the captions of the split test: datamodules.captions.perturbations",
-        )

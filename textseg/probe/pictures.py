@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +17,7 @@ _MIN_WIDTH = 220  # of a cell, pixels: room for a caption under a narrow image
 _TEXT_SIZE = 15
 
 
-@dataclass(frozen=True)
-class Panel:
+class Panel(NamedTuple):
     """One variant: its name, its mask [H, W], its caption, and the numbers in words."""
 
     name: str
@@ -29,19 +27,9 @@ class Panel:
 
 
 def probe_picture(
-    image: Bytes, truth: NDArray[Any], panels: Sequence[Panel], *, title: Sequence[str]
+    image: Bytes, truth: NDArray[Any], panels: Sequence[Panel], *, title: str
 ) -> Bytes:
-    """Draw the image with its truth, then each panel's mask over it with the caption below.
-
-    Args:
-        image: [H, W, 3].
-        truth: [H, W], nonzero is foreground.
-        panels: at least one.
-        title: lines above.
-
-    Returns:
-        [.., .., 3] uint8.
-    """
+    """Draw the image [H, W, 3] with its truth [H, W], then each panel's mask and caption."""
     size = panel_size(image)
     picture = resize_image(image, size)
     outline = [(TRUTH, "truth", resized_mask(truth, size))]
@@ -63,14 +51,13 @@ def _cell(name: str, picture: Bytes, lines: Sequence[str]) -> Bytes:
     return np.concatenate(sheet.strips)
 
 
-def _joined(cells: Sequence[Bytes], size: Size, title: Sequence[str]) -> Bytes:
+def _joined(cells: Sequence[Bytes], size: Size, title: str) -> Bytes:
     """Rows of cells of one width, each row as tall as its tallest cell, title above."""
     columns = even_columns(len(cells))
     gap = max(16, size[0] // 20)
     width = cells[0].shape[1]
     sheet = Sheet(columns * (width + gap) - gap, _TEXT_SIZE)
-    for line in title:
-        sheet.text(line)
+    sheet.text(title)
     sheet.legend([(TRUTH, "truth (outline)"), (PREDICTION, "mask with these words")])
     sheet.space()
     for first in range(0, len(cells), columns):

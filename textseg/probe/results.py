@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 
 from textseg.metrics.bootstrap import Estimate, Floats, count_patients, mean_interval
 from textseg.metrics.scores import dice_from_counts
-from textseg.probe.masks import TRUE, Measured, ProbedCase, Variants
+from textseg.probe.masks import TRUE, ProbedCase, Variants
 from textseg.runs.outputs import unpack_mask
 
 ONE_HALF = 0.9  # share of a mask's pixels that puts it into one half of the picture
@@ -48,9 +47,8 @@ class VariantResult:
 class SideSwap:
     """How often swapped sides take a mask from one half of the picture to the other.
 
-    Args:
-        cases: nine tenths of the mask with true words lie in one half.
-        share: of these, the mask with swapped sides lies in the other half by more than half.
+    Of the cases where nine tenths of the mask with true words lie in one half, the share in which
+    more than half of the mask with swapped sides lies in the other.
     """
 
     cases: int
@@ -61,14 +59,9 @@ class SideSwap:
 class Pairs:
     """Pairs of rows of one image whose texts and truths differ.
 
-    Args:
-        pairs: how many.
-        images: they are of.
-        patients: they are of.
-        followed: share of pairs in which the mask of either text overlaps its own truth (Dice) more
-            than the other's; a network that ignores its text has none.
-        own: mean Dice of a mask and its own truth.
-        other: mean Dice of a mask and the truth of the pair's other text.
+    `followed` is the share of pairs in which the mask of either text overlaps its own truth (Dice)
+    more than the other's; a network that ignores its text has none. `own` is the mean Dice of a
+    mask and its own truth, `other` that of a mask and the truth of the pair's other text.
     """
 
     pairs: int
@@ -95,45 +88,36 @@ class ProbeResult:
     output: Path | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Convert to plain values; null for what is undefined, since JSON knows no NaN."""
+        """Convert to plain values, an estimate to <name>, <name>_ci_low and <name>_ci_high."""
         values = asdict(self)
         del values["output"]
         values["variants"] = {v.pop("name"): _flat(v) for v in values["variants"]}
         for name in ("side_swap", "pairs"):
             values[name] = values[name] and _flat(values[name])
-        values["warnings"] = list(self.warnings)
         return values
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """An estimate as <name>, <name>_ci_low and <name>_ci_high, as in metrics.json."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        score = value if isinstance(value, dict) else {"value": value}
-        for part, number in score.items():
-            key = name if part == "value" else f"{name}_ci_{part}"
-            flat[key] = None if isinstance(number, float) and isnan(number) else number
+        flat[name] = value["value"] if isinstance(value, dict) else value
+        if isinstance(value, dict):
+            flat |= {f"{name}_ci_{end}": value[end] for end in ("low", "high")}
     return flat
-
-
-# --- of one case -------------------------------------------------------------------------------
 
 
 def case_dice(cases: Sequence[ProbedCase], name: str) -> Floats:
     """Dice of each case's mask with the words of a variant, against the truth: [N]."""
-    measured = [case.measured[name] for case in cases]
-    overlap, predicted = ([getattr(m, n) for m in measured] for n in ("overlap", "predicted"))
-    return dice_from_counts(overlap, predicted, [case.true for case in cases])
+    masks = [case.measured[name] for case in cases]
+    areas = [m.overlap for m in masks], [m.predicted for m in masks], [case.true for case in cases]
+    return dice_from_counts(*areas)
 
 
 def case_mask_change(cases: Sequence[ProbedCase], name: str) -> Floats:
     """1 - Dice of each case's masks with true words and with those of a variant: [N]."""
-    measured = [case.measured[name] for case in cases]
-    kept, predicted = ([getattr(m, n) for m in measured] for n in ("kept", "predicted"))
-    return 1 - dice_from_counts(kept, predicted, [case.measured[TRUE].predicted for case in cases])
-
-
-# --- over cases --------------------------------------------------------------------------------
+    masks = [case.measured[name] for case in cases]
+    own = [case.measured[TRUE].predicted for case in cases]
+    return 1 - dice_from_counts([m.kept for m in masks], [m.predicted for m in masks], own)
 
 
 def variant_result(cases: Sequence[ProbedCase], name: str, *, seed: int) -> VariantResult:
@@ -141,7 +125,7 @@ def variant_result(cases: Sequence[ProbedCase], name: str, *, seed: int) -> Vari
     having = [case for case in cases if name in case.measured]
     groups = [case.case_id for case in having]
     with_it, without = case_dice(having, name), case_dice(having, TRUE)
-    changed = [_differs(case.measured[name], case.measured[TRUE]) for case in having]
+    change = case_mask_change(having, name)
     return VariantResult(
         name=name,
         cases=len(having),
@@ -149,13 +133,9 @@ def variant_result(cases: Sequence[ProbedCase], name: str, *, seed: int) -> Vari
         dice=mean_interval(with_it, groups, seed=seed),
         dice_true=mean_interval(without, groups, seed=seed),
         difference=mean_interval(with_it - without, groups, seed=seed, lowest=-1.0),
-        mask_change=mean_interval(case_mask_change(having, name), groups, seed=seed),
-        share_changed=float(np.mean(changed)) if changed else np.nan,
+        mask_change=mean_interval(change, groups, seed=seed),
+        share_changed=float(np.mean(change > 0)) if having else np.nan,
     )
-
-
-def _differs(mask: Measured, own: Measured) -> bool:
-    return not mask.kept == mask.predicted == own.predicted
 
 
 def side_swap(cases: Sequence[ProbedCase], *, seed: int) -> SideSwap | None:
@@ -180,17 +160,14 @@ def side_swap(cases: Sequence[ProbedCase], *, seed: int) -> SideSwap | None:
 def pairs(cases: Mapping[int, ProbedCase], variants: Variants, *, seed: int) -> Pairs | None:
     """Score all pairs of rows of one image with unlike texts and truths; None where there are none.
 
-    Args:
-        cases: by index.
-        variants: whose true texts are compared, regardless of case and spacing.
-        seed: of the intervals.
+    Texts that differ in case and spacing alone are alike.
     """
     images: dict[int, list[int]] = {}
     for index in sorted(cases):
         images.setdefault(cases[index].image_id, []).append(index)
     groups, dices, images_used = [], [], set()
     for image, rows in images.items():
-        masks = {row: unpack_mask(cases[row].pred) > 0 for row in rows}
+        masks = {row: unpack_mask(cases[row].masks[TRUE]) > 0 for row in rows}
         truths = {row: unpack_mask(cases[row].truth) > 0 for row in rows}
         for a, b in combinations(rows, 2):
             same_text = _plain(variants[TRUE][a]) == _plain(variants[TRUE][b])

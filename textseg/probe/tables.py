@@ -9,7 +9,7 @@ from pathlib import Path
 
 from textseg.metrics.bootstrap import Estimate
 from textseg.metrics.text import aligned, escape_markdown, markdown_rows, one_line, with_interval
-from textseg.probe.masks import ProbedCase, Variants
+from textseg.probe.masks import TRUE, ProbedCase, Variants
 from textseg.probe.results import ProbeResult, VariantResult, case_dice, case_mask_change
 
 _HEAD = (
@@ -33,31 +33,25 @@ def markdown_table(result: ProbeResult, cases: Mapping[int, ProbedCase], variant
     lines += ["", *markdown_rows(_HEAD, [_cells(variant) for variant in result.variants])]
     lines += ["", *(f"* {escape_markdown(note)}" for note in _notes(result))]
     examples = []
-    for variant in result.variants:
-        for index in sorted(cases):
-            if variant.name in cases[index].measured:
-                given = variants[variant.name][index] or "(empty caption)"
-                examples.append((variant.name, str(variants["true"][index]), given))
-                break
+    for name, texts in variants.items():
+        index = next((i for i, case in cases.items() if name in case.measured), None)
+        if index is not None:
+            text = texts[index] or "(empty caption)"
+            examples.append((name, str(variants[TRUE][index]), text))
     lines += ["", "## The first caption of each change", ""]
     lines += markdown_rows(("captions", "true", "given"), examples)
     return "\n".join(lines) + "\n"
 
 
-def write_cases(
-    path: Path, result: ProbeResult, cases: Mapping[int, ProbedCase], variants: Variants
-) -> None:
+def write_cases(path: Path, cases: Mapping[int, ProbedCase], variants: Variants) -> None:
     """Write probe.csv: one row for each case and variant."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["case", "case_id", "variant", "text", "dice", "mask_change"])
-        for index in sorted(cases):
-            case = cases[index]
-            for variant in result.variants:
-                name = variant.name
-                if name in case.measured:
-                    scores = (float(f([case], name)[0]) for f in (case_dice, case_mask_change))
-                    writer.writerow([case.case, case.case_id, name, variants[name][index], *scores])
+        for index, case in cases.items():
+            for name in filter(case.measured.__contains__, variants):
+                scores = (float(f([case], name)[0]) for f in (case_dice, case_mask_change))
+                writer.writerow([case.case, case.case_id, name, variants[name][index], *scores])
 
 
 def _summary(result: ProbeResult) -> str:
@@ -77,8 +71,6 @@ def _cells(variant: VariantResult) -> tuple[str, ...]:
 
 
 def _estimate(score: Estimate, form: str = ".3f") -> str:
-    if math.isnan(score.value):
-        return ""
     return with_interval(score.value, score.low, score.high, form)
 
 

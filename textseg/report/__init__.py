@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 from textseg.errors import UserError
 from textseg.runs import Run
+from textseg.runs.folder import create_unique
 
 __all__ = ["report"]
 
@@ -58,37 +58,29 @@ def report(
     for name, value in (("baseline", baseline), ("names", names)):
         if value is not None:
             raise UserError(f"{name}={value!r} is for several runs", "leave it out, or add runs")
-    run, captions, data = _run_and_test(runs[0], captions, data)
+    run, test = Run.of_folder(runs[0])
+    if not run.folder.is_dir():
+        raise UserError(f"{runs[0]} is no folder", "give the folder of a run, runs/<config>/<time>")
+    if test is not None:  # its folder names captions and data
+        captions, data = test.name, test.parent.name if test.parent.name != "test" else None
     from textseg.report.run_page import run_page
 
     page = run_page(run, captions=captions, data=data, cases=cases)
     return _write_new(page, Path(output) if output else run.folder / "report.html")
 
 
-def _run_and_test(given: str, captions: str, data: str | None) -> tuple[Run, str, str | None]:
-    """The run, caption mode and data; the folder of a single test names all three."""
-    folder = Path(given).expanduser().resolve()
-    if not folder.is_dir():
-        raise UserError(f"{given} is no folder", "give the folder of a run, runs/<config>/<time>")
-    if not (folder / "cases.csv").is_file():
-        return Run(folder), captions, data
-    tests = folder.parent.name
-    return Run(folder.parents[1]), folder.name, None if tests == "test" else tests
-
-
 def _write_new(page: str, file: Path) -> Path:
-    """Write to `file`, or to the first of file_2, file_3, ... that does not exist."""
     # A name may hold half of a surrogate pair, which is no UTF-8; it shows as a question mark.
     content = page.encode("utf-8", errors="replace")
+
+    def write(path: Path) -> None:
+        with path.open("xb") as stream:
+            stream.write(content)
+
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        for number in range(1, 10_000):
-            name = file.name if number == 1 else f"{file.stem}_{number}{file.suffix}"
-            with suppress(FileExistsError), file.with_name(name).open("xb") as stream:
-                stream.write(content)
-                return file.with_name(name)
+        return create_unique(file, write, file.suffix)
     except OSError as error:
         raise UserError(
             f"{file} cannot be written ({error.strerror})", "give another output"
         ) from error
-    raise UserError(f"{file} exists ten thousand times", "clear out old reports")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Union
+from typing import Union
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,6 @@ class Cell:
 class Table:
     """Rows of cells, the first of each naming the row; `caption` says what is in the table."""
 
-    kind: ClassVar[str] = "table"
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
@@ -29,7 +28,6 @@ class Table:
 class Facts:
     """Pairs of name and value, as a list."""
 
-    kind: ClassVar[str] = "facts"
     pairs: Sequence[tuple[str, str]]
 
 
@@ -37,7 +35,6 @@ class Facts:
 class Text:
     """A paragraph."""
 
-    kind: ClassVar[str] = "text"
     text: str
 
 
@@ -45,7 +42,6 @@ class Text:
 class Caution:
     """A warning that a reader needs before believing a number."""
 
-    kind: ClassVar[str] = "warning"
     text: str
 
 
@@ -53,12 +49,11 @@ class Caution:
 class Picture:
     """A picture within the page: a data URI, its size in pixels, what it shows in words."""
 
-    kind: ClassVar[str] = "picture"
     uri: str
     width: int
     height: int
-    alt: str
-    caption: str
+    alt: str = ""
+    caption: str = ""
     plot: bool = False
 
 
@@ -66,7 +61,6 @@ class Picture:
 class CaseCard:
     """One case: its caption, its numbers, its pictures, `beside` each other where there is room."""
 
-    kind: ClassVar[str] = "case"
     title: str
     caption: str
     facts: Sequence[tuple[str, str]]
@@ -78,7 +72,6 @@ class CaseCard:
 class Group:
     """Blocks under a heading of their own; `closed` ones open at a click."""
 
-    kind: ClassVar[str] = "group"
     title: str
     blocks: Sequence[Block]
     closed: bool = False

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from textseg.compare.results import Comparison, Method
 from textseg.compare.tables import Section as TextTable
 from textseg.compare.tables import sections
-from textseg.metrics.ranking import Choice, choose
+from textseg.metrics.ranking import choose
 from textseg.report.blocks import (
     Block,
     CaseCard,
@@ -16,14 +16,13 @@ from textseg.report.blocks import (
     Cell,
     Facts,
     Group,
-    Picture,
     Section,
     Table,
     Text,
 )
-from textseg.report.embedded_images import Album, album, plot, reduced_note
+from textseg.report.embedded_images import album
 from textseg.report.page import write_page
-from textseg.report.plots import dice_distribution, difference_by_size, failures, png_of
+from textseg.report.plots import dice_distribution, difference_by_size, failures, plot
 from textseg.report.score_tables import MEANING
 from textseg.runs import Run
 
@@ -40,23 +39,22 @@ _MEANING = (
 
 
 def comparison_page(comparison: Comparison, *, cases: int = 4) -> str:
-    """Build a page of methods compared, with the pictures that their runs' tests drew.
-
-    Args:
-        comparison: what `textseg.compare.compare` found.
-        cases: how many of the best, median and worst cases to show each.
+    """Build a page of methods compared, with pictures of `cases` cases of each kind.
 
     Raises:
         UserError: a picture is broken.
     """
     *tables, failed = sections(comparison)
+    caption = "The cases with the least Dice averaged over methods, the worst on top."
+    alt = f"{caption} The table below holds the numbers."
+    worst = plot(lambda: failures(comparison), alt, caption)
     parts = [
         Section("compared", "What is compared", _facts(comparison)),
         Section("meaning", "What the numbers mean", [Text(text) for text in _MEANING]),
         Section("scores", "Scores and differences", [_table(one) for one in tables]),
         Section("plots", "Plots", _plots(comparison)),
         Section("cases", "Best, median and worst cases", _case_blocks(comparison, cases)),
-        Section("failures", "Failures ranked", [_failures_plot(comparison), _table(failed)]),
+        Section("failures", "Failures ranked", [worst, _table(failed)]),
     ]
     title = " and ".join(method.name for method in comparison.methods)
     if len(comparison.methods) > 2:
@@ -65,7 +63,10 @@ def comparison_page(comparison: Comparison, *, cases: int = 4) -> str:
 
 
 def _facts(comparison: Comparison) -> list[Block]:
-    cautions = [Caution(_with_short_names(text, comparison)) for text in comparison.warnings]
+    runs = [(method, *test) for method in comparison.methods for test in _tests(method)]
+    warnings: Sequence[str] = comparison.warnings
+    for _, run, _ in runs:  # their paths on this machine are not shown
+        warnings = [text.replace(str(run.folder), run.short_name) for text in warnings]
     pairs = [
         ("cases", str(len(comparison.cases))),
         ("patients", str(comparison.patients)),
@@ -74,10 +75,13 @@ def _facts(comparison: Comparison) -> list[Block]:
     ]
     rows = [
         [Cell(method.name), Cell(f"{run.short_name}, {folder.relative_to(run.folder).as_posix()}")]
-        for method in comparison.methods
-        for run, folder in _tests(method)
+        for method, run, folder in runs
     ]
-    return [*cautions, Facts(pairs), Table("Runs", ["method", "run and test"], rows)]
+    return [
+        *map(Caution, warnings),
+        Facts(pairs),
+        Table("Runs", ["method", "run and test"], rows),
+    ]
 
 
 def _tests(method: Method) -> list[tuple[Run, Path]]:
@@ -85,20 +89,9 @@ def _tests(method: Method) -> list[tuple[Run, Path]]:
     return [(Run(Path(folder).parents[1]), Path(folder)) for folder in method.runs]
 
 
-def _with_short_names(text: str, comparison: Comparison) -> str:
-    """A warning with runs by their short names: their paths on this machine are not shown."""
-    for method in comparison.methods:
-        for run, _ in _tests(method):
-            text = text.replace(str(run.folder), run.short_name)
-    return text
-
-
 def _table(table: TextTable) -> Table:
     rows = [[Cell(cell) for cell in row] for row in table.rows]
     return Table(table.title, table.head, rows)
-
-
-# --- plots ---------------------------------------------------------------------------------------
 
 
 def _plots(comparison: Comparison) -> list[Block]:
@@ -106,24 +99,15 @@ def _plots(comparison: Comparison) -> list[Block]:
     means = "; ".join(
         f"{method.name}: mean {method.scores['dice'].value:.3f}" for method in comparison.methods
     )
-    png = png_of(lambda: dice_distribution(comparison))
-    plots: list[Block] = [plot(png, f"Distribution of per-case Dice. {means}", caption)]
+    alt = f"Distribution of per-case Dice. {means}"
+    plots: list[Block] = [plot(lambda: dice_distribution(comparison), alt, caption)]
     if len(comparison.methods) > 1:
         caption = (
             f"Difference of Dice from {comparison.baseline} against lesion size; the line is the "
             "mean of five groups of equally many cases."
         )
-        plots.append(plot(png_of(lambda: difference_by_size(comparison)), caption, caption))
+        plots.append(plot(lambda: difference_by_size(comparison), caption, caption))
     return plots
-
-
-def _failures_plot(comparison: Comparison) -> Picture:
-    caption = "The cases with the least Dice averaged over methods, the worst on top."
-    alt = f"{caption} The table below holds the numbers."
-    return plot(png_of(lambda: failures(comparison)), alt, caption)
-
-
-# --- cases ---------------------------------------------------------------------------------------
 
 
 def _case_blocks(comparison: Comparison, count: int) -> list[Block]:
@@ -136,49 +120,33 @@ def _case_blocks(comparison: Comparison, count: int) -> list[Block]:
     pictured = {i for i, n in enumerate(names) if all(n in overlays for *_, overlays in runs)}
     if not (pictured and count):
         return [Text("No case is shown: cases is 0, or none has a picture in every run.")]
-    mean = comparison.case_dice.mean(axis=0)
-    choice = choose(mean.tolist(), pictured, count)
-    shown = choice.shown()
-    pictures = album(overlays[names[i]] for i in shown for *_, overlays in runs)
+    choice = choose(comparison.case_dice.mean(axis=0).tolist(), pictured, count)
+    pictures = album(overlays[names[i]] for i in choice.shown() for *_, overlays in runs)
     text = (
         f"Ranked by Dice averaged over methods over all {len(names)} cases, of which "
         f"{len(pictured)} have a picture in every run; the cases shown are chosen among these."
     )
     if len(comparison.captions) > 1:
         text += " Captions are those of the baseline's first run; each picture shows its own."
-    blocks: list[Block] = [Text(text + reduced_note(pictures))]
-    for title, positions in choice.groups():
-        cards = [_card(comparison, i, choice, runs, pictures) for i in positions]
-        blocks += [Group(title, cards)] if cards else []
-    return blocks
 
+    def card(position: int) -> CaseCard:
+        case = comparison.cases[position]
+        facts = [("rank", f"{choice.rank[position]} of {len(choice.rank)}")]
+        dice = {}
+        for method, row in zip(comparison.methods, comparison.case_dice, strict=True):
+            mean = " (mean over seeds)" if len(method.runs) > 1 else ""
+            dice[method.name] = f"{row[position]:.3f}"
+            facts.append((f"Dice, {method.name}{mean}", dice[method.name]))
+        facts.append(("true pixels", str(case.true)))
+        shown = []
+        for method, number, run, overlays in runs:
+            caption = f"{method.name}: Dice {dice[method.name]}"
+            if len(method.runs) > 1:  # case_dice is over seeds, and the pictures are of each
+                caption = f"{method.name}, seed {number} ({run.short_name})"
+            alt = f"{case.case} by {caption}: image, truth, prediction and agreement"
+            shown.append(pictures.show(overlays[case.case], alt, caption))
+        return CaseCard(case.case, case.caption, facts, shown, beside=True)
 
-def _card(
-    comparison: Comparison,
-    position: int,
-    choice: Choice,
-    runs: Sequence[tuple[Method, int, Run, Mapping[str, Path]]],
-    pictures: Album,
-) -> CaseCard:
-    case = comparison.cases[position]
-    dice = {
-        method.name: float(row[position])
-        for method, row in zip(comparison.methods, comparison.case_dice, strict=True)
-    }
-    facts = [("rank", f"{choice.rank[position]} of {len(choice.rank)}")]
-    seeds = {method.name: len(method.runs) for method in comparison.methods}
-    facts += [
-        (f"Dice, {name}" + (" (mean over seeds)" if seeds[name] > 1 else ""), f"{value:.3f}")
-        for name, value in dice.items()
-    ]
-    facts.append(("true pixels", str(case.true)))
-    shown = []
-    for method, number, run, overlays in runs:
-        image = pictures.pictures[overlays[case.case]]
-        several = len(method.runs) > 1
-        caption = f"{method.name}: Dice {dice[method.name]:.3f}"
-        if several:  # case_dice is over seeds, and the pictures are of each
-            caption = f"{method.name}, seed {number} ({run.short_name})"
-        alt = f"{case.case} by {caption}: image, truth, prediction and agreement"
-        shown.append(Picture(image.uri, image.width, image.height, alt, caption))
-    return CaseCard(case.case, case.caption, facts, shown, beside=True)
+    groups = choice.groups().items()
+    cards = [Group(title, [card(i) for i in positions]) for title, positions in groups]
+    return [Text(text + pictures.note), *cards]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -19,20 +19,21 @@ _QUALITY = 85
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """A picture's data URI and its size in pixels."""
-
-    uri: str
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
 class Album:
     """Case pictures by file; `reduced` where they are JPEG and not the files' own bytes."""
 
-    pictures: dict[Path, Embedded]
+    pictures: dict[Path, Picture]
     reduced: bool
+
+    @property
+    def note(self) -> str:
+        """A sentence for the page where its pictures are reduced; "" where they are not."""
+        size = f"JPEGs of at most {_LONGEST_SIDE} pixels"
+        return f" The pictures are {size}; the originals lie in the run's folder." * self.reduced
+
+    def show(self, file: Path, alt: str, caption: str) -> Picture:
+        """Take a picture, with what it shows in words."""
+        return replace(self.pictures[file], alt=alt, caption=caption)
 
 
 def album(files: Iterable[Path], *, max_bytes: int = MAX_BYTES) -> Album:
@@ -47,17 +48,9 @@ def album(files: Iterable[Path], *, max_bytes: int = MAX_BYTES) -> Album:
     return Album({file: _embedded(file, data, reduced) for file, data in contents.items()}, reduced)
 
 
-def plot(png: bytes, alt: str, caption: str) -> Picture:
-    """Embed a plot's PNG, with what it shows in words."""
-    with Image.open(io.BytesIO(png)) as image:
-        return Picture(_uri(png, "image/png"), image.width, image.height, alt, caption, plot=True)
-
-
-def reduced_note(images: Album) -> str:
-    """A sentence for the page where its case pictures are reduced; "" where they are not."""
-    if not images.reduced:
-        return ""
-    return " The pictures are JPEGs of at most 1280 pixels; the originals lie in the run's folder."
+def data_uri(data: bytes, kind: str) -> str:
+    """Write the bytes of a file of a kind such as image/png as a data URI."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def _read(file: Path) -> bytes:
@@ -67,12 +60,12 @@ def _read(file: Path) -> bytes:
         raise UserError(f"{file} cannot be read ({error.strerror})", "test the run again") from None
 
 
-def _embedded(file: Path, data: bytes, reduced: bool) -> Embedded:
+def _embedded(file: Path, data: bytes, reduced: bool) -> Picture:
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             image.load()  # a file cut short fails here
             if not reduced:
-                return Embedded(_uri(data, "image/png"), *image.size)
+                return Picture(data_uri(data, "image/png"), *image.size)
             small = image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(
@@ -83,8 +76,4 @@ def _embedded(file: Path, data: bytes, reduced: bool) -> Embedded:
     buffer = io.BytesIO()
     # No chroma subsampling: it would wash out the thin colored rims.
     small.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
-    return Embedded(_uri(buffer.getvalue(), "image/jpeg"), *small.size)
-
-
-def _uri(data: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    return Picture(data_uri(buffer.getvalue(), "image/jpeg"), *small.size)

@@ -17,13 +17,7 @@ from textseg.report.blocks import Section
 
 
 def write_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
-    """Render a page as HTML.
-
-    Args:
-        title: the heading.
-        subtitle: a line below it.
-        sections: what follows; each is listed in the table of contents.
-    """
+    """Render a page as HTML: a heading, a line below it, a table of contents, the sections."""
     return _template().render(
         title=title, subtitle=subtitle, sections=sections, version=__version__
     )
@@ -46,4 +40,5 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["kind"] = lambda block: type(block).__name__
     return environment.get_template("page.html")

@@ -14,11 +14,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
+from PIL import Image
 
 from textseg.compare.results import Comparison
 from textseg.compare.tables import worst_cases
 from textseg.metrics.bootstrap import Floats
 from textseg.metrics.text import one_line
+from textseg.report.blocks import Picture
+from textseg.report.embedded_images import data_uri
 
 # Okabe and Ito's colors, which stay apart for readers who do not tell red from green.
 COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -31,29 +34,29 @@ _MARKED = 40  # points of a curve, above which they are a line only
 _DPI = 160
 
 
-def write_plots(comparison: Comparison, folder: Path) -> list[Path]:
+def write_plots(comparison: Comparison, folder: Path) -> None:
     """Write dice_distribution, failures and, of two methods or more, difference_by_size.
 
-    Returns:
-        The files, a PNG and a PDF of each.
+    Each is a PNG and a PDF.
     """
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]  # its stubs list no plain dict
         figures = {"dice_distribution": dice_distribution, "failures": failures}
         if len(comparison.methods) > 1:
             figures["difference_by_size"] = difference_by_size
-        return [
-            path
-            for name, draw in figures.items()
-            for path in _saved(draw(comparison), folder / name)
-        ]
+        for name, draw in figures.items():
+            figure = draw(comparison)
+            figure.savefig(folder / f"{name}.png", dpi=_DPI)
+            figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
 
 
-def png_of(draw: Callable[[], Figure]) -> bytes:
-    """Render the figure that `draw` makes as the bytes of a PNG."""
+def plot(draw: Callable[[], Figure], alt: str, caption: str) -> Picture:
+    """Embed the figure that `draw` makes as a PNG, with what it shows in words."""
     buffer = io.BytesIO()
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
         draw().savefig(buffer, format="png", dpi=_DPI)
-    return buffer.getvalue()
+    uri = data_uri(buffer.getvalue(), "image/png")
+    with Image.open(buffer) as image:
+        return Picture(uri, image.width, image.height, alt, caption, plot=True)
 
 
 def dice_distribution(comparison: Comparison) -> Figure:
@@ -86,11 +89,9 @@ def distribution(names: Sequence[str], dice: Sequence[Floats] | Floats, xlabel: 
 
 
 def dice_by_size(share: Floats, dice: Mapping[str, Floats]) -> Figure:
-    """Draw Dice against lesion size: the first's cases as points, means in groups by size of all.
+    """Draw Dice [N] against the lesions' share of the image [N]: the first's points, means of all.
 
-    Args:
-        share: [N], lesion over image; cases without a lesion are left out, and counted below.
-        dice: name -> [N] of the same cases.
+    Cases without a lesion are left out, and counted below.
     """
     shown = share > 0
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
@@ -148,7 +149,7 @@ def difference_by_size(comparison: Comparison) -> Figure:
     The line is the mean in five groups of equally many cases. Cases without a lesion have no size
     and are left out; the axis says how many.
     """
-    share = _shares(comparison)
+    share = np.array([case.true / case.pixels for case in comparison.cases])
     shown = share > 0
     others = comparison.methods[1:]
     figure = Figure(figsize=(6.4, 0.8 + 2.2 * len(others)), layout="constrained")
@@ -204,18 +205,5 @@ def label(name: str) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
-def _shares(comparison: Comparison) -> Floats:
-    """Each case's true area as a share of the image: [N]."""
-    true = np.array([case.true for case in comparison.cases], dtype=np.float64)
-    return true / np.array([case.pixels for case in comparison.cases], dtype=np.float64)
-
-
 def _color(number: int) -> str:
     return COLORS[number % len(COLORS)]
-
-
-def _saved(figure: Figure, stem: Path) -> Sequence[Path]:
-    png, pdf = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.pdf")
-    figure.savefig(png, dpi=_DPI)
-    figure.savefig(pdf, metadata={"CreationDate": None})
-    return png, pdf

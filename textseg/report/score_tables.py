@@ -1,4 +1,4 @@
-"""Tables of a run's scores: what metrics.json holds, rounded for reading."""
+"""Tables of what metrics.json and probe.json hold, rounded for reading."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from textseg.errors import UserError
 from textseg.metrics.scores import SCORE_TITLES, SCORES
 from textseg.metrics.text import with_interval
 from textseg.report.blocks import Block, Caution, Cell, Group, Table, Text
-from textseg.runs.results import StoredTest, mapping_of, number_of, remedy_for
+from textseg.runs.results import StoredTest, read_scores
 
 _STRATA = {
     "size": "lesion size",
@@ -32,75 +31,58 @@ MEANING = (
 )
 
 
-def score_cell(values: Mapping[str, Any], name: str, file: Path, form: str = ".3f") -> Cell:
+def score_cell(values: Mapping[str, Any], name: str, form: str = ".3f") -> Cell:
     """Make a cell of a score with its interval, if any; a dash where it is undefined."""
-    value = number_of(values, name, file)
+    value = values.get(name)
     if value is None:
         return Cell("-")
-    low, high = (number_of(values, f"{name}_ci_{end}", file) for end in ("low", "high"))
+    low, high = (values.get(f"{name}_ci_{end}") for end in ("low", "high"))
     return Cell(with_interval(value, low, high, form), value)
 
 
-def count_cell(values: Mapping[str, Any], name: str, file: Path) -> Cell:
-    """Make a cell of a count; a dash where there is none."""
-    count = number_of(values, name, file)
-    return Cell("-") if count is None else Cell(f"{count:g}", count)
+def number_cell(value: float | None, form: str = "g", unit: str = "") -> Cell:
+    """Make a cell of a number; a dash where there is none."""
+    return Cell("-") if value is None else Cell(f"{value:{form}} {unit}".strip(), value)
 
 
 def results_blocks(tests: Sequence[StoredTest]) -> list[Block]:
     """Build the warnings of all tests, and a table with a column for each."""
-    warnings: list[Block] = [
-        Caution(f"{text} ({', '.join(names)})") for text, names in _warnings(tests).items()
-    ]
-    rows = [[Cell(f"{SCORE_TITLES[name]} ({name})"), *_cells(tests, name)] for name in SCORES]
-    thresholds = [name for name in tests[0].metrics if name.startswith("precision_at_")]
-    for name in thresholds:
-        rows.append([Cell(f"P@{name.removeprefix('precision_at_')}"), *_cells(tests, name)])
-    if any("hd95" in test.metrics for test in tests):
-        rows.append([Cell("hd95"), *(_distance(test) for test in tests)])
-        rows.append([Cell("nsd"), *_cells(tests, "nsd")])
-        rows.append([Cell("cases without hd95 and nsd"), *_counts(tests, "surface_undefined")])
-    rows.append([Cell("cases"), *_counts(tests, "cases")])
-    rows.append([Cell("patients (units of the bootstrap)"), *_counts(tests, "bootstrap_units")])
-    rows.append([Cell("cases with empty truth and prediction"), *_counts(tests, "empty_cases")])
-    rows.append([Cell("scored by protocol"), *_words(tests, "protocol")])
-    rows.append([Cell("truth"), *_words(tests, "truth")])
-    rows.append([Cell("results written"), *(Cell(test.written) for test in tests)])
-    return [*warnings, Table("Scores by caption mode", ["score", *(t.name for t in tests)], rows)]
-
-
-def _warnings(tests: Sequence[StoredTest]) -> dict[str, list[str]]:
-    """Each warning with the tests that give it."""
-    tests_by_text: dict[str, list[str]] = {}
+    metrics = [test.metrics for test in tests]
+    by_text: dict[str, list[str]] = {}
     for test in tests:
-        listed = test.metrics.get("warnings") or []
-        if not isinstance(listed, list):
-            file = test.folder / "metrics.json"
-            raise UserError(f"{file}: warnings is no list", remedy_for(file))
-        for text in listed:
-            tests_by_text.setdefault(str(text), []).append(test.name)
-    return tests_by_text
+        for text in test.metrics.get("warnings") or []:
+            by_text.setdefault(str(text), []).append(test.name)
+    warnings = [Caution(f"{text} ({', '.join(names)})") for text, names in by_text.items()]
 
+    def scores(title: str, name: str) -> list[Cell]:
+        return [Cell(title), *(score_cell(one, name) for one in metrics)]
 
-def _cells(tests: Sequence[StoredTest], name: str) -> list[Cell]:
-    return [score_cell(test.metrics, name, test.folder / "metrics.json") for test in tests]
+    def counts(title: str, name: str) -> list[Cell]:
+        return [Cell(title), *(number_cell(one.get(name)) for one in metrics)]
 
+    def texts(title: str, name: str) -> list[Cell]:
+        return [Cell(title), *(Cell(str(one.get(name, "-"))) for one in metrics)]
 
-def _distance(test: StoredTest) -> Cell:
-    value = number_of(test.metrics, "hd95", test.folder / "metrics.json")
-    unit = str(test.metrics.get("surface_unit", ""))
-    return Cell("-") if value is None else Cell(f"{value:.1f} {unit}".strip(), value)
-
-
-def _counts(tests: Sequence[StoredTest], name: str) -> list[Cell]:
-    return [count_cell(test.metrics, name, test.folder / "metrics.json") for test in tests]
-
-
-def _words(tests: Sequence[StoredTest], name: str) -> list[Cell]:
-    return [Cell(str(test.metrics.get(name, "-"))) for test in tests]
-
-
-# --- strata --------------------------------------------------------------------------------------
+    rows = [scores(f"{SCORE_TITLES[name]} ({name})", name) for name in SCORES]
+    for name in metrics[0]:
+        if name.startswith("precision_at_"):
+            rows.append(scores(f"P@{name.removeprefix('precision_at_')}", name))
+    if any("hd95" in one for one in metrics):
+        distances = ((one.get("hd95"), str(one.get("surface_unit", ""))) for one in metrics)
+        rows += [
+            [Cell("hd95"), *(number_cell(value, ".1f", unit) for value, unit in distances)],
+            scores("nsd", "nsd"),
+            counts("cases without hd95 and nsd", "surface_undefined"),
+        ]
+    rows += [
+        counts("cases", "cases"),
+        counts("patients (units of the bootstrap)", "bootstrap_units"),
+        counts("cases with empty truth and prediction", "empty_cases"),
+        texts("scored by protocol", "protocol"),
+        texts("truth", "truth"),
+        [Cell("results written"), *(Cell(test.written) for test in tests)],
+    ]
+    return [*warnings, Table("Scores by caption mode", ["score", *(t.name for t in tests)], rows)]
 
 
 def strata_blocks(main: StoredTest, others: Sequence[StoredTest]) -> list[Block]:
@@ -116,31 +98,69 @@ def strata_blocks(main: StoredTest, others: Sequence[StoredTest]) -> list[Block]
 
 
 def _strata_of(test: StoredTest) -> list[Table]:
-    file = test.folder / "metrics.json"
     tables = []
-    for name, classes in mapping_of(test.metrics.get("strata") or {}, "strata", file).items():
-        rows = [
-            _stratum(label, mapping_of(values, f"strata.{name}.{label}", file), file)
-            for label, values in mapping_of(classes, f"strata.{name}", file).items()
-        ]
-        cuts = _cuts(test.metrics.get("size_cuts"), file) if name == "size" else ""
-        title = f"By {_STRATA.get(name, name)}; captions: {test.name}{cuts}"
+    for name, classes in (test.metrics.get("strata") or {}).items():
+        rows = []
+        for label, values in classes.items():
+            counts = (number_cell(values.get(key)) for key in ("cases", "patients"))
+            rows.append([Cell(label), *counts, *(score_cell(values, key) for key in SCORES)])
+        title = f"By {_STRATA.get(name, name)}; captions: {test.name}"
+        cuts = test.metrics.get("size_cuts")
+        if name == "size" and cuts:
+            ends = "cut at {:.2%} and {:.2%} of the image".format(*cuts)
+            title += f". Thirds of this test set's lesions, {ends}"
         tables.append(Table(title, ["class", "cases", "patients", *SCORES], rows))
     return tables
 
 
-def _stratum(label: str, values: Mapping[str, Any], file: Path) -> list[Cell]:
-    counts = (count_cell(values, name, file) for name in ("cases", "patients"))
-    return [Cell(label), *counts, *(score_cell(values, name, file) for name in SCORES)]
+_PROBE_SCORES = ("dice", "dice_true", "difference", "mask_change")
+_PROBE_MEANING = (
+    "The same cases with changed captions; the truth stays that of the true words, so a network "
+    "that follows changed words scores a lower dice. difference: dice less dice_true, which is of "
+    "the same cases with true words. mask_change: mean of 1 - Dice between the masks with true and "
+    "with changed words; 0 where not a pixel differs. masks changed: share of cases in which at "
+    "least one pixel does."
+)
+_PAIRS = (
+    "Two expressions of one image. followed: share of pairs where each mask is nearer to its own "
+    "truth; own, other: mean Dice with either"
+)
+_SIDE_SWAP = "Sides swapped. Of the masks that lay in one half, the share that went to the other"
+# A part of probe.json, what its table is of, what it counts, its scores.
+_MORE: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
+    ("pairs", _PAIRS, "pairs", ("followed", "own", "other")),
+    ("side_swap", _SIDE_SWAP, "cases", ("share",)),
+)
 
 
-def _cuts(cuts: Any, file: Path) -> str:
-    """Where small ends and large begins."""
-    if not cuts:
-        return ""
-    if not isinstance(cuts, list) or len(cuts) != 2:
-        raise UserError(f"{file}: size_cuts is {cuts!r}, not two numbers", remedy_for(file))
-    small, large = (number_of({"size_cuts": cut}, "size_cuts", file) for cut in cuts)
-    if small is None or large is None:
-        return ""
-    return f". Thirds of this test set's lesions, cut at {small:.2%} and {large:.2%} of the image"
+def probe_blocks(run: Path) -> list[Block]:
+    """Build the table of changes and what follows from it; empty where the run was not probed.
+
+    Raises:
+        UserError: probe.json is broken or of another version.
+    """
+    file = run / "probe" / "probe.json"
+    if not file.is_file():
+        return []
+    stored = read_scores(file, ["variants"])
+    blocks: list[Block] = [Caution(str(text)) for text in stored.get("warnings") or []]
+    later = sorted(path.name for path in run.glob("probe_[0-9]*/probe.json"))
+    if later:
+        blocks.append(Text(f"Probed again {len(later)} times since: the first probe is shown."))
+    head = ["captions", "cases", *_PROBE_SCORES, "masks changed"]
+    rows = [_row(name, values) for name, values in stored["variants"].items()]
+    blocks += [Text(_PROBE_MEANING), Table("Changed captions", head, rows)]
+    for name, title, count, scores in _MORE:
+        values = stored.get(name)
+        if values is not None:
+            cells = [score_cell(values, score) for score in scores]
+            row = [number_cell(values.get(count)), *cells]
+            blocks.append(Table(title, [count, *scores], [row]))
+    return blocks
+
+
+def _row(name: str, values: Mapping[str, Any]) -> list[Cell]:
+    forms = {"difference": "+.3f"}
+    scores = [score_cell(values, score, forms.get(score, ".3f")) for score in _PROBE_SCORES]
+    changed = number_cell(values.get("share_changed"), ".0%")
+    return [Cell(name), number_cell(values.get("cases")), *scores, changed]

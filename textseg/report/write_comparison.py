@@ -36,12 +36,8 @@ def compare_runs(runs: list[str], *, output: str | None = None, **settings: Any)
 def write_comparison(comparison: Comparison, folder: str | Path) -> Path:
     """Write comparison.json, .md and .tex, the plots, and all of it as one page, report.html.
 
-    Args:
-        comparison: what `textseg.compare.compare` found.
-        folder: to write to; one that exists is not written over, <folder>_2 is taken.
-
     Returns:
-        The folder that was written to.
+        The folder that was written to: one that exists is not written over, <folder>_2 is taken.
 
     Raises:
         UserError: the folder cannot be made, or a picture of a run is broken.

@@ -71,11 +71,7 @@ def write_cases(path: Path, rows: Iterable[CaseRow]) -> None:
 
 
 def read_cases(path: Path, protocol: Protocol = "standard") -> list[CaseRow]:
-    """Read cases.csv, and check that its values agree with each other.
-
-    Args:
-        path: the file.
-        protocol: of the test's scores.
+    """Read cases.csv, and check that its values agree with each other and the test's protocol.
 
     Raises:
         UserError: the file is missing, lacks a column or a case, or was edited.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -36,6 +37,14 @@ class Run:
         folder = Path(path).resolve().parent
         return cls(folder.parent if folder.name == "checkpoints" else folder)
 
+    @classmethod
+    def of_folder(cls, given: str) -> tuple[Run, Path | None]:
+        """Take a run by its folder, or by that of one of its tests, which is given back then."""
+        folder = Path(given).expanduser().resolve()
+        if (folder / "cases.csv").is_file():
+            return cls(folder.parents[1]), folder
+        return cls(folder), None
+
     @property
     def config(self) -> Path:
         """The file of the run's resolved settings."""
@@ -50,8 +59,8 @@ class Run:
     @property
     def short_name(self) -> str:
         """The end of the run's path, <experiment>/<time stamp>, or the name of a renamed folder."""
-        stamped = TIME_STAMP.fullmatch(self.folder.name)
-        return f"{self.experiment}/{self.folder.name}" if stamped else self.folder.name
+        own = self.folder.name
+        return own if self.experiment == own else f"{self.experiment}/{own}"
 
     def checkpoint(self, name: str = "best") -> Path:
         """The file of a checkpoint, best or last, whether or not it exists."""
@@ -121,6 +130,17 @@ class Run:
         names.sort(key=lambda name: (*_CAPTION_MODES, name).index(name))
         return {name: read_test(folder / name) for name in names}
 
+    def not_tested(self, captions: str, data: str | None) -> UserError:
+        """The error of a run that lacks a test; it names the tests that there are."""
+        files = self.folder.glob("test*/*/cases.csv")
+        tests = sorted(file.parent.relative_to(self.folder).as_posix() for file in files)
+        return UserError(
+            f"{self.folder} has no test {captions} in {self.tests_dir(data).name} (tests found: "
+            f"{', '.join(tests) or 'none'})",
+            "test its checkpoint first: textseg test --ckpt_path RUN/checkpoints/best.ckpt "
+            f"--data.caption_mode {captions}; or give other captions or data, or a test's folder",
+        )
+
     def curves(self) -> dict[str, list[tuple[int, float]]]:
         """Read metrics.csv: key -> (epoch, value), the last value of each epoch.
 
@@ -156,28 +176,28 @@ def nested(settings: Any, *names: str) -> Any:
 
 def unique_dir(folder: Path) -> Path:
     """Create `folder`, or the first of `folder_2`, `folder_3`, ... that does not exist."""
+    try:
+        return create_unique(folder, lambda candidate: candidate.mkdir(parents=True))
+    except OSError as error:
+        raise UserError(
+            f"the folder {folder} cannot be made ({error.strerror})",
+            "give a folder that can be written to",
+        ) from error
+
+
+def create_unique(path: Path, create: Callable[[Path], None], suffix: str = "") -> Path:
+    """Create `path`, or the first with _2, _3, ... before its suffix that does not exist."""
     for number in range(1, 10_000):
-        candidate = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
-        try:
-            candidate.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise UserError(
-                f"the folder {candidate} cannot be made ({error.strerror})",
-                "give a folder that can be written to",
-            ) from error
-        return candidate
-    raise UserError(f"{folder} exists ten thousand times", "clear out old results")
+        name = f"{path.name.removesuffix(suffix)}_{number}{suffix}"
+        candidate = path if number == 1 else path.with_name(name)
+        with suppress(FileExistsError):
+            create(candidate)
+            return candidate
+    raise UserError(f"{path} exists ten thousand times", "clear out old results")
 
 
 def data_identity(class_path: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells two datasets apart: the class, the split, and absolute paths or phantoms.
-
-    Args:
-        class_path: of the DataModule, with or without its package.
-        settings: its init_args.
-    """
+    """What tells two datasets apart: the class, the split, and absolute paths or phantoms."""
     identity = {"class": class_path.rpartition(".")[2], "split": settings.get("split")}
     identity |= {name: settings[name] for name in VARIANTS if settings.get(name) is not None}
     if settings.get("synthesize"):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import lightning as L
 import numpy as np
 import torch.distributed
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -106,7 +107,7 @@ class PackedMask(NamedTuple):
     bits: bytes
 
 
-def pack_mask(mask: Bytes) -> PackedMask:
+def pack_mask(mask: NDArray[Any]) -> PackedMask:
     """Pack a mask [H, W]; nonzero is foreground."""
     height, width = mask.shape
     return PackedMask((height, width), zlib.compress(np.packbits(mask != 0).tobytes(), 1))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,24 +13,32 @@ from textseg.errors import UserError, first_line
 from textseg.metrics.scores import SCORES, Protocol
 from textseg.runs.cases import TEST_AGAIN, CaseRow, read_cases
 
+# Of values in metrics.json and probe.json; all else is a number or null, or a mapping by its depth.
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("caption_mode", "protocol", "truth", "surface_unit", "network", "data"), str),
+    **dict.fromkeys(("warnings", "size_cuts"), list),
+}
+_DEPTH = {"strata": 3, "variants": 2, "pairs": 1, "side_swap": 1}
+
 
 @dataclass(frozen=True)
 class StoredTest:
-    """One test as its folder holds it.
+    """One test as its folder holds it: metrics.json, and cases.csv in the order of the test set."""
 
-    Args:
-        name: of the folder, which is the caption mode, or `true_2` for a second test.
-        folder: that holds metrics.json and cases.csv.
-        metrics: metrics.json.
-        cases: the rows of cases.csv, in the order of the test set.
-        written: when metrics.json was written, as text.
-    """
-
-    name: str
     folder: Path
     metrics: dict[str, Any]
     cases: tuple[CaseRow, ...]
-    written: str
+
+    @property
+    def name(self) -> str:
+        """The folder's, which is the caption mode, or `true_2` for a second test."""
+        return self.folder.name
+
+    @property
+    def written(self) -> str:
+        """When metrics.json was written, as text."""
+        seconds = (self.folder / "metrics.json").stat().st_mtime
+        return f"{datetime.fromtimestamp(seconds, tz=timezone.utc):%Y-%m-%d %H:%M} UTC"
 
     @property
     def caption_mode(self) -> str:
@@ -55,67 +62,55 @@ def read_test(folder: Path) -> StoredTest:
         UserError: either is missing, broken, or of another version.
     """
     file = folder / "metrics.json"
-    metrics = read_json(file)
-    if not isinstance(metrics, dict):
-        raise UserError(f"{file} holds no results by name", remedy_for(file))
-    for name in (*SCORES, "cases", "empty_cases"):
-        if number_of(metrics, name, file) is None:
-            raise UserError(f"{file} has no {name}", remedy_for(file))
-    for name, known in (("protocol", get_args(Protocol)), ("caption_mode", None)):
-        value = metrics.get(name)
-        if not isinstance(value, str) or (known and value not in known):
-            raise UserError(f"{file}: {name} is {value!r}", remedy_for(file))
+    metrics = read_scores(file, (*SCORES, "cases", "empty_cases", "caption_mode", "protocol"))
+    if metrics["protocol"] not in get_args(Protocol):
+        raise UserError(f"{file}: protocol is {metrics['protocol']!r}", _remedy(file))
     cases = read_cases(folder / "cases.csv", metrics["protocol"])
     if metrics["cases"] != len(cases):
         raise UserError(
             f"{file} is of {metrics['cases']} cases, cases.csv beside it of {len(cases)}",
             "one of them was edited or is of another test: test the run again",
         )
-    when = datetime.fromtimestamp(file.stat().st_mtime, tz=timezone.utc)
-    return StoredTest(folder.name, folder, metrics, tuple(cases), f"{when:%Y-%m-%d %H:%M} UTC")
+    return StoredTest(folder, metrics, tuple(cases))
 
 
-def remedy_for(file: Path) -> str:
-    """Remedy for a broken file of a test or probe; new results are written beside old ones."""
+def read_scores(file: Path, needed: Sequence[str]) -> dict[str, Any]:
+    """Read metrics.json or probe.json, with None for NaN, and check the kind of every value.
+
+    Raises:
+        UserError: it is missing or broken, a value is of another kind, or a needed one is missing.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"), parse_constant=lambda name: None)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{file} cannot be read as JSON ({first_line(error)})", _remedy(file)
+        ) from error
+    if not isinstance(values, dict):
+        raise UserError(f"{file} holds no results by name", _remedy(file))
+    for name, value in values.items():
+        if value is not None:
+            _check_kind(file, name, value, _DEPTH.get(name, 0))
+    missing = [name for name in needed if values.get(name) is None]
+    if missing:
+        raise UserError(f"{file} has no {', '.join(missing)}", _remedy(file))
+    return values
+
+
+def _check_kind(file: Path, name: str, value: Any, depth: int) -> None:
+    """Check the kind of a value: where `depth` is not 0, a mapping of mappings and so on."""
+    kind = dict if depth else _KINDS.get(name, int | float | None)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise UserError(f"{file}: {name} is {value!r}", _remedy(file))
+    if name == "size_cuts" and [type(cut) for cut in value] not in ([], [float, float]):
+        raise UserError(f"{file}: size_cuts is {value!r}, not two numbers", _remedy(file))
+    if depth:
+        for key, one in value.items():
+            _check_kind(file, f"{name}.{key}", one, depth - 1)
+
+
+def _remedy(file: Path) -> str:
+    """New results are written beside old ones, so that broken ones must be removed."""
     if file.name == "probe.json":
         return "probe the run again with this version: textseg probe RUN"
     return f"{TEST_AGAIN}, with this version, and remove {file.parent}"
-
-
-def read_json(file: Path) -> Any:
-    """Read a JSON file of a test.
-
-    Raises:
-        UserError: it is missing or broken.
-    """
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{file} cannot be read as JSON ({first_line(error)})", remedy_for(file)
-        ) from error
-
-
-def number_of(values: Mapping[str, Any], name: str, file: Path) -> float | None:
-    """A number by its name; None where it is absent, null or NaN.
-
-    Raises:
-        UserError: it is something else; `file` is named.
-    """
-    value = values.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{file}: {name} is {value!r}, no number", remedy_for(file))
-    return value if math.isfinite(value) else None
-
-
-def mapping_of(values: Any, name: str, file: Path) -> Mapping[str, Any]:
-    """Values by name in a JSON file.
-
-    Raises:
-        UserError: they are something else; `file` and `name` are named.
-    """
-    if not isinstance(values, dict):
-        raise UserError(f"{file}: {name} holds no values by name", remedy_for(file))
-    return values
