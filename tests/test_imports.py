@@ -26,12 +26,12 @@ CONFINED = {
     "transformers": {"textseg.encoders.pretrained"},
     "tokenizers": {f"textseg.encoders.{m}" for m in ("pretrained", "text", "vocabulary")},
     "albumentations": {"datamodules.transforms"},
-    "wandb": {"textseg.callbacks.sample_tables", "lightning_cli"},
+    "wandb": {f"textseg.callbacks.{m}" for m in ("sample_tables", "wandb_offline")},
     "jinja2": {"textseg.report.page"},
     "wandb_workspaces": {"textseg.report.dashboard"},
     "segmentation_models_pytorch": {"textseg.models.baseline", "textseg.losses"},
     "matplotlib": {"textseg.report.plots"},
-    "nibabel": {"datamodules.files.nifti", "datamodules.duke_breast_mri.phantoms"},
+    "nibabel": {
         f"datamodules.{m}" for m in ("files.volumes", "files.nifti", "duke_breast_mri.phantoms")
     },
     "pydicom": {"datamodules.files.dicom"},

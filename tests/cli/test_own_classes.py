@@ -42,7 +42,6 @@ PACKAGE = {
 
             def __init__(self, width: int = 8, *, lr: float = 1e-3, **kwargs):
                 super().__init__(lr=lr, **kwargs)
-                self.save_hyperparameters(logger=False)
                 self.build_backbone(Stem, "scratch", pretrained=False)
                 self.shift = nn.Linear(self.text_encoder.dim, 8)
                 self.head = nn.Sequential(nn.Conv2d(8, width, 1), nn.ReLU(), nn.Conv2d(width, 1, 1))
