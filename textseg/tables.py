@@ -91,10 +91,8 @@ class Row(dict[str, Any]):
 
     def error(self, detail: str, remedy: str, *, kind: str = "invalid row") -> TableError:
         """Make an error that names the file and the row; `kind` is what an audit calls it."""
-        cause, where = (
-            f"{self.file}, {self.location}: {detail}",
-            f"{self.file.name}, {self.location}",
-        )
+        cause = f"{self.file}, {self.location}: {detail}"
+        where = f"{self.file.name}, {self.location}"
         return TableError(cause, remedy, kind=kind, where=where, detail=detail)
 
 

@@ -24,7 +24,7 @@ from datamodules.duke_breast_mri.breast import (
     spacing,
 )
 from datamodules.phantoms.common import check_counts, new_folder, random_stream, write_table
-from textseg.errors import UserError
+from textseg.errors import check_at_least
 
 FEWEST_SLICES = 8  # of 120 mm; a tumor is at least 25 mm high
 SUBTYPES = ("luminal", "her2_enriched", "her2_pure", "triple_negative")
@@ -82,15 +82,10 @@ def write_duke_mamamia(
     Raises:
         UserError: the folder is not empty, or a number is out of range.
     """
-    if slices < FEWEST_SLICES:
-        raise UserError(
-            f"slices={slices} is too few to show every lesion", f"choose at least {FEWEST_SLICES}"
-        )
+    check_at_least("slices", slices, FEWEST_SLICES)
     check_counts(image_size, seed, train=cases)
-    folder = new_folder(folder)
+    folder = new_folder(folder, "images", "segmentations/expert")
     patients = [draw_patient(random_stream(seed, 0, n, 7), n + 1) for n in range(cases)]
-    (folder / "images").mkdir()
-    (folder / "segmentations" / "expert").mkdir(parents=True)
     shape = (image_size, image_size, slices)
     for index, patient in enumerate(tqdm(patients, "MAMA-MIA", delay=2, unit="patient")):
         phases, tumor = draw_anatomy(random_stream(seed, 0, index, 8), patient, shape)

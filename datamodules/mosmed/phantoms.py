@@ -271,8 +271,6 @@ def write_mosmed(
         UserError: the folder is not empty, or a number is out of range.
     """
     check_counts(image_size, seed, train=train, val=val, test=test)
-    folder = new_folder(folder)
-    for name in ("frames", "masks"):
-        (folder / name).mkdir()
+    folder = new_folder(folder, "frames", "masks")
     for split, count in enumerate((train, val, test)):
         _write_slices(folder, seed, split, count, image_size)
