@@ -342,10 +342,18 @@ class TextSegDataModule(LightningDataModule, ABC):
         return self._pictures
 
     def captions_file(self) -> Path | None:
-        """Give the path in `captions`; None where root is searched, as with phantoms."""
+        """Give the path in `captions`; None where root is searched, as with phantoms.
+
+        Raises:
+            UserError: there is nothing of this path.
+        """
         if self.synthesize or self.captions_path is None:
             return None
-        return Path(self.captions_path).expanduser()
+        path = Path(self.captions_path).expanduser()
+        if not path.exists():
+            remedy = "give the captions' table, or the folder that holds the tables"
+            raise UserError(f"captions={path} does not exist", remedy)
+        return path
 
     def folder(self) -> Path:
         """Give the dataset's folder: the phantoms' where `synthesize` is set, otherwise root.

@@ -22,8 +22,7 @@ from datamodules.audit.findings import (
     in_order,
     write_audit,
 )
-from datamodules.audit.reading import read_all, refusal
-from datamodules.audit.splits import leaks, repetitions
+from datamodules.audit.rows import leaks, read_all, refusal, repetitions
 from datamodules.audit.words import CaptionChecks
 from datamodules.base import TextSegDataModule
 from datamodules.captions.modes import key

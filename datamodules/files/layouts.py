@@ -268,9 +268,6 @@ def read_tables(
     Raises:
         UserError: as `report` does.
     """
-    if captions is not None and not captions.exists():
-        remedy = "give a caption table, or the folder that holds the train and test tables"
-        report(UserError(f"captions={captions} does not exist", remedy))
     if captions is not None and captions.is_file():
         return _joint_table(root, captions, names, report)
     bases = list(dict.fromkeys([root, layout.base] if captions is None else [captions]))
