@@ -297,7 +297,10 @@ class TextSegDataModule(LightningDataModule, ABC):
         usable: dict[Stage, list[Record]] = {}
         missing: list[Path] = []
         for stage in stages:
-            usable[stage], absent = split_missing(self._rows_for(stage), scored=stage != "predict")
+            rows = self._read.get(stage, [])
+            if stage == "predict" and not rows:
+                rows = self._read.get("test", [])
+            usable[stage], absent = split_missing(rows, scored=stage != "predict")
             missing += absent
         report_missing(missing, self._unlisted, root=root, on_missing=self.on_missing)
         self._unlisted = []  # warned of once
@@ -313,12 +316,6 @@ class TextSegDataModule(LightningDataModule, ABC):
             if stage == "predict":
                 kept = [replace(record, mask=None) for record in kept]
             self._checked[stage] = kept
-
-    def _rows_for(self, stage: Stage) -> list[Record]:
-        """A split's rows; predict has those of test unless the dataset has some of its own."""
-        if stage == "predict":
-            return self._read.get("predict") or self._read.get("test", [])
-        return self._read.get(stage, [])
 
     def _read_once(self, root: Path) -> None:
         if not self._read:
@@ -403,11 +400,7 @@ def setting_names(datamodule: type[TextSegDataModule]) -> set[str]:
 
 
 def _generator_digest(datamodule: type, package: Path = Path(__file__).parent) -> str:
-    """Changes when the phantoms may, so that an older version's are not taken for this one's.
-
-    All modules of the package count, and the class's own where it is from elsewhere: whatever may
-    draw is in it, wherever drawing moves to.
-    """
+    """Digest every module that may draw phantoms: the package's, and the class's own."""
     sources = {source.relative_to(package).as_posix(): source for source in package.rglob("*.py")}
     own = inspect.getsourcefile(datamodule)
     if own is not None and package not in Path(own).parents:

@@ -78,11 +78,8 @@ def audit(
     unlisted, refused = _all_images(datamodule, root)
     if rows:
         files.unlisted_files(unlisted)
-        findings += [
-            finding("empty split", split, split, "no rows")
-            for split in SPLITS
-            if not rows.get(split)
-        ]
+        empty = [split for split in SPLITS if not rows.get(split)]
+        findings += [finding("empty split", split, split, "no rows") for split in empty]
     findings += refused if not findings else []
     findings += leaks(rows, files, published=published) + repetitions(rows, files)
     findings += files.findings + words.finished()

@@ -105,8 +105,7 @@ def finding(
 ) -> Finding:
     """Make a finding of a kind, with the kind's severity and suggestion by default."""
     usual = KINDS[kind]
-    if suggestion is None:
-        suggestion = usual.suggestion
+    suggestion = usual.suggestion if suggestion is None else suggestion
     return Finding(kind, severity or usual.severity, split, where, detail, suggestion)
 
 

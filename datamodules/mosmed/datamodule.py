@@ -195,10 +195,7 @@ def _by_study(tables: Parts) -> Parts:
 
 
 def _shared_studies(records: Splits) -> str:
-    """Say how many studies two splits share, and how many rows that concerns; "" if none.
-
-    Names that tell no study are counted too: what they share cannot be known.
-    """
+    """Say how many studies two splits share, with their rows and unknown names; "" if none."""
     cases = {split: {r.case_id for r in rows} - {""} for split, rows in records.items()}
     clauses = []
     for one, other in combinations(SPLITS, 2):

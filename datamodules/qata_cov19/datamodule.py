@@ -139,10 +139,7 @@ def subject(name: str) -> str:
 
 
 def _pool(tables: Parts) -> list[Caption]:
-    """The rows of train and val in one list, numbered through if they are of two tables.
-
-    A train table that also holds the val table's rows, as LViT's does, counts them once.
-    """
+    """All rows of train and val, numbered through if of two tables; LViT's share rows."""
     val = _keys(tables.get("val", ()))
     rows = [row for row in tables["train"] if match_key(row.name) not in val]
     rows += tables.get("val", [])

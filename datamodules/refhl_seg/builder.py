@@ -20,7 +20,7 @@ from datamodules.files.volumes import Volume, check_same_grid
 from datamodules.refhl_seg.slices import Row, Settings, SliceWriter, stable_number
 from datamodules.refhl_seg.sources import Case, Layout, Source, check_names, find_source
 from datamodules.refhl_seg.summary import write_summary
-from textseg.errors import UserError
+from textseg.errors import UserError, check_at_least
 
 VERSION = 1  # raise it when a change here or in the wording gives another set
 HELD_OUT = 0.15  # of the cases, in val and in test each
@@ -122,8 +122,8 @@ def _check_settings(settings: Settings) -> None:
     least |= {"liver_label": 1, "image_size": 32}
     for name, smallest in least.items():
         value = getattr(settings, name)
-        if value is not None and value < smallest:
-            raise UserError(f"{name}={value}", f"choose at least {smallest}")
+        if value is not None:
+            check_at_least(name, value, smallest)
     if settings.window_width <= 0:
         raise UserError(f"window_width={settings.window_width}", "choose a positive number of HU")
     if settings.lesion_label == settings.liver_label:
