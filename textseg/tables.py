@@ -122,6 +122,11 @@ def match_key(name: str) -> str:
     return base
 
 
+def images_in(folder: Path) -> list[Path]:
+    """List the image files of a folder by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
 def case_name(image: Path, row: int) -> str:
     """Name a row ``<image stem>__<row>``, unique even where several rows share an image."""
     stem = re.sub(r"[^\w.+ -]", "_", image.stem)

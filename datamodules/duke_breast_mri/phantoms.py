@@ -70,14 +70,9 @@ def write_duke_mamamia(
     to four times) and `segmentations/expert/duke_001.nii.gz` (0 and 1).
     `clinical_and_imaging_info.xlsx` also lists a patient of another study, and
     `train_test_splits.csv` gives every fourth patient to test. `Clinical_and_Other_Features.xlsx`
-    has the position that MAMA-MIA leaves out.
-
-    Args:
-        folder: a new or empty folder.
-        cases: patients.
-        image_size: rows and columns of a slice.
-        slices: of a volume; they always span 120 mm.
-        seed: the same seed writes the same volumes and tables.
+    has the position that MAMA-MIA leaves out. `cases` is the number of patients, `image_size` the
+    side of a slice in pixels, `slices` the number in a volume, which always spans 120 mm. The same
+    seed writes the same volumes and tables.
 
     Raises:
         UserError: the folder is not empty, or a number is out of range.

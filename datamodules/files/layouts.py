@@ -18,12 +18,12 @@ from datamodules.records import Record
 from textseg.errors import Report, UserError, check_choice, raise_error
 from textseg.tables import (
     IMAGE_COLUMNS,
-    IMAGE_SUFFIXES,
     SPLITS,
     TABLE_SUFFIXES,
     Caption,
     case_name,
     find_column,
+    images_in,
     match_key,
     read_captions,
     read_rows,
@@ -119,9 +119,8 @@ def index_images(folder: Path) -> dict[str, Path]:
     name is taken.
     """
     index: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            index.setdefault(match_key(path.name), path)
+    for path in images_in(folder):
+        index.setdefault(match_key(path.name), path)
     return index
 
 
