@@ -297,7 +297,10 @@ class TextSegDataModule(LightningDataModule, ABC):
         usable: dict[Stage, list[Record]] = {}
         missing: list[Path] = []
         for stage in stages:
-            usable[stage], absent = split_missing(self._rows_for(stage), scored=stage != "predict")
+            rows = self._read.get(stage, [])
+            if stage == "predict" and not rows:
+                rows = self._read.get("test", [])
+            usable[stage], absent = split_missing(rows, scored=stage != "predict")
             missing += absent
         report_missing(missing, self._unlisted, root=root, on_missing=self.on_missing)
         self._unlisted = []  # warned of once
@@ -313,12 +316,6 @@ class TextSegDataModule(LightningDataModule, ABC):
             if stage == "predict":
                 kept = [replace(record, mask=None) for record in kept]
             self._checked[stage] = kept
-
-    def _rows_for(self, stage: Stage) -> list[Record]:
-        """A split's rows; predict has those of test unless the dataset has some of its own."""
-        if stage == "predict":
-            return self._read.get("predict") or self._read.get("test", [])
-        return self._read.get(stage, [])
 
     def _read_once(self, root: Path) -> None:
         if not self._read:
@@ -342,10 +339,18 @@ class TextSegDataModule(LightningDataModule, ABC):
         return self._pictures
 
     def captions_file(self) -> Path | None:
-        """Give the path in `captions`; None where root is searched, as with phantoms."""
+        """Give the path in `captions`; None where root is searched, as with phantoms.
+
+        Raises:
+            UserError: there is nothing of this path.
+        """
         if self.synthesize or self.captions_path is None:
             return None
-        return Path(self.captions_path).expanduser()
+        path = Path(self.captions_path).expanduser()
+        if not path.exists():
+            remedy = "give the captions' table, or the folder that holds the tables"
+            raise UserError(f"captions={path} does not exist", remedy)
+        return path
 
     def folder(self) -> Path:
         """Give the dataset's folder: the phantoms' where `synthesize` is set, otherwise root.
@@ -395,11 +400,7 @@ def setting_names(datamodule: type[TextSegDataModule]) -> set[str]:
 
 
 def _generator_digest(datamodule: type, package: Path = Path(__file__).parent) -> str:
-    """Changes when the phantoms may, so that an older version's are not taken for this one's.
-
-    All modules of the package count, and the class's own where it is from elsewhere: whatever may
-    draw is in it, wherever drawing moves to.
-    """
+    """Digest every module that may draw phantoms: the package's, and the class's own."""
     sources = {source.relative_to(package).as_posix(): source for source in package.rglob("*.py")}
     own = inspect.getsourcefile(datamodule)
     if own is not None and package not in Path(own).parents:

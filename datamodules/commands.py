@@ -56,10 +56,8 @@ def audit_dataset(
     kind = _dataset_named(dataset, folder)
     settings: dict[str, Any] = {"captions": captions, "split": split, "layout": layout}
     given = {name: value for name, value in settings.items() if value is not None}
-    if "layout" in given and "layout" not in setting_names(kind):
-        raise UserError(
-            f"{kind.__name__} has no setting layout", "leave --layout out for this dataset"
-        )
+    for name in given.keys() - setting_names(kind):
+        raise UserError(f"{kind.__name__} has no setting {name}", f"leave --{name} out")
     written = None if output is None else _new_folder(Path(output).expanduser())
     datamodule = kind(str(folder), image_size=image_size, cache=cache, **given)
     result = audit(datamodule, count_tokens=count_tokens, max_tokens=max_tokens)

@@ -14,7 +14,6 @@ import os
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -32,8 +31,6 @@ from datamodules.records import Record, Splits, Stage
 from textseg.batch import stable_id
 from textseg.errors import Report, UserError, check_choice, raise_error
 from textseg.tables import SPLITS
-
-Split = Literal["manifest", "random", "all_test"]
 
 
 class ManifestDataModule(TextSegDataModule):
@@ -53,16 +50,6 @@ class ManifestDataModule(TextSegDataModule):
     recognized_by = f"a manifest ({', '.join(MANIFEST_NAMES)})"
     phantom_images = 640
 
-    def __init__(
-        self,
-        root: str | None = None,
-        captions: str | None = None,
-        *,
-        split: Split = "manifest",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(root, captions, split=split, **kwargs)
-
     @classmethod
     def fits(cls, root: Path) -> bool:
         """Tell by a manifest, which decides whatever lies beside it."""
@@ -70,7 +57,7 @@ class ManifestDataModule(TextSegDataModule):
 
     def read_records(self, root: Path, report: Report = raise_error) -> Splits:
         """Read the manifest, and divide its rows as `split` says."""
-        check_choice("split", self.split, Split)
+        check_choice("split", self.split, ("manifest", "random", "all_test"))
         file = find_manifest(root, self.captions_file())
         rows = read_manifest(root, file, needs_split=False, lenient=True, report=report)
         if self.split == "manifest":

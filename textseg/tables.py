@@ -91,10 +91,8 @@ class Row(dict[str, Any]):
 
     def error(self, detail: str, remedy: str, *, kind: str = "invalid row") -> TableError:
         """Make an error that names the file and the row; `kind` is what an audit calls it."""
-        cause, where = (
-            f"{self.file}, {self.location}: {detail}",
-            f"{self.file.name}, {self.location}",
-        )
+        cause = f"{self.file}, {self.location}: {detail}"
+        where = f"{self.file.name}, {self.location}"
         return TableError(cause, remedy, kind=kind, where=where, detail=detail)
 
 
@@ -122,6 +120,11 @@ def match_key(name: str) -> str:
         if base.endswith(suffix):
             return base.removesuffix(suffix)
     return base
+
+
+def images_in(folder: Path) -> list[Path]:
+    """List the image files of a folder by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def case_name(image: Path, row: int) -> str:

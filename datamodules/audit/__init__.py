@@ -22,8 +22,7 @@ from datamodules.audit.findings import (
     in_order,
     write_audit,
 )
-from datamodules.audit.reading import read_all, refusal
-from datamodules.audit.splits import leaks, repetitions
+from datamodules.audit.rows import leaks, read_all, refusal, repetitions
 from datamodules.audit.words import CaptionChecks
 from datamodules.base import TextSegDataModule
 from datamodules.captions.modes import key
@@ -79,11 +78,8 @@ def audit(
     unlisted, refused = _all_images(datamodule, root)
     if rows:
         files.unlisted_files(unlisted)
-        findings += [
-            finding("empty split", split, split, "no rows")
-            for split in SPLITS
-            if not rows.get(split)
-        ]
+        empty = [split for split in SPLITS if not rows.get(split)]
+        findings += [finding("empty split", split, split, "no rows") for split in empty]
     findings += refused if not findings else []
     findings += leaks(rows, files, published=published) + repetitions(rows, files)
     findings += files.findings + words.finished()

@@ -90,6 +90,7 @@ def inspect_mask(path: Path, network: Size, *, count_components: bool) -> MaskFa
     mask = (values > MASK_THRESHOLD).astype(np.uint8)
     area = int(mask.sum())
     above_zero = int((values > 0).sum())
+    components = ndimage.label(mask, structure=_CORNERS_TOUCH)[1] if count_components else None
     columns = mask.sum(axis=0, dtype=np.int64)
     middle = np.arange(mask.shape[1]) + 0.5
     return MaskFacts(
@@ -100,9 +101,7 @@ def inspect_mask(path: Path, network: Size, *, count_components: bool) -> MaskFa
         soft_share=1 - area / above_zero if above_zero else 0.0,
         area=area,
         center=float(columns @ middle) / area / mask.shape[1] if area else None,
-        components=int(ndimage.label(mask, structure=_CORNERS_TOUCH)[1])
-        if count_components
-        else None,
+        components=components,
         vanishes=bool(area) and not resize_mask(mask, network).any(),
     )
 

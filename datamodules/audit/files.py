@@ -12,7 +12,7 @@ from datamodules.files.checks import preview
 from datamodules.records import Record
 from textseg.errors import UserError
 from textseg.preprocess import Size
-from textseg.tables import IMAGE_SUFFIXES, match_key
+from textseg.tables import images_in, match_key
 
 _ODD = 0.1  # share of the pictures below which their size or mode is an exception
 
@@ -174,14 +174,8 @@ class FileChecks:
         mask_folders -= {path.parent for path in images}
         for folder in sorted({folder for folder, _ in known}):
             of_masks = folder in mask_folders
-            for path in _pictures_in(folder):
+            for path in images_in(folder) if folder.is_dir() else ():
                 key = match_key(path.name)
                 if (folder, key) not in known and not (of_masks and key in extra.values()):
                     kind = "mask without image" if of_masks else "image without caption"
                     self._add(kind, "", path, "no row names it", severity="warning")
-
-
-def _pictures_in(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)

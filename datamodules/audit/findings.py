@@ -26,10 +26,8 @@ class Kind(NamedTuple):
 # error:   training or testing stops here, or the numbers would be false.
 # warning: words and pictures disagree, or something is odd; the numbers are what they are.
 # note:    a fact, no mistake.
-# Files and captions without a counterpart are warnings where on_missing=skip leaves them out. What
-# two parts of a published split share (train and val of QaTa's first80 and official, any of
-# MosMedData+'s official and lists) is a warning: numbers are to be comparable with others', and it
-# is not for the user to change.
+# Warnings, not errors, are files and captions without a counterpart where on_missing=skip leaves
+# them out, and what two parts of a published split share (`TextSegDataModule.published_splits`).
 KINDS: dict[str, Kind] = {
     "refused by the reader": Kind("error", ""),
     "unreadable table": Kind("error", ""),
@@ -105,8 +103,7 @@ def finding(
 ) -> Finding:
     """Make a finding of a kind, with the kind's severity and suggestion by default."""
     usual = KINDS[kind]
-    if suggestion is None:
-        suggestion = usual.suggestion
+    suggestion = usual.suggestion if suggestion is None else suggestion
     return Finding(kind, severity or usual.severity, split, where, detail, suggestion)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped]
 
+from datamodules.captions.lvit_template import COUNTS
 from datamodules.duke_breast_mri.sheets import Findings, Side
 
 Clock = tuple[int, ...]  # minutes after twelve: one, or the two ends of a range; () for none
@@ -178,8 +179,6 @@ def _pathology(findings: Findings, side: Side) -> list[str]:
 
 # --- the oracle --------------------------------------------------------------------------------
 
-_COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-
 
 def oracle_caption(mask: NDArray[np.uint8]) -> str:
     """Describe a mask in words marked as read from it; a control experiment, never a result.
@@ -189,7 +188,7 @@ def oracle_caption(mask: NDArray[np.uint8]) -> str:
     """
     count = int(ndimage.label(mask, np.ones((3, 3)))[1])
     noun = "area" if count == 1 else "areas"
-    number = _COUNTS[count] if count < len(_COUNTS) else "many"
+    number = COUNTS[count] if count < len(COUNTS) else "many"
     if not count:
         return "Oracle from the mask: no tumour area."
     rows, columns = (cast("float", c) for c in ndimage.center_of_mass(mask))

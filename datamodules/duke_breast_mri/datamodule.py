@@ -112,7 +112,7 @@ class DukeBreastMRIDataModule(TextSegDataModule):
         """Read the slices' manifest, after cutting volumes into slices, and divide the patients."""
         for name, choices in _CHOICES.items():
             check_choice(name, getattr(self, name), choices)
-        captions = self._captions()
+        captions = self.captions_file()
         layout = choose_layout(root, self.layout, captions)
         needed = {"manifest": "slices", "official": "mamamia"}.get(self.split, layout)
         if layout != needed:
@@ -140,15 +140,6 @@ class DukeBreastMRIDataModule(TextSegDataModule):
         write_duke_mamamia(folder, cases=phantom_cases(rows), image_size=128, slices=24)
 
     # --- inside --------------------------------------------------------------------------------
-
-    def _captions(self) -> Path | None:
-        path = self.captions_file()
-        if path is not None and not path.exists():
-            raise UserError(
-                f"captions={path} does not exist",
-                "give the folder that holds the clinical sheets, or a manifest of prepared slices",
-            )
-        return path
 
     def _source(self, root: Path, captions: Path | None, report: Report) -> Source:
         if captions is not None and captions.is_file():

@@ -24,7 +24,7 @@ from datamodules.duke_breast_mri.breast import (
     spacing,
 )
 from datamodules.phantoms.common import check_counts, new_folder, random_stream, write_table
-from textseg.errors import UserError
+from textseg.errors import check_at_least
 
 FEWEST_SLICES = 8  # of 120 mm; a tumor is at least 25 mm high
 SUBTYPES = ("luminal", "her2_enriched", "her2_pure", "triple_negative")
@@ -70,27 +70,17 @@ def write_duke_mamamia(
     to four times) and `segmentations/expert/duke_001.nii.gz` (0 and 1).
     `clinical_and_imaging_info.xlsx` also lists a patient of another study, and
     `train_test_splits.csv` gives every fourth patient to test. `Clinical_and_Other_Features.xlsx`
-    has the position that MAMA-MIA leaves out.
-
-    Args:
-        folder: a new or empty folder.
-        cases: patients.
-        image_size: rows and columns of a slice.
-        slices: of a volume; they always span 120 mm.
-        seed: the same seed writes the same volumes and tables.
+    has the position that MAMA-MIA leaves out. `cases` is the number of patients, `image_size` the
+    side of a slice in pixels, `slices` the number in a volume, which always spans 120 mm. The same
+    seed writes the same volumes and tables.
 
     Raises:
         UserError: the folder is not empty, or a number is out of range.
     """
-    if slices < FEWEST_SLICES:
-        raise UserError(
-            f"slices={slices} is too few to show every lesion", f"choose at least {FEWEST_SLICES}"
-        )
+    check_at_least("slices", slices, FEWEST_SLICES)
     check_counts(image_size, seed, train=cases)
-    folder = new_folder(folder)
+    folder = new_folder(folder, "images", "segmentations/expert")
     patients = [draw_patient(random_stream(seed, 0, n, 7), n + 1) for n in range(cases)]
-    (folder / "images").mkdir()
-    (folder / "segmentations" / "expert").mkdir(parents=True)
     shape = (image_size, image_size, slices)
     for index, patient in enumerate(tqdm(patients, "MAMA-MIA", delay=2, unit="patient")):
         phases, tumor = draw_anatomy(random_stream(seed, 0, index, 8), patient, shape)

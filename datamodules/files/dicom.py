@@ -196,10 +196,7 @@ def _check_steps(slices: list[_Slice]) -> None:
 
 
 def _in_order(slices: list[_Slice]) -> list[_Slice]:
-    """As sorted by name, or else by instance number: the first that runs along the patient.
-
-    Names come first because TCIA's boxes count slices by file.
-    """
+    """The first order that runs along the patient; by name first, as TCIA's boxes count."""
     orders = [slices]
     if all(item.number is not None for item in slices):
         orders.append(sorted(slices, key=lambda item: item.number or 0))

@@ -18,12 +18,12 @@ from datamodules.records import Record
 from textseg.errors import Report, UserError, check_choice, raise_error
 from textseg.tables import (
     IMAGE_COLUMNS,
-    IMAGE_SUFFIXES,
     SPLITS,
     TABLE_SUFFIXES,
     Caption,
     case_name,
     find_column,
+    images_in,
     match_key,
     read_captions,
     read_rows,
@@ -86,16 +86,20 @@ def find_layout(root: Path, name: str, *, specs: Mapping[str, LayoutSpec], datas
     """
     check_choice("layout", name, ("auto", *specs))
     wanted = specs if name == "auto" else {name: specs[name]}
-    for key, spec in wanted.items():
-        for base in spec.bases:
-            layout = _fit(key, spec, root / base)
-            if layout is not None:
-                return layout
+    layout = search_layout(root, wanted)
+    if layout is not None:
+        return layout
     looked = "; ".join(f"{key}: {spec.description()}" for key, spec in wanted.items())
     raise UserError(
         f"no {dataset} images below root={root} (layout={name}); looked for {looked}",
         f"set root to the folder that holds one of these ({dataset} itself, not a relative of it)",
     )
+
+
+def search_layout(root: Path, specs: Mapping[str, LayoutSpec]) -> Layout | None:
+    """Find the first family that fits; None where none does."""
+    layouts = (_fit(name, spec, root / base) for name, spec in specs.items() for base in spec.bases)
+    return next(filter(None, layouts), None)
 
 
 def _fit(name: str, spec: LayoutSpec, base: Path) -> Layout | None:
@@ -115,9 +119,8 @@ def index_images(folder: Path) -> dict[str, Path]:
     name is taken.
     """
     index: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            index.setdefault(match_key(path.name), path)
+    for path in images_in(folder):
+        index.setdefault(match_key(path.name), path)
     return index
 
 
@@ -126,50 +129,39 @@ def images_of(layout: Layout) -> list[Path]:
     return [path for f in layout.splits.values() for path in index_images(f.images).values()]
 
 
-class FileIndex:
-    """Index the images and masks of some splits by key.
-
-    A row whose files are missing gets the path where they would be.
+def make_records(
+    captions: Iterable[Caption],
+    layout: Layout,
+    splits: Sequence[str],
+    *,
+    mask_prefix: str,
+    case_id: Callable[[str], str],
+) -> list[Record]:
+    """Make a record of each row; missing files get the path where they would be.
 
     Args:
-        layout: where they lie.
+        captions: the rows.
+        layout: where their images and masks lie.
         splits: whose folders are searched, the likeliest first.
         mask_prefix: what a mask's name has before its image's.
         case_id: the patient or study in a file name, "" where it names none.
     """
-
-    def __init__(
-        self,
-        layout: Layout,
-        splits: Sequence[str],
-        *,
-        mask_prefix: str,
-        case_id: Callable[[str], str],
-    ) -> None:
-        searched = [layout.splits[split] for split in splits if split in layout.splits]
-        absent = layout.base / splits[0]
-        self.folders = searched[0] if searched else Folders(absent, absent)
-        self.mask_prefix = mask_prefix
-        self.case_id = case_id
-        self.images: dict[str, Path] = {}
-        self.masks: dict[str, Path] = {}
-        for folders in reversed(searched):
-            self.images |= index_images(folders.images)
-            self.masks |= index_images(folders.masks)
-
-    def record(self, caption: Caption) -> Record:
-        """Make a record of a row."""
-        key = match_key(caption.name)
-        file = f"{_stem(caption.name)}.png"
-        image = self.images.get(key, self.folders.images / file)
-        return Record(
-            image=image,
-            mask=self.masks.get(key, self.folders.masks / f"{self.mask_prefix}{file}"),
-            text=caption.text,
-            case=case_name(image, caption.row),
-            case_id=self.case_id(caption.name),
-            row=caption.row,
-        )
+    searched = [layout.splits[split] for split in splits if split in layout.splits]
+    absent = layout.base / splits[0]
+    likeliest = searched[0] if searched else Folders(absent, absent)
+    images: dict[str, Path] = {}
+    masks: dict[str, Path] = {}
+    for folders in reversed(searched):
+        images |= index_images(folders.images)
+        masks |= index_images(folders.masks)
+    records = []
+    for row in captions:
+        key, file = match_key(row.name), f"{_stem(row.name)}.png"
+        image = images.get(key, likeliest.images / file)
+        mask = masks.get(key, likeliest.masks / f"{mask_prefix}{file}")
+        case = case_name(image, row.row)
+        records.append(Record(image, mask, row.text, case, case_id(row.name), row.row))
+    return records
 
 
 def _stem(name: str) -> str:
@@ -275,9 +267,6 @@ def read_tables(
     Raises:
         UserError: as `report` does.
     """
-    if captions is not None and not captions.exists():
-        remedy = "give a caption table, or the folder that holds the train and test tables"
-        report(UserError(f"captions={captions} does not exist", remedy))
     if captions is not None and captions.is_file():
         return _joint_table(root, captions, names, report)
     bases = list(dict.fromkeys([root, layout.base] if captions is None else [captions]))

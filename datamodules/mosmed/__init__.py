@@ -1,5 +1,1 @@
 """MosMedData+: reader, layouts on disk, phantoms."""
-
-from datamodules.mosmed.datamodule import MosMedDataModule
-
-__all__ = ["MosMedDataModule"]

@@ -39,13 +39,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import TextSegDataModule
 from datamodules.files.checks import preview
-from datamodules.files.layouts import FileIndex, Parts, images_of, split_by_lists
+from datamodules.files.layouts import Parts, images_of, make_records, search_layout, split_by_lists
 from datamodules.files.manifest import has_manifest
 from datamodules.mosmed.layouts import (
+    LAYOUTS,
     LayoutName,
-    OtherDatasetError,
     find_layout,
     read_tables,
+    refuse_volumes,
     split_lists,
 )
 from datamodules.records import Splits
@@ -102,11 +103,9 @@ class MosMedDataModule(TextSegDataModule):
         """
         if has_manifest(root):
             return False
-        try:
-            layout = find_layout(root, "auto")
-        except OtherDatasetError:
-            raise
-        except UserError:
+        layout = search_layout(root, LAYOUTS)
+        if layout is None:
+            refuse_volumes(root)
             return False
         return any(_NAME.fullmatch(match_key(path.name)) for path in images_of(layout))
 
@@ -129,8 +128,9 @@ class MosMedDataModule(TextSegDataModule):
         records: Splits = {}
         for split in SPLITS:
             nearest = (split, *(other for other in SPLITS if other != split))
-            index = FileIndex(layout, nearest, mask_prefix="", case_id=study)
-            records[split] = [index.record(row) for row in parts[split]]
+            records[split] = make_records(
+                parts[split], layout, nearest, mask_prefix="", case_id=study
+            )
         shared = _shared_studies(records)
         if shared:
             rank_zero_warn(f"split={self.split}: {shared}; split=study keeps studies apart")
@@ -195,10 +195,7 @@ def _by_study(tables: Parts) -> Parts:
 
 
 def _shared_studies(records: Splits) -> str:
-    """Say how many studies two splits share, and how many rows that concerns; "" if none.
-
-    Names that tell no study are counted too: what they share cannot be known.
-    """
+    """Say how many studies two splits share, with their rows and unknown names; "" if none."""
     cases = {split: {r.case_id for r in rows} - {""} for split, rows in records.items()}
     clauses = []
     for one, other in combinations(SPLITS, 2):

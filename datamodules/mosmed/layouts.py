@@ -76,29 +76,30 @@ _OLD_FOLDERS = tuple(f"{inner}CT-{grade}" for inner in ("", "studies/") for grad
 read_tables = partial(layouts.read_tables, names=TABLES)
 
 
-class OtherDatasetError(UserError):
-    """The folder holds MosMedData's volumes, which are often taken for MosMedData+."""
-
-
 def find_layout(root: Path, layout: LayoutName) -> Layout:
     """Find the first layout that fits, or the named one.
 
     Raises:
-        UserError: nothing fits, with what was searched; OtherDatasetError for MosMedData's volumes.
+        UserError: nothing fits, with what was searched, or `refuse_volumes` finds some.
     """
     try:
         return layouts.find_layout(root, layout, specs=LAYOUTS, dataset="MosMedData+")
     except UserError:
-        _refuse_volumes(root)
+        refuse_volumes(root)
         raise
 
 
-def _refuse_volumes(root: Path) -> None:
+def refuse_volumes(root: Path) -> None:
+    """Check that a folder does not hold MosMedData, which is often taken for MosMedData+.
+
+    Raises:
+        UserError: it does.
+    """
     for base in _OLD_BASES:
         folders = filter(Path.is_dir, (root / base / name for name in _OLD_FOLDERS))
         volumes = (root / base / "masks").glob("study_*_mask.nii*")
         for path in chain(folders, volumes):
-            raise OtherDatasetError(
+            raise UserError(
                 f"{path} belongs to MosMedData, 1110 CT volumes in CT-0 to CT-4: a different "
                 "dataset from MosMedData+, which is 2729 slices as PNG",
                 f"download {_KAGGLE} from Kaggle (frames/ and masks/) and set root to it",

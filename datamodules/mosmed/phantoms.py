@@ -122,10 +122,7 @@ def _lung(thorax: Chest, side: str, size: int) -> tuple[Field, Field, Field]:
 
 
 def _area(rng: np.random.Generator, thorax: Chest, area: Area, u: Field, v: Field) -> Field:
-    """Distance from an area's center in units of its outline, [S, S]: below 1 is inside.
-
-    The area reaches far into each of its zones and stays over a pixel off every other.
-    """
+    """Distance from an area's center, 1 on its outline, which keeps off other zones, [S, S]."""
     gap = max(ZONE_GAP, 1.2 / (thorax.height * u.shape[0]))
     first, last = area.first / 3 + gap, area.last / 3 - gap
     tall = (last - first) / 2 * rng.uniform(0.85, 1.0)
@@ -214,10 +211,7 @@ def mosmed_caption(areas: Areas) -> str:
 
 
 def _slices(seed: int, split: int) -> Iterator[tuple[str, int]]:
-    """Name and study of slice 0, 1, ... as in the archive; two to four neighbors a study.
-
-    No study is in two splits: the remainder of its number by three is the split's.
-    """
+    """Name and study of slice 0, 1, ...; a study's number modulo three is its split's."""
     study = 0
     while True:
         rng = random_stream(seed, split, study, 14)
@@ -271,8 +265,6 @@ def write_mosmed(
         UserError: the folder is not empty, or a number is out of range.
     """
     check_counts(image_size, seed, train=train, val=val, test=test)
-    folder = new_folder(folder)
-    for name in ("frames", "masks"):
-        (folder / name).mkdir()
+    folder = new_folder(folder, "frames", "masks")
     for split, count in enumerate((train, val, test)):
         _write_slices(folder, seed, split, count, image_size)

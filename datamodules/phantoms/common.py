@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from textseg.errors import UserError
+from textseg.errors import UserError, check_at_least, check_seed
 
 SMALLEST = 32  # pixels; below, a small lesion has hardly any pixels
 
@@ -26,22 +26,15 @@ def check_counts(image_size: int, seed: int, **counts: int) -> None:
     Raises:
         UserError: a number is out of range.
     """
-    if counts["train"] < 1:
-        raise UserError(f"train={counts['train']}", "ask for at least one training image")
     for name, count in counts.items():
-        if count < 0:
-            raise UserError(f"{name}={count} is negative", "ask for 0 images or more")
-    if image_size < SMALLEST:
-        raise UserError(
-            f"image_size={image_size} is too small to show a lesion",
-            f"choose at least {SMALLEST} pixels, better 96 or more",
-        )
-    if seed < 0:
-        raise UserError(f"seed={seed} is negative", "choose 0 or any positive integer")
+        check_at_least(name, count, 1 if name == "train" else 0)
+    remedy = f"choose at least {SMALLEST} pixels, better 96 or more, so that lesions show"
+    check_at_least("image_size", image_size, SMALLEST, remedy)
+    check_seed(seed)
 
 
-def new_folder(folder: Path) -> Path:
-    """Create an empty folder.
+def new_folder(folder: Path, *inner: str) -> Path:
+    """Create an empty folder, and the folders of the given names inside it.
 
     Raises:
         UserError: it is a file, or holds something already.
@@ -52,7 +45,8 @@ def new_folder(folder: Path) -> Path:
             f"{folder} is not an empty folder",
             "name a new folder, or remove this one if its data are no longer needed",
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    for path in (folder, *(folder / name for name in inner)):
+        path.mkdir(parents=True, exist_ok=True)
     return folder
 
 

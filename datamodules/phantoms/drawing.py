@@ -38,11 +38,11 @@ def unit_grid(size: int) -> tuple[Field, Field]:
     return x, y
 
 
-def wobble(rng: np.random.Generator, angle_count: int = 3, depth: float = 0.06) -> Field:
-    """Draw an outline's harmonics, [angle_count, 3]: order (from 2), amplitude, phase."""
-    order = np.arange(2, 2 + angle_count, dtype=np.float64)
-    amplitude = depth * rng.uniform(0.4, 1.0, angle_count) * 2 / order
-    return np.stack([order, amplitude, rng.uniform(0, 2 * np.pi, angle_count)], axis=1)
+def wobble(rng: np.random.Generator, number: int, depth: float) -> Field:
+    """Draw an outline's harmonics, [number, 3]: order (from 2), amplitude, phase."""
+    order = np.arange(2, 2 + number, dtype=np.float64)
+    amplitude = depth * rng.uniform(0.4, 1.0, number) * 2 / order
+    return np.stack([order, amplitude, rng.uniform(0, 2 * np.pi, number)], axis=1)
 
 
 def outline(theta: Field, harmonics: Field) -> Field:
@@ -53,19 +53,16 @@ def outline(theta: Field, harmonics: Field) -> Field:
     return radius
 
 
-def irregular_disc(
-    rng: np.random.Generator, across: Field, down: Field, harmonics: int = 3, depth: float = 0.06
-) -> Field:
+def irregular_disc(rng: np.random.Generator, across: Field, down: Field, *, depth: float) -> Field:
     """Distance from the center of a randomly outlined disc, [S, S]: below 1 is inside.
 
     Args:
         rng: decides the outline.
         across: horizontal distance from the center in units of the disc's radius.
         down: vertical distance likewise; the outline stays within the unit disc.
-        harmonics: how many the outline has.
-        depth: their amplitude.
+        depth: amplitude of the outline's three harmonics.
     """
-    shape = wobble(rng, harmonics, depth)
+    shape = wobble(rng, 3, depth)
     turn = np.linspace(0, 2 * np.pi, 64, endpoint=False)
     largest = float(outline(turn, shape).max())
     distance: Field = np.hypot(down, across) * largest / outline(np.arctan2(down, across), shape)

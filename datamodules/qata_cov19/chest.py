@@ -78,10 +78,7 @@ def _lung(chest: Chest, side: str, size: int) -> tuple[Field, Field, Field]:
 
 
 def _area(rng: np.random.Generator, u: Field, v: Field, run: Run) -> Field:
-    """Distance from a blob's center in units of its outline, [S, S]: below 1 is inside.
-
-    The blob reaches far into each zone of its run and stays out of every other.
-    """
+    """Distance from a blob's center, 1 on its outline, which keeps off other zones, [S, S]."""
     first, last = run[0] / 3 + ZONE_GAP, run[1] / 3 - ZONE_GAP
     tall = (last - first) / 2 * rng.uniform(0.84, 1.0)
     slack = (last - first) / 2 - tall

@@ -28,16 +28,18 @@ from typing import Any, ClassVar, Literal
 
 from datamodules.base import TextSegDataModule
 from datamodules.files.layouts import (
-    FileIndex,
     Layout,
     Parts,
     images_of,
     index_images,
+    make_records,
+    search_layout,
     split_by_lists,
 )
 from datamodules.files.manifest import has_manifest
 from datamodules.qata_cov19.layouts import (
     ID_LISTS,
+    LAYOUTS,
     LayoutName,
     find_layout,
     read_id_lists,
@@ -87,13 +89,9 @@ class QaTaCov19DataModule(TextSegDataModule):
     @classmethod
     def fits(cls, root: Path) -> bool:
         """Tell by the layout and the names of its pictures; a manifest overrules both."""
-        if has_manifest(root):
-            return False
-        try:
-            layout = find_layout(root, "auto")
-        except UserError:
-            return False
-        return any(_NAME.fullmatch(match_key(path.name)) for path in images_of(layout))
+        layout = None if has_manifest(root) else search_layout(root, LAYOUTS)
+        images = [] if layout is None else images_of(layout)
+        return any(_NAME.fullmatch(match_key(path.name)) for path in images)
 
     def read_records(self, root: Path, report: Report = raise_error) -> Splits:
         """Read the tables, and divide the rows as `split` says."""
@@ -117,8 +115,9 @@ class QaTaCov19DataModule(TextSegDataModule):
         records: Splits = {}
         for split, rows in parts.items():
             folders = ("test",) if split == "test" else ("train", "val")
-            index = FileIndex(layout, folders, mask_prefix="mask_", case_id=subject)
-            records[split] = [index.record(row) for row in rows]
+            records[split] = make_records(
+                rows, layout, folders, mask_prefix="mask_", case_id=subject
+            )
         return records
 
     def all_images(self, root: Path) -> Iterable[Path]:
@@ -140,10 +139,7 @@ def subject(name: str) -> str:
 
 
 def _pool(tables: Parts) -> list[Caption]:
-    """The rows of train and val in one list, numbered through if they are of two tables.
-
-    A train table that also holds the val table's rows, as LViT's does, counts them once.
-    """
+    """All rows of train and val, numbered through if of two tables; LViT's share rows."""
     val = _keys(tables.get("val", ()))
     rows = [row for row in tables["train"] if match_key(row.name) not in val]
     rows += tables.get("val", [])

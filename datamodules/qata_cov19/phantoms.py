@@ -34,10 +34,7 @@ def qata_caption(areas: dict[str, list[Run]]) -> str:
 
 
 def _films(seed: int, split: int) -> Iterator[tuple[str, int]]:
-    """Name and subject of film 0, 1, ... as in the archive; covid_<n> (two in five) in train only.
-
-    A numbered subject has one to three films. Even subjects are train's and odd ones test's.
-    """
+    """Name and subject of film 0, 1, ...; even subjects are train's and odd ones test's."""
     index = 0
     for subject in range(45_000):
         rng = random_stream(seed, split, subject, 4)

@@ -20,7 +20,7 @@ from datamodules.files.volumes import Volume, check_same_grid
 from datamodules.refhl_seg.slices import Row, Settings, SliceWriter, stable_number
 from datamodules.refhl_seg.sources import Case, Layout, Source, check_names, find_source
 from datamodules.refhl_seg.summary import write_summary
-from textseg.errors import UserError
+from textseg.errors import UserError, check_at_least
 
 VERSION = 1  # raise it when a change here or in the wording gives another set
 HELD_OUT = 0.15  # of the cases, in val and in test each
@@ -51,13 +51,10 @@ def build_refhl(
     is the picture's left. Slices that show several lesions are preferred, then those with the
     largest lesion area; two of a case lie at least 10 mm apart.
 
-    A lesion is a 2-D connected component (8 neighbors) of its label in the slice. Expressions name
-    its size (small: up to 20 mm in diameter; large: from 30 mm), its density (against the median of
-    the liver in the slice), its place ("upper left liver": the quadrant about the centroid of the
-    liver, lesions included, in the slice; upper is anterior), or its rank ("the larger of two
-    lesions"). Traits near a boundary are not named (the margins are in `refhl_seg.lesions`).
-    Each expression is true of its lesion and clearly false of every other component of the slice,
-    those of under min_lesion_pixels included; a lesion that cannot be singled out gets none.
+    A lesion is a 2-D connected component (8 neighbors) of its label. Expressions name its size in
+    mm, its density against the liver's median, its place (quadrant of the liver in the slice; upper
+    is anterior), or its rank, but no trait near a boundary. Each is true of its lesion and clearly
+    false of every other component of the slice; a lesion that cannot be singled out gets none.
 
     Cases are put in order by a digest of their names; the first 15 % are val, the next 15 % test.
     So the split does not depend on the order of files or the seed, but it does on which cases show
@@ -122,8 +119,8 @@ def _check_settings(settings: Settings) -> None:
     least |= {"liver_label": 1, "image_size": 32}
     for name, smallest in least.items():
         value = getattr(settings, name)
-        if value is not None and value < smallest:
-            raise UserError(f"{name}={value}", f"choose at least {smallest}")
+        if value is not None:
+            check_at_least(name, value, smallest)
     if settings.window_width <= 0:
         raise UserError(f"window_width={settings.window_width}", "choose a positive number of HU")
     if settings.lesion_label == settings.liver_label:

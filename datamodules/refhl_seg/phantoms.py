@@ -98,9 +98,7 @@ def write_refhl(
         UserError: the folder is not empty, or a number is out of range.
     """
     check_counts(image_size, seed, train=train, val=val, test=test)
-    folder = new_folder(folder)
-    for name in ("images", "masks"):
-        (folder / name).mkdir()
+    folder = new_folder(folder, "images", "masks")
     rows = []
     for split, count in enumerate((train, val, test)):
         numbers = islice(_slices(seed, split), count)

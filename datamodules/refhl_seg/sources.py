@@ -59,7 +59,10 @@ def find_source(source: Path, layout: Layout) -> Source:
     if base is not None:
         file = base / "dataset.json"
         names = _label_names(file) if file.is_file() else {}
-        return Source(_msd_cases(base), names, file)
+        cases = _paired(_volumes(base / "imagesTr"), _volumes(base / "labelsTr"))
+        if not cases:
+            raise UserError(f"{base / 'imagesTr'} holds no NIfTI file", "complete the download")
+        return Source(cases, names, file)
     cases = _lits_cases(source) if layout != "msd" else []
     if not cases:
         looked = {"lits": "volume-<n>.nii", "msd": "imagesTr and labelsTr"}
@@ -120,13 +123,6 @@ def _msd_base(source: Path) -> Path | None:
         if (base / "imagesTr").is_dir() and (base / "labelsTr").is_dir():
             return base
     return None
-
-
-def _msd_cases(base: Path) -> list[Case]:
-    cases = _paired(_volumes(base / "imagesTr"), _volumes(base / "labelsTr"))
-    if not cases:
-        raise UserError(f"{base / 'imagesTr'} holds no NIfTI file", "complete the download")
-    return cases
 
 
 def _volumes(folder: Path) -> dict[str, Path]:

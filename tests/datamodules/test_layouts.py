@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 
 from datamodules.files.layouts import (
-    FileIndex,
     Layout,
     LayoutSpec,
     TableNames,
     find_layout,
     images_of,
     index_images,
+    make_records,
     named_table,
     plain_stem,
     read_keys,
@@ -113,16 +113,18 @@ def test_all_images_are_those_of_every_split(tmp_path: Path) -> None:
 def test_a_row_finds_image_and_mask_by_name_and_never_by_order(tmp_path: Path) -> None:
     layout = flat(tmp_path)
     touch(*(tmp_path / f for f in ("a/x.png", "b/mask_X.PNG", "a/y.png", "b/w.png", "b/y.png")))
-    index = FileIndex(layout, ("train",), mask_prefix="mask_", case_id=lambda name: name[:1])
-    record = index.record(Caption("sub\\x.png", "left", 3))
+    captions = [Caption("sub\\x.png", "left", 3)]
+    [record] = make_records(
+        captions, layout, ("train",), mask_prefix="mask_", case_id=lambda name: name[:1]
+    )
     assert (record.image, record.mask) == (tmp_path / "a/x.png", tmp_path / "b/mask_X.PNG")
     assert (record.text, record.case, record.case_id, record.row) == ("left", "x__3", "s", 3)
 
 
 @pytest.mark.parametrize("name", ["New_1.png", "mask_New_1.PNG", "a/Mask_New_1", "c\\New_1.tif"])
 def test_a_missing_file_is_expected_under_the_tables_spelling(tmp_path: Path, name: str) -> None:
-    index = FileIndex(flat(tmp_path), ("train",), mask_prefix="mask_", case_id=str)
-    record = index.record(Caption(name, "left", 0))
+    captions = [Caption(name, "left", 0)]
+    [record] = make_records(captions, flat(tmp_path), ("train",), mask_prefix="mask_", case_id=str)
     assert record.image == tmp_path / "a/New_1.png"
     assert record.mask == tmp_path / "b/mask_New_1.png"
 
@@ -130,10 +132,10 @@ def test_a_missing_file_is_expected_under_the_tables_spelling(tmp_path: Path, na
 def test_the_likeliest_split_is_searched_first(tmp_path: Path) -> None:
     layout = divided(tmp_path)
     touch(tmp_path / "Te/c/two.png")
-    index = FileIndex(layout, ("train", "val", "test"), mask_prefix="", case_id=str)
-    assert index.record(Caption("one.png", "left", 0)).image == tmp_path / "Tr/c/one.png"
-    assert index.record(Caption("two.png", "left", 0)).image == tmp_path / "Te/c/two.png"
-    assert index.record(Caption("two.png", "left", 0)).mask == tmp_path / "Tr/d/two.png"
+    captions = [Caption("one.png", "left", 0), Caption("two.png", "left", 0)]
+    one, two = make_records(captions, layout, ("train", "val", "test"), mask_prefix="", case_id=str)
+    assert one.image == tmp_path / "Tr/c/one.png"
+    assert (two.image, two.mask) == (tmp_path / "Te/c/two.png", tmp_path / "Tr/d/two.png")
 
 
 # --- tables
@@ -197,8 +199,9 @@ def test_a_table_that_names_no_file_is_answered_with_its_row(tmp_path: Path) -> 
         write_table(tmp_path / "tr.csv", [ROWS[0], (name, "left")])
         if good:
             tables = read_tables(tmp_path, layout, None, TABLES)
-            index = FileIndex(layout, ("train",), mask_prefix="mask_", case_id=str)
-            record = index.record(tables["train"][1])
+            [record] = make_records(
+                tables["train"][1:], layout, ("train",), mask_prefix="mask_", case_id=str
+            )
             assert not record.image.is_file()
             assert record.mask is not None
             assert not record.mask.is_file()

@@ -36,11 +36,7 @@ def read_rows(image: Path, text: str | None, root: str | None) -> Iterator[Row]:
     if tabular:
         yield from _table_rows(image, text, root)
         return
-    files = [image]
-    if image.is_dir():
-        files = sorted(
-            path for path in image.iterdir() if path.suffix.lower() in tables.IMAGE_SUFFIXES
-        )
+    files = tables.images_in(image) if image.is_dir() else [image]
     if not files:
         raise UserError(
             f"{image} holds no image (of the kinds {', '.join(tables.IMAGE_SUFFIXES)})",

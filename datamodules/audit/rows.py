@@ -1,21 +1,53 @@
-"""Findings between rows: leaks from split to split, and rows that repeat or contradict others."""
+"""The rows of a dataset, the mistakes its reader reports, and findings between rows."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 from datamodules.audit.files import FileChecks
 from datamodules.audit.findings import Finding, Severity, finding
+from datamodules.base import TextSegDataModule
 from datamodules.captions.modes import key
-from datamodules.records import Record
+from datamodules.records import Record, Splits
+from textseg.errors import TableError, UserError
 from textseg.tables import SPLITS
 
-Rows = Mapping[str, Sequence[Record]]
+
+def read_all(datamodule: TextSegDataModule, root: Path) -> tuple[Splits, list[Finding]]:
+    """Read the usable rows by split, and list what is wrong with the tables they are from.
+
+    The first mistake, at which training would stop, is "refused by the reader"; each that has a
+    row, column or table to itself is a finding of its own besides. A reader that cannot go on
+    gives no rows.
+    """
+    findings: list[Finding] = []
+
+    def report(error: UserError) -> None:
+        if not findings:
+            findings.append(refusal(error, root))
+        if isinstance(error, TableError) and error.kind:
+            row = finding(error.kind, "", error.where, error.detail, suggestion=error.remedy)
+            findings.append(row)
+
+    try:
+        return datamodule.read_records(root, report), findings
+    except UserError as error:
+        report(error)
+        last = refusal(error, root)
+        if not isinstance(error, TableError) and last.detail != findings[0].detail:
+            findings.append(finding("unreadable table", "", last.where, last.detail))
+        return {}, findings
 
 
-def leaks(rows: Rows, files: FileChecks, *, published: Collection[str]) -> list[Finding]:
+def refusal(error: UserError, root: Path) -> Finding:
+    """Put down a mistake at which training would stop."""
+    cause, _, remedy = str(error).partition("\n")
+    return finding("refused by the reader", "", str(root), cause, suggestion=remedy)
+
+
+def leaks(rows: Splits, files: FileChecks, *, published: Collection[str]) -> list[Finding]:
     """Find patients and images that two of train, val and test hold.
 
     That splits in `published` share patients is no mistake of the user's.
@@ -36,7 +68,7 @@ def leaks(rows: Rows, files: FileChecks, *, published: Collection[str]) -> list[
     return findings
 
 
-def repetitions(rows: Rows, files: FileChecks) -> list[Finding]:
+def repetitions(rows: Splits, files: FileChecks) -> list[Finding]:
     """Find rows of one image with the same words: a row twice, or two masks for one caption."""
     findings = []
     for split, records in rows.items():
