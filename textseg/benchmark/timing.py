@@ -7,15 +7,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from textseg.batch import Batch
+from textseg.benchmark.cost import first_rows
 from textseg.benchmark.device import allocated_bytes, peak_allocation, synchronize
-from textseg.models.base import SegmentationModule, explain_batchnorm_error
+from textseg.models.base import SegmentationModule
 from textseg.optim import adamw
 
 MEMORY_FORMATS = {
@@ -85,8 +86,7 @@ class Candidate:
         if self.mode.compiled:
             compiled = torch.compile(model.forward_features)
             model.forward_features = compiled  # type: ignore[method-assign]
-        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-        self.batch = cast(Batch, moved)
+        self.batch = first_rows(batch, device, rows=None)
         self.batch["image"] = self.batch["image"].contiguous(memory_format=layout)
         groups = model.parameter_groups(lr=1e-6, weight_decay=0.0, pretrained_lr_scale=1.0)
         self.optimizer = adamw(groups, lr=1e-6, clipped=False)
@@ -111,8 +111,7 @@ class Candidate:
     def step(self) -> None:
         """Run forward, loss, backward and AdamW."""
         with self.mode.autocast(self.device):
-            with explain_batchnorm_error(self.model, self.batch["image"]):
-                output = self.model(self.batch["image"], self.batch["text"])
+            output = self.model(self.batch["image"], self.batch["text"])
             loss = self.model.compute_loss(output, self.batch)["loss"]
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)

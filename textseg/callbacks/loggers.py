@@ -106,10 +106,11 @@ def prepare_loggers(
 
 def configured_loggers(settings: Namespace) -> list[Namespace]:
     """The loggers of a config that are given by class, not by `true` or `false`."""
-    return _given_by_class(settings.trainer.get("logger"))
+    return _given_by_class(settings, "logger")
 
 
-def _given_by_class(given: Any) -> list[Namespace]:
+def _given_by_class(settings: Namespace, name: str) -> list[Namespace]:
+    given = settings.trainer.get(name)
     listed = given if isinstance(given, list) else [given]
     return [one for one in listed if isinstance(one, Namespace)]
 
@@ -129,19 +130,14 @@ def wandb_defaults(settings: Namespace, keys: Mapping[str, Any], job: str) -> di
         "tags": [str(mark) for mark in marks if mark],
         "job_type": job,
     }
-    if not uploads_pictures(settings):
+    callbacks = _given_by_class(settings, "callbacks")
+    tables = [one for one in callbacks if class_name(one.class_path) == "SampleTables"]
+    if not any(table.init_args.get("upload") for table in tables):
         # W&B keeps what a run prints, and warnings about a dataset name its files.
         defaults["settings"] = {"console": "off"}
     if os.environ.get(SWEEP):
         del defaults["name"]  # the runs of a sweep share config and seed
     return {k: v for k, v in defaults.items() if not os.environ.get(WANDB_VARIABLES[k])}
-
-
-def uploads_pictures(settings: Namespace) -> bool:
-    """Whether a SampleTables callback has `upload` on."""
-    callbacks = _given_by_class(settings.trainer.get("callbacks"))
-    tables = [one for one in callbacks if class_name(one.class_path) == "SampleTables"]
-    return any(one.init_args.get("upload") for one in tables)
 
 
 def without_wandb_defaults(settings: Namespace, experiment: str) -> Namespace:

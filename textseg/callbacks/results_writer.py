@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from textseg.batch import Batch
-from textseg.errors import UserError
+from textseg.errors import check_at_least
 from textseg.metrics.bootstrap import Floats, bootstrap_warnings
 from textseg.metrics.case_table import LVIT_SIDE
 from textseg.metrics.ranking import choose
@@ -72,8 +72,7 @@ class ResultsWriter(L.Callback):
 
     def __init__(self, overlays: int = 24, ranked: int = 4, save_masks: bool = False) -> None:
         for name, count in (("overlays", overlays), ("ranked", ranked)):
-            if count < 0:
-                raise UserError(f"results_writer.{name}={count} is negative", "give 0 for none")
+            check_at_least(f"results_writer.{name}", count, 0)
         self.overlays = overlays
         self.ranked = ranked
         self.save_masks = save_masks

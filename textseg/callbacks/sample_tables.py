@@ -84,7 +84,9 @@ class SampleTables(L.Callback):
             if index in self._chosen:
                 pred, truth = outputs["pred"][row], batch["mask"][row, 0] > 0.5
                 pictures = self._pictures(trainer, batch, row, truth, pred)
-                cells = _scores(index, truth, pred)
+                overlap, predicted, true = (int(m.sum()) for m in (pred & truth, pred, truth))
+                dice = float(dice_from_counts(overlap, predicted, true))
+                cells = [index, dice, predicted, true]
                 self._rows[index] = (cells, batch["text"][row] if pictures else "", pictures)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -202,11 +204,6 @@ class SampleTables(L.Callback):
             return None
         image = resize_image(picture_of(batch, row), (pred.shape[0], pred.shape[1]))
         return image, mask_bytes(truth > 0), mask_bytes(pred)
-
-
-def _scores(index: int, truth: Tensor, pred: Tensor) -> list[Any]:
-    overlap, predicted, true = (int(mask.sum()) for mask in (pred & truth, pred, truth))
-    return [index, float(dice_from_counts(overlap, predicted, true)), predicted, true]
 
 
 def _masked(pictures: Pictures) -> Any:

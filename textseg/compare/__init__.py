@@ -14,7 +14,7 @@ from textseg.compare.results import Comparison, Difference, Method, Score, Strat
 from textseg.compare.statistics import Resampled, holm, paired_test, resample, score_with_interval
 from textseg.compare.strata import by_stratum
 from textseg.compare.tables import plain_table
-from textseg.errors import UserError, check_seed
+from textseg.errors import UserError, check_at_least, check_seed
 from textseg.metrics.bootstrap import bootstrap_warnings, patient_ids
 from textseg.metrics.scores import SCORES
 from textseg.runs.cases import OUTLINES, CaseRow
@@ -56,8 +56,7 @@ def compare(
         resamples: draws of the bootstrap, and exchanges of the paired test.
         seed: of the draws; equal seeds give equal numbers.
     """
-    if resamples < 100:
-        raise UserError(f"resamples={resamples} is too few for a 95% interval", "give 1000 or more")
+    check_at_least("resamples", resamples, 100, "give 1000 or more for a 95% interval")
     check_seed(seed)
     results = load_results(runs, captions=captions, data=data, names=names)
     return _compared(_by_method(runs, results, baseline), resamples, seed)

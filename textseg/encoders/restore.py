@@ -39,10 +39,10 @@ def restored_text_state() -> Mapping[str, str] | None:
     state_dict = _restored.get()
     if state_dict is None:
         return None
-    for key, value in state_dict.items():
-        if key.endswith("text_encoder._extra_state"):
-            return value
-    raise UserError(
-        "the checkpoint describes no text encoder",
-        "it is of another network: give the config of the run it came from",
-    )
+    stored = [v for k, v in state_dict.items() if k.endswith("text_encoder._extra_state")]
+    if not stored:
+        raise UserError(
+            "the checkpoint describes no text encoder",
+            "it is of another network: give the config of the run it came from",
+        )
+    return stored[0]

@@ -142,6 +142,7 @@ class TextEncoder(TextEncoderBase):
         self._tokenizer: Tokenizer | None = None
         self._cache: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
         self.model: Any
+        tokenizer: Tokenizer | None = None
         state = restored_text_state()
         if state is not None:
             self.model = build(config_from(json.loads(state["config"])))
@@ -149,7 +150,7 @@ class TextEncoder(TextEncoderBase):
         elif name == SCRATCH:
             self.model = build(scratch_config(vocab_size, dim, depth))
         else:
-            self.model, self._tokenizer = load(name, pretrained)
+            self.model, tokenizer = load(name, pretrained)
         self._mask_4d = takes_4d_mask(self.model)
         longest = self.model.config.max_position_embeddings
         if not 3 <= max_tokens <= longest:
@@ -157,8 +158,8 @@ class TextEncoder(TextEncoderBase):
                 f"max_tokens={max_tokens} is not in 3..{longest}, what {name!r} can take",
                 "give a number in between; 32 fits the captions of all four datasets",
             )
-        if self._tokenizer is not None:
-            self._fix_length()
+        if tokenizer is not None:
+            self._set_tokenizer(tokenizer)
         self.dim: int = self.model.config.hidden_size
 
     def requires_grad_(self, requires_grad: bool = True) -> TextEncoder:
@@ -195,8 +196,7 @@ class TextEncoder(TextEncoderBase):
 
     def learn_vocabulary(self, captions: Sequence[str]) -> None:
         """Build the word-piece vocabulary of ``scratch`` from the training captions."""
-        self._tokenizer = build_tokenizer(captions, self.model.config.vocab_size)
-        self._fix_length()
+        self._set_tokenizer(build_tokenizer(captions, self.model.config.vocab_size))
 
     def count_truncated(self, captions: Sequence[str]) -> int:
         """How many captions are longer than `max_tokens`."""
@@ -259,7 +259,9 @@ class TextEncoder(TextEncoderBase):
     def _encode(self, text: Sequence[str]) -> tuple[Tensor, Tensor]:
         encodings = self._require_tokenizer().encode_batch(list(text))
         host = torch.tensor([[e.ids for e in encodings], [e.attention_mask for e in encodings]])
-        ids, real = _to_device(host, self.model.device)  # [B, L] each
+        on_gpu = self.model.device.type == "cuda"
+        host = host.pin_memory() if on_gpu else host  # or the copy would wait for the GPU's work
+        ids, real = host.to(self.model.device, non_blocking=on_gpu)  # [B, L] each
         mask = real.bool()
         attend = mask[:, None, None, :].expand(-1, 1, mask.shape[1], -1) if self._mask_4d else mask
         tokens = self.model(input_ids=ids, attention_mask=attend).last_hidden_state  # [B, L, D]
@@ -287,8 +289,9 @@ class TextEncoder(TextEncoderBase):
             tokens, mask = self._encode([caption])
         return tokens[0], mask[0]
 
-    def _fix_length(self) -> None:
-        tokenizer = self._require_tokenizer()
+    def _set_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Pad and cut to `max_tokens` from now on."""
+        self._tokenizer = tokenizer
         pad = self.model.config.pad_token_id or 0
         tokenizer.enable_truncation(self.max_tokens)
         tokenizer.enable_padding(
@@ -313,22 +316,11 @@ class TextEncoder(TextEncoderBase):
         self._cache.clear()
         self._random = False  # a checkpoint's weights come with its config
         if state["tokenizer"]:
-            self._tokenizer = Tokenizer.from_str(state["tokenizer"])
-            self._fix_length()
+            self._set_tokenizer(Tokenizer.from_str(state["tokenizer"]))
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> TextEncoder:
         self._cache.clear()  # the weights move or change precision
         return super()._apply(fn, recurse)
-
-
-def _to_device(host: Tensor, device: torch.device) -> Tensor:
-    """A copy of `host` on `device`; the host does not wait for a GPU to finish its work first.
-
-    From memory that is not pinned it would wait.
-    """
-    if device.type != "cuda":
-        return host.to(device)
-    return host.pin_memory().to(device, non_blocking=True)
 
 
 def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:

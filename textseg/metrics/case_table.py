@@ -53,19 +53,18 @@ def lvit_pair(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def surface_scores(
-    pred: Tensor, truth: Tensor, spacing: Sequence[float], *, tolerance: float = TOLERANCE
+    pred: Tensor, truth: Tensor, spacing: Sequence[float]
 ) -> tuple[float, float, int]:
     """hd95, nsd and the code of their unit for one case, by MONAI.
 
     With d(a, B) the distance of boundary pixel a to the boundary B:
     hd95 = max(P95 of d(p, T) over p in P, P95 of d(t, P) over t in T), and
-    nsd = share of all boundary pixels, of both masks, with d <= tolerance.
+    nsd = share of all boundary pixels, of both masks, with d <= TOLERANCE.
 
     Args:
         pred, truth: bool [H, W].
         spacing: millimetres per pixel, rows then columns; NaN where unknown, and then distances and
             tolerance are in pixels.
-        tolerance: of nsd.
 
     Returns:
         (NaN, NaN, unit) where either mask is empty: there is no distance to a boundary that is not.
@@ -82,7 +81,7 @@ def surface_scores(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # MONAI's, about its own calls
         hd95 = compute_hausdorff_distance(*pair, percentile=95, **options)
-        nsd = compute_surface_dice(*pair, class_thresholds=[tolerance], **options)
+        nsd = compute_surface_dice(*pair, class_thresholds=[TOLERANCE], **options)
     return float(hd95), float(nsd), unit
 
 
@@ -108,17 +107,15 @@ class CaseTable(Metric):
     Args:
         surface: also hd95 and nsd. They need the masks on the CPU; without them an update never
             waits for the device.
-        tolerance: of nsd, in millimetres where the spacing is known and in pixels elsewhere.
     """
 
     is_differentiable = False
     full_state_update = False
     rows: list[Tensor]
 
-    def __init__(self, *, surface: bool = False, tolerance: float = TOLERANCE) -> None:
+    def __init__(self, *, surface: bool = False) -> None:
         super().__init__(dist_sync_fn=_gather_rows)
         self.surface = surface
-        self.tolerance = tolerance
         self.add_state("rows", default=[], dist_reduce_fx="cat")
 
     def update(
@@ -150,8 +147,7 @@ class CaseTable(Metric):
             nothing[:, 0] = 0
             return nothing
         scores = [
-            surface_scores(p, t, s, tolerance=self.tolerance)
-            for (p, t), s in zip(masks, spacing.tolist(), strict=True)
+            surface_scores(p, t, s) for (p, t), s in zip(masks, spacing.tolist(), strict=True)
         ]
         unit = np.array([[unit] for *_, unit in scores], dtype=np.int64)
         values = np.array([[hd95, nsd] for hd95, nsd, _ in scores])

@@ -43,15 +43,11 @@ def choose(dice: Sequence[float], pictured: Collection[int], count: int) -> Choi
     rank = {position: number for number, position in enumerate(order, start=1)}
     known = [position for position in order if position in pictured]
     each = min(count, -(-len(known) // 3))
-    best = known[:each]
-    left = known[each:]
+    best, left = known[:each], known[each:]
     worst = left[::-1][:each]
     left = left[: len(left) - len(worst)]
     middle = (len(order) + 1) / 2
-    median = sorted(left, key=lambda position: (abs(rank[position] - middle), rank[position]))
-    return Choice(
-        best=tuple(best),
-        median=tuple(sorted(median[:each], key=rank.__getitem__)),
-        worst=tuple(worst),
-        rank=tuple(rank[position] for position in range(len(order))),
-    )
+    left.sort(key=lambda position: abs(rank[position] - middle))  # stable: the better first
+    median = sorted(left[:each], key=rank.__getitem__)
+    ranks = (rank[position] for position in range(len(order)))
+    return Choice(tuple(best), tuple(median), tuple(worst), tuple(ranks))

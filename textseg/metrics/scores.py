@@ -167,11 +167,7 @@ def score_intervals(
 
 
 def summary(
-    rows: CaseTableRows,
-    groups: Groups = None,
-    *,
-    protocol: Protocol = "standard",
-    seed: int = 0,
+    rows: CaseTableRows, groups: Groups = None, *, protocol: Protocol = "standard"
 ) -> dict[str, float | int | str]:
     """Everything a test reports, by the names that are logged.
 
@@ -190,7 +186,7 @@ def summary(
     result["cases"] = len(rows.index)
     result["empty_cases"] = int(((rows.true == 0) & (rows.predicted == 0)).sum())
     result["bootstrap_units"] = count_patients(groups, len(rows.index))
-    intervals = score_intervals(rows, groups, protocol=protocol, seed=seed)
+    intervals = score_intervals(rows, groups, protocol=protocol)
     for name, (low, high) in intervals.items():
         result[f"{name}_ci_low"], result[f"{name}_ci_high"] = low, high
     return result
@@ -198,15 +194,15 @@ def summary(
 
 def _surface_summary(rows: CaseTableRows) -> dict[str, float | int | str]:
     """Means of hd95 and nsd over the cases that have them, with the count of those that do not."""
-    asked = rows.unit > 0
-    if not asked.any():
+    rows = select(rows, rows.unit > 0)
+    if not len(rows.index):
         return {}
-    units = {UNITS[code] for code in rows.unit[asked]}
-    defined = asked & ~np.isnan(rows.hd95)
+    units = {UNITS[code] for code in rows.unit}
+    defined = ~np.isnan(rows.hd95)
     return {
         "hd95": _mean(rows.hd95[defined]),
         "nsd": _mean(rows.nsd[defined]),
-        "surface_undefined": int((asked & ~defined).sum()),
+        "surface_undefined": int((~defined).sum()),
         "surface_unit": units.pop() if len(units) == 1 else "mixed",
     }
 

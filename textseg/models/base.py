@@ -6,7 +6,7 @@ import inspect
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -19,10 +19,8 @@ from textseg.errors import UserError, check_choice
 from textseg.explain import eval_mode, normalize_map, saliency
 from textseg.losses import segmentation_loss
 from textseg.metrics.case_table import CaseTable, lvit_pair, resize_logits, threshold_logits
-from textseg.metrics.scores import mean_scores
+from textseg.metrics.scores import Protocol, mean_scores
 from textseg.optim import Schedule, adamw, warmup_schedule
-
-ScoringProtocol = Literal["standard", "lvit"]
 
 
 class SegmentationModule(L.LightningModule):
@@ -49,7 +47,7 @@ class SegmentationModule(L.LightningModule):
         pretrained_lr_scale: float = 0.1,
         schedule: Schedule = "poly",
         warmup: float = 0.05,
-        protocol: ScoringProtocol = "standard",
+        protocol: Protocol = "standard",
     ) -> None:
         super().__init__()
         # What a subclass fixes for its bases is no setting of its own and would not rebuild it.
@@ -59,7 +57,7 @@ class SegmentationModule(L.LightningModule):
         if not 0 <= warmup < 1:
             raise UserError(f"warmup={warmup} is no share of the steps", "give a value in [0, 1)")
         check_choice("schedule", schedule, Schedule)
-        check_choice("protocol", protocol, ScoringProtocol)
+        check_choice("protocol", protocol, Protocol)
         self.lr, self.weight_decay = lr, weight_decay
         self.pretrained_lr_scale = pretrained_lr_scale
         self.schedule, self.warmup = schedule, warmup
@@ -131,7 +129,7 @@ class SegmentationModule(L.LightningModule):
         """image [B, 3, H, W] in [0, 1] and B captions -> logits [B, 1, H, W] and aux.
 
         Raises:
-            UserError: the pixels are bytes, as loaders yield them.
+            UserError: the pixels are bytes, as loaders yield them, or batch norm cannot be trained.
         """
         if not image.is_floating_point():
             raise UserError(
@@ -139,7 +137,8 @@ class SegmentationModule(L.LightningModule):
                 "give the Trainer the DataModule, not its loaders; by hand, call "
                 "datamodule.on_after_batch_transfer(batch, 0)",
             )
-        return self.forward_features(image, self.encode_text(text))
+        with _explain_batchnorm_error(self, image):
+            return self.forward_features(image, self.encode_text(text))
 
     def prepare_captions(self, captions: Sequence[str], *, training: bool) -> None:
         """Called in setup with the captions to come; a text encoder may learn its vocabulary."""
@@ -170,15 +169,10 @@ class SegmentationModule(L.LightningModule):
         """Score at each truth's own resolution; return the masks for callbacks."""
         output, _ = self._step(batch, self._test_prefix)
         preds = self.resize_and_threshold(output.logits, batch["original_size"])
-        truths = [truth > 0 for truth in batch["truth"]]
+        scored, truths = preds, [truth > 0 for truth in batch["truth"]]
         if self.protocol == "lvit":
-            pairs = [
-                lvit_pair(logits, truth)
-                for logits, truth in zip(output.logits[:, 0], batch["truth"], strict=True)
-            ]
-            scored, truths = [p for p, _ in pairs], [t for _, t in pairs]
-        else:
-            scored = preds
+            pairs = map(lvit_pair, output.logits[:, 0], batch["truth"])
+            scored, truths = map(list, zip(*pairs, strict=True))
         self.test_cases.update(scored, truths, batch["index"], batch["spacing"])
         return {"pred": preds}
 
@@ -196,8 +190,7 @@ class SegmentationModule(L.LightningModule):
         ]
 
     def _step(self, batch: Batch, stage: str) -> tuple[SegmentationOutput, Tensor]:
-        with explain_batchnorm_error(self, batch["image"]):
-            output = self(batch["image"], batch["text"])
+        output = self(batch["image"], batch["text"])
         losses = self.compute_loss(output, batch)
         self.log_dict(
             {f"{stage}/{name}": value for name, value in losses.items()},
@@ -289,16 +282,8 @@ class SegmentationModule(L.LightningModule):
 
 
 @contextmanager
-def explain_batchnorm_error(model: SegmentationModule, image: Tensor) -> Iterator[None]:
-    """Turn torch's error of a batch norm with one value for each channel into a UserError.
-
-    Args:
-        model: the network that runs.
-        image: its input, [B, 3, H, W].
-
-    Raises:
-        UserError: a stage or a pooling of a single image comes down to one position.
-    """
+def _explain_batchnorm_error(model: SegmentationModule, image: Tensor) -> Iterator[None]:
+    """Turn torch's error of a batch norm with one value for each channel into a UserError."""
     try:
         yield
     except ValueError as error:

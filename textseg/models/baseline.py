@@ -184,18 +184,17 @@ def _check_names(architecture: str, image_encoder: str) -> None:
     if architecture not in architectures:
         near = difflib.get_close_matches(architecture, architectures) or architectures
         raise UserError(f"architecture={architecture!r} is unknown", f"choose one of {near}")
-    own = smp.encoders.get_encoder_names()
-    if image_encoder not in own and not image_encoder.startswith(TIMM):
+    of_timm = image_encoder.startswith(TIMM)
+    own = [] if of_timm else smp.encoders.get_encoder_names()
+    known = is_timm_model(image_encoder.removeprefix(TIMM)) if of_timm else image_encoder in own
+    if not known:
         near = near_timm_names(image_encoder, prefix=TIMM, others=own)
         raise UserError(
-            f"image_encoder={image_encoder!r} is no encoder of segmentation-models-pytorch",
-            f"choose one of {near}" if near else f"choose {TIMM!r} and the name of a timm model",
-        )
-    if image_encoder.startswith(TIMM) and not is_timm_model(image_encoder.removeprefix(TIMM)):
-        near = near_timm_names(image_encoder, prefix=TIMM)
-        raise UserError(
-            f"image_encoder={image_encoder!r} names no timm model",
-            f"choose one of {near}" if near else "timm.list_models() tells their names",
+            f"image_encoder={image_encoder!r} is no "
+            + ("timm model" if of_timm else "encoder of segmentation-models-pytorch"),
+            f"choose one of {near}"
+            if near
+            else f"choose {TIMM!r} and a name of timm.list_models()",
         )
 
 

@@ -65,29 +65,26 @@ def _at_least_fp32(x: Tensor) -> Tensor:
 
 
 class PixelQueries(nn.Module):
-    """V_q = IN(W_q V_i): zero mean and unit variance of each channel over the positions."""
+    """V_q = IN(W_q V_i), zero mean and unit variance of each channel over the positions.
 
-    def __init__(self, channels: int) -> None:
+    With `position_code` W_p P is added, P the sine-cosine embedding of both coordinates.
+    """
+
+    def __init__(self, channels: int, *, position_code: bool) -> None:
         super().__init__()
         self.project = nn.Conv2d(channels, channels, 1, bias=False)
         self.norm = nn.InstanceNorm1d(channels)
+        self.position_embedding = (  # W_p
+            nn.Linear(POSITION_DIM, channels, bias=False) if position_code else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, N, C]."""
-        return self.norm(self.project(x).flatten(2)).transpose(1, 2)
-
-
-class PositionedPixelQueries(PixelQueries):
-    """V_q = IN(W_q V_i) + W_p P, P the sine-cosine embedding of both coordinates."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
-        self.position_embedding = nn.Linear(POSITION_DIM, channels, bias=False)  # W_p
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, N, C]."""
+        query = self.norm(self.project(x).flatten(2)).transpose(1, 2)
+        if self.position_embedding is None:
+            return query
         position = sincos_position_embedding_2d(x.shape[-2], x.shape[-1], POSITION_DIM, x)
-        return super().forward(x) + self.position_embedding(position)  # [1, N, C]
+        return query + self.position_embedding(position)  # [1, N, C]
 
 
 class PixelWordAttention(nn.Module):
@@ -101,8 +98,7 @@ class PixelWordAttention(nn.Module):
 
     def __init__(self, channels: int, text_dim: int, *, position_code: bool) -> None:
         super().__init__()
-        queries = PositionedPixelQueries if position_code else PixelQueries
-        self.to_query = queries(channels)
+        self.to_query = PixelQueries(channels, position_code=position_code)
         self.to_key = nn.Linear(text_dim, channels, bias=False)
         self.to_value = nn.Linear(text_dim, channels, bias=False)
         self.to_language = nn.Linear(channels, channels, bias=False)  # W_w

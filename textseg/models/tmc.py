@@ -160,7 +160,7 @@ class MultiStageCrossAttention(nn.Module):
 
     Args:
         channels: C_1..C_4.
-        stages: the selected ones, ascending, at least one.
+        stages: the selected ones, ascending; without any the decoder reads V_1..V_4.
         text_dim: D.
         gate: initial value of all gates.
     """
@@ -176,7 +176,8 @@ class MultiStageCrossAttention(nn.Module):
         self.propagate = nn.ModuleDict(
             {str(i): nn.Linear(channels[i - 1], text_dim) for i, _ in pairwise(stages)}
         )
-        self.film = FiLM(channels[stages[-1] - 1], channels[-1], gate)
+        if stages:
+            self.film = FiLM(channels[stages[-1] - 1], channels[-1], gate)
 
     def forward(
         self, features: Sequence[Tensor], text: TextFeatures, text_projection: nn.ModuleDict
@@ -189,29 +190,14 @@ class MultiStageCrossAttention(nn.Module):
             text_projection: LN(W_i .) by stage.
         """
         fused, tokens = list(features), text.tokens
-        *earlier, last = self.blocks
-        for i in earlier:
+        for i, block in self.blocks.items():
             k = int(i) - 1
-            fused[k], F_L = self.blocks[i](fused[k], text_projection[i](tokens), text.mask)
-            tokens = tokens + self.propagate[i](F_L)  # T_{i+1} = T_i + U_i F_L^i
-        k = int(last) - 1
-        fused[k], F_L = self.blocks[last](fused[k], text_projection[last](tokens), text.mask)
-        fused[-1] = self.film(fused[-1], F_L, text.mask)
+            fused[k], F_L = block(fused[k], text_projection[i](tokens), text.mask)
+            if i in self.propagate:
+                tokens = tokens + self.propagate[i](F_L)  # T_{i+1} = T_i + U_i F_L^i
+            else:
+                fused[-1] = self.film(fused[-1], F_L, text.mask)
         return fused
-
-
-class NoCrossAttention(nn.Module):
-    """Stands in for MCM where no stage is selected: the decoder reads V_1..V_4."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks: Any = nn.ModuleDict()
-
-    def forward(
-        self, features: Sequence[Tensor], text: TextFeatures, text_projection: nn.ModuleDict
-    ) -> list[Tensor]:
-        """V_1..V_4 -> V_1..V_4."""
-        return list(features)
 
 
 def info_nce(
@@ -339,23 +325,6 @@ class PixelAlignment(MultiStageAlignment):
         return terms
 
 
-class NoAlignment(nn.Module):
-    """Stands in for MA Loss where it is off: no parameters and no terms."""
-
-    def forward(
-        self, features: Sequence[Tensor], text: TextFeatures, text_projection: nn.ModuleDict
-    ) -> dict[str, Tensor]:
-        """No embeddings."""
-        return {}
-
-    def losses(self, aux: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """No terms."""
-        return {}
-
-    def clamp_temperature(self) -> None:
-        """No temperature: nothing to clamp."""
-
-
 class TMC(TextImageBackboneMixin, SegmentationModule):
     """Text-guided Multi-stage Cross-perception network (arXiv 2506.07475), from its description.
 
@@ -415,13 +384,9 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
             projection = nn.Linear(text_dim, channels[i - 1]), nn.LayerNorm(channels[i - 1])
             self.text_projection[str(i)] = nn.Sequential(*projection)
         gate = (0.0 if pretrained else 0.1) if gate is None else gate
-        self.mcm = (
-            MultiStageCrossAttention(channels, fused, text_dim=text_dim, gate=gate)
-            if fused
-            else NoCrossAttention()
-        )
+        self.mcm = MultiStageCrossAttention(channels, fused, text_dim=text_dim, gate=gate)
         form = InfoNCEAlignment if alignment == "infonce" else PixelAlignment
-        self.alignment = form(channels, aligned) if aligned else NoAlignment()
+        self.alignment = form(channels, aligned) if aligned else None
         self.alignment_weight = alignment_weight
         self.decoder = UNetDecoder(channels, narrow=True)
         self.head = nn.Conv2d(channels[0], 1, 1)
@@ -429,7 +394,9 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
     def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
         """The tensor part: what compile, export, benchmark and explanations act on."""
         features = self.encode_image(image)  # V_1..V_4
-        aux = self.alignment(features, text, self.text_projection)  # before MCM
+        aux: dict[str, Tensor] = {}
+        if self.alignment is not None:
+            aux = self.alignment(features, text, self.text_projection)  # before MCM
         fused = self.mcm(features, text, self.text_projection)  # F_V^1..F_V^4
         decoded = self.decoder(fused)  # [B, C_1, H/4, W/4]
         logits = resize_map(self.head(decoded), image.shape[-2:])
@@ -438,16 +405,17 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
     def compute_loss(self, output: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
         """L = L_seg + alignment_weight * mean_i L_align^i."""
         losses = super().compute_loss(output, batch)
-        terms = self.alignment.losses(output.aux, batch)
-        if not terms:
+        if self.alignment is None:
             return losses
+        terms = self.alignment.losses(output.aux, batch)
         align = torch.stack(list(terms.values())).mean()
         total = losses["loss"] + self.alignment_weight * align
         return {**losses, **terms, "loss_align": align, "loss": total}
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Clamp the temperatures of MA Loss to their range."""
-        self.alignment.clamp_temperature()
+        if self.alignment is not None:
+            self.alignment.clamp_temperature()
 
     def explanation_maps(
         self, image: Tensor, text: TextFeatures, words: Tensor

@@ -332,20 +332,13 @@ class TMCA(TextImageBackboneMixin, SegmentationModule):
         )
         channels, text_dim = self.image_encoder.channels, self.text_encoder.dim
         _check_strides(image_encoder, self.image_encoder.strides)
-        self.embeddings = nn.ModuleDict(
-            {
-                _key(n): SharedEmbedding(channels[n - 1], text_dim, alignment_dim)
-                for n in text_levels
-            }
-        )
-        self.enhancement = nn.ModuleDict(
-            {
-                _key(n): LanguageGuidedTargetEnhancement(
-                    channels[n - 1], text_dim, enhancement_scale
-                )
-                for n in sorted(enhancement_levels)
-            }
-        )
+        self.embeddings, self.enhancement = nn.ModuleDict(), nn.ModuleDict()
+        for n in text_levels:
+            self.embeddings[_key(n)] = SharedEmbedding(channels[n - 1], text_dim, alignment_dim)
+        for n in sorted(enhancement_levels):
+            self.enhancement[_key(n)] = LanguageGuidedTargetEnhancement(
+                channels[n - 1], text_dim, enhancement_scale
+            )
         self.decoder = SubPixelDecoder(channels)
         self.alignment, self.temperature = alignment, temperature
         self.alignment_weight = alignment_weight

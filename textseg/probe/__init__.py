@@ -12,7 +12,7 @@ from PIL import Image
 
 from textseg.checkpoint import read_checkpoint
 from textseg.encoders import NoText
-from textseg.errors import UserError, check_seed
+from textseg.errors import UserError, check_at_least, check_seed
 from textseg.metrics.bootstrap import Estimate, bootstrap_warnings, count_patients
 from textseg.metrics.text import to_json
 from textseg.models.base import SegmentationModule, check_state_dict
@@ -64,8 +64,7 @@ def probe(
     Raises:
         UserError: a wrong setting, or variants of other captions than the test set's.
     """
-    if pictures < 0:
-        raise UserError(f"pictures={pictures} is negative", "give 0 for none")
+    check_at_least("pictures", pictures, 0)
     check_seed(seed)
     _check_variants(datamodule, variants)
     if ckpt_path is not None:

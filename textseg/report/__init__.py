@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from textseg.errors import UserError
+from textseg.errors import UserError, check_at_least
 from textseg.runs import Run
 from textseg.runs.folder import create_unique
 
@@ -44,8 +44,7 @@ def report(
     """
     if not runs:
         raise UserError("runs is empty", "give the folder of a run, runs/<config>/<time>")
-    if cases < 0:
-        raise UserError(f"cases={cases} is negative", "give 0 for none")
+    check_at_least("cases", cases, 0)
     if output is not None and Path(output).suffix.lower() not in (".html", ".htm"):
         raise UserError(f"output={output!r} does not end in .html", "give a file such as page.html")
     if len(runs) > 1:

@@ -116,8 +116,7 @@ class Segmenter:
         image = torch.stack([to_tensor(p, self.image_size) for p in pictures])  # [B, 3, H, W]
         image = self._fabric.to_device(image).to(self._dtype)
         results = []
-        # As the Trainer does in `textseg predict`. Fabric's own forward would also round the image
-        # to the mixed precision, and the masks would differ.
+        # As in `textseg predict`: Fabric's own forward would also round the image.
         with torch.inference_mode(), self._fabric.autocast():
             logits = self.model(image, texts).logits  # [B, 1, H, W]
             for one, picture in zip(logits, pictures, strict=True):
@@ -150,9 +149,11 @@ def load(
     """
     checkpoint = read_checkpoint(ckpt_path)
     run = Run.of_checkpoint(ckpt_path)
-    trained_size, precision = (
-        _run_settings(run) if run.config.is_file() else _own_settings(checkpoint)
-    )
+    if run.config.is_file():
+        trained_size, precision = _run_settings(run)
+    else:
+        about = checkpoint.get(ABOUT) or {}  # of a Trainer
+        trained_size, precision = about.get("image_size"), about.get("precision")
     size = trained_size if image_size is None else image_size
     if size is None:
         raise UserError(
@@ -235,27 +236,18 @@ def _network_class(class_path: str, path: str | Path) -> type[SegmentationModule
 
 
 def _imported_network(class_path: str) -> type[SegmentationModule] | None:
-    """The imported network of this path; None where there is none."""
-    for network in _networks():
+    """The imported subclass of SegmentationModule of this path; None where there is none."""
+    left = SegmentationModule.__subclasses__()
+    while left:
+        network = left.pop()
         if same_class(class_path, f"{network.__module__}.{network.__name__}"):
             return network
+        left += network.__subclasses__()
     return None
 
 
-def _networks() -> Iterator[type[SegmentationModule]]:
-    """Every subclass of SegmentationModule that has been imported."""
-    left = SegmentationModule.__subclasses__()
-    while left:
-        yield left[-1]
-        left += left.pop().__subclasses__()
-
-
 def _run_settings(run: Run) -> tuple[int | list[int] | None, str | int | None]:
-    """Image size and precision of a run; None for what its config.yaml does not tell.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
+    """Image size and precision of a run; None for what its config.yaml does not tell."""
     stored = run.settings("restore it, or move it away and give image_size")
     size = nested(stored, "data", "init_args", "image_size")
     sides = size if isinstance(size, list) else [size]
@@ -266,21 +258,13 @@ def _run_settings(run: Run) -> tuple[int | list[int] | None, str | int | None]:
     return size, nested(stored, "trainer", "precision")
 
 
-def _own_settings(checkpoint: Mapping[str, Any]) -> tuple[list[int] | None, str | None]:
-    """Image size and precision that a Trainer's checkpoint holds; None for what it does not."""
-    about = checkpoint.get(ABOUT)
-    return (about.get("image_size"), about.get("precision")) if about else (None, None)
-
-
 def _fabric(device: str, precision: Any) -> L.Fabric:
     try:
-        chosen = None if device == "auto" else torch.device(device)
-        numbered = chosen is not None and chosen.type != "cpu" and chosen.index is not None
-        return L.Fabric(
-            accelerator="auto" if chosen is None else chosen.type,
-            devices=[chosen.index] if chosen is not None and numbered else 1,
-            precision=precision,
-        )
+        kind, index = "auto", None
+        if device != "auto":
+            kind, index = (chosen := torch.device(device)).type, chosen.index
+        devices: list[int] | int = 1 if index is None or kind == "cpu" else [index]
+        return L.Fabric(accelerator=kind, devices=devices, precision=precision)
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise UserError(
             f"device={device!r} with the run's precision {precision or '32-true'} cannot be used "

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from textseg.preprocess import Bytes, Size, resize_image
-from textseg.visualize.overlay import PREDICTION, TRUTH, as_bytes, outlined, resized_mask
+from textseg.visualize.overlay import PREDICTION, TRUTH, outlined, resized_mask
 from textseg.visualize.sheet import Color, even_columns, sheet_for
 
 HEAT: tuple[Color, ...] = (  # low to high, evenly spaced
@@ -39,7 +39,7 @@ def heat(values: NDArray[Any]) -> Bytes:
 
 
 def explanation(
-    image: NDArray[Any],
+    image: Bytes,
     truth: NDArray[Any] | None,
     pred: NDArray[Any],
     maps: Mapping[str, NDArray[Any]],
@@ -53,7 +53,7 @@ def explanation(
     All panels have one size, 320 pixels on the longer side, and the prediction's outline.
 
     Args:
-        image: [H, W, 3] uint8, or [3, H, W] float in [0, 1].
+        image: [H, W, 3].
         truth: [H, W], nonzero is foreground; None where there is none.
         pred: [H, W], nonzero is foreground.
         maps: by name, ``<where>.<kind>`` or ``<kind>``; [h, w] in [0, 1] of any size.
@@ -64,9 +64,8 @@ def explanation(
     Returns:
         [.., .., 3] uint8.
     """
-    picture = as_bytes(image)
-    size = panel_size(picture)
-    picture = resize_image(picture, size)
+    size = panel_size(image)
+    picture = resize_image(image, size)
     outlines = [(PREDICTION, "prediction", resized_mask(pred, size))]
     if truth is not None:
         outlines.insert(0, (TRUTH, "truth", resized_mask(truth, size)))

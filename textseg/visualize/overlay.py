@@ -32,8 +32,8 @@ def tp_fp_fn(truth: NDArray[Any], pred: NDArray[Any]) -> Bytes:
     HIT where both are foreground, FALSE_ALARM where only the prediction is, MISS where only the
     truth is.
     """
-    truth, pred = np.asarray(truth, dtype=bool), np.asarray(pred, dtype=bool)
-    _check_size("pred", pred, truth.shape)
+    truth = np.asarray(truth, dtype=bool)
+    pred = _checked("pred", pred, truth.shape)
     colors = np.zeros((*truth.shape, 3), dtype=np.uint8)
     colors[truth & pred] = HIT
     colors[pred & ~truth] = FALSE_ALARM
@@ -42,7 +42,7 @@ def tp_fp_fn(truth: NDArray[Any], pred: NDArray[Any]) -> Bytes:
 
 
 def overlay(
-    image: NDArray[Any],
+    image: Bytes,
     truth: NDArray[Any] | None,
     pred: NDArray[Any],
     *,
@@ -55,7 +55,7 @@ def overlay(
     Without a truth only image | prediction.
 
     Args:
-        image: [H, W, 3] uint8, or [3, H, W] float in [0, 1].
+        image: [H, W, 3].
         truth: [H, W], nonzero is foreground; None where there is none.
         pred: [H, W], nonzero is foreground.
         caption: of any length and script. It is wrapped; PIL's built-in font is all but ASCII, so
@@ -68,20 +68,14 @@ def overlay(
     Raises:
         ValueError: image, truth and pred differ in size.
     """
-    picture = as_bytes(image)
-    size = picture.shape[:2]
-    masks = {"pred": np.asarray(pred, dtype=bool)}
-    if truth is not None:
-        masks["truth"] = np.asarray(truth, dtype=bool)
-    for name, mask in masks.items():
-        _check_size(name, mask, size)
+    size = image.shape[:2]
     factor = max(1, -(-_MIN_HEIGHT // size[0]))
-    large = {name: _enlarge(mask, factor) for name, mask in masks.items()}
-    picture = _enlarge(picture, factor)
-    panels = [("image", picture), ("prediction", painted(picture, large["pred"], PREDICTION))]
+    picture, found = _enlarged(image, factor), _enlarged(_checked("pred", pred, size), factor)
+    panels = [("image", picture), ("prediction", painted(picture, found, PREDICTION))]
     if truth is not None:
-        panels.insert(1, ("truth", painted(picture, large["truth"], TRUTH)))
-        panels.append(("agreement", _agreement(picture, large["truth"], large["pred"])))
+        true = _enlarged(_checked("truth", truth, size), factor)
+        panels.insert(1, ("truth", painted(picture, true, TRUTH)))
+        panels.append(("agreement", _agreement(picture, true, found)))
     sheet = sheet_for(panels, len(panels), title)
     sheet.panels(panels)
     sheet.space()
@@ -92,20 +86,15 @@ def overlay(
     return sheet.joined()
 
 
-def _check_size(name: str, mask: NDArray[Any], size: tuple[int, ...]) -> None:
+def _checked(name: str, mask: NDArray[Any], size: tuple[int, ...]) -> Mask:
+    """A mask as bools, if it has that size."""
+    mask = np.asarray(mask, dtype=bool)
     if mask.shape != size:
         raise ValueError(f"{name} is {mask.shape}, but {size} is expected; resize the logits first")
+    return mask
 
 
-def as_bytes(image: NDArray[Any]) -> Bytes:
-    """[H, W, 3] uint8 as it is; [3, H, W] floats in [0, 1] scaled and transposed."""
-    values = np.asarray(image)
-    if values.dtype == np.uint8:
-        return values
-    return (values.transpose(1, 2, 0).clip(0, 1) * 255).round().astype(np.uint8)
-
-
-def _enlarge(values: NDArray[Any], factor: int) -> NDArray[Any]:
+def _enlarged(values: NDArray[Any], factor: int) -> NDArray[Any]:
     """Every pixel as factor x factor equal ones."""
     return values.repeat(factor, axis=0).repeat(factor, axis=1)
 

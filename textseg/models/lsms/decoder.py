@@ -84,9 +84,7 @@ class FullScaleDecoder(nn.Module):
         )
         self.layers = nn.ModuleList(SelfAttentionLayer(dim, reduction=reduction) for _ in range(2))
         self.norm = LayerNorm2d(dim)
-        self.boundary: nn.Module = (
-            BoundaryRefinement(dim, channels[0]) if 1 in stages else NoBoundaryRefinement()
-        )
+        self.boundary = BoundaryRefinement(dim, channels[0]) if 1 in stages else None
 
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """F_1..F_4 and the input's (H, W) -> [B, dim, H/s, W/s], s = 4 with stage 1."""
@@ -95,7 +93,8 @@ class FullScaleDecoder(nn.Module):
         positions = sincos_position_embedding_2d(*grid, tokens.shape[-1], tokens)
         for layer in self.layers:
             tokens = layer(tokens, positions, grid)
-        return self.boundary(self.norm(to_map(tokens, *grid)), features[0])
+        coarse = self.norm(to_map(tokens, *grid))
+        return coarse if self.boundary is None else self.boundary(coarse, features[0])
 
     def _joint(self, features: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
         """squeeze(P_2, P_3, P_4): [B, C_i, H/s_i, W/s_i] -> [B, dim, h, w].
@@ -128,14 +127,6 @@ class BoundaryRefinement(nn.Module):
         """coarse [B, dim, h, w] and F_1 [B, C_1, H/4, W/4] -> [B, dim, H/4, W/4]."""
         coarse = resize_map(coarse, fine.shape[-2:])
         return coarse + self.refine(self.reduce(torch.cat([coarse, fine], dim=1)))
-
-
-class NoBoundaryRefinement(nn.Module):
-    """Stands in for `BoundaryRefinement` in the paper's decoder, which reads stages 2 to 4."""
-
-    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
-        """coarse [B, dim, h, w] -> the same."""
-        return coarse
 
 
 class TopDownDecoder(nn.Module):

@@ -28,8 +28,6 @@ from textseg.models.lsms.strips import StripConv
 LanguageBranch = Literal["shared", "per_scale", "none"]
 STRIPS = (7, 11, 21)
 POSITION_DIM = 64
-
-
 MLP_RATIOS = (8, 8, 4, 4)  # of the four stages, in every variant
 
 

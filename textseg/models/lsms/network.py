@@ -50,14 +50,6 @@ class TextToPixelContrast(nn.Module):
         }
 
 
-class NoContrast(nn.Module):
-    """Stands in for `TextToPixelContrast` where L_con has no weight."""
-
-    def forward(self, text: TextFeatures, decoded: Tensor) -> dict[str, Tensor]:
-        """No terms."""
-        return {}
-
-
 class LSMS(TextImageBackboneMixin, SegmentationModule):
     """Language-guided Scale-aware MedSegmentor (arXiv 2408.17347), rebuilt from its description.
 
@@ -163,11 +155,8 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
         )
         self.head = nn.Conv2d(decoder_dim, 1, 1)
         self.contrastive_weight = contrastive_weight
-        self.contrast = (
-            TextToPixelContrast(self.text_encoder.dim, decoder_dim)
-            if contrastive_weight
-            else NoContrast()
-        )
+        if contrastive_weight:
+            self.contrast = TextToPixelContrast(self.text_encoder.dim, decoder_dim)
         self.to(memory_format=torch.channels_last)
 
     def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
@@ -175,7 +164,8 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
         features = self.encode_image(image, text=text)  # F_1..F_4
         decoded = self.decoder(features, image.shape[-2:])  # [B, dim, H/8, W/8]
         logits = resize_map(self.head(decoded), image.shape[-2:])
-        return SegmentationOutput(logits, self.contrast(text, decoded))
+        aux = self.contrast(text, decoded) if self.contrastive_weight else {}
+        return SegmentationOutput(logits, aux)
 
     def explanation_maps(
         self, image: Tensor, text: TextFeatures, words: Tensor
