@@ -335,7 +335,7 @@ def test_a_table_is_not_lost_where_its_own_continuation_was_killed(tmp_path: Pat
 
 ANYWHERE = ("batch_start", "before_step", "batch_end", "writing")
 AT_THE_END = ("before_step", "validation", "epoch_end", "writing")  # of an epoch
-CHAINS, KILLS = 2, 5
+CHAINS, KILLS = 4, 5
 
 
 @pytest.mark.slow
