@@ -56,7 +56,8 @@ PACKAGE = {
         import numpy as np
         from PIL import Image
         from datamodules import TextSegDataModule
-        from datamodules.records import Record, case_name
+        from datamodules.records import Record
+        from textseg.tables import case_name
 
         class HospitalDataModule(TextSegDataModule):
             """The hospital's own files."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import lightning_cli
-from tests.experiments.test_experiments import Parsed
+from tests.experiments.test_experiments import parse_command
 from tests.tiny_run import write_experiment
 from textseg.training.checkpoint_files import LAST
 from textseg.training.resume import RESUME_ME
@@ -130,7 +130,7 @@ def test_the_job_script_starts_a_fit_that_the_command_line_accepts(cluster: Clus
     experiment = write_experiment(cluster.home)
     status, said = cluster.run(TRAIN, "--config", str(experiment), "--data.root", "my data")
     assert status == 0, said
-    settings = Parsed(cluster.fit_arguments("srun")).config.fit
+    settings = parse_command(cluster.fit_arguments("srun"))
     trainer = settings.trainer
     assert (trainer.num_nodes, trainer.devices, trainer.strategy) == (2, "3", "ddp")
     assert trainer.default_root_dir == "runs/slurm-17"
@@ -162,7 +162,7 @@ def test_torchrun_starts_a_fit_that_the_command_line_accepts(cluster: Cluster, n
     arguments = ["--config", str(experiment), "--trainer.accelerator", "cpu"]
     status, said = cluster.run(SLURM / "torchrun.sh", *arguments, DEVICES="3", **several)
     assert status == 0, said
-    trainer = Parsed(cluster.fit_arguments("torchrun")).config.fit.trainer
+    trainer = parse_command(cluster.fit_arguments("torchrun")).trainer
     assert (trainer.num_nodes, trainer.devices, trainer.strategy) == (nodes, "3", "ddp")
     words = " ".join(cluster.called("torchrun"))
     assert f"--nnodes {nodes} --nproc-per-node 3" in words
