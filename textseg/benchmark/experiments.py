@@ -9,7 +9,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 import textseg.models
-from textseg.encoders import TextEncoder
+from textseg.encoders import TextEncoderBase
 from textseg.errors import UserError, first_line, wrapped_error
 from textseg.models.base import SegmentationModule
 
@@ -31,7 +31,7 @@ def name_of(entry: str) -> str:
 def freeze_text_encoder(model: SegmentationModule) -> None:
     """Freeze the text encoder if `model` has one, even if its weights are random."""
     encoder = getattr(model, "text_encoder", None)
-    if isinstance(encoder, TextEncoder):
+    if isinstance(encoder, TextEncoderBase):
         encoder.freeze()
 
 
