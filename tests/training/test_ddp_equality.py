@@ -224,6 +224,7 @@ def quiet(home: Path, processes: int) -> dict[str, Any]:
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "default_root_dir": home,
+        "precision": "64-true",
     }
     if processes > 1:
         settings["strategy"] = DDPStrategy()  # in the group that `work` has made
@@ -325,8 +326,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 # --- what is compared --------------------------------------------------------------------------
 
-# In fp32 a sum depends on its order by about 1e-7 of its largest part. Measured on one machine at
-# these nine steps: 3e-6, 5e-5, 1.5e-6 and 3e-4 at most; without gathering 0.3 and more.
+# Trained in double precision: in fp32 the order of a sum, about 1e-7 of its largest part, decides
+# at a ReLU, and grows from there. Some losses are taken in fp32 all the same.
 LOSS, NORM, FIRST = 2e-5, 3e-4, 2e-5
 # AdamW divides each gradient by its own size. Where one is nothing but rounding (the bias of an
 # attention's keys, which cancels) it may go either way, so weights are compared by distance: that
