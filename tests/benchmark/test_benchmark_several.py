@@ -228,7 +228,7 @@ def test_several_networks_are_a_table_with_aligned_columns() -> None:
     result |= {"matrix_product_gflops_per_s": {"bf16": 700000.0}}
     costs, further = format_benchmark(result).split("\n\n")
     head, first, second, *notes = costs.splitlines()
-    assert len(first) == len(second)
+    assert len(head) == len(first) == len(second)
     cells = "a 5.00 4.00 12.50 11.25 any 0.500 (0.010) 1.00 2.000 (0.125) 1.00"
     assert " ".join(first.split()) == cells
     assert second.split()[1] == "123.46"

@@ -67,9 +67,9 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
         "without text": f"{row['gflops_without_text_encoder']:.2f}",
         "memory format": row["memory_format"],
         "forward s": f"{row['forward_s']:.3f} ({row['forward_spread_s']:.3f})",
-        "ratio": f"{row['forward_ratio']:.2f}",
+        "forward ratio": f"{row['forward_ratio']:.2f}",
         "step s": f"{row['step_s']:.3f} ({row['step_spread_s']:.3f})",
-        "ratio ": f"{row['step_ratio']:.2f}",
+        "step ratio": f"{row['step_ratio']:.2f}",
     }
 
 
