@@ -89,6 +89,8 @@ class TextSegDataModule(LightningDataModule, ABC):
     """The template that captions follow; None where they are free."""
     published_splits: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """By `split`: the parts that others divided, so that what they share is no mistake here."""
+    splits: ClassVar[tuple[str, ...]] = ()
+    """The values of `split`; () leaves the check to `read_records`."""
     phantom_images: ClassVar[int] = 100
     """Training images when `synthesize` is true."""
     mask_source: str = ""
@@ -112,6 +114,8 @@ class TextSegDataModule(LightningDataModule, ABC):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if self.splits:
+            check_choice("split", split, self.splits)
         self.root = root
         self.captions_path = captions
         self.split = split

@@ -29,7 +29,7 @@ from datamodules.files.manifest import (
 )
 from datamodules.records import Record, Splits, Stage
 from textseg.batch import stable_id
-from textseg.errors import Report, UserError, check_choice, raise_error
+from textseg.errors import Report, UserError, raise_error
 from textseg.tables import SPLITS
 
 
@@ -47,6 +47,7 @@ class ManifestDataModule(TextSegDataModule):
     """
 
     name = "manifest"
+    splits = ("manifest", "random", "all_test")
     recognized_by = f"a manifest ({', '.join(MANIFEST_NAMES)})"
     phantom_images = 640
 
@@ -57,7 +58,6 @@ class ManifestDataModule(TextSegDataModule):
 
     def read_records(self, root: Path, report: Report = raise_error) -> Splits:
         """Read the manifest, and divide its rows as `split` says."""
-        check_choice("split", self.split, ("manifest", "random", "all_test"))
         file = find_manifest(root, self.captions_file())
         rows = read_manifest(root, file, needs_split=False, lenient=True, report=report)
         if self.split == "manifest":

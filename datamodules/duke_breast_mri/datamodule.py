@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from tqdm import tqdm
 
@@ -55,7 +55,7 @@ from textseg.tables import SPLITS
 
 Split = Literal["patient", "official", "manifest"]
 CaptionsFrom = Literal["clinical", "oracle"]
-_CHOICES = {"split": Split, "phases": Phases, "captions_from": CaptionsFrom, "slices": Slices}
+_CHOICES = {"phases": Phases, "captions_from": CaptionsFrom, "slices": Slices}
 
 _SLICES_PER_PHANTOM = 6  # of 24 that its tumor reaches, on average
 
@@ -82,6 +82,7 @@ class DukeBreastMRIDataModule(TextSegDataModule):
     """
 
     name = "duke"
+    splits = get_args(Split)
     recognized_by = "Duke (images/ and segmentations/ of DUKE_001 ..., or Breast_MRI_001/ ...)"
     phantom_images = 320
 

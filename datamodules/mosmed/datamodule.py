@@ -33,7 +33,7 @@ import re
 from collections.abc import Iterable
 from itertools import combinations
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -51,7 +51,7 @@ from datamodules.mosmed.layouts import (
 )
 from datamodules.records import Splits
 from textseg.batch import stable_id
-from textseg.errors import Report, UserError, check_choice, raise_error
+from textseg.errors import Report, UserError, raise_error
 from textseg.tables import SPLITS, Caption, match_key
 
 Split = Literal["official", "study", "lists"]
@@ -77,6 +77,7 @@ class MosMedDataModule(TextSegDataModule):
     """
 
     name = "mosmed"
+    splits = get_args(Split)
     recognized_by = "MosMedData+ (bjorke_..., Jun_... or Morozov_..., in its folders)"
     caption_template = "mosmed"
     published_splits: ClassVar = {"official": SPLITS, "lists": SPLITS}
@@ -111,7 +112,6 @@ class MosMedDataModule(TextSegDataModule):
 
     def read_records(self, root: Path, report: Report = raise_error) -> Splits:
         """Read the tables, and divide the rows as `split` says."""
-        check_choice("split", self.split, Split)
         captions = self.captions_file()
         layout = find_layout(root, self.layout)
         parts = read_tables(root, layout, captions, report=report)

@@ -24,7 +24,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from datamodules.base import TextSegDataModule
 from datamodules.files.layouts import (
@@ -47,7 +47,7 @@ from datamodules.qata_cov19.layouts import (
 )
 from datamodules.records import Splits
 from textseg.batch import stable_id
-from textseg.errors import Report, UserError, check_choice, raise_error
+from textseg.errors import Report, UserError, raise_error
 from textseg.tables import Caption, match_key
 
 Split = Literal["first80", "official", "subject"]
@@ -69,6 +69,7 @@ class QaTaCov19DataModule(TextSegDataModule):
     """
 
     name = "qata"
+    splits = get_args(Split)
     recognized_by = "QaTa-COV19-v2 (covid_1.png or sub-S..., in its folders)"
     caption_template = "qata"
     published_splits: ClassVar = {"first80": ("train", "val"), "official": ("train", "val")}
@@ -95,7 +96,6 @@ class QaTaCov19DataModule(TextSegDataModule):
 
     def read_records(self, root: Path, report: Report = raise_error) -> Splits:
         """Read the tables, and divide the rows as `split` says."""
-        check_choice("split", self.split, Split)
         captions = self.captions_file()
         layout = find_layout(root, self.layout)
         tables = read_tables(root, layout, captions, report=report)

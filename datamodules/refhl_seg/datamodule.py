@@ -16,7 +16,7 @@ from pathlib import Path
 from datamodules.base import TextSegDataModule
 from datamodules.files.manifest import read_manifest
 from datamodules.records import Splits
-from textseg.errors import Report, check_choice, raise_error
+from textseg.errors import Report, raise_error
 
 
 class RefHLSegDataModule(TextSegDataModule):
@@ -30,11 +30,11 @@ class RefHLSegDataModule(TextSegDataModule):
     """
 
     name = "refhl"
+    splits = ("manifest",)
     phantom_images = 640
 
     def read_records(self, root: Path, report: Report = raise_error) -> Splits:
         """Read the manifest, every row of which names a split."""
-        check_choice("split", self.split, ("manifest",))
         return read_manifest(root, self.captions_file(), report=report)
 
     def write_phantoms(self, folder: Path, rows: int) -> None:

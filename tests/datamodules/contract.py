@@ -185,6 +185,8 @@ class DataModuleContract(ABC):
         for setting, choices in self.choices.items():
             with refused(f"{setting}='banana'", *choices):
                 self.small(tmp_path, **{setting: "banana"}).setup()
+        with refused("split='banana'", *self.choices["split"]):  # before phantoms are written
+            self.small(tmp_path, split="banana", synthesize=True)
 
     def test_its_name_is_known_and_its_settings_include_the_shared_ones(
         self, ready: TextSegDataModule
