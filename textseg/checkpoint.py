@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from textseg.errors import UserError, first_line
+from textseg.errors import UserError, refusing
 
 ABOUT = "textseg"  # the key of a checkpoint under which class, input size and precision stand
 
@@ -25,17 +25,11 @@ def load_plain(path: str | Path, *, field: str, wanted: str) -> Any:
         UserError: the file is missing, cut short, or holds code, which is never run.
     """
     if not Path(path).is_file():
-        raise UserError(
-            f"{field}={str(path)!r} does not exist",
-            f"give {wanted}",
-        )
-    try:
+        raise UserError(f"{field}={str(path)!r} does not exist", f"give {wanted}")
+    cause = f"{field}={str(path)!r} cannot be read as weights"
+    remedy = f"it is cut short, or holds code, which is never run: give {wanted}"
+    with refusing(Exception, cause, remedy):  # a file fails in as many ways as it can be broken
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken file fails in as many ways as it can be broken
-        raise UserError(
-            f"{field}={str(path)!r} cannot be read as weights ({first_line(error)})",
-            f"it is cut short, or holds code, which is never run: give {wanted}",
-        ) from error
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -75,3 +69,11 @@ def same_class(path: str, other: str) -> bool:
     (home, _, name), (other_home, _, other_name) = (p.rpartition(".") for p in (path, other))
     short, long = sorted((f"{home}.", f"{other_home}."), key=len)
     return name == other_name and long.startswith(short)
+
+
+def subclasses_of(base: type) -> Iterator[type]:
+    """Every class below `base` that has been imported."""
+    kind: type
+    for kind in base.__subclasses__():
+        yield kind
+        yield from subclasses_of(kind)

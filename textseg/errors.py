@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar, get_args
 
 Kind = TypeVar("Kind", bound=BaseException)
@@ -60,6 +61,21 @@ def raise_error(error: UserError) -> None:
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or its type if there is no message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+@contextmanager
+def refusing(
+    kinds: type[Exception] | tuple[type[Exception], ...], cause: str, remedy: str
+) -> Iterator[None]:
+    """Raise a UserError for exceptions of some kinds, whose first line ends the cause in brackets.
+
+    Raises:
+        UserError: the block raised one of `kinds`.
+    """
+    try:
+        yield
+    except kinds as error:
+        raise UserError(f"{cause} ({first_line(error)})", remedy) from error
 
 
 def wrapped_error(error: BaseException | None, kind: type[Kind]) -> Kind | None:

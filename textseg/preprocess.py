@@ -6,22 +6,24 @@ Images are read, resized and windowed; words are found in captions.
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from textseg.errors import UserError, first_line
+from textseg.errors import UserError, refusing
 
 Size = tuple[int, int]  # height, width
 Bytes = NDArray[np.uint8]
 
 # What Pillow raises for a file that is cut short, spoiled, or claims to be gigantic.
-_BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 # Raise it when a change below gives other pixels: caches built before are then built anew.
 PIXELS_VERSION = 1
+FULL_SCALE = 65535  # of 16-bit gray
 MASK_THRESHOLD = 127  # MosMedData+ masks have a faint rim at 12..21
 
 
@@ -44,19 +46,15 @@ def checked_size(image_size: int | tuple[int, int] | list[int]) -> Size:
     return sides[0], sides[1]
 
 
-def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(
-        f"{path} cannot be read as an image ({first_line(error)})",
-        "replace the file, or leave it out of the captions table",
-    )
+def _reading(path: Path) -> AbstractContextManager[None]:
+    remedy = "replace the file, or leave it out of the captions table"
+    return refusing(BROKEN, f"{path} cannot be read as an image", remedy)
 
 
 def _open(path: Path) -> Image.Image:
-    try:
+    with _reading(path):
         image = Image.open(path)
         image.load()
-    except _BROKEN as error:
-        raise _unreadable(path, error) from error
     return image
 
 
@@ -66,33 +64,38 @@ def probe_size(path: Path) -> Size:
     Raises:
         UserError: the file is not an image or is cut short (by checksum, where the format has one).
     """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            image.verify()
-    except _BROKEN as error:
-        raise _unreadable(path, error) from error
+    with _reading(path), Image.open(path) as image:
+        width, height = image.size
+        image.verify()
     return height, width
 
 
 def read_image(path: Path) -> Bytes:
     """An image file as [H, W, 3] uint8; 16-bit gray values are scaled by 255/65535."""
-    image = _open(path)
+    return rgb_values(_open(path))
+
+
+def rgb_values(image: Image.Image) -> Bytes:
+    """An opened image as `read_image` gives it."""
     if image.mode.startswith("I"):
-        gray = np.asarray(image, dtype=np.float64) / 65535 * 255
+        gray = np.asarray(image, dtype=np.float64) / FULL_SCALE * 255
         image = Image.fromarray(gray.clip(0, 255).round().astype(np.uint8))
     return np.asarray(image.convert("RGB"))
 
 
 def read_mask(path: Path) -> Bytes:
     """A mask file of mode 1, L, RGB or RGBA as [H, W] uint8: 1 where any color exceeds 127."""
-    image = _open(path)
-    if image.mode in ("1", "P", "LA", "RGBA"):
-        image = image.convert("L" if image.mode in ("1", "LA") else "RGB")
-    values = np.asarray(image)
+    values = mask_values(_open(path))
     if values.ndim == 3:
         values = values.max(axis=2)
     return (values > MASK_THRESHOLD).astype(np.uint8)
+
+
+def mask_values(image: Image.Image) -> NDArray[np.integer]:
+    """An opened mask as plain numbers, [H, W] or [H, W, 3], without a palette or transparency."""
+    if image.mode in ("1", "P", "LA", "RGBA"):
+        image = image.convert("L" if image.mode in ("1", "LA") else "RGB")
+    return np.asarray(image)
 
 
 def resize_image(image: Bytes, size: Size) -> Bytes:

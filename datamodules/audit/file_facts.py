@@ -13,9 +13,8 @@ from PIL import Image
 from scipy import ndimage  # type: ignore[import-untyped]
 
 from textseg.errors import UserError, first_line
-from textseg.preprocess import MASK_THRESHOLD, Size, resize_mask
+from textseg.preprocess import BROKEN, MASK_THRESHOLD, Size, mask_values, resize_mask
 
-_BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 _DOUBTFUL = (64, 191)  # values that could as well have come out on the other side of the threshold
 _CORNERS_TOUCH = np.ones((3, 3), dtype=np.uint8)  # 8-connected
 
@@ -109,9 +108,7 @@ def inspect_mask(path: Path, network: Size, *, count_components: bool) -> MaskFa
 def _mask_values(image: Image.Image) -> tuple[NDArray[np.integer], str]:
     """[H, W] as `preprocess.read_mask` takes them, and what is unusual about the mode."""
     unusual_mode = "" if image.mode in ("1", "L", "RGB") else f"mode {image.mode}"
-    if image.mode in ("1", "P", "LA", "RGBA"):
-        image = image.convert("L" if image.mode in ("1", "LA") else "RGB")
-    values = np.asarray(image)
+    values = mask_values(image)
     if values.ndim == 3:
         if not unusual_mode and _one_channel(values).ndim == 3:
             unusual_mode = "three channels that differ"
@@ -127,7 +124,7 @@ def _decoded(path: Path) -> Image.Image:
             image.verify()
         image = Image.open(BytesIO(data))  # a verified picture cannot be decoded any more
         image.load()
-    except _BROKEN as error:
+    except BROKEN as error:
         raise UserError(f"{first_line(error)}") from error
     return image
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_info
 
-from textseg.errors import UserError, first_line
+from textseg.errors import UserError, refusing
 
 IDENTITY = ".identity"  # in every folder built here
 _FULL = (errno.ENOSPC, errno.EDQUOT)  # no space, or none of the user's share
@@ -92,18 +92,13 @@ def _locked(folder: Path, what: str, elsewhere: str) -> Iterator[None]:
     """Hold the folder's lock."""
     path = folder.with_name(f".{folder.name}.lock")
     lock = FileLock(path)
-    try:
+    with refusing(OSError, f"{what} cannot be written into {folder.parent}", elsewhere):
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             rank_zero_info(f"waiting for another process that builds {what} in {folder}")
             lock.acquire()
-    except OSError as error:
-        raise UserError(
-            f"{what} cannot be written into {folder.parent} ({first_line(error)})",
-            elsewhere,
-        ) from error
     try:
         yield
     finally:

@@ -16,7 +16,7 @@ import pydicom
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from datamodules.files.volumes import Affine, Array
-from textseg.errors import UserError, first_line
+from textseg.errors import UserError, first_line, refusing
 
 MAX_STEP = 1.5  # of the median step; at 2 a slice is missing
 MIN_STEP = 0.5  # of the median step; at 0 two slices coincide
@@ -100,7 +100,8 @@ def _name_numbers(file: Path) -> tuple[list[int], str]:
 
 def _read_slice(file: Path) -> _Slice:
     """Read one file, which must have gray values and a position in the patient."""
-    try:
+    broken = (OSError, EOFError, LookupError, TypeError, ValueError, *_PYDICOM_ERRORS)
+    with refusing(broken, f"{file} cannot be read as DICOM", "download the file again"):
         dataset = pydicom.dcmread(file)
         kind = str(dataset.get("PhotometricInterpretation"))
         frames = int(dataset.get("NumberOfFrames") or 1)
@@ -118,10 +119,6 @@ def _read_slice(file: Path) -> _Slice:
             slope=next(iter(_floats(dataset, "RescaleSlope")), 1.0),
             intercept=next(iter(_floats(dataset, "RescaleIntercept")), 0.0),
         )
-    except (OSError, EOFError, LookupError, TypeError, ValueError, *_PYDICOM_ERRORS) as error:
-        raise UserError(
-            f"{file} cannot be read as DICOM ({first_line(error)})", "download the file again"
-        ) from error
     if "PixelData" not in dataset:
         raise UserError(
             f"{file} has no pixel data", "leave it out: the folder must hold one series of slices"

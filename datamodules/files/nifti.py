@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import nibabel
@@ -12,7 +13,9 @@ from nibabel.orientations import aff2axcodes
 from nibabel.spatialimages import HeaderDataError
 
 from datamodules.files.volumes import Affine, Volume, canonical, check_orientation, shape_text
-from textseg.errors import UserError, first_line
+from textseg.errors import UserError, refusing
+
+_BROKEN = (OSError, EOFError, ValueError, MemoryError, zlib.error, ImageFileError, HeaderDataError)
 
 
 def read_nifti(path: Path) -> Volume:
@@ -23,10 +26,8 @@ def read_nifti(path: Path) -> Volume:
             nothing certain of its orientation.
     """
     image = _open_nifti(path)
-    try:
+    with _reading(path):
         values = np.asarray(image.dataobj)
-    except (OSError, EOFError, ValueError, MemoryError, zlib.error) as error:
-        raise _unreadable(path, error) from error
     if values.dtype == np.float64:
         values = values.astype(np.float32)
     if values.dtype.kind not in "biuf":
@@ -42,21 +43,17 @@ def read_nifti(path: Path) -> Volume:
     return canonical(values.reshape(values.shape[:3]), _affine(image, path), where=str(path))
 
 
-def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(
-        f"{path} cannot be read as a NIfTI volume ({first_line(error)})",
-        "download or export the file again",
-    )
+def _reading(path: Path) -> AbstractContextManager[None]:
+    cause = f"{path} cannot be read as a NIfTI volume"
+    return refusing(_BROKEN, cause, "download or export the file again")
 
 
 def _open_nifti(path: Path) -> nibabel.Nifti1Image:
     """The header, checked for three axes."""
     if not path.name.casefold().endswith((".nii", ".nii.gz")):
         raise UserError(f"{path} is not named .nii or .nii.gz", "name a NIfTI file")
-    try:
+    with _reading(path):
         image = nibabel.load(path, mmap=False)
-    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
-        raise _unreadable(path, error) from error
     assert isinstance(image, nibabel.Nifti1Image)
     shape = image.shape
     if len(shape) < 3 or min(shape) < 1 or any(side > 1 for side in shape[3:]):
@@ -71,10 +68,8 @@ def _affine(image: nibabel.Nifti1Image, path: Path) -> Affine:
     """From the header's sform, or its qform where that alone is given."""
     forms = {}
     for name, get in (("sform", image.get_sform), ("qform", image.get_qform)):
-        try:
+        with _reading(path):
             affine, code = get(coded=True)
-        except (HeaderDataError, ValueError) as error:
-            raise _unreadable(path, error) from error
         if code:
             forms[name] = np.asarray(affine, dtype=np.float64)
     if not forms:

@@ -1,4 +1,10 @@
-"""Chest films whose captions follow QaTa-COV19's template, true of the mask, in Kaggle's tree."""
+"""Chest films whose captions follow QaTa-COV19's template, true of the mask, in Kaggle's tree.
+
+A film has two lungs with one to six faint infected areas, and a haze that is none. Sides are the
+viewer's: the left lung is on the picture's left. Each lung has coordinates of its own: v from 0 at
+the apex to 1 at the lateral angle above the diaphragm, u from -1 at its medial to 1 at its lateral
+border. Its thirds in v are its upper, middle and lower zone.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +12,8 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
@@ -17,7 +25,161 @@ from datamodules.phantoms.common import (
     save_mask,
     write_table,
 )
-from datamodules.qata_cov19.chest import Run, draw_areas, draw_chest, draw_film
+from datamodules.phantoms.drawing import (
+    Chest,
+    Field,
+    Flags,
+    irregular_disc,
+    paint,
+    smooth_field,
+    to_bytes,
+    unit_grid,
+)
+
+ZONE_CHANCE = (0.35, 0.55, 0.70)  # the lower zones fall ill more often
+ZONE_GAP = 0.02  # in v, between an infected area and the end of its zones
+OPACITY = (24.0, 42.0)  # gray values above the lung
+HAZE = (14.0, 26.0)  # the same for a haze outside the mask, which only the caption rules out
+
+Run = tuple[int, int]  # first zone and last zone + 1
+
+
+# --- drawing -----------------------------------------------------------------------------------
+
+
+def draw_chest(rng: np.random.Generator) -> Chest:
+    """Draw a random anatomy and exposure."""
+    return Chest(
+        midline=rng.uniform(0.485, 0.515),
+        top=rng.uniform(0.10, 0.15),
+        height=rng.uniform(0.64, 0.70),
+        width=rng.uniform(0.28, 0.32),
+        heart=rng.uniform(0.07, 0.11),
+        lung_gray=rng.uniform(52, 70),
+        body_gray=rng.uniform(150, 172),
+    )
+
+
+def draw_areas(rng: np.random.Generator) -> dict[str, list[Run]]:
+    """Draw for each side the runs of adjacent zones that one infected area each fills."""
+    extent = rng.choice(3, p=(0.6, 0.2, 0.2))
+    sides = (SIDES, ("left",), ("right",))[extent]
+    areas: dict[str, list[Run]] = {side: [] for side in SIDES}
+    for side in sides:
+        ill = rng.random(3) < ZONE_CHANCE
+        ill[rng.choice(3)] |= not ill.any()
+        cut = rng.random(3) < 0.45
+        for zone in np.flatnonzero(ill).tolist():
+            runs = areas[side]
+            if runs and runs[-1][1] == zone and not cut[zone]:
+                runs[-1] = (runs[-1][0], zone + 1)
+            else:
+                runs.append((zone, zone + 1))
+    return areas
+
+
+def _lung(chest: Chest, side: str, size: int) -> tuple[Field, Field, Field]:
+    """u, v and the approximate signed distance to one lung's outline, each [S, S]."""
+    x, y = unit_grid(size)
+    v = (y - chest.top) / chest.height
+    inner = v.clip(0, 1)
+    heart = chest.heart if side == "right" else 0.35 * chest.heart
+    medial = 0.07 + 0.02 * inner + heart * np.exp(-(((v - 0.85) / 0.25) ** 2))
+    lateral = 0.11 + chest.width * np.sqrt(1 - (1 - inner) ** 2)
+    offset = (x - chest.midline) * (1 if side == "right" else -1)
+    u = 2 * (offset - medial) / (lateral - medial) - 1
+    dome = 0.88 + 0.12 * ((u + 1) / 2).clip(0, 1) ** 2
+    edge = np.minimum(offset - medial, lateral - offset)
+    ends = np.minimum(v, dome - v) * chest.height
+    return u, v, np.minimum(edge, ends)
+
+
+def _area(rng: np.random.Generator, u: Field, v: Field, run: Run) -> Field:
+    """Distance from a blob's center, 1 on its outline, which keeps off other zones, [S, S]."""
+    first, last = run[0] / 3 + ZONE_GAP, run[1] / 3 - ZONE_GAP
+    tall = (last - first) / 2 * rng.uniform(0.84, 1.0)
+    slack = (last - first) / 2 - tall
+    center_v = (first + last) / 2 + rng.uniform(-slack, slack)
+    wide = rng.uniform(0.5, 0.85)
+    center_u = rng.uniform(-0.9 + wide, 0.9 - wide)
+    return irregular_disc(rng, (u - center_u) / wide, (v - center_v) / tall, depth=0.09)
+
+
+def _free_zone(rng: np.random.Generator, areas: dict[str, list[Run]]) -> tuple[str, Run] | None:
+    """A zone without infection for the haze, in half of the films."""
+    free = [
+        (side, (zone, zone + 1))
+        for side in SIDES
+        for zone in range(3)
+        if not any(first <= zone < last for first, last in areas[side])
+    ]
+    if not free or rng.random() < 0.5:
+        return None
+    return free[rng.integers(len(free))]
+
+
+def _paint_body(canvas: Field, chest: Chest, rng: np.random.Generator) -> None:
+    """Soft tissue, shoulders, mediastinum, spine and the bowel below the diaphragm."""
+    x, y = unit_grid(canvas.shape[0])
+    offset = np.abs(x - chest.midline)
+    shoulder = 0.20 + 0.30 * (y / 0.16).clip(0, 1)
+    paint(canvas, np.minimum(shoulder - offset, 0.49 - offset), chest.body_gray, softness=6)
+    below = np.minimum(y - (chest.top + 0.9 * chest.height), 0.49 - offset)
+    paint(canvas, below, chest.body_gray + 22, softness=14)
+    paint(canvas, 0.11 - offset, chest.body_gray + 24, softness=10)
+    spine = 0.035 - offset
+    paint(canvas, spine, chest.body_gray + 34 + 5 * np.sin(90 * y), softness=6)
+    windpipe = np.minimum(0.016 - offset, chest.top + 0.22 - y)
+    paint(canvas, windpipe, chest.body_gray - 18, softness=5)
+    canvas += rng.uniform(-8, 8) * (x - 0.5)  # an uneven exposure
+
+
+def _paint_bones(canvas: Field, chest: Chest, lungs: Field, rng: np.random.Generator) -> None:
+    """Ribs and collarbones as faint bands, fainter outside the lungs."""
+    x, y = unit_grid(canvas.shape[0])
+    offset = np.abs(x - chest.midline)
+    strength = 5 + 9 * (lungs * canvas.shape[0] / 4 + 0.5).clip(0, 1)
+    start = chest.top - 0.03 + rng.uniform(-0.015, 0.015)
+    phase = (y - start - 0.55 * offset**2 - 0.10 * offset) / 0.082
+    band = ((np.abs(phase - phase.round()) * -1 + 0.19) * 8).clip(0, 1)
+    canvas += strength * band * ((phase > -0.3) & (phase < 9.3) & (offset < 0.45))
+    collar = chest.top + 0.075 - 0.28 * (offset - 0.04)
+    bone = ((0.014 - np.abs(y - collar)) * 150).clip(0, 1) * ((offset > 0.05) & (offset < 0.38))
+    canvas += 16 * bone
+
+
+def draw_film(
+    rng: np.random.Generator, chest: Chest, areas: dict[str, list[Run]], image_size: int
+) -> tuple[NDArray[np.uint8], Flags]:
+    """Draw one film, [S, S] uint8, and the mask [S, S] of the given infected areas by side."""
+    canvas = np.full((image_size, image_size), 8.0, dtype=np.float32)
+    mask = np.zeros(canvas.shape, dtype=bool)
+    patchy = 1 + 0.16 * smooth_field(rng, image_size, 22)
+    haze = _free_zone(rng, areas)
+    _paint_body(canvas, chest, rng)
+    lungs = np.full(canvas.shape, -1.0, dtype=np.float32)
+    veil = np.zeros_like(canvas)  # what infection and haze add
+    for side in SIDES:
+        u, v, inside = _lung(chest, side, image_size)
+        hilum = np.exp(-(((u + 1) / 0.55) ** 2) - ((v - 0.45) / 0.2) ** 2)
+        texture = 3 * smooth_field(rng, image_size, 26) * (1 + 2 * hilum)
+        paint(canvas, inside, chest.lung_gray + 12 * v + 34 * hilum + texture, softness=4)
+        lungs = np.maximum(lungs, inside)
+        for run in areas[side]:
+            rho = _area(rng, u, v, run)
+            veil += rng.uniform(*OPACITY) * patchy * ((1.15 - rho) / 0.4).clip(0, 1) * (inside > 0)
+            mask |= (rho < 1) & (inside > 0)
+        if haze is not None and haze[0] == side:
+            rho = _area(rng, u, v, haze[1])
+            veil += rng.uniform(*HAZE) * patchy * ((1.15 - rho) / 0.6).clip(0, 1) * (inside > 0)
+    canvas += veil
+    _paint_bones(canvas, chest, lungs, rng)
+    canvas += 3 * smooth_field(rng, image_size, 7)
+    canvas += 5 * rng.standard_normal(canvas.shape, dtype=np.float32)
+    return to_bytes(canvas), mask
+
+
+# --- words and files ---------------------------------------------------------------------------
 
 
 def qata_caption(areas: dict[str, list[Run]]) -> str:

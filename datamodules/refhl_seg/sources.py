@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from datamodules.files.checks import preview
-from textseg.errors import UserError, check_choice, first_line
+from textseg.errors import UserError, check_choice, refusing
 
 Layout = Literal["auto", "lits", "msd"]
 
@@ -142,14 +142,11 @@ def _add(files: dict[str, Path], name: str, path: Path) -> None:
 
 
 def _label_names(file: Path) -> dict[int, str]:
-    try:
+    cause = f"{file} does not name the labels"
+    remedy = 'download it again; it holds "labels": {"0": "background", ...}'
+    with refusing((OSError, KeyError, TypeError, ValueError, AttributeError), cause, remedy):
         labels = json.loads(file.read_text(encoding="utf-8"))["labels"]
         return {int(label): str(name) for label, name in labels.items()}
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{file} does not name the labels ({first_line(error)})",
-            'download it again; it holds "labels": {"0": "background", ...}',
-        ) from error
 
 
 def _paired(volumes: dict[str, Path], labels: dict[str, Path]) -> list[Case]:

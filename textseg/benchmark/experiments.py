@@ -10,7 +10,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 import textseg.models
 from textseg.encoders import TextEncoderBase
-from textseg.errors import UserError, first_line, wrapped_error
+from textseg.errors import UserError, refusing, wrapped_error
 from textseg.models.base import SegmentationModule
 
 JOINED_BY = "+"
@@ -106,13 +106,10 @@ def _overlaid(entry: str) -> dict[str, Any]:
 
 def _model_section(path: str) -> tuple[str | None, dict[str, Any]]:
     """Class and settings of a file's network; an overlay may leave out either."""
-    try:
+    remedy = "give experiment files, for example [experiments/lsms_qata.yaml]"
+    broken = (OSError, UnicodeDecodeError, yaml.YAMLError)
+    with refusing(broken, f"compare_with: {path} cannot be read as YAML", remedy):
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(
-            f"compare_with: {path} cannot be read as YAML ({first_line(error)})",
-            "give experiment files, for example [experiments/lsms_qata.yaml]",
-        ) from error
     model = content.get("model", {}) if isinstance(content, dict) else None
     if not isinstance(model, dict):
         raise _no_network(path)

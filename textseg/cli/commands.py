@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -128,27 +129,13 @@ def _benchmark(result: Any) -> str:
 # --- the table ---------------------------------------------------------------------------------
 
 _EXPERIMENT = frozenset({"model", "datamodule", "trainer"})
+_of_checkpoint = partial(Command, takes=_EXPERIMENT, needs_checkpoint=True)
 
 COMMANDS: tuple[Command, ...] = (
     Command("fit", "Train a network.", takes=_EXPERIMENT),
-    Command(
-        "validate",
-        "Score a checkpoint on the validation set.",
-        takes=_EXPERIMENT,
-        needs_checkpoint=True,
-    ),
-    Command(
-        "test",
-        "Score a checkpoint on the test set, with intervals and overlays.",
-        takes=_EXPERIMENT,
-        needs_checkpoint=True,
-    ),
-    Command(
-        "predict",
-        "Write a checkpoint's masks for the images of a dataset.",
-        takes=_EXPERIMENT,
-        needs_checkpoint=True,
-    ),
+    _of_checkpoint("validate", "Score a checkpoint on the validation set."),
+    _of_checkpoint("test", "Score a checkpoint on the test set, with intervals and overlays."),
+    _of_checkpoint("predict", "Write a checkpoint's masks for the images of a dataset."),
     Command(
         "segment",
         "Segment images by what a text names: one image, a folder of images, or a table.",
@@ -156,12 +143,11 @@ COMMANDS: tuple[Command, ...] = (
         positionals=("image", "text"),
         show=written_to,
     ),
-    Command(
+    _of_checkpoint(
         "probe",
         "Measure how far masks move when the words are changed.",
         function="textseg.probe:probe",
         takes=_EXPERIMENT | {"variants"},
-        needs_checkpoint=True,
         takes_run=True,
         show=_probe,
     ),

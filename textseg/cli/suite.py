@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from textseg.callbacks.run_config import RunConfig
 from textseg.callbacks.sample_tables import SampleTables  # noqa: F401  short class name in YAML
 from textseg.callbacks.score_log import ScoreLog
 from textseg.callbacks.wandb_offline import fall_back_to_offline
-from textseg.checkpoint import class_path_of, read_checkpoint, same_class
+from textseg.checkpoint import class_path_of, read_checkpoint, same_class, subclasses_of
 from textseg.cli.arguments import config_name, with_checkpoint_of_run, with_run_config
 from textseg.cli.commands import Command, Datasets, load
 from textseg.cli.messages import explain, options
@@ -40,8 +40,14 @@ from textseg.encoders import restoring
 from textseg.errors import UserError
 from textseg.metrics.text import format_results
 from textseg.models.base import SegmentationModule, check_state_dict, settings_of
-from textseg.runs.folder import Run, data_identity
-from textseg.runs.new_run import experiment_of, new_run_dir, remove_if_empty, runs_dir
+from textseg.runs.folder import (
+    Run,
+    data_identity,
+    experiment_of,
+    new_run_dir,
+    remove_if_empty,
+    runs_dir,
+)
 from textseg.runs.outputs import callbacks_of
 from textseg.training import Restart
 from textseg.training.checkpoint_files import (
@@ -339,14 +345,6 @@ class SuiteCLI(LightningCLI):
         if self.trainer.is_global_zero:
             print(format_results(writer.results))
             print(f"written to {writer.folder.parent}")
-
-
-def subclasses_of(base: type) -> Iterator[type]:
-    """Every class below `base` that has been imported."""
-    kind: type
-    for kind in base.__subclasses__():
-        yield kind
-        yield from subclasses_of(kind)
 
 
 def check_help(command: str, arguments: Sequence[str], datamodule: type) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from textseg.errors import UserError, first_line
+from textseg.errors import UserError, refusing
 from textseg.metrics.scores import case_columns
 from textseg.runs import CaseRow, Run, StoredTest, read_test
 
@@ -164,7 +164,8 @@ def _training_settings(run: Run) -> dict[str, Any]:
     """seed_everything, and all that decides what was trained, by dotted name."""
     remedy = "give names, one for each run, so that no two runs are seeds of one method"
     stored = run.settings(remedy)
-    try:
+    cause = f"{run.config} does not tell the seed and the settings of the run"
+    with refusing((KeyError, TypeError, AttributeError), cause, remedy):
         seed, model, data = stored["seed_everything"], stored["model"], stored["data"]
         trainer = stored.get("trainer") or {}
         own = {k: v for k, v in data["init_args"].items() if k not in _OF_THE_MACHINE}
@@ -175,9 +176,3 @@ def _training_settings(run: Run) -> dict[str, Any]:
             **{f"data.{k}": v for k, v in own.items()},
             **{f"trainer.{k}": trainer[k] for k in _OF_THE_TRAINING if k in trainer},
         }
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{run.config} does not tell the seed and the settings of the run "
-            f"({first_line(error)})",
-            remedy,
-        ) from error

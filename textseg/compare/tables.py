@@ -23,6 +23,16 @@ from textseg.metrics.text import (
 )
 
 WORST = 20  # cases in the list of failures
+NOTES = (  # what the numbers mean
+    "dice, miou: mean over images; dice_global, iou_global: pixels pooled over the test set",
+    "± standard deviation over seeds; in brackets: 95% bootstrap interval over patients (over "
+    "images where none is known) and seeds",
+    "p: paired permutation test over patients of these very runs, two-sided; p (Holm): "
+    "corrected for the number of methods compared with the baseline, each score by itself",
+    "size: thirds of this test set's lesions by their share of the image; number: connected "
+    "parts of the truth; side: of the picture; no p-values, as so many tests would find "
+    "something by chance",
+)
 
 
 class Section(NamedTuple):
@@ -39,7 +49,7 @@ def plain_table(comparison: Comparison) -> str:
     for section in sections(comparison)[:-1]:  # the failures, with captions, are for a file
         table = ([one_line(cell) for cell in row] for row in (section.head, *section.rows))
         blocks += ["", section.title, *aligned(table)]
-    return "\n".join([*blocks, "", *_notes(comparison)])
+    return "\n".join([*blocks, "", *NOTES])
 
 
 def markdown_table(comparison: Comparison) -> str:
@@ -50,7 +60,7 @@ def markdown_table(comparison: Comparison) -> str:
     for section in sections(comparison):
         lines += ["", f"## {escape_markdown(section.title)}", ""]
         lines += markdown_rows(section.head, section.rows)
-    lines += ["", *(f"* {escape_markdown(note)}" for note in _notes(comparison))]
+    lines += ["", *(f"* {escape_markdown(note)}" for note in NOTES)]
     return "\n".join(lines) + "\n"
 
 
@@ -72,7 +82,7 @@ def latex_table(comparison: Comparison) -> str:
             "\\end{tabular}",
             "\\end{table}",
         ]
-    lines += [f"% {one_line(text)}" for text in [*comparison.warnings, *_notes(comparison)]]
+    lines += [f"% {one_line(text)}" for text in [*comparison.warnings, *NOTES]]
     return "\n".join(lines) + "\n"
 
 
@@ -92,19 +102,6 @@ def _summary(comparison: Comparison) -> str:
         f"{len(comparison.cases)} cases of {comparison.patients} patients, "
         f"captions: {', '.join(comparison.captions)}, baseline: {comparison.baseline}"
     )
-
-
-def _notes(comparison: Comparison) -> list[str]:
-    return [
-        "dice, miou: mean over images; dice_global, iou_global: pixels pooled over the test set",
-        "± standard deviation over seeds; in brackets: 95% bootstrap interval over patients (over "
-        "images where none is known) and seeds",
-        "p: paired permutation test over patients of these very runs, two-sided; p (Holm): "
-        "corrected for the number of methods compared with the baseline, each score by itself",
-        "size: thirds of this test set's lesions by their share of the image; number: connected "
-        "parts of the truth; side: of the picture; no p-values, as so many tests would find "
-        "something by chance",
-    ]
 
 
 def _scores(comparison: Comparison) -> Section:

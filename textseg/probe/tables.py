@@ -16,6 +16,15 @@ _HEAD = (
     *("captions", "cases", "dice", "dice, true words", "difference", "mask change"),
     "masks changed",
 )
+NOTES = (  # what the numbers mean
+    "dice: mean over images, against the truth; difference: to the same cases with true words",
+    "mask change: mean of 1 - Dice(mask with true words, mask with these); 0: not a pixel "
+    "differs; masks changed: cases in which at least one pixel does",
+    "in brackets: 95% bootstrap interval over patients (over images where none is known)",
+    "word_removed: all words of one class left out; only captions that have such words count",
+    "the truth is that of the true words throughout: a network that follows changed words "
+    "scores a lower dice",
+)
 
 
 def plain_table(result: ProbeResult) -> str:
@@ -89,13 +98,4 @@ def _notes(result: ProbeResult) -> list[str]:
             f"sides swapped: of {result.side_swap.cases} masks that lay in one half of "
             f"the picture, {_estimate(result.side_swap.share)} went to the other half"
         )
-    return [
-        *notes,
-        "dice: mean over images, against the truth; difference: to the same cases with true words",
-        "mask change: mean of 1 - Dice(mask with true words, mask with these); 0: not a pixel "
-        "differs; masks changed: cases in which at least one pixel does",
-        "in brackets: 95% bootstrap interval over patients (over images where none is known)",
-        "word_removed: all words of one class left out; only captions that have such words count",
-        "the truth is that of the true words throughout: a network that follows changed words "
-        "scores a lower dice",
-    ]
+    return [*notes, *NOTES]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from textseg.compare.results import Comparison, Method
+from textseg.compare.tables import NOTES, sections
 from textseg.compare.tables import Section as TextTable
-from textseg.compare.tables import sections
 from textseg.metrics.ranking import choose
 from textseg.report.blocks import (
     Block,
@@ -26,17 +26,6 @@ from textseg.report.plots import dice_distribution, difference_by_size, failures
 from textseg.report.score_tables import MEANING
 from textseg.runs import Run
 
-_MEANING = (
-    *MEANING[:1],
-    "± is the standard deviation over seeds. In brackets: 95% interval from a bootstrap over "
-    "patients (over images where none is known) and seeds. p is of a paired permutation test over "
-    "patients of these very runs, two-sided; p (Holm) is corrected for the number of methods "
-    "compared with the baseline, each score by itself.",
-    "Lesion size: thirds of this test set's lesions by their share of the image; number: connected "
-    "parts of the truth; side: of the picture. These have no p-values: of so many tests some would "
-    "find a difference by chance.",
-)
-
 
 def comparison_page(comparison: Comparison, *, cases: int = 4) -> str:
     """Build a page of methods compared, with pictures of `cases` cases of each kind.
@@ -45,12 +34,13 @@ def comparison_page(comparison: Comparison, *, cases: int = 4) -> str:
         UserError: a picture is broken.
     """
     *tables, failed = sections(comparison)
+    meaning = [Text(text) for text in (MEANING[0], *NOTES[1:])]  # NOTES[0] is its short form
     caption = "The cases with the least Dice averaged over methods, the worst on top."
     alt = f"{caption} The table below holds the numbers."
     worst = plot(lambda: failures(comparison), alt, caption)
     parts = [
         Section("compared", "What is compared", _facts(comparison)),
-        Section("meaning", "What the numbers mean", [Text(text) for text in _MEANING]),
+        Section("meaning", "What the numbers mean", meaning),
         Section("scores", "Scores and differences", [_table(one) for one in tables]),
         Section("plots", "Plots", _plots(comparison)),
         Section("cases", "Best, median and worst cases", _case_blocks(comparison, cases)),

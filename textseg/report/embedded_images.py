@@ -10,7 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from textseg.errors import UserError, first_line
+from textseg.errors import UserError, refusing
+from textseg.preprocess import BROKEN
 from textseg.report.blocks import Picture
 
 MAX_BYTES = 7_500_000  # of all case pictures; base64 makes 10 MB of it
@@ -61,17 +62,15 @@ def _read(file: Path) -> bytes:
 
 
 def _embedded(file: Path, data: bytes, reduced: bool) -> Picture:
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            image.load()  # a file cut short fails here
-            if not reduced:
-                return Picture(data_uri(data, "image/png"), *image.size)
-            small = image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{file} is no PNG that can be read ({first_line(error)})",
-            "the file was cut short or replaced: test the run again",
-        ) from error
+    remedy = "the file was cut short or replaced: test the run again"
+    with (
+        refusing(BROKEN, f"{file} is no PNG that can be read", remedy),
+        Image.open(io.BytesIO(data), formats=["PNG"]) as image,
+    ):
+        image.load()  # a file cut short fails here
+        if not reduced:
+            return Picture(data_uri(data, "image/png"), *image.size)
+        small = image.convert("RGB")
     small.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
     buffer = io.BytesIO()
     # No chroma subsampling: it would wash out the thin colored rims.

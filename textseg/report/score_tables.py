@@ -114,13 +114,6 @@ def _strata_of(test: StoredTest) -> list[Table]:
 
 
 _PROBE_SCORES = ("dice", "dice_true", "difference", "mask_change")
-_PROBE_MEANING = (
-    "The same cases with changed captions; the truth stays that of the true words, so a network "
-    "that follows changed words scores a lower dice. difference: dice less dice_true, which is of "
-    "the same cases with true words. mask_change: mean of 1 - Dice between the masks with true and "
-    "with changed words; 0 where not a pixel differs. masks changed: share of cases in which at "
-    "least one pixel does."
-)
 _PAIRS = (
     "Two expressions of one image. followed: share of pairs where each mask is nearer to its own "
     "truth; own, other: mean Dice with either"
@@ -142,6 +135,8 @@ def probe_blocks(run: Path) -> list[Block]:
     file = run / "probe" / "probe.json"
     if not file.is_file():
         return []
+    from textseg.probe.tables import NOTES  # torch takes seconds
+
     stored = read_scores(file, ["variants"])
     blocks: list[Block] = [Caution(str(text)) for text in stored.get("warnings") or []]
     later = sorted(path.name for path in run.glob("probe_[0-9]*/probe.json"))
@@ -149,7 +144,7 @@ def probe_blocks(run: Path) -> list[Block]:
         blocks.append(Text(f"Probed again {len(later)} times since: the first probe is shown."))
     head = ["captions", "cases", *_PROBE_SCORES, "masks changed"]
     rows = [_row(name, values) for name, values in stored["variants"].items()]
-    blocks += [Text(_PROBE_MEANING), Table("Changed captions", head, rows)]
+    blocks += [*map(Text, NOTES), Table("Changed captions", head, rows)]
     for name, title, count, scores in _MORE:
         values = stored.get(name)
         if values is not None:

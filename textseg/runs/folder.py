@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from textseg.errors import UserError, first_line
+from textseg.errors import UserError, refusing
 from textseg.runs.results import StoredTest, read_test
 
 RUN_CONFIG = "config.yaml"
@@ -74,10 +75,9 @@ class Run:
         """
         if not self.config.is_file():
             return {}
-        try:
+        broken = (OSError, UnicodeDecodeError, yaml.YAMLError)
+        with refusing(broken, f"{self.config} is no YAML", remedy):
             settings = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"{self.config} is no YAML ({first_line(error)})", remedy) from error
         if not isinstance(settings, dict):
             raise UserError(f"{self.config} holds no settings", remedy)
         return settings
@@ -153,17 +153,16 @@ class Run:
         if not file.is_file():
             return {}
         curves: dict[str, dict[int, float]] = {}
-        try:
-            with file.open(newline="", encoding="utf-8") as stream:
-                for row in csv.DictReader(stream):
-                    for key, value in row.items():
-                        if value and key and row.get("epoch") and key not in ("epoch", "step"):
-                            curves.setdefault(key, {})[int(row["epoch"])] = float(value)
-        except (OSError, UnicodeDecodeError, csv.Error, ValueError, TypeError) as error:
-            raise UserError(
-                f"{file} cannot be read ({first_line(error)})",
-                "the file was cut short or edited; the page leaves out the curves without it",
-            ) from error
+        broken = (OSError, UnicodeDecodeError, csv.Error, ValueError, TypeError)
+        remedy = "the file was cut short or edited; the page leaves out the curves without it"
+        with (
+            refusing(broken, f"{file} cannot be read", remedy),
+            file.open(newline="", encoding="utf-8") as stream,
+        ):
+            for row in csv.DictReader(stream):
+                for key, value in row.items():
+                    if value and key and row.get("epoch") and key not in ("epoch", "step"):
+                        curves.setdefault(key, {})[int(row["epoch"])] = float(value)
         return {key: sorted(values.items()) for key, values in curves.items()}
 
 
@@ -172,6 +171,35 @@ def nested(settings: Any, *names: str) -> Any:
     for name in names:
         settings = settings.get(name) if isinstance(settings, dict) else None
     return settings
+
+
+def runs_dir(root: str | None, experiment: str) -> Path:
+    """The folder of all runs of an experiment: ``<root>/<experiment>``, by default below runs/."""
+    return Path(root or "runs") / experiment
+
+
+def new_run_dir(runs: Path) -> Path:
+    """A new folder below `runs` with the time for a name; created by the first process alone.
+
+    Other processes get `runs`: every path that is written to comes from the first.
+    """
+    from lightning.pytorch.utilities import rank_zero_only
+
+    if getattr(rank_zero_only, "rank", 0):
+        return runs
+    return unique_dir(runs / time.strftime("%Y-%m-%d_%H-%M-%S"))
+
+
+def remove_if_empty(run: Path) -> None:
+    """Remove the folder of a run that was refused before it wrote anything."""
+    with suppress(OSError):
+        run.rmdir()
+        run.parent.rmdir()
+
+
+def experiment_of(run: Path) -> str | None:
+    """The name of a run's experiment; None where the folder is no run's."""
+    return run.parent.name if Run(run).config.is_file() else None
 
 
 def unique_dir(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, get_args
 
-from textseg.errors import UserError, first_line
+from textseg.errors import UserError, refusing
 from textseg.metrics.scores import SCORES, Protocol
 from textseg.runs.cases import TEST_AGAIN, CaseRow, read_cases
 
@@ -80,12 +80,9 @@ def read_scores(file: Path, needed: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: it is missing or broken, a value is of another kind, or a needed one is missing.
     """
-    try:
+    broken = (OSError, ValueError, RecursionError)
+    with refusing(broken, f"{file} cannot be read as JSON", _remedy(file)):
         values = json.loads(file.read_text(encoding="utf-8"), parse_constant=lambda name: None)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{file} cannot be read as JSON ({first_line(error)})", _remedy(file)
-        ) from error
     if not isinstance(values, dict):
         raise UserError(f"{file} holds no results by name", _remedy(file))
     for name, value in values.items():

@@ -15,9 +15,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from numpy.typing import NDArray
 
 import textseg.models
-from textseg.checkpoint import ABOUT, class_path_of, read_checkpoint, same_class
+from textseg.checkpoint import ABOUT, class_path_of, read_checkpoint, same_class, subclasses_of
 from textseg.encoders import NoText, restoring
-from textseg.errors import UserError, first_line
+from textseg.errors import UserError, refusing
 from textseg.metrics.case_table import resize_logits, threshold_logits
 from textseg.models.base import SegmentationModule, settings_of
 from textseg.preprocess import Bytes, Size, checked_size
@@ -217,13 +217,10 @@ def _network_class(class_path: str, path: str | Path) -> type[SegmentationModule
     run = Run.of_checkpoint(path)
     network = _imported_network(class_path)
     if network is None and nested(run.settings(), "model", "class_path") == class_path:
-        try:
+        cause = f"{run.config} names {class_path}, which cannot be imported"
+        remedy = "run this in the folder that holds its module, or install the module"
+        with refusing(ImportError, cause, remedy):
             import_module(class_path.rpartition(".")[0])
-        except ImportError as error:
-            raise UserError(
-                f"{run.config} names {class_path}, which cannot be imported ({first_line(error)})",
-                "run this in the folder that holds its module, or install the module",
-            ) from error
         network = _imported_network(class_path)
     if network is None:
         own = [name for name in textseg.models.__all__ if name != SegmentationModule.__name__]
@@ -237,13 +234,11 @@ def _network_class(class_path: str, path: str | Path) -> type[SegmentationModule
 
 def _imported_network(class_path: str) -> type[SegmentationModule] | None:
     """The imported subclass of SegmentationModule of this path; None where there is none."""
-    left = SegmentationModule.__subclasses__()
-    while left:
-        network = left.pop()
+    found: type[SegmentationModule] | None = None
+    for network in subclasses_of(SegmentationModule):
         if same_class(class_path, f"{network.__module__}.{network.__name__}"):
-            return network
-        left += network.__subclasses__()
-    return None
+            found = network  # of a class that was defined again, the last
+    return found
 
 
 def _run_settings(run: Run) -> tuple[int | list[int] | None, str | int | None]:
@@ -259,15 +254,11 @@ def _run_settings(run: Run) -> tuple[int | list[int] | None, str | int | None]:
 
 
 def _fabric(device: str, precision: Any) -> L.Fabric:
-    try:
+    cause = f"device={device!r} with the run's precision {precision or '32-true'} cannot be used"
+    remedy = "give auto, cpu, or a device of this machine such as cuda:0"
+    with refusing((RuntimeError, ValueError, MisconfigurationException), cause, remedy):
         kind, index = "auto", None
         if device != "auto":
             kind, index = (chosen := torch.device(device)).type, chosen.index
         devices: list[int] | int = 1 if index is None or kind == "cpu" else [index]
         return L.Fabric(accelerator=kind, devices=devices, precision=precision)
-    except (RuntimeError, ValueError, MisconfigurationException) as error:
-        raise UserError(
-            f"device={device!r} with the run's precision {precision or '32-true'} cannot be used "
-            f"({first_line(error)})",
-            "give auto, cpu, or a device of this machine such as cuda:0",
-        ) from error

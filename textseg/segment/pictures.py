@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from textseg.errors import UserError, first_line
-from textseg.preprocess import Bytes, Size, read_image, resize_image
+from textseg.errors import UserError, refusing
+from textseg.preprocess import Bytes, Size, read_image, resize_image, rgb_values
 
-FULL_SCALE = 65535  # of 16-bit gray
 # A file, a PIL image, or values [H, W] or [H, W, 3].
 Picture: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
 
@@ -51,20 +50,13 @@ def pixels_of(image: Picture) -> Bytes:
 
 
 def _converted(image: Image.Image) -> Bytes:
-    """As `read_image` does with what it opens; a test compares the two for every mode."""
     if image.mode == "F":
         raise UserError(
             "a PIL image of mode F has no fixed range", "scale it to 0..255 and convert it to L"
         )
-    try:
-        if image.mode.startswith("I"):
-            gray = np.asarray(image, dtype=np.float64) / FULL_SCALE * 255
-            image = Image.fromarray(gray.clip(0, 255).round().astype(np.uint8))
-        return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow reads the file only now
-        raise UserError(
-            f"the PIL image cannot be read ({first_line(error)})", "replace its file"
-        ) from error
+    late = (OSError, SyntaxError, ValueError)  # Pillow reads the file only now
+    with refusing(late, "the PIL image cannot be read", "replace its file"):
+        return rgb_values(image)
 
 
 def to_tensor(picture: Bytes, size: Size) -> Tensor:
