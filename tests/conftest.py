@@ -16,6 +16,28 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several workers would wait
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+# A file runs in one process: the longest ones come first, so that none is left alone at the end.
+LONGEST = (
+    *("models/test_compile.py", "training/test_resume.py", "experiments/test_gpu_script.py"),
+    *("training/test_ddp_equality.py", "metrics/test_bootstrap_coverage.py"),
+    *("training/test_ddp.py", "cli/test_wheel.py", "callbacks/test_wandb.py"),
+    *("cli/test_own_classes.py", "cli/test_cli.py", "callbacks/test_loggers_run.py"),
+    *("docs/test_docs_your_own_data.py", "docs/test_docs_your_own_network.py"),
+    *("segment/test_segment.py", "training/test_training_options.py"),
+    *("models/test_lsms.py", "models/test_baseline.py", "models/test_tmc.py"),
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # xdist's own order, by the number of tests
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    ranks = {tests / name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection beyond this machine fails the test; loopback and sockets by path pass."""

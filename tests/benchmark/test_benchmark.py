@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import textseg.benchmark.measure as module
-from tests.benchmark.tiny_benchmark import Sized, skip_costly, tiny
+from tests.benchmark.tiny_benchmark import SMALLEST, Sized, skip_costly, tiny
 from textseg.batch import SegmentationOutput, stable_id
 from textseg.benchmark.cost import count_gflops, random_batch
 from textseg.benchmark.measure import benchmark, with_ratios
@@ -289,7 +289,7 @@ class Plain(LSMS):
 
 def test_weights_and_image_are_in_the_format_of_their_candidate() -> None:
     Plain.seen.clear()
-    model = Plain("mscan_tiny", "scratch", pretrained=False, decoder_dim=32)
+    model = Plain(SMALLEST, "scratch", pretrained=False, decoder_dim=32)
     benchmark(model, Sized(32), batch_size=3, rounds=1)
     first, last = "channels_first", "channels_last"
     both = [(f, f, training) for f in (first, last) for training in (False, True)]

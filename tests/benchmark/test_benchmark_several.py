@@ -46,7 +46,7 @@ def test_compared_networks_are_rows_after_the_first(
         experiment(tmp_path, "no_text", language_branch="none", contrastive_weight=0),
     ]
     settings = {"compare_with": files, "text_encoder": "scratch", "reference": "no_text"}
-    result = benchmark(tiny(), Sized(32), batch_size=2, rounds=2, **settings)
+    result = benchmark(tiny("mscan_tiny"), Sized(32), batch_size=2, rounds=2, **settings)
     rows = result["networks"]
     assert [row["name"] for row in rows] == ["LSMS", "wide", "no_text"]
     assert {row["memory_format"] for row in rows} == {"channels_last"}

@@ -9,8 +9,11 @@ import lightning as L
 import pytest
 
 import textseg.benchmark.measure as measure
+from tests.models.tiny import NETWORKS
 from textseg.benchmark.timing import Candidate
 from textseg.models.lsms import LSMS
+
+SMALLEST = NETWORKS["LSMS"]["image_encoder"]
 
 
 class Sized(L.LightningDataModule):
@@ -21,8 +24,8 @@ class Sized(L.LightningDataModule):
         self.image_size = image_size
 
 
-def tiny(**settings: Any) -> LSMS:
-    return LSMS("mscan_tiny", "scratch", pretrained=False, decoder_dim=32, **settings)
+def tiny(image_encoder: str = SMALLEST, **settings: Any) -> LSMS:
+    return LSMS(image_encoder, "scratch", pretrained=False, decoder_dim=32, **settings)  # type: ignore[arg-type]
 
 
 def skip_costly(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:

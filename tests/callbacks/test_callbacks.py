@@ -12,7 +12,17 @@ import torch
 from PIL import Image
 
 from tests.models.stand_ins import make_batch
-from tests.tiny_run import Outcome, call, only, train_arguments, write_experiment, write_refhl
+from tests.models.tiny import NO_TEXT
+from tests.tiny_run import (
+    NO_PICTURES,
+    SMALL,
+    Outcome,
+    call,
+    only,
+    train_arguments,
+    write_experiment,
+    write_refhl,
+)
 from textseg.callbacks.explanation_writer import ExplanationWriter
 from textseg.errors import UserError
 from textseg.models.base import SegmentationModule
@@ -78,9 +88,10 @@ MODES = ("true", "empty", "shuffled")
 def explained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     """A fit that is tested three ways with two explanations each: its run and what it printed."""
     home = tmp_path_factory.mktemp("explained")
-    more = ["--test_after_fit", "true", "--explain.pictures", "2", "--results_writer.overlays", "0"]
+    more = ["--test_after_fit", "true", "--explain.pictures", "2"]
+    experiment = write_experiment(home, model=SMALL, results_writer=NO_PICTURES)
     root = write_refhl(home / "refhl")
-    outcome = call(*train_arguments(write_experiment(home), root, *more), cwd=home)
+    outcome = call(*train_arguments(experiment, root, *more), cwd=home)
     assert outcome.status == 0, outcome.err
     return only(home / "runs/tiny"), outcome
 
@@ -167,7 +178,7 @@ def test_settings_that_draw_nothing_are_refused(settings: dict[str, Any], named:
 def test_a_word_for_a_network_that_reads_none_is_refused_before_the_training(
     tmp_path: Path,
 ) -> None:
-    blind = {"init_args": {"language_branch": "none", "contrastive_weight": 0.0}}
+    blind = {**SMALL, "init_args": {**SMALL["init_args"], **NO_TEXT["TMCA"]}}
     experiment = write_experiment(tmp_path, model=blind)
     word = ["--explain.pictures", "1", "--explain.word", "left"]
     arguments = train_arguments(experiment, write_refhl(tmp_path / "refhl"), *word)

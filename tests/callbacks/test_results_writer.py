@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.tiny_run import call, only, train_arguments, write_experiment, write_refhl
+from tests.tiny_run import SMALL, call, only, train_arguments, write_experiment, write_refhl
 from textseg.metrics.text import to_json
 from textseg.runs.outputs import pack_mask, unpack_mask
 
@@ -38,7 +38,7 @@ def test_the_ranked_cases_are_drawn_as_a_picture_of_the_running_test_would_be(
     tmp_path: Path,
 ) -> None:
     root = write_refhl(tmp_path / "refhl")
-    experiment = write_experiment(tmp_path)
+    experiment = write_experiment(tmp_path, model=SMALL)
     assert call(*train_arguments(experiment, root), cwd=tmp_path).status == 0
     best = only(tmp_path / "runs/tiny") / "checkpoints/best.ckpt"
     for number in ("0", "9"):

@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from tests.models.stand_ins import make_batch
 from tests.tiny_run import (
+    SMALL,
     Outcome,
     call,
     only,
@@ -228,7 +229,7 @@ def wandb_fit(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
         patch.setenv("WANDB_MODE", "online")
         patch.delenv("WANDB_API_KEY", raising=False)
         patch.setenv("NETRC", str(home / "no-netrc"))
-        experiment = write_experiment(home, trainer=WANDB)
+        experiment = write_experiment(home, trainer=WANDB, model=SMALL)
         with warnings.catch_warnings(record=True) as raised:
             warnings.simplefilter("always")
             outcome = call(*train_arguments(experiment, root), cwd=home)
@@ -283,7 +284,13 @@ def test_the_wandb_run_holds_metrics_and_the_resolved_config(
     wandb_fit: tuple[Path, Outcome],
 ) -> None:
     log = log_of(wandb_fit[0])
-    for word in (b"val/dice_global", b"train/loss", b"mscan_tiny", b"weight_decay", b"image_size"):
+    for word in (
+        b"val/dice_global",
+        b"train/loss",
+        b"test_convnext",
+        b"weight_decay",
+        b"image_size",
+    ):
         assert word in log
 
 
@@ -322,7 +329,7 @@ def test_wandb_never_waits_for_an_answer_and_writes_nothing_where_disabled(
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     root = write_refhl(tmp_path / "refhl")
-    experiment = write_experiment(tmp_path, trainer=WANDB)
+    experiment = write_experiment(tmp_path, trainer=WANDB, model=SMALL)
     done = shell("-m", "lightning_cli", *train_arguments(experiment, root), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert ("W&B runs offline: no API key" in done.stderr) == bool(left)

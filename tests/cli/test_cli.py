@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +16,20 @@ import torch
 import yaml
 from PIL import Image
 
+from tests.cli.finished_fit import (
+    MODES,
+    Trained,
+    cases,
+    counts,
+    experiment,
+    manifest,
+    metrics_of,
+    moved_run,
+    strings,
+)
 from tests.models.stand_ins import write_bert
 from tests.tiny_run import (
+    NO_PICTURES,
     ROOT,
     ROWS,
     Outcome,
@@ -28,26 +38,10 @@ from tests.tiny_run import (
     masks_in,
     only,
     train_arguments,
-    write_experiment,
     write_refhl,
 )
 
-MODES = ["true", "empty", "shuffled"]
 SCORES = ["dice", "miou", "dice_global", "iou_global"]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished fit: where it was started, its run folder, its data and what it printed."""
-
-    home: Path
-    run: Path
-    root: Path
-    outcome: Outcome
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.run / "checkpoints" / "best.ckpt"
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +49,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     home = tmp_path_factory.mktemp("home")
     root = write_refhl(home / "refhl")
     more = ["--test_after_fit", "true", "--results_writer.save_masks", "true"]
-    outcome = call(*train_arguments(write_experiment(home), root, *more), cwd=home)
+    outcome = call(*train_arguments(experiment(home), root, *more), cwd=home)
     assert outcome.status == 0, outcome.err
     return Trained(home, only(home / "runs" / "tiny"), root, outcome)
 
@@ -76,29 +70,6 @@ def again(trained: Trained) -> Again:
     test = call("test", "--ckpt_path", trained.checkpoint, *saving, cwd=trained.home)
     predict = call("predict", "--ckpt_path", trained.checkpoint, cwd=trained.home)
     return Again(before, test, predict)
-
-
-def moved_run(trained: Trained, folder: Path) -> Path:
-    """The config and the checkpoints of the run, elsewhere and without its results."""
-    moved = folder / "moved"
-    shutil.copytree(trained.run / "checkpoints", moved / "checkpoints")
-    shutil.copy(trained.run / "config.yaml", moved)
-    return moved
-
-
-def cases(folder: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO((folder / "cases.csv").read_text())))
-
-
-def manifest(root: Path) -> list[dict[str, str]]:
-    """The rows of test, with the `case` each must have."""
-    rows = [json.loads(line) for line in (root / "manifest.jsonl").read_text().splitlines()]
-    named = [{**r, "case": f"{Path(r['image']).stem}__{n}"} for n, r in enumerate(rows)]
-    return [row for row in named if row["split"] == "test"]
-
-
-def metrics_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "metrics.json").read_text())
 
 
 # --- fit -------------------------------------------------------------------------------------
@@ -147,7 +118,7 @@ def test_the_config_of_a_run_holds_every_setting_with_its_value(trained: Trained
     assert config["seed_everything"] == 1
     assert config["data"]["init_args"]["root"] == str(trained.root)
     assert config["data"]["init_args"]["caption_mode"] == "true"
-    assert config["model"]["init_args"]["decoder_dim"] == 32
+    assert config["model"]["init_args"]["alignment_dim"] == 16
     assert config["model"]["init_args"]["weight_decay"] == 0.05, "a default is written out too"
 
 
@@ -248,16 +219,6 @@ def table(outcome: Outcome) -> list[str]:
     return lines[start:]
 
 
-def counts(trained: Trained, folder: Path) -> list[tuple[int, int, int]]:
-    """Pixels in both, in the prediction and in the truth, from the mask files alone."""
-    result = []
-    for row in manifest(trained.root):
-        pred = np.asarray(Image.open(folder / "masks" / f"{row['case']}.png")) > 0
-        truth = np.asarray(Image.open(trained.root / row["mask"])) > 127
-        result.append((int((pred & truth).sum()), int(pred.sum()), int(truth.sum())))
-    return result
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_cases_csv_agrees_with_the_masks_on_disk(trained: Trained, mode: str) -> None:
     folder = trained.run / "test" / mode
@@ -303,22 +264,8 @@ def test_the_printed_table_has_both_conventions_and_intervals(trained: Trained) 
 @pytest.mark.parametrize("name", ["best", "last"])
 def test_a_checkpoint_holds_tensors_and_plain_values_only(trained: Trained, name: str) -> None:
     stored = torch.load(trained.run / f"checkpoints/{name}.ckpt", weights_only=True)
-    assert stored["hyper_parameters"]["_class_path"].endswith("LSMS")
-    assert stored["hyper_parameters"]["decoder_dim"] == 32
-
-
-def strings(value: Any, at: str = "") -> dict[str, str]:
-    """Every string in a nest of containers, by its place."""
-    if isinstance(value, str):
-        return {at: value}
-    pairs = value.items() if isinstance(value, dict) else ()
-    if isinstance(value, (list, tuple)):
-        pairs = enumerate(value)
-    return {
-        k: v
-        for key, inner in pairs
-        for k, v in {**strings(key, f"{at}.key"), **strings(inner, f"{at}.{key}")}.items()
-    }
+    assert stored["hyper_parameters"]["_class_path"].endswith("TMCA")
+    assert stored["hyper_parameters"]["alignment_dim"] == 16
 
 
 def test_a_checkpoint_holds_no_path_of_the_machine_besides_settings(trained: Trained) -> None:
@@ -405,7 +352,7 @@ QUICK = ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1
 
 def test_two_fits_in_one_process_leave_two_folders(tmp_path: Path) -> None:
     """On phantoms, which the first fit writes and the second one finds."""
-    fit = ["fit", "--config", write_experiment(tmp_path), "--data.synthesize", "2", *QUICK]
+    fit = ["fit", "--config", experiment(tmp_path), "--data.synthesize", "2", *QUICK]
     assert call(*fit, cwd=tmp_path).status == 0
     first = only(tmp_path / "runs/tiny")
     before = fingerprints(tmp_path)
@@ -424,7 +371,7 @@ def test_a_fit_from_best_goes_on_counting_in_a_folder_of_its_own(
     before = fingerprints(trained.run)
     best = trained.run / "checkpoints/best.ckpt"
     more = ["--trainer.max_epochs", "2", "--ckpt_path", str(best)]
-    fit = train_arguments(write_experiment(tmp_path), trained.root, *more)
+    fit = train_arguments(experiment(tmp_path), trained.root, *more)
     outcome = call(*fit, cwd=tmp_path)
     assert outcome.status == 0, outcome.err
     with (only(tmp_path / "runs/tiny") / "metrics.csv").open() as file:
@@ -437,8 +384,9 @@ def test_a_checkpoint_is_tested_after_its_text_encoders_folder_is_gone(
 ) -> None:
     """conftest's guard would fail it if a hub were asked instead."""
     write_bert(tmp_path / "bert")
-    encoder = ["--model.text_encoder", str(tmp_path / "bert"), "--test_after_fit", "true"]
-    fit = train_arguments(write_experiment(tmp_path), trained.root, *encoder, *QUICK)
+    more = ["--model.text_encoder", str(tmp_path / "bert"), "--test_after_fit", "true"]
+    config = experiment(tmp_path, results_writer=NO_PICTURES)
+    fit = train_arguments(config, trained.root, *more, *QUICK)
     assert call(*fit, cwd=tmp_path).status == 0
     shutil.rmtree(tmp_path / "bert")
     run = only(tmp_path / "runs/tiny")

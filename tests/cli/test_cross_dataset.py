@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.tiny_run import ROWS, call, only, write_experiment, write_refhl
+from tests.tiny_run import NO_PICTURES, ROWS, SMALL, call, only, write_experiment, write_refhl
 from textseg.cli.arguments import with_run_config
 from textseg.errors import UserError
 
@@ -39,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     write_refhl(home / "other")
     (home / "other.yaml").write_text(OTHER)
     data = {"init_args": {"synthesize": 2, "normalize_captions": True}}
-    experiment = write_experiment(home, data=data)
+    experiment = write_experiment(home, data=data, model=SMALL, results_writer=NO_PICTURES)
     outcome = call("fit", "--config", experiment, cwd=home)
     assert outcome.status == 0, outcome.err
     return Run(home, only(home / "runs/tiny") / "checkpoints/best.ckpt")
@@ -48,10 +48,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.mark.parametrize(
     "more",
     [
-        ["--data", "ManifestDataModule", "--data.root", "other", "--data.split", "all_test"],
         ["--data=ManifestDataModule", "--data.root=other", "--data.split=all_test"],
         ["--config", "other.yaml"],
-        ["--config=other.yaml"],
     ],
 )
 def test_other_data_are_tested_on_although_the_run_had_phantoms(
@@ -72,7 +70,10 @@ def test_other_data_keep_what_the_network_goes_by_and_nothing_of_the_runs_own(
 ) -> None:
     monkeypatch.chdir(run.home)
     kept = {"image_size": 32, "batch_size": 2, "num_workers": 0, "normalize_captions": True}
-    for more in (["--data", "ManifestDataModule"], ["--config", "other.yaml"]):
+    for more in (
+        *(["--data", "ManifestDataModule"], ["--data=ManifestDataModule"]),
+        *(["--config", "other.yaml"], ["--config=other.yaml"]),
+    ):
         settings = run.settings(*more)
         assert kept.items() <= settings.items()
         assert not {"root", "captions", "split", "synthesize", "on_missing"} & set(settings)

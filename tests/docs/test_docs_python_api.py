@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.docs.page import read_page
-from tests.tiny_run import call, only, train_arguments, write_experiment, write_refhl
+from tests.tiny_run import SMALL, call, only, train_arguments, write_experiment, write_refhl
 
 PAGE = read_page("python_api.md")
 
@@ -18,7 +18,7 @@ PAGE = read_page("python_api.md")
 def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the page's blocks leave behind, with a trained checkpoint as CKPT."""
     home = tmp_path_factory.mktemp("home")
-    experiment = write_experiment(home)
+    experiment = write_experiment(home, model=SMALL)
     fit = call(*train_arguments(experiment, write_refhl(home / "data")), cwd=home)
     assert fit.status == 0, fit.err
     image = np.random.default_rng(0).integers(0, 255, (50, 70), dtype=np.uint8)

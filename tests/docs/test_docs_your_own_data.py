@@ -26,6 +26,7 @@ QUICK = [
     *("--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"),
     *("--trainer.enable_progress_bar", "false", "--model.decoder_dim", "32"),
     *("--data.image_size", "32", "--data.batch_size", "2", "--data.num_workers", "0"),
+    *("--results_writer.overlays", "0", "--results_writer.ranked", "0"),
 ]
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.encoders.tiny_text import SMALL, scratch
+from tests.forked import forked
 from tests.models.stand_ins import CAPTIONS
 from textseg.encoders import TextEncoder, restoring
 from textseg.errors import UserError
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_the_same_captions_give_the_same_vocabulary_in_any_order_and_number() -> None:
@@ -24,14 +21,14 @@ def test_the_same_captions_give_the_same_vocabulary_in_any_order_and_number() ->
     assert states[0] == states[1] == states[2]
 
 
-def test_the_same_captions_give_the_same_vocabulary_in_another_process() -> None:
-    code = (
-        "from textseg.encoders import TextEncoder; e = TextEncoder('scratch', dim=32, depth=1, "
-        f"max_tokens=12); e.learn_vocabulary({CAPTIONS!r}); print(e.get_extra_state()['tokenizer'])"
-    )
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert output.strip() == scratch().get_extra_state()["tokenizer"]
+def print_vocabulary() -> None:
+    print(scratch().get_extra_state()["tokenizer"], flush=True)
+
+
+def test_the_same_captions_give_the_same_vocabulary_in_another_process(tmp_path: Path) -> None:
+    done = forked(print_vocabulary, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == scratch().get_extra_state()["tokenizer"]
 
 
 def test_scratch_text_refuses_to_run_before_it_has_a_vocabulary() -> None:

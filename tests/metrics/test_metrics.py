@@ -1,72 +1,27 @@
-"""The table and its numbers against scikit-learn, torchmetrics, MONAI, scipy and two processes.
-
-References are imported where they are used, because the second process imports this file.
-"""
+"""The table and its numbers against scikit-learn, torchmetrics, MONAI and scipy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from tests.metrics.pairs import (
+    UNKNOWN,
+    Pair,
+    assert_same_rows,
+    blobs,
+    fill,
+    pairs_with_empty_ones,
+    tabulate,
+)
 from textseg.metrics import bootstrap, case_table
 from textseg.metrics import scores as metrics
 from textseg.metrics.case_table import CaseTable
 from textseg.metrics.scores import CaseTableRows
-
-Pair = tuple[Tensor, Tensor]
-UNKNOWN = (float("nan"), float("nan"))
-
-
-def blobs(seed: int, size: tuple[int, int] = (24, 20)) -> Pair:
-    """A random truth and a prediction that overlaps it, both with ragged edges."""
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.rand(1, 1, 6, 5, generator=generator)
-    smooth = torch.nn.functional.interpolate(noise, size=size, mode="bilinear")[0, 0]
-    wobble = torch.rand(size, generator=generator) * 0.3
-    return smooth + wobble > 0.75, smooth > 0.6
-
-
-def pairs_with_empty_ones(number: int) -> list[Pair]:
-    """Random pairs of several sizes; one with both empty, one false alarm, one miss."""
-    pairs = [blobs(seed, (20 + seed, 30 - seed)) for seed in range(number - 3)]
-    nothing, something = torch.zeros(8, 9, dtype=torch.bool), torch.ones(8, 9, dtype=torch.bool)
-    return [*pairs, (nothing, nothing), (something, nothing), (nothing, something)]
-
-
-def tabulate(
-    pairs: Sequence[Pair],
-    index: Sequence[int] | None = None,
-    spacing: tuple[float, float] = UNKNOWN,
-    *,
-    surface: bool = False,
-) -> CaseTableRows:
-    table = CaseTable(surface=surface)
-    fill(table, pairs, range(len(pairs)) if index is None else index, spacing)
-    return table.compute()
-
-
-def fill(
-    table: CaseTable,
-    pairs: Sequence[Pair],
-    index: Sequence[int],
-    spacing: tuple[float, float] = UNKNOWN,
-) -> None:
-    """Two cases to a batch."""
-    for start in range(0, len(pairs), 2):
-        batch, numbers = pairs[start : start + 2], torch.tensor(index[start : start + 2])
-        preds, truths = [p for p, _ in batch], [t for _, t in batch]
-        table.update(preds, truths, numbers, torch.tensor([spacing] * len(batch)))
-
-
-def assert_same_rows(one: CaseTableRows, two: CaseTableRows) -> None:
-    for name, left, right in zip(CaseTableRows._fields, one, two, strict=True):
-        np.testing.assert_array_equal(left, right, err_msg=name)
 
 
 def boundary_distances(pred: Tensor, truth: Tensor, spacing: Sequence[float]) -> list[np.ndarray]:
@@ -416,56 +371,3 @@ def test_lvit_grows_the_truth_as_its_loader_does(size: tuple[int, int]) -> None:
     assert pred.all()
     # OpenCV weighs in steps of 1/2048, which decides a few pixels at an odd ratio of sizes.
     assert (grown.numpy() != expected).mean() <= (1e-4 if size == (300, 401) else 0)
-
-
-def scenarios() -> dict[str, tuple[list[int], list[int]]]:
-    """Cases of rank 0 and of rank 1; repeats are what a sampler pads with."""
-    return {
-        "no rows on rank 1": ([2, 0, 1], []),
-        "uneven and padded": ([0, 2, 4, 6, 8], [1, 3, 5, 7, 0, 2, 3]),
-        "no rows at all": ([], []),
-    }
-
-
-def one_rank(rank: int, folder: Path) -> None:
-    torch.distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{folder / 'meeting'}",
-        rank=rank,
-        world_size=2,
-        timeout=timedelta(seconds=60),
-    )
-    try:
-        pairs = pairs_with_empty_ones(9)
-        for name, ranks in scenarios().items():
-            table = CaseTable()
-            fill(table, [pairs[i] for i in ranks[rank]], ranks[rank])
-            np.savez(folder / f"{name}-{rank}.npz", **table.compute()._asdict())
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """This process is rank 0: starting one other costs half the imports of starting two."""
-    folder = tmp_path_factory.mktemp("ranks")
-    other = torch.multiprocessing.get_context("spawn").Process(target=one_rank, args=(1, folder))
-    other.start()
-    try:
-        one_rank(0, folder)
-    finally:
-        other.join(timeout=60)
-        other.kill()
-    assert other.exitcode == 0
-    return folder
-
-
-@pytest.mark.ddp
-@pytest.mark.parametrize("name", list(scenarios()))
-def test_two_processes_give_exactly_the_rows_of_one(name: str, two_processes: Path) -> None:
-    cases = sorted({case for rank in scenarios()[name] for case in rank})
-    pairs = pairs_with_empty_ones(9)
-    expected = tabulate([pairs[i] for i in cases], cases)
-    for rank in (0, 1):
-        saved = np.load(two_processes / f"{name}-{rank}.npz")
-        assert_same_rows(CaseTableRows(**saved), expected)

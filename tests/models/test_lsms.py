@@ -35,8 +35,12 @@ class TestLSMS(NetworkContract, TextGuidedContract):
         "decoder_stride": 4,
         "decoder_dim": 64,
     }
+    learning_encoder: ClassVar[dict[str, Any]] = {"image_encoder": "mscan_tiny"}
     learning_rate, learning_steps = 2e-3, 30
-    golden = ("lsms_mscan_tiny.txt", {"decoder_stages": (1, 2, 3, 4)})
+    golden = (
+        "lsms_mscan_tiny.txt",
+        {"image_encoder": "mscan_tiny", "decoder_stages": (1, 2, 3, 4)},
+    )
     variations: ClassVar = {
         "per scale": {"language_branch": "per_scale"},
         "no strips": {"strips": ()},

@@ -13,6 +13,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tests.forked import start
 from tests.models.stand_ins import CAPTIONS, BatchesInMemory, make_batch, pictures, quiet_trainer
 from tests.models.tiny import tiny
 from textseg.batch import Batch, SegmentationOutput, stable_id
@@ -237,7 +238,10 @@ def work(rank: int, folder: str) -> None:
 @pytest.mark.ddp
 @pytest.mark.slow
 def test_two_processes_average_to_the_gradient_of_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(work, args=(str(tmp_path),), nprocs=2)
+    processes = [start(work, rank, str(tmp_path), daemon=True) for rank in range(2)]
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
     whole = gradients_of_one_process(shared_batch())
     halves = [gradients_of_one_process(part(shared_batch(), s)) for s in (slice(2), slice(2, 4))]
     apart = {n: (halves[0][n] + halves[1][n]) / 2 for n in whole}

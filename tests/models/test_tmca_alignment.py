@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from tests.forked import start
 from tests.models.contract import learn
 from tests.models.stand_ins import (
     CAPTIONS,
@@ -371,9 +372,8 @@ def in_double(batch: Batch) -> Batch:
 
 @pytest.fixture
 def two_processes(tmp_path: Path) -> Path:
-    """This process is rank 0: starting one other costs half the imports of starting two."""
-    other = torch.multiprocessing.get_context("spawn").Process(target=one_rank, args=(1, tmp_path))
-    other.start()
+    """This process is rank 0."""
+    other = start(one_rank, 1, tmp_path)
     try:
         one_rank(0, tmp_path)
     finally:

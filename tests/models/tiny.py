@@ -9,6 +9,10 @@ import torch
 
 import textseg.models
 from tests.models.stand_ins import CAPTIONS
+from textseg.models.lsms.encoder import VARIANTS, Variant
+
+# One block a stage, which the command line does not know: there mscan_tiny is the smallest.
+VARIANTS["mscan_test"] = Variant((32, 64, 96, 128), (1, 1, 1, 1))
 
 TINY_SWIN: dict[str, Any] = {
     "embed_dim": 24,
@@ -27,7 +31,7 @@ _ON_SWIN = {
 # Class name -> init_args, as YAML would give them.
 NETWORKS: dict[str, dict[str, Any]] = {
     "LSMS": {
-        "image_encoder": "mscan_tiny",
+        "image_encoder": "mscan_test",
         "text_encoder": "scratch",
         "pretrained": False,
         "drop_path": 0.0,

@@ -10,7 +10,8 @@ import pytest
 import torch
 import yaml
 
-from tests.tiny_run import masks_in, shell, write_refhl
+from tests.forked import command
+from tests.tiny_run import masks_in, write_refhl
 
 OWN = "from textseg.models import ImageBaseline\n\nclass OwnNet(ImageBaseline):\n    pass\n"
 
@@ -24,7 +25,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "own.py").write_text(OWN)
     write_refhl(home / "refhl")
     model = ImageBaseline(
-        image_encoder="tu-convnext_atto",
+        image_encoder="tu-test_convnext",
         pretrained=False,
         decoder_options={"decoder_channels": [16, 8, 8, 8, 8]},
     )
@@ -42,11 +43,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def segment(home: Path, checkpoint: Path, cwd: Path) -> CompletedProcess[str]:
     """In a process of its own, whose first entry of sys.path is not the working folder."""
-    script = home / "scripts/command.py"
-    script.parent.mkdir(exist_ok=True)
-    script.write_text("from lightning_cli import main\nmain()\n")
     image = home / "refhl/images/test0.png"
-    return shell(script, "segment", image, "--ckpt", checkpoint, "--image_size", "32", cwd=cwd)
+    return command("segment", image, "--ckpt", checkpoint, "--image_size", "32", cwd=cwd)
 
 
 def test_the_config_beside_the_checkpoint_is_followed(home: Path) -> None:

@@ -1,20 +1,14 @@
-"""Runs that are killed: a callback that kills its own process, and processes that start fast."""
+"""A callback that kills its own process."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-import pytest
 import torch
-
-import lightning_cli
-from tests.tiny_run import ROOT
 
 Moment = Literal[
     "start", "batch_start", "before_step", "batch_end", "validation", "epoch_end", "writing"
@@ -85,31 +79,3 @@ class KillAt(L.Callback):
 
     def on_train_epoch_end(self, *rest: Any) -> None:
         self._reached("epoch_end")
-
-
-def _command(home: Path, arguments: list[str]) -> None:
-    os.chdir(home)
-    torch.set_num_threads(1)
-    # Its loaders' workers are to be its own children, as in a run from the shell.
-    multiprocessing.set_start_method("fork", force=True)
-    log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    lightning_cli.main(arguments)
-
-
-def run_in_process(home: Path, *arguments: str | Path) -> int:
-    """Run main in a process of its own, forked from one that has imported it; the exit status.
-
-    It is minus the signal's number where a signal ended it; what it printed is in log.txt.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training.killing"])
-    process = context.Process(target=_command, args=(home, [str(a) for a in arguments]))
-    with pytest.MonkeyPatch.context() as patch:
-        # Before Python 3.13 what is preloaded is found by this alone, and left out if it is not.
-        patch.setenv("PYTHONPATH", str(ROOT))
-        process.start()
-    process.join(300)
-    assert process.exitcode is not None, "a run hangs"
-    return process.exitcode

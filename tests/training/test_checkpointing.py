@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import textseg.models.base as base
-from tests.tiny_run import call, only, train_arguments, write_experiment, write_refhl
+from tests.tiny_run import SMALL, call, only, train_arguments, write_experiment, write_refhl
 from textseg.training.checkpoint_files import default_checkpoint_callbacks
 
 STEPS = 2  # an epoch: four rows in batches of two
@@ -29,7 +29,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, patch: pytest.MonkeyPatch) ->
     """An experiment whose val/dice is the same in every epoch, and its data."""
     home = tmp_path_factory.mktemp("home")
     write_refhl(home / "refhl")
-    write_experiment(home)
+    write_experiment(home, model=SMALL)
     scores = base.mean_scores
 
     def never_better(*arguments: Any, **settings: Any) -> dict[str, torch.Tensor]:

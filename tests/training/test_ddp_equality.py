@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 import os
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -39,6 +38,7 @@ import textseg.models
 import textseg.models.tmc
 import textseg.models.tmca
 from datamodules import RefHLSegDataModule
+from tests.forked import start
 from tests.models.tiny import NETWORKS
 from textseg.batch import SegmentationOutput
 
@@ -282,16 +282,7 @@ def work(rank: int, processes: int, home: Path, names: list[str]) -> None:
 
 def run(processes: int, home: Path, names: list[str]) -> list[dict[str, Any]]:
     """`work` in processes of their own; of each case, what each process wrote down."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training.test_ddp_equality"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # what is preloaded is on it
-        started = [
-            context.Process(target=work, args=(rank, processes, home, names), daemon=True)
-            for rank in range(processes)
-        ]
-        for process in started:
-            process.start()
+    started = [start(work, rank, processes, home, names, daemon=True) for rank in range(processes)]
     for rank, process in enumerate(started):
         process.join(900)  # for all cases, on a busy machine
         hangs = process.is_alive()

@@ -20,9 +20,10 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import DoublePrecision, TorchCheckpointIO
 
 from tests import tiny_run
+from tests.forked import command
 from tests.models.tiny import NETWORKS
 from tests.tiny_run import call, only, shell, write_experiment, write_refhl
-from tests.training.killing import Killed, run_in_process
+from tests.training.killing import Killed
 from textseg.errors import UserError
 from textseg.training import Restart, resume
 from textseg.training.checkpoint_files import (
@@ -37,7 +38,7 @@ from textseg.training.resume import SIGNAL_CHECK_EVERY
 EPOCHS, BATCHES = 3, 4  # of two rows
 # What makes a network draw random numbers in every step.
 DROPPED: dict[str, dict[str, Any]] = {
-    "LSMS": {"drop_path": 0.3},
+    "LSMS": {"image_encoder": "mscan_tiny", "drop_path": 0.3},
     "TMCA": {"image_encoder_options": {"drop_path_rate": 0.3}},
 }
 
@@ -345,16 +346,17 @@ def test_kills_at_random_steps_leave_the_weights_of_the_uninterrupted_run(
     """Runs that are each killed five times, at other places."""
     home = write_home(tmp_path, workers=2)
     draw = random.Random(0)
-    assert run_in_process(home, *fit("tiny")) == 0
+    assert command(*fit("tiny"), cwd=home).returncode == 0
     for number in range(CHAINS):
         name = copy_config(home, f"chain{number}")
         resume: list[str] = []
         for batch in sorted(draw.sample(range(1, EPOCHS * BATCHES), KILLS)):
             moment = draw.choice(ANYWHERE if (batch + 1) % BATCHES else AT_THE_END)
             arguments = fit(name, killed_at(batch, moment), *resume)
-            assert run_in_process(home, *arguments) == -signal.SIGKILL, (number, batch, moment)
+            ended = command(*arguments, cwd=home).returncode
+            assert ended == -signal.SIGKILL, (number, batch, moment)
             resume = ["--ckpt_path", "last"]
-        assert run_in_process(home, *fit(name, *resume)) == 0
+        assert command(*fit(name, *resume), cwd=home).returncode == 0
         assert different(last(home, "tiny"), last(home, name)) == [], number
 
 
@@ -365,12 +367,12 @@ def test_two_processes_that_are_killed_go_on_to_the_weights_of_two_that_were_not
 ) -> None:
     two = {"devices": 2, "strategy": "ddp", "max_epochs": 2}
     home = write_home(tmp_path, workers=1, **two)
-    command = ["-m", "lightning_cli"]
-    assert shell(*command, *fit("tiny"), cwd=home).returncode == 0
+    program = ["-m", "lightning_cli"]
+    assert shell(*program, *fit("tiny"), cwd=home).returncode == 0
     name = copy_config(home, "killed")
-    killed = shell(*command, *fit(name, killed_at(3, "before_step")), cwd=home)
+    killed = shell(*program, *fit(name, killed_at(3, "before_step")), cwd=home)
     assert killed.returncode == -9, killed.stderr
     assert last(home, name)["global_step"] == 3, "in the middle of the second epoch"
-    done = shell(*command, *fit(name, "--ckpt_path", "last"), cwd=home)
+    done = shell(*program, *fit(name, "--ckpt_path", "last"), cwd=home)
     assert done.returncode == 0, done.stderr
     assert different(last(home, "tiny"), last(home, name)) == []

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from tests.tiny_run import Outcome, call, only, write_experiment, write_refhl
+from tests.tiny_run import NO_PICTURES, SMALL, Outcome, call, only, write_experiment, write_refhl
 from textseg.errors import UserError
 from textseg.training.resume_checks import check_same_settings
 
@@ -24,10 +24,11 @@ STOPS["init_args"] |= {"patience": 1, "min_delta": 1.0}  # type: ignore[operator
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
     root = {"init_args": {"root": str(write_refhl(home / "refhl"))}}
-    write_experiment(home, "plain", trainer={"max_epochs": 2}, data=root)
+    write_experiment(home, "plain", trainer={"max_epochs": 2}, data=root, model=SMALL)
     for name, callbacks in (("ended", [EMA, STOPS]), ("no_average", [STOPS])):
         trainer: dict[str, Any] = {"max_epochs": 9, "callbacks": callbacks}
-        write_experiment(home, name, trainer=trainer, data=root)
+        more = {"model": SMALL, "results_writer": NO_PICTURES}
+        write_experiment(home, name, trainer=trainer, data=root, **more)
     return home
 
 
@@ -60,7 +61,7 @@ def step(run: Path) -> int:
 @pytest.mark.parametrize(
     ("setting", "value", "was"),
     [
-        ("model.lr", "0.1", "0.0006"),
+        ("model.lr", "0.1", "0.0003"),
         ("seed_everything", "7", "1"),
         ("data.augment", "false", "true"),
         ("data.image_size", "64", "32"),

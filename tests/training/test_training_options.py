@@ -21,8 +21,8 @@ from tests.experiments.test_experiments import parse
 from tests.models.stand_ins import CAPTIONS, BatchesInMemory, make_batch, quiet_trainer
 from tests.models.tiny import NETWORKS
 from tests.tiny_run import (
-    EXPERIMENT,
     ROOT,
+    SMALL,
     Outcome,
     call,
     train_arguments,
@@ -36,6 +36,7 @@ from textseg.errors import UserError
 from textseg.optim import adamw
 from textseg.training.options import GradientCheckpointing, blocks_of
 
+HEAD = "decoder.head.weight"
 EMA = {"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.5}}
 
 
@@ -62,7 +63,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fit(folder: Path, data: Path, *more: str, **changes: Any) -> Run:
-    experiment = write_experiment(folder, **changes)
+    experiment = write_experiment(folder, **{"model": SMALL, **changes})
     outcome = call(*train_arguments(experiment, data, *more), cwd=folder)
     assert outcome.status == 0, outcome.err
     run = sorted((folder / "runs/tiny").iterdir())[-1]
@@ -84,7 +85,7 @@ class Watch(L.Callback):
     ) -> None:
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         self.norms.append(float(torch.nn.utils.get_total_norm(gradients)))
-        self.weights.append(pl_module.state_dict()["head.weight"].clone())
+        self.weights.append(pl_module.state_dict()[HEAD].clone())
 
 
 class Dies(L.Callback):
@@ -119,15 +120,15 @@ def test_a_checkpoint_holds_the_moving_average_and_the_trainings_own_weights(
         average = 0.5 * average + 0.5 * weights
     last = averaged.checkpoint("last")
     assert len(averaged.weights) == 4
-    torch.testing.assert_close(last["state_dict"]["head.weight"], average)
-    assert torch.equal(last["current_model_state"]["head.weight"], averaged.weights[-1])
-    assert not torch.equal(last["state_dict"]["head.weight"], averaged.weights[-1])
+    torch.testing.assert_close(last["state_dict"][HEAD], average)
+    assert torch.equal(last["current_model_state"][HEAD], averaged.weights[-1])
+    assert not torch.equal(last["state_dict"][HEAD], averaged.weights[-1])
 
 
 def test_an_averaged_checkpoint_brings_the_vocabulary(averaged: Run) -> None:
     """The text encoder learns its words after Lightning's callback has copied the network."""
     stored = averaged.checkpoint("best")["state_dict"]
-    network: Any = textseg.models.LSMS(**EXPERIMENT["model"]["init_args"])
+    network: Any = textseg.models.TMCA(**SMALL["init_args"])
     network.load_state_dict(stored)
     assert not network.text_encoder.needs_vocabulary
 
@@ -157,7 +158,7 @@ def test_averaging_goes_on_exactly_after_a_break(tmp_path: Path, data: Path) -> 
     settings["trainer"]["callbacks"] = [EMA]
     expected = fit(whole, data, **settings).checkpoint("last")
     settings["trainer"]["callbacks"] = [EMA, DIES]
-    experiment = write_experiment(broken, **settings)
+    experiment = write_experiment(broken, model=SMALL, **settings)
     with pytest.raises(RuntimeError, match="gone"):
         call(*train_arguments(experiment, data), cwd=broken)
     settings["trainer"]["callbacks"] = [EMA]
@@ -173,7 +174,7 @@ def test_averaging_goes_on_exactly_after_a_break(tmp_path: Path, data: Path) -> 
 def test_early_stopping_ends_a_run_that_no_longer_improves(tmp_path: Path, data: Path) -> None:
     stopping = {"monitor": "val/dice", "mode": "max", "patience": 2}
     callbacks = [{"class_path": "EarlyStopping", "init_args": stopping}]
-    model = {"init_args": {"lr": 1e-12}}
+    model = {**SMALL, "init_args": {**SMALL["init_args"], "lr": 1e-12}}
     trainer = {"max_epochs": 9, "callbacks": callbacks}
     run = fit(tmp_path, data, trainer=trainer, model=model)
     assert len(run.metrics("val/dice")) == 1 + 2
@@ -209,7 +210,7 @@ def test_the_optimizer_was_fused_and_clipped_in_mixed_precision(loaded: Run) -> 
     """Lightning refuses that for the optimizer as torch makes it."""
     groups = loaded.checkpoint("last")["optimizer_states"][0]["param_groups"]
     assert all(group["fused"] for group in groups)
-    assert loaded.checkpoint("last")["state_dict"]["head.weight"].dtype == torch.float32
+    assert loaded.checkpoint("last")["state_dict"][HEAD].dtype == torch.float32
 
 
 # --- precision --------------------------------------------------------------------------------
@@ -319,7 +320,7 @@ def test_computing_again_keeps_less_for_the_backward_pass() -> None:
 def test_compiling_and_computing_again_exclude_each_other(tmp_path: Path, data: Path) -> None:
     names = ("CompiledTraining", "GradientCheckpointing")
     callbacks = [{"class_path": f"textseg.training.{name}"} for name in names]
-    experiment = write_experiment(tmp_path, trainer={"callbacks": callbacks})
+    experiment = write_experiment(tmp_path, model=SMALL, trainer={"callbacks": callbacks})
     outcome = call(*train_arguments(experiment, data), cwd=tmp_path)
     assert outcome.status == 2
     assert "exclude each other" in outcome.message()[0]

@@ -1,0 +1,61 @@
+"""Pairs of a truth and a prediction, and tables of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textseg.metrics.case_table import CaseTable
+from textseg.metrics.scores import CaseTableRows
+
+Pair = tuple[Tensor, Tensor]
+UNKNOWN = (float("nan"), float("nan"))
+
+
+def blobs(seed: int, size: tuple[int, int] = (24, 20)) -> Pair:
+    """A random truth and a prediction that overlaps it, both with ragged edges."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(1, 1, 6, 5, generator=generator)
+    smooth = torch.nn.functional.interpolate(noise, size=size, mode="bilinear")[0, 0]
+    wobble = torch.rand(size, generator=generator) * 0.3
+    return smooth + wobble > 0.75, smooth > 0.6
+
+
+def pairs_with_empty_ones(number: int) -> list[Pair]:
+    """Random pairs of several sizes; one with both empty, one false alarm, one miss."""
+    pairs = [blobs(seed, (20 + seed, 30 - seed)) for seed in range(number - 3)]
+    nothing, something = torch.zeros(8, 9, dtype=torch.bool), torch.ones(8, 9, dtype=torch.bool)
+    return [*pairs, (nothing, nothing), (something, nothing), (nothing, something)]
+
+
+def tabulate(
+    pairs: Sequence[Pair],
+    index: Sequence[int] | None = None,
+    spacing: tuple[float, float] = UNKNOWN,
+    *,
+    surface: bool = False,
+) -> CaseTableRows:
+    table = CaseTable(surface=surface)
+    fill(table, pairs, range(len(pairs)) if index is None else index, spacing)
+    return table.compute()
+
+
+def fill(
+    table: CaseTable,
+    pairs: Sequence[Pair],
+    index: Sequence[int],
+    spacing: tuple[float, float] = UNKNOWN,
+) -> None:
+    """Two cases to a batch."""
+    for start in range(0, len(pairs), 2):
+        batch, numbers = pairs[start : start + 2], torch.tensor(index[start : start + 2])
+        preds, truths = [p for p, _ in batch], [t for _, t in batch]
+        table.update(preds, truths, numbers, torch.tensor([spacing] * len(batch)))
+
+
+def assert_same_rows(one: CaseTableRows, two: CaseTableRows) -> None:
+    for name, left, right in zip(CaseTableRows._fields, one, two, strict=True):
+        np.testing.assert_array_equal(left, right, err_msg=name)
