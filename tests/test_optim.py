@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.optim import SGD, AdamW
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from textseg.errors import UserError
 from textseg.optim import adamw, parameter_groups, schedule_factor, warmup_schedule
@@ -139,10 +141,14 @@ def test_a_fused_step_with_scaled_gradients_is_the_plain_step(clipped: bool) -> 
     torch.testing.assert_close(ends[0], ends[1])
 
 
-def learning_rates(kind: str, *, total: int, warmup: int, steps: int) -> list[float]:
+def learning_rates(
+    kind: str, *, total: int, warmup: int, steps: int, floor: float = 0.0
+) -> list[float]:
     """The rate every optimizer step really used."""
     optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
-    scheduler = warmup_schedule(optimizer, total_steps=total, warmup_steps=warmup, kind=kind)
+    scheduler = warmup_schedule(
+        optimizer, total_steps=total, warmup_steps=warmup, kind=kind, floor=floor
+    )
     rates = []
     for _ in range(steps):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -162,6 +168,28 @@ def test_the_rate_of_every_step_follows_the_formula(kind: str) -> None:
     expected += [2.0 * decay(step / 7) for step in range(7)]
     rates = learning_rates(kind, total=10, warmup=3, steps=10)
     assert rates == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("floor", [0.05, 1.0])
+def test_a_floor_lifts_the_decay_as_torchs_cosine_with_eta_min_and_as_numpys_interpolation(
+    floor: float,
+) -> None:
+    cosine = learning_rates("cosine", total=12, warmup=2, steps=14, floor=floor)
+    optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    annealing = CosineAnnealingLR(optimizer, T_max=10, eta_min=2.0 * floor)
+    expected = []
+    for _ in range(10):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        annealing.step()
+    assert cosine[2:12] == pytest.approx(expected, rel=1e-9)
+    poly = learning_rates("poly", total=12, warmup=2, steps=14, floor=floor)
+    shares = np.power(np.linspace(1, 0, 11), 0.9)[:10]
+    assert poly[2:12] == pytest.approx(np.interp(shares, [0, 1], [2.0 * floor, 2.0]), rel=1e-9)
+    for rates in (cosine, poly):
+        assert rates[:2] == pytest.approx([2.0 / 3, 4.0 / 3]), "the warm-up has no floor"
+        assert rates[12:] == pytest.approx([2.0 * floor] * 2), "after the end"
+    assert learning_rates("constant", total=4, warmup=0, steps=4, floor=floor) == [2.0] * 4
 
 
 @pytest.mark.parametrize("kind", ["poly", "cosine", "constant"])

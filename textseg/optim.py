@@ -78,23 +78,34 @@ def adamw(
     return optimizer
 
 
-def schedule_factor(step: int, *, total_steps: int, warmup_steps: int, kind: Schedule) -> float:
+def schedule_factor(
+    step: int, *, total_steps: int, warmup_steps: int, kind: Schedule, floor: float = 0.0
+) -> float:
     """The factor of the learning rate in optimizer step 0, 1, ..., total_steps - 1.
 
-    Warm-up, step < w: (step + 1) / (w + 1). From step w on, with x = (step - w) / (total - w):
-    poly (1 - x)^0.9, cosine (1 + cos(pi x)) / 2, constant 1. Continuous at w, where it is 1, and
-    above 0 in every step; it reaches 0 after the last.
+    Warm-up, step < w: (step + 1) / (w + 1). From step w on floor + (1 - floor) d, with
+    x = (step - w) / (total - w): poly d = (1 - x)^0.9, cosine d = (1 + cos(pi x)) / 2, constant
+    d = 1. Continuous at w, where it is 1, and above 0 in every step; it reaches `floor` after the
+    last.
     """
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
     done = min(1.0, (step - warmup_steps) / (total_steps - warmup_steps))
-    if kind == "poly":
-        return (1 - done) ** 0.9
-    return (1 + math.cos(math.pi * done)) / 2 if kind == "cosine" else 1.0
+    decay = {
+        "poly": (1 - done) ** 0.9,
+        "cosine": (1 + math.cos(math.pi * done)) / 2,
+        "constant": 1.0,
+    }
+    return floor + (1 - floor) * decay[kind]
 
 
 def warmup_schedule(
-    optimizer: Optimizer, *, total_steps: int, warmup_steps: int, kind: Schedule
+    optimizer: Optimizer,
+    *,
+    total_steps: int,
+    warmup_steps: int,
+    kind: Schedule,
+    floor: float = 0.0,
 ) -> LambdaLR:
     """Scheduler by step with warm-up and decay; see `schedule_factor`.
 
@@ -105,6 +116,7 @@ def warmup_schedule(
         total_steps: optimizer steps in the whole run.
         warmup_steps: steps before the peak.
         kind: what follows the warm-up.
+        floor: factor in which the decay ends, in [0, 1].
 
     Raises:
         UserError: warmup_steps is negative, or the run is over before the warm-up is.
@@ -114,5 +126,11 @@ def warmup_schedule(
             f"warmup_steps={warmup_steps} does not fit in a run of {total_steps} optimizer steps",
             "give 0 <= warmup_steps < the run's steps: fewer warm-up steps, or more epochs",
         )
-    factor = partial(schedule_factor, total_steps=total_steps, warmup_steps=warmup_steps, kind=kind)
+    factor = partial(
+        schedule_factor,
+        total_steps=total_steps,
+        warmup_steps=warmup_steps,
+        kind=kind,
+        floor=floor,
+    )
     return LambdaLR(optimizer, factor)

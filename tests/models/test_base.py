@@ -28,6 +28,7 @@ TRAINING = {
     "pretrained_lr_scale": 0.1,
     "schedule": "poly",
     "warmup": 0.05,
+    "min_lr_scale": 0.0,
     "protocol": "standard",
 }
 
@@ -113,6 +114,21 @@ def test_what_a_class_fixes_for_its_bases_is_not_recorded() -> None:
 def test_an_unknown_choice_of_a_shared_setting_is_named(setting: str, value: str) -> None:
     with pytest.raises(UserError, match=f"{setting}='{value}'"):
         OwnNetwork(**{setting: value})
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
+def test_a_floor_of_the_learning_rate_that_is_no_share_is_refused(value: float) -> None:
+    with pytest.raises(UserError, match=f"min_lr_scale={value}"):
+        OwnNetwork(min_lr_scale=value)
+
+
+def test_the_floor_reaches_the_rates_of_a_fit() -> None:
+    network = OwnNetwork(min_lr_scale=0.5, schedule="cosine", warmup=0.0)
+    batches = BatchesInMemory([make_batch()] * 2)
+    trainer = quiet_trainer(max_epochs=1, limit_val_batches=0)
+    trainer.fit(network, batches)
+    (optimizer,) = trainer.optimizers
+    assert {group["lr"] for group in optimizer.param_groups} == {0.5e-2}
 
 
 # --- a text encoder of a user's own

@@ -36,6 +36,7 @@ class SegmentationModule(L.LightningModule):
         pretrained_lr_scale: learning rate of pretrained parts over lr.
         schedule: course of the learning rate after the warm-up.
         warmup: share of all steps over which the learning rate rises.
+        min_lr_scale: learning rate in which poly and cosine end, over the peak.
         protocol: how test masks are scored; "lvit" reproduces LViT's test and nothing else.
     """
 
@@ -47,6 +48,7 @@ class SegmentationModule(L.LightningModule):
         pretrained_lr_scale: float = 0.1,
         schedule: Schedule = "poly",
         warmup: float = 0.05,
+        min_lr_scale: float = 0.0,
         protocol: Protocol = "standard",
     ) -> None:
         super().__init__()
@@ -56,11 +58,16 @@ class SegmentationModule(L.LightningModule):
         self.save_hyperparameters(logger=False, ignore=sorted(fixed))
         if not 0 <= warmup < 1:
             raise UserError(f"warmup={warmup} is no share of the steps", "give a value in [0, 1)")
+        if not 0 <= min_lr_scale <= 1:
+            raise UserError(
+                f"min_lr_scale={min_lr_scale} is no share of the peak learning rate",
+                "give a value in [0, 1]; 0.01 keeps a hundredth",
+            )
         check_choice("schedule", schedule, Schedule)
         check_choice("protocol", protocol, Protocol)
         self.lr, self.weight_decay = lr, weight_decay
         self.pretrained_lr_scale = pretrained_lr_scale
-        self.schedule, self.warmup = schedule, warmup
+        self.schedule, self.warmup, self.min_lr_scale = schedule, warmup, min_lr_scale
         self.protocol = protocol
         self.val_cases = CaseTable()
         self.test_cases = CaseTable(surface=protocol == "standard")
@@ -240,7 +247,11 @@ class SegmentationModule(L.LightningModule):
             )
         total = int(length)
         scheduler = warmup_schedule(
-            optimizer, total_steps=total, warmup_steps=int(total * self.warmup), kind=self.schedule
+            optimizer,
+            total_steps=total,
+            warmup_steps=int(total * self.warmup),
+            kind=self.schedule,
+            floor=self.min_lr_scale,
         )
         return {
             "optimizer": optimizer,
