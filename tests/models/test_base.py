@@ -29,6 +29,7 @@ TRAINING = {
     "schedule": "poly",
     "warmup": 0.05,
     "min_lr_scale": 0.0,
+    "segmentation_loss": {"dice": 1.0, "bce": 1.0},
     "protocol": "standard",
 }
 

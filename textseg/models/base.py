@@ -17,7 +17,7 @@ from textseg.batch import Batch, SegmentationOutput, TextFeatures
 from textseg.checkpoint import ABOUT, is_plain
 from textseg.errors import UserError, check_choice
 from textseg.explain import eval_mode, normalize_map, saliency
-from textseg.losses import segmentation_loss
+from textseg.losses import DICE_BCE, check_segmentation_loss, segmentation_loss
 from textseg.metrics.case_table import CaseTable, lvit_pair, resize_logits, threshold_logits
 from textseg.metrics.scores import Protocol, mean_scores
 from textseg.optim import Schedule, adamw, warmup_schedule
@@ -37,6 +37,8 @@ class SegmentationModule(L.LightningModule):
         schedule: course of the learning rate after the warm-up.
         warmup: share of all steps over which the learning rate rises.
         min_lr_scale: learning rate in which poly and cosine end, over the peak.
+        segmentation_loss: weights of the mask's losses, out of dice, bce, focal, tversky, boundary
+            and lovasz; what a loss gives for an empty mask is in textseg/losses.py.
         protocol: how test masks are scored; "lvit" reproduces LViT's test and nothing else.
     """
 
@@ -49,6 +51,7 @@ class SegmentationModule(L.LightningModule):
         schedule: Schedule = "poly",
         warmup: float = 0.05,
         min_lr_scale: float = 0.0,
+        segmentation_loss: dict[str, float] = DICE_BCE,
         protocol: Protocol = "standard",
     ) -> None:
         super().__init__()
@@ -68,6 +71,7 @@ class SegmentationModule(L.LightningModule):
         self.lr, self.weight_decay = lr, weight_decay
         self.pretrained_lr_scale = pretrained_lr_scale
         self.schedule, self.warmup, self.min_lr_scale = schedule, warmup, min_lr_scale
+        self.loss_weights = check_segmentation_loss(segmentation_loss)
         self.protocol = protocol
         self.val_cases = CaseTable()
         self.test_cases = CaseTable(surface=protocol == "standard")
@@ -158,8 +162,8 @@ class SegmentationModule(L.LightningModule):
             self.prepare_captions(datamodule.captions(split), training=stage == "fit")
 
     def compute_loss(self, output: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
-        """Terms by name, their total under ``loss``: Dice + BCE on logits."""
-        return segmentation_loss(output.logits, batch["mask"])
+        """Terms by name, their total under ``loss``: the segmentation loss of the logits."""
+        return segmentation_loss(output.logits, batch["mask"], self.loss_weights)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the total loss of a batch."""
