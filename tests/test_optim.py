@@ -65,6 +65,26 @@ def test_parameters_under_two_dimensions_do_not_decay() -> None:
             assert group["weight_decay"] == (0.1 if parameter.ndim >= 2 else 0.0)
 
 
+class Exempt(nn.Module):
+    """A module that keeps one of its matrices from decaying."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.weight = (nn.Parameter(torch.ones(2, 2)) for _ in range(2))
+
+    def no_weight_decay(self) -> set[str]:
+        return {"table", "of_another_version"}
+
+
+def test_what_a_part_exempts_by_name_does_not_decay() -> None:
+    network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Sequential(Exempt()))
+    groups = by_name(parameter_groups(network, lr=1.0, weight_decay=0.1))
+    assert [id(p) for p in groups["new/no_decay"]["params"]] == [id(network[1][0].table)]
+    assert groups["new/no_decay"]["weight_decay"] == 0.0
+    decaying = [id(p) for p in groups["new/decay"]["params"]]
+    assert decaying == [id(network[0].weight), id(network[1][0].weight)]
+
+
 def test_pretrained_parts_learn_at_their_own_rate() -> None:
     network = Network()
     groups = by_name(

@@ -26,13 +26,14 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Groups that hold every trainable parameter once, also one that two modules share.
 
-    Parameters under two dimensions (biases, norms, layer scales, temperatures) get no weight decay.
+    Parameters under two dimensions (biases, norms, layer scales, temperatures) get no weight decay,
+    nor do those that a part names in a method ``no_weight_decay()``, as timm's networks do.
     Parameters of pretrained parts learn more slowly.
 
     Args:
         module: the network.
         lr: learning rate of the new parts.
-        weight_decay: of parameters with two dimensions or more.
+        weight_decay: of the other parameters.
         pretrained: those of its parameters that start from pretrained weights.
         pretrained_lr_scale: their learning rate, as a share of `lr`.
 
@@ -41,6 +42,7 @@ def parameter_groups(
         with a `name`: `new/decay`, `new/no_decay`, `pretrained/decay` or `pretrained/no_decay`.
     """
     slow = {id(parameter) for parameter in pretrained}
+    exempt = _without_decay(module)
     groups: dict[str, dict[str, Any]] = {}
     for origin, rate in (("new", lr), ("pretrained", lr * pretrained_lr_scale)):
         for kind, decay in (("decay", weight_decay), ("no_decay", 0.0)):
@@ -49,9 +51,21 @@ def parameter_groups(
     for parameter in module.parameters():  # yields a shared parameter once
         if parameter.requires_grad:
             origin = "pretrained" if id(parameter) in slow else "new"
-            kind = "decay" if parameter.ndim >= 2 else "no_decay"
+            decays = parameter.ndim >= 2 and id(parameter) not in exempt
+            kind = "decay" if decays else "no_decay"
             groups[f"{origin}/{kind}"]["params"].append(parameter)
     return [group for group in groups.values() if group["params"]]
+
+
+def _without_decay(module: nn.Module) -> set[int]:
+    """Ids of the parameters that a part of the module names in ``no_weight_decay()``."""
+    exempt: set[int] = set()
+    for part in module.modules():
+        named = getattr(part, "no_weight_decay", None)
+        if callable(named):
+            names = set(named())
+            exempt |= {id(p) for name, p in part.named_parameters() if name in names}
+    return exempt
 
 
 def adamw(

@@ -32,7 +32,8 @@ class SegmentationModule(L.LightningModule):
 
     Args:
         lr: peak learning rate of AdamW.
-        weight_decay: of weights with two or more dimensions.
+        weight_decay: of weights with two or more dimensions, but for those that timm exempts, such
+            as a Swin's position tables.
         pretrained_lr_scale: learning rate of pretrained parts over lr.
         schedule: course of the learning rate after the warm-up.
         warmup: share of all steps over which the learning rate rises.

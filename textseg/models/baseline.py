@@ -26,6 +26,7 @@ from textseg.encoders import (
     is_restoring,
     is_timm_model,
     near_timm_names,
+    timm_no_weight_decay,
 )
 from textseg.errors import UserError, first_line
 from textseg.models.base import SegmentationModule
@@ -110,6 +111,15 @@ class ImageBaseline(TextImageBackboneMixin, SegmentationModule):
             pretrained=self.network.encoder.parameters() if self.pretrained else (),
             pretrained_lr_scale=pretrained_lr_scale,
         )
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that timm exempts from weight decay, of a "tu-" encoder."""
+        name = self.hparams["image_encoder"]
+        if not name.startswith(TIMM):
+            return set()
+        body, options = self.network.encoder.model, self.hparams["image_encoder_options"]
+        exempt = timm_no_weight_decay(body, name.removeprefix(TIMM), options)
+        return {f"network.encoder.model.{parameter}" for parameter in exempt}
 
     def _check_grid(self, logits: Tensor, image: Tensor) -> None:
         """Some architectures upsample by a fixed factor, whatever the encoder's stride."""
