@@ -103,6 +103,21 @@ def test_pretrained_parts_learn_at_their_own_rate() -> None:
             assert (id(parameter) in encoder) == name.startswith("pretrained")
 
 
+def test_pretrained_text_has_a_rate_of_its_own_where_one_is_given() -> None:
+    network = Network()
+    encoders = {"pretrained": slow(network.encoder), "text": slow(network.words)}
+    settings = {"lr": 2.0, "weight_decay": 0.1, "pretrained_lr_scale": 0.2}
+    together = by_name(parameter_groups(network, **settings, **encoders))
+    assert set(together) == {"new/no_decay", "pretrained/decay", "pretrained/no_decay"}
+    assert any(p is network.words.weight for p in together["pretrained/decay"]["params"])
+    for scale in (0.5, 0.0):
+        apart = by_name(parameter_groups(network, **settings, **encoders, text_lr_scale=scale))
+        assert [p is network.words.weight for p in apart["text/decay"]["params"]] == [True]
+        assert apart["text/decay"]["lr"] == 2.0 * scale
+        assert apart["pretrained/decay"]["lr"] == pytest.approx(0.4)
+        assert len(apart["pretrained/decay"]["params"]) == 1
+
+
 def test_empty_groups_are_left_out() -> None:
     assert [g["name"] for g in parameter_groups(nn.LayerNorm(3), lr=1.0, weight_decay=0.1)] == [
         "new/no_decay"

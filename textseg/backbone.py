@@ -104,19 +104,22 @@ class TextImageBackboneMixin(nn.Module):
         self.text_encoder.prepare_captions(captions, training=training)
 
     def parameter_groups(
-        self, *, lr: float, weight_decay: float, pretrained_lr_scale: float
+        self,
+        *,
+        lr: float,
+        weight_decay: float,
+        pretrained_lr_scale: float,
+        text_lr_scale: float | None = None,
     ) -> list[dict[str, Any]]:
-        """Trainable parameters, each once; those of pretrained encoders at a slower rate."""
-        pretrained = [
-            *self.image_encoder.pretrained_parameters(),
-            *self.text_encoder.pretrained_parameters(),
-        ]
+        """Trainable parameters, each once; those of pretrained encoders at rates of their own."""
         return parameter_groups(
             self,
             lr=lr,
             weight_decay=weight_decay,
-            pretrained=pretrained,
+            pretrained=self.image_encoder.pretrained_parameters(),
             pretrained_lr_scale=pretrained_lr_scale,
+            text=self.text_encoder.pretrained_parameters(),
+            text_lr_scale=text_lr_scale,
         )
 
     def train(self, mode: bool = True) -> TextImageBackboneMixin:

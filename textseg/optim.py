@@ -23,6 +23,8 @@ def parameter_groups(
     weight_decay: float,
     pretrained: Iterable[nn.Parameter] = (),
     pretrained_lr_scale: float = 0.1,
+    text: Iterable[nn.Parameter] = (),
+    text_lr_scale: float | None = None,
 ) -> list[dict[str, Any]]:
     """Groups that hold every trainable parameter once, also one that two modules share.
 
@@ -36,21 +38,27 @@ def parameter_groups(
         weight_decay: of the other parameters.
         pretrained: those of its parameters that start from pretrained weights.
         pretrained_lr_scale: their learning rate, as a share of `lr`.
+        text: those of a pretrained text encoder.
+        text_lr_scale: their learning rate, as a share of `lr`; by default `pretrained_lr_scale`.
 
     Returns:
         groups for an optimizer, empty ones left out, in the order of the module's parameters, each
-        with a `name`: `new/decay`, `new/no_decay`, `pretrained/decay` or `pretrained/no_decay`.
+        with a `name`: `new/decay`, `new/no_decay`, the same of `pretrained`, and of `text` where it
+        has a rate of its own.
     """
-    slow = {id(parameter) for parameter in pretrained}
+    origins = {id(parameter): "pretrained" for parameter in pretrained}
+    of_text = "pretrained" if text_lr_scale is None else "text"
+    origins |= {id(parameter): of_text for parameter in text}
+    rates = {"new": lr, "pretrained": lr * pretrained_lr_scale, "text": lr * (text_lr_scale or 0)}
     exempt = _without_decay(module)
     groups: dict[str, dict[str, Any]] = {}
-    for origin, rate in (("new", lr), ("pretrained", lr * pretrained_lr_scale)):
+    for origin, rate in rates.items():
         for kind, decay in (("decay", weight_decay), ("no_decay", 0.0)):
             name = f"{origin}/{kind}"
             groups[name] = {"params": [], "lr": rate, "weight_decay": decay, "name": name}
     for parameter in module.parameters():  # yields a shared parameter once
         if parameter.requires_grad:
-            origin = "pretrained" if id(parameter) in slow else "new"
+            origin = origins.get(id(parameter), "new")
             decays = parameter.ndim >= 2 and id(parameter) not in exempt
             kind = "decay" if decays else "no_decay"
             groups[f"{origin}/{kind}"]["params"].append(parameter)

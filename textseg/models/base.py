@@ -15,7 +15,7 @@ from torch import Tensor
 
 from textseg.batch import Batch, SegmentationOutput, TextFeatures
 from textseg.checkpoint import ABOUT, is_plain
-from textseg.errors import UserError, check_choice
+from textseg.errors import UserError, check_at_least, check_choice
 from textseg.explain import eval_mode, normalize_map, saliency
 from textseg.losses import DICE_BCE, check_segmentation_loss, segmentation_loss
 from textseg.metrics.case_table import CaseTable, lvit_pair, resize_logits, threshold_logits
@@ -34,7 +34,9 @@ class SegmentationModule(L.LightningModule):
         lr: peak learning rate of AdamW.
         weight_decay: of weights with two or more dimensions, but for those that timm exempts, such
             as a Swin's position tables.
-        pretrained_lr_scale: learning rate of pretrained parts over lr.
+        pretrained_lr_scale: learning rate of pretrained encoders over lr.
+        text_lr_scale: the same of a pretrained text encoder that is trained; by default
+            pretrained_lr_scale.
         schedule: course of the learning rate after the warm-up.
         warmup: share of all steps over which the learning rate rises.
         min_lr_scale: learning rate in which poly and cosine end, over the peak.
@@ -49,6 +51,7 @@ class SegmentationModule(L.LightningModule):
         lr: float = 3e-4,
         weight_decay: float = 0.05,
         pretrained_lr_scale: float = 0.1,
+        text_lr_scale: float | None = None,
         schedule: Schedule = "poly",
         warmup: float = 0.05,
         min_lr_scale: float = 0.0,
@@ -62,6 +65,7 @@ class SegmentationModule(L.LightningModule):
         self.save_hyperparameters(logger=False, ignore=sorted(fixed))
         if not 0 <= warmup < 1:
             raise UserError(f"warmup={warmup} is no share of the steps", "give a value in [0, 1)")
+        check_at_least("text_lr_scale", text_lr_scale or 0, 0)
         if not 0 <= min_lr_scale <= 1:
             raise UserError(
                 f"min_lr_scale={min_lr_scale} is no share of the peak learning rate",
@@ -70,7 +74,7 @@ class SegmentationModule(L.LightningModule):
         check_choice("schedule", schedule, Schedule)
         check_choice("protocol", protocol, Protocol)
         self.lr, self.weight_decay = lr, weight_decay
-        self.pretrained_lr_scale = pretrained_lr_scale
+        self.pretrained_lr_scale, self.text_lr_scale = pretrained_lr_scale, text_lr_scale
         self.schedule, self.warmup, self.min_lr_scale = schedule, warmup, min_lr_scale
         self.loss_weights = check_segmentation_loss(segmentation_loss)
         self.protocol = protocol
@@ -133,7 +137,12 @@ class SegmentationModule(L.LightningModule):
 
     @abstractmethod
     def parameter_groups(
-        self, *, lr: float, weight_decay: float, pretrained_lr_scale: float
+        self,
+        *,
+        lr: float,
+        weight_decay: float,
+        pretrained_lr_scale: float,
+        text_lr_scale: float | None = None,
     ) -> list[dict[str, Any]]:
         """Trainable parameters for the optimizer."""
 
@@ -242,6 +251,7 @@ class SegmentationModule(L.LightningModule):
             lr=self.lr,
             weight_decay=self.weight_decay,
             pretrained_lr_scale=self.pretrained_lr_scale,
+            text_lr_scale=self.text_lr_scale,
         )
         optimizer = adamw(groups, lr=self.lr, clipped=bool(self.trainer.gradient_clip_val))
         length = self.trainer.estimated_stepping_batches

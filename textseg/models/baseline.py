@@ -101,7 +101,12 @@ class ImageBaseline(TextImageBackboneMixin, SegmentationModule):
         return SegmentationOutput(logits, {})
 
     def parameter_groups(
-        self, *, lr: float, weight_decay: float, pretrained_lr_scale: float
+        self,
+        *,
+        lr: float,
+        weight_decay: float,
+        pretrained_lr_scale: float,
+        text_lr_scale: float | None = None,
     ) -> list[dict[str, Any]]:
         """Trainable parameters, each once; those of a pretrained encoder at the slower rate."""
         return parameter_groups(
