@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from textseg.batch import TextFeatures
-from textseg.encoders import ImageEncoder, NoText, TextEncoder
+from textseg.encoders import ImageEncoder, NoText, TextEncoder, TextEncoderBase
 from textseg.errors import UserError
 from textseg.optim import parameter_groups
 
@@ -28,6 +29,8 @@ class TextImageBackboneMixin(nn.Module):
 
     image_encoder: Any
     text_encoder: Any
+    # Settings of SegmentationModule, which are known before `build_backbone`.
+    unfreeze_text_layers: int = 0
 
     def build_backbone(
         self,
@@ -54,7 +57,8 @@ class TextImageBackboneMixin(nn.Module):
             image_encoder_options: further arguments of the timm model.
 
         Raises:
-            UserError: an encoder cannot be found or fetched, or lacks a promise.
+            UserError: an encoder cannot be found or fetched, lacks a promise, or has fewer layers
+                than shall be unfrozen.
         """
         if text_encoder is None:
             self.text_encoder = NoText()
@@ -71,8 +75,30 @@ class TextImageBackboneMixin(nn.Module):
         else:
             made = image_encoder(self.text_encoder.dim)
             self.image_encoder = _kept("image_encoder", made, IMAGE_PROMISES)
-        if self.text_encoder.pretrained if freeze is None else freeze:
+        frozen = self.text_encoder.pretrained if freeze is None else freeze
+        if frozen:
             self.text_encoder.requires_grad_(False).eval()
+        self.unfreeze_text(frozen=frozen)
+
+    def unfreeze_text(self, *, frozen: bool) -> None:
+        """Train the last `unfreeze_text_layers` layers of a text encoder that is frozen.
+
+        Raises:
+            UserError: it has fewer layers, is not frozen, or there is none.
+        """
+        count = self.unfreeze_text_layers
+        if not count:
+            return
+        if not frozen:
+            none = isinstance(self.text_encoder, NoText)
+            raise UserError(
+                f"unfreeze_text_layers={count}, but "
+                + ("there is no text encoder" if none else "the whole text encoder is trained"),
+                "leave it out" if none else "leave it out, or freeze a pretrained text encoder",
+            )
+        known = partial(TextEncoderBase.unfreeze_layers, self.text_encoder)
+        getattr(self.text_encoder, "unfreeze_layers", known)(count)
+        self.text_encoder.train(self.training)
 
     def encode_text(self, text: Sequence[str]) -> TextFeatures:
         """Encode B captions: tokens [B, L, D], mask [B, L] and pooled [B, D]."""

@@ -34,6 +34,7 @@ TRAINING = {
     "weight_decay": 0.05,
     "pretrained_lr_scale": 0.1,
     "text_lr_scale": None,
+    "unfreeze_text_layers": 0,
     "schedule": "poly",
     "warmup": 0.05,
     "min_lr_scale": 0.0,

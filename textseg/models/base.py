@@ -37,6 +37,8 @@ class SegmentationModule(L.LightningModule):
         pretrained_lr_scale: learning rate of pretrained encoders over lr.
         text_lr_scale: the same of a pretrained text encoder that is trained; by default
             pretrained_lr_scale.
+        unfreeze_text_layers: how many of the last layers of a frozen text encoder are trained; its
+            captions are then encoded in every step.
         schedule: course of the learning rate after the warm-up.
         warmup: share of all steps over which the learning rate rises.
         min_lr_scale: learning rate in which poly and cosine end, over the peak.
@@ -52,6 +54,7 @@ class SegmentationModule(L.LightningModule):
         weight_decay: float = 0.05,
         pretrained_lr_scale: float = 0.1,
         text_lr_scale: float | None = None,
+        unfreeze_text_layers: int = 0,
         schedule: Schedule = "poly",
         warmup: float = 0.05,
         min_lr_scale: float = 0.0,
@@ -66,6 +69,7 @@ class SegmentationModule(L.LightningModule):
         if not 0 <= warmup < 1:
             raise UserError(f"warmup={warmup} is no share of the steps", "give a value in [0, 1)")
         check_at_least("text_lr_scale", text_lr_scale or 0, 0)
+        check_at_least("unfreeze_text_layers", unfreeze_text_layers, 0)
         if not 0 <= min_lr_scale <= 1:
             raise UserError(
                 f"min_lr_scale={min_lr_scale} is no share of the peak learning rate",
@@ -75,6 +79,7 @@ class SegmentationModule(L.LightningModule):
         check_choice("protocol", protocol, Protocol)
         self.lr, self.weight_decay = lr, weight_decay
         self.pretrained_lr_scale, self.text_lr_scale = pretrained_lr_scale, text_lr_scale
+        self.unfreeze_text_layers = unfreeze_text_layers
         self.schedule, self.warmup, self.min_lr_scale = schedule, warmup, min_lr_scale
         self.loss_weights = check_segmentation_loss(segmentation_loss)
         self.protocol = protocol

@@ -90,6 +90,7 @@ class ImageBaseline(TextImageBackboneMixin, SegmentationModule):
         )
         self.normalize = _normalize(image_encoder, pretrained=pretrained)
         self.text_encoder = NoText()
+        self.unfreeze_text(frozen=False)
         self.to(memory_format=torch.channels_last)
 
     def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
