@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from textseg.batch import TextFeatures
 from textseg.encoders import ImageEncoder, NoText, TextEncoder, TextEncoderBase
 from textseg.errors import UserError
+from textseg.layers import LayerNorm2d
 from textseg.optim import parameter_groups
 
 IMAGE_PROMISES = ("channels", "strides", "takes_text", "pretrained_parameters")
@@ -31,6 +32,7 @@ class TextImageBackboneMixin(nn.Module):
     text_encoder: Any
     # Settings of SegmentationModule, which are known before `build_backbone`.
     unfreeze_text_layers: int = 0
+    stage_norm: bool = False
 
     def build_backbone(
         self,
@@ -75,10 +77,28 @@ class TextImageBackboneMixin(nn.Module):
         else:
             made = image_encoder(self.text_encoder.dim)
             self.image_encoder = _kept("image_encoder", made, IMAGE_PROMISES)
+            self.refuse_stage_norm(f"image_encoder is the network's own {type(made).__name__}")
+        self.stage_norms = (
+            nn.ModuleList(map(LayerNorm2d, self.image_encoder.channels))
+            if self.stage_norm
+            else None
+        )
         frozen = self.text_encoder.pretrained if freeze is None else freeze
         if frozen:
             self.text_encoder.requires_grad_(False).eval()
         self.unfreeze_text(frozen=frozen)
+
+    def refuse_stage_norm(self, why: str) -> None:
+        """Check that no norm is asked for where it cannot be put, which `why` says.
+
+        Raises:
+            UserError: it is.
+        """
+        if self.stage_norm:
+            raise UserError(
+                f"stage_norm=True norms the stages of a timm encoder, and {why}",
+                "leave stage_norm out",
+            )
 
     def unfreeze_text(self, *, frozen: bool) -> None:
         """Train the last `unfreeze_text_layers` layers of a text encoder that is frozen.
@@ -116,6 +136,10 @@ class TextImageBackboneMixin(nn.Module):
     ) -> list[Tensor]:
         """Feature maps of the image, fine to coarse: a list of [B, C_i, H/s_i, W/s_i].
 
+        With `stage_norm` each has its LayerNorm over channels. The encoder's next stage still reads
+        what is not normed: x_i, and of a fusion what it adds, x_i + fuse(i, n_i) - n_i, n_i the
+        normed x_i.
+
         Args:
             image: [B, 3, H, W] in [0, 1].
             fuse: ``fuse(i, x) -> x`` runs after stage i of a timm encoder and feeds the next.
@@ -123,7 +147,25 @@ class TextImageBackboneMixin(nn.Module):
         """
         if self.image_encoder.takes_text:
             return self.image_encoder(image, text)
-        return self.image_encoder(image, fuse)
+        if self.stage_norms is None:
+            return self.image_encoder(image, fuse)
+        if fuse is None:
+            features = self.image_encoder(image)
+            return [norm(x) for norm, x in zip(self.stage_norms, features, strict=True)]
+        return self._fuse_normed(image, self.stage_norms, fuse)
+
+    def _fuse_normed(
+        self, image: Tensor, norms: nn.ModuleList, fuse: Callable[[int, Tensor], Tensor]
+    ) -> list[Tensor]:
+        features: list[Tensor] = []
+
+        def add_fused(i: int, x: Tensor) -> Tensor:
+            normed = norms[i](x)
+            features.append(fuse(i, normed))
+            return x + (features[i] - normed).to(x.dtype)
+
+        self.image_encoder(image, add_fused)
+        return features
 
     def prepare_captions(self, captions: Sequence[str], *, training: bool) -> None:
         """Let the text encoder learn from the captions to come; see `TextEncoderBase`."""

@@ -39,6 +39,8 @@ class SegmentationModule(L.LightningModule):
             pretrained_lr_scale.
         unfreeze_text_layers: how many of the last layers of a frozen text encoder are trained; its
             captions are then encoded in every step.
+        stage_norm: put a LayerNorm on each stage of a timm encoder, whose ConvNeXt and Swin give
+            the raw residual stream.
         schedule: course of the learning rate after the warm-up.
         warmup: share of all steps over which the learning rate rises.
         min_lr_scale: learning rate in which poly and cosine end, over the peak.
@@ -55,6 +57,7 @@ class SegmentationModule(L.LightningModule):
         pretrained_lr_scale: float = 0.1,
         text_lr_scale: float | None = None,
         unfreeze_text_layers: int = 0,
+        stage_norm: bool = False,
         schedule: Schedule = "poly",
         warmup: float = 0.05,
         min_lr_scale: float = 0.0,
@@ -79,7 +82,7 @@ class SegmentationModule(L.LightningModule):
         check_choice("protocol", protocol, Protocol)
         self.lr, self.weight_decay = lr, weight_decay
         self.pretrained_lr_scale, self.text_lr_scale = pretrained_lr_scale, text_lr_scale
-        self.unfreeze_text_layers = unfreeze_text_layers
+        self.unfreeze_text_layers, self.stage_norm = unfreeze_text_layers, stage_norm
         self.schedule, self.warmup, self.min_lr_scale = schedule, warmup, min_lr_scale
         self.loss_weights = check_segmentation_loss(segmentation_loss)
         self.protocol = protocol

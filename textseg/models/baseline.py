@@ -91,6 +91,7 @@ class ImageBaseline(TextImageBackboneMixin, SegmentationModule):
         self.normalize = _normalize(image_encoder, pretrained=pretrained)
         self.text_encoder = NoText()
         self.unfreeze_text(frozen=False)
+        self.refuse_stage_norm("segmentation-models-pytorch builds this one into its network")
         self.to(memory_format=torch.channels_last)
 
     def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
