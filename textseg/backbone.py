@@ -14,6 +14,7 @@ from textseg.errors import UserError
 from textseg.layers import LayerNorm2d
 from textseg.optim import parameter_groups
 
+AUXILIARY_STRIDES = (8, 16)
 IMAGE_PROMISES = ("channels", "strides", "takes_text", "pretrained_parameters")
 TEXT_PROMISES = (
     *("dim", "pretrained", "frozen", "word_mask"),
@@ -33,6 +34,7 @@ class TextImageBackboneMixin(nn.Module):
     # Settings of SegmentationModule, which are known before `build_backbone`.
     unfreeze_text_layers: int = 0
     stage_norm: bool = False
+    auxiliary_weight: float = 0.0
 
     def build_backbone(
         self,
@@ -83,10 +85,51 @@ class TextImageBackboneMixin(nn.Module):
             if self.stage_norm
             else None
         )
+        stages = zip(self.image_encoder.strides, self.image_encoder.channels, strict=True)
+        self.build_auxiliary(dict(stages))
         frozen = self.text_encoder.pretrained if freeze is None else freeze
         if frozen:
             self.text_encoder.requires_grad_(False).eval()
         self.unfreeze_text(frozen=frozen)
+
+    def build_auxiliary(self, widths: Mapping[int, int]) -> None:
+        """Make the auxiliary heads, 1x1 convolutions to one logit; none without a weight.
+
+        Args:
+            widths: stride -> channels of the maps that `auxiliary_logits` will be given.
+
+        Raises:
+            UserError: no map has a stride of 8 or 16.
+        """
+        self.auxiliary_heads = nn.ModuleDict()
+        if not self.auxiliary_weight:
+            return
+        for stride in AUXILIARY_STRIDES:
+            if stride in widths:
+                self.auxiliary_heads[str(stride)] = nn.Conv2d(widths[stride], 1, 1)
+        if not self.auxiliary_heads:
+            raise UserError(
+                f"auxiliary_weight={self.auxiliary_weight} wants maps at stride 8 or 16, and the "
+                f"image encoder has {list(widths)}",
+                "set auxiliary_weight: 0, or choose another image encoder",
+            )
+
+    def auxiliary_logits(
+        self, features: Sequence[Tensor], strides: Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
+        """`auxiliary_<stride>` [B, 1, H/stride, W/stride], which belong into the output's `aux`.
+
+        The base adds their segmentation loss. In eval, or without a weight, there are none.
+
+        Args:
+            features: maps of the image encoder's widths, fine to coarse; best those that the text
+                has entered.
+            strides: theirs, by default the image encoder's.
+        """
+        if not (self.training and self.auxiliary_heads):
+            return {}
+        maps = dict(zip(strides or self.image_encoder.strides, features, strict=True))
+        return {f"auxiliary_{s}": head(maps[int(s)]) for s, head in self.auxiliary_heads.items()}
 
     def refuse_stage_norm(self, why: str) -> None:
         """Check that no norm is asked for where it cannot be put, which `why` says.

@@ -40,6 +40,7 @@ TRAINING = {
     "warmup": 0.05,
     "min_lr_scale": 0.0,
     "segmentation_loss": {"dice": 1.0, "bce": 1.0},
+    "auxiliary_weight": 0.0,
     "protocol": "standard",
 }
 

@@ -17,6 +17,7 @@ from textseg.batch import Batch, SegmentationOutput, TextFeatures
 from textseg.checkpoint import ABOUT, is_plain
 from textseg.errors import UserError, check_at_least, check_choice
 from textseg.explain import eval_mode, normalize_map, saliency
+from textseg.layers import resize_map
 from textseg.losses import DICE_BCE, check_segmentation_loss, segmentation_loss
 from textseg.metrics.case_table import CaseTable, lvit_pair, resize_logits, threshold_logits
 from textseg.metrics.scores import Protocol, mean_scores
@@ -46,6 +47,8 @@ class SegmentationModule(L.LightningModule):
         min_lr_scale: learning rate in which poly and cosine end, over the peak.
         segmentation_loss: weights of the mask's losses, out of dice, bce, focal, tversky, boundary
             and lovasz; what a loss gives for an empty mask is in textseg/losses.py.
+        auxiliary_weight: of the same loss of 1x1 heads on maps at 1/8 and 1/16 of the image, mean
+            over the heads; in training alone. 0 builds none.
         protocol: how test masks are scored; "lvit" reproduces LViT's test and nothing else.
     """
 
@@ -62,6 +65,7 @@ class SegmentationModule(L.LightningModule):
         warmup: float = 0.05,
         min_lr_scale: float = 0.0,
         segmentation_loss: dict[str, float] = DICE_BCE,
+        auxiliary_weight: float = 0.0,
         protocol: Protocol = "standard",
     ) -> None:
         super().__init__()
@@ -84,6 +88,8 @@ class SegmentationModule(L.LightningModule):
         self.pretrained_lr_scale, self.text_lr_scale = pretrained_lr_scale, text_lr_scale
         self.unfreeze_text_layers, self.stage_norm = unfreeze_text_layers, stage_norm
         self.schedule, self.warmup, self.min_lr_scale = schedule, warmup, min_lr_scale
+        check_at_least("auxiliary_weight", auxiliary_weight, 0, "0.4 is usual; 0 is none")
+        self.auxiliary_weight = auxiliary_weight
         self.loss_weights = check_segmentation_loss(segmentation_loss)
         self.protocol = protocol
         self.val_cases = CaseTable()
@@ -180,8 +186,32 @@ class SegmentationModule(L.LightningModule):
             self.prepare_captions(datamodule.captions(split), training=stage == "fit")
 
     def compute_loss(self, output: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
-        """Terms by name, their total under ``loss``: the segmentation loss of the logits."""
-        return segmentation_loss(output.logits, batch["mask"], self.loss_weights)
+        """Terms by name, their total under ``loss``: the segmentation loss of the logits.
+
+        In training that of the auxiliary heads is added, auxiliary_weight * mean over the heads.
+        """
+        losses = segmentation_loss(output.logits, batch["mask"], self.loss_weights)
+        if not (self.auxiliary_weight and self.training):
+            return losses
+        terms = self._auxiliary_losses(output.aux, batch["mask"])
+        total = losses["loss"] + self.auxiliary_weight * torch.stack([*terms.values()]).mean()
+        return {**losses, **terms, "loss": total}
+
+    def _auxiliary_losses(self, aux: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
+        """`loss_auxiliary_<stride>`: the segmentation loss of logits resized to the mask."""
+        heads = {name: logits for name, logits in aux.items() if name.startswith("auxiliary_")}
+        if not heads:
+            raise UserError(
+                f"auxiliary_weight={self.auxiliary_weight}, but {type(self).__name__} gives its "
+                "auxiliary heads no maps",
+                "set auxiliary_weight: 0, or put **self.auxiliary_logits(features) into the aux of "
+                "its SegmentationOutput",
+            )
+        size, weights = mask.shape[-2:], self.loss_weights
+        return {
+            f"loss_{name}": segmentation_loss(resize_map(x.float(), size), mask, weights)["loss"]
+            for name, x in heads.items()
+        }
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the total loss of a batch."""

@@ -208,7 +208,7 @@ class LAVT(TextImageBackboneMixin, SegmentationModule):
         self.encode_image(image, fuse)
         decoded = self.decoder(joint)  # Y_1 [B, C_1, H/4, W/4]
         logits = resize_map(self.head(decoded), image.shape[-2:])
-        return SegmentationOutput(logits, {})
+        return SegmentationOutput(logits, self.auxiliary_logits(joint))
 
     def explanation_maps(
         self, image: Tensor, text: TextFeatures, words: Tensor
