@@ -269,7 +269,7 @@ class BlobNetwork(SegmentationModule):
         attention = (weights * words[:, None]).sum(-1)
         return {"stage1.attention": attention.unflatten(1, (image.shape[-2] // 4, -1))}
 
-    def parameter_groups(self, **_: float) -> list[dict[str, Any]]:
+    def parameter_groups(self, **_: Any) -> list[dict[str, Any]]:
         return [{"params": list(self.parameters())}]
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.optim import SGD, AdamW
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from textseg.errors import UserError
 from textseg.optim import adamw, parameter_groups, schedule_factor, warmup_schedule
@@ -63,6 +65,26 @@ def test_parameters_under_two_dimensions_do_not_decay() -> None:
             assert group["weight_decay"] == (0.1 if parameter.ndim >= 2 else 0.0)
 
 
+class Exempt(nn.Module):
+    """A module that keeps one of its matrices from decaying."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.weight = (nn.Parameter(torch.ones(2, 2)) for _ in range(2))
+
+    def no_weight_decay(self) -> set[str]:
+        return {"table", "of_another_version"}
+
+
+def test_what_a_part_exempts_by_name_does_not_decay() -> None:
+    network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Sequential(Exempt()))
+    groups = by_name(parameter_groups(network, lr=1.0, weight_decay=0.1))
+    assert [id(p) for p in groups["new/no_decay"]["params"]] == [id(network[1][0].table)]
+    assert groups["new/no_decay"]["weight_decay"] == 0.0
+    decaying = [id(p) for p in groups["new/decay"]["params"]]
+    assert decaying == [id(network[0].weight), id(network[1][0].weight)]
+
+
 def test_pretrained_parts_learn_at_their_own_rate() -> None:
     network = Network()
     groups = by_name(
@@ -79,6 +101,21 @@ def test_pretrained_parts_learn_at_their_own_rate() -> None:
         assert group["lr"] == pytest.approx(0.1 if name.startswith("pretrained") else 0.5)
         for parameter in group["params"]:
             assert (id(parameter) in encoder) == name.startswith("pretrained")
+
+
+def test_pretrained_text_has_a_rate_of_its_own_where_one_is_given() -> None:
+    network = Network()
+    encoders = {"pretrained": slow(network.encoder), "text": slow(network.words)}
+    settings = {"lr": 2.0, "weight_decay": 0.1, "pretrained_lr_scale": 0.2}
+    together = by_name(parameter_groups(network, **settings, **encoders))
+    assert set(together) == {"new/no_decay", "pretrained/decay", "pretrained/no_decay"}
+    assert any(p is network.words.weight for p in together["pretrained/decay"]["params"])
+    for scale in (0.5, 0.0):
+        apart = by_name(parameter_groups(network, **settings, **encoders, text_lr_scale=scale))
+        assert [p is network.words.weight for p in apart["text/decay"]["params"]] == [True]
+        assert apart["text/decay"]["lr"] == 2.0 * scale
+        assert apart["pretrained/decay"]["lr"] == pytest.approx(0.4)
+        assert len(apart["pretrained/decay"]["params"]) == 1
 
 
 def test_empty_groups_are_left_out() -> None:
@@ -139,10 +176,14 @@ def test_a_fused_step_with_scaled_gradients_is_the_plain_step(clipped: bool) -> 
     torch.testing.assert_close(ends[0], ends[1])
 
 
-def learning_rates(kind: str, *, total: int, warmup: int, steps: int) -> list[float]:
+def learning_rates(
+    kind: str, *, total: int, warmup: int, steps: int, floor: float = 0.0
+) -> list[float]:
     """The rate every optimizer step really used."""
     optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
-    scheduler = warmup_schedule(optimizer, total_steps=total, warmup_steps=warmup, kind=kind)
+    scheduler = warmup_schedule(
+        optimizer, total_steps=total, warmup_steps=warmup, kind=kind, floor=floor
+    )
     rates = []
     for _ in range(steps):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -162,6 +203,28 @@ def test_the_rate_of_every_step_follows_the_formula(kind: str) -> None:
     expected += [2.0 * decay(step / 7) for step in range(7)]
     rates = learning_rates(kind, total=10, warmup=3, steps=10)
     assert rates == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("floor", [0.05, 1.0])
+def test_a_floor_lifts_the_decay_as_torchs_cosine_with_eta_min_and_as_numpys_interpolation(
+    floor: float,
+) -> None:
+    cosine = learning_rates("cosine", total=12, warmup=2, steps=14, floor=floor)
+    optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    annealing = CosineAnnealingLR(optimizer, T_max=10, eta_min=2.0 * floor)
+    expected = []
+    for _ in range(10):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        annealing.step()
+    assert cosine[2:12] == pytest.approx(expected, rel=1e-9)
+    poly = learning_rates("poly", total=12, warmup=2, steps=14, floor=floor)
+    shares = np.power(np.linspace(1, 0, 11), 0.9)[:10]
+    assert poly[2:12] == pytest.approx(np.interp(shares, [0, 1], [2.0 * floor, 2.0]), rel=1e-9)
+    for rates in (cosine, poly):
+        assert rates[:2] == pytest.approx([2.0 / 3, 4.0 / 3]), "the warm-up has no floor"
+        assert rates[12:] == pytest.approx([2.0 * floor] * 2), "after the end"
+    assert learning_rates("constant", total=4, warmup=0, steps=4, floor=floor) == [2.0] * 4
 
 
 @pytest.mark.parametrize("kind", ["poly", "cosine", "constant"])

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor
+
+from textseg.errors import UserError
+
+DICE_BCE = {"dice": 1.0, "bce": 1.0}
+FOCAL_GAMMA = 2.0  # Lin et al. 2017
+TVERSKY_ALPHA, TVERSKY_BETA = 0.3, 0.7  # of false positives and negatives: Salehi et al. 2017
 
 
 def _full_precision(tensor: Tensor) -> torch.autocast:
@@ -34,22 +43,153 @@ def dice_loss(logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Tensor:
         return (1 - overlap / (probs.sum(1) + truth.sum(1) + smooth)).mean()
 
 
-def segmentation_loss(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """L_seg = Dice + BCE, the same for every network.
+def bce_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy, mean over all pixels; an empty mask contributes as any other.
 
-    An empty mask contributes its BCE, and a Dice term that rewards emptiness (see `dice_loss`).
+    Args:
+        logits: [B, 1, H, W].
+        target: [B, 1, H, W], 0 or 1.
+    """
+    with _full_precision(logits):
+        return F.binary_cross_entropy_with_logits(logits.float(), target.float())
+
+
+def focal_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Focal loss (Lin et al. 2017, arXiv 1708.02002), mean over all pixels of (1 - q)^2 * -log q.
+
+    q is the probability of the pixel's own class, by MONAI; no class is weighted. An empty mask
+    contributes as any other.
+
+    Args:
+        logits: [B, 1, H, W].
+        target: [B, 1, H, W], 0 or 1.
+    """
+    from monai.losses import FocalLoss
+
+    with _full_precision(logits):
+        return FocalLoss(gamma=FOCAL_GAMMA)(logits.float(), target.float())
+
+
+def tversky_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Tversky loss (Salehi et al. 2017, arXiv 1706.05721), by MONAI: misses cost most.
+
+    Mean over the batch of 1 - (TP + 1) / (TP + 0.3 FP + 0.7 FN + 1), TP = sum(p t),
+    FP = sum(p (1 - t)), FN = sum((1 - p) t), p = sigmoid. An empty mask contributes
+    1 - 1 / (0.3 sum(p) + 1): 0 for an empty prediction, towards 1 for any other.
+
+    Args:
+        logits: [B, 1, H, W].
+        target: [B, 1, H, W], 0 or 1.
+    """
+    from monai.losses import TverskyLoss
+
+    with _full_precision(logits):
+        loss = TverskyLoss(alpha=TVERSKY_ALPHA, beta=TVERSKY_BETA, smooth_nr=1, smooth_dr=1)
+        return loss(logits.float().sigmoid(), target.float())
+
+
+def boundary_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Boundary loss (Kervadec et al. 2019, arXiv 1812.07032), by MONAI: mean over pixels of p * d.
+
+    p = sigmoid, d the signed distance to the lesion's border in pixels: above 0 outside, 0 at the
+    border, below 0 inside. So it grows with the image, is below 0 for a good mask, and is no loss
+    by itself: give it a small weight beside others. An empty or a full mask has no border and
+    contributes 0, without a gradient. The distances are computed on the CPU.
 
     Args:
         logits: [B, 1, H, W].
         target: [B, 1, H, W], 0 or 1.
 
-    Returns:
-        the scalars `loss_dice` and `loss_bce` (mean over all pixels), and their sum `loss`.
+    Raises:
+        UserError: MONAI is older than 1.6.
     """
+    try:
+        from monai.losses import BoundaryLoss
+    except ImportError as error:
+        raise UserError(
+            "segmentation_loss has boundary, which the installed MONAI does not know",
+            "pip install 'monai>=1.6', which wants torch 2.8, or leave boundary out",
+        ) from error
+
     with _full_precision(logits):
-        bce = F.binary_cross_entropy_with_logits(logits.float(), target.float())
-    terms = {"loss_dice": dice_loss(logits, target), "loss_bce": bce}
-    return {"loss": terms["loss_dice"] + terms["loss_bce"], **terms}
+        return BoundaryLoss()(logits.float().sigmoid(), target.float())
+
+
+def lovasz_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Lovasz hinge (Berman et al. 2018, arXiv 1705.08790), by segmentation-models-pytorch.
+
+    The convex extension of 1 - IoU of each image in its pixels' hinge errors, mean over the batch.
+    An empty mask contributes max(0, 1 + its largest logit): the worst pixel alone.
+
+    Args:
+        logits: [B, 1, H, W].
+        target: [B, 1, H, W], 0 or 1.
+    """
+    from segmentation_models_pytorch.losses import BINARY_MODE, LovaszLoss
+
+    with _full_precision(logits):
+        return LovaszLoss(BINARY_MODE, per_image=True)(logits.float(), target.float())
+
+
+SEGMENTATION_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "dice": dice_loss,
+    "bce": bce_loss,
+    "focal": focal_loss,
+    "tversky": tversky_loss,
+    "boundary": boundary_loss,
+    "lovasz": lovasz_loss,
+}
+
+
+def check_segmentation_loss(weights: Mapping[str, float]) -> dict[str, float]:
+    """The terms that have a weight, checked.
+
+    Args:
+        weights: name of a loss -> its weight.
+
+    Raises:
+        UserError: a name is unknown, a weight is negative or not finite, or all are 0.
+    """
+    for name, weight in weights.items():
+        if name not in SEGMENTATION_LOSSES:
+            known = list(SEGMENTATION_LOSSES)
+            near = difflib.get_close_matches(name, known, n=1)
+            raise UserError(
+                f"segmentation_loss={dict(weights)} has an unknown loss {name!r}",
+                f"did you mean {near[0]!r}?" if near else f"choose of {known}",
+            )
+        if not 0 <= weight < math.inf:
+            raise UserError(
+                f"segmentation_loss={dict(weights)} gives {name!r} the weight {weight}",
+                "give 0 or more; 0 leaves the term out",
+            )
+    terms = {name: weight for name, weight in weights.items() if weight}
+    if not terms:
+        raise UserError(
+            f"segmentation_loss={dict(weights)} has no term with a weight",
+            f"give for example {DICE_BCE}",
+        )
+    return terms
+
+
+def segmentation_loss(
+    logits: Tensor, target: Tensor, weights: Mapping[str, float] = DICE_BCE
+) -> dict[str, Tensor]:
+    """L_seg: losses of the mask by name, weighted; by default Dice + BCE.
+
+    What an empty mask contributes is said at each loss.
+
+    Args:
+        logits: [B, 1, H, W].
+        target: [B, 1, H, W], 0 or 1.
+        weights: name of a loss in SEGMENTATION_LOSSES -> its weight.
+
+    Returns:
+        the scalars `loss_<name>`, unweighted, and their weighted sum `loss`.
+    """
+    terms = {name: SEGMENTATION_LOSSES[name](logits, target) for name in weights}
+    total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+    return {"loss": total, **{f"loss_{name}": term for name, term in terms.items()}}
 
 
 def text_to_pixel_contrastive_loss(

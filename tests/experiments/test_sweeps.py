@@ -52,7 +52,8 @@ def test_a_sweeps_values_reach_the_network(
     for name, value in values.items():
         group, _, setting = name.partition(".")
         assert group == "model"
-        assert config.model.init_args[setting] == value
+        expected = yaml.safe_load(value) if isinstance(value, str) else value
+        assert config.model.init_args[setting] == expected
     assert Path(command[4]).stem == path.stem
     assert config.trainer.logger.class_path.endswith("WandbLogger")
     assert config.test_after_fit is False, "a sweep never looks at the test"

@@ -14,11 +14,18 @@ from torch import Tensor, nn
 import textseg
 import textseg.models
 from datamodules import RefHLSegDataModule
-from tests.models.stand_ins import CAPTIONS, BatchesInMemory, make_batch, pictures, quiet_trainer
+from tests.models.stand_ins import (
+    CAPTIONS,
+    BatchesInMemory,
+    make_batch,
+    pictures,
+    quiet_trainer,
+    write_bert,
+)
 from tests.models.tiny import NETWORKS, tiny
 from textseg.backbone import TextImageBackboneMixin
 from textseg.batch import SegmentationOutput, TextFeatures
-from textseg.encoders import TextEncoderBase, masked_mean
+from textseg.encoders import TextEncoder, TextEncoderBase, masked_mean
 from textseg.errors import UserError
 from textseg.models.base import SegmentationModule, settings_of
 
@@ -26,8 +33,14 @@ TRAINING = {
     "lr": 3e-4,
     "weight_decay": 0.05,
     "pretrained_lr_scale": 0.1,
+    "text_lr_scale": None,
+    "unfreeze_text_layers": 0,
+    "stage_norm": False,
     "schedule": "poly",
     "warmup": 0.05,
+    "min_lr_scale": 0.0,
+    "segmentation_loss": {"dice": 1.0, "bce": 1.0},
+    "auxiliary_weight": 0.0,
     "protocol": "standard",
 }
 
@@ -113,6 +126,40 @@ def test_what_a_class_fixes_for_its_bases_is_not_recorded() -> None:
 def test_an_unknown_choice_of_a_shared_setting_is_named(setting: str, value: str) -> None:
     with pytest.raises(UserError, match=f"{setting}='{value}'"):
         OwnNetwork(**{setting: value})
+
+
+def test_a_negative_rate_of_the_text_encoder_is_refused() -> None:
+    with pytest.raises(UserError, match=r"text_lr_scale=-0\.1"):
+        OwnNetwork(text_lr_scale=-0.1)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
+def test_a_floor_of_the_learning_rate_that_is_no_share_is_refused(value: float) -> None:
+    with pytest.raises(UserError, match=f"min_lr_scale={value}"):
+        OwnNetwork(min_lr_scale=value)
+
+
+def test_the_text_encoders_own_rate_reaches_the_optimizer_of_a_fit(tmp_path: Path) -> None:
+    write_bert(tmp_path / "bert")
+    text = TextEncoder(str(tmp_path / "bert"), max_tokens=12)
+    network = OwnNetwork(text_encoder=lambda: text, text_lr_scale=0.3, schedule="constant")
+    text.requires_grad_(True)
+    trainer = quiet_trainer(max_steps=20, limit_train_batches=1, limit_val_batches=0, max_epochs=1)
+    trainer.fit(network, BatchesInMemory([make_batch()]))
+    (optimizer,) = trainer.optimizers
+    rates = {group["name"].partition("/")[0]: group["lr"] for group in optimizer.param_groups}
+    assert rates == {"new": pytest.approx(1e-2), "text": pytest.approx(0.3e-2)}
+    held = {id(p) for g in optimizer.param_groups if "text" in g["name"] for p in g["params"]}
+    assert held == {id(p) for p in text.parameters()}
+
+
+def test_the_floor_reaches_the_rates_of_a_fit() -> None:
+    network = OwnNetwork(min_lr_scale=0.5, schedule="cosine", warmup=0.0)
+    batches = BatchesInMemory([make_batch()] * 2)
+    trainer = quiet_trainer(max_epochs=1, limit_val_batches=0)
+    trainer.fit(network, batches)
+    (optimizer,) = trainer.optimizers
+    assert {group["lr"] for group in optimizer.param_groups} == {0.5e-2}
 
 
 # --- a text encoder of a user's own

@@ -45,7 +45,7 @@ class TestLAVT(NetworkContract, TextGuidedContract):
         "a ResNet": {"image_encoder": "test_resnet", "image_encoder_options": None},
     }
     bad_settings: ClassVar = {
-        "unknown loss": ({"loss": "focal"}, "loss='focal'"),
+        "unknown loss": ({"segmentation_loss": {"focl": 1.0}}, "focl", "focal"),
         "unknown encoder": ({"image_encoder": "swin_tny_patch4_window7_224"}, "swin_tny"),
         "unknown option": ({"image_encoder_options": {"embed_dims": 24}}, "embed_dims"),
         "too few tokens": ({"max_tokens": 2}, "max_tokens=2"),
@@ -59,7 +59,7 @@ class TestLAVTOfThePaper(NetworkContract):
     gradient_free = GRADIENT_FREE
 
     def make(self, **settings: Any) -> LAVT:
-        return make(**{"position_code": False, "loss": "cross_entropy", **settings})
+        return make(**{"position_code": False, "segmentation_loss": {"bce": 1.0}, **settings})
 
 
 # --- the paper's formulas, by hand
@@ -151,7 +151,7 @@ def test_the_papers_loss_is_the_cross_entropy_of_two_classes(empty: bool) -> Non
     torch.manual_seed(1)
     background, lesion = 3 * torch.randn(2, 2, 1, 16, 16)
     mask = torch.zeros_like(lesion) if empty else (torch.rand_like(lesion) > 0.7).float()
-    model = make(loss="cross_entropy")
+    model = make(segmentation_loss={"bce": 1.0})
     losses = model.compute_loss(
         SegmentationOutput(lesion - background, {}), {**make_batch(), "mask": mask}
     )

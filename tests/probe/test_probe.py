@@ -82,9 +82,7 @@ class Reader(SegmentationModule):
     def token_mask(self, text: Sequence[str], word: str | None) -> Tensor:
         return torch.ones(len(text), 1, dtype=torch.bool)
 
-    def parameter_groups(
-        self, *, lr: float, weight_decay: float, pretrained_lr_scale: float
-    ) -> list[dict[str, Any]]:
+    def parameter_groups(self, **_: Any) -> list[dict[str, Any]]:
         return [{"params": [self.strength]}]
 
 

@@ -70,7 +70,7 @@ CASES = {
     "ImageBaseline": Case("ImageBaseline"),
     "TMC, pixel": Case("TMC", {"alignment_weight": 1.0, "alignment": "pixel"}),
     "TMCA, global": Case("TMCA", {"alignment_weight": 1.0, "alignment": "global"}),
-    "LAVT, cross-entropy": Case("LAVT", {"loss": "cross_entropy"}),
+    "LAVT, cross-entropy": Case("LAVT", {"segmentation_loss": {"bce": 1.0}}),
     "TMC, clipped": Case("TMC", {"alignment_weight": 1.0}, {"gradient_clip_val": 0.5}),
     "TMCA, accumulated": Case("TMCA", {"alignment_weight": 1.0}, {"accumulate_grad_batches": 2}),
     "TMC, not gathered": Case("TMC", {"alignment_weight": 1.0}, gathers=False),

@@ -33,6 +33,7 @@ from textseg.batch import SegmentationOutput
 from textseg.benchmark.device import allocated_bytes
 from textseg.encoders import ImageEncoder, TextEncoder
 from textseg.errors import UserError
+from textseg.models.base import SegmentationModule, settings_of
 from textseg.optim import adamw
 from textseg.training.options import GradientCheckpointing, blocks_of
 
@@ -48,6 +49,7 @@ class Run:
     outcome: Outcome
     norms: list[float]
     weights: list[Tensor]
+    validated: list[Tensor]
 
     def checkpoint(self, name: str) -> dict[str, Any]:
         return torch.load(self.folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
@@ -67,7 +69,8 @@ def fit(folder: Path, data: Path, *more: str, **changes: Any) -> Run:
     outcome = call(*train_arguments(experiment, data, *more), cwd=folder)
     assert outcome.status == 0, outcome.err
     run = sorted((folder / "runs/tiny").iterdir())[-1]
-    return Run(run, outcome, list(Watch.norms), list(Watch.weights))
+    seen = (list(Watch.norms), list(Watch.weights), list(Watch.validated))
+    return Run(run, outcome, *seen)
 
 
 class Watch(L.Callback):
@@ -75,10 +78,12 @@ class Watch(L.Callback):
 
     norms: ClassVar[list[float]] = []
     weights: ClassVar[list[Tensor]] = []  # of the head
+    validated: ClassVar[list[Tensor]] = []  # the same, as a validation runs it
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.norms.clear()
         self.weights.clear()
+        self.validated.clear()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *others: Any
@@ -86,6 +91,12 @@ class Watch(L.Callback):
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         self.norms.append(float(torch.nn.utils.get_total_norm(gradients)))
         self.weights.append(pl_module.state_dict()[HEAD].clone())
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *others: Any
+    ) -> None:
+        if not trainer.sanity_checking:
+            self.validated.append(pl_module.state_dict()["head.weight"].clone())
 
 
 class Dies(L.Callback):
@@ -123,6 +134,19 @@ def test_a_checkpoint_holds_the_moving_average_and_the_trainings_own_weights(
     torch.testing.assert_close(last["state_dict"][HEAD], average)
     assert torch.equal(last["current_model_state"][HEAD], averaged.weights[-1])
     assert not torch.equal(last["state_dict"][HEAD], averaged.weights[-1])
+
+
+def test_a_validation_scores_the_average_and_best_ckpt_keeps_what_it_scored(averaged: Run) -> None:
+    average, expected = averaged.weights[0], []
+    for step, weights in enumerate(averaged.weights[1:], start=2):
+        average = 0.5 * average + 0.5 * weights
+        expected += [average] if step % 2 == 0 else []  # the end of an epoch
+    scored = averaged.validated[:: len(averaged.validated) // 2]  # one of each epoch
+    for weights, mean in zip(scored, expected, strict=True):
+        torch.testing.assert_close(weights, mean)
+    best = averaged.checkpoint("best")
+    assert torch.equal(best["state_dict"]["head.weight"], scored[best["epoch"]])
+    assert not torch.equal(scored[0], scored[1])
 
 
 def test_an_averaged_checkpoint_brings_the_vocabulary(averaged: Run) -> None:
@@ -337,6 +361,24 @@ def test_a_network_without_blocks_is_the_users_to_know() -> None:
 
 PAGE = (ROOT / "docs/training.md").read_text(encoding="utf-8")
 LINES = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+
+
+RECIPE = re.findall(r"^\| `(\w+: .+?)` \|", PAGE, re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", RECIPE)
+def test_a_line_of_the_recipe_reaches_the_network(line: str, tmp_path: Path) -> None:
+    settings = yaml.safe_load(line)
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(yaml.safe_dump({"model": {"init_args": settings}}))
+    found = parse(ROOT / "experiments/tmc_qata.yaml", overlay).model.init_args
+    assert {name: found[name] for name in settings} == settings
+
+
+def test_the_recipe_has_a_line_for_each_shared_setting_of_learning() -> None:
+    lined = {name for line in RECIPE for name in yaml.safe_load(line)}
+    elsewhere = {"lr", "weight_decay", "warmup", "protocol"}
+    assert lined == settings_of(SegmentationModule) - elsewhere
 
 
 def test_the_page_has_a_line_for_each_option() -> None:

@@ -16,6 +16,7 @@ from textseg.encoders.image import (
     check_image_size,
     is_timm_model,
     near_timm_names,
+    timm_no_weight_decay,
 )
 from textseg.encoders.restore import is_restoring, restoring
 from textseg.encoders.text import (
@@ -38,5 +39,6 @@ __all__ = [
     "masked_mean",
     "near_timm_names",
     "restoring",
+    "timm_no_weight_decay",
     "token_counter",
 ]

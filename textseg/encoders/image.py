@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -58,6 +59,37 @@ def near_timm_names(name: str, *, prefix: str = "", others: Sequence[str] = ()) 
 
     known = [*others, *(f"{prefix}{model}" for model in timm.list_models())]
     return difflib.get_close_matches(name, known, n=3)
+
+
+def timm_no_weight_decay(
+    body: nn.Module, name: str, options: Mapping[str, Any] | None = None
+) -> set[str]:
+    """Names of the parameters in `body` that timm's network exempts from weight decay.
+
+    A feature pyramid renames parameters, ``layers.0.blocks`` to ``layers_0.blocks``, and keeps no
+    ``no_weight_decay()``: the whole network is asked, without memory for its weights.
+
+    Args:
+        body: timm's feature pyramid.
+        name: of the timm network.
+        options: that it was made with, but for those of the pyramid.
+    """
+    import timm
+
+    settings = {
+        k: v for k, v in (options or {}).items() if k not in ("out_indices", "features_only")
+    }
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        whole = timm.create_model(name, **settings)
+    named: Collection[str] = getattr(whole, "no_weight_decay", set)()
+    patterns = [_dotted(pattern) for pattern in named]  # XCiT's are with a *
+    names = {k: _dotted(k.removeprefix("model.")) for k, _ in body.named_parameters()}
+    return {k for k, name in names.items() if any(fnmatchcase(name, p) for p in patterns)}
+
+
+def _dotted(name: str) -> str:
+    """A parameter's name without a difference between dots and underscores."""
+    return name.replace("_", ".")
 
 
 def check_image_size(size: Sequence[int], stride: int, network: str, *, positions: int = 1) -> None:
@@ -128,7 +160,7 @@ class ImageEncoder(nn.Module):
                 f"image_encoder={name!r} could not be built ({first_line(error)})",
                 "connect to the hub once so that the weights are cached, or set pretrained: false",
             ) from error
-        self.name, self.pretrained = name, pretrained
+        self.name, self.pretrained, self._options = name, pretrained, settings
         self._steppable = isinstance(self.body, FeatureListNet)
         self.channels: tuple[int, ...] = tuple(self.body.feature_info.channels())
         self.strides: tuple[int, ...] = tuple(self.body.feature_info.reduction())
@@ -152,6 +184,10 @@ class ImageEncoder(nn.Module):
     def pretrained_parameters(self) -> list[nn.Parameter]:
         """Parameters that started from published weights."""
         return list(self.parameters()) if self.pretrained else []
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that timm exempts from weight decay."""
+        return {f"body.{k}" for k in timm_no_weight_decay(self.body, self.name, self._options)}
 
     def forward(
         self, image: Tensor, fuse: Callable[[int, Tensor], Tensor] | None = None

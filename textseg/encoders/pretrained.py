@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
+from torch import nn
 from transformers import (
     AutoModel,
     AutoTokenizer,
@@ -21,6 +22,8 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from textseg.errors import UserError, first_line
+
+FINAL_NORMS = ("final_norm", "final_layer_norm", "norm", "ln_f")  # transformers' names of it
 
 
 def config_from(values: dict[str, Any]) -> PretrainedConfig:
@@ -65,6 +68,22 @@ def takes_4d_mask(model: Any) -> bool:
     """
     own = isinstance(model, BertModel) and not model.config.is_decoder
     return own and model.config._attn_implementation == "sdpa"
+
+
+def layers_of(model: Any) -> tuple[list[nn.Module], list[nn.Module]]:
+    """The transformer layers of a model, first to last, and the norm behind them, if any.
+
+    Both are empty where no list is as long as the config says, as in ALBERT, whose layers share
+    their weights.
+    """
+    count = getattr(model.config, "num_hidden_layers", 0)
+    for owner in model.modules():
+        for name, layers in owner.named_children():
+            if isinstance(layers, nn.ModuleList) and len(layers) == count:
+                children = dict(owner.named_children())
+                behind = list(children)[list(children).index(name) + 1 :]
+                return list(layers), [children[n] for n in behind if n in FINAL_NORMS]
+    return [], []
 
 
 def scratch_config(vocab_size: int, dim: int, depth: int) -> BertConfig:

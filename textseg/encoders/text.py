@@ -16,6 +16,7 @@ from textseg.batch import TextFeatures
 from textseg.encoders.pretrained import (
     build,
     config_from,
+    layers_of,
     load,
     load_tokenizer,
     scratch_config,
@@ -74,6 +75,17 @@ class TextEncoderBase(nn.Module):
         for parameter in self.parameters():
             parameter.requires_grad_(False)
         self.eval()
+
+    def unfreeze_layers(self, count: int) -> None:
+        """Train the last `count` layers of a frozen encoder; by default there are none.
+
+        Raises:
+            UserError: the encoder has fewer layers, or none that it knows.
+        """
+        raise UserError(
+            f"unfreeze_text_layers={count}: {type(self).__name__} has no layers to unfreeze",
+            "leave it out, or give the encoder a method unfreeze_layers(count)",
+        )
 
 
 class NoText(TextEncoderBase):
@@ -141,6 +153,7 @@ class TextEncoder(TextEncoderBase):
         self._random = not self.pretrained  # until it is trained or loaded
         self._tokenizer: Tokenizer | None = None
         self._cache: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+        self._unfrozen: tuple[nn.Module, ...] = ()  # trained parts of an encoder that is frozen
         self.model: Any
         tokenizer: Tokenizer | None = None
         state = restored_text_state()
@@ -176,6 +189,34 @@ class TextEncoder(TextEncoderBase):
                 "to measure cost only: textseg benchmark --freeze_text true",
             )
         return super().requires_grad_(requires_grad)
+
+    def unfreeze_layers(self, count: int) -> None:
+        """Train the last `count` layers, and a norm after them if there is one.
+
+        What is below stays frozen and in eval mode, without dropout; the trained layers follow the
+        network's mode. Captions are no longer encoded once each: the whole encoder runs in every
+        step, in the training's precision.
+
+        Raises:
+            UserError: the encoder has fewer layers, or they cannot be told apart.
+        """
+        layers, norms = layers_of(self.model)
+        if count > len(layers):
+            raise UserError(
+                f"unfreeze_text_layers={count}, but text_encoder={self.name!r} has "
+                + (f"{len(layers)} layers" if layers else "no list of layers that is known"),
+                f"give up to {len(layers)}; freeze_text: false trains all of it",
+            )
+        self._unfrozen = (*layers[len(layers) - count :], *norms)
+        for part in self._unfrozen:
+            part.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> TextEncoder:
+        """Training mode, except for what stays frozen below layers that are trained."""
+        super().train(mode and not self._unfrozen)
+        for part in self._unfrozen:
+            part.train(mode)
+        return self
 
     @property
     def needs_vocabulary(self) -> bool:

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from textseg.batch import Batch, SegmentationOutput, TextFeatures
 from textseg.checkpoint import ABOUT, is_plain
-from textseg.errors import UserError, check_choice
+from textseg.errors import UserError, check_at_least, check_choice
 from textseg.explain import eval_mode, normalize_map, saliency
-from textseg.losses import segmentation_loss
+from textseg.layers import resize_map
+from textseg.losses import DICE_BCE, check_segmentation_loss, segmentation_loss
 from textseg.metrics.case_table import CaseTable, lvit_pair, resize_logits, threshold_logits
 from textseg.metrics.scores import Protocol, mean_scores
 from textseg.optim import Schedule, adamw, warmup_schedule
@@ -32,10 +33,22 @@ class SegmentationModule(L.LightningModule):
 
     Args:
         lr: peak learning rate of AdamW.
-        weight_decay: of weights with two or more dimensions.
-        pretrained_lr_scale: learning rate of pretrained parts over lr.
+        weight_decay: of weights with two or more dimensions, but for those that timm exempts, such
+            as a Swin's position tables.
+        pretrained_lr_scale: learning rate of pretrained encoders over lr.
+        text_lr_scale: the same of a pretrained text encoder that is trained; by default
+            pretrained_lr_scale.
+        unfreeze_text_layers: how many of the last layers of a frozen text encoder are trained; its
+            captions are then encoded in every step.
+        stage_norm: put a LayerNorm on each stage of a timm encoder, whose ConvNeXt and Swin give
+            the raw residual stream.
         schedule: course of the learning rate after the warm-up.
         warmup: share of all steps over which the learning rate rises.
+        min_lr_scale: learning rate in which poly and cosine end, over the peak.
+        segmentation_loss: weights of the mask's losses, out of dice, bce, focal, tversky, boundary
+            and lovasz; what a loss gives for an empty mask is in textseg/losses.py.
+        auxiliary_weight: of the same loss of 1x1 heads on maps at 1/8 and 1/16 of the image, mean
+            over the heads; in training alone. 0 builds none.
         protocol: how test masks are scored; "lvit" reproduces LViT's test and nothing else.
     """
 
@@ -45,8 +58,14 @@ class SegmentationModule(L.LightningModule):
         lr: float = 3e-4,
         weight_decay: float = 0.05,
         pretrained_lr_scale: float = 0.1,
+        text_lr_scale: float | None = None,
+        unfreeze_text_layers: int = 0,
+        stage_norm: bool = False,
         schedule: Schedule = "poly",
         warmup: float = 0.05,
+        min_lr_scale: float = 0.0,
+        segmentation_loss: dict[str, float] = DICE_BCE,
+        auxiliary_weight: float = 0.0,
         protocol: Protocol = "standard",
     ) -> None:
         super().__init__()
@@ -56,11 +75,22 @@ class SegmentationModule(L.LightningModule):
         self.save_hyperparameters(logger=False, ignore=sorted(fixed))
         if not 0 <= warmup < 1:
             raise UserError(f"warmup={warmup} is no share of the steps", "give a value in [0, 1)")
+        check_at_least("text_lr_scale", text_lr_scale or 0, 0)
+        check_at_least("unfreeze_text_layers", unfreeze_text_layers, 0)
+        if not 0 <= min_lr_scale <= 1:
+            raise UserError(
+                f"min_lr_scale={min_lr_scale} is no share of the peak learning rate",
+                "give a value in [0, 1]; 0.01 keeps a hundredth",
+            )
         check_choice("schedule", schedule, Schedule)
         check_choice("protocol", protocol, Protocol)
         self.lr, self.weight_decay = lr, weight_decay
-        self.pretrained_lr_scale = pretrained_lr_scale
-        self.schedule, self.warmup = schedule, warmup
+        self.pretrained_lr_scale, self.text_lr_scale = pretrained_lr_scale, text_lr_scale
+        self.unfreeze_text_layers, self.stage_norm = unfreeze_text_layers, stage_norm
+        self.schedule, self.warmup, self.min_lr_scale = schedule, warmup, min_lr_scale
+        check_at_least("auxiliary_weight", auxiliary_weight, 0, "0.4 is usual; 0 is none")
+        self.auxiliary_weight = auxiliary_weight
+        self.loss_weights = check_segmentation_loss(segmentation_loss)
         self.protocol = protocol
         self.val_cases = CaseTable()
         self.test_cases = CaseTable(surface=protocol == "standard")
@@ -121,7 +151,12 @@ class SegmentationModule(L.LightningModule):
 
     @abstractmethod
     def parameter_groups(
-        self, *, lr: float, weight_decay: float, pretrained_lr_scale: float
+        self,
+        *,
+        lr: float,
+        weight_decay: float,
+        pretrained_lr_scale: float,
+        text_lr_scale: float | None = None,
     ) -> list[dict[str, Any]]:
         """Trainable parameters for the optimizer."""
 
@@ -151,8 +186,32 @@ class SegmentationModule(L.LightningModule):
             self.prepare_captions(datamodule.captions(split), training=stage == "fit")
 
     def compute_loss(self, output: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
-        """Terms by name, their total under ``loss``: Dice + BCE on logits."""
-        return segmentation_loss(output.logits, batch["mask"])
+        """Terms by name, their total under ``loss``: the segmentation loss of the logits.
+
+        In training that of the auxiliary heads is added, auxiliary_weight * mean over the heads.
+        """
+        losses = segmentation_loss(output.logits, batch["mask"], self.loss_weights)
+        if not (self.auxiliary_weight and self.training):
+            return losses
+        terms = self._auxiliary_losses(output.aux, batch["mask"])
+        total = losses["loss"] + self.auxiliary_weight * torch.stack([*terms.values()]).mean()
+        return {**losses, **terms, "loss": total}
+
+    def _auxiliary_losses(self, aux: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
+        """`loss_auxiliary_<stride>`: the segmentation loss of logits resized to the mask."""
+        heads = {name: logits for name, logits in aux.items() if name.startswith("auxiliary_")}
+        if not heads:
+            raise UserError(
+                f"auxiliary_weight={self.auxiliary_weight}, but {type(self).__name__} gives its "
+                "auxiliary heads no maps",
+                "set auxiliary_weight: 0, or put **self.auxiliary_logits(features) into the aux of "
+                "its SegmentationOutput",
+            )
+        size, weights = mask.shape[-2:], self.loss_weights
+        return {
+            f"loss_{name}": segmentation_loss(resize_map(x.float(), size), mask, weights)["loss"]
+            for name, x in heads.items()
+        }
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the total loss of a batch."""
@@ -230,6 +289,7 @@ class SegmentationModule(L.LightningModule):
             lr=self.lr,
             weight_decay=self.weight_decay,
             pretrained_lr_scale=self.pretrained_lr_scale,
+            text_lr_scale=self.text_lr_scale,
         )
         optimizer = adamw(groups, lr=self.lr, clipped=bool(self.trainer.gradient_clip_val))
         length = self.trainer.estimated_stepping_batches
@@ -240,7 +300,11 @@ class SegmentationModule(L.LightningModule):
             )
         total = int(length)
         scheduler = warmup_schedule(
-            optimizer, total_steps=total, warmup_steps=int(total * self.warmup), kind=self.schedule
+            optimizer,
+            total_steps=total,
+            warmup_steps=int(total * self.warmup),
+            kind=self.schedule,
+            floor=self.min_lr_scale,
         )
         return {
             "optimizer": optimizer,

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from textseg.backbone import TextImageBackboneMixin
 from textseg.batch import SegmentationOutput, TextFeatures
@@ -26,6 +26,7 @@ from textseg.encoders import (
     is_restoring,
     is_timm_model,
     near_timm_names,
+    timm_no_weight_decay,
 )
 from textseg.errors import UserError, first_line
 from textseg.models.base import SegmentationModule
@@ -79,6 +80,12 @@ class ImageBaseline(TextImageBackboneMixin, SegmentationModule):
         encoder_options = dict(image_encoder_options or {})
         _check_names(architecture, image_encoder)
         _check_options(architecture, image_encoder, encoder_options, decoder_options or {})
+        if self.auxiliary_weight and architecture == "dpt":
+            raise UserError(
+                f"auxiliary_weight={self.auxiliary_weight} wants maps at stride 8 or 16, and the "
+                "encoders of architecture='dpt' have all maps at one stride",
+                "set auxiliary_weight: 0, or choose another architecture",
+            )
         self.pretrained = pretrained
         self.min_positions = MIN_POSITIONS.get(architecture, 1)
         self.network = _build(
@@ -89,7 +96,21 @@ class ImageBaseline(TextImageBackboneMixin, SegmentationModule):
         )
         self.normalize = _normalize(image_encoder, pretrained=pretrained)
         self.text_encoder = NoText()
+        self.unfreeze_text(frozen=False)
+        self.refuse_stage_norm("segmentation-models-pytorch builds this one into its network")
+        self._build_heads()
         self.to(memory_format=torch.channels_last)
+
+    def _build_heads(self) -> None:
+        """Auxiliary heads on the encoder's own maps, which the library keeps to itself."""
+        widths = self.network.encoder.out_channels  # of the image, then by stages, halving
+        self.build_auxiliary({2**i: width for i, width in enumerate(widths)})
+        self._stages: Sequence[Tensor] = ()  # of the latest image, until they are read
+        if self.auxiliary_heads:
+            self.network.encoder.register_forward_hook(self._keep_stages)
+
+    def _keep_stages(self, encoder: nn.Module, inputs: Any, stages: Sequence[Tensor]) -> None:
+        self._stages = stages
 
     def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
         """The tensor part: what compile, export, benchmark and explanations act on."""
@@ -97,10 +118,17 @@ class ImageBaseline(TextImageBackboneMixin, SegmentationModule):
         check_image_size(image.shape[-2:], stride, self._names(), positions=self.min_positions)
         logits = self.network(self.normalize(image))
         self._check_grid(logits, image)
-        return SegmentationOutput(logits, {})
+        stages, self._stages = self._stages, ()
+        strides = [2**i for i in range(len(stages))]
+        return SegmentationOutput(logits, self.auxiliary_logits(stages, strides))
 
     def parameter_groups(
-        self, *, lr: float, weight_decay: float, pretrained_lr_scale: float
+        self,
+        *,
+        lr: float,
+        weight_decay: float,
+        pretrained_lr_scale: float,
+        text_lr_scale: float | None = None,
     ) -> list[dict[str, Any]]:
         """Trainable parameters, each once; those of a pretrained encoder at the slower rate."""
         return parameter_groups(
@@ -110,6 +138,15 @@ class ImageBaseline(TextImageBackboneMixin, SegmentationModule):
             pretrained=self.network.encoder.parameters() if self.pretrained else (),
             pretrained_lr_scale=pretrained_lr_scale,
         )
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that timm exempts from weight decay, of a "tu-" encoder."""
+        name = self.hparams["image_encoder"]
+        if not name.startswith(TIMM):
+            return set()
+        body, options = self.network.encoder.model, self.hparams["image_encoder_options"]
+        exempt = timm_no_weight_decay(body, name.removeprefix(TIMM), options)
+        return {f"network.encoder.model.{parameter}" for parameter in exempt}
 
     def _check_grid(self, logits: Tensor, image: Tensor) -> None:
         """Some architectures upsample by a fixed factor, whatever the encoder's stride."""

@@ -12,8 +12,9 @@ From the paper:
     reads E_i = V_i + S_i * F_i. The last stage has no successor, hence no gate;
   * the decoder reads F_i: Y_4 = F_4, Y_i = two 3x3 conv-BN-ReLU of [upsample(Y_{i+1}); F_i], and a
     1x1 head on Y_1, bilinear to the input;
-  * loss: the pixels' cross-entropy over two classes (`loss: cross_entropy`). On the one logit
-    z = z_lesion - z_background that we keep it is the binary cross-entropy, number by number;
+  * loss: the pixels' cross-entropy over two classes (`segmentation_loss: {bce: 1.0}`). On the one
+    logit z = z_lesion - z_background that we keep it is the binary cross-entropy, number by number:
+    softmax(z_background, z_lesion) is sigmoid(z);
   * its setting: swin_base_patch4_window12_384 at 480 x 480 (`image_encoder_options:
     {img_size: 480}`, or the last stage's windows are not shifted), 20 tokens, BERT fine-tuned
     (`freeze_text: false`), lr 5e-5 for all parts (`pretrained_lr_scale: 1`), weight decay 1e-2,
@@ -37,16 +38,14 @@ s = 4, 8, 16, 32; N = H/s_i * W/s_i positions.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textseg.backbone import TextImageBackboneMixin
-from textseg.batch import Batch, SegmentationOutput, TextFeatures
+from textseg.batch import SegmentationOutput, TextFeatures
 from textseg.encoders import check_image_size
-from textseg.errors import check_choice
 from textseg.explain import record_inputs
 from textseg.layers import (
     UNetDecoder,
@@ -54,7 +53,6 @@ from textseg.layers import (
     resize_map,
     sincos_position_embedding_2d,
 )
-from textseg.losses import segmentation_loss
 from textseg.models.base import SegmentationModule
 
 POSITION_DIM = 64
@@ -144,25 +142,10 @@ class LanguageGate(nn.Module):
         return torch.tanh(self.mlp(joint)) * joint
 
 
-def pixel_cross_entropy(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """The paper's loss: mean over pixels of the two classes' cross-entropy, in fp32.
-
-    softmax(z_background, z_lesion) is sigmoid(z_lesion - z_background), so one logit holds both. An
-    empty mask contributes as any other.
-
-    Args:
-        logits: [B, 1, H, W].
-        target: [B, 1, H, W], 0 or 1.
-    """
-    cross_entropy = F.binary_cross_entropy_with_logits(logits.float(), target.float())
-    return {"loss": cross_entropy, "loss_bce": cross_entropy}
-
-
-LOSSES = {"dice_bce": segmentation_loss, "cross_entropy": pixel_cross_entropy}
-
-
 class LAVT(TextImageBackboneMixin, SegmentationModule):
     """Language-Aware Vision Transformer (arXiv 2112.02244), rebuilt from its description.
+
+    The paper's loss is ``segmentation_loss: {bce: 1.0}``; by default it is every network's.
 
     Args:
         image_encoder: timm name of an encoder whose stages can be run one by one; the paper's is
@@ -177,7 +160,6 @@ class LAVT(TextImageBackboneMixin, SegmentationModule):
             on other than 224 pixels wants img_size, by which timm decides where windows shift.
         position_code: add a position embedding to the queries of the pixels; false is the paper's
             form.
-        loss: Dice + BCE as for all networks, or the paper's cross_entropy.
     """
 
     def __init__(
@@ -190,12 +172,9 @@ class LAVT(TextImageBackboneMixin, SegmentationModule):
         max_tokens: int = 32,
         image_encoder_options: dict[str, Any] | None = None,
         position_code: bool = True,
-        loss: Literal["dice_bce", "cross_entropy"] = "dice_bce",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_choice("loss", loss, LOSSES)
-        self._loss = LOSSES[loss]
         self.build_backbone(
             image_encoder,
             text_encoder,
@@ -229,11 +208,7 @@ class LAVT(TextImageBackboneMixin, SegmentationModule):
         self.encode_image(image, fuse)
         decoded = self.decoder(joint)  # Y_1 [B, C_1, H/4, W/4]
         logits = resize_map(self.head(decoded), image.shape[-2:])
-        return SegmentationOutput(logits, {})
-
-    def compute_loss(self, output: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
-        """Dice + BCE, or the paper's cross-entropy."""
-        return self._loss(output.logits, batch["mask"])
+        return SegmentationOutput(logits, self.auxiliary_logits(joint))
 
     def explanation_maps(
         self, image: Tensor, text: TextFeatures, words: Tensor

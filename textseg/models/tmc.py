@@ -400,7 +400,7 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
         fused = self.mcm(features, text, self.text_projection)  # F_V^1..F_V^4
         decoded = self.decoder(fused)  # [B, C_1, H/4, W/4]
         logits = resize_map(self.head(decoded), image.shape[-2:])
-        return SegmentationOutput(logits, aux)
+        return SegmentationOutput(logits, {**aux, **self.auxiliary_logits(fused)})
 
     def compute_loss(self, output: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
         """L = L_seg + alignment_weight * mean_i L_align^i."""

@@ -353,7 +353,8 @@ class TMCA(TextImageBackboneMixin, SegmentationModule):
         logits = self.decoder(list(features.values()))
         pixels = {f"pixels_{n}": shared[_key(n)][0] for n in self.aligned}  # p_l
         texts = {f"text_{n}": shared[_key(n)][1] for n in self.aligned}  # t_l
-        return SegmentationOutput(logits, {**pixels, **texts})
+        auxiliary = self.auxiliary_logits(list(features.values()))
+        return SegmentationOutput(logits, {**pixels, **texts, **auxiliary})
 
     def compute_loss(self, output: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
         """L = L_seg + alignment_weight * L_align, L_align the mean over the aligned levels.

@@ -165,7 +165,7 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
         decoded = self.decoder(features, image.shape[-2:])  # [B, dim, H/8, W/8]
         logits = resize_map(self.head(decoded), image.shape[-2:])
         aux = self.contrast(text, decoded) if self.contrastive_weight else {}
-        return SegmentationOutput(logits, aux)
+        return SegmentationOutput(logits, {**aux, **self.auxiliary_logits(features)})
 
     def explanation_maps(
         self, image: Tensor, text: TextFeatures, words: Tensor
