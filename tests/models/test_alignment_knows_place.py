@@ -22,7 +22,7 @@ from tests.models.tiny import tiny
 from textseg.batch import Batch, stable_id
 from textseg.layers import pool_regions
 from textseg.models.base import SegmentationModule
-from textseg.models.tmc_alignment import pooled_lesion
+from textseg.models.tmc.alignment import pooled_lesion
 
 BATCH, STEPS = 32, 150
 

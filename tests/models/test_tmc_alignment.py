@@ -19,8 +19,8 @@ from textseg.batch import Batch, SegmentationOutput, stable_id
 from textseg.encoders import masked_mean
 from textseg.explain import record_inputs
 from textseg.losses import contrastive_targets
-from textseg.models.tmc import STAGES, TMC
-from textseg.models.tmc_alignment import info_nce, pooled_lesion
+from textseg.models.tmc.alignment import info_nce, pooled_lesion
+from textseg.models.tmc.network import STAGES, TMC
 
 make = partial(tiny, "TMC")
 

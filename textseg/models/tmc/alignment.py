@@ -1,4 +1,4 @@
-"""The Multi-stage Alignment Loss (MA Loss) of TMC; tmc.py says what of it is the paper's.
+"""The Multi-stage Alignment Loss (MA Loss) of TMC.
 
 Shapes: B rows of a process, N rows of all processes, n_i positions of stage i, P = 256 channels of
 the embedding that positions and text share.
