@@ -88,6 +88,27 @@ def resize_map(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
 
 
+def pool_regions(pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Means of a map inside and outside of a mask: two of [B, D].
+
+    Weighted with the mask averaged by area, and with 1 minus it, so that a lesion of one pixel
+    keeps a weight at H/32. A region without any pixel gives 0.
+
+    Args:
+        pixels: [B, D, h, w].
+        mask: [B, 1, H, W], 0 or 1.
+    """
+    grid = (pixels.shape[2], pixels.shape[3])
+
+    def mean_over(region: Tensor) -> Tensor:
+        weight = F.adaptive_avg_pool2d(region.float(), grid).flatten(1)  # [B, h w]
+        total = weight.sum(1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+        return torch.einsum("bdn,bn->bd", pixels.flatten(2), weight / total)
+
+    # Pooled apart, because 1 minus a pooled full mask need not be exactly 0.
+    return mean_over(mask), mean_over(1 - mask)
+
+
 class SelfAttentionLayer(nn.Module):
     """A pre-norm transformer layer over the positions of a map.
 

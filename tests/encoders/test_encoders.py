@@ -48,7 +48,7 @@ def test_every_pyramid_is_channels_first_with_the_strides_it_announces(
     ]
 
 
-@pytest.mark.parametrize("kind", ["convnext", "swin", "resnet"])
+@pytest.mark.parametrize("kind", ENCODERS)
 def test_stepping_with_an_idle_fuse_equals_the_plain_forward_bit_for_bit(kind: str) -> None:
     encoder = build(kind)
     with torch.no_grad():
@@ -58,7 +58,7 @@ def test_stepping_with_an_idle_fuse_equals_the_plain_forward_bit_for_bit(kind: s
     assert all(torch.equal(a, b) for a, b in zip(plain, stepped, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["convnext", "swin"])
+@pytest.mark.parametrize("kind", ["convnext", "swin", "efficientnet"])
 def test_fuse_sees_every_stage_in_order_and_feeds_the_next(kind: str) -> None:
     encoder, seen = build(kind), []
 

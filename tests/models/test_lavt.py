@@ -15,6 +15,9 @@ from torch import Tensor
 from tests.models.contract import (
     NetworkContract,
     TextGuidedContract,
+    never_moved,
+    train_three_steps,
+    without_gradient,
 )
 from tests.models.stand_ins import CAPTIONS, make_batch, pictures, write_bert
 from tests.models.tiny import tiny
@@ -43,23 +46,25 @@ class TestLAVT(NetworkContract, TextGuidedContract):
     variations: ClassVar = {
         "a ConvNeXt": {"image_encoder": "test_convnext", "image_encoder_options": None},
         "a ResNet": {"image_encoder": "test_resnet", "image_encoder_options": None},
+        "a position code": {"position_code": True},
     }
     bad_settings: ClassVar = {
         "unknown loss": ({"segmentation_loss": {"focl": 1.0}}, "focl", "focal"),
         "unknown encoder": ({"image_encoder": "swin_tny_patch4_window7_224"}, "swin_tny"),
         "unknown option": ({"image_encoder_options": {"embed_dims": 24}}, "embed_dims"),
         "too few tokens": ({"max_tokens": 2}, "max_tokens=2"),
+        "no stages": (
+            {"image_encoder": "test_vit", "image_encoder_options": None},
+            "image_encoder='test_vit'",
+        ),
         "weights out of reach": ({"pretrained": True, "image_encoder_options": None}, "pretrained"),
     }
 
 
-class TestLAVTOfThePaper(NetworkContract):
-    """Without the position code, and with the paper's loss."""
-
-    gradient_free = GRADIENT_FREE
-
-    def make(self, **settings: Any) -> LAVT:
-        return make(**{"position_code": False, "segmentation_loss": {"bce": 1.0}, **settings})
+def test_the_papers_loss_trains_all_that_dice_and_bce_train() -> None:
+    steps = train_three_steps(make(segmentation_loss={"bce": 1.0}), make_batch())
+    assert without_gradient(steps) == []
+    assert never_moved(steps, but_for=GRADIENT_FREE) == []
 
 
 # --- the paper's formulas, by hand
@@ -305,24 +310,23 @@ def test_the_gate_maps_are_what_the_words_add_to_the_next_stage() -> None:
 
 
 def test_without_the_position_code_only_its_map_is_missing() -> None:
-    with_it = {n for n, _ in make().named_parameters()}
-    without = {n for n, _ in make(position_code=False).named_parameters()}
+    with_it = {n for n, _ in make(position_code=True).named_parameters()}
+    without = {n for n, _ in make().named_parameters()}
     assert with_it - without == {
         f"attention.{i}.to_query.position_embedding.weight" for i in range(4)
     }
     assert without <= with_it
 
 
-def test_pretrained_parts_learn_more_slowly_and_bert_is_frozen_unless_asked(
+def test_pretrained_parts_learn_more_slowly_and_bert_is_trained_unless_frozen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_bert(tmp_path)
-    frozen = make(text_encoder=str(tmp_path))
-    frozen.text_encoder.freeze()
-    assert frozen.text_encoder.frozen
-    tuned = make(text_encoder=str(tmp_path), freeze_text=False)
-    monkeypatch.setattr(tuned.text_encoder, "pretrained", True)
-    monkeypatch.setattr(tuned.image_encoder, "pretrained", True)
+    # Offline: no image weights are fetched, as when a checkpoint is restored.
+    monkeypatch.setattr("textseg.encoders.image.is_restoring", lambda: True)
+    published = {"text_encoder": str(tmp_path), "pretrained": True}
+    assert make(**published, freeze_text=True).text_encoder.frozen
+    tuned = make(**published)
     groups = tuned.parameter_groups(lr=1.0, weight_decay=0.0, pretrained_lr_scale=0.1)
     slow = {id(p) for g in groups if g["lr"] == pytest.approx(0.1) for p in g["params"]}
     both = (tuned.image_encoder, tuned.text_encoder)

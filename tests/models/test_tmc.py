@@ -20,6 +20,7 @@ from tests.models.contract import (
 from tests.models.stand_ins import CAPTIONS, make_batch, pictures, write_bert
 from tests.models.tiny import NO_TEXT, TINY_SWIN, tiny
 from textseg.encoders import NoText
+from textseg.explain import record_inputs
 
 make = partial(tiny, "TMC")
 
@@ -47,6 +48,14 @@ class TestTMC(NetworkContract, TextGuidedContract):
         "other stages aligned": {"mcm_stages": (1, 4), "alignment_stages": (2, 3)},
         "no stage aligned": {"alignment_stages": ()},
         "all, gates closed": {"gate": 0.0},
+        "the text of a stage": {"alignment_text": "stage"},
+        "the text of other stages": {
+            "alignment_text": "stage",
+            "mcm_stages": (1, 3),
+            "alignment_stages": (2, 3, 4),
+        },
+        "alignment without a position code": {"alignment_position": False},
+        "fused features feed the encoder": {"mcm_feeds_encoder": True},
         "a ConvNeXt": {"image_encoder": "test_convnext", "image_encoder_options": None},
         "five stages without the finest": {
             "image_encoder": "resnet10t",
@@ -59,6 +68,15 @@ class TestTMC(NetworkContract, TextGuidedContract):
         "stage twice": ({"mcm_stages": (2, 2)}, "mcm_stages=[2, 2]"),
         "aligned stage 5": ({"alignment_stages": (5,)}, "alignment_stages=[5]"),
         "unknown alignment": ({"alignment": "clip"}, "alignment='clip'"),
+        "unknown text": ({"alignment_text": "image"}, "alignment_text='image'"),
+        "no stages to feed": (
+            {
+                "image_encoder": "hrnet_w18_small",
+                "image_encoder_options": {"out_indices": [1, 2, 3, 4]},
+                "mcm_feeds_encoder": True,
+            },
+            "image_encoder='hrnet_w18_small'",
+        ),
         "negative weight": ({"alignment_weight": -0.1}, "alignment_weight=-0.1"),
         "alignment without stages": ({"mcm_stages": ()}, "alignment_stages"),
         "five stages": (
@@ -94,6 +112,24 @@ def test_the_default_encoder_has_the_channels_and_strides_of_swin_tiny() -> None
     assert model.image_encoder.channels == (96, 192, 384, 768)
     assert model.image_encoder.strides == (4, 8, 16, 32)
     assert [block.text_to_image.heads for block in model.mcm.blocks.values()] == [3, 6, 12, 24]
+
+
+# --- where F_V^i goes
+
+
+@pytest.mark.parametrize("feeds", [True, False])
+def test_the_next_stage_reads_the_fused_feature_if_and_only_if_asked(feeds: bool) -> None:
+    model = make(mcm_feeds_encoder=feeds, mcm_stages=(1,)).eval()
+    with torch.no_grad(), record_inputs({"decoder": model.decoder}) as calls:
+        model(pictures(2), CAPTIONS)
+        plain = model.encode_image(pictures(2))
+    first, second = calls["decoder"][0][:2]
+    assert not torch.equal(first, plain[0])
+    assert torch.equal(second, plain[1]) != feeds
+    with torch.no_grad():
+        by_hand = model.image_encoder.body["layers_1"](first.permute(0, 2, 3, 1))
+    by_hand = by_hand.permute(0, 3, 1, 2)
+    assert torch.allclose(second, by_hand, rtol=1e-5, atol=1e-6) == feeds
 
 
 # --- what is built

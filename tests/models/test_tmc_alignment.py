@@ -17,8 +17,11 @@ from tests.forked import start
 from tests.models.stand_ins import CAPTIONS, BatchesInMemory, make_batch, pictures, quiet_trainer
 from tests.models.tiny import tiny
 from textseg.batch import Batch, SegmentationOutput, stable_id
+from textseg.encoders import masked_mean
+from textseg.explain import record_inputs
 from textseg.losses import contrastive_targets
-from textseg.models.tmc import TMC, info_nce
+from textseg.models.tmc.alignment import info_nce, pooled_lesion
+from textseg.models.tmc.network import STAGES, TMC
 
 make = partial(tiny, "TMC")
 
@@ -40,9 +43,48 @@ def numpy_half(scores: np.ndarray, captions: list[int], images: list[int]) -> fl
     return total / len(scores)
 
 
-def numpy_embedding(x: np.ndarray, linear: nn.Linear) -> np.ndarray:
-    z = x @ linear.weight.detach().double().numpy().T + linear.bias.detach().double().numpy()
-    return z / np.linalg.norm(z, axis=1, keepdims=True)
+def numpy_linear(x: np.ndarray, linear: nn.Linear) -> np.ndarray:
+    y = x @ linear.weight.detach().double().numpy().T
+    return y if linear.bias is None else y + linear.bias.detach().double().numpy()
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x)
+
+
+def numpy_code(height: int, width: int, dim: int = 64) -> np.ndarray:
+    """[height, width, dim]: sine and cosine of both coordinates, which run over (0, 1)."""
+    bands = dim // 4
+    code = np.zeros((height, width, dim))
+    for y in range(height):
+        for x in range(width):
+            for band in range(bands):
+                frequency = math.pi * 2 ** (band / (bands / 6))
+                angles = [(c + 0.5) / n * frequency for c, n in ((y, height), (x, width))]
+                waves = [wave(angle) for angle in angles for wave in (math.sin, math.cos)]
+                code[y, x, band::bands] = waves
+    return code
+
+
+def numpy_cells(x: np.ndarray, side: int) -> np.ndarray:
+    """[C, H, W] averaged over cells of `side` positions a side."""
+    C, H, W = x.shape
+    return x.reshape(C, H // side, side, W // side, side).mean((2, 4))
+
+
+def numpy_points(feature: np.ndarray, model: TMC, stage: str) -> np.ndarray:
+    """z [n, 256] of one image, of length 1."""
+    C, H, W = feature.shape
+    z = numpy_linear(feature.reshape(C, -1).T, model.alignment.project_image[stage])
+    place = model.alignment.position_embedding[stage]
+    z = z + numpy_linear(numpy_code(H, W).reshape(H * W, -1), place)
+    return np.stack([unit(row) for row in z])
+
+
+def numpy_lesion(points: np.ndarray, mask: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
+    """Mean of the points [n, 256], weighted by the share of each cell that is lesion."""
+    share = numpy_cells(mask[None], mask.shape[0] // cells[0]).reshape(-1)
+    return unit(share @ points / share.sum())
 
 
 @pytest.mark.parametrize("weight", [0.1, 2.0])
@@ -60,13 +102,17 @@ def test_infonce_equals_numpy_from_the_features_on(
         losses = model.compute_loss(model(batch["image"], texts), batch)
         features, text = model.encode_image(batch["image"]), model.encode_text(texts)
     expected = {}
-    for stage in (2, 4):
-        projected = model.text_projection[str(stage)](text.tokens).detach().double().numpy()
+    for stage in ("2", "4"):
+        projected = model.text_projection[stage](text.tokens).detach().double().numpy()
         real = [row[mask.numpy()].mean(0) for row, mask in zip(projected, text.mask, strict=True)]
-        seen = features[stage - 1].double().numpy().mean((2, 3))
-        v = numpy_embedding(seen, model.alignment.project_image[str(stage)])
-        t = numpy_embedding(np.stack(real), model.alignment.project_text[str(stage)])
-        scores = v @ t.T / 0.07
+        words = [unit(numpy_linear(row, model.alignment.project_text[stage])) for row in real]
+        maps = features[int(stage) - 1].double().numpy()
+        masks = batch["mask"][:, 0].double().numpy()
+        lesions = [
+            numpy_lesion(numpy_points(one, model, stage), mask, one.shape[1:])
+            for one, mask in zip(maps, masks, strict=True)
+        ]
+        scores = np.stack(lesions) @ np.stack(words).T / 0.07
         halves = [numpy_half(s, captions, images) for s in (scores, scores.T)]
         expected[f"loss_align_{stage}"] = sum(halves) / 2
         assert losses[f"loss_align_{stage}"].item() == pytest.approx(sum(halves) / 2, rel=1e-4)
@@ -104,22 +150,81 @@ def test_one_caption_for_all_moves_images_only_by_the_half_of_the_text_and_only_
         assert halves(together)[1].item() == pytest.approx(math.log(B), rel=1e-6)
 
 
-def test_an_embedding_of_words_is_of_the_text_without_the_image() -> None:
-    model = make().eval()
+@pytest.mark.parametrize(("size", "cells"), [((224, 224), (14, 14)), ((128, 192), (8, 12))])
+def test_infonce_compares_cells_of_no_more_than_a_14th_of_a_side(
+    size: tuple[int, int], cells: tuple[int, int]
+) -> None:
+    model = make(alignment_stages=(1,)).eval()
+    with torch.no_grad():
+        feature = model.encode_image(pictures(1, *size))[0]
+        found = model(pictures(1, *size), CAPTIONS[:1]).aux["align_pixels_1"]
+    side = feature.shape[-1] // cells[1]
+    maps = numpy_cells(feature[0].double().numpy(), side)
+    assert found.shape[-2:] == maps.shape[-2:] == cells
+    z = nn.functional.normalize(found[0].double().flatten(1), dim=0).T
+    np.testing.assert_allclose(z.numpy(), numpy_points(maps, model, "1"), rtol=1e-3, atol=1e-5)
+
+
+def test_rows_with_an_empty_mask_are_left_out_and_a_batch_of_them_is_connected_and_finite() -> None:
+    model = make(alignment_stages=(3,)).eval()
+    batch = make_batch(4)
+    batch["mask"][2:] = 0
+    batch["caption_id"] = torch.arange(4)
+
+    def loss(rows: slice) -> Tensor:
+        aux = model(batch["image"][rows], batch["text"][rows]).aux
+        return model.alignment.losses(aux, part(batch, rows))["loss_align_3"]
+
+    torch.testing.assert_close(loss(slice(4)), loss(slice(2)))
+    empty = loss(slice(2, 4))
+    assert empty.item() == 0
+    empty.backward()
+    grads = [p.grad for p in model.alignment.parameters()]
+    assert all(g is not None and torch.isfinite(g).all() for g in grads)
+
+
+@pytest.mark.parametrize("alignment", ["infonce", "pixel"])
+def test_only_with_the_position_code_do_equal_features_differ_by_place(alignment: str) -> None:
+    for position in (True, False):
+        model = make(alignment=alignment, alignment_position=position)
+        words = torch.randn(1, 3, 96), torch.ones(1, 3, dtype=torch.bool)
+        aux = model.alignment(3, torch.ones(1, 96, 2, 4), *words)
+        rows = aux["align_pixels_3"][0].flatten(1).T  # [8, 256]
+        gaps = torch.cdist(rows, rows) + 9 * torch.eye(8)
+        assert (gaps.min() > 1e-2) == position
+
+
+@pytest.mark.parametrize("text", ["input", "stage"])
+def test_only_the_text_of_a_stage_has_seen_the_image(text: str) -> None:
+    model = make(alignment_text=text).eval()
     with torch.no_grad():
         first, second = (model(pictures(2, seed=s), CAPTIONS).aux for s in (0, 1))
-    assert torch.equal(first["align_text"], second["align_text"])
-    assert not torch.equal(first["align_image"], second["align_image"])
+    seen = [not torch.equal(first[f"align_text_{i}"], second[f"align_text_{i}"]) for i in STAGES]
+    assert seen == [False] + [text == "stage"] * 3
+    assert not torch.equal(first["align_pixels_1"], second["align_pixels_1"])
 
 
-def test_embeddings_are_of_length_1_in_fp32_under_autocast() -> None:
-    model = make()
+def test_the_text_of_a_stage_is_what_enters_its_block_and_does_not_teach_the_blocks() -> None:
+    model = make(alignment_text="stage", mcm_stages=(1, 3), alignment_stages=(1, 2, 3)).eval()
+    with record_inputs(dict(model.mcm.blocks.items())) as calls:
+        output = model(pictures(2), CAPTIONS)
+    mask = model.encode_text(CAPTIONS).mask
+    for stage in ("1", "3"):
+        expected = model.alignment.project_text[stage](masked_mean(calls[stage][1], mask))
+        torch.testing.assert_close(output.aux[f"align_text_{stage}"], expected)
+    sum(model.alignment.losses(output.aux, make_batch()).values()).backward()
+    assert all(p.grad is None for p in model.mcm.parameters())
+    words = next(p for n, p in model.text_encoder.named_parameters() if "word_emb" in n)
+    assert words.grad is not None
+
+
+def test_a_pooled_lesion_is_of_length_1_in_fp32_under_autocast() -> None:
+    pixels, mask = torch.randn(2, 256, 4, 4), make_batch()["mask"]
+    exact = pooled_lesion(pixels, mask)
     with torch.autocast("cpu", torch.bfloat16):
-        aux = model(pictures(2), CAPTIONS).aux
-    for name in ("align_image", "align_text"):
-        assert aux[name].dtype == torch.float32
-        assert aux[name].shape == (2, 4, 256)
-        torch.testing.assert_close(aux[name].norm(dim=-1), torch.ones(2, 4))
+        assert torch.equal(pooled_lesion(pixels, mask), exact)
+    assert exact.dtype == torch.float32
+    torch.testing.assert_close(exact.norm(dim=1), torch.ones(2))
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -136,11 +241,11 @@ def test_the_pixel_form_equals_numpy_on_soft_masks() -> None:
     aux = {k: v.detach().double().numpy() for k, v in output.aux.items()}
     expected = 0.0
     for row in range(2):
-        h, w = aux["align_pixel_3"].shape[2:]
+        h, w = aux["align_pixels_3"].shape[2:]
         cells = batch["mask"][row, 0].double().numpy().reshape(h, 64 // h, w, 96 // w)
         m = cells.mean((1, 3)).ravel()
         assert ((m > 0) & (m < 1)).any(), "a soft weight must be among them"
-        t, z = aux["align_text"][row, 0], aux["align_pixel_3"][row].reshape(256, -1)
+        t, z = aux["align_text_3"][row], aux["align_pixels_3"][row].reshape(256, -1)
         s = t @ z / np.linalg.norm(t) / np.linalg.norm(z, axis=0) / 0.07 - 0.4
         expected -= (m * np.log(sigmoid(s))).sum() / m.sum() / 4
         expected -= ((1 - m) * np.log(sigmoid(-s))).sum() / (1 - m).sum() / 4

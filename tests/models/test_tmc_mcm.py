@@ -19,7 +19,7 @@ from tests.models.tiny import NO_TEXT, tiny
 from textseg.batch import TextFeatures
 from textseg.encoders import masked_mean
 from textseg.explain import normalize_map, record_inputs
-from textseg.models.tmc import FiLM, MultiStageCrossAttention, StageCrossAttention
+from textseg.models.tmc.network import FiLM, MultiStageCrossAttention, StageCrossAttention
 
 make = partial(tiny, "TMC")
 

@@ -17,6 +17,7 @@ from tests.models.contract import (
 from tests.models.stand_ins import CAPTIONS, make_batch, pictures, write_bert
 from tests.models.tiny import NO_TEXT, tiny
 from textseg.encoders import NoText
+from textseg.explain import record_inputs
 from textseg.models.tmca import LEVELS, TMCA
 
 make = partial(tiny, "TMCA")
@@ -40,6 +41,8 @@ class TestTMCA(NetworkContract, TextGuidedContract):
         "enhancement, alignment of weight 0": {"alignment_weight": 0.0},
         "other levels for each": {"alignment_levels": (1, 3), "enhancement_levels": (4, 3)},
         "all, larger residuals": {"enhancement_scale": 1.0},
+        "alignment without a position code": {"alignment_position": False},
+        "enhanced levels feed the encoder": {"enhancement_feeds_encoder": True},
         "five stages without the finest": {
             "image_encoder": "test_resnet",
             "image_encoder_options": {"out_indices": (1, 2, 3, 4)},
@@ -56,6 +59,14 @@ class TestTMCA(NetworkContract, TextGuidedContract):
         "negative weight": ({"alignment_weight": -0.1}, "alignment_weight=-0.1"),
         "weight not a number": ({"alignment_weight": math.nan}, "alignment_weight=nan"),
         "scale 0": ({"enhancement_scale": 0.0}, "enhancement_scale=0.0"),
+        "no stages to feed": (
+            {
+                "image_encoder": "hrnet_w18_small",
+                "image_encoder_options": {"out_indices": (1, 2, 3, 4)},
+                "enhancement_feeds_encoder": True,
+            },
+            "image_encoder='hrnet_w18_small'",
+        ),
         "unknown encoder": ({"image_encoder": "convnext_tinny"}, "convnext_tinny"),
         "five stages": ({"image_encoder": "test_resnet"}, "out_indices"),
         "unknown option": ({"image_encoder_options": {"drop_paths": 1}}, "drop_paths"),
@@ -129,6 +140,20 @@ def test_alignment_alone_changes_no_mask_only_the_loss() -> None:
     with torch.no_grad():
         pair = [m(pictures(2), CAPTIONS).logits for m in (aligned, plain)]
     assert torch.equal(*pair)
+
+
+@pytest.mark.parametrize("feeds", [True, False])
+def test_the_next_stage_reads_the_enhanced_level_if_and_only_if_asked(feeds: bool) -> None:
+    model = make(enhancement_feeds_encoder=feeds, enhancement_levels=(1,)).eval()
+    with torch.no_grad(), record_inputs({"decoder": model.decoder}) as calls:
+        model(pictures(2), CAPTIONS)
+        plain = model.encode_image(pictures(2))
+    first, second = calls["decoder"][0][:2]
+    assert not torch.equal(first, plain[0])
+    assert torch.equal(second, plain[1]) != feeds
+    with torch.no_grad():
+        by_hand = model.image_encoder.body["stages_1"](first)
+    assert torch.allclose(second, by_hand, rtol=1e-5, atol=1e-6) == feeds
 
 
 def test_forward_takes_no_mask_and_predicting_needs_none() -> None:

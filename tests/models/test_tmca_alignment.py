@@ -27,7 +27,8 @@ from tests.models.stand_ins import (
 )
 from tests.models.tiny import tiny
 from textseg.batch import Batch, SegmentationOutput, stable_id
-from textseg.models.tmca import LEVELS, TMCA, pool_regions, semantic_distance
+from textseg.layers import pool_regions
+from textseg.models.tmca import LEVELS, TMCA, semantic_distance
 
 make = partial(tiny, "TMCA")
 

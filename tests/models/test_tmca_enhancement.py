@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import numpy as np
@@ -14,10 +15,13 @@ from tests.models.stand_ins import CAPTIONS, pictures, random_pixels
 from tests.models.tiny import NO_TEXT, tiny
 from textseg.batch import TextFeatures
 from textseg.errors import UserError
+from textseg.layers import sincos_position_embedding_2d
 from textseg.models.tmca import (
     LEVELS,
     TMCA,
     LanguageGuidedTargetEnhancement,
+    Shared,
+    SharedEmbedding,
     SubPixelDecoder,
     TargetGate,
 )
@@ -37,39 +41,86 @@ def test_the_gate_is_a_sigmoid_of_ten_times_the_similarity_at_the_start() -> Non
     )
 
 
-def some_words(count: int = 2) -> TextFeatures:
-    mask = torch.tensor([[True, True, True, False, False]]).repeat(count, 1)
-    return TextFeatures(torch.randn(count, 5, 12), mask, torch.randn(count, 12))
+MASK = torch.tensor([[True, True, True, False, False]])
+
+
+def some_shared(count: int = 2, *, size: int = 7) -> Shared:
+    """p_l, t_l and five words, of which three are real."""
+    vectors = F.normalize(torch.randn(count, 6, 8), dim=-1)
+    return Shared(random_pixels(count, 8, size), vectors[:, 0], vectors[:, 1:])
+
+
+def numpy_gate(shared: Shared) -> np.ndarray:
+    similarity = np.einsum("bdhw,bd->bhw", shared.pixels.numpy(), shared.text.numpy())
+    return 1 / (1 + np.exp(-10 * similarity))
 
 
 def test_the_modulation_is_the_one_computed_by_hand() -> None:
     torch.manual_seed(0)
-    block = LanguageGuidedTargetEnhancement(8, 12, 0.5)
+    block = LanguageGuidedTargetEnhancement(8, 8, 0.5)
     block.rho.data.zero_()  # the attention apart
-    feature, pixels = torch.randn(2, 8, 7, 7), random_pixels(2)
-    vector, text = F.normalize(torch.randn(2, 8), dim=1), some_words()
+    feature, shared = torch.randn(2, 8, 7, 7), some_shared()
     with torch.no_grad():
-        result = block(feature, pixels, vector, text).numpy()
-        scale, shift = np.split(block.film(text.pooled).numpy(), 2, axis=1)
-    w = block.project.weight.detach().numpy()[:, :, 0, 0]
+        result = block(feature, shared, MASK.repeat(2, 1)).numpy()
+        scale, shift = np.split(block.film(math.sqrt(8) * shared.text).numpy(), 2, axis=1)
+    w, gate = block.project.weight.detach().numpy()[:, :, 0, 0], numpy_gate(shared)
     for b in range(2):
         for y, x in ((0, 0), (3, 5), (6, 6)):
-            gate = 1 / (1 + np.exp(-10 * (pixels[b, :, y, x] @ vector[b]).item()))
             f = feature[b, :, y, x].numpy()
-            expected = f + 0.5 * gate * (scale[b] * (w @ f) + shift[b])
+            expected = f + 0.5 * gate[b, y, x] * (scale[b] * (w @ f) + shift[b])
             np.testing.assert_allclose(result[b, :, y, x], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_attention_is_to_the_aligned_words_behind_the_gate() -> None:
+    torch.manual_seed(0)
+    block = LanguageGuidedTargetEnhancement(8, 8, 0.5)
+    block.alpha.data.zero_()  # the modulation apart
+    feature, shared = torch.randn(2, 8, 4, 4), some_shared(size=4)
+    with torch.no_grad():
+        change = (block(feature, shared, MASK.repeat(2, 1)) - feature).numpy()
+        position = block.position_embedding(sincos_position_embedding_2d(4, 4, 64, feature))
+        query = block.norm(feature.flatten(2).transpose(1, 2)) + position
+    p = {name: value.detach().numpy() for name, value in block.attention.named_parameters()}
+    for b in range(2):
+        words = math.sqrt(8) * shared.words[b, :3].numpy()
+        q = query[b].numpy() @ p["to_query.weight"].T + p["to_query.bias"]
+        scores = np.exp(q @ (words @ p["to_key.weight"].T).T / np.sqrt(8))
+        values = words @ p["to_value.weight"].T + p["to_value.bias"]
+        read = (scores / scores.sum(1, keepdims=True)) @ values
+        read = (read @ p["proj.weight"].T + p["proj.bias"]).T.reshape(8, 4, 4)
+        np.testing.assert_allclose(change[b], 0.5 * numpy_gate(shared)[b] * read, atol=1e-5)
 
 
 def test_the_attention_tells_positions_of_equal_features_apart() -> None:
     torch.manual_seed(0)
-    block = LanguageGuidedTargetEnhancement(8, 12, 0.5)
+    block = LanguageGuidedTargetEnhancement(8, 8, 0.5)
     block.alpha.data.zero_()  # the modulation apart
-    feature = torch.ones(1, 8, 4, 6)
-    pixels, vector = random_pixels(1, size=4)[..., :1].expand(1, 8, 4, 6), torch.randn(1, 8)
+    feature, shared = torch.ones(1, 8, 4, 6), some_shared(1, size=4)
+    shared = shared._replace(pixels=shared.pixels[..., :1].expand(1, 8, 4, 6))
     with torch.no_grad():
-        change = (block(feature, pixels, vector, some_words(1)) - feature).flatten(2)[0].T
+        change = (block(feature, shared, MASK) - feature).flatten(2)[0].T
     gaps = torch.cdist(change, change) + 9 * torch.eye(24)
     assert gaps.min() > 1e-4
+
+
+def test_the_shared_embedding_of_pixels_knows_place_and_words_take_the_way_of_the_text() -> None:
+    torch.manual_seed(0)
+    embed = SharedEmbedding(6, 12, 8, position=True)
+    feature, tokens = torch.randn(1, 6, 3, 5), torch.randn(1, 4, 12)
+    text = TextFeatures(tokens, torch.ones(1, 4, dtype=torch.bool), tokens.mean(1))
+    with torch.no_grad():
+        shared = embed(feature, text)
+        code = sincos_position_embedding_2d(3, 5, 64, feature)[0].numpy()
+    p = {name: value.detach().numpy() for name, value in embed.named_parameters()}
+    for n in range(15):
+        z = p["phi.weight"][:, :, 0, 0] @ feature[0].flatten(1)[:, n].numpy() + p["phi.bias"]
+        z = z + p["position_embedding.weight"] @ code[n]
+        found = shared.pixels[0].flatten(1)[:, n].numpy()
+        np.testing.assert_allclose(found, z / np.linalg.norm(z), rtol=1e-4, atol=1e-5)
+    for found, read in ((shared.text[0], text.pooled[0]), (shared.words[0, 2], tokens[0, 2])):
+        t = p["psi.weight"] @ read.numpy() + p["psi.bias"]
+        np.testing.assert_allclose(found.numpy(), t / np.linalg.norm(t), rtol=1e-4, atol=1e-5)
+    assert len(list(SharedEmbedding(6, 12, 8, position=False).parameters())) == len(p) - 1
 
 
 def test_the_decoder_sees_every_level() -> None:

@@ -35,7 +35,7 @@ from PIL import Image
 from torch import Tensor
 
 import textseg.models
-import textseg.models.tmc
+import textseg.models.tmc.alignment
 import textseg.models.tmca
 from datamodules import RefHLSegDataModule
 from tests.forked import start
@@ -273,7 +273,7 @@ def work(rank: int, processes: int, home: Path, names: list[str]) -> None:
     for name in names:
         with pytest.MonkeyPatch.context() as patch:
             if not CASES[name].gathers:
-                for module in (textseg.models.tmc, textseg.models.tmca):
+                for module in (textseg.models.tmc.alignment, textseg.models.tmca):
                     patch.setattr(module, "all_gather_with_grad", lambda rows: rows)
             torch.save(train(name, home, processes), home / f"{name}-{processes}-{rank}.pt")
     if processes > 1:

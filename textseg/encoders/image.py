@@ -144,7 +144,6 @@ class ImageEncoder(nn.Module):
                 f"did you mean one of {near}?" if near else "timm.list_models() tells their names",
             )
         import timm
-        from timm.models import FeatureListNet
 
         try:
             self.body: Any = timm.create_model(
@@ -161,7 +160,6 @@ class ImageEncoder(nn.Module):
                 "connect to the hub once so that the weights are cached, or set pretrained: false",
             ) from error
         self.name, self.pretrained, self._options = name, pretrained, settings
-        self._steppable = isinstance(self.body, FeatureListNet)
         self.channels: tuple[int, ...] = tuple(self.body.feature_info.channels())
         self.strides: tuple[int, ...] = tuple(self.body.feature_info.reduction())
         self.normalize = Normalize(
@@ -210,19 +208,41 @@ class ImageEncoder(nn.Module):
         x = self.normalize(image)
         if fuse is None:
             return [self._nchw(feature) for feature in self._run(self.body, x, size)]
-        if not self._steppable:
-            raise UserError(
-                f"image_encoder={self.name!r} does not run stage by stage",
-                "choose a ConvNeXt, ResNet or Swin for networks that fuse text inside the encoder",
-            )
         features: list[Tensor] = []
-        for stage, module in self.body.items():
+        for module, is_feature in self._steps():
             x = self._run(module, x, size)
-            if stage in self.body.return_layers:
+            if is_feature:
                 fused = fuse(len(features), self._nchw(x))
                 features.append(fused)
                 x = fused.permute(0, 2, 3, 1) if self._nhwc else fused
         return features
+
+    def check_steppable(self) -> None:
+        """Check that text can be fused between the stages.
+
+        Raises:
+            UserError: the network runs as a whole only.
+        """
+        self._steps()
+
+    def _steps(self) -> list[tuple[nn.Module, bool]]:
+        """The body's modules in the order they run, and whether a feature is what they return."""
+        from timm.models import FeatureListNet
+        from timm.models.efficientnet import EfficientNetFeatures
+
+        body = self.body
+        if isinstance(body, FeatureListNet):
+            return [(module, name in body.return_layers) for name, module in body.items()]
+        if isinstance(body, EfficientNetFeatures):
+            stem = [(body.conv_stem, "conv_stem"), (body.bn1, "bn1")]
+            blocks = [(module, f"blocks.{i}") for i, module in enumerate(body.blocks)]
+            returned = body.feature_info.module_name()
+            return [(module, name in returned) for module, name in stem + blocks]
+        raise UserError(
+            f"image_encoder={self.name!r} does not run stage by stage",
+            "choose a ConvNeXt, EfficientNet, ResNet or Swin for networks that fuse text inside "
+            "the encoder",
+        )
 
     def _run(self, module: Any, x: Tensor, size: tuple[int, int]) -> Any:
         """Run a module of timm; its asserts on sizes become a UserError."""

@@ -1,8 +1,9 @@
 """LAVT: Language-Aware Vision Transformer (Yang et al., CVPR 2022, arXiv 2112.02244).
 
-A reconstruction from the published description; its public code was not read.
+A reconstruction from a digest of its formulas and settings; neither the full text nor the public
+code was read, so differences are to be expected.
 
-From the paper:
+From the digest:
   * image and text are fused inside the encoder: after each stage i of a Swin transformer,
     pixel-word attention of its positions V_i to the BERT tokens L gives the joint feature F_i:
     V_q = IN(W_q V_i), G_i = softmax(V_q K^T / sqrt(C_i), masked over tokens) Val,
@@ -16,20 +17,21 @@ From the paper:
     logit z = z_lesion - z_background that we keep it is the binary cross-entropy, number by number:
     softmax(z_background, z_lesion) is sigmoid(z);
   * its setting: swin_base_patch4_window12_384 at 480 x 480 (`image_encoder_options:
-    {img_size: 480}`, or the last stage's windows are not shifted), 20 tokens, BERT fine-tuned
-    (`freeze_text: false`), lr 5e-5 for all parts (`pretrained_lr_scale: 1`), weight decay 1e-2,
-    polynomial decay of power 0.9, 40 epochs.
+    {img_size: 480}`, or the last stage's windows are not shifted), 20 tokens, BERT fine-tuned, lr
+    5e-5 for all parts (`pretrained_lr_scale: 1`), weight decay 1e-2, polynomial decay of power 0.9,
+    40 epochs.
 
 Our choice:
-  * a learned map of a 2-D position embedding is added to the queries, V_q = IN(W_q V_i) + W_p P,
-    because captions name positions ("upper left") and Swin has no absolute ones.
-    `position_code: false` is the paper's form;
   * no bias where it cancels: before an instance norm, in K (softmax) and in Val (instance norm);
   * W_w acts on the values of the tokens, not on their sums at the positions: the same by linearity,
     for 32 tokens instead of thousands of positions. Softmax, sum and second norm run in fp32: the
     norm magnifies differences between positions that bf16 would round away;
-  * any timm encoder whose stages can be run one by one; Swin-T, the suite's Dice + BCE, a frozen
-    text encoder, learning rates and warm-up by default, for equal terms with the other networks.
+  * any timm encoder whose stages can be run one by one; Swin-T, 32 tokens, the suite's Dice + BCE,
+    learning rates and warm-up by default, for equal terms with the other networks;
+  * not in the paper, and off: `position_code` adds a learned map of a 2-D position embedding to the
+    queries, V_q = IN(W_q V_i) + W_p P, because captions name positions ("upper left") and Swin has
+    no absolute ones; `freeze_text` keeps BERT as it is. With either, a row of results is no longer
+    LAVT's and should say so.
 
 Shapes: image [B, 3, H, W], H and W multiples of 32 and at least 64 (an instance norm needs more
 than one position); tokens L [B, L, D]; V_i, F_i, S_i, E_i [B, C_i, H/s_i, W/s_i] with strides
@@ -153,13 +155,13 @@ class LAVT(TextImageBackboneMixin, SegmentationModule):
         text_encoder: hub name or local folder of a BERT, or "scratch" for a small one trained along
             with the network.
         pretrained: load the published weights of both encoders.
-        freeze_text: keep the text encoder fixed; by default if and only if it is pretrained. The
-            paper trains it.
+        freeze_text: keep the text encoder fixed, which the paper does not; null if and only if it
+            is pretrained.
         max_tokens: length of every caption in tokens, special ones included; the paper's is 20.
         image_encoder_options: further arguments of the timm model, such as drop_path_rate; a Swin
             on other than 224 pixels wants img_size, by which timm decides where windows shift.
-        position_code: add a position embedding to the queries of the pixels; false is the paper's
-            form.
+        position_code: add a position embedding to the queries of the pixels, which the paper does
+            not.
     """
 
     def __init__(
@@ -168,10 +170,10 @@ class LAVT(TextImageBackboneMixin, SegmentationModule):
         text_encoder: str = "google-bert/bert-base-uncased",
         *,
         pretrained: bool = True,
-        freeze_text: bool | None = None,
+        freeze_text: bool | None = False,
         max_tokens: int = 32,
         image_encoder_options: dict[str, Any] | None = None,
-        position_code: bool = True,
+        position_code: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -183,6 +185,7 @@ class LAVT(TextImageBackboneMixin, SegmentationModule):
             max_tokens=max_tokens,
             image_encoder_options=image_encoder_options,
         )
+        self.image_encoder.check_steppable()
         channels = self.image_encoder.channels
         self.attention = nn.ModuleList(
             PixelWordAttention(width, self.text_encoder.dim, position_code=position_code)

@@ -1,23 +1,29 @@
 """TMCA: Target-informed Multi-level Contrastive Alignments (Li et al., arXiv 2412.13533).
 
 "Language-guided Medical Image Segmentation with Target-informed Multi-level Contrastive
-Alignments". A reconstruction from the published description: the authors' repository holds no code.
+Alignments". A reconstruction: the authors' repository holds no code. Read were the abstract (its
+third version, too), captions and a digest by others; not read was the full text with its equations,
+so differences are to be expected.
 
-From the paper:
+From its abstract and captions:
 - a target-sensitive semantic distance module: disease-relevant local regions, rather than whole
   images, are aligned with the description;
 - a multi-level strategy: the contrastive alignment also reaches low-level features, which carry the
   lesion's boundary;
-- a language-guided target enhancement module: cross-modal attention and text-conditioned
-  modulation redirect attention to critical local features.
+- a language-guided target enhancement module: attention to critical regions, reinforced by the
+  aligned patterns of image and text; the digest describes cross-modal attention and modulation by
+  the text.
 
 Our choice:
 - every formula of the three modules, and every number;
-- ConvNeXt-T and a frozen CXR-BERT; one pair of projections phi_l, psi_l for each level;
+- ConvNeXt-T and a frozen CXR-BERT; one pair of projections phi_l, psi_l for each level, the pixels'
+  with a position embedding, because captions say where;
 - equal captions are positives of each other, rows of one image with another caption are left out;
 - each row's own background is a further negative of its text: it makes the loss target-sensitive;
-- the modulation is FiLM (Perez et al. 2018) behind a spatial gate, which reuses the projections,
-  hence the similarity, that the alignment trains;
+- the enhancement reads the text in the aligned embedding only: cross-attention to its words, and
+  FiLM (Perez et al. 2018), both behind a spatial gate of the similarity that the alignment trains;
+- enhanced levels go to the decoder; `enhancement_feeds_encoder` lets the encoder read them as well;
+- "feature-guided text prompting" for boundaries, which the digest mentions, is not built;
 - the decoder: transposed convolutions, residual blocks, sub-pixel upsampling by 4.
 
 Shapes: B rows of a process, N rows of all processes, L tokens, T width of the text encoder,
@@ -27,9 +33,10 @@ level l = 1..4 has C_l channels on H_l x W_l = H/4..H/32 x W/4..W/32.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +46,13 @@ from textseg.backbone import TextImageBackboneMixin
 from textseg.batch import Batch, SegmentationOutput, TextFeatures
 from textseg.errors import UserError, check_at_least, check_choice, check_choices
 from textseg.explain import record_inputs
-from textseg.layers import CrossAttention, sincos_position_embedding_2d, to_map, to_tokens
+from textseg.layers import (
+    CrossAttention,
+    pool_regions,
+    sincos_position_embedding_2d,
+    to_map,
+    to_tokens,
+)
 from textseg.losses import (
     ContrastiveTargets,
     all_gather_with_grad,
@@ -58,48 +71,50 @@ SUBPIXEL_WIDTH = 16  # channels at input size
 # --- target-sensitive semantic distance
 
 
+class Shared(NamedTuple):
+    """A level in the embedding that pixels and text share, each vector of length 1, in fp32.
+
+    pixels p_l [B, D, H_l, W_l]; text t_l [B, D]; words w_l [B, L, D].
+    """
+
+    pixels: Tensor
+    text: Tensor
+    words: Tensor
+
+
 class SharedEmbedding(nn.Module):
     """phi_l and psi_l: project the pixels of level l and the text to one unit sphere.
+
+        p_l = norm(phi_l F_l + E_l P),   t_l = norm(psi_l pooled),   w_l = norm(psi_l tokens)
+
+    P is the sine-cosine position embedding: captions say where, and an early level sees but a part
+    of the image, so that without E_l P a lesion on the left and one on the right are alike.
 
     Args:
         channels: C_l.
         text_dim: T.
         dim: D.
+        position: add E_l P.
     """
 
-    def __init__(self, channels: int, text_dim: int, dim: int) -> None:
+    def __init__(self, channels: int, text_dim: int, dim: int, *, position: bool) -> None:
         super().__init__()
         self.phi = nn.Conv2d(channels, dim, 1)
         self.psi = nn.Linear(text_dim, dim)
+        self.position_embedding = nn.Linear(POSITION_DIM, dim, bias=False) if position else None
 
-    def forward(self, feature: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """F_l [B, C_l, H_l, W_l] and text [B, T] -> p_l [B, D, H_l, W_l] and t_l [B, D]."""
-        pixels = F.normalize(self.phi(feature).float(), dim=1)
-        return pixels, F.normalize(self.psi(pooled).float(), dim=1)
-
-
-def pool_regions(pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """v+_l and v-_l: means of p_l, weighted with the target map m_l and with 1 - m_l.
-
-    m_l is the mask averaged by area, so that a lesion of one pixel keeps a weight at H/32. A region
-    without any pixel gives 0.
-
-    Args:
-        pixels: p_l [B, D, H_l, W_l].
-        mask: [B, 1, H, W], 0 or 1.
-
-    Returns:
-        two of [B, D].
-    """
-    grid = (pixels.shape[2], pixels.shape[3])
-
-    def mean_over(region: Tensor) -> Tensor:
-        weight = F.adaptive_avg_pool2d(region.float(), grid).flatten(1)  # [B, H_l W_l]
-        total = weight.sum(1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
-        return torch.einsum("bdn,bn->bd", pixels.flatten(2), weight / total)
-
-    # Pooled apart, because 1 minus a pooled full mask need not be exactly 0.
-    return mean_over(mask), mean_over(1 - mask)
+    def forward(self, feature: Tensor, text: TextFeatures) -> Shared:
+        """F_l [B, C_l, H_l, W_l] and the encoded caption -> p_l, t_l and w_l."""
+        pixels = self.phi(feature)
+        if self.position_embedding is not None:
+            height, width = feature.shape[-2:]
+            code = sincos_position_embedding_2d(height, width, POSITION_DIM, feature)
+            pixels = pixels + to_map(self.position_embedding(code), height, width)
+        return Shared(
+            F.normalize(pixels.float(), dim=1),
+            F.normalize(self.psi(text.pooled).float(), dim=-1),
+            F.normalize(self.psi(text.tokens).float(), dim=-1),
+        )
 
 
 def semantic_distance(lesions: Tensor, texts: Tensor) -> Tensor:
@@ -152,44 +167,46 @@ class TargetGate(nn.Module):
 
 
 class LanguageGuidedTargetEnhancement(nn.Module):
-    """Gated FiLM (Perez et al. 2018), then cross-attention from the pixels to the text tokens.
+    """Gated FiLM (Perez et al. 2018), then gated cross-attention from the pixels to the words.
 
-        F~ = F + alpha_l g_l * (scale * W F + shift),   (scale, shift) = MLP(pooled text)
-        F^ = F~ + rho_l attention(queries: LayerNorm(F~) + position; keys and values: tokens)
+        F~ = F + alpha_l g_l * (scale * W F + shift),   (scale, shift) = MLP(t_l)
+        F^ = F~ + rho_l g_l * attention(queries: LayerNorm(F~) + position; keys and values: w_l)
+
+    It reads the text in the aligned embedding, t_l and w_l, never as the text encoder gives it;
+    both times sqrt(D), so that their entries are as large as what linear layers are made for.
 
     Args:
         channels: C_l.
-        text_dim: T.
+        dim: D.
         residual: initial value of alpha_l and rho_l.
     """
 
-    def __init__(self, channels: int, text_dim: int, residual: float) -> None:
+    def __init__(self, channels: int, dim: int, residual: float) -> None:
         super().__init__()
         self.gate = TargetGate()
         self.film = nn.Sequential(
-            nn.Linear(text_dim, channels), nn.GELU(), nn.Linear(channels, 2 * channels)
+            nn.Linear(dim, channels), nn.GELU(), nn.Linear(channels, 2 * channels)
         )
         self.project = nn.Conv2d(channels, channels, 1, bias=False)  # W
         self.alpha = nn.Parameter(torch.tensor(float(residual)))
         self.norm = nn.LayerNorm(channels)
         self.position_embedding = nn.Linear(POSITION_DIM, channels, bias=False)
-        self.attention = CrossAttention(channels, text_dim)
+        self.attention = CrossAttention(channels, dim)
         self.rho = nn.Parameter(torch.tensor(float(residual)))
 
-    def forward(
-        self, feature: Tensor, pixels: Tensor, text_vector: Tensor, text: TextFeatures
-    ) -> Tensor:
-        """F_l [B, C_l, H_l, W_l], p_l, t_l and the encoded caption -> the enhanced F_l."""
+    def forward(self, feature: Tensor, shared: Shared, mask: Tensor) -> Tensor:
+        """F_l [B, C_l, H_l, W_l], p_l, t_l and w_l, mask [B, L] -> the enhanced F_l."""
         height, width = feature.shape[-2:]
-        scale, shift = self.film(text.pooled)[..., None, None].chunk(2, 1)  # [B, C_l, 1, 1]
-        modulated = scale * self.project(feature) + shift
-        gate = self.gate(pixels, text_vector).to(modulated.dtype)  # the similarity is in fp32
-        x = feature + self.alpha * gate * modulated
+        scaled = math.sqrt(shared.text.shape[-1])
+        text, words = (scaled * x.to(feature.dtype) for x in (shared.text, shared.words))
+        scale, shift = self.film(text)[..., None, None].chunk(2, 1)  # [B, C_l, 1, 1]
+        gate = self.gate(shared.pixels, shared.text).to(feature.dtype)  # similarity in fp32
+        x = feature + self.alpha * gate * (scale * self.project(feature) + shift)
         # Captions name positions ("upper left"), which a convolution does not know.
         position = sincos_position_embedding_2d(height, width, POSITION_DIM, x)
         query = self.norm(to_tokens(x)) + self.position_embedding(position)  # [B, H_l W_l, C_l]
-        attended = self.attention(query, text.tokens, text.tokens, text.mask)
-        return x + self.rho * to_map(attended, height, width)
+        attended = self.attention(query, words, words, mask)
+        return x + self.rho * gate * to_map(attended, height, width)
 
 
 # --- decoder
@@ -283,9 +300,12 @@ class TMCA(TextImageBackboneMixin, SegmentationModule):
         alignment_dim: width of the embedding that text and pixels share.
         temperature: of the contrastive softmax.
         alignment_weight: weight of the alignment loss; 0 builds no such part.
+        alignment_position: add a position embedding to the pixels that are aligned.
         enhancement_levels: encoder levels that are enhanced by the text; an empty list is none.
         enhancement_scale: initial weight of both residual branches of an enhancement; a larger one
             helps short runs from scratch.
+        enhancement_feeds_encoder: let the encoder's next stage read the enhanced level, not only
+            the decoder. Levels 2 to 4 have then seen the words that they are aligned with.
     """
 
     def __init__(
@@ -302,8 +322,10 @@ class TMCA(TextImageBackboneMixin, SegmentationModule):
         alignment_dim: int = 128,
         temperature: float = 0.1,
         alignment_weight: float = 0.1,
+        alignment_position: bool = True,
         enhancement_levels: tuple[int, ...] = LEVELS,
         enhancement_scale: float = 0.01,
+        enhancement_feeds_encoder: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -332,29 +354,44 @@ class TMCA(TextImageBackboneMixin, SegmentationModule):
         )
         channels, text_dim = self.image_encoder.channels, self.text_encoder.dim
         _check_strides(image_encoder, self.image_encoder.strides)
+        if enhancement_feeds_encoder:
+            self.image_encoder.check_steppable()
         self.embeddings, self.enhancement = nn.ModuleDict(), nn.ModuleDict()
         for n in text_levels:
-            self.embeddings[_key(n)] = SharedEmbedding(channels[n - 1], text_dim, alignment_dim)
+            self.embeddings[_key(n)] = SharedEmbedding(
+                channels[n - 1], text_dim, alignment_dim, position=alignment_position
+            )
         for n in sorted(enhancement_levels):
             self.enhancement[_key(n)] = LanguageGuidedTargetEnhancement(
-                channels[n - 1], text_dim, enhancement_scale
+                channels[n - 1], alignment_dim, enhancement_scale
             )
         self.decoder = SubPixelDecoder(channels)
         self.alignment, self.temperature = alignment, temperature
         self.alignment_weight = alignment_weight
+        self.enhancement_feeds_encoder = enhancement_feeds_encoder
         self.to(memory_format=torch.channels_last)
 
     def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
         """The tensor part: what compile, export, benchmark and explanations act on."""
-        features = dict(zip(map(_key, LEVELS), self.encode_image(image), strict=True))  # F_1..F_4
-        shared = {n: embed(features[n], text.pooled) for n, embed in self.embeddings.items()}
-        for n, enhance in self.enhancement.items():
-            features[n] = enhance(features[n], *shared[n], text)
-        logits = self.decoder(list(features.values()))
-        pixels = {f"pixels_{n}": shared[_key(n)][0] for n in self.aligned}  # p_l
-        texts = {f"text_{n}": shared[_key(n)][1] for n in self.aligned}  # t_l
-        auxiliary = self.auxiliary_logits(list(features.values()))
-        return SegmentationOutput(logits, {**pixels, **texts, **auxiliary})
+        shared: dict[str, Shared] = {}
+
+        def enhance(i: int, feature: Tensor) -> Tensor:
+            """F_l -> the enhanced F_l, l = i + 1."""
+            n = _key(i + 1)
+            if n in self.embeddings:
+                shared[n] = self.embeddings[n](feature, text)
+            if n in self.enhancement:
+                feature = self.enhancement[n](feature, shared[n], text.mask)
+            return feature
+
+        if self.enhancement_feeds_encoder:
+            features = self.encode_image(image, enhance)
+        else:
+            features = [enhance(i, feature) for i, feature in enumerate(self.encode_image(image))]
+        pixels = {f"pixels_{n}": shared[_key(n)].pixels for n in self.aligned}  # p_l
+        texts = {f"text_{n}": shared[_key(n)].text for n in self.aligned}  # t_l
+        auxiliary = self.auxiliary_logits(features)
+        return SegmentationOutput(self.decoder(features), {**pixels, **texts, **auxiliary})
 
     def compute_loss(self, output: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
         """L = L_seg + alignment_weight * L_align, L_align the mean over the aligned levels.

@@ -1,47 +1,12 @@
-"""TMC: Text-guided Multi-stage Cross-perception network (Chen and Pan, arXiv 2506.07475).
-
-A reconstruction from the published description: no code is released.
-
-From the paper:
-  * a Swin-based visual encoder, a BERT-based language encoder, and a U-shaped CNN decoder that
-    takes the fused multi-scale features to the mask;
-  * the Multi-stage Cross-attention Module (MCM): at selected stages, cross-attention in both
-    directions between the visual feature V_i and the language feature L_i gives F_V^i;
-  * the Multi-stage Alignment Loss (MA Loss): before each cross-attention block, L_align^i draws the
-    stage's visual and textual embeddings together; L_seg supervises the mask.
-
-Our choice:
-  * the encoder's stages stay free of text: F_V^i goes to the decoder, not to the next stage;
-  * L_i = LN(W_i T_i). T_1 is BERT's output, and T_{i+1} = T_i + U_i F_L^i propagates the updated
-    tokens to the next selected stage. The last F_L, averaged over the tokens, conditions the
-    coarsest feature by FiLM (Perez et al. 2018), so that every branch reaches the mask;
-  * both directions of MCM read the same V_i and L_i, pre-norm; every sub-layer, and FiLM too, has a
-    gate by channel that starts at 0 over a pretrained image encoder and at 0.1 from scratch. Heads
-    are 32 wide, FFNs twice as wide as the stage, and a 2-D position embedding is added to the
-    image's queries and keys, because captions name positions ("upper left");
-  * MA Loss compares V_i with LN(W_i T_1), tokens that no image has updated: otherwise the network
-    could match the two by copying. Projections to 256, temperature from 0.07, kept in [0.01, 1].
-    "infonce": symmetric, over the batches of all processes; equal captions are positives of each
-    other, and rows of one image with different captions neither positive nor negative. "pixel":
-    text to pixel against the mask. L = L_seg + 0.1 * mean_i L_align^i;
-  * the decoder's widths are the encoder's, a coarser map is reduced to them by a 1x1 convolution
-    before it is upsampled, and the head works at the finest stage;
-  * all settings of training.
-
-Shapes: image [B, 3, H, W], H and W multiples of 32; text tokens T [B, L, D], mask [B, L]; stage
-i = 1..4: V_i and F_V^i [B, C_i, H_i, W_i] at strides 4, 8, 16, 32, N_i = H_i W_i positions;
-L_i and F_L^i [B, L, C_i].
-"""
+"""TMC as a network: MCM at the selected stages, the decoder and the settings."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textseg.backbone import TextImageBackboneMixin
@@ -57,21 +22,12 @@ from textseg.layers import (
     to_map,
     to_tokens,
 )
-from textseg.losses import (
-    ContrastiveTargets,
-    all_gather_with_grad,
-    contrastive_targets,
-    soft_cross_entropy,
-    text_to_pixel_contrastive_loss,
-)
 from textseg.models.base import SegmentationModule
+from textseg.models.tmc.alignment import InfoNCEAlignment, PixelAlignment
 
 Alignment = Literal["infonce", "pixel", "none"]
+AlignmentText = Literal["input", "stage"]
 STAGES = (1, 2, 3, 4)
-EMBEDDING_DIM = 256  # of the embeddings that MA Loss compares
-TEMPERATURE = 0.07  # initial
-# Range of the temperature: below 0.01 a single pair of rows would dominate every softmax.
-MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 1.0
 
 
 def _gate(dim: int, value: float) -> nn.Parameter:
@@ -169,6 +125,7 @@ class MultiStageCrossAttention(nn.Module):
         self, channels: Sequence[int], stages: Sequence[int], *, text_dim: int, gate: float
     ) -> None:
         super().__init__()
+        self.stages = tuple(stages)
         self.blocks: Any = nn.ModuleDict(
             {str(i): StageCrossAttention(channels[i - 1], gate) for i in stages}
         )
@@ -180,149 +137,25 @@ class MultiStageCrossAttention(nn.Module):
             self.film = FiLM(channels[stages[-1] - 1], channels[-1], gate)
 
     def forward(
-        self, features: Sequence[Tensor], text: TextFeatures, text_projection: nn.ModuleDict
-    ) -> list[Tensor]:
-        """V_1..V_4 -> F_V^1..F_V^4, and V_i where stage i is not selected.
+        self, stage: int, feature: Tensor, text: Tensor, tokens: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One selected stage.
 
         Args:
-            features: [B, C_i, H_i, W_i].
-            text: T_1 and its mask.
-            text_projection: LN(W_i .) by stage.
+            stage: i.
+            feature: V_i [B, C_i, H_i, W_i].
+            text: L_i [B, L, C_i].
+            tokens: T_i [B, L, D].
+            mask: [B, L].
+
+        Returns:
+            F_V^i, F_L^i and T_{i+1}.
         """
-        fused, tokens = list(features), text.tokens
-        for i, block in self.blocks.items():
-            k = int(i) - 1
-            fused[k], F_L = block(fused[k], text_projection[i](tokens), text.mask)
-            if i in self.propagate:
-                tokens = tokens + self.propagate[i](F_L)  # T_{i+1} = T_i + U_i F_L^i
-            else:
-                fused[-1] = self.film(fused[-1], F_L, text.mask)
-        return fused
-
-
-def info_nce(
-    image: Tensor, text: Tensor, log_temperature: Tensor, targets: ContrastiveTargets
-) -> tuple[Tensor, Tensor]:
-    """Image-to-text and text-to-image cross-entropy of s_ij = <v_i, l_j> / tau, in fp32.
-
-    If all captions are the same and so are their embeddings, the first term is ln N without a
-    gradient, and the second only draws the images together.
-
-    Args:
-        image, text: embeddings [N, P], L2-normalized.
-        log_temperature: scalar, ln tau.
-        targets: of the N rows.
-    """
-    with torch.autocast(image.device.type, enabled=False):
-        scores = image.float() @ text.float().T * (-log_temperature.float()).exp()  # [N, N]
-        return soft_cross_entropy(scores, targets), soft_cross_entropy(scores.T, targets)
-
-
-class MultiStageAlignment(nn.Module):
-    """Projections and temperatures by stage, which both forms of MA Loss share.
-
-    Args:
-        channels: C_1..C_4.
-        stages: the S selected ones, ascending.
-    """
-
-    def __init__(self, channels: Sequence[int], stages: Sequence[int]) -> None:
-        super().__init__()
-        self.stages = tuple(stages)
-        self.project_image, self.project_text = (
-            nn.ModuleDict({str(i): nn.Linear(channels[i - 1], EMBEDDING_DIM) for i in stages})
-            for _ in range(2)
-        )
-        self.log_temperature = nn.Parameter(torch.full((len(stages),), math.log(TEMPERATURE)))
-
-    def embed_text(self, text: TextFeatures, text_projection: nn.ModuleDict) -> Tensor:
-        """Mean of LN(W_i T_1) over the tokens, projected: [B, S, 256]."""
-        embeddings = [
-            project(masked_mean(text_projection[i](text.tokens), text.mask))
-            for i, project in self.project_text.items()
-        ]
-        return torch.stack(embeddings, dim=1)
-
-    @torch.no_grad()
-    def clamp_temperature(self) -> None:
-        """Clamp the temperatures to their range.
-
-        To be called after each step: a clamp in `forward` would stop their gradient.
-        """
-        self.log_temperature.clamp_(math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE))
-
-
-class InfoNCEAlignment(MultiStageAlignment):
-    """MA Loss over the batch: symmetric InfoNCE between images and captions."""
-
-    def forward(
-        self, features: Sequence[Tensor], text: TextFeatures, text_projection: nn.ModuleDict
-    ) -> dict[str, Tensor]:
-        """Embeddings `align_image` and `align_text`, both [B, S, 256] and L2-normalized."""
-        embeddings = [
-            project(features[int(i) - 1].mean((2, 3)))  # [B, C_i] -> [B, 256]
-            for i, project in self.project_image.items()
-        ]
-        image = torch.stack(embeddings, dim=1)
-        return {
-            "align_image": F.normalize(image.float(), dim=-1),
-            "align_text": F.normalize(self.embed_text(text, text_projection).float(), dim=-1),
-            "align_log_temperature": self.log_temperature,
-        }
-
-    def losses(self, aux: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """L_align^i as `loss_align_<i>`, over the rows of all processes."""
-        targets = contrastive_targets(
-            all_gather_with_grad(batch["caption_id"]), all_gather_with_grad(batch["image_id"])
-        )
-        image = all_gather_with_grad(aux["align_image"])  # [N, S, 256]
-        text = all_gather_with_grad(aux["align_text"])
-        log_tau = aux["align_log_temperature"]  # [S]
-        terms = {}
-        for k, i in enumerate(self.stages):
-            to_text, to_image = info_nce(image[:, k], text[:, k], log_tau[k], targets)
-            terms[f"loss_align_{i}"] = (to_text + to_image) / 2
-        return terms
-
-
-class PixelAlignment(MultiStageAlignment):
-    """MA Loss within each image: text-to-pixel contrast against the mask.
-
-    For data in which several expressions share an image, so that a batch has few negatives.
-
-    Args:
-        channels, stages: as for `MultiStageAlignment`.
-    """
-
-    def __init__(self, channels: Sequence[int], stages: Sequence[int]) -> None:
-        super().__init__(channels, stages)
-        self.bias = nn.Parameter(torch.zeros(len(stages)))
-
-    def forward(
-        self, features: Sequence[Tensor], text: TextFeatures, text_projection: nn.ModuleDict
-    ) -> dict[str, Tensor]:
-        """Embeddings `align_pixel_<i>` [B, 256, H_i, W_i] and `align_text` [B, S, 256]."""
-        aux = {
-            "align_text": self.embed_text(text, text_projection),
-            "align_log_temperature": self.log_temperature,
-            "align_bias": self.bias,
-        }
-        for i, project in self.project_image.items():
-            feature = features[int(i) - 1]
-            H, W = feature.shape[-2:]
-            aux[f"align_pixel_{i}"] = to_map(project(to_tokens(feature)), H, W)
-        return aux
-
-    def losses(self, aux: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """L_align^i as `loss_align_<i>`."""
-        log_tau, bias = aux["align_log_temperature"], aux["align_bias"]  # [S]
-        terms = {}
-        for k, i in enumerate(self.stages):
-            text, pixels = aux["align_text"][:, k], aux[f"align_pixel_{i}"]
-            terms[f"loss_align_{i}"] = text_to_pixel_contrastive_loss(
-                text, pixels, batch["mask"], log_tau[k], bias[k]
-            )
-        return terms
+        i = str(stage)
+        F_V, F_L = self.blocks[i](feature, text, mask)
+        if i in self.propagate:
+            tokens = tokens + self.propagate[i](F_L)  # T_{i+1} = T_i + U_i F_L^i
+        return F_V, F_L, tokens
 
 
 class TMC(TextImageBackboneMixin, SegmentationModule):
@@ -339,11 +172,16 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
         image_encoder_options: further arguments of the timm model, such as drop_path_rate; a Swin
             on other than 224 pixels wants img_size, by which timm decides where windows shift.
         mcm_stages: stages, out of 1..4, with cross-attention to the text; [] for none.
+        mcm_feeds_encoder: let the image encoder's next stage read F_V^i, not only the decoder. V_2
+            to V_4 have then seen the words that MA Loss compares them with.
         gate: initial value of MCM's gates; by default 0 over a pretrained image encoder and 0.1
             from scratch.
-        alignment: form of MA Loss: over the batch ("infonce"), text to pixel where several
-            expressions share an image ("pixel"), or none of it ("none").
+        alignment: form of MA Loss: lesions and captions of the batch ("infonce"), text to pixel
+            where several expressions share an image ("pixel"), or none of it ("none").
         alignment_stages: stages of MA Loss; by default those of MCM.
+        alignment_text: the text of a stage that MA Loss compares: as the text encoder gives it
+            ("input"), or as the stages before have updated it ("stage").
+        alignment_position: add a position embedding to the positions that MA Loss compares.
         alignment_weight: weight of MA Loss; 0 builds no such part.
     """
 
@@ -357,14 +195,18 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
         max_tokens: int = 32,
         image_encoder_options: dict[str, Any] | None = None,
         mcm_stages: tuple[int, ...] = STAGES,
+        mcm_feeds_encoder: bool = False,
         gate: float | None = None,
         alignment: Alignment = "infonce",
         alignment_stages: tuple[int, ...] | None = None,
+        alignment_text: AlignmentText = "input",
+        alignment_position: bool = True,
         alignment_weight: float = 0.1,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         check_choice("alignment", alignment, Alignment)
+        check_choice("alignment_text", alignment_text, AlignmentText)
         check_choices("mcm_stages", mcm_stages, STAGES)
         fused = tuple(sorted(mcm_stages))
         aligned = _aligned_stages(alignment, alignment_weight, fused, alignment_stages)
@@ -378,29 +220,55 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
             image_encoder_options=image_encoder_options,
         )
         channels = _checked_channels(image_encoder, self.image_encoder.channels)
+        if mcm_feeds_encoder:
+            self.image_encoder.check_steppable()
         text_dim = self.text_encoder.dim
         self.text_projection = nn.ModuleDict()  # LN(W_i .)
         for i in with_text:
             projection = nn.Linear(text_dim, channels[i - 1]), nn.LayerNorm(channels[i - 1])
             self.text_projection[str(i)] = nn.Sequential(*projection)
         gate = (0.0 if pretrained else 0.1) if gate is None else gate
-        self.mcm = MultiStageCrossAttention(channels, fused, text_dim=text_dim, gate=gate)
+        self.mcm: Any = MultiStageCrossAttention(channels, fused, text_dim=text_dim, gate=gate)
         form = InfoNCEAlignment if alignment == "infonce" else PixelAlignment
-        self.alignment = form(channels, aligned) if aligned else None
-        self.alignment_weight = alignment_weight
+        self.alignment = form(channels, aligned, position=alignment_position) if aligned else None
+        self.alignment_text, self.alignment_weight = alignment_text, alignment_weight
+        self.mcm_feeds_encoder = mcm_feeds_encoder
         self.decoder = UNetDecoder(channels, narrow=True)
         self.head = nn.Conv2d(channels[0], 1, 1)
 
     def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
         """The tensor part: what compile, export, benchmark and explanations act on."""
-        features = self.encode_image(image)  # V_1..V_4
+        tokens, updated = text.tokens, text.tokens  # T_i, and the last F_L^i
         aux: dict[str, Tensor] = {}
-        if self.alignment is not None:
-            aux = self.alignment(features, text, self.text_projection)  # before MCM
-        fused = self.mcm(features, text, self.text_projection)  # F_V^1..F_V^4
+
+        def fuse(k: int, feature: Tensor) -> Tensor:
+            """V_i -> F_V^i, i = k + 1."""
+            nonlocal tokens, updated
+            i = k + 1
+            if self.alignment is not None and i in self.alignment.stages:  # before the block
+                words = self.text_projection[str(i)](self._aligned_tokens(text.tokens, tokens))
+                aux.update(self.alignment(i, feature, words, text.mask))
+            if i in self.mcm.stages:
+                words = self.text_projection[str(i)](tokens)  # L_i
+                feature, updated, tokens = self.mcm(i, feature, words, tokens, text.mask)
+            return feature
+
+        if self.mcm_feeds_encoder:
+            fused = self.encode_image(image, fuse)  # F_V^1..F_V^4
+        else:
+            fused = [fuse(k, feature) for k, feature in enumerate(self.encode_image(image))]
+        if self.mcm.stages:
+            fused[-1] = self.mcm.film(fused[-1], updated, text.mask)
         decoded = self.decoder(fused)  # [B, C_1, H/4, W/4]
         logits = resize_map(self.head(decoded), image.shape[-2:])
         return SegmentationOutput(logits, {**aux, **self.auxiliary_logits(fused)})
+
+    def _aligned_tokens(self, first: Tensor, tokens: Tensor) -> Tensor:
+        """T_1, or the values of T_i with the gradient of T_1."""
+        if self.alignment_text == "input":
+            return first
+        # Otherwise MA Loss would teach MCM to copy the image into the words.
+        return first + (tokens - first).detach()
 
     def compute_loss(self, output: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
         """L = L_seg + alignment_weight * mean_i L_align^i."""
