@@ -288,7 +288,7 @@ def test_a_missing_file_is_a_user_error_that_says_where_to_get_it_and_how_to_do_
 ) -> None:
     with pytest.raises(UserError) as caught:
         build("mscan_small", weights=str(tmp_path / "mscan_s.pth"))
-    for part in ("image_weights", "mscan_s.pth", "mscan_small", "null"):
+    for part in ("image_weights", "mscan_s.pth", "mscan_small", "https://", "null"):
         assert part in str(caught.value)
 
 
@@ -325,7 +325,10 @@ def test_layer_scales_start_at_a_tenth_from_scratch_or_at_what_is_given(
     assert all((p == expected).all() for p in scales)
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"model": 3}, {"state_dict": {"a": "b"}}])
+FOREIGN = {"norm1.weight": torch.tensor(1.0), "block": torch.zeros(2), "block1.x": torch.zeros(2)}
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"model": 3}, {"state_dict": {"a": "b"}}, FOREIGN])
 def test_a_file_that_holds_no_mscan_is_a_user_error(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "other.pth")
     with pytest.raises(UserError, match="other"):

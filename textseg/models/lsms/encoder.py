@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -28,17 +29,20 @@ LAYER_SCALE = 0.1  # initial, from scratch; short runs learn more with it than w
 
 
 class Variant(NamedTuple):
-    """Widths and depths of the four stages."""
+    """Widths and depths of the four stages, and the file of ImageNet weights at `WEIGHTS`."""
 
     channels: tuple[int, ...]
     depths: tuple[int, ...]
+    file: str
 
 
 VARIANTS = {
-    "mscan_tiny": Variant((32, 64, 160, 256), (3, 3, 5, 2)),
-    "mscan_small": Variant((64, 128, 320, 512), (2, 2, 4, 2)),
-    "mscan_base": Variant((64, 128, 320, 512), (3, 3, 12, 3)),
+    "mscan_tiny": Variant((32, 64, 160, 256), (3, 3, 5, 2), "mscan_t_20230227-119e8c9f.pth"),
+    "mscan_small": Variant((64, 128, 320, 512), (2, 2, 4, 2), "mscan_s_20230227-f33ccdf2.pth"),
+    "mscan_base": Variant((64, 128, 320, 512), (3, 3, 12, 3), "mscan_b_20230227-3ab7d230.pth"),
 }
+# OpenMMLab's copies of SegNeXt's weights.
+WEIGHTS = "https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/segnext/"
 
 
 class ScaleAwareVisionLanguageAttention(nn.Module):
@@ -287,14 +291,14 @@ class LanguageGuidedVisionEncoder(nn.Module):
         Raises:
             UserError: the file is missing, or a visual weight is missing or of another shape.
         """
-        stored = load_plain(
+        address = WEIGHTS + VARIANTS[self.variant].file
+        content = load_plain(
             path,
             field="image_weights",
-            wanted=f"the file of {self.variant} that SegNeXt or OpenMMLab publishes "
-            "(experiments/lsms_qata.yaml has the address), or null for an image encoder from "
-            "scratch",
+            wanted=f"the file of {self.variant}, which is at {address}, or null for an image "
+            "encoder from scratch",
         )
-        stored = _by_own_names(stored)
+        stored = _by_own_names(content)
         found = _variant_of(stored)
         if found not in (None, self.variant):
             raise UserError(
@@ -308,7 +312,7 @@ class LanguageGuidedVisionEncoder(nn.Module):
             raise UserError(
                 f"image_weights={path!r} lacks {len(wrong)} of {len(visual)} weights of "
                 f"{self.variant}, first {wrong[:3]}",
-                f"give SegNeXt's MSCAN file of {self.variant}",
+                f"give SegNeXt's file of {self.variant}, which is at {address}",
             )
         self.load_state_dict({k: stored[k] for k in visual}, strict=False)
 
@@ -332,10 +336,12 @@ def _by_own_names(content: Any) -> dict[str, Tensor]:
 
 def _variant_of(stored: Mapping[str, Tensor]) -> str | None:
     """The variant whose widths and depths the weights have; None for those of another network."""
-    channels = tuple(len(stored.get(f"norm{i}.weight", ())) for i in range(1, 5))
-    blocks = {tuple(k.split(".")[:2]) for k in stored if k.startswith("block")}
-    depths = tuple(sum(stage == f"block{i}" for stage, _ in blocks) for i in range(1, 5))
-    return next((name for name, v in VARIANTS.items() if v == (channels, depths)), None)
+    norms = [stored.get(f"norm{i}.weight") for i in range(1, 5)]
+    channels = tuple(0 if norm is None else norm.numel() for norm in norms)
+    blocks = {found.groups() for k in stored if (found := re.match(r"block(\d)\.(\d+)\.", k))}
+    depths = tuple(sum(stage == str(i) for stage, _ in blocks) for i in range(1, 5))
+    shape = (channels, depths)
+    return next((name for name, v in VARIANTS.items() if (v.channels, v.depths) == shape), None)
 
 
 def _is_visual(name: str) -> bool:
