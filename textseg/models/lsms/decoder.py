@@ -32,8 +32,8 @@ class PositionAlignment(nn.Module):
     def __init__(self, channels: int, stride: int, grid: int) -> None:
         super().__init__()
         step = grid // stride
-        self.down = (
-            nn.Conv2d(channels, channels, step + 1, step, step // 2, groups=channels)
+        self.down = (  # without bias: a projection follows, which has one or a batch norm
+            nn.Conv2d(channels, channels, step + 1, step, step // 2, groups=channels, bias=False)
             if step > 1
             else nn.Identity()
         )

@@ -55,7 +55,8 @@ class Heads:
         """
         if branch == "none":
             return None
-        scales, part = (1, channels) if branch == "shared" else (1 + strips, channels // 4)
+        scales = 1 if branch == "shared" else 1 + strips
+        part = channels if scales == 1 else channels // 4
         return cls(scales, max(1, part // 32), scales * part)
 
     @property
@@ -81,7 +82,7 @@ class StageTextProjection(nn.Module):
         self.position_embedding = nn.Linear(POSITION_DIM, heads.width)
 
     def forward(self, text: TextFeatures, x: Tensor) -> tuple[TextKeyValues, Tensor]:
-        """Keys and values, and the position embedding [1, W, H, W] of the map x [B, C, H, W]."""
+        """Keys and values, and the position embedding [1, width, H, W] of x [B, C, H, W]."""
         height, width = x.shape[-2:]
         tokens = self.norm(text.tokens)
         key_values = TextKeyValues(
@@ -96,8 +97,9 @@ class StageTextProjection(nn.Module):
 class LanguageAttention(nn.Module):
     """Gated cross-attention from maps of several receptive fields to the text tokens.
 
-    One multi-head attention whose heads are dealt to the maps: each map has queries, keys, values
-    and gates of its own. A_L = W_o(O * tanh(G2 ReLU(G1 O))), O = LN(heads side by side).
+    One multi-head attention whose heads are dealt to the maps: each map has queries, keys and
+    values of its own, and a gate for each of its channels, which depends on what all maps found.
+    A_L = W_o(O * tanh(G2 ReLU(G1 O))) with O = LN(heads side by side).
     LayerNorm by channel keeps no running statistics, so an image does not depend on its batch.
 
     Args:
