@@ -33,6 +33,7 @@ LESS = {
     "lsms_qata_strips_none": (".conv0_1.", ".conv1_1.", ".conv2_1."),
     "lsms_qata_strips_7": (".conv1_1.", ".conv2_1."),
     "lsms_qata_strips_7_11": (".conv2_1.",),
+    "lsms_qata_shared": (".language_attention.to_query.1.",),
     "lsms_qata_no_fsd": ("decoder.layers.",),
     "lsms_qata_no_contrast": ("contrast.",),
     "tmc_qata_no_text": ("text_encoder.", "text_projection.", "mcm.", "alignment."),
@@ -51,7 +52,7 @@ LESS = {
     "tmca_qata_target_4": ("embeddings.level3.", "enhancement."),
     "tmca_qata_target_1234": ("enhancement.",),
 }
-MORE = {"lsms_qata_per_scale": (".language_attention.1.",), "tmc_qata_pixel": ("alignment.bias",)}
+MORE = {"tmc_qata_pixel": ("alignment.bias",)}
 # The words change the mask of all but these.
 DEAF = {
     *("lsms_qata_no_text", "tmc_qata_no_text", "tmc_qata_ma_only"),

@@ -117,6 +117,20 @@ def test_an_experiment_is_accepted_by_the_command_line(path: Path) -> None:
     assert config.model.class_path.rpartition(".")[2] == network_of(path)
 
 
+def test_an_lsms_experiment_names_its_image_weights_or_says_that_it_has_none() -> None:
+    """Its first line says "from scratch", or its file is of the encoder and has an address."""
+    parent = (EXPERIMENTS / "lsms_qata.yaml").read_text(encoding="utf-8")
+    for path in (path for path in BASES if network_of(path) == "LSMS"):
+        text, settings = path.read_text(encoding="utf-8"), parse(path).model.init_args
+        weights = settings.image_weights
+        assert (weights is None) == ("from scratch" in text.splitlines()[0]), path
+        if weights is not None:
+            size = settings.image_encoder.removeprefix("mscan_")
+            assert Path(weights).name.startswith(f"mscan_{size[0]}_"), path
+            address = rf"https://\S+/{re.escape(Path(weights).name)}"
+            assert re.search(address, parent if path in ABLATIONS else text), path
+
+
 each_overlay = pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
 
 

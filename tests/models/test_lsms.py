@@ -29,32 +29,21 @@ class TestLSMS(NetworkContract, TextGuidedContract):
         r"patch_embed\d\.proj(\.\d)?\.bias",
         r"image_encoder\.norm4\.bias",
     )
-    learning_settings: ClassVar[dict[str, Any]] = {
-        "layer_scale": 0.1,
-        "decoder_stages": (1, 2, 3, 4),
-        "decoder_stride": 4,
-        "decoder_dim": 64,
-    }
+    learning_settings: ClassVar[dict[str, Any]] = {"decoder_dim": 64}
     learning_encoder: ClassVar[dict[str, Any]] = {"image_encoder": "mscan_tiny"}
     learning_rate, learning_steps = 2e-3, 30
-    golden = (
-        "lsms_mscan_tiny.txt",
-        {"image_encoder": "mscan_tiny", "decoder_stages": (1, 2, 3, 4)},
-    )
+    golden = ("lsms_mscan_tiny.txt", {"image_encoder": "mscan_tiny"})
     variations: ClassVar = {
-        "per scale": {"language_branch": "per_scale"},
+        "shared": {"language_branch": "shared"},
         "no strips": {"strips": ()},
         "strip 7": {"strips": (7,)},
         "strips 7 and 11": {"strips": (7, 11)},
-        "strips 21 and 7, per scale": {"strips": (21, 7), "language_branch": "per_scale"},
+        "strips 21 and 7": {"strips": (21, 7)},
         "top-down": {"full_scale_decoder": False},
-        "all stages at H/4": {"decoder_stages": (1, 2, 3, 4), "decoder_stride": 4},
-        "all stages at H/8": {"decoder_stages": (4, 1, 3, 2)},
-        "top-down over all stages at H/4": {
-            "decoder_stages": (1, 2, 3, 4),
-            "decoder_stride": 4,
-            "full_scale_decoder": False,
-        },
+        "stages 2 to 4": {"decoder_stages": (2, 3, 4)},
+        "stages 2 to 4 at H/8": {"decoder_stages": (2, 3, 4), "decoder_stride": 8},
+        "all stages at H/8": {"decoder_stages": (4, 1, 3, 2), "decoder_stride": 8},
+        "top-down at H/8": {"decoder_stride": 8, "full_scale_decoder": False},
         "every position a key": {"decoder_reduction": 1},
         "no contrast": {"contrastive_weight": 0.0},
         "no text": NO_TEXT["LSMS"],
@@ -75,6 +64,10 @@ class TestLSMS(NetworkContract, TextGuidedContract):
         "contrast without words": ({"language_branch": "none"}, "contrastive_weight"),
         "negative contrast": ({"contrastive_weight": -0.1}, "contrastive_weight"),
         "missing weights": ({"image_weights": "nowhere/mscan_t.pth"}, "mscan_t.pth"),
+        "layer scale beside weights": (
+            {"image_weights": "nowhere/mscan_t.pth", "layer_scale": 0.1},
+            *("layer_scale=0.1", "nowhere/mscan_t.pth"),
+        ),
         "drop path of 1": ({"drop_path": 1.0}, "drop_path"),
     }
 
@@ -150,12 +143,12 @@ def test_the_total_is_dice_plus_bce_plus_weighted_contrast(weight: float) -> Non
     assert losses["loss"].item() == pytest.approx(dice + bce + weight * contrast, rel=1e-4)
 
 
-def test_variant_small_costs_under_10_gflops_at_224_without_its_text_encoder() -> None:
+def test_variant_small_costs_under_9_gflops_at_224_without_its_text_encoder() -> None:
     model = make(image_encoder="mscan_small", decoder_dim=256, max_tokens=32).eval()
     with torch.no_grad():
         text = model.encode_text(CAPTIONS[:1])
     cost = count_gflops(lambda: model.forward_features(pictures(1, 224, 224), text))
-    assert 7.0 < cost < 10.0, "a trial counted 8.07"
+    assert 7.0 < cost < 9.0, "8.26 were counted"
 
 
 # --- pretrained parts

@@ -15,11 +15,8 @@ from tests.models.stand_ins import pictures
 from textseg.batch import TextFeatures
 from textseg.encoders import masked_mean
 from textseg.errors import UserError
-from textseg.models.lsms.encoder import (
-    LanguageAttention,
-    LanguageGuidedVisionEncoder,
-    StageTextProjection,
-)
+from textseg.models.lsms.encoder import LanguageGuidedVisionEncoder
+from textseg.models.lsms.language import Heads, LanguageAttention, StageTextProjection
 
 # SegNeXt (arXiv 2209.08575), table 2: channels, depths, MLP ratios, millions of parameters.
 PUBLISHED: dict[str, tuple[tuple[int, ...], tuple[int, ...], float]] = {
@@ -251,14 +248,87 @@ def test_published_weights_load_by_name_and_leave_only_language_parts_new(
     assert all(".language_attention." in k or k.startswith("text_projection") for k in rest)
 
 
-@pytest.mark.parametrize("variant", ["mscan_small", "mscan_base"])
-def test_weights_of_another_variant_are_a_user_error(tmp_path: Path, variant: str) -> None:
-    torch.save(published_weights("mscan_tiny"), tmp_path / "mscan_t.pth")
-    with pytest.raises(UserError, match="mscan_t"):
-        build(variant, weights=str(tmp_path / "mscan_t.pth"))
+def test_openmmlabs_copies_load_whose_depthwise_convolutions_have_no_wrapper(
+    tmp_path: Path,
+) -> None:
+    weights = published_weights("mscan_tiny")
+    copy = {k.replace(".dwconv.dwconv.", ".dwconv."): v for k, v in weights.items()}
+    assert "block1.0.mlp.dwconv.weight" in copy
+    torch.save({"meta": {}, "state_dict": copy}, tmp_path / "mscan_t_20230227.pth")
+    state = build(weights=str(tmp_path / "mscan_t_20230227.pth")).state_dict()
+    assert [
+        k for k in published_shapes("mscan_tiny") if not torch.equal(state[k], weights[k])
+    ] == []
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"model": 3}, {"state_dict": {"a": "b"}}])
+@pytest.mark.parametrize(
+    ("asked", "stored"),
+    [("mscan_small", "mscan_tiny"), ("mscan_small", "mscan_base"), ("mscan_base", "mscan_small")],
+)
+def test_weights_of_another_variant_are_a_user_error_that_names_both(
+    tmp_path: Path, asked: str, stored: str
+) -> None:
+    """Small's names are among base's, and their widths are equal: the depths tell."""
+    torch.save(published_weights(stored), tmp_path / "weights.pth")
+    with pytest.raises(UserError) as caught:
+        build(asked, weights=str(tmp_path / "weights.pth"))
+    assert all(part in str(caught.value) for part in (asked, stored, "weights.pth"))
+
+
+def test_weights_of_all_strips_load_into_an_encoder_of_some(tmp_path: Path) -> None:
+    weights = published_weights("mscan_tiny")
+    torch.save(weights, tmp_path / "mscan_t.pth")
+    state = build(strips=(7,), weights=str(tmp_path / "mscan_t.pth")).state_dict()
+    kept = published_shapes("mscan_tiny", strips=(7,))
+    assert [k for k in kept if not torch.equal(state[k], weights[k])] == []
+
+
+def test_a_missing_file_is_a_user_error_that_says_where_to_get_it_and_how_to_do_without(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(UserError) as caught:
+        build("mscan_small", weights=str(tmp_path / "mscan_s.pth"))
+    for part in ("image_weights", "mscan_s.pth", "mscan_small", "https://", "null"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("branch", ["shared", "per_scale"])
+def test_over_loaded_weights_the_features_are_the_plain_mscans_until_the_text_is_learnt(
+    tmp_path: Path, branch: str
+) -> None:
+    path = tmp_path / "mscan_t.pth"
+    torch.save(published_weights("mscan_tiny"), path)
+    guided, alone = build(language_branch=branch, weights=str(path)), plain(weights=str(path))
+    image = pictures(2, 64, 96)
+    with torch.no_grad():
+        pairs = list(zip(guided(image, words(2)), alone(image), strict=True))
+    assert all(torch.equal(a, b) for a, b in pairs)
+    optimizer = torch.optim.SGD(guided.parameters(), lr=1.0)
+    for seed in (0, 1):  # opposite errors: the second step's loss depends on what was learnt
+        guided(image, words(2, seed=seed))[-1].square().sum().backward()
+        moved = [
+            m.gate[2].weight.grad for m in guided.modules() if isinstance(m, LanguageAttention)
+        ]
+        assert all(grad is not None and grad.abs().max() > 0 for grad in moved)
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        assert not torch.equal(guided(image, words(2))[-1], guided(image, words(2, seed=1))[-1])
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, 0.1), (0.3, 0.3)])
+def test_layer_scales_start_at_a_tenth_from_scratch_or_at_what_is_given(
+    given: float | None, expected: float
+) -> None:
+    scales = [p for n, p in build(layer_scale=given).named_parameters() if "layer_scale" in n]
+    assert scales
+    assert all((p == expected).all() for p in scales)
+
+
+FOREIGN = {"norm1.weight": torch.tensor(1.0), "block": torch.zeros(2), "block1.x": torch.zeros(2)}
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"model": 3}, {"state_dict": {"a": "b"}}, FOREIGN])
 def test_a_file_that_holds_no_mscan_is_a_user_error(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "other.pth")
     with pytest.raises(UserError, match="other"):
@@ -274,27 +344,43 @@ def test_a_weights_file_whose_entries_are_no_tensors_is_a_user_error(tmp_path: P
 # --- language
 
 
-@pytest.mark.parametrize(("branch", "branches"), [("shared", 1), ("per_scale", 4)])
-def test_every_block_has_its_own_number_of_language_branches(branch: str, branches: int) -> None:
-    encoder = build(language_branch=branch)
-    blocks = [b for i in range(1, 5) for b in getattr(encoder, f"block{i}")]
-    assert {len(b.attn.spatial_gating_unit.language_attention) for b in blocks} == {branches}
+def attentions_of(encoder: LanguageGuidedVisionEncoder) -> list[LanguageAttention]:
+    return [m for m in encoder.modules() if isinstance(m, LanguageAttention)]
 
 
-@pytest.mark.parametrize("strips", [(), (11,), (7, 21)])
-def test_per_scale_has_one_branch_for_the_first_map_and_one_for_each_strip(
-    strips: tuple[int, ...],
+@pytest.mark.parametrize(
+    ("branch", "strips", "maps"),
+    [
+        ("shared", (7, 11, 21), 1),
+        ("per_scale", (7, 11, 21), 4),
+        ("per_scale", (7, 21), 3),
+        ("per_scale", (11,), 2),
+        ("per_scale", (), 1),
+    ],
+)
+def test_every_block_asks_the_words_from_as_many_maps_as_its_branch_says(
+    branch: str, strips: tuple[int, ...], maps: int
 ) -> None:
-    encoder = build(language_branch="per_scale", strips=strips)
-    unit = encoder.get_submodule("block1.0.attn.spatial_gating_unit")
-    assert len(unit.language_attention) == 1 + len(strips)
+    encoder = build(language_branch=branch, strips=strips)
+    attentions = attentions_of(encoder)
+    assert len(attentions) == sum(encoder.depths)
+    assert {len(attention.to_query) for attention in attentions} == {maps}
 
 
-def test_each_branch_of_per_scale_reads_the_map_of_its_own_scale() -> None:
-    unit = build(language_branch="per_scale").get_submodule("block1.0.attn.spatial_gating_unit")
+@pytest.mark.parametrize("variant", PUBLISHED)
+def test_four_maps_that_ask_cost_the_parameters_of_one(variant: str) -> None:
+    counts = {
+        branch: sum(p.numel() for p in build(variant, language_branch=branch).parameters())
+        for branch in ("shared", "per_scale")
+    }
+    assert counts["shared"] == counts["per_scale"]
+
+
+def test_per_scale_asks_from_the_map_of_each_receptive_field() -> None:
+    unit: Any = build().get_submodule("block1.0.attn.spatial_gating_unit")
     seen: list[Tensor] = []
-    for attention in unit.language_attention:
-        attention.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    for query in unit.language_attention.to_query:
+        query.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     stage = build().get_submodule("text_projection1")
     z = torch.randn(1, 32, 8, 8, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -303,6 +389,7 @@ def test_each_branch_of_per_scale_reads_the_map_of_its_own_scale() -> None:
         expected = [first] + [
             getattr(unit, f"conv{i}_2")(getattr(unit, f"conv{i}_1")(first)) for i in range(3)
         ]
+    assert len(seen) == 4
     assert all(torch.equal(a, b) for a, b in zip(seen, expected, strict=True))
 
 
@@ -317,32 +404,42 @@ def test_keys_and_values_are_made_once_a_stage_and_not_once_a_block() -> None:
     assert len(calls) == 4
 
 
-def attend_by_hand(attention: LanguageAttention, x: Tensor, text: Any, position: Tensor) -> Tensor:
-    """softmax(q k / sqrt d) over real words, by loops over heads and positions; then the gate."""
-    C = x.shape[1]
-    query = (attention.to_query(x) + position)[0].flatten(1).T  # [N, C]
-    d = C // attention.heads
-    out = torch.zeros(len(query), C)
-    for head in range(attention.heads):
-        part = slice(head * d, (head + 1) * d)
-        for n in range(len(query)):
-            scores = torch.stack([query[n, part] @ key for key in text.keys[0, head]]) / d**0.5
-            scores = scores.masked_fill(~text.mask[0, 0, 0], -torch.inf)
-            weights = scores.exp() / scores.exp().sum()
-            out[n, part] = sum(w * v for w, v in zip(weights, text.values[0, head], strict=True))
-    out = attention.norm(attention.proj(out))
+def attend_by_hand(
+    attention: LanguageAttention, maps: list[Tensor], text: Any, position: Tensor
+) -> Tensor:
+    """softmax(q k / sqrt d) over the words, by loops over maps, heads and positions; then gated."""
+    place = position[0].flatten(1).T
+    part = place.shape[1] // len(maps)  # width of one map's heads
+    d = place.shape[1] // attention.heads
+    out = torch.zeros(place.shape)
+    for number, x in enumerate(maps):
+        mine = slice(number * part, (number + 1) * part)
+        query = attention.to_query[number](x)[0].flatten(1).T + place[:, mine]
+        for head in range(part // d):
+            columns, index = slice(head * d, (head + 1) * d), number * (part // d) + head
+            for n in range(len(query)):
+                scores = torch.stack([query[n, columns] @ key for key in text.keys[0, index]])
+                scores = (scores / d**0.5).masked_fill(~text.mask[0, 0, 0], -torch.inf)
+                weights = scores.exp() / scores.exp().sum()
+                seen = sum(w * v for w, v in zip(weights, text.values[0, index], strict=True))
+                out[n, mine][columns] = seen
+    out = attention.norm(out)
     gate = torch.tanh(attention.gate[2](torch.relu(attention.gate[0](out))))
-    return (out * gate).T.view_as(x[0])
+    return ((out * gate) @ attention.proj.weight.T).T.reshape(maps[0][0].shape)
 
 
-def test_language_attention_is_a_masked_softmax_over_the_words_times_a_tanh_gate() -> None:
+@pytest.mark.parametrize("heads", [Heads(1, 2, 16), Heads(4, 1, 16), Heads(3, 2, 12)])
+def test_language_attention_is_a_masked_softmax_over_the_words_times_a_tanh_gate(
+    heads: Heads,
+) -> None:
     torch.manual_seed(2)
-    attention, stage = LanguageAttention(16, heads=2), StageTextProjection(TEXT_DIM, 16, heads=2)
-    x = torch.randn(1, 16, 3, 2)
+    attention, stage = LanguageAttention(16, heads), StageTextProjection(TEXT_DIM, heads)
+    maps = list(torch.randn(heads.scales, 1, 16, 3, 2))
     with torch.no_grad():
-        text, position = stage(words(), x)
-        expected = attend_by_hand(attention, x, text, position)
-        torch.testing.assert_close(attention(x, text, position)[0], expected, rtol=1e-4, atol=1e-6)
+        text, position = stage(words(), maps[0])
+        expected = attend_by_hand(attention, maps, text, position)
+        found = attention(maps, text, position)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_padding_words_change_no_stage() -> None:
@@ -358,25 +455,25 @@ def test_padding_words_change_no_stage() -> None:
 def test_the_language_branch_knows_where_a_position_lies() -> None:
     """On a constant map every position would answer the words alike, were it not for its place."""
     torch.manual_seed(3)
-    attention, stage = LanguageAttention(32, heads=1), StageTextProjection(TEXT_DIM, 32, heads=1)
+    heads = Heads(1, 1, 32)
+    attention, stage = LanguageAttention(32, heads), StageTextProjection(TEXT_DIM, heads)
     torch.nn.init.normal_(stage.position_embedding.weight)
     torch.nn.init.normal_(stage.to_key.weight)
     x = torch.ones(1, 32, 4, 4)
     with torch.no_grad():
-        out = attention(x, *stage(words(), x))
+        out = attention([x], *stage(words(), x))
     assert out.flatten(2).std(-1).max() > 1e-3
 
 
 def test_an_image_does_not_depend_on_the_rest_of_its_batch_through_the_language_branch() -> None:
     torch.manual_seed(4)
-    attention, stage = (
-        LanguageAttention(32, heads=1).train(),
-        StageTextProjection(TEXT_DIM, 32, heads=1).train(),
-    )
+    heads = Heads(1, 1, 32)
+    attention = LanguageAttention(32, heads).train()
+    stage = StageTextProjection(TEXT_DIM, heads).train()
     x, text = torch.randn(3, 32, 4, 4), words(3)
     first = TextFeatures(*(field[:1] for field in text))
     with torch.no_grad():
-        both, alone = attention(x, *stage(text, x)), attention(x[:1], *stage(first, x[:1]))
+        both, alone = attention([x], *stage(text, x)), attention([x[:1]], *stage(first, x[:1]))
     torch.testing.assert_close(both[:1], alone, rtol=1e-5, atol=1e-6)
     buffers = [n for n, _ in build().named_buffers() if "language" in n or "text" in n]
     assert buffers == [], "no running statistics"

@@ -71,62 +71,63 @@ def test_the_weights_of_single_tokens_add_up_to_those_of_all() -> None:
 
 
 def numpy_attention(
-    attention: Any, x: Tensor, text: Any, position: Tensor
+    attention: Any, maps: list[Tensor], text: Any, position: Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weights [B, N, L], a mean over heads, and |A_L| [B, h, w], from the text of the paper."""
+    """Weights [B, N, L], a mean over heads, and |A_L| [B, h, w], from the docstrings' formulas."""
 
     def linear(layer: Any, values: np.ndarray) -> np.ndarray:
         weight = layer.weight.detach().double().numpy().reshape(layer.weight.shape[:2])
-        return values @ weight.T + layer.bias.detach().double().numpy()
+        bias = 0 if layer.bias is None else layer.bias.detach().double().numpy()
+        return values @ weight.T + bias
 
-    B, C, H, W = x.shape
-    flat = x.double().numpy().reshape(B, C, H * W).transpose(0, 2, 1)
-    place = position.double().numpy().reshape(1, C, H * W).transpose(0, 2, 1)
-    query = (linear(attention.to_query, flat) + place).reshape(B, H * W, attention.heads, -1)
+    def positions_last(x: Tensor) -> np.ndarray:
+        return x.double().numpy().reshape(*x.shape[:2], -1).transpose(0, 2, 1)
+
+    B, _, H, W = maps[0].shape
+    queries = [linear(q, positions_last(x)) for q, x in zip(attention.to_query, maps, strict=True)]
+    query = np.concatenate(queries, axis=-1) + positions_last(position)
+    query = query.reshape(B, H * W, attention.heads, -1)
     keys, values = text.keys.double().numpy(), text.values.double().numpy()
     scores = np.einsum("bnhd,bhld->bhnl", query, keys) / np.sqrt(query.shape[-1])
     powers = np.exp(scores) * text.mask.numpy()
     weights = powers / powers.sum(-1, keepdims=True)
-    seen = np.einsum("bhnl,bhld->bnhd", weights, values).reshape(B, H * W, C)
-    out = linear(attention.proj, seen)
-    centerd = out - out.mean(-1, keepdims=True)
-    out = centerd / np.sqrt(centerd.var(-1, keepdims=True) + attention.norm.eps)
+    seen = np.einsum("bhnl,bhld->bnhd", weights, values).reshape(B, H * W, -1)
+    out = seen - seen.mean(-1, keepdims=True)
+    out = out / np.sqrt(out.var(-1, keepdims=True) + attention.norm.eps)
     gate = np.tanh(linear(attention.gate[2], np.maximum(linear(attention.gate[0], out), 0)))
-    return weights.mean(1), np.abs(out * gate).mean(-1).reshape(B, H, W)
+    written = linear(attention.proj, out * gate)
+    return weights.mean(1), np.abs(written).mean(-1).reshape(B, H, W)
 
 
 @pytest.mark.parametrize("branch", ["shared", "per_scale"])
 @pytest.mark.parametrize("number", [1, 3])
-def test_the_maps_are_the_papers_attention_and_gated_response_averaged_over_the_branches(
+def test_the_maps_are_the_attention_and_the_gated_response_of_the_last_block(
     branch: str, number: int
 ) -> None:
     network = make(language_branch=branch).eval()
     text, words = network.encode_text(CAPTIONS), network.token_mask(CAPTIONS, "lesion")
-    last = getattr(network.image_encoder, f"block{number}")[-1].attn.spatial_gating_unit
-    branches = {str(n): attention for n, attention in enumerate(last.language_attention)}
-    assert len(branches) == {"shared": 1, "per_scale": 4}[branch]
+    attention = network.image_encoder.last_language_attention()[f"stage{number}"]
+    assert len(attention.to_query) == {"shared": 1, "per_scale": 4}[branch]
     maps = raw_maps(network, words, text)
-    with torch.no_grad(), record_inputs(branches) as calls:
+    with torch.no_grad(), record_inputs({"last": attention}) as calls:
         network.forward_features(pictures(2, 64, 96), text)
-        pairs = [numpy_attention(branches[n], *calls[n]) for n in branches]
-    weights = np.mean([w for w, _ in pairs], axis=0)  # [B, N, L]
-    attention = (weights * words.numpy()[:, None]).sum(-1)
-    gate = np.mean([g for _, g in pairs], axis=0)
+        weights, gate = numpy_attention(attention, *calls["last"])
+    share = (weights * words.numpy()[:, None]).sum(-1)
     found = {kind: maps[f"stage{number}.{kind}"].detach().numpy() for kind in ("attention", "gate")}
-    np.testing.assert_allclose(found["attention"].reshape(2, -1), attention, rtol=1e-4)
+    np.testing.assert_allclose(found["attention"].reshape(2, -1), share, rtol=1e-4)
     np.testing.assert_allclose(found["gate"], gate, rtol=1e-3, atol=1e-5)
 
 
 def test_the_weights_of_an_attention_reproduce_its_fused_attention(network: LSMS) -> None:
-    attention = network.image_encoder.last_language_attention()["stage2"][0]
+    attention = network.image_encoder.last_language_attention()["stage2"]
     with torch.no_grad(), record_inputs({"attention": attention}) as calls:
         network(pictures(2, 64, 96), CAPTIONS)
-        x, text, position = calls["attention"]
-        out = attention.norm(
-            attention.proj(merge_heads(attention.weights(x, text, position) @ text.values))
-        )
-        rebuilt = to_map(out * torch.tanh(attention.gate(out)), *x.shape[-2:])
-        torch.testing.assert_close(rebuilt, attention(x, text, position), rtol=1e-4, atol=1e-5)
+        maps, text, position = calls["attention"]
+        seen = attention.weights(maps, text, position) @ text.values
+        out = attention.norm(merge_heads(seen))
+        gated = attention.proj(out * torch.tanh(attention.gate(out)))
+        rebuilt = to_map(gated, *maps[0].shape[-2:])
+        torch.testing.assert_close(rebuilt, attention(maps, text, position), rtol=1e-4, atol=1e-5)
 
 
 def test_two_words_have_different_attention_and_the_same_gate(network: LSMS) -> None:

@@ -32,8 +32,8 @@ class PositionAlignment(nn.Module):
     def __init__(self, channels: int, stride: int, grid: int) -> None:
         super().__init__()
         step = grid // stride
-        self.down = (
-            nn.Conv2d(channels, channels, step + 1, step, step // 2, groups=channels)
+        self.down = (  # without bias: a projection follows, which has one or a batch norm
+            nn.Conv2d(channels, channels, step + 1, step, step // 2, groups=channels, bias=False)
             if step > 1
             else nn.Identity()
         )
@@ -53,13 +53,15 @@ def _alignments(
 
 
 class FullScaleDecoder(nn.Module):
-    """FSD: aligned stages, squeezed to one map, modeled globally, F_1 merged for boundaries.
+    """FSD: P_1..P_4 on one grid; P_2..P_4 are modeled globally and P_1 joins for boundaries.
+
+    P_2, P_3 and P_4 hold nothing finer than F_2, so the global operator works on F_2's grid and its
+    map is resized to the decoder's: on a grid at 1/4 that is a quarter of the positions.
 
     Args:
         channels, strides: of F_1..F_4.
-        stages: which of 1..4 are used; those from 2 on are modeled globally. With 1 the result
-            is refined on F_1's own grid, which shows boundaries best.
-        stride: of the grid of the global operator, 4 or 8.
+        stages: which of 1..4 are used; those from 2 on are modeled globally.
+        stride: of the grid and of the result, 4 or 8.
         dim: width of the joint map.
         reduction: side of the cells whose mean is one key of the self-attention.
     """
@@ -69,64 +71,73 @@ class FullScaleDecoder(nn.Module):
         channels: Sequence[int],
         strides: Sequence[int],
         *,
-        stages: Sequence[int] = (2, 3, 4),
-        stride: int = 8,
+        stages: Sequence[int] = (1, 2, 3, 4),
+        stride: int = 4,
         dim: int = 256,
         reduction: int = 2,
     ) -> None:
         super().__init__()
         self.stages = [i for i in sorted(stages) if i > 1]
-        self.stride = stride
-        self.align = _alignments(channels, strides, self.stages, stride)
-        joint = sum(channels[i - 1] for i in self.stages)
-        self.squeeze = nn.Sequential(
-            nn.Conv2d(joint, dim, 1, bias=False), nn.BatchNorm2d(dim), nn.GELU()
-        )
+        self.stride, self.global_stride = stride, strides[1]
+        self.squeeze = _squeeze(sum(channels[i - 1] for i in self.stages), dim)
         self.layers = nn.ModuleList(SelfAttentionLayer(dim, reduction=reduction) for _ in range(2))
         self.norm = LayerNorm2d(dim)
+        self.align = PositionAlignment(channels[0], strides[0], stride) if 1 in stages else None
         self.boundary = BoundaryRefinement(dim, channels[0]) if 1 in stages else None
 
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """F_1..F_4 and the input's (H, W) -> [B, dim, H/s, W/s], s = 4 with stage 1."""
+        """F_1..F_4 and the input's (H, W) -> [B, dim, H/stride, W/stride]."""
         grid = (size[0] // self.stride, size[1] // self.stride)
-        tokens = to_tokens(self._joint([features[i - 1] for i in self.stages], grid))  # [B, N, dim]
-        positions = sincos_position_embedding_2d(*grid, tokens.shape[-1], tokens)
+        modeled = self._model_globally([features[i - 1] for i in self.stages], size)
+        if self.align is None or self.boundary is None:
+            return modeled if modeled.shape[-2:] == grid else resize_map(modeled, grid)
+        return self.boundary(modeled, self.align(features[0], grid))
+
+    def _model_globally(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """F_2..F_4 -> [B, dim, H/8, W/8]."""
+        cells = (size[0] // self.global_stride, size[1] // self.global_stride)
+        joint = _squeeze_resized(self.squeeze, features, cells)
+        tokens = to_tokens(joint)  # [B, N, dim]
+        positions = sincos_position_embedding_2d(*cells, tokens.shape[-1], tokens)
         for layer in self.layers:
-            tokens = layer(tokens, positions, grid)
-        coarse = self.norm(to_map(tokens, *grid))
-        return coarse if self.boundary is None else self.boundary(coarse, features[0])
-
-    def _joint(self, features: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
-        """squeeze(P_2, P_3, P_4): [B, C_i, H/s_i, W/s_i] -> [B, dim, h, w].
-
-        W [P_2; P_3; P_4] is the sum of W_i P_i, and a 1x1 convolution commutes with a bilinear
-        resize. So each W_i works on F_i's own grid: a quarter of the cost, and `dim`
-        channels are resized in place of C_i.
-        """
-        squeeze, normalize = self.squeeze[0], self.squeeze[1:]
-        widths = [feature.shape[1] for feature in features]
-        weights = squeeze.get_parameter("weight").split(widths, dim=1)
-        parts = [
-            self.align[str(i)](F.conv2d(feature, weight), grid)
-            for i, feature, weight in zip(self.stages, features, weights, strict=True)
-        ]
-        return normalize(sum(parts[1:], parts[0]))
+            tokens = layer(tokens, positions, cells)
+        return self.norm(to_map(tokens, *cells))
 
 
 class BoundaryRefinement(nn.Module):
-    """Refine the global map by the finest feature, on the latter's grid."""
+    """P_1 joins the global map, on the former's grid: X + DW3x3(GELU(BN(W [X; P_1])))."""
 
     def __init__(self, dim: int, fine: int) -> None:
         super().__init__()
-        self.reduce = nn.Sequential(
-            nn.Conv2d(dim + fine, dim, 1, bias=False), nn.BatchNorm2d(dim), nn.GELU()
-        )
+        self.reduce = _squeeze(dim + fine, dim)
         self.refine = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
-        """coarse [B, dim, h, w] and F_1 [B, C_1, H/4, W/4] -> [B, dim, H/4, W/4]."""
-        coarse = resize_map(coarse, fine.shape[-2:])
-        return coarse + self.refine(self.reduce(torch.cat([coarse, fine], dim=1)))
+        """X [B, dim, h, w] and P_1 [B, C_1, H, W] -> [B, dim, H, W]."""
+        grid = (fine.shape[-2], fine.shape[-1])
+        joint = _squeeze_resized(self.reduce, [coarse, fine], grid)
+        return resize_map(coarse, grid) + self.refine(joint)
+
+
+def _squeeze(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.GELU()
+    )
+
+
+def _squeeze_resized(
+    squeeze: nn.Sequential, maps: Sequence[Tensor], grid: tuple[int, int]
+) -> Tensor:
+    """`squeeze` of maps [B, C_i, h_i, w_i], resized to `grid`, side by side: [B, C, h, w].
+
+    W [P_2; P_3; P_4] is the sum of W_i P_i, and a 1x1 convolution commutes with a bilinear
+    resize. So each W_i works on its map's own grid, which costs less where that is the coarser.
+    """
+    projection, normalize = squeeze[0], squeeze[1:]
+    weights = projection.get_parameter("weight").split([x.shape[1] for x in maps], dim=1)
+    parts = [F.conv2d(x, weight) for x, weight in zip(maps, weights, strict=True)]
+    parts = [x if x.shape[-2:] == grid else resize_map(x, grid) for x in parts]
+    return normalize(sum(parts[1:], parts[0]))
 
 
 class TopDownDecoder(nn.Module):

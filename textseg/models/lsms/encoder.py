@@ -2,134 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textseg.batch import TextFeatures
 from textseg.checkpoint import load_plain
 from textseg.encoders import Normalize, is_restoring
 from textseg.errors import UserError
-from textseg.layers import (
-    DropPath,
-    LayerNorm2d,
-    attention_weights,
-    merge_heads,
-    sincos_position_embedding_2d,
-    split_heads,
-    to_map,
-    to_tokens,
+from textseg.layers import DropPath, LayerNorm2d
+from textseg.models.lsms.language import (
+    Heads,
+    LanguageAttention,
+    LanguageBranch,
+    StageTextProjection,
+    TextKeyValues,
 )
 from textseg.models.lsms.strips import StripConv
 
-LanguageBranch = Literal["shared", "per_scale", "none"]
 STRIPS = (7, 11, 21)
-POSITION_DIM = 64
 MLP_RATIOS = (8, 8, 4, 4)  # of the four stages, in every variant
+LAYER_SCALE = 0.1  # initial, from scratch; short runs learn more with it than with MSCAN's 0.01
 
 
 class Variant(NamedTuple):
-    """Widths and depths of the four stages."""
+    """Widths and depths of the four stages, and the file of ImageNet weights at `WEIGHTS`."""
 
     channels: tuple[int, ...]
     depths: tuple[int, ...]
+    file: str
 
 
 VARIANTS = {
-    "mscan_tiny": Variant((32, 64, 160, 256), (3, 3, 5, 2)),
-    "mscan_small": Variant((64, 128, 320, 512), (2, 2, 4, 2)),
-    "mscan_base": Variant((64, 128, 320, 512), (3, 3, 12, 3)),
+    "mscan_tiny": Variant((32, 64, 160, 256), (3, 3, 5, 2), "mscan_t_20230227-119e8c9f.pth"),
+    "mscan_small": Variant((64, 128, 320, 512), (2, 2, 4, 2), "mscan_s_20230227-f33ccdf2.pth"),
+    "mscan_base": Variant((64, 128, 320, 512), (3, 3, 12, 3), "mscan_b_20230227-3ab7d230.pth"),
 }
-
-
-class TextKeyValues(NamedTuple):
-    """Keys and values of a stage's text tokens, both [B, heads, L, d]; mask [B, 1, 1, L]."""
-
-    keys: Tensor
-    values: Tensor
-    mask: Tensor
-
-
-class StageTextProjection(nn.Module):
-    """Keys and values of the tokens and the position embedding, shared by a stage's blocks.
-
-    Args:
-        text_dim: width D of the tokens.
-        channels: width C of the stage.
-        heads: attention heads.
-    """
-
-    def __init__(self, text_dim: int, channels: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm = nn.LayerNorm(text_dim)
-        self.to_key = nn.Linear(text_dim, channels, bias=False)  # a bias cancels in the softmax
-        self.to_value = nn.Linear(text_dim, channels)
-        self.position_embedding = nn.Linear(POSITION_DIM, channels)
-
-    def forward(self, text: TextFeatures, x: Tensor) -> tuple[TextKeyValues, Tensor]:
-        """Keys and values, and the position embedding [1, C, H, W] of the map x [B, C, H, W]."""
-        height, width = x.shape[-2:]
-        tokens = self.norm(text.tokens)
-        key_values = TextKeyValues(
-            split_heads(self.to_key(tokens), self.heads),
-            split_heads(self.to_value(tokens), self.heads),
-            text.mask[:, None, None, :],
-        )
-        position = sincos_position_embedding_2d(height, width, POSITION_DIM, x)
-        return key_values, to_map(self.position_embedding(position), height, width)
-
-
-class LanguageAttention(nn.Module):
-    """Gated cross-attention from a feature map to the text tokens: O * tanh(G2 ReLU(G1 O)).
-
-    LayerNorm by channel keeps no running statistics, so an image does not depend on its batch.
-    """
-
-    def __init__(self, channels: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.to_query = nn.Conv2d(channels, channels, 1)
-        self.proj = nn.Linear(channels, channels)
-        self.norm = nn.LayerNorm(channels)
-        squeeze, widen = nn.Linear(channels, channels // 4), nn.Linear(channels // 4, channels)
-        nn.init.ones_(widen.bias)  # open: the text has an effect from the first step
-        self.gate = nn.Sequential(squeeze, nn.ReLU(), widen)
-
-    def forward(self, x: Tensor, text: TextKeyValues, position: Tensor) -> Tensor:
-        """x [B, C, H, W], position [1, C, H, W] -> [B, C, H, W]."""
-        height, width = x.shape[-2:]
-        query = self._query(x, position)
-        attended = F.scaled_dot_product_attention(query, text.keys, text.values, text.mask)
-        out = self.norm(self.proj(merge_heads(attended)))  # [B, N, C]
-        return to_map(out * torch.tanh(self.gate(out)), height, width)
-
-    def weights(self, x: Tensor, text: TextKeyValues, position: Tensor) -> Tensor:
-        """Attention of each position to the tokens: [B, heads, N, L], rows sum to 1."""
-        return attention_weights(self._query(x, position), text.keys, text.mask)
-
-    def _query(self, x: Tensor, position: Tensor) -> Tensor:
-        return split_heads(to_tokens(self.to_query(x) + position), self.heads)  # [B, h, N, d]
+# OpenMMLab's copies of SegNeXt's weights.
+WEIGHTS = "https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/segnext/"
 
 
 class ScaleAwareVisionLanguageAttention(nn.Module):
     """SVLA: M = W3(A0 + sum A_k + A_L), returned as M * Z.
 
-    A0 = DW5x5(Z); A_k = DW_kx1(DW_1xk(A0)) for k in `strips`; A_L is the sum of the language
-    branches. Parameter names of the visual half are MSCAN's.
+    A0 = DW5x5(Z); A_k = DW_kx1(DW_1xk(A0)) for k in `strips`; A_L is the language attention from
+    A0 alone ("shared") or from A0 and every A_k ("per_scale"). Parameter names of the visual half
+    are MSCAN's.
 
     Args:
         channels: width C.
         strips: lengths of the strip kernels, out of 7, 11 and 21.
-        num_language_branches: 0 (image only), 1 (shared), or 1 + strips (per scale).
-        heads: heads of each language attention.
+        heads: of the language attention; None in image-only mode.
+        closed: start with A_L = 0.
     """
 
     def __init__(
-        self, channels: int, strips: Sequence[int], num_language_branches: int, heads: int
+        self, channels: int, strips: Sequence[int], heads: Heads | None, *, closed: bool = False
     ) -> None:
         super().__init__()
         self.conv0 = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
@@ -140,9 +71,10 @@ class ScaleAwareVisionLanguageAttention(nn.Module):
             self.add_module(row, StripConv(channels, k, row=True))
             self.add_module(column, StripConv(channels, k, row=False))
         self.conv3 = nn.Conv2d(channels, channels, 1)
-        self.language_attention = nn.ModuleList(
-            LanguageAttention(channels, heads) for _ in range(num_language_branches)
+        self.language_attention = (
+            None if heads is None else LanguageAttention(channels, heads, closed=closed)
         )
+        self.scales_asking = 0 if heads is None else heads.scales
 
     def forward(self, z: Tensor, text: TextKeyValues | None, position: Tensor | None) -> Tensor:
         """z [B, C, H, W] -> [B, C, H, W]; `text` and `position` are None in image-only mode."""
@@ -151,9 +83,9 @@ class ScaleAwareVisionLanguageAttention(nn.Module):
         for row, column in self.strip_names:
             scales.append(getattr(self, column)(getattr(self, row)(first)))
         total = sum(scales[1:], first)
-        # A shared branch reads A0; branches per scale read A0, A_7, A_11, A_21 in this order.
-        for attention, scale in zip(self.language_attention, scales, strict=False):
-            total = total + attention(scale, text, position)
+        if self.language_attention is not None:
+            asking = scales[: self.scales_asking]  # A0, then A_7, A_11, A_21
+            total = total + self.language_attention(asking, text, position)
         return self.conv3(total) * z
 
 
@@ -161,13 +93,13 @@ class SpatialAttention(nn.Module):
     """Y = W2 SVLA(GELU(W1 Xh)) + Xh."""
 
     def __init__(
-        self, channels: int, strips: Sequence[int], num_language_branches: int, heads: int
+        self, channels: int, strips: Sequence[int], heads: Heads | None, *, closed: bool = False
     ) -> None:
         super().__init__()
         self.proj_1 = nn.Conv2d(channels, channels, 1)
         self.activation = nn.GELU()
         self.spatial_gating_unit = ScaleAwareVisionLanguageAttention(
-            channels, strips, num_language_branches, heads
+            channels, strips, heads, closed=closed
         )
         self.proj_2 = nn.Conv2d(channels, channels, 1)
 
@@ -209,14 +141,14 @@ class Block(nn.Module):
         mlp_ratio: int,
         *,
         strips: Sequence[int],
-        num_language_branches: int,
-        heads: int,
+        heads: Heads | None,
+        closed: bool,
         drop_path: float,
         layer_scale: float,
     ) -> None:
         super().__init__()
         self.norm1 = nn.BatchNorm2d(channels)
-        self.attn = SpatialAttention(channels, strips, num_language_branches, heads)
+        self.attn = SpatialAttention(channels, strips, heads, closed=closed)
         self.norm2 = nn.BatchNorm2d(channels)
         self.mlp = ConvMLP(channels, channels * mlp_ratio)
         self.drop_path = DropPath(drop_path)
@@ -260,11 +192,13 @@ class LanguageGuidedVisionEncoder(nn.Module):
     Args:
         variant: ``mscan_tiny``, ``mscan_small`` or ``mscan_base``.
         text_dim: width D of the text tokens.
-        language_branch: ``shared``, ``per_scale``, or ``none`` for the plain MSCAN.
+        language_branch: ``per_scale``, ``shared``, or ``none`` for the plain MSCAN.
         strips: lengths of the strip kernels, out of 7, 11 and 21.
         drop_path: stochastic depth of the last block, rising linearly from 0.
-        layer_scale: initial gamma of every residual branch.
-        weights: local file of SegNeXt's published MSCAN weights.
+        layer_scale: initial gamma of every residual branch; None is 0.1, or, with `weights`, what
+            the file has.
+        weights: local file of SegNeXt's published MSCAN weights, with their or OpenMMLab's names;
+            over it the language attentions start closed, so that F_1..F_4 are the plain MSCAN's.
 
     Attributes:
         channels, strides: of F_1..F_4.
@@ -278,42 +212,41 @@ class LanguageGuidedVisionEncoder(nn.Module):
         variant: str,
         *,
         text_dim: int = 0,
-        language_branch: LanguageBranch = "shared",
+        language_branch: LanguageBranch = "per_scale",
         strips: Sequence[int] = STRIPS,
         drop_path: float = 0.1,
-        layer_scale: float = 1e-2,
+        layer_scale: float | None = None,
         weights: str | None = None,
     ) -> None:
         super().__init__()
         shape = VARIANTS[variant]
+        self.variant = variant
         self.channels = shape.channels
         self.depths = shape.depths
         self.normalize = Normalize()
-        branches = {"none": 0, "shared": 1, "per_scale": 1 + len(strips)}[language_branch]
         rates = torch.linspace(0, drop_path, sum(shape.depths)).tolist()
         inputs = 3
         for i, (channels, depth) in enumerate(zip(shape.channels, shape.depths, strict=True), 1):
-            heads = channels // 32
+            heads = Heads.of(language_branch, channels, len(strips))
             blocks = [
                 Block(
                     channels,
                     MLP_RATIOS[i - 1],
                     strips=strips,
-                    num_language_branches=branches,
                     heads=heads,
+                    closed=weights is not None,
                     drop_path=rates.pop(0),
-                    layer_scale=layer_scale,
+                    layer_scale=LAYER_SCALE if layer_scale is None else layer_scale,
                 )
                 for _ in range(depth)
             ]
             self.add_module(f"patch_embed{i}", PatchEmbedding(inputs, channels, first=i == 1))
             self.add_module(f"block{i}", nn.ModuleList(blocks))
             self.add_module(f"norm{i}", LayerNorm2d(channels))
-            if branches:
-                projection = StageTextProjection(text_dim, channels, heads)
-                self.add_module(f"text_projection{i}", projection)
+            if heads is not None:
+                self.add_module(f"text_projection{i}", StageTextProjection(text_dim, heads))
             inputs = channels
-        self.uses_text = branches > 0
+        self.uses_text = language_branch != "none"
         self.pretrained = weights is not None
         self.apply(_initialize)
         if weights is not None and not is_restoring():
@@ -340,14 +273,12 @@ class LanguageGuidedVisionEncoder(nn.Module):
             features.append(x)
         return features
 
-    def last_language_attention(self) -> dict[str, list[LanguageAttention]]:
-        """Language attentions of each stage's last SVLA, by stage; none in image-only mode."""
+    def last_language_attention(self) -> dict[str, LanguageAttention]:
+        """Language attention of each stage's last SVLA, by stage; none in image-only mode."""
         if not self.uses_text:
             return {}
         last = {f"stage{i}": getattr(self, f"block{i}")[-1] for i in range(1, 5)}
-        return {
-            i: list(block.attn.spatial_gating_unit.language_attention) for i, block in last.items()
-        }
+        return {i: block.attn.spatial_gating_unit.language_attention for i, block in last.items()}
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
         """Parameters that started from MSCAN's weights: all but the language branches."""
@@ -360,22 +291,57 @@ class LanguageGuidedVisionEncoder(nn.Module):
         Raises:
             UserError: the file is missing, or a visual weight is missing or of another shape.
         """
-        stored = load_plain(
-            path, field="image_weights", wanted="SegNeXt's MSCAN file of the same variant"
+        address = WEIGHTS + VARIANTS[self.variant].file
+        content = load_plain(
+            path,
+            field="image_weights",
+            wanted=f"the file of {self.variant}, which is at {address}, or null for an image "
+            "encoder from scratch",
         )
-        stored = stored.get("state_dict", stored) if isinstance(stored, dict) else {}
-        tensors = {k: v for k, v in stored.items() if isinstance(v, Tensor)}
-        stored = {k.removeprefix("backbone."): v for k, v in tensors.items()}
+        stored = _by_own_names(content)
+        found = _variant_of(stored)
+        if found not in (None, self.variant):
+            raise UserError(
+                f"image_weights={path!r} is of {found}, but image_encoder={self.variant!r}",
+                f"give the file of {self.variant}, or set image_encoder: {found}",
+            )
         own = self.state_dict()
         visual = {k for k in own if _is_visual(k)}
         wrong = sorted(k for k in visual if k not in stored or stored[k].shape != own[k].shape)
         if wrong:
             raise UserError(
-                f"image_weights={path!r} lacks {len(wrong)} of {len(visual)} visual weights, "
-                f"first {wrong[:3]}",
-                "give the file of the same variant: tiny, small or base",
+                f"image_weights={path!r} lacks {len(wrong)} of {len(visual)} weights of "
+                f"{self.variant}, first {wrong[:3]}",
+                f"give SegNeXt's file of {self.variant}, which is at {address}",
             )
         self.load_state_dict({k: stored[k] for k in visual}, strict=False)
+
+
+def _by_own_names(content: Any) -> dict[str, Tensor]:
+    """Tensors of a weights file under the names of this encoder, which are SegNeXt's.
+
+    OpenMMLab's copies have no module around the MLP's depthwise convolution, and checkpoints of
+    segmenters put ``backbone.`` before every name.
+    """
+    content = content.get("state_dict", content) if isinstance(content, dict) else {}
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
+    wrapped = ".mlp.dwconv.dwconv."
+    return {
+        k.removeprefix("backbone.")
+        .replace(wrapped, ".mlp.dwconv.")
+        .replace(".mlp.dwconv.", wrapped): v
+        for k, v in tensors.items()
+    }
+
+
+def _variant_of(stored: Mapping[str, Tensor]) -> str | None:
+    """The variant whose widths and depths the weights have; None for those of another network."""
+    norms = [stored.get(f"norm{i}.weight") for i in range(1, 5)]
+    channels = tuple(0 if norm is None else norm.numel() for norm in norms)
+    blocks = {found.groups() for k in stored if (found := re.match(r"block(\d)\.(\d+)\.", k))}
+    depths = tuple(sum(stage == str(i) for stage, _ in blocks) for i in range(1, 5))
+    shape = (channels, depths)
+    return next((name for name, v in VARIANTS.items() if (v.channels, v.depths) == shape), None)
 
 
 def _is_visual(name: str) -> bool:

@@ -60,15 +60,19 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
         pretrained: load the text encoder's published weights.
         freeze_text: keep the text encoder fixed; by default if and only if it is pretrained.
         max_tokens: length of every caption in tokens, special ones included.
-        language_branch: cross-attention to the text once for all scales ("shared"), once for each
-            scale ("per_scale"), or image-only mode ("none").
+        language_branch: which maps of a block attend to the text: those of all its receptive
+            fields ("per_scale"), the first alone ("shared"), or none, in image-only mode ("none").
         strips: lengths of the strip kernels, out of 7, 11 and 21.
         drop_path: stochastic depth of the deepest block.
-        layer_scale: initial weight of every residual branch; 0.1 helps short runs from scratch.
-        image_weights: local file of SegNeXt's published MSCAN weights.
+        layer_scale: initial weight of every residual branch, from scratch; null is 0.1. Not to be
+            given beside `image_weights`, whose file has its own.
+        image_weights: local file of SegNeXt's published MSCAN weights, or of OpenMMLab's copy of
+            them; null is an image encoder from scratch. Over them the text has no effect at the
+            first step, and learns to have one.
         full_scale_decoder: the paper's decoder; false is the ablation, a plain top-down sum.
         decoder_stages: encoder stages the decoder reads; 1 adds boundaries.
-        decoder_stride: pixels per cell of the decoder's grid, 4 or 8.
+        decoder_stride: pixels per cell of the decoder's grid, on which the logits lie, 4 or 8; 8
+            draws small lesions worse.
         decoder_dim: width of the decoder's map.
         decoder_reduction: side of the cells whose mean the decoder's self-attention reads as one
             key: 1 or 2.
@@ -79,19 +83,19 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
     def __init__(
         self,
         image_encoder: Literal["mscan_tiny", "mscan_small", "mscan_base"] = "mscan_small",
-        text_encoder: str = "microsoft/BiomedVLP-CXR-BERT-specialized",
+        text_encoder: str = "google-bert/bert-base-uncased",
         *,
         pretrained: bool = True,
         freeze_text: bool | None = None,
         max_tokens: int = 32,
-        language_branch: LanguageBranch = "shared",
+        language_branch: LanguageBranch = "per_scale",
         strips: tuple[int, ...] = STRIPS,
         drop_path: float = 0.1,
-        layer_scale: float = 1e-2,
+        layer_scale: float | None = None,
         image_weights: str | None = None,
         full_scale_decoder: bool = True,
-        decoder_stages: tuple[int, ...] = (2, 3, 4),
-        decoder_stride: Literal[4, 8] = 8,
+        decoder_stages: tuple[int, ...] = (1, 2, 3, 4),
+        decoder_stride: Literal[4, 8] = 4,
         decoder_dim: int = 256,
         decoder_reduction: Literal[1, 2] = 2,
         contrastive_weight: float = 0.1,
@@ -125,6 +129,12 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
                 f"contrastive_weight={contrastive_weight} needs text, but language_branch is "
                 "'none'",
                 "set contrastive_weight: 0 for an image-only run",
+            )
+        if image_weights is not None and layer_scale is not None:
+            raise UserError(
+                f"layer_scale={layer_scale} stands beside image_weights={image_weights!r}, whose "
+                "file has layer scales of its own",
+                "leave out one of the two (null)",
             )
         self.build_backbone(
             lambda text_dim: LanguageGuidedVisionEncoder(
@@ -162,7 +172,7 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
     def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
         """The tensor part: what compile, export, benchmark and explanations act on."""
         features = self.encode_image(image, text=text)  # F_1..F_4
-        decoded = self.decoder(features, image.shape[-2:])  # [B, dim, H/8, W/8]
+        decoded = self.decoder(features, image.shape[-2:])  # [B, dim, H/s, W/s]
         logits = resize_map(self.head(decoded), image.shape[-2:])
         aux = self.contrast(text, decoded) if self.contrastive_weight else {}
         return SegmentationOutput(logits, {**aux, **self.auxiliary_logits(features)})
@@ -170,23 +180,22 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
     def explanation_maps(
         self, image: Tensor, text: TextFeatures, words: Tensor
     ) -> dict[str, Tensor]:
-        """Maps [B, H/s_i, W/s_i] of each stage's last SVLA, means over its language branches.
+        """Maps [B, H/s_i, W/s_i] of each stage's last SVLA.
 
         ``stage<i>.attention`` is the share of a position's attention that `words` get, mean over
-        heads; ``stage<i>.gate`` is the size of the gated output, mean over channels of |A_L|.
+        heads, those of all scales; ``stage<i>.gate`` is the size of what the words add, mean over
+        channels of |A_L|.
         """
-        stages = self.image_encoder.last_language_attention()
-        branches = {f"{i}.{n}": branch for i in stages for n, branch in enumerate(stages[i])}
-        with record_inputs(branches) as inputs:
+        attentions = self.image_encoder.last_language_attention()
+        with record_inputs(attentions) as inputs:
             self.encode_image(image, text=text)
         maps = {}
-        for i in stages:
-            calls = [(branches[n], inputs[n]) for n in branches if n.startswith(f"{i}.")]
-            weights = torch.stack([branch.weights(*x).mean(1) for branch, x in calls]).mean(0)
-            outputs = torch.stack([branch(*x).abs().mean(1) for branch, x in calls]).mean(0)
-            share = (weights * words[:, None]).sum(-1)  # [B, N]
-            maps[f"{i}.attention"] = share.view_as(outputs)  # [B, h, w]
-            maps[f"{i}.gate"] = outputs
+        for name, attention in attentions.items():
+            written = attention(*inputs[name]).abs().mean(1)  # [B, h, w]
+            weights = attention.weights(*inputs[name]).mean(1)  # [B, N, L]
+            share = (weights * words[:, None]).sum(-1)
+            maps[f"{name}.attention"] = share.view_as(written)
+            maps[f"{name}.gate"] = written
         return maps
 
     def compute_loss(self, output: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
