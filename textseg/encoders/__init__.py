@@ -11,10 +11,12 @@ with the promises of `TextEncoderBase`.
 """
 
 from textseg.encoders.image import (
+    IMAGENET,
     ImageEncoder,
     Normalize,
     check_image_size,
     is_timm_model,
+    load_timm_weights,
     near_timm_names,
 )
 from textseg.encoders.restore import is_restoring, restoring
@@ -27,6 +29,7 @@ from textseg.encoders.text import (
 )
 
 __all__ = [
+    "IMAGENET",
     "ImageEncoder",
     "NoText",
     "Normalize",
@@ -35,6 +38,7 @@ __all__ = [
     "check_image_size",
     "is_restoring",
     "is_timm_model",
+    "load_timm_weights",
     "masked_mean",
     "near_timm_names",
     "restoring",

@@ -175,6 +175,8 @@ class LAVT(TextImageBackboneMixin, SegmentationModule):
         max_tokens: length of every caption in tokens, special ones included; the paper's is 20.
         image_encoder_options: further arguments of the timm model, such as drop_path_rate; a Swin
             on other than 224 pixels wants img_size, by which timm decides where windows shift.
+        image_weights: local file of the image encoder's weights, which then count as pretrained;
+            no hub is asked for them.
         position_code: add a position embedding to the queries of the pixels; false is the paper's
             form.
         loss: Dice + BCE as for all networks, or the paper's cross_entropy.
@@ -189,6 +191,7 @@ class LAVT(TextImageBackboneMixin, SegmentationModule):
         freeze_text: bool | None = None,
         max_tokens: int = 32,
         image_encoder_options: dict[str, Any] | None = None,
+        image_weights: str | None = None,
         position_code: bool = True,
         loss: Literal["dice_bce", "cross_entropy"] = "dice_bce",
         **kwargs: Any,
@@ -203,6 +206,7 @@ class LAVT(TextImageBackboneMixin, SegmentationModule):
             freeze=freeze_text,
             max_tokens=max_tokens,
             image_encoder_options=image_encoder_options,
+            image_weights=image_weights,
         )
         channels = self.image_encoder.channels
         self.attention = nn.ModuleList(

@@ -338,6 +338,8 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
         max_tokens: length of every caption in tokens, special ones included; 24 holds QaTa's.
         image_encoder_options: further arguments of the timm model, such as drop_path_rate; a Swin
             on other than 224 pixels wants img_size, by which timm decides where windows shift.
+        image_weights: local file of the image encoder's weights, which then count as pretrained;
+            no hub is asked for them.
         mcm_stages: stages, out of 1..4, with cross-attention to the text; [] for none.
         gate: initial value of MCM's gates; by default 0 over a pretrained image encoder and 0.1
             from scratch.
@@ -356,6 +358,7 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
         freeze_text: bool | None = None,
         max_tokens: int = 32,
         image_encoder_options: dict[str, Any] | None = None,
+        image_weights: str | None = None,
         mcm_stages: tuple[int, ...] = STAGES,
         gate: float | None = None,
         alignment: Alignment = "infonce",
@@ -376,6 +379,7 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
             freeze=freeze_text,
             max_tokens=max_tokens,
             image_encoder_options=image_encoder_options,
+            image_weights=image_weights,
         )
         channels = _checked_channels(image_encoder, self.image_encoder.channels)
         text_dim = self.text_encoder.dim
@@ -383,7 +387,7 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
         for i in with_text:
             projection = nn.Linear(text_dim, channels[i - 1]), nn.LayerNorm(channels[i - 1])
             self.text_projection[str(i)] = nn.Sequential(*projection)
-        gate = (0.0 if pretrained else 0.1) if gate is None else gate
+        gate = (0.0 if self.image_encoder.pretrained else 0.1) if gate is None else gate
         self.mcm = MultiStageCrossAttention(channels, fused, text_dim=text_dim, gate=gate)
         form = InfoNCEAlignment if alignment == "infonce" else PixelAlignment
         self.alignment = form(channels, aligned) if aligned else None

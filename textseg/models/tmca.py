@@ -277,6 +277,8 @@ class TMCA(TextImageBackboneMixin, SegmentationModule):
         freeze_text: keep the text encoder fixed; by default if and only if it is pretrained.
         max_tokens: length of every caption in tokens, special ones included.
         image_encoder_options: further arguments of the timm network, such as drop_path_rate.
+        image_weights: local file of the image encoder's weights, which then count as pretrained;
+            no hub is asked for them.
         alignment: what a text is aligned with: the masked region, contrasted with its background
             ("target"), the whole image ("global"), or nothing ("none").
         alignment_levels: encoder levels that are aligned, 1 (finest) to 4; an empty list is none.
@@ -297,6 +299,7 @@ class TMCA(TextImageBackboneMixin, SegmentationModule):
         freeze_text: bool | None = None,
         max_tokens: int = 32,
         image_encoder_options: dict[str, Any] | None = None,
+        image_weights: str | None = None,
         alignment: Alignment = "target",
         alignment_levels: tuple[int, ...] = LEVELS,
         alignment_dim: int = 128,
@@ -329,6 +332,7 @@ class TMCA(TextImageBackboneMixin, SegmentationModule):
             freeze=freeze_text,
             max_tokens=max_tokens,
             image_encoder_options=image_encoder_options,
+            image_weights=image_weights,
         )
         channels, text_dim = self.image_encoder.channels, self.text_encoder.dim
         _check_strides(image_encoder, self.image_encoder.strides)

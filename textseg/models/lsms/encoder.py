@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textseg.batch import TextFeatures
-from textseg.checkpoint import load_plain
 from textseg.encoders import Normalize, is_restoring
-from textseg.errors import UserError
+from textseg.encoders.weights import load_mscan
 from textseg.layers import (
     DropPath,
     LayerNorm2d,
@@ -286,6 +285,7 @@ class LanguageGuidedVisionEncoder(nn.Module):
     ) -> None:
         super().__init__()
         shape = VARIANTS[variant]
+        self.variant = variant
         self.channels = shape.channels
         self.depths = shape.depths
         self.normalize = Normalize()
@@ -358,24 +358,9 @@ class LanguageGuidedVisionEncoder(nn.Module):
         """Load SegNeXt's published ImageNet weights by name; language branches stay as they are.
 
         Raises:
-            UserError: the file is missing, or a visual weight is missing or of another shape.
+            UserError: the file cannot be read, or is not of this variant.
         """
-        stored = load_plain(
-            path, field="image_weights", wanted="SegNeXt's MSCAN file of the same variant"
-        )
-        stored = stored.get("state_dict", stored) if isinstance(stored, dict) else {}
-        tensors = {k: v for k, v in stored.items() if isinstance(v, Tensor)}
-        stored = {k.removeprefix("backbone."): v for k, v in tensors.items()}
-        own = self.state_dict()
-        visual = {k for k in own if _is_visual(k)}
-        wrong = sorted(k for k in visual if k not in stored or stored[k].shape != own[k].shape)
-        if wrong:
-            raise UserError(
-                f"image_weights={path!r} lacks {len(wrong)} of {len(visual)} visual weights, "
-                f"first {wrong[:3]}",
-                "give the file of the same variant: tiny, small or base",
-            )
-        self.load_state_dict({k: stored[k] for k in visual}, strict=False)
+        load_mscan(self, path, asked=self.variant, belongs=_is_visual)
 
 
 def _is_visual(name: str) -> bool:
