@@ -75,6 +75,11 @@ class TextImageBackboneMixin(nn.Module):
                 weights=image_weights,
                 options=image_encoder_options,
             )
+        elif image_weights is not None:
+            raise UserError(
+                f"image_weights={image_weights!r} stands beside an image encoder that is no name",
+                "let the function that makes the image encoder load its weights",
+            )
         else:
             made = image_encoder(self.text_encoder.dim)
             self.image_encoder = _kept("image_encoder", made, IMAGE_PROMISES)

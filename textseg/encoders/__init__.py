@@ -27,6 +27,7 @@ from textseg.encoders.text import (
     masked_mean,
     token_counter,
 )
+from textseg.encoders.timm_source import timm_source
 
 __all__ = [
     "IMAGENET",
@@ -42,5 +43,6 @@ __all__ = [
     "masked_mean",
     "near_timm_names",
     "restoring",
+    "timm_source",
     "token_counter",
 ]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from textseg.encoders.restore import is_restoring
+from textseg.encoders.timm_source import timm_source
 from textseg.encoders.weights import load_pyramid
 from textseg.errors import UserError, first_line
 
@@ -112,8 +113,8 @@ class ImageEncoder(nn.Module):
     """A timm network as a feature pyramid.
 
     Args:
-        name: a timm model name.
-        pretrained: fetch its published weights.
+        name: a timm model name, or timm's ``hf-hub:ORG/NAME`` or ``local-dir:FOLDER``.
+        pretrained: load its published weights.
         weights: a local file of its weights; then nothing is fetched.
         options: further arguments of ``timm.create_model``, such as ``drop_path_rate``.
 
@@ -137,10 +138,12 @@ class ImageEncoder(nn.Module):
     ) -> None:
         super().__init__()
         fetch = pretrained and weights is None and not is_restoring()
-        settings = dict(options or {})
-        if "swin" in name:
+        self.source = timm_source(name, with_weights=weights is not None)
+        timm_name = self.source.architecture if self.source else name
+        settings = {**(self.source.options if self.source else {}), **(options or {})}
+        if "swin" in timm_name:
             settings.setdefault("strict_img_size", False)
-        if not is_timm_model(name):
+        if not is_timm_model(timm_name):
             near = near_timm_names(name)
             raise UserError(
                 f"image_encoder={name!r} is not a timm model",
@@ -151,11 +154,12 @@ class ImageEncoder(nn.Module):
 
         try:
             self.body: Any = timm.create_model(
-                name, pretrained=fetch, features_only=True, **settings
+                timm_name, pretrained=fetch, features_only=True, **settings
             )
         except TypeError as error:
             raise UserError(
-                f"image_encoder={name!r} does not take options {settings} ({first_line(error)})",
+                f"image_encoder={name!r} does not take options {dict(options or {})} "
+                f"({first_line(error)})",
                 "leave out what this timm model does not know",
             ) from error
         except (OSError, RuntimeError) as error:
@@ -165,7 +169,7 @@ class ImageEncoder(nn.Module):
                 "image_weights, or set pretrained: false",
             ) from error
         if weights is not None and not is_restoring():
-            load_timm_weights(self.body, name, settings, weights, asked=name)
+            load_timm_weights(self.body, timm_name, settings, weights, asked=name)
         self.name, self.pretrained = name, pretrained or weights is not None
         self._steppable = isinstance(self.body, FeatureListNet)
         self.channels: tuple[int, ...] = tuple(self.body.feature_info.channels())

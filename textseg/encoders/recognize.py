@@ -72,7 +72,7 @@ FAMILIES = (
     Family(
         "ResNet of bottlenecks",
         r"layer(\d+)\.(\d+)\.",
-        ("conv1.weight",),
+        ("conv1.weight", "conv1.0.weight"),
         "layer1.0.conv3.",
         {
             (64, (3, 4, 6, 3)): "resnet50",
@@ -83,7 +83,7 @@ FAMILIES = (
     Family(
         "ResNet",
         r"layer(\d+)\.(\d+)\.",
-        ("conv1.weight",),
+        ("conv1.weight", "conv1.0.weight"),
         "layer1.0.conv2.",
         {(64, (2, 2, 2, 2)): "resnet18", (64, (3, 4, 6, 3)): "resnet34"},
     ),

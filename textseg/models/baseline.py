@@ -28,6 +28,7 @@ from textseg.encoders import (
     is_timm_model,
     load_timm_weights,
     near_timm_names,
+    timm_source,
 )
 from textseg.encoders.weights import load_encoder
 from textseg.errors import UserError, first_line
@@ -59,8 +60,8 @@ class ImageBaseline(TextImageBackboneMixin, SegmentationModule):
     Args:
         architecture: unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, deeplabv3plus,
             pan, upernet, segformer or dpt.
-        image_encoder: the library's name of an encoder: "tu-" and a timm name, or one of its own
-            such as resnet34 or mit_b0.
+        image_encoder: the library's name of an encoder: "tu-" and a timm name, which may be
+            hf-hub:ORG/NAME, or one of its own such as resnet34 or mit_b0.
         pretrained: load the encoder's published ImageNet weights.
         image_encoder_options: further arguments of a "tu-" encoder, such as drop_path_rate.
         image_weights: local file of the encoder's weights, which then count as pretrained; no hub
@@ -84,7 +85,14 @@ class ImageBaseline(TextImageBackboneMixin, SegmentationModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(lr=lr, **kwargs)
+        self.source = None  # of a hub or folder
         encoder_options = dict(image_encoder_options or {})
+        if image_encoder.startswith(TIMM):
+            name = image_encoder.removeprefix(TIMM)
+            self.source = timm_source(name, with_weights=image_weights is not None)
+        if self.source is not None:
+            image_encoder = f"{TIMM}{self.source.architecture}"
+            encoder_options = {**self.source.options, **encoder_options}
         _check_names(architecture, image_encoder)
         _check_options(architecture, image_encoder, encoder_options, decoder_options or {})
         self.pretrained = pretrained or image_weights is not None
@@ -95,13 +103,13 @@ class ImageBaseline(TextImageBackboneMixin, SegmentationModule):
             pretrained=pretrained and image_weights is None and not is_restoring(),
             options={**encoder_options, **(decoder_options or {})},
         )
-        if image_weights is None:
+        encoder = self.network.encoder
+        if image_weights is None and self.source is None:
             self.normalize = _normalize(image_encoder, pretrained=pretrained)
         else:
-            encoder = self.network.encoder
-            self.normalize = _colors_of_local_weights(image_encoder, encoder)
-            if not is_restoring():
-                _load(encoder, image_encoder, encoder_options, image_weights)
+            self.normalize = _normalize_offline(image_encoder, encoder)
+        if image_weights is not None and not is_restoring():
+            _load(encoder, image_encoder, encoder_options, image_weights)
         self.text_encoder = NoText()
         self.to(memory_format=torch.channels_last)
 
@@ -200,8 +208,8 @@ def _load(encoder: Any, name: str, options: Mapping[str, Any], path: str) -> Non
         load_encoder(encoder, path, asked=name)
 
 
-def _colors_of_local_weights(image_encoder: str, encoder: Any) -> Normalize:
-    """Timm's for a "tu-" encoder; the library keeps those of its own on a hub, not here.
+def _normalize_offline(image_encoder: str, encoder: Any) -> Normalize:
+    """The colors that timm knows of a "tu-" encoder; those of the library's own are on a hub only.
 
     Raises:
         UserError: an encoder of its own was published for other colors than ImageNet's.

@@ -169,7 +169,8 @@ class LAVT(TextImageBackboneMixin, SegmentationModule):
             swin_base_patch4_window12_384.
         text_encoder: hub name or local folder of a BERT, or "scratch" for a small one trained along
             with the network.
-        pretrained: load the published weights of both encoders.
+        pretrained: load the published weights of both encoders, of which `image_weights` replaces
+            the image encoder's.
         freeze_text: keep the text encoder fixed; by default if and only if it is pretrained. The
             paper trains it.
         max_tokens: length of every caption in tokens, special ones included; the paper's is 20.

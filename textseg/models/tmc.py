@@ -333,7 +333,8 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
         text_encoder: hub name or local folder of a BERT, or "scratch" for a small one trained along
             with the network; emilyalsentzer/Bio_ClinicalBERT is the clinical alternative. Not built
             if neither MCM nor MA Loss uses text.
-        pretrained: load the published weights of both encoders.
+        pretrained: load the published weights of both encoders, of which `image_weights` replaces
+            the image encoder's.
         freeze_text: keep the text encoder fixed; by default if and only if it is pretrained.
         max_tokens: length of every caption in tokens, special ones included; 24 holds QaTa's.
         image_encoder_options: further arguments of the timm model, such as drop_path_rate; a Swin

@@ -273,7 +273,8 @@ class TMCA(TextImageBackboneMixin, SegmentationModule):
         image_encoder: a timm network with feature maps at strides 4, 8, 16 and 32.
         text_encoder: hub name or local folder of a BERT, or "scratch" for a small one trained along
             with the network. Not built if neither alignment nor enhancement uses text.
-        pretrained: load the published weights of both encoders.
+        pretrained: load the published weights of both encoders, of which `image_weights` replaces
+            the image encoder's.
         freeze_text: keep the text encoder fixed; by default if and only if it is pretrained.
         max_tokens: length of every caption in tokens, special ones included.
         image_encoder_options: further arguments of the timm network, such as drop_path_rate.
