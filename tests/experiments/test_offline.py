@@ -106,12 +106,11 @@ def test_the_page_names_the_packages_files_and_commands_that_there_are() -> None
         assert patterns == [script.IMAGE_WHEEL, script.TEXT_WHEEL]
     for path in re.findall(r"experiments/[\w/]+\.(?:py|yaml)", page):
         assert (EXPERIMENTS.parent / path).is_file(), path
-    fits = re.findall(r"textseg (fit (?:[^\n]|\\\n)+)", page)
+    fits = re.findall(r"textseg (fit (?:\\\n|[^\n])+)", page)
     assert len(fits) == 2
     for command in fits:
-        words = [
-            str(EXPERIMENTS.parent / w) if w.startswith("exp") else w for w in shlex.split(command)
-        ]
+        line = command.replace("\\\n", " ").replace("experiments/", f"{EXPERIMENTS}/")
+        words = shlex.split(line)
         assert parse_command(words).model.init_args.image_weights
 
 
