@@ -23,7 +23,8 @@ FILES = [
 
 # A third-party package -> the only modules that may import it.
 CONFINED = {
-    "timm": {"textseg.encoders.image"},
+    "timm": {f"textseg.encoders.{m}" for m in ("image", "timm_source")},
+    "safetensors": {"textseg.encoders.weights"},
     "transformers": {"textseg.encoders.pretrained"},
     "tokenizers": {f"textseg.encoders.{m}" for m in ("pretrained", "text", "vocabulary")},
     "albumentations": {"datamodules.transforms"},

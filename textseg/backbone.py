@@ -45,6 +45,7 @@ class TextImageBackboneMixin(nn.Module):
         freeze: bool | None = None,
         max_tokens: int = 32,
         image_encoder_options: Mapping[str, Any] | None = None,
+        image_weights: str | None = None,
     ) -> None:
         """Make `self.image_encoder` and `self.text_encoder`.
 
@@ -59,10 +60,12 @@ class TextImageBackboneMixin(nn.Module):
             max_tokens: length of every caption in tokens, special ones included, of a text encoder
                 that is given by name.
             image_encoder_options: further arguments of the timm model.
+            image_weights: local file of the timm model's weights, for which no hub is asked; the
+                encoder counts as pretrained. A function that makes an image encoder loads its own.
 
         Raises:
             UserError: an encoder cannot be found or fetched, lacks a promise, or has fewer layers
-                than shall be unfrozen.
+                than shall be unfrozen, or the image encoder's file of weights does not fit.
         """
         if text_encoder is None:
             self.text_encoder = NoText()
@@ -74,7 +77,15 @@ class TextImageBackboneMixin(nn.Module):
             self.text_encoder = _kept("text_encoder", text_encoder(), TEXT_PROMISES)
         if isinstance(image_encoder, str):
             self.image_encoder = ImageEncoder(
-                image_encoder, pretrained=pretrained, options=image_encoder_options
+                image_encoder,
+                pretrained=pretrained,
+                weights=image_weights,
+                options=image_encoder_options,
+            )
+        elif image_weights is not None:
+            raise UserError(
+                f"image_weights={image_weights!r} stands beside an image encoder that is no name",
+                "let the function that makes the image encoder load its weights",
             )
         else:
             made = image_encoder(self.text_encoder.dim)

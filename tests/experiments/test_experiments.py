@@ -27,7 +27,8 @@ from textseg.training import CompiledTraining, GradientCheckpointing
 EXPERIMENTS = Path(lightning_cli.__file__).parent / "experiments"
 ABLATIONS = sorted((EXPERIMENTS / "ablations").glob("*.yaml"))
 BASES = sorted(EXPERIMENTS.glob("*.yaml")) + ABLATIONS
-OVERLAYS = sorted((EXPERIMENTS / "cpu").glob("*.yaml"))
+FROM_SCRATCH = sorted((EXPERIMENTS / "cpu").glob("*.yaml"))
+OVERLAYS = FROM_SCRATCH + sorted((EXPERIMENTS / "offline").glob("*.yaml"))
 IDS = [path.stem for path in BASES]
 NETWORKS = {name for name in textseg.models.__all__ if name != SegmentationModule.__name__}
 OTHER_CLASSES = (SampleTables, CompiledTraining, GradientCheckpointing, WandbLogger, L.Trainer)
@@ -131,7 +132,9 @@ def test_an_lsms_experiment_names_its_image_weights_or_says_that_it_has_none() -
             assert re.search(address, parent if path in ABLATIONS else text), path
 
 
-each_overlay = pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
+each_overlay = pytest.mark.parametrize(
+    "overlay", OVERLAYS, ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
 
 
 @each_overlay
@@ -161,14 +164,18 @@ def _plain(value: Any) -> Any:
 
 
 @each_overlay
-def test_an_overlay_makes_a_run_without_hub_gpu_and_wandb(overlay: Path) -> None:
-    """The network is built, which conftest's guard would fail if it asked a hub."""
-    base = bases_of(overlay)[0]
-    config = parse(base, overlay)
+def test_an_overlay_makes_a_run_without_gpu_and_wandb(overlay: Path) -> None:
+    config = parse(bases_of(overlay)[0], overlay)
     assert config.trainer.precision == "32-true"
     assert "WandbLogger" not in str(config.trainer.logger)
     assert not config.trainer.callbacks
-    settings = config.model.init_args.as_dict()
+
+
+@pytest.mark.parametrize("overlay", FROM_SCRATCH, ids=lambda path: path.stem)
+def test_an_overlay_from_scratch_makes_a_small_network_without_a_hub(overlay: Path) -> None:
+    """The network is built, which conftest's guard would fail if it asked a hub."""
+    base = bases_of(overlay)[0]
+    settings = parse(base, overlay).model.init_args.as_dict()
     assert settings.get("text_encoder", "scratch") == "scratch"
     model = class_named(network_of(base))(**settings)
     assert isinstance(model, SegmentationModule)

@@ -12,7 +12,7 @@ from tests.models.stand_ins import CAPTIONS
 from textseg.models.lsms.encoder import VARIANTS, Variant
 
 # One block a stage, which the command line does not know: there mscan_tiny is the smallest.
-VARIANTS["mscan_test"] = Variant((32, 64, 96, 128), (1, 1, 1, 1))
+VARIANTS["mscan_test"] = Variant((32, 64, 96, 128), (1, 1, 1, 1), "none")
 
 TINY_SWIN: dict[str, Any] = {
     "embed_dim": 24,

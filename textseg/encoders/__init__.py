@@ -11,10 +11,12 @@ with the promises of `TextEncoderBase`.
 """
 
 from textseg.encoders.image import (
+    IMAGENET,
     ImageEncoder,
     Normalize,
     check_image_size,
     is_timm_model,
+    load_timm_weights,
     near_timm_names,
     timm_no_weight_decay,
 )
@@ -26,8 +28,10 @@ from textseg.encoders.text import (
     masked_mean,
     token_counter,
 )
+from textseg.encoders.timm_source import timm_source
 
 __all__ = [
+    "IMAGENET",
     "ImageEncoder",
     "NoText",
     "Normalize",
@@ -36,9 +40,11 @@ __all__ = [
     "check_image_size",
     "is_restoring",
     "is_timm_model",
+    "load_timm_weights",
     "masked_mean",
     "near_timm_names",
     "restoring",
     "timm_no_weight_decay",
+    "timm_source",
     "token_counter",
 ]

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from textseg.encoders.restore import is_restoring
+from textseg.encoders.timm_source import timm_source
+from textseg.encoders.weights import load_pyramid
 from textseg.errors import UserError, first_line
 
-_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 class Normalize(nn.Module):
@@ -28,8 +30,8 @@ class Normalize(nn.Module):
 
     def __init__(
         self,
-        mean: Sequence[float] = _IMAGENET["mean"],
-        std: Sequence[float] = _IMAGENET["std"],
+        mean: Sequence[float] = IMAGENET["mean"],
+        std: Sequence[float] = IMAGENET["std"],
     ) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
@@ -112,32 +114,68 @@ def check_image_size(size: Sequence[int], stride: int, network: str, *, position
         )
 
 
+# Options of a pyramid that the whole network does not have.
+PYRAMID_OPTIONS = ("features_only", "out_indices", "feature_cls", "feature_cfg")
+
+
+def load_timm_weights(
+    body: nn.Module, name: str, options: Mapping[str, Any], path: str, *, asked: str
+) -> None:
+    """Fill timm's feature pyramid from a local file of the whole network.
+
+    Args:
+        body: the pyramid.
+        name: of the timm model.
+        options: that the pyramid was made with.
+        path: the file.
+        asked: what messages call the network.
+
+    Raises:
+        UserError: the file cannot be read, or does not fit.
+    """
+    import timm
+
+    settings = {k: v for k, v in options.items() if k not in PYRAMID_OPTIONS}
+    with torch.random.fork_rng(devices=[]):  # only its names, shapes and translation are used
+        whole = timm.create_model(name, pretrained=False, **settings)
+    load_pyramid(body, whole, path, asked=asked)
+
+
 class ImageEncoder(nn.Module):
     """A timm network as a feature pyramid.
 
     Args:
-        name: a timm model name.
-        pretrained: fetch its published weights.
+        name: a timm model name, or timm's ``hf-hub:ORG/NAME`` or ``local-dir:FOLDER``.
+        pretrained: load its published weights.
+        weights: a local file of its weights; then nothing is fetched.
         options: further arguments of ``timm.create_model``, such as ``drop_path_rate``.
 
     Attributes:
         channels, strides: of each stage, fine to coarse.
 
     Raises:
-        UserError: the name is unknown, has no feature pyramid, or its weights cannot be fetched.
+        UserError: the name is unknown, has no feature pyramid, or its weights cannot be fetched,
+            read or do not fit.
     """
 
     takes_text = False
 
     def __init__(
-        self, name: str, *, pretrained: bool = True, options: Mapping[str, Any] | None = None
+        self,
+        name: str,
+        *,
+        pretrained: bool = True,
+        weights: str | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        fetch = pretrained and not is_restoring()
-        settings = dict(options or {})
-        if "swin" in name:
+        fetch = pretrained and weights is None and not is_restoring()
+        self.source = timm_source(name, with_weights=weights is not None)
+        timm_name = self.source.architecture if self.source else name
+        settings = {**(self.source.options if self.source else {}), **(options or {})}
+        if "swin" in timm_name:
             settings.setdefault("strict_img_size", False)
-        if not is_timm_model(name):
+        if not is_timm_model(timm_name):
             near = near_timm_names(name)
             raise UserError(
                 f"image_encoder={name!r} is not a timm model",
@@ -147,23 +185,28 @@ class ImageEncoder(nn.Module):
 
         try:
             self.body: Any = timm.create_model(
-                name, pretrained=fetch, features_only=True, **settings
+                timm_name, pretrained=fetch, features_only=True, **settings
             )
         except TypeError as error:
             raise UserError(
-                f"image_encoder={name!r} does not take options {settings} ({first_line(error)})",
+                f"image_encoder={name!r} does not take options {dict(options or {})} "
+                f"({first_line(error)})",
                 "leave out what this timm model does not know",
             ) from error
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"image_encoder={name!r} could not be built ({first_line(error)})",
-                "connect to the hub once so that the weights are cached, or set pretrained: false",
+                "connect to the hub once so that the weights are cached, give a local file as "
+                "image_weights, or set pretrained: false",
             ) from error
-        self.name, self.pretrained, self._options = name, pretrained, settings
+        if weights is not None and not is_restoring():
+            load_timm_weights(self.body, timm_name, settings, weights, asked=name)
+        self.name, self.pretrained = name, pretrained or weights is not None
+        self._timm_name, self._options = timm_name, settings
         self.channels: tuple[int, ...] = tuple(self.body.feature_info.channels())
         self.strides: tuple[int, ...] = tuple(self.body.feature_info.reduction())
         self.normalize = Normalize(
-            *(self.body.pretrained_cfg.get(key) or default for key, default in _IMAGENET.items())
+            *(self.body.pretrained_cfg.get(key) or default for key, default in IMAGENET.items())
             if hasattr(self.body, "pretrained_cfg")
             else ()
         )
@@ -180,12 +223,14 @@ class ImageEncoder(nn.Module):
         return [block for stage in stages for block in stage if list(block.children())]
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
-        """Parameters that started from published weights."""
+        """Parameters that started from published weights or a local file's."""
         return list(self.parameters()) if self.pretrained else []
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that timm exempts from weight decay."""
-        return {f"body.{k}" for k in timm_no_weight_decay(self.body, self.name, self._options)}
+        return {
+            f"body.{k}" for k in timm_no_weight_decay(self.body, self._timm_name, self._options)
+        }
 
     def forward(
         self, image: Tensor, fuse: Callable[[int, Tensor], Tensor] | None = None

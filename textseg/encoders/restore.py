@@ -46,3 +46,18 @@ def restored_text_state() -> Mapping[str, str] | None:
             "it is of another network: give the config of the run it came from",
         )
     return stored[0]
+
+
+def restored_image_source() -> str:
+    """What the checkpoint keeps of a timm model that came from a hub or folder.
+
+    Raises:
+        UserError: the checkpoint keeps nothing of the kind.
+    """
+    stored = [v for k, v in (_restored.get() or {}).items() if k.endswith("source._extra_state")]
+    if not stored:
+        raise UserError(
+            "the checkpoint describes no image encoder of a hub or folder",
+            "it is of another network: give the config of the run it came from",
+        )
+    return stored[0]

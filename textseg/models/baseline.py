@@ -20,14 +20,18 @@ from torch import Tensor, nn
 from textseg.backbone import TextImageBackboneMixin
 from textseg.batch import SegmentationOutput, TextFeatures
 from textseg.encoders import (
+    IMAGENET,
     Normalize,
     NoText,
     check_image_size,
     is_restoring,
     is_timm_model,
+    load_timm_weights,
     near_timm_names,
     timm_no_weight_decay,
+    timm_source,
 )
+from textseg.encoders.weights import load_encoder
 from textseg.errors import UserError, first_line
 from textseg.models.base import SegmentationModule
 from textseg.optim import parameter_groups
@@ -36,6 +40,8 @@ TIMM = "tu-"  # how the library marks the encoders that it takes from timm
 # Positions that an architecture needs along each side of the deepest stage, if more than one: PAN
 # pools them three times by two.
 MIN_POSITIONS = {"pan": 8}
+# Encoders of the library's own that were published for other colors than ImageNet's.
+OTHER_COLORS = ("dpn", "inception", "xception", "timm-tf_efficientnet_lite")
 # Arguments of every architecture that are settings of ours, or that would change the result's type.
 FIXED = ("encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params")
 
@@ -55,10 +61,12 @@ class ImageBaseline(TextImageBackboneMixin, SegmentationModule):
     Args:
         architecture: unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, deeplabv3plus,
             pan, upernet, segformer or dpt.
-        image_encoder: the library's name of an encoder: "tu-" and a timm name, or one of its own
-            such as resnet34 or mit_b0.
+        image_encoder: the library's name of an encoder: "tu-" and a timm name, which may be
+            hf-hub:ORG/NAME, or one of its own such as resnet34 or mit_b0.
         pretrained: load the encoder's published ImageNet weights.
         image_encoder_options: further arguments of a "tu-" encoder, such as drop_path_rate.
+        image_weights: local file of the encoder's weights, which then count as pretrained; no hub
+            is asked for them. Timm's names for a "tu-" encoder, the library's for one of its own.
         decoder_options: further arguments of the architecture, such as decoder_channels or
             encoder_depth (below 5, take a "tu-" encoder: the others keep stages that nothing
             reads, which several processes refuse to train).
@@ -72,12 +80,21 @@ class ImageBaseline(TextImageBackboneMixin, SegmentationModule):
         *,
         pretrained: bool = True,
         image_encoder_options: dict[str, Any] | None = None,
+        image_weights: str | None = None,
         decoder_options: dict[str, Any] | None = None,
         lr: float = 6e-4,
         **kwargs: Any,
     ) -> None:
         super().__init__(lr=lr, **kwargs)
+        self.source = None  # of a hub or folder
         encoder_options = dict(image_encoder_options or {})
+        if image_encoder.startswith(TIMM):
+            name = image_encoder.removeprefix(TIMM)
+            self.source = timm_source(name, with_weights=image_weights is not None)
+        if self.source is not None:
+            image_encoder = f"{TIMM}{self.source.architecture}"
+            encoder_options = {**self.source.options, **encoder_options}
+        self._encoder = (image_encoder, encoder_options)
         _check_names(architecture, image_encoder)
         _check_options(architecture, image_encoder, encoder_options, decoder_options or {})
         if self.auxiliary_weight and architecture == "dpt":
@@ -86,15 +103,21 @@ class ImageBaseline(TextImageBackboneMixin, SegmentationModule):
                 "encoders of architecture='dpt' have all maps at one stride",
                 "set auxiliary_weight: 0, or choose another architecture",
             )
-        self.pretrained = pretrained
+        self.pretrained = pretrained or image_weights is not None
         self.min_positions = MIN_POSITIONS.get(architecture, 1)
         self.network = _build(
             architecture,
             image_encoder,
-            pretrained=pretrained and not is_restoring(),
+            pretrained=pretrained and image_weights is None and not is_restoring(),
             options={**encoder_options, **(decoder_options or {})},
         )
-        self.normalize = _normalize(image_encoder, pretrained=pretrained)
+        encoder = self.network.encoder
+        if image_weights is None and self.source is None:
+            self.normalize = _normalize(image_encoder, pretrained=pretrained)
+        else:
+            self.normalize = _normalize_offline(image_encoder, encoder)
+        if image_weights is not None and not is_restoring():
+            _load(encoder, image_encoder, encoder_options, image_weights)
         self.text_encoder = NoText()
         self.unfreeze_text(frozen=False)
         self.refuse_stage_norm("segmentation-models-pytorch builds this one into its network")
@@ -141,10 +164,10 @@ class ImageBaseline(TextImageBackboneMixin, SegmentationModule):
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that timm exempts from weight decay, of a "tu-" encoder."""
-        name = self.hparams["image_encoder"]
+        name, options = self._encoder
         if not name.startswith(TIMM):
             return set()
-        body, options = self.network.encoder.model, self.hparams["image_encoder_options"]
+        body = self.network.encoder.model
         exempt = timm_no_weight_decay(body, name.removeprefix(TIMM), options)
         return {f"network.encoder.model.{parameter}" for parameter in exempt}
 
@@ -214,6 +237,33 @@ def _normalize(image_encoder: str, *, pretrained: bool) -> Normalize:
     return kind(published["mean"], published["std"])
 
 
+def _load(encoder: Any, name: str, options: Mapping[str, Any], path: str) -> None:
+    """Fill an encoder from a local file."""
+    if name.startswith(TIMM):
+        timm_name = name.removeprefix(TIMM)
+        load_timm_weights(encoder.model, timm_name, options, path, asked=name)
+    else:
+        load_encoder(encoder, path, asked=name)
+
+
+def _normalize_offline(image_encoder: str, encoder: Any) -> Normalize:
+    """The colors that timm knows of a "tu-" encoder; those of the library's own are on a hub only.
+
+    Raises:
+        UserError: an encoder of its own was published for other colors than ImageNet's.
+    """
+    if image_encoder.startswith(TIMM):
+        published = encoder.model.pretrained_cfg
+        return Normalize(published["mean"], published["std"])
+    if image_encoder.startswith(OTHER_COLORS):
+        raise UserError(
+            f"image_encoder={image_encoder!r} was published for colors that only the hub tells, so "
+            "that image_weights cannot be given",
+            f'take the "{TIMM}" encoder of the same network, whose colors timm knows',
+        )
+    return StoredNormalize(*IMAGENET.values())
+
+
 def _check_names(architecture: str, image_encoder: str) -> None:
     import segmentation_models_pytorch as smp
 
@@ -269,5 +319,6 @@ def _out_of_reach(image_encoder: str, error: Exception) -> UserError:
     return UserError(
         f"the weights of image_encoder={image_encoder!r} could not be fetched "
         f"({first_line(error)})",
-        "connect to the hub once so that the weights are cached, or set pretrained: false",
+        "connect to the hub once so that the weights are cached, give a local file as "
+        "image_weights, or set pretrained: false",
     )

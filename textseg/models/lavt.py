@@ -154,12 +154,15 @@ class LAVT(TextImageBackboneMixin, SegmentationModule):
             swin_base_patch4_window12_384.
         text_encoder: hub name or local folder of a BERT, or "scratch" for a small one trained along
             with the network.
-        pretrained: load the published weights of both encoders.
+        pretrained: load the published weights of both encoders, of which `image_weights` replaces
+            the image encoder's.
         freeze_text: keep the text encoder fixed, which the paper does not; null if and only if it
             is pretrained.
         max_tokens: length of every caption in tokens, special ones included; the paper's is 20.
         image_encoder_options: further arguments of the timm model, such as drop_path_rate; a Swin
             on other than 224 pixels wants img_size, by which timm decides where windows shift.
+        image_weights: local file of the image encoder's weights, which then count as pretrained;
+            no hub is asked for them.
         position_code: add a position embedding to the queries of the pixels, which the paper does
             not.
     """
@@ -173,6 +176,7 @@ class LAVT(TextImageBackboneMixin, SegmentationModule):
         freeze_text: bool | None = False,
         max_tokens: int = 32,
         image_encoder_options: dict[str, Any] | None = None,
+        image_weights: str | None = None,
         position_code: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -184,6 +188,7 @@ class LAVT(TextImageBackboneMixin, SegmentationModule):
             freeze=freeze_text,
             max_tokens=max_tokens,
             image_encoder_options=image_encoder_options,
+            image_weights=image_weights,
         )
         self.image_encoder.check_steppable()
         channels = self.image_encoder.channels

@@ -290,10 +290,13 @@ class TMCA(TextImageBackboneMixin, SegmentationModule):
         image_encoder: a timm network with feature maps at strides 4, 8, 16 and 32.
         text_encoder: hub name or local folder of a BERT, or "scratch" for a small one trained along
             with the network. Not built if neither alignment nor enhancement uses text.
-        pretrained: load the published weights of both encoders.
+        pretrained: load the published weights of both encoders, of which `image_weights` replaces
+            the image encoder's.
         freeze_text: keep the text encoder fixed; by default if and only if it is pretrained.
         max_tokens: length of every caption in tokens, special ones included.
         image_encoder_options: further arguments of the timm network, such as drop_path_rate.
+        image_weights: local file of the image encoder's weights, which then count as pretrained;
+            no hub is asked for them.
         alignment: what a text is aligned with: the masked region, contrasted with its background
             ("target"), the whole image ("global"), or nothing ("none").
         alignment_levels: encoder levels that are aligned, 1 (finest) to 4; an empty list is none.
@@ -317,6 +320,7 @@ class TMCA(TextImageBackboneMixin, SegmentationModule):
         freeze_text: bool | None = None,
         max_tokens: int = 32,
         image_encoder_options: dict[str, Any] | None = None,
+        image_weights: str | None = None,
         alignment: Alignment = "target",
         alignment_levels: tuple[int, ...] = LEVELS,
         alignment_dim: int = 128,
@@ -351,6 +355,7 @@ class TMCA(TextImageBackboneMixin, SegmentationModule):
             freeze=freeze_text,
             max_tokens=max_tokens,
             image_encoder_options=image_encoder_options,
+            image_weights=image_weights,
         )
         channels, text_dim = self.image_encoder.channels, self.text_encoder.dim
         _check_strides(image_encoder, self.image_encoder.strides)

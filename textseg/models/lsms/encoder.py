@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from textseg.batch import TextFeatures
-from textseg.checkpoint import load_plain
 from textseg.encoders import Normalize, is_restoring
-from textseg.errors import UserError
+from textseg.encoders.weights import load_mscan
 from textseg.layers import DropPath, LayerNorm2d
 from textseg.models.lsms.language import (
     Heads,
@@ -289,59 +287,17 @@ class LanguageGuidedVisionEncoder(nn.Module):
         """Load SegNeXt's published ImageNet weights by name; language branches stay as they are.
 
         Raises:
-            UserError: the file is missing, or a visual weight is missing or of another shape.
+            UserError: the file cannot be read, or is not of this variant.
         """
         address = WEIGHTS + VARIANTS[self.variant].file
-        content = load_plain(
+        load_mscan(
+            self,
             path,
-            field="image_weights",
+            asked=self.variant,
             wanted=f"the file of {self.variant}, which is at {address}, or null for an image "
             "encoder from scratch",
+            belongs=_is_visual,
         )
-        stored = _by_own_names(content)
-        found = _variant_of(stored)
-        if found not in (None, self.variant):
-            raise UserError(
-                f"image_weights={path!r} is of {found}, but image_encoder={self.variant!r}",
-                f"give the file of {self.variant}, or set image_encoder: {found}",
-            )
-        own = self.state_dict()
-        visual = {k for k in own if _is_visual(k)}
-        wrong = sorted(k for k in visual if k not in stored or stored[k].shape != own[k].shape)
-        if wrong:
-            raise UserError(
-                f"image_weights={path!r} lacks {len(wrong)} of {len(visual)} weights of "
-                f"{self.variant}, first {wrong[:3]}",
-                f"give SegNeXt's file of {self.variant}, which is at {address}",
-            )
-        self.load_state_dict({k: stored[k] for k in visual}, strict=False)
-
-
-def _by_own_names(content: Any) -> dict[str, Tensor]:
-    """Tensors of a weights file under the names of this encoder, which are SegNeXt's.
-
-    OpenMMLab's copies have no module around the MLP's depthwise convolution, and checkpoints of
-    segmenters put ``backbone.`` before every name.
-    """
-    content = content.get("state_dict", content) if isinstance(content, dict) else {}
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
-    wrapped = ".mlp.dwconv.dwconv."
-    return {
-        k.removeprefix("backbone.")
-        .replace(wrapped, ".mlp.dwconv.")
-        .replace(".mlp.dwconv.", wrapped): v
-        for k, v in tensors.items()
-    }
-
-
-def _variant_of(stored: Mapping[str, Tensor]) -> str | None:
-    """The variant whose widths and depths the weights have; None for those of another network."""
-    norms = [stored.get(f"norm{i}.weight") for i in range(1, 5)]
-    channels = tuple(0 if norm is None else norm.numel() for norm in norms)
-    blocks = {found.groups() for k in stored if (found := re.match(r"block(\d)\.(\d+)\.", k))}
-    depths = tuple(sum(stage == str(i) for stage, _ in blocks) for i in range(1, 5))
-    shape = (channels, depths)
-    return next((name for name, v in VARIANTS.items() if (v.channels, v.depths) == shape), None)
 
 
 def _is_visual(name: str) -> bool:

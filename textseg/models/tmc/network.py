@@ -166,11 +166,14 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
         text_encoder: hub name or local folder of a BERT, or "scratch" for a small one trained along
             with the network; emilyalsentzer/Bio_ClinicalBERT is the clinical alternative. Not built
             if neither MCM nor MA Loss uses text.
-        pretrained: load the published weights of both encoders.
+        pretrained: load the published weights of both encoders, of which `image_weights` replaces
+            the image encoder's.
         freeze_text: keep the text encoder fixed; by default if and only if it is pretrained.
         max_tokens: length of every caption in tokens, special ones included; 24 holds QaTa's.
         image_encoder_options: further arguments of the timm model, such as drop_path_rate; a Swin
             on other than 224 pixels wants img_size, by which timm decides where windows shift.
+        image_weights: local file of the image encoder's weights, which then count as pretrained;
+            no hub is asked for them.
         mcm_stages: stages, out of 1..4, with cross-attention to the text; [] for none.
         mcm_feeds_encoder: let the image encoder's next stage read F_V^i, not only the decoder. V_2
             to V_4 have then seen the words that MA Loss compares them with.
@@ -194,6 +197,7 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
         freeze_text: bool | None = None,
         max_tokens: int = 32,
         image_encoder_options: dict[str, Any] | None = None,
+        image_weights: str | None = None,
         mcm_stages: tuple[int, ...] = STAGES,
         mcm_feeds_encoder: bool = False,
         gate: float | None = None,
@@ -218,6 +222,7 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
             freeze=freeze_text,
             max_tokens=max_tokens,
             image_encoder_options=image_encoder_options,
+            image_weights=image_weights,
         )
         channels = _checked_channels(image_encoder, self.image_encoder.channels)
         if mcm_feeds_encoder:
@@ -227,7 +232,7 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
         for i in with_text:
             projection = nn.Linear(text_dim, channels[i - 1]), nn.LayerNorm(channels[i - 1])
             self.text_projection[str(i)] = nn.Sequential(*projection)
-        gate = (0.0 if pretrained else 0.1) if gate is None else gate
+        gate = (0.0 if self.image_encoder.pretrained else 0.1) if gate is None else gate
         self.mcm: Any = MultiStageCrossAttention(channels, fused, text_dim=text_dim, gate=gate)
         form = InfoNCEAlignment if alignment == "infonce" else PixelAlignment
         self.alignment = form(channels, aligned, position=alignment_position) if aligned else None
