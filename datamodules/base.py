@@ -31,7 +31,13 @@ from datamodules.files.checks import (
     without_caption,
 )
 from datamodules.records import Record, Splits, Stage
-from datamodules.transforms import TrainAugmentation
+from datamodules.transforms import (
+    NONE,
+    Augmentation,
+    TrainAugmentation,
+    check_augmentation,
+    mirror_probability,
+)
 from textseg.batch import Batch, LoadedBatch
 from textseg.errors import Report, UserError, check_choice, raise_error
 from textseg.preprocess import checked_size, probe_size
@@ -75,7 +81,10 @@ class TextSegDataModule(LightningDataModule, ABC):
             root; a number asks for that many training images.
         caption_mode: true captions, empty ones, or true ones shuffled among the rows of a split.
         normalize_captions: repair spelling and spacing of captions.
-        augment: vary training images; words keep telling the truth.
+        augmentation: how training images vary, words staying true: none, light, standard, strong,
+            or a list of albumentations' transforms (docs/your_own_data.md).
+        hflip: probability that a training image is mirrored, with its mask and its words; by
+            default 0.5, and 0 where augmentation is none.
         cache: folder for the decoded, resized pictures, built once and memory-mapped; null reads
             the files every time.
         seed: of shuffling, augmentation and caption_mode=shuffled.
@@ -109,13 +118,16 @@ class TextSegDataModule(LightningDataModule, ABC):
         synthesize: bool | int = False,
         caption_mode: CaptionMode = "true",
         normalize_captions: bool = False,
-        augment: bool = True,
+        augmentation: Augmentation = "standard",
+        hflip: float | None = None,
         cache: str | None = "data/cache",
         seed: int = 0,
     ) -> None:
         super().__init__()
         if self.splits:
             check_choice("split", split, self.splits)
+        check_augmentation(augmentation)
+        mirror_probability(augmentation, hflip)
         self.root = root
         self.captions_path = captions
         self.split = split
@@ -126,7 +138,8 @@ class TextSegDataModule(LightningDataModule, ABC):
         self.synthesize = synthesize
         self.caption_mode: CaptionMode = caption_mode
         self.normalize_captions = normalize_captions
-        self.augment = augment
+        self.augmentation = augmentation
+        self.hflip = hflip
         self.cache = cache
         self.seed = seed
         self._read: dict[str, list[Record]] = {}
@@ -226,7 +239,9 @@ class TextSegDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> StatefulDataLoader[Sample]:
         """Shuffle and augment; the loader's state is its position, from which a run goes on."""
-        augment = TrainAugmentation() if self.augment else None
+        hflip = mirror_probability(self.augmentation, self.hflip)
+        varied = self.augmentation != NONE or hflip > 0
+        augment = TrainAugmentation(self.augmentation, hflip) if varied else None
         dataset = self._dataset("train", augment)
         sampler = EpochSampler(dataset, seed=self.seed)
         if self.trainer is not None:  # Lightning starts a resumed epoch before it calls set_epoch

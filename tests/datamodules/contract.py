@@ -194,7 +194,7 @@ class DataModuleContract(ABC):
         kind = type(ready)
         assert known_datasets()[str(kind.name)] is kind
         shared = setting_names(TextSegDataModule)
-        assert len(shared) == 13
+        assert len(shared) == 14
         assert setting_names(kind) >= shared | set(self.choices)
         with pytest.raises(TypeError, match="batch_sizee"):
             kind(batch_sizee=3)
@@ -317,8 +317,8 @@ class DataModuleContract(ABC):
         trainer.fit(listener, datamodule=self.small(tmp_path))
         assert listener.epochs == [0, 1, 2]
 
-    def test_augment_false_gives_the_picture_as_it_is(self, tmp_path: Path) -> None:
-        dataset = self.small(tmp_path, augment=False).train_dataloader().dataset
+    def test_augmentation_none_gives_the_picture_as_it_is(self, tmp_path: Path) -> None:
+        dataset = self.small(tmp_path, augmentation="none").train_dataloader().dataset
         assert torch.equal(dataset[0, 0]["image"], dataset[7, 0]["image"])  # type: ignore[index]
 
     def test_validation_is_not_augmented(self, ready: TextSegDataModule) -> None:

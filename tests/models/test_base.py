@@ -159,7 +159,12 @@ def test_a_text_encoder_that_lacks_promises_is_refused_by_their_names() -> None:
 def trained_by_hand(network: SegmentationModule, folder: Path, **settings: Any) -> Path:
     """A checkpoint of a Trainer that no command line configured."""
     data = RefHLSegDataModule(
-        synthesize=4, batch_size=2, num_workers=0, augment=False, root=folder / "data", **settings
+        synthesize=4,
+        batch_size=2,
+        num_workers=0,
+        augmentation="none",
+        root=folder / "data",
+        **settings,
     )
     trainer = quiet_trainer(max_steps=1, limit_val_batches=0, precision="bf16-mixed")
     trainer.fit(network, datamodule=data)
