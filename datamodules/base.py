@@ -39,7 +39,7 @@ from datamodules.transforms import (
     mirror_probability,
 )
 from textseg.batch import Batch, LoadedBatch
-from textseg.errors import Report, UserError, check_choice, raise_error
+from textseg.errors import Report, UserError, check_choice, check_probability, raise_error
 from textseg.preprocess import checked_size, probe_size
 
 # torchdata 0.11 calls it for every loader; torch 2.15 no longer wants it called.
@@ -85,6 +85,8 @@ class TextSegDataModule(LightningDataModule, ABC):
             or a list of albumentations' transforms (docs/your_own_data.md).
         hflip: probability that a training image is mirrored, with its mask and its words; by
             default 0.5, and 0 where augmentation is none.
+        caption_dropout: probability that a training image comes with an empty caption, anew in
+            each epoch; a network so learns what to do without words.
         cache: folder for the decoded, resized pictures, built once and memory-mapped; null reads
             the files every time.
         seed: of shuffling, augmentation and caption_mode=shuffled.
@@ -120,6 +122,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         normalize_captions: bool = False,
         augmentation: Augmentation = "standard",
         hflip: float | None = None,
+        caption_dropout: float = 0.0,
         cache: str | None = "data/cache",
         seed: int = 0,
     ) -> None:
@@ -128,6 +131,7 @@ class TextSegDataModule(LightningDataModule, ABC):
             check_choice("split", split, self.splits)
         check_augmentation(augmentation)
         mirror_probability(augmentation, hflip)
+        check_probability("caption_dropout", caption_dropout)
         self.root = root
         self.captions_path = captions
         self.split = split
@@ -140,6 +144,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         self.normalize_captions = normalize_captions
         self.augmentation = augmentation
         self.hflip = hflip
+        self.caption_dropout = caption_dropout
         self.cache = cache
         self.seed = seed
         self._read: dict[str, list[Record]] = {}
@@ -283,6 +288,7 @@ class TextSegDataModule(LightningDataModule, ABC):
             size=checked_size(self.image_size),
             stage=stage,
             augment=augment,
+            caption_dropout=self.caption_dropout if stage == "train" else 0.0,
             seed=self.seed,
             cached=self.cached_rows(stage),
         )

@@ -49,7 +49,8 @@ class TextSegDataset(Dataset[Sample]):
         size: height and width of the network's input.
         stage: masks come in all but predict, masks at their own resolution in test.
         augment: applied if given, seeded from (seed, epoch, index).
-        seed: of the augmentation.
+        caption_dropout: probability of an empty caption, drawn by (seed, epoch, index).
+        seed: of all that is drawn.
         cached: the same rows' pictures and masks; without it files are read.
     """
 
@@ -61,6 +62,7 @@ class TextSegDataset(Dataset[Sample]):
         size: Size,
         stage: Stage,
         augment: TrainAugmentation | None = None,
+        caption_dropout: float = 0.0,
         seed: int = 0,
         cached: CachedRows | None = None,
     ) -> None:
@@ -68,6 +70,7 @@ class TextSegDataset(Dataset[Sample]):
         self.size = size
         self.stage = stage
         self.augment = augment
+        self.caption_dropout = caption_dropout
         self.seed = seed
         self.cached = cached
         self._image_ids = np.array(
@@ -100,6 +103,9 @@ class TextSegDataset(Dataset[Sample]):
         if self.augment is not None:
             seed = augmentation_seed(self.seed, epoch, index)
             image, mask, sample["text"] = self.augment(image, mask, record.text, seed)
+        # After the mirror, which needs the words: with and without dropout the pictures are alike.
+        if drawn("caption_dropout", self.seed, epoch, index) < self.caption_dropout:
+            sample["text"] = ""
         sample["image"] = _image_tensor(image)
         sample["mask"] = torch.from_numpy(mask.copy())[None]  # [1, H, W]
         return sample
@@ -125,6 +131,12 @@ def augmentation_seed(seed: int, epoch: int, index: int) -> int:
     """Hash these numbers alone to a seed, the same in every worker, process and restart."""
     digest = hashlib.blake2b(f"{seed}/{epoch}/{index}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big")
+
+
+def drawn(what: str, seed: int, epoch: int, index: int) -> float:
+    """Draw a number in [0, 1) from these alone, independent of every other `what`."""
+    digest = hashlib.blake2b(f"{what}/{seed}/{epoch}/{index}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") / 2**32
 
 
 def _identity(image: Path, root: Path) -> str:

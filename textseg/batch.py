@@ -82,3 +82,7 @@ class SegmentationOutput(NamedTuple):
 def stable_id(text: str) -> int:
     """A digest in [0, 2**63) that, unlike `hash`, is the same in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+EMPTY_CAPTION_ID = stable_id("")
+"""`caption_id` of a row without words."""

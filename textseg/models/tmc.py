@@ -320,7 +320,7 @@ class PixelAlignment(MultiStageAlignment):
         for k, i in enumerate(self.stages):
             text, pixels = aux["align_text"][:, k], aux[f"align_pixel_{i}"]
             terms[f"loss_align_{i}"] = text_to_pixel_contrastive_loss(
-                text, pixels, batch["mask"], log_tau[k], bias[k]
+                text, pixels, batch["mask"], log_tau[k], bias[k], batch["caption_id"]
             )
         return terms
 
