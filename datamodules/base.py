@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, cast
 
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -22,6 +23,7 @@ from datamodules.cache.build_once import build_once
 from datamodules.cache.pictures import CachedRows, PictureCache, open_cache
 from datamodules.captions.lvit_template import Template
 from datamodules.captions.modes import CaptionMode, apply_caption_mode, normalize
+from datamodules.captions.rephrasing import rephrasings
 from datamodules.dataset import EpochSampler, Sample, TextSegDataset, collate, to_batch
 from datamodules.files.checks import (
     check_captions,
@@ -85,6 +87,8 @@ class TextSegDataModule(LightningDataModule, ABC):
             or a list of albumentations' transforms (docs/your_own_data.md).
         hflip: probability that a training image is mirrored, with its mask and its words; by
             default 0.5, and 0 where augmentation is none.
+        paraphrase: probability that a training caption is put in other words, where it is of a kind
+            that can be: LViT's, Duke's, referring expressions. `textseg probe` uses other ones.
         caption_dropout: probability that a training image comes with an empty caption, anew in
             each epoch; a network so learns what to do without words.
         cache: folder for the decoded, resized pictures, built once and memory-mapped; null reads
@@ -122,6 +126,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         normalize_captions: bool = False,
         augmentation: Augmentation = "standard",
         hflip: float | None = None,
+        paraphrase: float = 0.0,
         caption_dropout: float = 0.0,
         cache: str | None = "data/cache",
         seed: int = 0,
@@ -131,6 +136,7 @@ class TextSegDataModule(LightningDataModule, ABC):
             check_choice("split", split, self.splits)
         check_augmentation(augmentation)
         mirror_probability(augmentation, hflip)
+        check_probability("paraphrase", paraphrase)
         check_probability("caption_dropout", caption_dropout)
         self.root = root
         self.captions_path = captions
@@ -144,9 +150,11 @@ class TextSegDataModule(LightningDataModule, ABC):
         self.normalize_captions = normalize_captions
         self.augmentation = augmentation
         self.hflip = hflip
+        self.paraphrase = paraphrase
         self.caption_dropout = caption_dropout
         self.cache = cache
         self.seed = seed
+        self._told_of_fixed_wordings = False
         self._read: dict[str, list[Record]] = {}
         self._unlisted: list[Path] = []
         self._pictures: PictureCache | None = None
@@ -210,8 +218,15 @@ class TextSegDataModule(LightningDataModule, ABC):
         return self._records[stage]
 
     def captions(self, split: str) -> list[str]:
-        """Give the texts of a split, in row order."""
-        return [record.text for record in self.records(split)]
+        """Give the texts of a split, in row order.
+
+        After those of train come the wordings that `paraphrase` may put in their place, so that a
+        vocabulary holds their words.
+        """
+        texts = [record.text for record in self.records(split)]
+        if split != "train" or not self.paraphrase:
+            return texts
+        return texts + [w for text in dict.fromkeys(texts) for w in rephrasings(text)]
 
     def cached_rows(self, split: str) -> CachedRows | None:
         """Give the cached pictures and masks of a split's `records`; None without a cache."""
@@ -288,6 +303,7 @@ class TextSegDataModule(LightningDataModule, ABC):
             size=checked_size(self.image_size),
             stage=stage,
             augment=augment,
+            paraphrase=self.paraphrase if stage == "train" else 0.0,
             caption_dropout=self.caption_dropout if stage == "train" else 0.0,
             seed=self.seed,
             cached=self.cached_rows(stage),
@@ -314,6 +330,24 @@ class TextSegDataModule(LightningDataModule, ABC):
             self._records[stage] = [
                 replace(row, text=text) for row, text in zip(rows, texts, strict=True)
             ]
+        if "train" in stages and self.paraphrase:
+            self._report_fixed_wordings([record.text for record in self._records["train"]])
+
+    def _report_fixed_wordings(self, texts: Sequence[str]) -> None:
+        """Say once how many captions have no other wording; none that has one is an error."""
+        fixed = sum(not rephrasings(text) for text in texts)
+        if fixed == len(texts):
+            raise UserError(
+                f"paraphrase={self.paraphrase}, but none of {fixed} training captions is of a kind "
+                f"that can be put in other words; the first is {texts[0]!r}",
+                "leave paraphrase out",
+            )
+        if fixed and not self._told_of_fixed_wordings:
+            rank_zero_info(
+                f"paraphrase: {fixed} of {len(texts)} training captions have no other wording and "
+                "stay as they are"
+            )
+        self._told_of_fixed_wordings = True
 
     def _check(self, stages: Sequence[Stage]) -> None:
         """Find the usable rows of stages that were not checked before; the disk is read once."""

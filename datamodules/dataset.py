@@ -14,9 +14,10 @@ from torch.utils.data import Dataset, DistributedSampler
 
 from datamodules.cache.pictures import CachedRows
 from datamodules.captions.modes import key
+from datamodules.captions.rephrasing import rephrasings
 from datamodules.records import Record, Stage
 from datamodules.transforms import TrainAugmentation
-from textseg.batch import Batch, LoadedBatch, stable_id
+from textseg.batch import EMPTY_CAPTION_ID, Batch, LoadedBatch, stable_id
 from textseg.preprocess import Bytes, Size, read_image, read_mask, resize_image, resize_mask
 
 UNKNOWN_SPACING = (float("nan"), float("nan"))
@@ -32,6 +33,7 @@ class Sample(TypedDict, total=False):
     mask: Tensor
     truth: Tensor
     text: str
+    caption_id: int
     image_id: int
     index: int
     case: str
@@ -49,6 +51,7 @@ class TextSegDataset(Dataset[Sample]):
         size: height and width of the network's input.
         stage: masks come in all but predict, masks at their own resolution in test.
         augment: applied if given, seeded from (seed, epoch, index).
+        paraphrase: probability of another wording, drawn likewise.
         caption_dropout: probability of an empty caption, drawn by (seed, epoch, index).
         seed: of all that is drawn.
         cached: the same rows' pictures and masks; without it files are read.
@@ -62,6 +65,7 @@ class TextSegDataset(Dataset[Sample]):
         size: Size,
         stage: Stage,
         augment: TrainAugmentation | None = None,
+        paraphrase: float = 0.0,
         caption_dropout: float = 0.0,
         seed: int = 0,
         cached: CachedRows | None = None,
@@ -70,6 +74,7 @@ class TextSegDataset(Dataset[Sample]):
         self.size = size
         self.stage = stage
         self.augment = augment
+        self.paraphrase = paraphrase
         self.caption_dropout = caption_dropout
         self.seed = seed
         self.cached = cached
@@ -87,6 +92,7 @@ class TextSegDataset(Dataset[Sample]):
         image, original_size = self._image(index)
         sample = Sample(
             text=record.text,
+            caption_id=stable_id(key(record.text)),
             image_id=int(self._image_ids[index]),
             index=index,
             case=record.case,
@@ -103,12 +109,24 @@ class TextSegDataset(Dataset[Sample]):
         if self.augment is not None:
             seed = augmentation_seed(self.seed, epoch, index)
             image, mask, sample["text"] = self.augment(image, mask, record.text, seed)
-        # After the mirror, which needs the words: with and without dropout the pictures are alike.
-        if drawn("caption_dropout", self.seed, epoch, index) < self.caption_dropout:
-            sample["text"] = ""
+        self._vary_words(sample, epoch, index)
         sample["image"] = _image_tensor(image)
         sample["mask"] = torch.from_numpy(mask.copy())[None]  # [1, H, W]
         return sample
+
+    def _vary_words(self, sample: Sample, epoch: int, index: int) -> None:
+        """Reword or drop a training caption, after the mirror, which needs the words as they were.
+
+        A caption keeps its identity in another wording: rows with one caption are no negatives of
+        each other.
+        """
+        sample["caption_id"] = stable_id(key(sample["text"]))
+        if drawn("paraphrase", self.seed, epoch, index) < self.paraphrase:
+            wordings = rephrasings(sample["text"]) or (sample["text"],)
+            choice = drawn("wording", self.seed, epoch, index)
+            sample["text"] = wordings[int(choice * len(wordings))]
+        if drawn("caption_dropout", self.seed, epoch, index) < self.caption_dropout:
+            sample["text"], sample["caption_id"] = "", EMPTY_CAPTION_ID
 
     def _image(self, index: int) -> tuple[Bytes, Size]:
         """[H, W, 3], or [H, W, 1] where the channels are equal, and the size on disk."""
@@ -154,7 +172,7 @@ def collate(samples: list[Sample]) -> LoadedBatch:
     batch = LoadedBatch(
         image=torch.stack([s["image"].expand(channels, -1, -1) for s in samples]),  # [B, C, H, W]
         text=[s["text"] for s in samples],
-        caption_id=torch.tensor([stable_id(key(s["text"])) for s in samples], dtype=torch.int64),
+        caption_id=torch.tensor([s["caption_id"] for s in samples], dtype=torch.int64),
         image_id=torch.tensor([s["image_id"] for s in samples], dtype=torch.int64),
         index=torch.tensor([s["index"] for s in samples], dtype=torch.int64),
         case=[s["case"] for s in samples],

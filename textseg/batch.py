@@ -27,7 +27,8 @@ class Batch(_RequiredFields, total=False):
     |---|---|---|
     | image | [B, 3, H, W] float32 | in [0, 1]; mean and std belong to the image encoder |
     | text | list of B | captions as strings; the text encoder owns its tokenizer |
-    | caption_id, image_id | [B] int64 | `stable_id` of the normalized caption, of the image |
+    | caption_id | [B] int64 | `stable_id` of the normalized caption, as the dataset words it |
+    | image_id | [B] int64 | `stable_id` of the image |
     | index | [B] int64 | position in the split; DDP pads with repeats, scoring drops them by it |
     | case | list of B | one row: `<image stem>__<row>`, safe as a file name |
     | case_id | list of B | patient or study; "" where unknown |

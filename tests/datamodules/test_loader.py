@@ -97,6 +97,7 @@ def sample(image: Tensor) -> Sample:
     return Sample(
         image=image,
         text="",
+        caption_id=0,
         image_id=0,
         index=0,
         case="",
