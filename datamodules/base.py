@@ -42,7 +42,7 @@ from datamodules.transforms import (
 )
 from textseg.batch import Batch, LoadedBatch
 from textseg.errors import Report, UserError, check_choice, check_probability, raise_error
-from textseg.preprocess import checked_size, probe_size
+from textseg.preprocess import Resize, checked_size, probe_size
 
 # torchdata 0.11 calls it for every loader; torch 2.15 no longer wants it called.
 warnings.filterwarnings("ignore", message="'set_vital' is deprecated", category=UserWarning)
@@ -76,6 +76,8 @@ class TextSegDataModule(LightningDataModule, ABC):
             for in root.
         split: how rows are divided into train, val and test.
         image_size: side of the network's square input, or [height, width]; multiples of 32.
+        resize: how pictures come to image_size: stretch, or pad, which keeps their aspect ratio
+            with black borders; what lies in those is cut off again before masks are scored.
         batch_size: rows per batch and process.
         num_workers: processes that load data; 0 loads in the main process.
         on_missing: what to do about captions without images and images without captions.
@@ -118,6 +120,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         *,
         split: str = "manifest",
         image_size: int | list[int] = 224,
+        resize: Resize = "stretch",
         batch_size: int = 16,
         num_workers: int = 4,
         on_missing: Literal["error", "skip"] = "error",
@@ -134,6 +137,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         super().__init__()
         if self.splits:
             check_choice("split", split, self.splits)
+        check_choice("resize", resize, Resize)
         check_augmentation(augmentation)
         mirror_probability(augmentation, hflip)
         check_probability("paraphrase", paraphrase)
@@ -142,6 +146,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         self.captions_path = captions
         self.split = split
         self.image_size = image_size
+        self.resize: Resize = resize
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.on_missing = on_missing
@@ -301,6 +306,7 @@ class TextSegDataModule(LightningDataModule, ABC):
             self.records(stage),
             root=self.folder(),
             size=checked_size(self.image_size),
+            resize=self.resize,
             stage=stage,
             augment=augment,
             paraphrase=self.paraphrase if stage == "train" else 0.0,
@@ -393,6 +399,7 @@ class TextSegDataModule(LightningDataModule, ABC):
                 [record.image for record in self._listed()],
                 [record.mask for record in self._listed() if record.mask is not None],
                 size=checked_size(self.image_size),
+                resize=self.resize,
                 name=type(self).__name__,
             )
         return self._pictures

@@ -18,7 +18,17 @@ from datamodules.captions.rephrasing import rephrasings
 from datamodules.records import Record, Stage
 from datamodules.transforms import TrainAugmentation
 from textseg.batch import EMPTY_CAPTION_ID, Batch, LoadedBatch, stable_id
-from textseg.preprocess import Bytes, Size, read_image, read_mask, resize_image, resize_mask
+from textseg.preprocess import (
+    Bytes,
+    Frame,
+    Resize,
+    Size,
+    fit_image,
+    fit_mask,
+    frame_of,
+    read_image,
+    read_mask,
+)
 
 UNKNOWN_SPACING = (float("nan"), float("nan"))
 
@@ -39,6 +49,7 @@ class Sample(TypedDict, total=False):
     case: str
     case_id: str
     original_size: Size
+    frame: Frame
     spacing: tuple[float, float]
 
 
@@ -49,6 +60,7 @@ class TextSegDataset(Dataset[Sample]):
         records: the split's rows.
         root: the dataset's folder; images are identified by their path below it.
         size: height and width of the network's input.
+        resize: how pictures and masks come to that size.
         stage: masks come in all but predict, masks at their own resolution in test.
         augment: applied if given, seeded from (seed, epoch, index).
         paraphrase: probability of another wording, drawn likewise.
@@ -63,6 +75,7 @@ class TextSegDataset(Dataset[Sample]):
         *,
         root: Path,
         size: Size,
+        resize: Resize = "stretch",
         stage: Stage,
         augment: TrainAugmentation | None = None,
         paraphrase: float = 0.0,
@@ -72,6 +85,7 @@ class TextSegDataset(Dataset[Sample]):
     ) -> None:
         self.records = list(records)
         self.size = size
+        self.resize: Resize = resize
         self.stage = stage
         self.augment = augment
         self.paraphrase = paraphrase
@@ -100,6 +114,8 @@ class TextSegDataset(Dataset[Sample]):
             original_size=original_size,
             spacing=record.spacing or UNKNOWN_SPACING,
         )
+        if self.resize != "stretch":
+            sample["frame"] = frame_of(original_size, self.size, self.resize)
         if self.stage == "predict":
             sample["image"] = _image_tensor(image)
             return sample
@@ -133,7 +149,7 @@ class TextSegDataset(Dataset[Sample]):
         if self.cached is not None:
             return self.cached.image(index), self.cached.original_size(index)
         image = read_image(self.records[index].image)
-        return resize_image(image, self.size), (image.shape[0], image.shape[1])
+        return fit_image(image, self.size, self.resize), (image.shape[0], image.shape[1])
 
     def _mask(self, index: int) -> tuple[Bytes, Bytes | None]:
         """[H, W], and in test the mask at its own resolution, which a cache does not hold."""
@@ -142,7 +158,7 @@ class TextSegDataset(Dataset[Sample]):
         path = self.records[index].mask
         assert path is not None
         truth = read_mask(path)
-        return resize_mask(truth, self.size), truth if self.stage == "test" else None
+        return fit_mask(truth, self.size, self.resize), truth if self.stage == "test" else None
 
 
 def augmentation_seed(seed: int, epoch: int, index: int) -> int:
@@ -180,6 +196,8 @@ def collate(samples: list[Sample]) -> LoadedBatch:
         original_size=torch.tensor([s["original_size"] for s in samples], dtype=torch.int64),
         spacing=torch.tensor([s["spacing"] for s in samples], dtype=torch.float32),
     )
+    if "frame" in samples[0]:
+        batch["frame"] = torch.tensor([s["frame"] for s in samples], dtype=torch.int64)
     if "mask" in samples[0]:
         batch["mask"] = torch.stack([s["mask"] for s in samples])  # [B, 1, H, W]
     if "truth" in samples[0]:

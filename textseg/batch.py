@@ -35,10 +35,12 @@ class Batch(_RequiredFields, total=False):
     | original_size | [B, 2] int64 | height and width on disk, pixels |
     | spacing | [B, 2] float32 | millimetres per pixel, rows then columns; NaN where unknown |
     | mask | [B, 1, H, W] float32 | 0 or 1; absent in predict |
+    | frame | [B, 4] int64 | top, left, height, width of a padded picture; absent without borders |
     | truth | list of B [H0, W0] uint8 | 0 or 1 at each image's own resolution; test only |
     """
 
     mask: Tensor
+    frame: Tensor
     truth: list[Tensor]
 
 
@@ -58,6 +60,7 @@ class LoadedBatch(_RequiredFields, total=False):
     """
 
     mask: Tensor
+    frame: Tensor
     truth: list[Tensor]
 
 

@@ -178,6 +178,7 @@ def test_a_plain_trainers_checkpoint_tells_class_size_and_precision(tmp_path: Pa
     assert stored["textseg"] == {
         "class_path": f"{__name__}.OwnNetwork",
         "image_size": [64, 96],
+        "resize": "stretch",
         "precision": "bf16-mixed",
     }
 
