@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Literal, cast
 
 import torch
 from lightning import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -23,7 +22,7 @@ from datamodules.cache.build_once import build_once
 from datamodules.cache.pictures import CachedRows, PictureCache, open_cache
 from datamodules.captions.lvit_template import Template
 from datamodules.captions.modes import CaptionMode, apply_caption_mode, normalize
-from datamodules.captions.rephrasing import rephrasings
+from datamodules.captions.rephrasing import check_rephrasings, rephrasings
 from datamodules.dataset import EpochSampler, Sample, TextSegDataset, collate, to_batch
 from datamodules.files.checks import (
     check_captions,
@@ -159,7 +158,6 @@ class TextSegDataModule(LightningDataModule, ABC):
         self.caption_dropout = caption_dropout
         self.cache = cache
         self.seed = seed
-        self._told_of_fixed_wordings = False
         self._read: dict[str, list[Record]] = {}
         self._unlisted: list[Path] = []
         self._pictures: PictureCache | None = None
@@ -337,23 +335,7 @@ class TextSegDataModule(LightningDataModule, ABC):
                 replace(row, text=text) for row, text in zip(rows, texts, strict=True)
             ]
         if "train" in stages and self.paraphrase:
-            self._report_fixed_wordings([record.text for record in self._records["train"]])
-
-    def _report_fixed_wordings(self, texts: Sequence[str]) -> None:
-        """Say once how many captions have no other wording; none that has one is an error."""
-        fixed = sum(not rephrasings(text) for text in texts)
-        if fixed == len(texts):
-            raise UserError(
-                f"paraphrase={self.paraphrase}, but none of {fixed} training captions is of a kind "
-                f"that can be put in other words; the first is {texts[0]!r}",
-                "leave paraphrase out",
-            )
-        if fixed and not self._told_of_fixed_wordings:
-            rank_zero_info(
-                f"paraphrase: {fixed} of {len(texts)} training captions have no other wording and "
-                "stay as they are"
-            )
-        self._told_of_fixed_wordings = True
+            check_rephrasings(tuple(record.text for record in self._records["train"]))
 
     def _check(self, stages: Sequence[Stage]) -> None:
         """Find the usable rows of stages that were not checked before; the disk is read once."""

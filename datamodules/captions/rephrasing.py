@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from lightning.pytorch.utilities import rank_zero_info
+
 from datamodules.captions.lvit_template import (
     COUNTS,
     SIDES,
@@ -16,6 +18,7 @@ from datamodules.captions.lvit_template import (
     is_template_kind,
     read_template,
 )
+from textseg.errors import UserError
 
 
 @lru_cache(maxsize=8192)  # captions come back every epoch
@@ -44,6 +47,27 @@ def rephrasings(text: str) -> tuple[str, ...]:
     if re.search(r"\blesions?\b", text) is None:
         return ()
     return (_REFERRING.sub(_in_other_words, text),)
+
+
+@lru_cache(maxsize=8)  # says it once of the same captions
+def check_rephrasings(texts: tuple[str, ...]) -> None:
+    """Say how many training captions have no other wording.
+
+    Raises:
+        UserError: none has one.
+    """
+    fixed = sum(not rephrasings(text) for text in texts)
+    if fixed == len(texts):
+        raise UserError(
+            f"paraphrase: none of {fixed} training captions is of a kind that can be put in other "
+            f"words; the first is {texts[0]!r}",
+            "leave paraphrase out",
+        )
+    if fixed:
+        rank_zero_info(
+            f"paraphrase: {fixed} of {len(texts)} training captions have no other wording and "
+            "stay as they are"
+        )
 
 
 _EXTENT_LUNGS = {"bilateral": 2, "unilateral": 1}
