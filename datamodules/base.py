@@ -22,6 +22,7 @@ from datamodules.cache.build_once import build_once
 from datamodules.cache.pictures import CachedRows, PictureCache, open_cache
 from datamodules.captions.lvit_template import Template
 from datamodules.captions.modes import CaptionMode, apply_caption_mode, normalize
+from datamodules.captions.rephrasing import check_rephrasings, rephrasings
 from datamodules.dataset import EpochSampler, Sample, TextSegDataset, collate, to_batch
 from datamodules.files.checks import (
     check_captions,
@@ -31,10 +32,16 @@ from datamodules.files.checks import (
     without_caption,
 )
 from datamodules.records import Record, Splits, Stage
-from datamodules.transforms import TrainAugmentation
+from datamodules.transforms import (
+    NONE,
+    Augmentation,
+    TrainAugmentation,
+    check_augmentation,
+    mirror_probability,
+)
 from textseg.batch import Batch, LoadedBatch
-from textseg.errors import Report, UserError, check_choice, raise_error
-from textseg.preprocess import checked_size, probe_size
+from textseg.errors import Report, UserError, check_choice, check_probability, raise_error
+from textseg.preprocess import Resize, checked_size, probe_size
 
 # torchdata 0.11 calls it for every loader; torch 2.15 no longer wants it called.
 warnings.filterwarnings("ignore", message="'set_vital' is deprecated", category=UserWarning)
@@ -68,6 +75,8 @@ class TextSegDataModule(LightningDataModule, ABC):
             for in root.
         split: how rows are divided into train, val and test.
         image_size: side of the network's square input, or [height, width]; multiples of 32.
+        resize: how pictures come to image_size: stretch, or pad, which keeps their aspect ratio
+            with black borders; what lies in those is cut off again before masks are scored.
         batch_size: rows per batch and process.
         num_workers: processes that load data; 0 loads in the main process.
         on_missing: what to do about captions without images and images without captions.
@@ -75,7 +84,14 @@ class TextSegDataModule(LightningDataModule, ABC):
             root; a number asks for that many training images.
         caption_mode: true captions, empty ones, or true ones shuffled among the rows of a split.
         normalize_captions: repair spelling and spacing of captions.
-        augment: vary training images; words keep telling the truth.
+        augmentation: how training images vary, words staying true: none, light, standard, strong,
+            or a list of albumentations' transforms (docs/your_own_data.md).
+        hflip: probability that a training image is mirrored, with its mask and its words; by
+            default 0.5, and 0 where augmentation is none.
+        paraphrase: probability that a training caption is put in other words, where it is of a kind
+            that can be: LViT's, Duke's, referring expressions. `textseg probe` uses other ones.
+        caption_dropout: probability that a training image comes with an empty caption, anew in
+            each epoch; a network so learns what to do without words.
         cache: folder for the decoded, resized pictures, built once and memory-mapped; null reads
             the files every time.
         seed: of shuffling, augmentation and caption_mode=shuffled.
@@ -103,30 +119,43 @@ class TextSegDataModule(LightningDataModule, ABC):
         *,
         split: str = "manifest",
         image_size: int | list[int] = 224,
+        resize: Resize = "stretch",
         batch_size: int = 16,
         num_workers: int = 4,
         on_missing: Literal["error", "skip"] = "error",
         synthesize: bool | int = False,
         caption_mode: CaptionMode = "true",
         normalize_captions: bool = False,
-        augment: bool = True,
+        augmentation: Augmentation = "standard",
+        hflip: float | None = None,
+        paraphrase: float = 0.0,
+        caption_dropout: float = 0.0,
         cache: str | None = "data/cache",
         seed: int = 0,
     ) -> None:
         super().__init__()
         if self.splits:
             check_choice("split", split, self.splits)
+        check_choice("resize", resize, Resize)
+        check_augmentation(augmentation)
+        mirror_probability(augmentation, hflip)
+        check_probability("paraphrase", paraphrase)
+        check_probability("caption_dropout", caption_dropout)
         self.root = root
         self.captions_path = captions
         self.split = split
         self.image_size = image_size
+        self.resize: Resize = resize
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.on_missing = on_missing
         self.synthesize = synthesize
         self.caption_mode: CaptionMode = caption_mode
         self.normalize_captions = normalize_captions
-        self.augment = augment
+        self.augmentation = augmentation
+        self.hflip = hflip
+        self.paraphrase = paraphrase
+        self.caption_dropout = caption_dropout
         self.cache = cache
         self.seed = seed
         self._read: dict[str, list[Record]] = {}
@@ -192,8 +221,15 @@ class TextSegDataModule(LightningDataModule, ABC):
         return self._records[stage]
 
     def captions(self, split: str) -> list[str]:
-        """Give the texts of a split, in row order."""
-        return [record.text for record in self.records(split)]
+        """Give the texts of a split, in row order.
+
+        After those of train come the wordings that `paraphrase` may put in their place, so that a
+        vocabulary holds their words.
+        """
+        texts = [record.text for record in self.records(split)]
+        if split != "train" or not self.paraphrase:
+            return texts
+        return texts + [w for text in dict.fromkeys(texts) for w in rephrasings(text)]
 
     def cached_rows(self, split: str) -> CachedRows | None:
         """Give the cached pictures and masks of a split's `records`; None without a cache."""
@@ -226,7 +262,9 @@ class TextSegDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> StatefulDataLoader[Sample]:
         """Shuffle and augment; the loader's state is its position, from which a run goes on."""
-        augment = TrainAugmentation() if self.augment else None
+        hflip = mirror_probability(self.augmentation, self.hflip)
+        varied = self.augmentation != NONE or hflip > 0
+        augment = TrainAugmentation(self.augmentation, hflip) if varied else None
         dataset = self._dataset("train", augment)
         sampler = EpochSampler(dataset, seed=self.seed)
         if self.trainer is not None:  # Lightning starts a resumed epoch before it calls set_epoch
@@ -266,8 +304,11 @@ class TextSegDataModule(LightningDataModule, ABC):
             self.records(stage),
             root=self.folder(),
             size=checked_size(self.image_size),
+            resize=self.resize,
             stage=stage,
             augment=augment,
+            paraphrase=self.paraphrase if stage == "train" else 0.0,
+            caption_dropout=self.caption_dropout if stage == "train" else 0.0,
             seed=self.seed,
             cached=self.cached_rows(stage),
         )
@@ -293,6 +334,8 @@ class TextSegDataModule(LightningDataModule, ABC):
             self._records[stage] = [
                 replace(row, text=text) for row, text in zip(rows, texts, strict=True)
             ]
+        if "train" in stages and self.paraphrase:
+            check_rephrasings(tuple(record.text for record in self._records["train"]))
 
     def _check(self, stages: Sequence[Stage]) -> None:
         """Find the usable rows of stages that were not checked before; the disk is read once."""
@@ -338,6 +381,7 @@ class TextSegDataModule(LightningDataModule, ABC):
                 [record.image for record in self._listed()],
                 [record.mask for record in self._listed() if record.mask is not None],
                 size=checked_size(self.image_size),
+                resize=self.resize,
                 name=type(self).__name__,
             )
         return self._pictures

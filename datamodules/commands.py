@@ -12,6 +12,7 @@ from typing import Any
 from datamodules.audit import audit, format_audit, write_audit
 from datamodules.base import TextSegDataModule, setting_names
 from textseg.errors import UserError
+from textseg.preprocess import Resize
 
 
 def audit_dataset(
@@ -22,6 +23,7 @@ def audit_dataset(
     split: str | None = None,
     layout: str | None = None,
     image_size: int | list[int] = 224,
+    resize: Resize = "stretch",
     max_tokens: int = 32,
     count_tokens: Callable[[str], int] | None = None,
     output: str | None = None,
@@ -38,6 +40,7 @@ def audit_dataset(
         layout: where the images lie below root, where auto does not find out.
         image_size: side of the network's input, or [height, width]; lesions that vanish when their
             mask is resized to it are reported.
+        resize: how masks come to that size: stretch, or pad, which keeps their aspect ratio.
         max_tokens: captions with more tokens than this, which a network would cut, are reported.
         count_tokens: the tokens of a caption; None leaves this check out.
         output: folder for audit.json and findings.csv.
@@ -59,7 +62,7 @@ def audit_dataset(
     for name in given.keys() - setting_names(kind):
         raise UserError(f"{kind.__name__} has no setting {name}", f"leave --{name} out")
     written = None if output is None else _new_folder(Path(output).expanduser())
-    datamodule = kind(str(folder), image_size=image_size, cache=cache, **given)
+    datamodule = kind(str(folder), image_size=image_size, resize=resize, cache=cache, **given)
     result = audit(datamodule, count_tokens=count_tokens, max_tokens=max_tokens)
     print(f"{kind.__name__}, {folder}")
     print(format_audit(result))

@@ -14,10 +14,21 @@ from torch.utils.data import Dataset, DistributedSampler
 
 from datamodules.cache.pictures import CachedRows
 from datamodules.captions.modes import key
+from datamodules.captions.rephrasing import rephrasings
 from datamodules.records import Record, Stage
 from datamodules.transforms import TrainAugmentation
-from textseg.batch import Batch, LoadedBatch, stable_id
-from textseg.preprocess import Bytes, Size, read_image, read_mask, resize_image, resize_mask
+from textseg.batch import EMPTY_CAPTION_ID, Batch, LoadedBatch, stable_id
+from textseg.preprocess import (
+    Bytes,
+    Frame,
+    Resize,
+    Size,
+    fit_image,
+    fit_mask,
+    frame_of,
+    read_image,
+    read_mask,
+)
 
 UNKNOWN_SPACING = (float("nan"), float("nan"))
 
@@ -32,11 +43,13 @@ class Sample(TypedDict, total=False):
     mask: Tensor
     truth: Tensor
     text: str
+    caption_id: int
     image_id: int
     index: int
     case: str
     case_id: str
     original_size: Size
+    frame: Frame
     spacing: tuple[float, float]
 
 
@@ -47,9 +60,12 @@ class TextSegDataset(Dataset[Sample]):
         records: the split's rows.
         root: the dataset's folder; images are identified by their path below it.
         size: height and width of the network's input.
+        resize: how pictures and masks come to that size.
         stage: masks come in all but predict, masks at their own resolution in test.
         augment: applied if given, seeded from (seed, epoch, index).
-        seed: of the augmentation.
+        paraphrase: probability of another wording, drawn likewise.
+        caption_dropout: probability of an empty caption, drawn by (seed, epoch, index).
+        seed: of all that is drawn.
         cached: the same rows' pictures and masks; without it files are read.
     """
 
@@ -59,15 +75,21 @@ class TextSegDataset(Dataset[Sample]):
         *,
         root: Path,
         size: Size,
+        resize: Resize = "stretch",
         stage: Stage,
         augment: TrainAugmentation | None = None,
+        paraphrase: float = 0.0,
+        caption_dropout: float = 0.0,
         seed: int = 0,
         cached: CachedRows | None = None,
     ) -> None:
         self.records = list(records)
         self.size = size
+        self.resize: Resize = resize
         self.stage = stage
         self.augment = augment
+        self.paraphrase = paraphrase
+        self.caption_dropout = caption_dropout
         self.seed = seed
         self.cached = cached
         self._image_ids = np.array(
@@ -84,6 +106,7 @@ class TextSegDataset(Dataset[Sample]):
         image, original_size = self._image(index)
         sample = Sample(
             text=record.text,
+            caption_id=stable_id(key(record.text)),
             image_id=int(self._image_ids[index]),
             index=index,
             case=record.case,
@@ -91,6 +114,8 @@ class TextSegDataset(Dataset[Sample]):
             original_size=original_size,
             spacing=record.spacing or UNKNOWN_SPACING,
         )
+        if self.resize != "stretch":
+            sample["frame"] = frame_of(original_size, self.size, self.resize)
         if self.stage == "predict":
             sample["image"] = _image_tensor(image)
             return sample
@@ -100,16 +125,31 @@ class TextSegDataset(Dataset[Sample]):
         if self.augment is not None:
             seed = augmentation_seed(self.seed, epoch, index)
             image, mask, sample["text"] = self.augment(image, mask, record.text, seed)
+        self._vary_words(sample, epoch, index)
         sample["image"] = _image_tensor(image)
         sample["mask"] = torch.from_numpy(mask.copy())[None]  # [1, H, W]
         return sample
+
+    def _vary_words(self, sample: Sample, epoch: int, index: int) -> None:
+        """Reword or drop a training caption, after the mirror, which needs the words as they were.
+
+        A caption keeps its identity in another wording: rows with one caption are no negatives of
+        each other.
+        """
+        sample["caption_id"] = stable_id(key(sample["text"]))
+        if drawn("paraphrase", self.seed, epoch, index) < self.paraphrase:
+            wordings = rephrasings(sample["text"]) or (sample["text"],)
+            choice = drawn("wording", self.seed, epoch, index)
+            sample["text"] = wordings[int(choice * len(wordings))]
+        if drawn("caption_dropout", self.seed, epoch, index) < self.caption_dropout:
+            sample["text"], sample["caption_id"] = "", EMPTY_CAPTION_ID
 
     def _image(self, index: int) -> tuple[Bytes, Size]:
         """[H, W, 3], or [H, W, 1] where the channels are equal, and the size on disk."""
         if self.cached is not None:
             return self.cached.image(index), self.cached.original_size(index)
         image = read_image(self.records[index].image)
-        return resize_image(image, self.size), (image.shape[0], image.shape[1])
+        return fit_image(image, self.size, self.resize), (image.shape[0], image.shape[1])
 
     def _mask(self, index: int) -> tuple[Bytes, Bytes | None]:
         """[H, W], and in test the mask at its own resolution, which a cache does not hold."""
@@ -118,13 +158,19 @@ class TextSegDataset(Dataset[Sample]):
         path = self.records[index].mask
         assert path is not None
         truth = read_mask(path)
-        return resize_mask(truth, self.size), truth if self.stage == "test" else None
+        return fit_mask(truth, self.size, self.resize), truth if self.stage == "test" else None
 
 
 def augmentation_seed(seed: int, epoch: int, index: int) -> int:
     """Hash these numbers alone to a seed, the same in every worker, process and restart."""
     digest = hashlib.blake2b(f"{seed}/{epoch}/{index}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big")
+
+
+def drawn(what: str, seed: int, epoch: int, index: int) -> float:
+    """Draw a number in [0, 1) from these alone, independent of every other `what`."""
+    digest = hashlib.blake2b(f"{what}/{seed}/{epoch}/{index}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") / 2**32
 
 
 def _identity(image: Path, root: Path) -> str:
@@ -142,7 +188,7 @@ def collate(samples: list[Sample]) -> LoadedBatch:
     batch = LoadedBatch(
         image=torch.stack([s["image"].expand(channels, -1, -1) for s in samples]),  # [B, C, H, W]
         text=[s["text"] for s in samples],
-        caption_id=torch.tensor([stable_id(key(s["text"])) for s in samples], dtype=torch.int64),
+        caption_id=torch.tensor([s["caption_id"] for s in samples], dtype=torch.int64),
         image_id=torch.tensor([s["image_id"] for s in samples], dtype=torch.int64),
         index=torch.tensor([s["index"] for s in samples], dtype=torch.int64),
         case=[s["case"] for s in samples],
@@ -150,6 +196,8 @@ def collate(samples: list[Sample]) -> LoadedBatch:
         original_size=torch.tensor([s["original_size"] for s in samples], dtype=torch.int64),
         spacing=torch.tensor([s["spacing"] for s in samples], dtype=torch.float32),
     )
+    if "frame" in samples[0]:
+        batch["frame"] = torch.tensor([s["frame"] for s in samples], dtype=torch.int64)
     if "mask" in samples[0]:
         batch["mask"] = torch.stack([s["mask"] for s in samples])  # [B, 1, H, W]
     if "truth" in samples[0]:

@@ -10,6 +10,7 @@ import torch
 from sklearn.metrics import f1_score, log_loss
 from torch import Tensor
 
+from textseg.batch import EMPTY_CAPTION_ID
 from textseg.losses import (
     all_gather_with_grad,
     contrastive_targets,
@@ -319,6 +320,46 @@ def test_an_absent_row_gets_no_gradient_and_a_batch_of_them_a_finite_zero() -> N
     loss.backward()
     assert loss.item() == 0
     assert (scores.grad == 0).all()
+
+
+def test_an_empty_caption_is_neither_anchor_nor_candidate() -> None:
+    """Two rows without words are no positives of each other, nor negatives of those with words."""
+    captions = torch.tensor([7, EMPTY_CAPTION_ID, 9, EMPTY_CAPTION_ID])
+    images = torch.tensor([1, 2, 3, 4])
+    targets = contrastive_targets(captions, images)
+    without = contrastive_targets(captions[[0, 2]], images[[0, 2]])
+    assert targets.anchors.tolist() == [True, False, True, False]
+    assert torch.equal(targets.positives[[0, 2]][:, [0, 2]], without.positives)
+    scores = torch.randn(4, 4, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    loss = soft_cross_entropy(scores, targets)
+    loss.backward()
+    worded = soft_cross_entropy(scores.detach()[[0, 2]][:, [0, 2]], without)
+    assert loss.item() == pytest.approx(worded.item())
+    assert scores.grad is not None
+    assert scores.grad[[1, 3]].abs().sum() == scores.grad[:, [1, 3]].abs().sum() == 0
+    lesions = torch.tensor([True, True, False, True])
+    present = contrastive_targets(captions, images, lesions).anchors
+    assert present.tolist() == [True, False, False, False]
+
+
+def test_an_empty_caption_contributes_nothing_to_the_contrast_with_pixels() -> None:
+    draw = torch.Generator().manual_seed(0)
+    text = torch.randn(3, 8, generator=draw, requires_grad=True)
+    pixels = torch.randn(3, 8, 4, 4, generator=draw)
+    mask = (torch.rand(3, 1, 16, 16, generator=draw) > 0.6).float()
+    scalars = torch.tensor(-1.0), torch.tensor(0.3)
+    ids = torch.tensor([5, EMPTY_CAPTION_ID, 5])
+    loss = text_to_pixel_contrastive_loss(text, pixels, mask, *scalars, ids)
+    loss.backward()
+    alone = [
+        text_to_pixel_contrastive_loss(text[[i]], pixels[[i]], mask[[i]], *scalars) for i in (0, 2)
+    ]
+    assert loss.item() == pytest.approx((alone[0] + alone[1]).item() / 3)
+    assert text.grad is not None
+    assert text.grad[1].abs().sum() == 0 < text.grad[0].abs().sum()
+    whole = text_to_pixel_contrastive_loss(text, pixels, mask, *scalars)
+    named = text_to_pixel_contrastive_loss(text, pixels, mask, *scalars, torch.tensor([1, 2, 3]))
+    assert torch.equal(whole, named)
 
 
 def test_in_a_batch_of_one_caption_with_equal_scores_the_loss_is_log_of_its_size() -> None:

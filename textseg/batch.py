@@ -27,17 +27,20 @@ class Batch(_RequiredFields, total=False):
     |---|---|---|
     | image | [B, 3, H, W] float32 | in [0, 1]; mean and std belong to the image encoder |
     | text | list of B | captions as strings; the text encoder owns its tokenizer |
-    | caption_id, image_id | [B] int64 | `stable_id` of the normalized caption, of the image |
+    | caption_id | [B] int64 | `stable_id` of the normalized caption, as the dataset words it |
+    | image_id | [B] int64 | `stable_id` of the image |
     | index | [B] int64 | position in the split; DDP pads with repeats, scoring drops them by it |
     | case | list of B | one row: `<image stem>__<row>`, safe as a file name |
     | case_id | list of B | patient or study; "" where unknown |
     | original_size | [B, 2] int64 | height and width on disk, pixels |
     | spacing | [B, 2] float32 | millimetres per pixel, rows then columns; NaN where unknown |
     | mask | [B, 1, H, W] float32 | 0 or 1; absent in predict |
+    | frame | [B, 4] int64 | top, left, height, width of a padded picture; absent without borders |
     | truth | list of B [H0, W0] uint8 | 0 or 1 at each image's own resolution; test only |
     """
 
     mask: Tensor
+    frame: Tensor
     truth: list[Tensor]
 
 
@@ -57,6 +60,7 @@ class LoadedBatch(_RequiredFields, total=False):
     """
 
     mask: Tensor
+    frame: Tensor
     truth: list[Tensor]
 
 
@@ -82,3 +86,7 @@ class SegmentationOutput(NamedTuple):
 def stable_id(text: str) -> int:
     """A digest in [0, 2**63) that, unlike `hash`, is the same in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+EMPTY_CAPTION_ID = stable_id("")
+"""`caption_id` of a row without words."""

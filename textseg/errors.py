@@ -138,6 +138,16 @@ def check_at_least(name: str, value: float, least: float, remedy: str = "") -> N
         raise UserError(f"{name}={value} is below {least}", remedy or f"give {least} or more")
 
 
+def check_probability(name: str, value: float) -> None:
+    """Check that a setting is a number in [0, 1].
+
+    Raises:
+        UserError: it is not.
+    """
+    if not 0 <= value <= 1:
+        raise UserError(f"{name}={value} is no probability", "give a number from 0 to 1")
+
+
 def check_seed(seed: int) -> None:
     """Check that numpy accepts a seed.
 

@@ -12,6 +12,7 @@ import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor
 
+from textseg.batch import EMPTY_CAPTION_ID
 from textseg.errors import UserError
 
 DICE_BCE = {"dice": 1.0, "bce": 1.0}
@@ -193,7 +194,12 @@ def segmentation_loss(
 
 
 def text_to_pixel_contrastive_loss(
-    text: Tensor, pixels: Tensor, mask: Tensor, log_temperature: Tensor, bias: Tensor
+    text: Tensor,
+    pixels: Tensor,
+    mask: Tensor,
+    log_temperature: Tensor,
+    bias: Tensor,
+    caption_id: Tensor | None = None,
 ) -> Tensor:
     """Contrast of an expression with pixels: those of its lesion are positives, others negatives.
 
@@ -206,7 +212,7 @@ def text_to_pixel_contrastive_loss(
 
     Each class has its own mean, so that a small lesion counts. Lesions the expression does not
     refer to are negatives. An empty mask contributes its negative half alone, a full mask its
-    positive half.
+    positive half, an empty caption, which names nothing, 0.
 
     Args:
         text: [B, D], projections of the text.
@@ -214,6 +220,7 @@ def text_to_pixel_contrastive_loss(
         mask: [B, 1, H, W], 0 or 1.
         log_temperature: learned scalar.
         bias: learned scalar b.
+        caption_id: [B] int64 (`stable_id`), which tells empty captions; without it none is.
     """
     with _full_precision(pixels):
         words = F.normalize(text.float(), dim=1)  # [B, D]
@@ -226,7 +233,10 @@ def text_to_pixel_contrastive_loss(
         outside = F.adaptive_avg_pool2d(1 - mask.float(), grid).flatten(1)
         positives = _weighted_mean(-F.logsigmoid(scores), inside)
         negatives = _weighted_mean(-F.logsigmoid(-scores), outside)
-        return (positives + negatives).mean() / 2
+        rows = positives + negatives  # [B]
+        if caption_id is not None:
+            rows = rows * (caption_id != EMPTY_CAPTION_ID)
+        return rows.mean() / 2
 
 
 def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
@@ -287,14 +297,15 @@ def contrastive_targets(
 
     Rows with the same caption are positives of each other: at batch 32 a row of QaTa has about four
     others with its very caption. Rows of the same image with another caption are neither positives
-    nor negatives.
+    nor negatives. A row with an empty caption is not present: it says nothing of its image.
 
     Args:
         caption_id, image_id: [N] int64 (`stable_id`).
         present: [N] bool; rows that are False are neither anchors nor candidates.
     """
     diagonal = torch.eye(len(caption_id), dtype=torch.bool, device=caption_id.device)
-    present = torch.ones_like(diagonal[0]) if present is None else present
+    worded = caption_id != EMPTY_CAPTION_ID
+    present = worded if present is None else present & worded
     same_caption = caption_id[:, None] == caption_id[None, :]
     same_image = image_id[:, None] == image_id[None, :]
     # A row that is not present keeps itself, so that no softmax is empty; it is no anchor.

@@ -6,8 +6,10 @@ Images are read, resized and windowed; words are found in captions.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,8 @@ from PIL import Image
 from textseg.errors import UserError, refusing
 
 Size = tuple[int, int]  # height, width
+Frame = tuple[int, int, int, int]  # top, left, height, width
+Resize = Literal["stretch", "pad"]
 Bytes = NDArray[np.uint8]
 
 # What Pillow raises for a file that is cut short, spoiled, or claims to be gigantic.
@@ -110,6 +114,58 @@ def resize_mask(mask: Bytes, size: Size) -> Bytes:
     if mask.shape == size:
         return mask
     return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
+def frame_of(original: Size, size: Size, resize: Resize = "stretch") -> Frame:
+    """Where a picture lies in the network's input: top, left, height and width, pixels.
+
+    With "stretch" it fills the input. With "pad" it keeps its aspect ratio: one of its sides fills
+    the input, the other is rounded to whole pixels, 1 at least, and lies in the middle; of an odd
+    border the larger half is below or on the right.
+
+    Args:
+        original: height and width of the picture.
+        size: height and width of the input.
+        resize: how the one comes to the other.
+    """
+    if resize == "stretch":
+        return 0, 0, *size
+    (height, width), (rows, columns) = original, size
+    if rows * width <= columns * height:
+        columns = max(1, (2 * width * rows + height) // (2 * height))
+    else:
+        rows = max(1, (2 * height * columns + width) // (2 * width))
+    return (size[0] - rows) // 2, (size[1] - columns) // 2, rows, columns
+
+
+def fit_image(image: Bytes, size: Size, resize: Resize = "stretch") -> Bytes:
+    """Make the network's input of an image, with black borders where it is padded.
+
+    Args:
+        image: [H0, W0, 3].
+        size: height and width of the input.
+        resize: see `frame_of`.
+
+    Returns:
+        [H, W, 3].
+    """
+    return _fitted(image, size, resize, resize_image)
+
+
+def fit_mask(mask: Bytes, size: Size, resize: Resize = "stretch") -> Bytes:
+    """Make a mask [H, W] of a mask [H0, W0] as `fit_image` does; a border is background."""
+    return _fitted(mask, size, resize, resize_mask)
+
+
+def _fitted(
+    pixels: Bytes, size: Size, resize: Resize, resized: Callable[[Bytes, Size], Bytes]
+) -> Bytes:
+    if resize == "stretch":
+        return resized(pixels, size)
+    top, left, height, width = frame_of((pixels.shape[0], pixels.shape[1]), size, resize)
+    canvas = np.zeros((*size, *pixels.shape[2:]), dtype=np.uint8)
+    canvas[top : top + height, left : left + width] = resized(pixels, (height, width))
+    return canvas
 
 
 def ct_window(hounsfield: NDArray[np.floating], center: float = 40, width: float = 400) -> Bytes:

@@ -47,7 +47,7 @@ def audit(
     each mask is opened once.
 
     Args:
-        datamodule: the dataset, with its split, on_missing and image_size.
+        datamodule: the dataset, with its split, on_missing, image_size and resize.
         count_tokens: the tokens of a caption, special ones included; None leaves this check out.
         max_tokens: captions with more are reported.
 
@@ -60,6 +60,7 @@ def audit(
     files = FileChecks(
         root,
         network=checked_size(datamodule.image_size),
+        resize=datamodule.resize,
         missing="error" if datamodule.on_missing == "error" else "warning",
         count_components=template is not None,
     )

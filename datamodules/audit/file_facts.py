@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import ndimage  # type: ignore[import-untyped]
 
 from textseg.errors import UserError, first_line
-from textseg.preprocess import BROKEN, MASK_THRESHOLD, Size, mask_values, resize_mask
+from textseg.preprocess import BROKEN, MASK_THRESHOLD, Resize, Size, fit_mask, mask_values
 
 _DOUBTFUL = (64, 191)  # values that could as well have come out on the other side of the threshold
 _CORNERS_TOUCH = np.ones((3, 3), dtype=np.uint8)  # 8-connected
@@ -78,7 +78,9 @@ def inspect_image(path: Path) -> ImageFacts:
     )
 
 
-def inspect_mask(path: Path, network: Size, *, count_components: bool) -> MaskFacts:
+def inspect_mask(
+    path: Path, network: Size, resize: Resize = "stretch", *, count_components: bool
+) -> MaskFacts:
     """Decode a mask and describe it, also as resized to the network's height and width.
 
     Raises:
@@ -101,7 +103,7 @@ def inspect_mask(path: Path, network: Size, *, count_components: bool) -> MaskFa
         area=area,
         center=float(columns @ middle) / area / mask.shape[1] if area else None,
         components=components,
-        vanishes=bool(area) and not resize_mask(mask, network).any(),
+        vanishes=bool(area) and not fit_mask(mask, network, resize).any(),
     )
 
 

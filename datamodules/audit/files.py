@@ -11,7 +11,7 @@ from datamodules.audit.findings import Finding, Severity, finding
 from datamodules.files.checks import preview
 from datamodules.records import Record
 from textseg.errors import UserError
-from textseg.preprocess import Size
+from textseg.preprocess import Resize, Size
 from textseg.tables import images_in, match_key
 
 _ODD = 0.1  # share of the pictures below which their size or mode is an exception
@@ -23,15 +23,23 @@ class FileChecks:
     Args:
         root: the dataset's folder; files are named by their path below it.
         network: height and width of the network's input.
+        resize: how masks come to that size.
         missing: how serious a missing file is.
         count_components: whether masks' connected components are counted.
     """
 
     def __init__(
-        self, root: Path, *, network: Size, missing: Severity, count_components: bool
+        self,
+        root: Path,
+        *,
+        network: Size,
+        resize: Resize,
+        missing: Severity,
+        count_components: bool,
     ) -> None:
         self.root = root
         self.network = network
+        self.resize: Resize = resize
         self.missing = missing
         self.count_components = count_components
         self.findings: list[Finding] = []
@@ -89,7 +97,9 @@ class FileChecks:
                 self._add("image without mask", split, record.image, detail, severity=self.missing)
             return None
         try:
-            facts = inspect_mask(path, self.network, count_components=self.count_components)
+            facts = inspect_mask(
+                path, self.network, self.resize, count_components=self.count_components
+            )
         except UserError as error:
             self._add("unreadable mask", split, path, str(error))
             return None

@@ -31,12 +31,13 @@ from textseg.errors import UserError
 from textseg.preprocess import (
     PIXELS_VERSION,
     Bytes,
+    Resize,
     Size,
+    fit_image,
+    fit_mask,
     probe_size,
     read_image,
     read_mask,
-    resize_image,
-    resize_mask,
 )
 
 _THREADS = 4  # decoding releases Python's lock
@@ -172,7 +173,13 @@ class CachedRows:
 
 
 def open_cache(
-    cache: Path, images: Iterable[Path], masks: Iterable[Path], *, size: Size, name: str
+    cache: Path,
+    images: Iterable[Path],
+    masks: Iterable[Path],
+    *,
+    size: Size,
+    resize: Resize,
+    name: str,
 ) -> PictureCache:
     """Open the cache of these files, built first if there is none or if a file has changed.
 
@@ -181,19 +188,20 @@ def open_cache(
         images: image files; those that do not exist are left out.
         masks: mask files, likewise.
         size: height and width of the network's input.
+        resize: how pictures and masks come to that size.
         name: the DataModule's, for the folder and for messages.
 
     Raises:
         UserError: the cache cannot be written, or needs more space than there is.
     """
     images, masks = (sorted(set(paths), key=str) for paths in (images, masks))
-    names = "\0".join(map(str, [size, *images, "", *masks]))
+    names = "\0".join(map(str, [size, resize, *images, "", *masks]))
     digest = hashlib.blake2b(names.encode(errors="surrogateescape"), digest_size=6).hexdigest()
     # A dataset whose captions name other files has a folder of its own: two runs that see the same
     # root differently must not rebuild one folder in turns.
     folder = (cache.expanduser() / f"{name}-{digest}").absolute()
-    identity = sources_identity([*images, *masks], PIXELS_VERSION, pillow_version, size)
-    write = partial(_write, images=images, masks=masks, size=size, name=name)
+    identity = sources_identity([*images, *masks], PIXELS_VERSION, pillow_version, size, resize)
+    write = partial(_write, images=images, masks=masks, size=size, resize=resize, name=name)
     for attempt in range(2):
         build_once(
             folder, write, identity=identity, what=f"the cache of {name}", elsewhere=_ELSEWHERE
@@ -210,13 +218,20 @@ def _packed_bytes(size: Size) -> int:
 
 
 def _write(
-    folder: Path, *, images: Sequence[Path], masks: Sequence[Path], size: Size, name: str
+    folder: Path,
+    *,
+    images: Sequence[Path],
+    masks: Sequence[Path],
+    size: Size,
+    resize: Resize,
+    name: str,
 ) -> None:
     images, masks = (list(filter(Path.is_file, paths)) for paths in (images, masks))
     _check_space(folder, len(images), len(masks), size)
     index: dict[str, list[tuple[str | int, ...]]] = {"images": [], "masks": []}
     start, total = 0, len(images) + len(masks)
-    kinds = (("images", images, _image_pixels), ("masks", masks, _mask_pixels))
+    as_input = partial(_image_pixels, resize=resize), partial(_mask_pixels, resize=resize)
+    kinds = (("images", images, as_input[0]), ("masks", masks, as_input[1]))
     with (
         (folder / "pixels.bin").open("wb") as file,
         ThreadPoolExecutor(_THREADS) as pool,
@@ -258,20 +273,20 @@ class _Decoded(NamedTuple):
 _Decode = Callable[[Path, Size], _Decoded]
 
 
-def _image_pixels(path: Path, size: Size) -> _Decoded:
+def _image_pixels(path: Path, size: Size, resize: Resize = "stretch") -> _Decoded:
     """Decode and resize an image; one channel where all three are equal."""
     image = read_image(path)
-    resized = resize_image(image, size)
+    resized = fit_image(image, size, resize)
     red, green, blue = (resized[..., channel] for channel in range(3))
     if np.array_equal(red, green) and np.array_equal(red, blue):
         resized = red[..., None]
     return _Decoded(resized.reshape(-1), resized.shape[2], (image.shape[0], image.shape[1]))
 
 
-def _mask_pixels(path: Path, size: Size) -> _Decoded:
+def _mask_pixels(path: Path, size: Size, resize: Resize = "stretch") -> _Decoded:
     """Decode and resize a mask, and pack eight pixels into a byte."""
     mask = read_mask(path)
-    return _Decoded(np.packbits(resize_mask(mask, size)), 0, (mask.shape[0], mask.shape[1]))
+    return _Decoded(np.packbits(fit_mask(mask, size, resize)), 0, (mask.shape[0], mask.shape[1]))
 
 
 def _attempt(decode: _Decode, path: Path, size: Size) -> _Decoded:

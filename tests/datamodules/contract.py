@@ -194,7 +194,7 @@ class DataModuleContract(ABC):
         kind = type(ready)
         assert known_datasets()[str(kind.name)] is kind
         shared = setting_names(TextSegDataModule)
-        assert len(shared) == 13
+        assert len(shared) == 17
         assert setting_names(kind) >= shared | set(self.choices)
         with pytest.raises(TypeError, match="batch_sizee"):
             kind(batch_sizee=3)
@@ -274,8 +274,8 @@ class DataModuleContract(ABC):
         assert not torch.equal(sample(2, 1), sample(2, 1, seed=6))
 
     def test_workers_change_nothing(self, tmp_path: Path) -> None:
-        alone = self.small(tmp_path, num_workers=0).train_dataloader()
-        helped = self.small(tmp_path, num_workers=2).train_dataloader()
+        alone = self.small(tmp_path, num_workers=0, caption_dropout=0.5).train_dataloader()
+        helped = self.small(tmp_path, num_workers=2, caption_dropout=0.5).train_dataloader()
         for epoch in (0, 1):  # workers persist, so the epoch must reach them through the sampler
             for loader in (alone, helped):
                 loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
@@ -317,9 +317,36 @@ class DataModuleContract(ABC):
         trainer.fit(listener, datamodule=self.small(tmp_path))
         assert listener.epochs == [0, 1, 2]
 
-    def test_augment_false_gives_the_picture_as_it_is(self, tmp_path: Path) -> None:
-        dataset = self.small(tmp_path, augment=False).train_dataloader().dataset
+    def test_augmentation_none_gives_the_picture_as_it_is(self, tmp_path: Path) -> None:
+        dataset = self.small(tmp_path, augmentation="none").train_dataloader().dataset
         assert torch.equal(dataset[0, 0]["image"], dataset[7, 0]["image"])  # type: ignore[index]
+
+    def test_caption_dropout_empties_as_many_training_captions_as_it_says(
+        self, tmp_path: Path
+    ) -> None:
+        """Drawn by seed, epoch and index; pictures, masks and all other captions stay."""
+        plain = self.small(tmp_path).train_dataloader().dataset
+        dropping = self.small(tmp_path, caption_dropout=0.3).train_dataloader().dataset
+        empty = []
+        for item in ((epoch, index) for epoch in range(30) for index in range(4)):
+            with_words, dropped = plain[item], dropping[item]
+            assert torch.equal(with_words["image"], dropped["image"])
+            assert torch.equal(with_words["mask"], dropped["mask"])
+            assert dropped["text"] in ("", with_words["text"])
+            empty.append(dropped["text"] == "")
+        assert pytest.approx(np.mean(empty), abs=0.17) == 0.3  # four standard errors
+        by_row = np.array(empty).reshape(30, 4)
+        assert not (by_row.all(0) | ~by_row.any(0)).any(), "no row always, none never"
+        again = self.small(tmp_path, caption_dropout=0.3).train_dataloader().dataset
+        assert [again[e, i]["text"] == "" for e in range(30) for i in range(4)] == empty
+
+    def test_caption_dropout_leaves_evaluation_alone(self, tmp_path: Path) -> None:
+        datamodule = self.small(tmp_path, caption_dropout=1.0)
+        assert {text for batch in batches(datamodule, "train") for text in batch["text"]} == {""}
+        for split in ("val", "test", "predict"):
+            assert all(text for batch in batches(datamodule, split) for text in batch["text"])
+        with refused("caption_dropout=1.5"):
+            self.small(tmp_path, caption_dropout=1.5)
 
     def test_validation_is_not_augmented(self, ready: TextSegDataModule) -> None:
         for first, second in zip(batches(ready, "val"), batches(ready, "val"), strict=True):

@@ -115,7 +115,7 @@ def test_every_way_in_builds_it_once_for_all_splits(root: Path, builds: list[Pat
     ):
         start(make(root))
     make(root, split="mirrored").setup()
-    make(root, caption_mode="empty", augment=False, seed=7).setup()
+    make(root, caption_mode="empty", augmentation="none", seed=7).setup()
     assert len(builds) == 1
 
 

@@ -28,10 +28,24 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return write_refhl(tmp_path_factory.mktemp("refhl"))
 
 
-def data(root: Path, workers: int = 0, epoch: int | None = None) -> RefHLSegDataModule:
+VARIED: dict[str, Any] = {
+    "augmentation": [
+        {"class_path": "albumentations.Affine", "init_args": {"rotate": [-20, 20]}},
+        {"class_path": "albumentations.GaussNoise", "init_args": {"p": 0.8}},
+    ],
+    "hflip": 0.3,
+    "paraphrase": 0.5,
+    "caption_dropout": 0.3,
+    "resize": "pad",
+}
+
+
+def data(
+    root: Path, workers: int = 0, epoch: int | None = None, **settings: Any
+) -> RefHLSegDataModule:
     """A data module, in a fit that has come to `epoch` if one is given."""
     module = RefHLSegDataModule(
-        str(root), image_size=32, batch_size=2, num_workers=workers, cache=None
+        str(root), image_size=32, batch_size=2, num_workers=workers, cache=None, **settings
     )
     module.setup("fit")
     if epoch is not None:
@@ -46,23 +60,23 @@ def seen(batches: Any) -> list[tuple[list[int], list[str], float]]:
     return [(b["index"].tolist(), b["text"], float(b["image"].double().sum())) for b in batches]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("workers", "settings"), [(0, {}), (2, {}), (2, VARIED)])
 def test_a_loader_goes_on_with_the_rest_of_its_epoch_and_with_the_next(
-    root: Path, tmp_path: Path, workers: int
+    root: Path, tmp_path: Path, workers: int, settings: dict[str, Any]
 ) -> None:
-    whole = data(root).train_dataloader()
+    whole = data(root, **settings).train_dataloader()
     epochs = []
     for epoch in (EPOCH, EPOCH + 1):
         whole.sampler.set_epoch(epoch)
         epochs.append(seen(whole))
     assert len(epochs[0]) == 5, "the odd row is dropped"
 
-    cut = data(root, workers, EPOCH).train_dataloader()
+    cut = data(root, workers, EPOCH, **settings).train_dataloader()
     batches = iter(cut)
     assert seen([next(batches), next(batches)]) == epochs[0][:2]
     torch.save(cut.state_dict(), tmp_path / "state")
 
-    resumed = data(root, workers, EPOCH).train_dataloader()
+    resumed = data(root, workers, EPOCH, **settings).train_dataloader()
     resumed.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
     assert seen(resumed) == epochs[0][2:]
     resumed.sampler.set_epoch(EPOCH + 1)
@@ -97,6 +111,7 @@ def sample(image: Tensor) -> Sample:
     return Sample(
         image=image,
         text="",
+        caption_id=0,
         image_id=0,
         index=0,
         case="",

@@ -121,7 +121,7 @@ def test_volumes_beside_the_slices_do_not_disturb(tmp_path: Path) -> None:
 
 
 def test_the_faint_rim_is_no_lesion_and_an_empty_mask_is_accepted(tmp_path: Path) -> None:
-    datamodule = make(trees.mosmed_kaggle(tmp_path), augment=False, image_size=32)
+    datamodule = make(trees.mosmed_kaggle(tmp_path), augmentation="none", image_size=32)
     dataset = datamodule.train_dataloader().dataset
     areas = {}
     for index, record in enumerate(datamodule.records("train")):
@@ -351,7 +351,7 @@ def test_study_divides_the_real_text_about_80_10_10(real_data: Path) -> None:
 @pytest.mark.real_data
 @pytest.mark.filterwarnings("ignore:left out")
 def test_the_real_pairs_load_with_their_text_and_without_the_rim(real_data: Path) -> None:
-    datamodule = real(real_data, image_size=512, augment=False)
+    datamodule = real(real_data, image_size=512, augmentation="none")
     texts = real_rows(real_data, "train")
     files = sorted((real_data / "mosmed_images_sample/frames").iterdir())
     dataset = datamodule.train_dataloader().dataset

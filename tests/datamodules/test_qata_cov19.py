@@ -371,7 +371,7 @@ def test_the_real_sample_agrees_with_its_manifest(real_data: Path) -> None:
 @pytest.mark.real_data
 @pytest.mark.filterwarnings("ignore:left out")
 def test_all_1000_real_pairs_load_with_their_own_text(real_data: Path) -> None:
-    datamodule = real(real_data, image_size=224, augment=False)
+    datamodule = real(real_data, image_size=224, augmentation="none")
     datamodule.setup()
     loaders = {
         "train": datamodule.train_dataloader(),

@@ -92,7 +92,7 @@ def test_expressions_of_one_image_share_its_id_and_not_their_case(tmp_path: Path
 
 def test_images_of_one_name_in_two_folders_have_two_ids(tmp_path: Path) -> None:
     write(tmp_path, entries(tmp_path))
-    dataset = make(tmp_path, augment=False).train_dataloader().dataset
+    dataset = make(tmp_path, augmentation="none").train_dataloader().dataset
     assert dataset.records[0].image.name == dataset.records[4].image.name  # type: ignore[attr-defined]
     assert dataset[0]["image_id"] != dataset[4]["image_id"]
 

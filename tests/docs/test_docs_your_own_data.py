@@ -21,6 +21,7 @@ from tests.docs.page import read_page
 from tests.tiny_run import ROWS, Outcome, call, fingerprints, masks_in, only, write_refhl
 
 PAGE = read_page("your_own_data.md")
+VARIATIONS = ["mirror", "strength", "kinds", "other words", "captions left out", "aspect ratio"]
 # The page's experiment takes a laptop's half hour; these make it take seconds.
 QUICK = [
     *("--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"),
@@ -80,7 +81,19 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
 
 def test_every_command_of_the_page_is_tested() -> None:
     assert PAGE.named("bash") == ["audit", "fit", "test", "predict"]
-    assert PAGE.named("yaml") == ["my_data.yaml"]
+    assert PAGE.named("yaml") == ["my_data.yaml", *VARIATIONS]
+
+
+def test_every_setting_of_the_page_makes_training_pictures(tmp_path: Path) -> None:
+    """Each alone, and all of those that do not exclude each other together."""
+    root, together = str(write_refhl(tmp_path)), {}
+    for name in VARIATIONS:
+        settings = yaml.safe_load(PAGE.tested[name])
+        together |= settings
+        for given in (settings, together):
+            module = ManifestDataModule(root, image_size=32, num_workers=0, cache=None, **given)
+            (batch,) = module.train_dataloader()
+            assert batch["image"].shape == (ROWS["train"], 3, 32, 32)
 
 
 def test_every_setting_that_the_page_names_exists() -> None:

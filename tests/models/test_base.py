@@ -206,7 +206,12 @@ def test_a_text_encoder_that_lacks_promises_is_refused_by_their_names() -> None:
 def trained_by_hand(network: SegmentationModule, folder: Path, **settings: Any) -> Path:
     """A checkpoint of a Trainer that no command line configured."""
     data = RefHLSegDataModule(
-        synthesize=4, batch_size=2, num_workers=0, augment=False, root=folder / "data", **settings
+        synthesize=4,
+        batch_size=2,
+        num_workers=0,
+        augmentation="none",
+        root=folder / "data",
+        **settings,
     )
     trainer = quiet_trainer(max_steps=1, limit_val_batches=0, precision="bf16-mixed")
     trainer.fit(network, datamodule=data)
@@ -220,6 +225,7 @@ def test_a_plain_trainers_checkpoint_tells_class_size_and_precision(tmp_path: Pa
     assert stored["textseg"] == {
         "class_path": f"{__name__}.OwnNetwork",
         "image_size": [64, 96],
+        "resize": "stretch",
         "precision": "bf16-mixed",
     }
 

@@ -22,7 +22,7 @@ TOUCHED = 0.25  # a pixel belongs to the lesion when a quarter of it does
 
 def phantoms() -> RefHLSegDataModule:
     datamodule = RefHLSegDataModule(
-        synthesize=200, image_size=96, batch_size=8, num_workers=0, augment=False
+        synthesize=200, image_size=96, batch_size=8, num_workers=0, augmentation="none"
     )
     datamodule.prepare_data()
     return datamodule

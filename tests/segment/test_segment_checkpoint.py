@@ -44,7 +44,13 @@ def test_without_a_config_the_size_must_be_given(image_only: str, tmp_path: Path
 
 @pytest.mark.parametrize(
     "content",
-    ["data: [", "- a list", "data: {init_args: 5}", "data: {init_args: {image_size: large}}"],
+    [
+        "data: [",
+        "- a list",
+        "data: {init_args: 5}",
+        "data: {init_args: {image_size: large}}",
+        "data: {init_args: {image_size: 32, resize: crop}}",
+    ],
 )
 def test_a_config_that_is_none_is_named(image_only: str, tmp_path: Path, content: str) -> None:
     alone = shutil.copy(image_only, tmp_path)

@@ -209,7 +209,7 @@ def data_of(root: Path, batch_size: int) -> RefHLSegDataModule:
         batch_size=batch_size,
         num_workers=0,
         cache=None,
-        augment=False,
+        augmentation="none",
         seed=SEED,
     )
 

@@ -63,7 +63,7 @@ def step(run: Path) -> int:
     [
         ("model.lr", "0.1", "0.0003"),
         ("seed_everything", "7", "1"),
-        ("data.augment", "false", "true"),
+        ("data.augmentation", "none", "standard"),
         ("data.image_size", "64", "32"),
         ("data.seed", "7", "0"),
     ],

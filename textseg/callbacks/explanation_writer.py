@@ -13,9 +13,12 @@ from torch import Tensor
 from textseg.batch import Batch
 from textseg.callbacks.score_log import report_of
 from textseg.errors import UserError, check_at_least
+from textseg.explain import normalize_map
+from textseg.metrics.case_table import without_border
 from textseg.models.base import SegmentationModule
 from textseg.runs.outputs import (
     evenly_spaced,
+    frame_in,
     gather_by_index,
     mask_bytes,
     new_output_dir,
@@ -117,6 +120,10 @@ class ExplanationWriter(L.Callback):
         except UserError:
             return False
         maps = pl_module.explain(batch["image"][row : row + 1], [text], self.word)
+        frame = frame_in(batch, row)
+        if frame is not None:  # each map on the scale of what is shown of it
+            shown = {name: without_border(values, frame)[0] for name, values in maps.items()}
+            maps = {n: normalize_map(m[None], (m.shape[0], m.shape[1])) for n, m in shown.items()}
         page = explanation(
             picture_of(batch, row),
             None if truth is None else mask_bytes(truth[row]),

@@ -16,11 +16,19 @@ from torch import Tensor
 from textseg.batch import Batch
 from textseg.callbacks.score_log import report_of
 from textseg.errors import UserError, check_at_least
+from textseg.metrics.case_table import without_border
 from textseg.metrics.scores import dice_from_counts
 from textseg.models.base import test_prefix
 from textseg.preprocess import Bytes, resize_image
 from textseg.runs.cases import read_cases
-from textseg.runs.outputs import evenly_spaced, gather_by_index, mask_bytes, picture_of, rows_in
+from textseg.runs.outputs import (
+    evenly_spaced,
+    frame_in,
+    gather_by_index,
+    mask_bytes,
+    picture_of,
+    rows_in,
+)
 from textseg.visualize.overlay import overlay
 
 Pictures = tuple[Bytes, Bytes, Bytes]  # image [H, W, 3], truth [H, W], prediction [H, W]
@@ -74,7 +82,7 @@ class SampleTables(L.Callback):
         self,
         trainer: L.Trainer,
         pl_module: L.LightningModule,
-        outputs: Any,  # {"pred": [B, H, W]}
+        outputs: Any,  # {"pred": B masks}
         batch: Batch,
         batch_idx: int,
         dataloader_idx: int = 0,
@@ -82,7 +90,8 @@ class SampleTables(L.Callback):
         """Keep the chosen rows of a batch."""
         for row, index in enumerate(batch["index"].tolist()):
             if index in self._chosen:
-                pred, truth = outputs["pred"][row], batch["mask"][row, 0] > 0.5
+                pred, mask = outputs["pred"][row], batch["mask"][row] > 0.5
+                (truth,) = without_border(mask, frame_in(batch, row))
                 pictures = self._pictures(trainer, batch, row, truth, pred)
                 overlap, predicted, true = (int(m.sum()) for m in (pred & truth, pred, truth))
                 dice = float(dice_from_counts(overlap, predicted, true))

@@ -15,7 +15,7 @@ from textseg.runs import Run
 
 # Data settings that a test on other data takes from the run: they belong to the network.
 KEPT_FOR_OTHER_DATA = (
-    *("image_size", "batch_size", "num_workers", "caption_mode", "normalize_captions"),
+    *("image_size", "resize", "batch_size", "num_workers", "caption_mode", "normalize_captions"),
     *("cache", "seed"),
 )
 

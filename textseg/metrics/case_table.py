@@ -37,6 +37,21 @@ def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
     return resized.reshape(*logits.shape[:-2], *resized.shape[-2:])
 
 
+def without_border(planes: Tensor, frames: Tensor | None) -> Tensor | list[Tensor]:
+    """Cut B planes [B, ..., H, W] to their pictures: B of [..., h, w].
+
+    Args:
+        planes: logits or masks at the network's input size.
+        frames: [B, 4] top, left, height, width; None where pictures fill the input.
+    """
+    if frames is None:
+        return planes
+    return [
+        plane[..., top : top + height, left : left + width]
+        for plane, (top, left, height, width) in zip(planes, frames.tolist(), strict=True)
+    ]
+
+
 def lvit_pair(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """The two masks LViT's test compares, for `protocol="lvit"`.
 

@@ -19,7 +19,13 @@ from textseg.errors import UserError, check_at_least, check_choice
 from textseg.explain import eval_mode, normalize_map, saliency
 from textseg.layers import resize_map
 from textseg.losses import DICE_BCE, check_segmentation_loss, segmentation_loss
-from textseg.metrics.case_table import CaseTable, lvit_pair, resize_logits, threshold_logits
+from textseg.metrics.case_table import (
+    CaseTable,
+    lvit_pair,
+    resize_logits,
+    threshold_logits,
+    without_border,
+)
 from textseg.metrics.scores import Protocol, mean_scores
 from textseg.optim import Schedule, adamw, warmup_schedule
 
@@ -217,32 +223,34 @@ class SegmentationModule(L.LightningModule):
         """Return the total loss of a batch."""
         return self._step(batch, "train")[1]
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Score at the network's resolution; return the masks [B, H, W] for callbacks."""
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor | list[Tensor]]:
+        """Score at the network's resolution; return the B masks [H, W] for callbacks."""
         output, _ = self._step(batch, "val")
-        preds, truths = threshold_logits(output.logits)[:, 0], batch["mask"][:, 0] > 0.5
+        masks = threshold_logits(output.logits)[:, 0], batch["mask"][:, 0] > 0.5
+        preds, truths = (without_border(mask, batch.get("frame")) for mask in masks)
         self.val_cases.update(preds, truths, batch["index"], batch["spacing"])
         return {"pred": preds}
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Tensor]]:
         """Score at each truth's own resolution; return the masks for callbacks."""
         output, _ = self._step(batch, self._test_prefix)
-        preds = self.resize_and_threshold(output.logits, batch["original_size"])
+        logits = without_border(output.logits, batch.get("frame"))
+        preds = self.resize_and_threshold(logits, batch["original_size"])
         scored, truths = preds, [truth > 0 for truth in batch["truth"]]
         if self.protocol == "lvit":
-            pairs = map(lvit_pair, output.logits[:, 0], batch["truth"])
+            pairs = map(lvit_pair, logits, batch["truth"])
             scored, truths = map(list, zip(*pairs, strict=True))
         self.test_cases.update(scored, truths, batch["index"], batch["spacing"])
         return {"pred": preds}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Tensor]]:
         """Return masks at each image's original size: a list of B [H0, W0] bool."""
-        logits = self(batch["image"], batch["text"]).logits
+        logits = without_border(self(batch["image"], batch["text"]).logits, batch.get("frame"))
         return {"pred": self.resize_and_threshold(logits, batch["original_size"])}
 
     @staticmethod
-    def resize_and_threshold(logits: Tensor, sizes: Tensor) -> list[Tensor]:
-        """Logits [B, 1, H, W], resized to each of `sizes` [B, 2] and cut at probability 0.5."""
+    def resize_and_threshold(logits: Tensor | list[Tensor], sizes: Tensor) -> list[Tensor]:
+        """B logits [1, H, W], resized to each of `sizes` [B, 2] and cut at probability 0.5."""
         return [
             threshold_logits(resize_logits(one, (int(height), int(width))))[0]
             for one, (height, width) in zip(logits, sizes.tolist(), strict=True)
@@ -337,9 +345,11 @@ class SegmentationModule(L.LightningModule):
         about: dict[str, Any] = {"class_path": f"{type(self).__module__}.{type(self).__qualname__}"}
         if self._trainer is not None:
             about["precision"] = str(self.trainer.precision)
-            size = getattr(getattr(self.trainer, "datamodule", None), "image_size", None)
+            data = getattr(self.trainer, "datamodule", None)
+            size = getattr(data, "image_size", None)
             if size is not None:
                 about["image_size"] = [size, size] if isinstance(size, int) else list(size)
+                about["resize"] = getattr(data, "resize", "stretch")
         checkpoint[ABOUT] = about
         settings = checkpoint.get("hyper_parameters", {})
         checkpoint["hyper_parameters"] = {k: v for k, v in settings.items() if is_plain(v)}

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import lightning as L
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from textseg.batch import Batch
+from textseg.metrics.case_table import without_border
 from textseg.models.base import SegmentationModule
 from textseg.preprocess import Bytes
 from textseg.runs.outputs import (
@@ -118,7 +118,7 @@ class Probe(L.LightningModule):
     ) -> list[NDArray[np.bool_]]:
         """B masks [H0, W0] at each truth's own resolution."""
         full = [mine if text is None else text for text, mine in zip(texts, own, strict=True)]
-        logits: Tensor = self.model(batch["image"], full).logits
+        logits = without_border(self.model(batch["image"], full).logits, batch.get("frame"))
         masks = self.model.resize_and_threshold(logits, batch["original_size"])
         return [mask_bytes(mask).astype(bool) for mask in masks]
 

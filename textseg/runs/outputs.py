@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from textseg.batch import Batch
+from textseg.metrics.case_table import without_border
 from textseg.models.base import caption_mode_of
 from textseg.preprocess import Bytes, resize_image
 from textseg.runs.cases import OUTLINES
@@ -85,9 +86,15 @@ def evenly_spaced(count: int, total: int) -> set[int]:
 
 def picture_of(batch: Batch, row: int) -> Bytes:
     """Image of one row at its original size: [H0, W0, 3] uint8."""
-    image = (batch["image"][row].float().cpu().permute(1, 2, 0).numpy() * 255).round()
+    (inner,) = without_border(batch["image"][row : row + 1], frame_in(batch, row))  # [3, h, w]
+    image = (inner.float().cpu().permute(1, 2, 0).numpy() * 255).round()
     height, width = batch["original_size"][row].tolist()
     return resize_image(image.clip(0, 255).astype(np.uint8), (height, width))
+
+
+def frame_in(batch: Batch, row: int) -> Tensor | None:
+    """The frame of one row, [1, 4]; None where pictures fill the input."""
+    return batch["frame"][row : row + 1] if "frame" in batch else None
 
 
 def mask_bytes(mask: Tensor) -> Bytes:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 import textseg.models
 from textseg.checkpoint import ABOUT, class_path_of, read_checkpoint, same_class, subclasses_of
 from textseg.encoders import NoText, restoring
-from textseg.errors import UserError, refusing
-from textseg.metrics.case_table import resize_logits, threshold_logits
+from textseg.errors import UserError, check_choice, refusing
+from textseg.metrics.case_table import resize_logits, threshold_logits, without_border
 from textseg.models.base import SegmentationModule, settings_of
-from textseg.preprocess import Bytes, Size, checked_size
+from textseg.preprocess import Bytes, Resize, Size, checked_size, frame_of
 from textseg.runs import Run
 from textseg.runs.folder import nested
 from textseg.segment.pictures import Picture, pixels_of, to_tensor
@@ -45,6 +45,7 @@ class Segmenter:
     Args:
         model: the network, with its weights.
         image_size: height and width of its input, pixels.
+        resize: how a picture comes to that size, as in training.
         precision: of the forward pass, by Lightning's names.
         device: as for `load`.
 
@@ -57,11 +58,13 @@ class Segmenter:
         model: SegmentationModule,
         *,
         image_size: Size,
+        resize: Resize = "stretch",
         precision: str | int | None = None,
         device: str = "auto",
     ) -> None:
         self.model = model.eval()
         self.image_size = image_size
+        self.resize: Resize = resize
         self.takes_text = not isinstance(getattr(model, "text_encoder", None), NoText)
         self._fabric = _fabric(device, precision)
         self._fabric.setup_module(model)  # moves it, and casts it for bf16-true and the like
@@ -113,12 +116,15 @@ class Segmenter:
         return text or ""
 
     def _forward(self, pictures: list[Bytes], texts: list[str]) -> list[Segmentation]:
-        image = torch.stack([to_tensor(p, self.image_size) for p in pictures])  # [B, 3, H, W]
+        inputs = [to_tensor(p, self.image_size, self.resize) for p in pictures]
+        sizes = [(p.shape[0], p.shape[1]) for p in pictures]
+        frames = torch.tensor([frame_of(s, self.image_size, self.resize) for s in sizes])  # [B, 4]
+        image = torch.stack(inputs)  # [B, 3, H, W]
         image = self._fabric.to_device(image).to(self._dtype)
         results = []
         # As in `textseg predict`: Fabric's own forward would also round the image.
         with torch.inference_mode(), self._fabric.autocast():
-            logits = self.model(image, texts).logits  # [B, 1, H, W]
+            logits = without_border(self.model(image, texts).logits, frames)  # B of [1, h, w]
             for one, picture in zip(logits, pictures, strict=True):
                 plane = resize_logits(one, picture.shape[:2])[0]  # [H0, W0]
                 mask, probs = threshold_logits(plane), plane.sigmoid()
@@ -150,10 +156,11 @@ def load(
     checkpoint = read_checkpoint(ckpt_path)
     run = Run.of_checkpoint(ckpt_path)
     if run.config.is_file():
-        trained_size, precision = _run_settings(run)
+        trained_size, resize, precision = _run_settings(run)
     else:
         about = checkpoint.get(ABOUT) or {}  # of a Trainer
         trained_size, precision = about.get("image_size"), about.get("precision")
+        resize = about.get("resize", "stretch")
     size = trained_size if image_size is None else image_size
     if size is None:
         raise UserError(
@@ -164,6 +171,7 @@ def load(
     return Segmenter(
         network_from(checkpoint, ckpt_path),
         image_size=checked_size(size if isinstance(size, int) else list(size)),
+        resize=resize,
         precision=precision,
         device=device,
     )
@@ -241,8 +249,8 @@ def _imported_network(class_path: str) -> type[SegmentationModule] | None:
     return found
 
 
-def _run_settings(run: Run) -> tuple[int | list[int] | None, str | int | None]:
-    """Image size and precision of a run; None for what its config.yaml does not tell."""
+def _run_settings(run: Run) -> tuple[int | list[int] | None, Resize, str | int | None]:
+    """Image size, resize and precision of a run; None for what its config.yaml does not tell."""
     stored = run.settings("restore it, or move it away and give image_size")
     size = nested(stored, "data", "init_args", "image_size")
     sides = size if isinstance(size, list) else [size]
@@ -250,7 +258,9 @@ def _run_settings(run: Run) -> tuple[int | list[int] | None, str | int | None]:
         raise UserError(
             f"{run.config}: image_size={size!r} is no size", "write one side or [height, width]"
         )
-    return size, nested(stored, "trainer", "precision")
+    resize: Any = nested(stored, "data", "init_args", "resize") or "stretch"
+    check_choice(f"{run.config}: resize", resize, Resize)
+    return size, resize, nested(stored, "trainer", "precision")
 
 
 def _fabric(device: str, precision: Any) -> L.Fabric:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from textseg.errors import UserError, refusing
-from textseg.preprocess import Bytes, Size, read_image, resize_image, rgb_values
+from textseg.preprocess import Bytes, Resize, Size, fit_image, read_image, rgb_values
 
 # A file, a PIL image, or values [H, W] or [H, W, 3].
 Picture: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
@@ -59,7 +59,7 @@ def _converted(image: Image.Image) -> Bytes:
         return rgb_values(image)
 
 
-def to_tensor(picture: Bytes, size: Size) -> Tensor:
+def to_tensor(picture: Bytes, size: Size, resize: Resize = "stretch") -> Tensor:
     """[H0, W0, 3] -> [3, H, W] in [0, 1], bit for bit what the DataModules give."""
-    channels_first = resize_image(picture, size).transpose(2, 0, 1)
+    channels_first = fit_image(picture, size, resize).transpose(2, 0, 1)
     return torch.from_numpy(np.ascontiguousarray(channels_first, dtype=np.float32)).div_(255)

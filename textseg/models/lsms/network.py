@@ -205,7 +205,12 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
             return losses
         aux = output.aux
         contrastive = text_to_pixel_contrastive_loss(
-            aux["text"], aux["pixel"], batch["mask"], aux["log_temperature"], aux["bias"]
+            aux["text"],
+            aux["pixel"],
+            batch["mask"],
+            aux["log_temperature"],
+            aux["bias"],
+            batch["caption_id"],
         )
         total = losses["loss"] + self.contrastive_weight * contrastive
         return {**losses, "loss_con": contrastive, "loss": total}

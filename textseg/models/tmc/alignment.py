@@ -179,5 +179,6 @@ class PixelAlignment(MultiStageAlignment):
                 batch["mask"],
                 self.log_temperature[k],
                 self.bias[k],
+                batch["caption_id"],
             )
         return terms

@@ -1,0 +1,215 @@
+"""Training's other wordings: true, unlike the probe's, known to the vocabulary."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datamodules import QaTaCov19DataModule, RefHLSegDataModule
+from datamodules.captions.modes import key
+from datamodules.captions.paraphrases import paraphrased
+from datamodules.captions.rephrasing import rephrasings
+from datamodules.dataset import drawn
+from tests.datamodules.contract import batches, refused
+from tests.tiny_run import write_refhl
+from textseg.batch import EMPTY_CAPTION_ID, stable_id
+from textseg.encoders.vocabulary import build_tokenizer, words_of
+
+COUNTS = ("zero", "one", "two", "three", "four", "five", "six")
+ZONES = ("upper", "middle", "lower")
+SETS = [z for n in (1, 2, 3) for z in itertools.combinations(ZONES, n)]
+
+
+def template(count: int, lungs: dict[str, tuple[str, ...]]) -> str:
+    extent = "Bilateral" if len(lungs) == 2 else "Unilateral"
+    halves = [f"{'all' if len(z) == 3 else ' '.join(z)} {side} lung" for side, z in lungs.items()]
+    noun = "area" if count == 1 else "areas"
+    return f"{extent} pulmonary infection, {COUNTS[count]} infected {noun}, {' and '.join(halves)}."
+
+
+def captions() -> dict[str, tuple[int, dict[str, tuple[str, ...]]]]:
+    lungs = [{"left": z} for z in SETS] + [{"right": z} for z in SETS]
+    lungs += [{"left": a, "right": b} for a in SETS for b in SETS]
+    return {template(n, named): (n, named) for n in (1, 2, 6) for named in lungs}
+
+
+def zones_named(wording: str) -> dict[str, tuple[str, ...]]:
+    """Zones before each side, read off the words alone."""
+    found, zones = {}, []
+    for word in re.findall("[a-z]+", wording.lower()):
+        if word in ZONES:
+            zones.append(word)
+        elif word == "entire":
+            zones += ZONES
+        elif word in ("left", "right"):
+            found[word], zones = tuple(zones), []
+    return found
+
+
+def test_every_wording_of_the_template_names_its_zones_and_its_number() -> None:
+    for caption, (count, lungs) in captions().items():
+        wordings = rephrasings(caption)
+        assert len(set(wordings)) == 3
+        for wording in wordings:
+            assert zones_named(wording) == lungs, wording
+            numbers = [word for word in words_of(wording) if word in COUNTS]
+            assert numbers == [COUNTS[count]], wording
+            assert len(words_of(wording)) <= len(words_of(caption)) + 4, "nothing would be cut"
+
+
+@pytest.mark.parametrize(
+    ("text", "wordings"),
+    [
+        (
+            "No pulmonary infection, zero infected areas.",
+            ("No infected region in either lung.", "Both lungs are free of infection."),
+        ),
+        (
+            "Left breast, 9 o'clock; unifocal, grade 2 tumour.",
+            (
+                "In the left breast, 9 o'clock: unifocal, grade 2 tumour.",
+                "Left breast with unifocal, grade 2 tumour, 9 o'clock.",
+            ),
+        ),
+        (
+            "Right breast; multifocal tumour.",
+            ("In the right breast: multifocal tumour.", "Right breast with multifocal tumour."),
+        ),
+        (
+            "Large dark lesion in the lower left of the liver",
+            ("Large-sized low-density focus in the lower left of the liver",),
+        ),
+        ("the larger of two lesions", ("the larger of two foci",)),
+        ("a very dark lesion", ("a very dark focus",)),
+        # What cannot be reworded: other kinds, unlike extent and lungs, a zone that is lacking.
+        ("a mass at the hilum", ()),
+        ("", ()),
+        ("Bilateral pulmonary infection, two infected areas, all left lung.", ()),
+        ("Bilateral pulmonary infection, two infected areas, left lung and right lung.", ()),
+    ],
+)
+def test_wordings_of_each_kind(text: str, wordings: tuple[str, ...]) -> None:
+    assert rephrasings(text) == wordings
+
+
+def test_the_probe_rewords_as_training_never_does() -> None:
+    texts = [*captions(), "No pulmonary infection, zero infected areas."]
+    texts += ["Left breast, 9 o'clock; unifocal, grade 2 tumour.", "Right breast; tumour."]
+    sizes, densities = ("small", "large"), ("hypodense", "dark", "isodense", "hyperdense")
+    texts += [f"the {s} {d} lesion in the upper left liver" for s in sizes for d in densities]
+    texts += ["the larger of two lesions", "the only lesion", "the smallest liver lesion"]
+    for text in texts:
+        probed = {key(again) for s in range(8) if (again := paraphrased(text, seed=s))}
+        assert probed, text
+        assert not probed & {key(wording) for wording in rephrasings(text)}, text
+
+
+# --- in training
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_refhl(tmp_path_factory.mktemp("refhl"))
+
+
+def data(root: Path, **settings: Any) -> RefHLSegDataModule:
+    return RefHLSegDataModule(
+        str(root), image_size=32, batch_size=2, num_workers=0, cache=None, **settings
+    )
+
+
+def test_training_rewords_as_often_as_it_says_and_evaluation_never(root: Path) -> None:
+    plain = data(root).train_dataloader().dataset
+    reworded = data(root, paraphrase=0.4).train_dataloader().dataset
+    changed = []
+    for item in itertools.product(range(60), range(2)):
+        before, after = plain[item], reworded[item]
+        assert before["image"].equal(after["image"])
+        changed.append(after["text"] != before["text"])
+        assert not changed[-1] or after["text"] in rephrasings(before["text"])
+        # In other words it is still the same caption, where captions are contrasted.
+        assert after["caption_id"] == before["caption_id"] == stable_id(key(before["text"]))
+    assert 0.22 < sum(changed) / len(changed) < 0.58  # four standard errors
+    always = data(root, paraphrase=1.0)
+    for split in ("val", "test", "predict"):
+        assert [t for batch in batches(always, split) for t in batch["text"]] == [
+            t for batch in batches(data(root), split) for t in batch["text"]
+        ]
+        assert always.captions(split) == data(root).captions(split)
+
+
+def test_a_mirrored_caption_is_reworded_from_its_mirrored_words(root: Path) -> None:
+    always = data(root, paraphrase=1.0, hflip=1.0).train_dataloader().dataset
+    mirrored = data(root, hflip=1.0).train_dataloader().dataset
+    for index in range(len(always)):
+        assert always[3, index]["text"] in rephrasings(mirrored[3, index]["text"])
+
+
+def test_dropout_comes_after_rewording_and_takes_the_captions_identity(root: Path) -> None:
+    both = data(root, paraphrase=1.0, caption_dropout=0.5).train_dataloader().dataset
+    for item in itertools.product(range(8), range(2)):
+        sample = both[item]
+        is_empty = sample["caption_id"] == EMPTY_CAPTION_ID
+        assert (sample["text"] == "") == is_empty
+
+
+def test_draws_of_different_kinds_are_independent_and_even() -> None:
+    items = list(itertools.product(range(40), range(40)))
+    draws = {what: [drawn(what, 0, e, i) for e, i in items] for what in ("a", "b")}
+    for values in draws.values():
+        counts = [sum(k / 4 <= v < (k + 1) / 4 for v in values) for k in range(4)]
+        assert all(abs(count - 400) < 70 for count in counts)  # four standard errors
+    agree = sum((a < 0.5) == (b < 0.5) for a, b in zip(*draws.values(), strict=True))
+    assert abs(agree - 800) < 80
+    assert drawn("a", 0, 1, 2) != drawn("a", 1, 1, 2) != drawn("a", 1, 2, 1)
+
+
+def test_a_vocabulary_of_the_training_captions_holds_the_words_of_every_wording(
+    root: Path,
+) -> None:
+    module = data(root, paraphrase=0.1)
+    own = data(root).captions("train")
+    texts = module.captions("train")
+    assert texts[: len(own)] == own
+    vocabulary = build_tokenizer(texts, 512).get_vocab()
+    wordings = [wording for text in own for wording in rephrasings(text)]
+    assert wordings
+    assert {word for wording in wordings for word in words_of(wording)} <= set(vocabulary)
+    assert not {word for wording in wordings for word in words_of(wording)} <= set(
+        build_tokenizer(own, 512).get_vocab()
+    ), "without them it would lack some"
+
+
+def test_captions_without_another_wording_are_counted_once(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = root / "manifest.jsonl"
+    lines = table.read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    changed = next(row for row in rows if row["split"] == "train")
+    changed["text"] = "no word of ours"
+    other = root / "other.jsonl"
+    other.write_text("\n".join(map(json.dumps, rows)))
+    with caplog.at_level("INFO"):
+        data(root, paraphrase=0.1).setup("fit")
+        assert not [message for message in caplog.messages if "paraphrase" in message]
+        module = data(root, captions=str(other), paraphrase=0.1)
+        module.setup("fit")
+        module.setup("fit")
+    (told,) = [message for message in caplog.messages if "paraphrase" in message]
+    assert f"1 of {len(module.records('train'))}" in told
+
+
+def test_bad_settings_are_refused(root: Path) -> None:
+    with refused("paraphrase=-0.5"):
+        data(root, paraphrase=-0.5)
+    module = data(root, paraphrase=0.5)
+    module.caption_mode = "empty"
+    with refused("paraphrase", "''"):
+        module.setup("fit")
+    QaTaCov19DataModule("nowhere", paraphrase=0.5)
