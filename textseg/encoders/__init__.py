@@ -23,6 +23,7 @@ from textseg.encoders.text import (
     TextEncoder,
     TextEncoderBase,
     masked_mean,
+    reads_text,
     token_counter,
 )
 
@@ -37,6 +38,7 @@ __all__ = [
     "is_timm_model",
     "masked_mean",
     "near_timm_names",
+    "reads_text",
     "restoring",
     "token_counter",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -12,6 +13,7 @@ from tqdm import tqdm
 from textseg.errors import UserError, first_line
 from textseg.preprocess import probe_size
 from textseg.runs.folder import unique_dir
+from textseg.runs.outputs import write_averaging
 from textseg.segment.network import Segmentation, load
 from textseg.segment.pictures import FULL_SCALE
 from textseg.segment.rows import Row, read_rows
@@ -22,13 +24,15 @@ def segment_files(
     image: str,
     text: str | None,
     *,
-    ckpt_path: str,
+    ckpt_path: str | list[str],
     output: str,
     root: str | None,
     probabilities: bool,
     image_size: int | list[int] | None,
     batch_size: int,
     device: str,
+    tta: Literal["none", "flip"],
+    mirror_text: Callable[[str], str | None] | None,
 ) -> Path:
     """Segment and write; arguments, result and errors as of `textseg.segment.segment`."""
     if batch_size < 1:
@@ -36,13 +40,14 @@ def segment_files(
     rows = list(read_rows(Path(image), text, root))
     for path in tqdm(dict.fromkeys(row.image for row in rows), "check", delay=2, unit="image"):
         probe_size(path)
-    net = load(ckpt_path, image_size=image_size, device=device)
+    net = load(ckpt_path, image_size=image_size, device=device, tta=tta, mirror_text=mirror_text)
     if net.takes_text:
         _check_texts(rows)
     try:
         folder = unique_dir(Path(output).expanduser().resolve())
         for name in ("masks", "overlays", *["probabilities"] * probabilities):
             (folder / name).mkdir()
+        write_averaging(folder, net.model, [row.text or "" for row in rows])
         results = net.segment_all(
             [row.image for row in rows], [row.text for row in rows], batch_size=batch_size
         )
