@@ -354,14 +354,14 @@ class SuiteCLI(LightningCLI):
 
     def _averaged(self, given: dict[str, Any]) -> dict[str, Any]:
         """The model and ckpt_path of a command; of what averages logits, with its weights."""
-        from textseg.segment.members import averaged
-        from textseg.segment.network import network_from
-
         tta = self.config[self.subcommand].tta
         if tta != "none" and "ckpt_path" not in given:
             raise UserError(f"{self.subcommand} takes no tta={tta}", "leave tta out")
         if tta == "none" and not self.others:
             return given
+        from textseg.segment.members import averaged
+        from textseg.segment.network import network_from
+
         paths = [given["ckpt_path"], *self.other_paths]
         weights = read_checkpoint(paths[0])["state_dict"]
         check_state_dict(self.model, weights)

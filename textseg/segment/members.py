@@ -14,7 +14,7 @@ from textseg.runs import Run
 from textseg.runs.folder import nested
 
 # Settings of data that decide what a network is shown.
-_SHOWN = ("image_size", "normalize_captions")
+_SHOWN = ("image_size", "resize", "normalize_captions")
 
 
 def averaged(
