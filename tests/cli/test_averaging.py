@@ -69,7 +69,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Two:
     rows = [json.loads(line) for line in table.read_text().splitlines()]
     rows[-1]["text"] = ODD
     table.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    fit = ["--test_after_fit", "true", "--tta", "flip", "--results_writer.save_masks", "true"]
+    saving = ["--results_writer.save_masks", "true"]
+    saving += ["--results_writer.overlays", "0", "--results_writer.ranked", "0"]
+    fit = ["--test_after_fit", "true", "--tta", "flip", *saving]
     outcome = call(*train_arguments(write_experiment(home), root, *fit), cwd=home)
     assert outcome.status == 0, outcome.err
     first = only(home / "runs/tiny")
@@ -85,7 +87,6 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Two:
             )
     torch.save(checkpoint, second / "checkpoints/best.ckpt")
     best = [str(run / "checkpoints/best.ckpt") for run in (first, second)]
-    saving = ["--results_writer.save_masks", "true"]
     assert call("test", "--ckpt_path", best[0], *saving, cwd=home).status == 0
     both = ["--ckpt_path", f"[{best[0]},{best[1]}]", "--tta", "flip"]
     outcome = call("test", *both, *saving, cwd=home)
@@ -243,10 +244,8 @@ def test_python_segments_one_image_with_a_given_function_of_words(two: Two) -> N
     ("command", "arguments", "named"),
     [
         ("test", ["--ckpt_path", "[{0},nowhere.ckpt]"], "nowhere.ckpt"),
-        ("test", ["--ckpt_path", "[{0},{0}]"], "twice"),
         ("test", ["--ckpt_path", "{0}", "--tta", "flop"], "flop"),
         ("test", ["--ckpt_path", "[{0},{1}]", "--explain.pictures", "2"], "explain.pictures=2"),
-        ("segment", ["image.png", "text", "--ckpt_path", "{0}", "--tta", "flop"], "flop"),
         ("fit", ["--config", "tiny.yaml", "--ckpt_path", "[{0},{1}]"], "one checkpoint"),
         ("benchmark", ["--config", "tiny.yaml", "--tta", "flip"], "tta=flip"),
     ],
