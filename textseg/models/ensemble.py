@@ -26,8 +26,9 @@ class Ensemble(SegmentationModule):
     `mirror_text` gives; its logits are mirrored back, and the mean of the two is the network's. An
     image whose caption cannot be rewritten is not mirrored. A network without text needs no words.
 
-    The mean over networks weighs each alike. They run one after the other, so that memory is that
-    of the largest and time is the sum. The loss of a test is Dice + BCE of the mean.
+    The mean over networks weighs each alike. They run one after the other, so that beyond their
+    weights memory is that of the largest, and time is the sum. The loss of a test is Dice + BCE of
+    the mean.
 
     Args:
         members: networks with their weights, which take the same images; the protocol of the first
