@@ -17,9 +17,10 @@ from textseg.cli.main import run
 def datasets() -> Datasets:
     """What the commands need of datamodules; its import makes short class names known in YAML."""
     from datamodules import TextSegDataModule
+    from datamodules.captions.modes import swap_sides
     from datamodules.captions.perturbations import caption_variants
 
-    return Datasets(TextSegDataModule, caption_variants)
+    return Datasets(TextSegDataModule, caption_variants, swap_sides)
 
 
 def _referring_set(folder: Path) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+    from typing import Literal
 
     from textseg.segment.network import Segmenter
 
@@ -14,10 +15,12 @@ __version__ = "0.1.0"
 
 
 def load(
-    ckpt_path: str | Path,
+    ckpt_path: str | Path | Sequence[str | Path],
     *,
     image_size: int | Sequence[int] | None = None,
     device: str = "auto",
+    tta: Literal["none", "flip"] = "none",
+    mirror_text: Callable[[str], str | None] | None = None,
 ) -> Segmenter:
     """The network of a checkpoint: ``load("best.ckpt").segment(image, text)`` gives mask and probs.
 
@@ -26,4 +29,6 @@ def load(
     """
     from textseg.segment.network import load as load_network
 
-    return load_network(ckpt_path, image_size=image_size, device=device)
+    return load_network(
+        ckpt_path, image_size=image_size, device=device, tta=tta, mirror_text=mirror_text
+    )

@@ -256,7 +256,7 @@ def test_one_image_gives_mask_overlay_and_probabilities_of_16_bit(
     )
     assert folder == tmp_path / "new" / "out"
     name = "train0__0.png"
-    assert set(fingerprints(folder)) == {f"{f}/{name}" for f in FOLDERS}
+    assert set(fingerprints(folder)) == {"averaging.json", *(f"{f}/{name}" for f in FOLDERS)}
     wanted = net.segment(trained.image(), TEXT)
     mask = Image.open(folder / "masks" / name)
     assert (mask.mode, set(np.unique(mask).tolist())) == ("L", {0, 255})
@@ -283,7 +283,7 @@ def test_results_are_never_written_over(trained: Trained, tmp_path: Path) -> Non
     ]
     assert [folder.name for folder in folders] == ["out", "out_2"]
     assert fingerprints(folders[0]) == fingerprints(folders[1])
-    assert {path.name for path in folders[0].iterdir()} == {"masks", "overlays"}
+    assert {path.name for path in folders[0].iterdir()} == {"averaging.json", "masks", "overlays"}
 
 
 def test_a_folder_gives_every_image_by_name_and_leaves_other_files(

@@ -110,6 +110,20 @@ def test_two_processes_count_no_row_twice(tested: tuple[Path, Path]) -> None:
     assert json.loads((tested[1] / "metrics.json").read_text())["cases"] == ROWS["test"]
 
 
+def test_two_processes_average_at_test_time_exactly_as_one(
+    fitted: tuple[Path, CompletedProcess[str]], tmp_path: Path
+) -> None:
+    run = shutil.copytree(only(fitted[0] / "runs/tiny"), tmp_path / "run")
+    arguments = ["test", "--ckpt_path", str(run / "checkpoints/best.ckpt"), "--tta", "flip"]
+    one = call(*arguments, "--trainer.devices", "1", cwd=fitted[0])
+    assert one.status == 0, one.err
+    two = shell("-m", "lightning_cli", *arguments, *TWO, cwd=fitted[0])
+    assert two.returncode == 0, two.stderr
+    for name in ("metrics.json", "cases.csv"):
+        texts = [(run / "test" / test / name).read_text() for test in ("true_flip", "true_flip_2")]
+        assert texts[0] == texts[1]
+
+
 @pytest.mark.parametrize("folder", ["masks", "overlays"])
 def test_two_processes_write_the_pictures_of_one(tested: tuple[Path, Path], folder: str) -> None:
     one, two = ({p.name: p.read_bytes() for p in (t / folder).iterdir()} for t in tested)

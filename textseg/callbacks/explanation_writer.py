@@ -109,6 +109,12 @@ class ExplanationWriter(L.Callback):
 
     def _check_that_words_are_read(self, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, SegmentationModule)
+        if self.pictures and pl_module.ensemble:
+            raise UserError(
+                f"explain.pictures={self.pictures} with an ensemble of {len(pl_module.ensemble)} "
+                "networks, which has no maps of its own",
+                "explain one of them: give its checkpoint alone",
+            )
         if self.word is not None:
             pl_module.token_mask([self.word], self.word)
 

@@ -32,6 +32,7 @@ from textseg.preprocess import Bytes
 from textseg.runs.cases import OUTLINES, CaseRow, write_cases
 from textseg.runs.outputs import (
     PackedMask,
+    averaging_of,
     evenly_spaced,
     gather_by_index,
     mask_bytes,
@@ -62,7 +63,8 @@ class ResultsWriter(L.Callback):
 
     A second test of the same checkpoint writes beside the first, never over it. A test on other
     data than the run's own writes test_on_<dataset folder>/<caption mode>/. Where the truth is no
-    outline (the DataModule's `mask_source`, such as "boxes"), each of them says so.
+    outline (the DataModule's `mask_source`, such as "boxes"), each of them says so. So does
+    metrics.json, and the folder's name, where logits are averaged (tta, ensemble).
 
     Args:
         overlays: pictures to draw, evenly spaced over the test set.
@@ -130,6 +132,7 @@ class ResultsWriter(L.Callback):
                 f"{len(cases)} of {total} cases were tested (trainer.limit_test_batches)"
             )
         result = {"caption_mode": self.mode, "protocol": pl_module.protocol, "truth": self.truth}
+        result |= averaging_of(pl_module, [case.caption for case in cases])
         result |= scores
         self.results[self.mode] = result
         self._draw_ranked(trainer, rows, dice(rows, protocol=pl_module.protocol))

@@ -15,7 +15,13 @@ from textseg.metrics.scores import SCORES
 from textseg.models.base import test_prefix
 from textseg.runs.outputs import callbacks_of
 
-WORDS = ("protocol", "truth", "surface_unit")  # what a test's numbers must agree in
+WORDS = (
+    "protocol",
+    "truth",
+    "surface_unit",
+    "tta",
+    "ensemble",
+)  # what a test's numbers must agree in
 
 
 class ScoreLog(L.Callback):

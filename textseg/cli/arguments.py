@@ -54,6 +54,28 @@ def with_checkpoint_of_run(arguments: Sequence[str]) -> list[str]:
     return ["--ckpt_path", str(checkpoint), *arguments[1:]]
 
 
+def with_first_checkpoint(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """``--ckpt_path [A,B,...]`` as ``--ckpt_path A``, and the others of an ensemble.
+
+    Raises:
+        UserError: it is no list of files.
+    """
+    given = option(arguments, "--ckpt_path")
+    if given is None or not given.startswith("["):
+        return list(arguments), []
+    try:
+        listed = yaml.safe_load(given)
+    except yaml.YAMLError:
+        listed = None
+    if not isinstance(listed, list) or not listed or not all(isinstance(p, str) for p in listed):
+        raise UserError(
+            f"ckpt_path={given!r} is no list of checkpoints", "give --ckpt_path '[A.ckpt,B.ckpt]'"
+        )
+    first, *others = listed
+    kept = [first if argument == given else argument for argument in arguments]
+    return [f"--ckpt_path={first}" if a == f"--ckpt_path={given}" else a for a in kept], others
+
+
 def with_run_config(arguments: Sequence[str]) -> list[str]:
     """With a checkpoint, the model and data settings of its run, unless a config has a model.
 

@@ -6,6 +6,7 @@ command runs or explains itself, never for the list of commands.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,8 +34,8 @@ class Command:
         name: what is typed: ``compare``, or two words such as ``data audit``.
         summary: its line in ``textseg --help``.
         function: ``module:name`` of what it runs. None is Lightning's own, Trainer.fit and so on.
-        takes: arguments that the command line makes from an experiment and does not ask for:
-            model, datamodule, trainer, and variants (the changed captions of a probe).
+        takes: arguments that the command line makes and does not ask for: of an experiment model,
+            datamodule, trainer, and variants (the changed captions of a probe); and mirror_text.
         needs_checkpoint: whether --ckpt_path must be given; settings then come from its run.
         takes_run: whether the folder of a run may be given in place of --ckpt_path.
         positionals: arguments that are given by position; a list takes one or more.
@@ -64,6 +65,7 @@ class Datasets(NamedTuple):
 
     datamodule: type[Any]  # the base class of its DataModules
     caption_variants: Callable[..., Any]  # changed captions of a probe: (texts, case_ids, seed=)
+    mirror_text: Callable[[str], str | None]  # a caption to that of the mirrored image
 
 
 def load(path: str) -> Any:
@@ -114,6 +116,14 @@ def written_to(path: Path) -> str:
     return f"written to {path}"
 
 
+def _segmented(folder: Path) -> str:
+    from textseg.metrics.text import averaging_text
+    from textseg.runs.folder import AVERAGING
+
+    averaged = averaging_text(json.loads((folder / AVERAGING).read_text(encoding="utf-8")))
+    return f"averaging at test time: {averaged}\n" * bool(averaged) + written_to(folder)
+
+
 def _probe(result: Any) -> str:
     from textseg.probe import plain_table
 
@@ -140,8 +150,9 @@ COMMANDS: tuple[Command, ...] = (
         "segment",
         "Segment images by what a text names: one image, a folder of images, or a table.",
         function="textseg.segment:segment",
+        takes=frozenset({"mirror_text"}),
         positionals=("image", "text"),
-        show=written_to,
+        show=_segmented,
     ),
     _of_checkpoint(
         "probe",

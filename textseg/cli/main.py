@@ -38,7 +38,7 @@ def run(
 
             SuiteCLI(command, rest, datasets())
             return 0
-        result = run_command(command, rest, lambda: datasets().datamodule)
+        result = run_command(command, rest, datasets)
     except Exception as error:
         mistake = user_error(error)
         if mistake is None and isinstance(error, UnicodeDecodeError):

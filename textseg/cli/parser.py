@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser
 
 from textseg.cli.arguments import data_part_of_configs
-from textseg.cli.commands import Command, load
+from textseg.cli.commands import Command, Datasets, load
 from textseg.cli.messages import explain
 
 
@@ -25,13 +25,15 @@ class CommandParser(ArgumentParser):
         raise ParseError(message) from ex
 
 
-def run_command(command: Command, arguments: Sequence[str], datamodule: Callable[[], type]) -> Any:
+def run_command(
+    command: Command, arguments: Sequence[str], datasets: Callable[[], Datasets]
+) -> Any:
     """Run a command that needs no Trainer; returns what its function returns.
 
     Args:
         command: its row in the table.
         arguments: the command line after its name.
-        datamodule: gives the base class of datasets, for a command that takes one.
+        datasets: gives the datasets' side; called where a command uses it.
 
     Raises:
         UserError: the arguments are not its own.
@@ -43,7 +45,7 @@ def run_command(command: Command, arguments: Sequence[str], datamodule: Callable
         parser.add_argument(
             "-c", "--config", action="config", help="an experiment; its data is read."
         )
-        parser.add_subclass_arguments(datamodule(), "data", required=True)
+        parser.add_subclass_arguments(datasets().datamodule, "data", required=True)
         arguments = data_part_of_configs(arguments)
     try:
         settings = parser.parse_args(list(arguments))
@@ -55,6 +57,8 @@ def run_command(command: Command, arguments: Sequence[str], datamodule: Callable
         settings["datamodule"] = settings.pop("data")
         settings.pop("config")
     values = settings.as_dict()
+    if "mirror_text" in command.takes:
+        values["mirror_text"] = lambda text: datasets().mirror_text(text)
     for name, made in command.made.items():
         values[name] = load(made.maker)(values.pop(made.option))
     return function(**values)

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import yaml
@@ -31,14 +31,19 @@ from textseg.callbacks.sample_tables import SampleTables  # noqa: F401  short cl
 from textseg.callbacks.score_log import ScoreLog
 from textseg.callbacks.wandb_offline import fall_back_to_offline
 from textseg.checkpoint import class_path_of, read_checkpoint, same_class, subclasses_of
-from textseg.cli.arguments import config_name, with_checkpoint_of_run, with_run_config
+from textseg.cli.arguments import (
+    config_name,
+    with_checkpoint_of_run,
+    with_first_checkpoint,
+    with_run_config,
+)
 from textseg.cli.commands import Command, Datasets, load
 from textseg.cli.messages import explain, options
 from textseg.cli.parser import CommandParser, ParseError
 from textseg.cli.quiet import silence_noise
 from textseg.encoders import restoring
 from textseg.errors import UserError
-from textseg.metrics.text import format_results
+from textseg.metrics.text import averaging_text, format_results
 from textseg.models.base import SegmentationModule, check_state_dict, settings_of
 from textseg.runs.folder import (
     Run,
@@ -84,6 +89,8 @@ class SuiteCLI(LightningCLI):
         self.arguments = list(arguments)
         if command.takes_run:
             self.arguments = with_checkpoint_of_run(self.arguments)
+        self.arguments, self.other_paths = with_first_checkpoint(self.arguments)
+        self.others: list[dict[str, Any]] = []  # an ensemble's checkpoints beside the first
         self.run_folder = Path()
         self.checkpoint_path: str | None = None
         self.checkpoint: dict[str, Any] | None = None
@@ -152,6 +159,13 @@ class SuiteCLI(LightningCLI):
             compute_fn=lambda base: base or "runs",
         )
         parser.add_argument(
+            "--tta",
+            type=Literal["none", "flip"],
+            default="none",
+            help="validate, test, predict, probe and the tests after a fit: flip also runs the "
+            "mirrored image, with left and right exchanged in its caption, and averages the two.",
+        )
+        parser.add_argument(
             "--test_after_fit",
             type=bool,
             default=False,
@@ -199,12 +213,25 @@ class SuiteCLI(LightningCLI):
                 f"{self.checkpoint_path} is of {stored}, but the config names {wanted}",
                 "leave --config out to use the run's own, or give a checkpoint of that network",
             )
+        if self.other_paths:
+            self._check_ensemble()
         if self.continued:
             text = self._parser("fit").dump(settings, skip_none=False, skip_validation=True)
             run = Run.of_checkpoint(self.checkpoint_path).folder
             began_with = check_same_settings(run, yaml.safe_load(text))
             if settings.seed_everything is True:  # "draw one": the run has
                 settings.seed_everything = began_with.get("seed_everything", True)
+
+    def _check_ensemble(self) -> None:
+        """Read the checkpoints beside the first, which are of the same task."""
+        from textseg.segment.members import check_one_task
+
+        paths = [str(self.checkpoint_path), *self.other_paths]
+        if not self.command.needs_checkpoint:
+            raise UserError(f"{self.command.name} takes one checkpoint, not {paths}", "give one")
+        assert self.checkpoint is not None
+        self.others = [read_checkpoint(path) for path in self.other_paths]
+        check_one_task(paths, [self.checkpoint, *self.others])
 
     def _run_folder(self, settings: Any) -> Path:
         if self.checkpoint_path and (self.subcommand != "fit" or self.continued):
@@ -290,6 +317,7 @@ class SuiteCLI(LightningCLI):
             return
         function, values = load(self.command.function), self._prepare_subcommand_kwargs(subcommand)
         values["trainer"] = self.trainer
+        values |= self._averaged(values)
         if "variants" in self.command.takes:
             values["variants"] = self._caption_variants(values["seed"])
         parameters = inspect.signature(function).parameters
@@ -321,20 +349,49 @@ class SuiteCLI(LightningCLI):
                 "test_after_fit found no checkpoint to test",
                 "let at least one validation run (no fast_dev_run, limit_val_batches above 0)",
             )
+        tested = self._averaged({"model": self.model, "ckpt_path": best})
         mode = self.datamodule.caption_mode
         for self.datamodule.caption_mode in CAPTION_MODES_AFTER_FIT:
-            self.trainer.test(self.model, self.datamodule, best, verbose=False, weights_only=True)
+            self.trainer.test(
+                datamodule=self.datamodule, verbose=False, weights_only=True, **tested
+            )
         self.datamodule.caption_mode = mode
         self._print_results()
 
+    def _averaged(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The model and ckpt_path of a command; of what averages logits, with its weights."""
+        tta = self.config[self.subcommand].tta
+        if tta != "none" and "ckpt_path" not in given:
+            raise UserError(f"{self.subcommand} takes no tta={tta}", "leave tta out")
+        if tta == "none" and not self.others:
+            return given
+        from textseg.segment.members import averaged
+        from textseg.segment.network import network_from
+
+        paths = [given["ckpt_path"], *self.other_paths]
+        weights = read_checkpoint(paths[0])["state_dict"]
+        check_state_dict(self.model, weights)
+        self.model.load_state_dict(weights)
+        networks = [self.model, *map(network_from, self.others, self.other_paths)]
+        mirror_text = self.datasets.mirror_text
+        model = averaged(networks, paths, tta=tta, mirror_text=mirror_text)
+        text = averaging_text({"tta": tta, "ensemble": model.ensemble})
+        rank_zero_info(f"averaging at test time: {text}")
+        return given | {"model": model, "ckpt_path": None}
+
+    def validate(self, **kwargs: Any) -> None:
+        """Score the validation set."""
+        self.trainer.validate(**self._averaged(kwargs))
+
     def test(self, **kwargs: Any) -> None:
         """Test, and print the scores of both conventions."""
-        self.trainer.test(**kwargs | {"verbose": False, "weights_only": True})
+        self.trainer.test(**self._averaged(kwargs) | {"verbose": False, "weights_only": True})
         self._print_results()
 
     def predict(self, **kwargs: Any) -> None:
         """Predict to disk; the masks are not kept in memory."""
-        self.trainer.predict(**kwargs | {"return_predictions": False, "weights_only": True})
+        given = self._averaged(kwargs)
+        self.trainer.predict(**given | {"return_predictions": False, "weights_only": True})
 
     def _print_results(self) -> None:
         (writer,) = callbacks_of(self.trainer, ResultsWriter)

@@ -113,7 +113,8 @@ def _methods(methods: dict[str, list[Result]], found: Resampled) -> tuple[Method
         value, low, high = score_with_interval(found, number)
         table = zip(SCORES, value, spread, low, high, strict=True)
         scores = {score: Score(*map(float, row)) for score, *row in table}
-        out.append(Method(name, tuple(str(result.folder) for result in results), scores))
+        folders = tuple(str(result.folder) for result in results)
+        out.append(Method(name, folders, scores, results[0].test.averaging))
     return tuple(out)
 
 
@@ -148,6 +149,10 @@ def _warnings(methods: dict[str, list[Result]], cases: Sequence[CaseRow]) -> tup
         again = sorted(path.name for path in folder.parent.glob(f"{folder.name}_[0-9]*"))
         if again:
             warnings.append(f"{folder} was tested again ({', '.join(again)}): first used")
+    averaged = {name: results[0].test.averaging for name, results in methods.items()}
+    if len(set(averaged.values())) > 1:
+        terms = "; ".join(f"{name}: {text or 'none'}" for name, text in averaged.items())
+        warnings.append(f"methods are not on equal terms; averaging at test time: {terms}")
     if len(methods) == 1:
         warnings.append("all runs are seeds of one method: there is nothing to compare it with")
     return tuple(warnings)

@@ -97,6 +97,8 @@ def _result(given: str, captions: str, data: str | None, name: str | None) -> Re
     method = name or run.experiment
     if name is None and single_test and test.caption_mode != captions:
         method += f" ({test.caption_mode} captions)"
+    if name is None and test.averaging:
+        method += f" ({test.averaging})"
     return Result(run, test, method, {row.case: row for row in test.cases})
 
 
@@ -148,6 +150,12 @@ def _check_seeds(first: Result, other: Result) -> None:
         raise UserError(
             f"{first.folder} and {other.folder} are both {first.method!r}, but of the caption "
             f"modes {first.test.caption_mode!r} and {other.test.caption_mode!r}",
+            "give names that tell them apart",
+        )
+    if first.test.averaging != other.test.averaging:
+        raise UserError(
+            f"{first.folder} and {other.folder} are both {first.method!r}, but with averaging at "
+            f"test time {first.test.averaging or 'none'!r} and {other.test.averaging or 'none'!r}",
             "give names that tell them apart",
         )
     both = f"{first.run.folder} and {other.run.folder} are both {first.method!r}"

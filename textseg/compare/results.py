@@ -25,11 +25,15 @@ class Score:
 
 @dataclass(frozen=True)
 class Method:
-    """A method, its runs (one for each seed) and its scores by the names of `SCORES`."""
+    """A method, its runs (one for each seed) and its scores by the names of `SCORES`.
+
+    `averaging` is what logits were averaged over at test time, such as "ensemble of 3, tta flip".
+    """
 
     name: str
     runs: tuple[str, ...]
     scores: dict[str, Score]
+    averaging: str = ""
 
 
 @dataclass(frozen=True)

@@ -98,10 +98,14 @@ def worst_cases(comparison: Comparison, count: int = WORST) -> list[int]:
 
 
 def _summary(comparison: Comparison) -> str:
-    return (
+    averaged = dict.fromkeys(method.averaging for method in comparison.methods)
+    text = (
         f"{len(comparison.cases)} cases of {comparison.patients} patients, "
         f"captions: {', '.join(comparison.captions)}, baseline: {comparison.baseline}"
     )
+    if any(averaged):
+        text += f", averaging at test time: {'; '.join(name or 'none' for name in averaged)}"
+    return text
 
 
 def _scores(comparison: Comparison) -> Section:

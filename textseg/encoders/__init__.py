@@ -26,6 +26,7 @@ from textseg.encoders.text import (
     TextEncoder,
     TextEncoderBase,
     masked_mean,
+    reads_text,
     token_counter,
 )
 from textseg.encoders.timm_source import timm_source
@@ -43,6 +44,7 @@ __all__ = [
     "load_timm_weights",
     "masked_mean",
     "near_timm_names",
+    "reads_text",
     "restoring",
     "timm_no_weight_decay",
     "timm_source",

@@ -121,6 +121,11 @@ class NoText(TextEncoderBase):
         return self(text).mask
 
 
+def reads_text(network: nn.Module) -> bool:
+    """Whether a network reads words: an image-only one has `NoText` for its text encoder."""
+    return not isinstance(getattr(network, "text_encoder", None), NoText)
+
+
 class TextEncoder(TextEncoderBase):
     """A BERT: captions to token features of a fixed length.
 

@@ -73,6 +73,13 @@ def markdown_rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[st
     return [lines[0], "|" + " --- |" * len(head), *lines[1:]]
 
 
+def averaging_text(result: Mapping[str, Any]) -> str:
+    """What logits were averaged over by `tta` and `ensemble` of a result, "" if over nothing."""
+    tta, members = result.get("tta") or "none", result.get("ensemble") or ()
+    parts = [f"ensemble of {len(members)}"] if members else []
+    return ", ".join([*parts, *([f"tta {tta}"] if tta != "none" else [])])
+
+
 def format_results(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Tables of metrics.json by caption mode, with the strata of the first mode."""
     mode, first = next(iter(results.items()))
@@ -109,8 +116,10 @@ def _more(results: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
 
 def _notes(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     warnings = dict.fromkeys(text for result in results.values() for text in result["warnings"])
+    averaged = dict.fromkeys(filter(None, map(averaging_text, results.values())))
     weak = {result["truth"] for result in results.values()} - {"outlines"}
     notes = [f"warning: {text}" for text in warnings]
+    notes += [f"averaging at test time: {text}" for text in averaged]
     if weak:
         notes.append(f"the truth is {', '.join(weak)}, not outlines: scores are against those")
     notes += [

@@ -56,7 +56,14 @@ class SegmentationModule(L.LightningModule):
         auxiliary_weight: of the same loss of 1x1 heads on maps at 1/8 and 1/16 of the image, mean
             over the heads; in training alone. 0 builds none.
         protocol: how test masks are scored; "lvit" reproduces LViT's test and nothing else.
+
+    Attributes:
+        tta, ensemble: what logits are averaged over in a test: "none" or "flip", and the names of
+            several networks; see `textseg.models.ensemble`.
     """
+
+    tta: str = "none"
+    ensemble: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -100,6 +107,15 @@ class SegmentationModule(L.LightningModule):
         self.protocol = protocol
         self.val_cases = CaseTable()
         self.test_cases = CaseTable(surface=protocol == "standard")
+
+    @property
+    def network_name(self) -> str:
+        """What results and messages call it: the name of its class."""
+        return type(self).__name__
+
+    def unmirrored(self, captions: Sequence[str]) -> int:
+        """How many of the captions a test with `tta` leaves unmirrored."""
+        return 0
 
     @abstractmethod
     def encode_text(self, text: Sequence[str]) -> TextFeatures:

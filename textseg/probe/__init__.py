@@ -11,12 +11,12 @@ from lightning.pytorch.callbacks import ProgressBar
 from PIL import Image
 
 from textseg.checkpoint import read_checkpoint
-from textseg.encoders import NoText
+from textseg.encoders import reads_text
 from textseg.errors import UserError, check_at_least, check_seed
 from textseg.metrics.bootstrap import Estimate, bootstrap_warnings, count_patients
 from textseg.metrics.text import to_json
 from textseg.models.base import SegmentationModule, check_state_dict
-from textseg.probe.masks import TRUE, Probe, ProbedCase, Variants
+from textseg.probe.masks import TRUE, Probe, ProbedCase, Variants, distinct_texts
 from textseg.probe.pictures import Panel, probe_picture
 from textseg.probe.results import (
     ProbeResult,
@@ -30,7 +30,7 @@ from textseg.probe.results import (
 from textseg.probe.tables import markdown_table, plain_table, write_cases
 from textseg.runs.cases import OUTLINES
 from textseg.runs.folder import unique_dir
-from textseg.runs.outputs import mask_source_of, test_dir_name, unpack_mask
+from textseg.runs.outputs import averaging_suffix, mask_source_of, test_dir_name, unpack_mask
 
 __all__ = ["Estimate", "ProbeResult", "VariantResult", "plain_table", "probe"]
 
@@ -48,8 +48,9 @@ def probe(
     """Measure how far a network's masks move, and its Dice falls, when its words are changed.
 
     The test set is run with true, empty, shuffled and otherwise changed captions, and the results
-    are written into RUN/probe/ (RUN/test_on_<name>/probe/ for other data than the run's own):
-    probe.json, probe.csv, probe.md and pictures. Dice is always that of protocol=standard.
+    are written into RUN/probe/ (RUN/test_on_<name>/probe/ for other data than the run's own, and
+    probe_flip or probe_ensemble where logits are averaged): probe.json, probe.csv, probe.md and
+    pictures. Dice is always that of protocol=standard.
 
     Args:
         model: the network.
@@ -85,7 +86,8 @@ def probe(
     if not trainer.is_global_zero:
         return result
     tests, folder = test_dir_name(trainer), Path(trainer.default_root_dir)
-    folder = unique_dir((folder if tests == "test" else folder / tests) / "probe")
+    folder = folder if tests == "test" else folder / tests
+    folder = unique_dir(folder / f"probe{averaging_suffix(model)}")
     _write(folder, result, run.cases, variants)
     return replace(result, output=folder)
 
@@ -130,7 +132,7 @@ def _evaluated(
     results = tuple(variant_result(rows, name, seed=seed) for name in variants)
     paired = pairs(cases, variants, seed=seed)
     return ProbeResult(
-        network=type(model).__name__,
+        network=model.network_name,
         data=type(getattr(trainer, "datamodule", None)).__name__,
         seed=seed,
         cases=len(rows),
@@ -143,6 +145,9 @@ def _evaluated(
             *_warnings(model, results, mask_source_of(trainer)),
             *bootstrap_warnings(groups, len(rows)),
         ),
+        tta=model.tta,
+        ensemble=model.ensemble,
+        unmirrored=None if model.tta == "none" else model.unmirrored(distinct_texts(variants)),
     )
 
 
@@ -150,9 +155,9 @@ def _warnings(
     model: SegmentationModule, results: tuple[VariantResult, ...], truth: str
 ) -> list[str]:
     warnings = []
-    if isinstance(getattr(model, "text_encoder", None), NoText):
+    if not reads_text(model):
         warnings.append(
-            f"{type(model).__name__} reads no text: its masks stay where they are, whatever the "
+            f"{model.network_name} reads no text: its masks stay where they are, whatever the "
             "words, and every difference is 0 by construction"
         )
     elif not any(result.share_changed > 0 for result in results):

@@ -85,8 +85,7 @@ class Probe(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Let the text encoder warn of captions it must cut; it learns no word of them."""
-        texts = {text for column in self.variants.values() for text in column if text is not None}
-        self.model.prepare_captions(sorted(texts), training=False)
+        self.model.prepare_captions(distinct_texts(self.variants), training=False)
 
     def on_test_epoch_start(self) -> None:
         """Choose the cases to draw."""
@@ -121,6 +120,11 @@ class Probe(L.LightningModule):
         logits = without_border(self.model(batch["image"], full).logits, batch.get("frame"))
         masks = self.model.resize_and_threshold(logits, batch["original_size"])
         return [mask_bytes(mask).astype(bool) for mask in masks]
+
+
+def distinct_texts(variants: Variants) -> list[str]:
+    """Every text of the variants, once."""
+    return sorted({text for column in variants.values() for text in column if text is not None})
 
 
 def _probed(

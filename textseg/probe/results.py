@@ -74,7 +74,11 @@ class Pairs:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Result of `textseg.probe.probe`; `output` is the folder it was written to."""
+    """Result of `textseg.probe.probe`; `output` is the folder it was written to.
+
+    `tta` and `ensemble` are the network's, and with tta `unmirrored` is how many of the captions,
+    those of all variants, could not be mirrored.
+    """
 
     network: str
     data: str
@@ -85,6 +89,9 @@ class ProbeResult:
     side_swap: SideSwap | None
     pairs: Pairs | None
     warnings: tuple[str, ...]
+    tta: str = "none"
+    ensemble: tuple[str, ...] = ()
+    unmirrored: int | None = None
     output: Path | None = None
 
     def as_json(self) -> dict[str, Any]:

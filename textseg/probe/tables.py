@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from textseg.metrics.bootstrap import Estimate
-from textseg.metrics.text import aligned, escape_markdown, markdown_rows, one_line, with_interval
+from textseg.metrics.text import (
+    aligned,
+    averaging_text,
+    escape_markdown,
+    markdown_rows,
+    one_line,
+    with_interval,
+)
 from textseg.probe.masks import TRUE, ProbedCase, Variants
 from textseg.probe.results import ProbeResult, VariantResult, case_dice, case_mask_change
 
@@ -64,7 +71,9 @@ def write_cases(path: Path, cases: Mapping[int, ProbedCase], variants: Variants)
 
 
 def _summary(result: ProbeResult) -> str:
-    return f"{result.network} on {result.data}: {result.cases} cases of {result.patients} patients"
+    averaged = averaging_text({"tta": result.tta, "ensemble": result.ensemble})
+    of = f"{result.cases} cases of {result.patients} patients"
+    return f"{result.network} on {result.data}: {of}" + (f", {averaged}" if averaged else "")
 
 
 def _cells(variant: VariantResult) -> tuple[str, ...]:

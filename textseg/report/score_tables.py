@@ -80,8 +80,14 @@ def results_blocks(tests: Sequence[StoredTest]) -> list[Block]:
         counts("cases with empty truth and prediction", "empty_cases"),
         texts("scored by protocol", "protocol"),
         texts("truth", "truth"),
-        [Cell("results written"), *(Cell(test.written) for test in tests)],
+        [Cell("averaging at test time"), *(Cell(test.averaging or "none") for test in tests)],
     ]
+    if any(one.get("ensemble") for one in metrics):
+        members = (", ".join(one.get("ensemble") or ["-"]) for one in metrics)
+        rows.append([Cell("networks of the ensemble"), *map(Cell, members)])
+    if any("unmirrored" in one for one in metrics):
+        rows.append(counts("captions that could not be mirrored", "unmirrored"))
+    rows.append([Cell("results written"), *(Cell(test.written) for test in tests)])
     return [*warnings, Table("Scores by caption mode", ["score", *(t.name for t in tests)], rows)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,10 +16,11 @@ from torch import Tensor
 
 from textseg.batch import Batch
 from textseg.metrics.case_table import without_border
-from textseg.models.base import caption_mode_of
+from textseg.metrics.text import to_json
+from textseg.models.base import SegmentationModule, caption_mode_of
 from textseg.preprocess import Bytes, resize_image
 from textseg.runs.cases import OUTLINES
-from textseg.runs.folder import VARIANTS, Run, data_identity, unique_dir
+from textseg.runs.folder import AVERAGING, VARIANTS, Run, data_identity, unique_dir
 
 T = TypeVar("T")
 Kind = TypeVar("Kind", bound=L.Callback)
@@ -44,8 +46,13 @@ def gather_by_index(cases: dict[int, T]) -> dict[int, T]:
 
 
 def new_output_dir(trainer: L.Trainer, name: str) -> Path:
-    """Create a new folder `name` in the run, the same on every process."""
-    folder = Path(trainer.default_root_dir) / name
+    """Create a new folder `name` in the run, the same on every process.
+
+    Of logits that are averaged the name says so, such as test/true_ensemble_flip.
+    """
+    network = trainer.lightning_module
+    assert isinstance(network, SegmentationModule)
+    folder = Path(trainer.default_root_dir) / f"{name}{averaging_suffix(network)}"
     if trainer.is_global_zero:
         folder = unique_dir(folder)
     return Path(trainer.strategy.broadcast(str(folder)))
@@ -71,6 +78,26 @@ def test_dir_name(trainer: L.Trainer) -> str:
     settings["captions"] = getattr(data, "captions_path", None)
     identity = data_identity(type(data).__name__, settings)
     return Run(Path(trainer.default_root_dir)).results_dir(identity).name
+
+
+def averaging_of(network: SegmentationModule, captions: Sequence[str]) -> dict[str, Any]:
+    """What logits are averaged over: tta, the ensemble's names, and with tta what it left out."""
+    found: dict[str, Any] = {"tta": network.tta, "ensemble": list(network.ensemble)}
+    if network.tta != "none":
+        found["unmirrored"] = network.unmirrored(captions)
+    return found
+
+
+def averaging_suffix(network: SegmentationModule) -> str:
+    """The end of the name of a folder of results: "", or _ensemble, _flip or both."""
+    parts = ["ensemble"] * bool(network.ensemble) + [network.tta] * (network.tta != "none")
+    return "".join(f"_{part}" for part in parts)
+
+
+def write_averaging(folder: Path, network: SegmentationModule, captions: Sequence[str]) -> None:
+    """Write averaging.json beside masks: `averaging_of` the network, and the number of cases."""
+    found = averaging_of(network, captions) | {"cases": len(captions)}
+    (folder / AVERAGING).write_text(to_json(found), encoding="utf-8")
 
 
 def mask_source_of(trainer: L.Trainer) -> str:

@@ -11,11 +11,13 @@ from typing import Any, get_args
 
 from textseg.errors import UserError, refusing
 from textseg.metrics.scores import SCORES, Protocol
+from textseg.metrics.text import averaging_text
 from textseg.runs.cases import TEST_AGAIN, CaseRow, read_cases
 
 # Of values in metrics.json and probe.json; all else is a number or null, or a mapping by its depth.
 _KINDS: dict[str, Any] = {
     **dict.fromkeys(("caption_mode", "protocol", "truth", "surface_unit", "network", "data"), str),
+    **{"tta": str, "ensemble": list},
     **dict.fromkeys(("warnings", "size_cuts"), list),
 }
 _DEPTH = {"strata": 3, "variants": 2, "pairs": 1, "side_swap": 1}
@@ -49,6 +51,11 @@ class StoredTest:
     def protocol(self) -> Protocol:
         """How the test was scored, see `textseg.metrics`."""
         return self.metrics["protocol"]
+
+    @property
+    def averaging(self) -> str:
+        """What logits were averaged over, in words; "" for one network and one image."""
+        return averaging_text(self.metrics)
 
     def pictures(self, kind: str) -> dict[str, Path]:
         """Files in overlays or explain, by case."""

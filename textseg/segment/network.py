@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 
 import textseg.models
 from textseg.checkpoint import ABOUT, class_path_of, read_checkpoint, same_class, subclasses_of
-from textseg.encoders import NoText, restoring
+from textseg.encoders import reads_text, restoring
 from textseg.errors import UserError, check_choice, refusing
 from textseg.metrics.case_table import resize_logits, threshold_logits, without_border
 from textseg.models.base import SegmentationModule, settings_of
+from textseg.models.ensemble import MirrorText, Tta
 from textseg.preprocess import Bytes, Resize, Size, checked_size, frame_of
 from textseg.runs import Run
 from textseg.runs.folder import nested
+from textseg.segment.members import averaged, check_one_task
 from textseg.segment.pictures import Picture, pixels_of, to_tensor
 
 
@@ -65,7 +67,7 @@ class Segmenter:
         self.model = model.eval()
         self.image_size = image_size
         self.resize: Resize = resize
-        self.takes_text = not isinstance(getattr(model, "text_encoder", None), NoText)
+        self.takes_text = reads_text(model)
         self._fabric = _fabric(device, precision)
         self._fabric.setup_module(model)  # moves it, and casts it for bf16-true and the like
         self._dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
@@ -110,7 +112,7 @@ class Segmenter:
     def _checked_text(self, text: str | None) -> str:
         if self.takes_text and not (text or "").strip():
             raise UserError(
-                f"text={text!r} is empty, but {type(self.model).__name__} segments what is named",
+                f"text={text!r} is empty, but {self.model.network_name} segments what is named",
                 "say what to look for, in the words of the captions it was trained on",
             )
         return text or ""
@@ -133,43 +135,56 @@ class Segmenter:
 
 
 def load(
-    ckpt_path: str | Path,
+    ckpt_path: str | Path | Sequence[str | Path],
     *,
     image_size: int | Sequence[int] | None = None,
     device: str = "auto",
+    tta: Tta = "none",
+    mirror_text: MirrorText | None = None,
 ) -> Segmenter:
-    """The network of a checkpoint, ready for images and texts.
+    """The network of a checkpoint, or the mean of several, ready for images and texts.
 
     A network of your own is found if its module was imported before, or if the config.yaml of the
     checkpoint's run names its class.
 
     Args:
-        ckpt_path: a checkpoint of `textseg fit` or of a Trainer. No code in it is run.
+        ckpt_path: a checkpoint of `textseg fit` or of a Trainer. No code in it is run. Several, of
+            networks trained on the same data, are an ensemble; image size and precision are those
+            of the first.
         image_size: side of the network's square input, or (height, width); by default that of the
             config.yaml in the checkpoint's run, or of the checkpoint where there is no config.yaml.
         device: auto, cpu, cuda, cuda:1, mps and so on.
+        tta: "flip" averages the logits of an image and its mirror image; see
+            `textseg.models.ensemble.Ensemble`.
+        mirror_text: for "flip", unless no network reads words: rewrites a text for the mirrored
+            image or gives None, such as `datamodules.captions.modes.swap_sides`.
 
     Raises:
-        UserError: the checkpoint cannot be read or is of no known network, or nothing tells the
-            image size.
+        UserError: a checkpoint cannot be read or is of no known network, networks are of different
+            tasks, nothing tells the image size, or tta lacks what it needs.
     """
-    checkpoint = read_checkpoint(ckpt_path)
-    run = Run.of_checkpoint(ckpt_path)
+    paths = [ckpt_path] if isinstance(ckpt_path, (str, Path)) else list(ckpt_path)
+    if not paths:
+        raise UserError("ckpt_path=[] names no network", "give a checkpoint or several")
+    checkpoints = [read_checkpoint(path) for path in paths]
+    check_one_task(paths, checkpoints, image_size_given=image_size is not None)
+    run = Run.of_checkpoint(paths[0])
     if run.config.is_file():
         trained_size, resize, precision = _run_settings(run)
     else:
-        about = checkpoint.get(ABOUT) or {}  # of a Trainer
+        about = checkpoints[0].get(ABOUT) or {}  # of a Trainer
         trained_size, precision = about.get("image_size"), about.get("precision")
         resize = about.get("resize", "stretch")
     size = trained_size if image_size is None else image_size
     if size is None:
         raise UserError(
-            f"the input size of {ckpt_path} is unknown: neither {run.config} nor the checkpoint "
+            f"the input size of {paths[0]} is unknown: neither {run.config} nor the checkpoint "
             "sets image_size",
             "put the run's config.yaml there, or give image_size",
         )
+    networks = list(map(network_from, checkpoints, paths))
     return Segmenter(
-        network_from(checkpoint, ckpt_path),
+        averaged(networks, paths, tta=tta, mirror_text=mirror_text),
         image_size=checked_size(size if isinstance(size, int) else list(size)),
         resize=resize,
         precision=precision,
