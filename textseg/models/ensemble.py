@@ -129,7 +129,12 @@ class Ensemble(SegmentationModule):
         raise NotImplementedError
 
     def parameter_groups(
-        self, *, lr: float, weight_decay: float, pretrained_lr_scale: float
+        self,
+        *,
+        lr: float,
+        weight_decay: float,
+        pretrained_lr_scale: float,
+        text_lr_scale: float | None = None,
     ) -> list[dict[str, Any]]:
         """Nothing is trained.
 
