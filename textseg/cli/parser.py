@@ -37,7 +37,7 @@ def read_whole_numbers_as_int(parser: ArgumentParser) -> None:
         kinds = get_args(hint)
         if get_origin(hint) is Union and {int, float} <= {*kinds}:
             ordered = (int, float, *(kind for kind in kinds if kind not in (int, float)))
-            action._typehint = Union[ordered]  # type: ignore[attr-defined]
+            action._typehint = Union[ordered]  # type: ignore[attr-defined]  # noqa: UP007
 
 
 def run_command(
