@@ -265,7 +265,9 @@ def test_one_image_gives_mask_overlay_and_probabilities_of_16_bit(
     assert stored.mode == "I;16"
     levels = np.asarray(stored)
     assert np.abs(levels / 65535 - wanted.probs).max() <= 0.5 / 65535 + 1e-9
-    assert np.array_equal(levels > 32767, wanted.mask)
+    sure = np.abs(wanted.probs - 0.5) > 1 / 65535  # what no rounding can carry over the threshold
+    assert sure.mean() > 0.99
+    assert np.array_equal((levels > 32767)[sure], wanted.mask[sure])
     page = overlay(
         read_image(Path(trained.image())), None, wanted.mask, caption=TEXT, title=["train0__0"]
     )

@@ -167,10 +167,10 @@ def test_a_test_right_after_the_fit_runs_the_averaged_weights(tmp_path: Path) ->
     trainer.save_checkpoint(file)
     stored = torch.load(file, weights_only=True)
     # As best.ckpt is: written while the training's own weights differ.
-    stored["current_model_state"][HEAD] += 1
+    stored["current_model_state"]["head.weight"] += 1
     torch.save(stored, file)
     trainer.validate(network, batches, ckpt_path=file, weights_only=True, verbose=False)
-    assert torch.equal(network.state_dict()[HEAD], stored["state_dict"][HEAD])
+    assert torch.equal(network.head.weight, stored["state_dict"]["head.weight"])
 
 
 @pytest.mark.slow
