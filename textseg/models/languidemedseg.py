@@ -131,7 +131,7 @@ class GuideLayer(nn.Module):
         places = places + self.self_norm(self.self_attention(asking, asking, normed))  # X_1
         words = self.words(text)  # T [B, S, C]
         # Q: one row of S places. What its row adds is the same for all keys: no softmax sees it.
-        named = words + sincos_position_embedding_2d(1, *words.shape[1:], words)
+        named = words + sincos_position_embedding_2d(1, words.shape[1], words.shape[2], words)
         read = self.cross_attention(self.norm2(places) + code, named, words)
         return to_map(places + self.scale * self.cross_norm(read), height, width)
 
