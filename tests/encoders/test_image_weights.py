@@ -193,7 +193,7 @@ def test_colors_that_the_options_tell_win_over_the_names(tmp_path: Path) -> None
 # --- in every network
 
 
-@pytest.mark.parametrize("name", ["TMC", "TMCA", "LAVT"])
+@pytest.mark.parametrize("name", ["TMC", "TMCA", "LAVT", "LanGuideMedSeg"])
 @pytest.mark.parametrize("pretrained", [True, False])
 def test_text_guided_networks_take_the_file_and_train_it_at_the_slower_rate(
     name: str, pretrained: bool, tmp_path: Path
