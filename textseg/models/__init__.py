@@ -4,7 +4,8 @@ from textseg.models.base import SegmentationModule
 from textseg.models.baseline import ImageBaseline
 from textseg.models.lavt import LAVT
 from textseg.models.lsms import LSMS
+from textseg.models.lvit import LViT
 from textseg.models.tmc import TMC
 from textseg.models.tmca import TMCA
 
-__all__ = ["LAVT", "LSMS", "TMC", "TMCA", "ImageBaseline", "SegmentationModule"]
+__all__ = ["LAVT", "LSMS", "TMC", "TMCA", "ImageBaseline", "LViT", "SegmentationModule"]
