@@ -185,6 +185,10 @@ def test_position_embeddings_do_not_decay() -> None:
 # --- where maps and tokens go
 
 
+def upsampled(x: Tensor, factor: int) -> Tensor:
+    return x.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+
+
 def test_tokens_go_down_by_concatenation_up_by_addition_and_back_into_the_maps() -> None:
     """Every module's inputs and results in one forward, put together by hand."""
     model = make().eval()
@@ -217,17 +221,14 @@ def test_tokens_go_down_by_concatenation_up_by_addition_and_back_into_the_maps()
     for i in (2, 1, 0):
         assert torch.equal(read(encoder.up_convs[i]), y[i + 1])
         y[i] = y[i] + gave(encoder.up_convs[i])
-    x, outputs = maps[4], list(model.blocks)
-    for i, step in zip((3, 2, 1, 0), outputs, strict=True):
+    x = maps[4]
+    for i, step in zip((3, 2, 1, 0), model.decoder, strict=True):
         tokens = read(encoder.to_maps[i]).flatten(2).transpose(1, 2)
         assert torch.equal(tokens, y[i])
-        skip = maps[i] + gave(encoder.to_maps[i]).repeat_interleave(16 >> i, 2).repeat_interleave(
-            16 >> i, 3
-        )
-        assert torch.equal(seen[step][0][1], skip)
+        added = upsampled(gave(encoder.to_maps[i]), 16 >> i)
+        assert torch.equal(seen[step][0][1], maps[i] + added)
         assert torch.equal(read(step), x)
-        larger = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
-        both = torch.cat([gave(step.attention), larger], dim=1)
+        both = torch.cat([gave(step.attention), upsampled(x, 2)], dim=1)
         assert torch.equal(read(step.convolutions), both)
         x = gave(step)
     assert torch.equal(read(model.head), x)
@@ -236,9 +237,8 @@ def test_tokens_go_down_by_concatenation_up_by_addition_and_back_into_the_maps()
 def test_a_map_before_the_upsampling_is_one_behind_it() -> None:
     layer = make().image_encoder.to_maps[0].double().train()
     tokens = random(2, 8, 3, 4)
-    large = tokens.repeat_interleave(16, 2).repeat_interleave(16, 3)
-    before = layer(tokens).repeat_interleave(16, 2).repeat_interleave(16, 3)
-    torch.testing.assert_close(before, layer(large))
+    before, behind = upsampled(layer(tokens), 16), layer(upsampled(tokens, 16))
+    torch.testing.assert_close(before, behind)
 
 
 # --- cost
@@ -355,7 +355,7 @@ def test_the_words_map_is_what_the_chosen_words_add_and_empty_without_any() -> N
 def test_the_gates_are_what_skips_are_multiplied_by() -> None:
     model = make().eval()
     passed: list[tuple[Tensor, Tensor]] = []
-    for step in model.blocks:
+    for step in model.decoder:
         step.attention.register_forward_hook(lambda m, x, result: passed.append((x[0], result)))
     with torch.no_grad():
         text = model.encode_text(CAPTIONS[:1])

@@ -219,13 +219,11 @@ class LViTEncoder(nn.Module):
         maps = [self.stem(self.normalize(image))]
         for step in self.down:
             maps.append(step(maps[-1]))
-        height, width = maps[-1].shape[-2:]
-        added = self.words(text.tokens, text.mask, (height, width))
-        for i, (tokens, layer) in enumerate(
-            zip(self._tokens(maps[:4], added), self.to_maps, strict=True)
-        ):
-            read = layer(to_map(tokens, height, width))  # [B, C_i, H/16, W/16]
-            maps[i] = maps[i] + F.interpolate(read, maps[i].shape[-2:])
+        grid = maps[-1].shape[-2:]
+        added = self.words(text.tokens, text.mask, grid)
+        for i, tokens in enumerate(self._tokens(maps[:4], added)):
+            read = self.to_maps[i](to_map(tokens, *grid))  # [B, C_i, H/16, W/16]
+            maps[i] = maps[i] + F.interpolate(read, maps[i].shape[-2:])  # nearest
         return maps
 
     def _tokens(self, maps: Sequence[Tensor], added: Tensor) -> list[Tensor]:
@@ -322,14 +320,20 @@ class LViT(TextImageBackboneMixin, SegmentationModule):
         fine = self.image_encoder.channels[3::-1]  # 8w, 4w, 2w, w
         outputs = (4 * width, 2 * width, width, width)
         coarse = (8 * width, *outputs[:-1])
-        self.blocks = nn.ModuleList(map(UpStep, coarse, fine, outputs))
+        self.decoder = nn.ModuleList(map(UpStep, coarse, fine, outputs))
         self.head = nn.Conv2d(width, 1, 1)
         self.to(memory_format=torch.channels_last)
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """Parts that `textseg.training.GradientCheckpointing` computes again."""
+        return list(self.decoder)
+
     def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
         """The tensor part: what compile, export, benchmark and explanations act on."""
-        *skips, x = features = self.encode_image(image, text=text)
-        for step, skip in zip(self.blocks, reversed(skips), strict=True):
+        features = self.encode_image(image, text=text)  # x_1..x_5
+        x = features[-1]
+        for step, skip in zip(self.decoder, features[-2::-1], strict=True):
             x = step(x, skip)
         return SegmentationOutput(self.head(x), self.auxiliary_logits(features))
 
@@ -342,7 +346,7 @@ class LViT(TextImageBackboneMixin, SegmentationModule):
         ``stage<i>.gate`` [B, H/s_i, W/s_i] is what each pixel of skip i is multiplied by, which may
         be below 0.
         """
-        steps = {f"stage{4 - i}.gate": step.attention for i, step in enumerate(self.blocks)}
+        steps = {f"stage{4 - i}.gate": step.attention for i, step in enumerate(self.decoder)}
         modules: dict[str, Any] = {**steps, "words": self.image_encoder.words}
         with record_inputs(modules) as inputs:
             self.forward_features(image, text)
