@@ -50,6 +50,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "text_encoder": "scratch",
         "pretrained": False,
     },
+    "LViT": {"text_encoder": "scratch", "pretrained": False, "width": 8, "dropout": 0.0},
     "ImageBaseline": {"image_encoder": "tu-test_convnext", "pretrained": False},
 }
 

@@ -68,6 +68,7 @@ CASES = {
     "TMCA": Case("TMCA", {"alignment_weight": 1.0}),
     "LAVT": Case("LAVT"),
     "LanGuideMedSeg": Case("LanGuideMedSeg"),
+    "LViT": Case("LViT"),
     "ImageBaseline": Case("ImageBaseline"),
     "TMC, pixel": Case("TMC", {"alignment_weight": 1.0, "alignment": "pixel"}),
     "TMCA, global": Case("TMCA", {"alignment_weight": 1.0, "alignment": "global"}),

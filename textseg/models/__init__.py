@@ -5,6 +5,7 @@ from textseg.models.baseline import ImageBaseline
 from textseg.models.languidemedseg import LanGuideMedSeg
 from textseg.models.lavt import LAVT
 from textseg.models.lsms import LSMS
+from textseg.models.lvit import LViT
 from textseg.models.tmc import TMC
 from textseg.models.tmca import TMCA
 
@@ -14,6 +15,7 @@ __all__ = [
     "TMC",
     "TMCA",
     "ImageBaseline",
+    "LViT",
     "LanGuideMedSeg",
     "SegmentationModule",
 ]
