@@ -48,12 +48,12 @@ from torch import Tensor, nn
 
 from textseg.backbone import TextImageBackboneMixin
 from textseg.batch import SegmentationOutput, TextFeatures
+from textseg.encoders import STRIDES, check_strides
 from textseg.errors import UserError
 from textseg.explain import record_inputs
 from textseg.layers import CrossAttention, sincos_position_embedding_2d, to_map, to_tokens
 from textseg.models.base import SegmentationModule
 
-STRIDES = (4, 8, 16, 32)
 MIXTURES = (24, 12, 9)  # S of the steps, coarse to fine
 HEADS = 4  # of the cross-attention
 SCALE = 1.421  # s at the start
@@ -271,7 +271,8 @@ class LanGuideMedSeg(TextImageBackboneMixin, SegmentationModule):
             image_weights=image_weights,
         )
         channels, strides = self.image_encoder.channels, self.image_encoder.strides
-        _check_stages(image_encoder, strides, channels)
+        check_strides(image_encoder, strides)
+        _check_widths(image_encoder, channels)
         self.decoder = GuideDecoder(channels, self.text_encoder.dim, max_tokens=max_tokens)
         self.to(memory_format=torch.channels_last)
 
@@ -303,11 +304,10 @@ class LanGuideMedSeg(TextImageBackboneMixin, SegmentationModule):
         return maps
 
 
-def _check_stages(image_encoder: str, strides: Sequence[int], channels: Sequence[int]) -> None:
-    if tuple(strides) != STRIDES or any(width % 4 for width in channels[1:]):
+def _check_widths(image_encoder: str, channels: Sequence[int]) -> None:
+    if any(width % 4 for width in channels[1:]):
         raise UserError(
-            f"image_encoder={image_encoder!r} has feature maps at strides {list(strides)} of "
-            f"{list(channels)} channels, not at {list(STRIDES)} and of multiples of 4",
-            "choose a ConvNeXt or a Swin, or pick the stages of another network with "
-            "image_encoder_options: {out_indices: [1, 2, 3, 4]}",
+            f"image_encoder={image_encoder!r} has widths {list(channels)}, not multiples of 4 from "
+            "the second on",
+            "the position embedding splits a width into four: choose another encoder",
         )
