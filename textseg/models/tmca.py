@@ -20,8 +20,9 @@ Our choice:
   with a position embedding, because captions say where;
 - equal captions are positives of each other, rows of one image with another caption are left out;
 - each row's own background is a further negative of its text: it makes the loss target-sensitive;
-- the enhancement reads the text in the aligned embedding only: cross-attention to its words, and
-  FiLM (Perez et al. 2018), both behind a spatial gate of the similarity that the alignment trains;
+- the enhancement is cross-attention to the text encoder's words and FiLM (Perez et al. 2018), both
+  behind a spatial gate of the similarity that the alignment trains. Reading words and text in the
+  aligned embedding trained worse: experiments/README.md, "One change at a time";
 - enhanced levels go to the decoder; `enhancement_feeds_encoder` lets the encoder read them as well;
 - "feature-guided text prompting" for boundaries, which the digest mentions, is not built;
 - the decoder: transposed convolutions, residual blocks, sub-pixel upsampling by 4.
@@ -33,7 +34,6 @@ level l = 1..4 has C_l channels on H_l x W_l = H/4..H/32 x W/4..W/32.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
@@ -74,21 +74,21 @@ SUBPIXEL_WIDTH = 16  # channels at input size
 class Shared(NamedTuple):
     """A level in the embedding that pixels and text share, each vector of length 1, in fp32.
 
-    pixels p_l [B, D, H_l, W_l]; text t_l [B, D]; words w_l [B, L, D].
+    pixels p_l [B, D, H_l, W_l]; text t_l [B, D].
     """
 
     pixels: Tensor
     text: Tensor
-    words: Tensor
 
 
 class SharedEmbedding(nn.Module):
     """phi_l and psi_l: project the pixels of level l and the text to one unit sphere.
 
-        p_l = norm(phi_l F_l + E_l P),   t_l = norm(psi_l pooled),   w_l = norm(psi_l tokens)
+        p_l = norm(phi_l LN(F_l) + E_l P),   t_l = norm(psi_l pooled text)
 
     P is the sine-cosine position embedding: captions say where, and an early level sees but a part
-    of the image, so that without E_l P a lesion on the left and one on the right are alike.
+    of the image, so that without E_l P a lesion on the left and one on the right are alike. LN is
+    over channels and without weights; some encoders' features are a dozen times as large as P.
 
     Args:
         channels: C_l.
@@ -99,21 +99,21 @@ class SharedEmbedding(nn.Module):
 
     def __init__(self, channels: int, text_dim: int, dim: int, *, position: bool) -> None:
         super().__init__()
-        self.phi = nn.Conv2d(channels, dim, 1)
+        self.norm = nn.LayerNorm(channels, elementwise_affine=False)
+        self.phi = nn.Linear(channels, dim)
         self.psi = nn.Linear(text_dim, dim)
         self.position_embedding = nn.Linear(POSITION_DIM, dim, bias=False) if position else None
 
-    def forward(self, feature: Tensor, text: TextFeatures) -> Shared:
-        """F_l [B, C_l, H_l, W_l] and the encoded caption -> p_l, t_l and w_l."""
-        pixels = self.phi(feature)
+    def forward(self, feature: Tensor, pooled: Tensor) -> Shared:
+        """F_l [B, C_l, H_l, W_l] and the pooled text [B, T] -> p_l and t_l."""
+        height, width = feature.shape[-2:]
+        pixels = self.phi(self.norm(to_tokens(feature)))  # [B, H_l W_l, D]
         if self.position_embedding is not None:
-            height, width = feature.shape[-2:]
             code = sincos_position_embedding_2d(height, width, POSITION_DIM, feature)
-            pixels = pixels + to_map(self.position_embedding(code), height, width)
+            pixels = pixels + self.position_embedding(code)
         return Shared(
-            F.normalize(pixels.float(), dim=1),
-            F.normalize(self.psi(text.pooled).float(), dim=-1),
-            F.normalize(self.psi(text.tokens).float(), dim=-1),
+            to_map(F.normalize(pixels.float(), dim=-1), height, width),
+            F.normalize(self.psi(pooled).float(), dim=-1),
         )
 
 
@@ -169,43 +169,41 @@ class TargetGate(nn.Module):
 class LanguageGuidedTargetEnhancement(nn.Module):
     """Gated FiLM (Perez et al. 2018), then gated cross-attention from the pixels to the words.
 
-        F~ = F + alpha_l g_l * (scale * W F + shift),   (scale, shift) = MLP(t_l)
-        F^ = F~ + rho_l g_l * attention(queries: LayerNorm(F~) + position; keys and values: w_l)
+        F~ = F + alpha_l g_l * (scale * W F + shift),   (scale, shift) = MLP(pooled text)
+        F^ = F~ + rho_l g_l * attention(queries: LayerNorm(F~) + position; keys and values: words)
 
-    It reads the text in the aligned embedding, t_l and w_l, never as the text encoder gives it;
-    both times sqrt(D), so that their entries are as large as what linear layers are made for.
+    The words are the text encoder's tokens; what was aligned, p_l and t_l, decides by the gate g_l
+    where either may change the image.
 
     Args:
         channels: C_l.
-        dim: D.
+        text_dim: T.
         residual: initial value of alpha_l and rho_l.
     """
 
-    def __init__(self, channels: int, dim: int, residual: float) -> None:
+    def __init__(self, channels: int, text_dim: int, residual: float) -> None:
         super().__init__()
         self.gate = TargetGate()
         self.film = nn.Sequential(
-            nn.Linear(dim, channels), nn.GELU(), nn.Linear(channels, 2 * channels)
+            nn.Linear(text_dim, channels), nn.GELU(), nn.Linear(channels, 2 * channels)
         )
         self.project = nn.Conv2d(channels, channels, 1, bias=False)  # W
         self.alpha = nn.Parameter(torch.tensor(float(residual)))
         self.norm = nn.LayerNorm(channels)
         self.position_embedding = nn.Linear(POSITION_DIM, channels, bias=False)
-        self.attention = CrossAttention(channels, dim)
+        self.attention = CrossAttention(channels, text_dim)
         self.rho = nn.Parameter(torch.tensor(float(residual)))
 
-    def forward(self, feature: Tensor, shared: Shared, mask: Tensor) -> Tensor:
-        """F_l [B, C_l, H_l, W_l], p_l, t_l and w_l, mask [B, L] -> the enhanced F_l."""
+    def forward(self, feature: Tensor, shared: Shared, text: TextFeatures) -> Tensor:
+        """F_l [B, C_l, H_l, W_l], p_l and t_l, and the encoded caption -> the enhanced F_l."""
         height, width = feature.shape[-2:]
-        scaled = math.sqrt(shared.text.shape[-1])
-        text, words = (scaled * x.to(feature.dtype) for x in (shared.text, shared.words))
-        scale, shift = self.film(text)[..., None, None].chunk(2, 1)  # [B, C_l, 1, 1]
+        scale, shift = self.film(text.pooled)[..., None, None].chunk(2, 1)  # [B, C_l, 1, 1]
         gate = self.gate(shared.pixels, shared.text).to(feature.dtype)  # similarity in fp32
         x = feature + self.alpha * gate * (scale * self.project(feature) + shift)
         # Captions name positions ("upper left"), which a convolution does not know.
         position = sincos_position_embedding_2d(height, width, POSITION_DIM, x)
         query = self.norm(to_tokens(x)) + self.position_embedding(position)  # [B, H_l W_l, C_l]
-        attended = self.attention(query, words, words, mask)
+        attended = self.attention(query, text.tokens, text.tokens, text.mask)
         return x + self.rho * gate * to_map(attended, height, width)
 
 
@@ -368,7 +366,7 @@ class TMCA(TextImageBackboneMixin, SegmentationModule):
             )
         for n in sorted(enhancement_levels):
             self.enhancement[_key(n)] = LanguageGuidedTargetEnhancement(
-                channels[n - 1], alignment_dim, enhancement_scale
+                channels[n - 1], text_dim, enhancement_scale
             )
         self.decoder = SubPixelDecoder(channels)
         self.alignment, self.temperature = alignment, temperature
@@ -384,9 +382,9 @@ class TMCA(TextImageBackboneMixin, SegmentationModule):
             """F_l -> the enhanced F_l, l = i + 1."""
             n = _key(i + 1)
             if n in self.embeddings:
-                shared[n] = self.embeddings[n](feature, text)
+                shared[n] = self.embeddings[n](feature, text.pooled)
             if n in self.enhancement:
-                feature = self.enhancement[n](feature, shared[n], text.mask)
+                feature = self.enhancement[n](feature, shared[n], text)
             return feature
 
         if self.enhancement_feeds_encoder:
