@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.models.contract import never_moved, train_three_steps, without_gradient
+from tests.models.contract import first_steps, never_moved, without_gradient
 from tests.models.stand_ins import CAPTIONS, make_batch, pictures
 from tests.models.tiny import NETWORKS, ON_TIMM, tiny
 from textseg.errors import UserError
@@ -87,7 +87,7 @@ def test_every_norm_is_trained_as_a_new_part(name: str) -> None:
     norms = dict(network.stage_norms.named_parameters(prefix="stage_norms"))
     assert len(norms) == 8
     assert {id(p) for p in norms.values()} <= new
-    steps = train_three_steps(network, make_batch())
+    steps = first_steps(network, make_batch(), most=1)
     assert without_gradient(steps) == []
     assert [n for n in never_moved(steps, but_for=()) if n in norms] == []
 
