@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -195,6 +196,43 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) ->
     return scores.softmax(-1)
 
 
+def conv_bn(inputs: int, outputs: int, kernel: int = 3) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    """A convolution that keeps the size, and a batch norm, whose shift makes its bias idle."""
+    convolution = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+    return convolution, nn.BatchNorm2d(outputs)
+
+
+relu = partial(nn.ReLU, inplace=True)
+
+
+def double_conv(
+    inputs: int, outputs: int, activation: Callable[[], nn.Module] = relu
+) -> nn.Sequential:
+    """Two 3x3 conv-BN-activation: [B, inputs, H, W] -> [B, outputs, H, W]."""
+    return nn.Sequential(
+        *(*conv_bn(inputs, outputs), activation()), *(*conv_bn(outputs, outputs), activation())
+    )
+
+
+class UpBlock(nn.Module):
+    """Transposed convolution x2, concatenate the skip, and a block.
+
+    Args:
+        coarse: channels of the coarser map.
+        fine: channels of the skip and of the result.
+        block: makes the block, given 2 * fine and fine channels.
+    """
+
+    def __init__(self, coarse: int, fine: int, block: Callable[[int, int], nn.Module]) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(coarse, fine, 2, stride=2, bias=False)
+        self.block = block(2 * fine, fine)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """[B, coarse, h, w] and [B, fine, 2h, 2w] -> [B, fine, 2h, 2w]."""
+        return self.block(torch.cat([self.up(x), skip], dim=1))
+
+
 class UNetDecoder(nn.Module):
     """U-Net decoder: at each step upsample x2, concatenate the skip, two 3x3 conv-BN-ReLU.
 
@@ -213,11 +251,7 @@ class UNetDecoder(nn.Module):
             for fine, coarse in steps
         )
         self.blocks = nn.ModuleList(
-            nn.Sequential(
-                *_conv_bn_relu(fine + (fine if narrow else coarse), fine),
-                *_conv_bn_relu(fine, fine),
-            )
-            for fine, coarse in steps
+            double_conv(fine + (fine if narrow else coarse), fine) for fine, coarse in steps
         )
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
@@ -228,8 +262,3 @@ class UNetDecoder(nn.Module):
             x = resize_map(narrow(x), skip.shape[-2:])
             x = block(torch.cat([x, skip], dim=1))
         return x
-
-
-def _conv_bn_relu(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
-    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-    return convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)

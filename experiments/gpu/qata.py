@@ -43,21 +43,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from commands import Command, FailedError, cores, fail, read, say, start, write
+from job import EXPERIMENTS, NETWORKS, Job
+from result_tables import machine, score_table, speed_table
 
-from textseg.metrics.scores import SCORES
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-EXPERIMENTS = REPOSITORY / "experiments"
-NETWORKS = {"unet": "U-Net", "lsms": "LSMS", "tmc": "TMC", "tmca": "TMCA", "lavt": "LAVT"}
-NETWORKS |= {"languidemedseg": "LanGuideMedSeg"}
-CAPTIONS = ("true", "empty", "shuffled")
 SPARE_CORES = 2  # of the training itself, when workers are counted
 MOST_WORKERS = 16
 TRIAL = ["--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1"]
@@ -65,9 +59,8 @@ TRIAL += ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "
 TRIAL += ["--trainer.devices", "1", "--test_after_fit", "false", "--data.num_workers", "1"]
 TRIAL_DATA = ["--data.synthesize", "16", "--data.batch_size", "8"]
 TRIAL_LIMIT = 300.0  # seconds
-# In place of a GPU and of the data: every part for real, as small as it can be.
+# In place of a GPU: every part for real, as small as it can be.
 SMOKE_TRAINING = ["--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "1"]
-SMOKE_DATA = ["--data.synthesize", "40", "--data.image_size", "96", "--data.batch_size", "8"]
 SMOKE_TRIAL = ["--data.synthesize", "4", "--data.image_size", "96", "--data.batch_size", "2"]
 SMOKE_BENCHMARK = ["--modes", "[fp32,bf16]", "--image_size", "96", "--batch_size", "2"]
 SMOKE_BENCHMARK += ["--rounds", "1"]
@@ -88,52 +81,6 @@ import lightning, timm, lightning_cli
 found |= {"lightning": lightning.__version__, "timm": timm.__version__}
 print(json.dumps(found))
 """
-
-
-@dataclass(frozen=True)
-class Job:
-    """The settings of a start, and where its files are."""
-
-    root: Path | None
-    captions: Path | None
-    out: Path
-    networks: list[str]
-    workers: int
-    limit: float  # seconds a command may take
-    smoke: bool
-    failed: dict[str, FailedError] = field(default_factory=dict)  # by part and network
-
-    def experiment(self, network: str) -> list[str]:
-        """The --config arguments of a network."""
-        overlays = ["gpu", "cpu"] if self.smoke else ["gpu"]
-        files = [f"{network}_qata.yaml", *(f"{folder}/{network}.yaml" for folder in overlays)]
-        return [part for file in files for part in ("--config", str(EXPERIMENTS / file))]
-
-    def data(self) -> list[str]:
-        """The --data arguments."""
-        given = ["--data.cache", str(self.out / "cache"), "--data.num_workers", str(self.workers)]
-        if self.smoke:
-            return [*given, *SMOKE_DATA]
-        given += ["--data.root", str(self.root)]
-        return given + (["--data.captions", str(self.captions)] if self.captions else [])
-
-    def log(self, name: str) -> Path:
-        """The file of a command's output."""
-        return self.out / "logs" / f"{name}.log"
-
-    def run_folder(self, network: str) -> Path | None:
-        """The folder of a network's run; None before it has begun."""
-        found = sorted((self.out / "runs" / network).glob("*/*/config.yaml"))
-        return found[-1].parent if found else None
-
-    def results(self, network: str, captions: str) -> dict[str, Any] | None:
-        """A test's metrics.json; None before it has been written."""
-        run = self.run_folder(network)
-        return read(run / "test" / captions / "metrics.json") if run else None
-
-    def tested(self, network: str) -> bool:
-        """Whether the test is done with all three kinds of captions."""
-        return all(self.results(network, mode) for mode in CAPTIONS)
 
 
 # --- the parts -----------------------------------------------------------------------------------
@@ -241,7 +188,7 @@ def train_one(job: Job, network: str) -> None:
     """Train and test a network, from its last.ckpt if there is one."""
     run, note = job.run_folder(network), job.out / f"train_{network}.json"
     resumed = run is not None and (run / "checkpoints/last.ckpt").is_file()
-    spent = training_seconds(job, network) if resumed else 0.0
+    spent = job.training_seconds(network) if resumed else 0.0
     if run is not None:  # tests that were broken off: beside them others would be numbered
         shutil.rmtree(run / "test", ignore_errors=True)
     write(note, {"seconds": spent, "since": time.time()})
@@ -254,18 +201,7 @@ def train_one(job: Job, network: str) -> None:
         *("--trainer.devices", "1"),
         *(["--ckpt_path", "last"] if resumed else []),
     )
-    write(note, {"seconds": training_seconds(job, network), "since": None})
-
-
-def training_seconds(job: Job, network: str) -> float:
-    """Seconds up to the last checkpoint, over all starts, without steps that a break threw away."""
-    note, run = read(job.out / f"train_{network}.json"), job.run_folder(network)
-    if note is None or run is None:
-        return 0.0
-    last = run / "checkpoints/last.ckpt"
-    if note["since"] is None or not last.is_file():
-        return float(note["seconds"])
-    return float(note["seconds"] + max(0.0, last.stat().st_mtime - note["since"]))
+    write(note, {"seconds": job.training_seconds(network), "since": None})
 
 
 def benchmark(job: Job) -> None:
@@ -321,70 +257,6 @@ PARTS: dict[str, Callable[[Job], None]] = {
 }
 
 
-# --- tables --------------------------------------------------------------------------------------
-
-
-def machine(job: Job) -> str:
-    """A line that names GPU, cores, driver and versions."""
-    found = read(job.out / "check.json") or {}
-    named = [str(found.get("gpu", "no GPU")), f"{found.get('cores', '?')} cores"]
-    named += [f"{name} {found[name]}" for name in ("driver", "torch", "lightning") if name in found]
-    return ("SMOKE RUN, of no meaning. " if job.smoke else "") + ", ".join(named) + ":"
-
-
-def speed_table(job: Job) -> list[str]:
-    """The lines of a Markdown table of the benchmarks."""
-    head = "network | parameters M | step s, fp32 eager | step s, bf16 + compile | speedup | "
-    head += "share of peak | peak memory GiB"
-    rows = []
-    for network in job.networks:
-        result = read(job.out / "benchmark" / f"{network}.json")
-        if result is None:
-            rows.append([NETWORKS[network], *[""] * 6])
-            continue
-        first, last = result["networks"][0], result["networks"][-1]
-        memory = last["peak_memory_mib"]
-        rows.append(
-            [
-                NETWORKS[network],
-                f"{last['parameters_m']:.1f}",
-                f"{first['step_s']:.4f} ({first['step_spread_s']:.4f})",
-                f"{last['step_s']:.4f} ({last['step_spread_s']:.4f})",
-                f"{last['speedup']:.2f}",
-                f"{last['share_of_peak']:.1%}",
-                "-" if memory is None else f"{memory / 1024:.2f}",  # counted on a GPU alone
-            ]
-        )
-    return table(head, rows)
-
-
-def score_table(job: Job) -> list[str]:
-    """The lines of a Markdown table of the tests."""
-    head = f"network | captions | {' | '.join(SCORES)} | minutes to train"
-    rows = []
-    for network in job.networks:
-        seconds = training_seconds(job, network) if job.tested(network) else None
-        for mode in CAPTIONS:
-            result = job.results(network, mode)
-            minutes = f"{seconds / 60:.1f}" if seconds is not None and mode == "true" else ""
-            cells = [score(result, name) if result else "" for name in SCORES]
-            rows.append([NETWORKS[network], mode, *cells, minutes])
-    return table(head, rows)
-
-
-def score(result: dict[str, Any], name: str) -> str:
-    """A score with its 95% interval, if it has one."""
-    low, high = result[f"{name}_ci_low"], result[f"{name}_ci_high"]
-    interval = "" if low is None or high is None else f" [{low:.4f}, {high:.4f}]"
-    return f"{result[name]:.4f}{interval}"
-
-
-def table(head: str, rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table."""
-    rule = "---".join("|" * (head.count("|") + 2))
-    return [f"| {head} |", rule, *(f"| {' | '.join(row)} |" for row in rows)]
-
-
 # --- commands and files --------------------------------------------------------------------------
 
 
@@ -406,7 +278,7 @@ def noted(job: Job, name: str) -> Iterator[None]:
 
 def environment(job: Job) -> dict[str, str]:
     """The environment of every command: no network, and one cache of compiled code."""
-    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(EXPERIMENTS.parent), os.environ.get("PYTHONPATH")]))
     own = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
     own["TORCHINDUCTOR_CACHE_DIR"] = str(job.out / "compiled")
     return os.environ | own

@@ -6,6 +6,7 @@ another's idea of directions. Tumors are placed in the patient: x in mm grows to
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import openpyxl
 import pydicom
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
+from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
@@ -273,3 +275,19 @@ def make(root: Path, **settings: Any) -> DukeBreastMRIDataModule:
 def records(datamodule: DukeBreastMRIDataModule) -> list[Record]:
     datamodule.setup()
     return [r for split in ("train", "val", "test") for r in datamodule.records(split)]
+
+
+def picture(path: Path | None) -> NDArray[np.uint8]:
+    assert path is not None
+    return np.asarray(Image.open(path))
+
+
+def picture_side(mask: NDArray[np.uint8]) -> str:
+    """The half of the picture that holds the mask's middle."""
+    return "left" if np.nonzero(mask)[1].mean() < (mask.shape[1] - 1) / 2 else "right"
+
+
+def text_side(text: str) -> str:
+    found = re.match(r"(left|right) breast\b", text.lower())
+    assert found, text
+    return found[1]

@@ -18,13 +18,11 @@ from tests.models.stand_ins import (
     quiet_trainer,
     write_bert,
 )
-from tests.models.tiny import NETWORKS
+from tests.models.tiny import NETWORKS, TEXT_GUIDED
 from tests.tiny_run import call, write_experiment, write_refhl
 from textseg.encoders import ImageEncoder, TextEncoder, near_timm_names, restoring
 from textseg.errors import UserError
 from textseg.models.base import SegmentationModule
-
-TEXT_GUIDED = [name for name, settings in NETWORKS.items() if "text_encoder" in settings]
 
 
 def network(name: str, **settings: Any) -> SegmentationModule:

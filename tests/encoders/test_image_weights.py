@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tests.encoders.test_encoders import SWIN
 from tests.models.stand_ins import pictures, write_bert
-from tests.models.tiny import tiny
+from tests.models.tiny import ON_TIMM, tiny
 from textseg.encoders import ImageEncoder, restoring
 from textseg.encoders.recognize import FAMILIES, recognize
 from textseg.encoders.weights import sha256_of
@@ -193,7 +193,7 @@ def test_colors_that_the_options_tell_win_over_the_names(tmp_path: Path) -> None
 # --- in every network
 
 
-@pytest.mark.parametrize("name", ["TMC", "TMCA", "LAVT", "LanGuideMedSeg"])
+@pytest.mark.parametrize("name", ON_TIMM)
 @pytest.mark.parametrize("pretrained", [True, False])
 def test_text_guided_networks_take_the_file_and_train_it_at_the_slower_rate(
     name: str, pretrained: bool, tmp_path: Path

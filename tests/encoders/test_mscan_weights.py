@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.models.test_lsms_encoder import build, published_shapes, published_weights
+from tests.models.mscan import build, published_shapes, published_weights
 from textseg.encoders.recognize import recognize
 from textseg.errors import UserError
 

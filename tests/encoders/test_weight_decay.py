@@ -9,7 +9,7 @@ import timm
 import torch
 from timm.optim import param_groups_weight_decay
 
-from tests.models.tiny import TINY_SWIN, tiny
+from tests.models.tiny import ON_TIMM, TINY_SWIN, tiny
 from textseg.encoders import ImageEncoder
 from textseg.optim import parameter_groups
 
@@ -39,15 +39,12 @@ def test_the_exempt_matrices_are_those_of_timms_own_groups(kind: str) -> None:
     assert len(found) == count
 
 
-@pytest.mark.parametrize("network", ["TMC", "LAVT", "ImageBaseline"])
+@pytest.mark.parametrize("network", [*ON_TIMM, "ImageBaseline"])
 def test_a_networks_position_tables_do_not_decay(network: str) -> None:
-    settings: dict[str, Any] = {}
+    swin, options = "swin_tiny_patch4_window7_224", TINY_SWIN
     if network == "ImageBaseline":
-        options = {**TINY_SWIN, "img_size": 64}
-        settings = {
-            "image_encoder": "tu-swin_tiny_patch4_window7_224",
-            "image_encoder_options": options,
-        }
+        swin, options = f"tu-{swin}", {**options, "img_size": 64}
+    settings = {"image_encoder": swin, "image_encoder_options": options}
     model = tiny(network, **settings)
     groups = model.parameter_groups(lr=1.0, weight_decay=0.1, pretrained_lr_scale=0.1)
     still = {id(p) for group in groups if not group["weight_decay"] for p in group["params"]}

@@ -15,11 +15,13 @@ import pytest
 import torch
 
 from tests.experiments.test_experiments import EXPERIMENTS, class_named, load, network_of, parse
+from tests.models.tiny import PUBLIC
 from tests.tiny_run import load_script, shell
+from textseg.metrics.scores import SCORES
 
 SCRIPT = EXPERIMENTS / "gpu/qata.py"
 OVERLAYS = sorted((EXPERIMENTS / "gpu").glob("*.yaml"))
-
+CAPTIONS = ("true", "empty", "shuffled")
 
 qata: Any = load_script(SCRIPT)
 MakeJob = Callable[..., Any]
@@ -39,9 +41,9 @@ def job(tmp_path: Path) -> MakeJob:
 
 def write_results(out: Path, network: str, dice: float) -> Path:
     run = out / "runs" / network / f"{network}_qata" / "2026-01-01_00-00-00"
-    for mode in qata.CAPTIONS:
-        scores: dict[str, float | None] = dict.fromkeys(qata.SCORES, dice)
-        scores |= {f"{name}_ci_{end}": None for name in qata.SCORES for end in ("low", "high")}
+    for mode in CAPTIONS:
+        scores: dict[str, float | None] = dict.fromkeys(SCORES, dice)
+        scores |= {f"{name}_ci_{end}": None for name in SCORES for end in ("low", "high")}
         file = run / "test" / mode / "metrics.json"
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps(scores))
@@ -70,13 +72,20 @@ def test_an_overlay_trains_from_scratch_without_hub_and_wandb(overlay: Path) -> 
     assert [one.class_path for one in config.trainer.callbacks] == [
         "textseg.training.CompiledTraining"
     ]
-    network = class_named(network_of(base))(**config.model.init_args.as_dict())
+    with torch.device("meta"):  # no memory
+        network = class_named(network_of(base))(**config.model.init_args.as_dict())
     assert sum(p.numel() for p in network.parameters()) < 30e6
     assert all(p.requires_grad for p in network.parameters())
 
 
-def test_the_overlays_train_every_network_on_equal_terms() -> None:
+def test_every_overlay_is_a_network_called_by_its_class_and_the_u_net_is_first() -> None:
     assert {path.stem for path in OVERLAYS} == set(qata.NETWORKS)
+    called = list(qata.NETWORKS.values())
+    assert called[0] == "U-Net"
+    assert called[1:] == sorted(set(PUBLIC) - {"ImageBaseline"}, key=str.lower)
+
+
+def test_the_overlays_train_every_network_on_equal_terms() -> None:
     terms = [
         (load(path)["trainer"], load(path)["data"], load(path)["model"]["init_args"]["lr"])
         for path in OVERLAYS
@@ -275,10 +284,10 @@ def test_minutes_are_those_up_to_the_last_checkpoint_of_every_start(
     os.utime(last, (1000.0, 1000.0))
     note = tmp_path / "train_lsms.json"
     note.write_text(json.dumps({"seconds": 30.0, "since": 880.0}))
-    assert qata.training_seconds(job(), "lsms") == 150.0
+    assert job().training_seconds("lsms") == 150.0
     # A start that only tests, because training had ended, adds nothing.
     note.write_text(json.dumps({"seconds": 30.0, "since": 1100.0}))
-    assert qata.training_seconds(job(), "lsms") == 30.0
+    assert job().training_seconds("lsms") == 30.0
 
 
 def test_cells_of_what_was_not_run_are_empty(tmp_path: Path, job: MakeJob) -> None:
@@ -286,7 +295,7 @@ def test_cells_of_what_was_not_run_are_empty(tmp_path: Path, job: MakeJob) -> No
     qata.summary(job())
     rows = (tmp_path / "summary.md").read_text().splitlines()
     unet = [row for row in rows if row.startswith("| U-Net")]
-    assert [set(row.split("|")[2:-1]) - {f" {m} " for m in qata.CAPTIONS} for row in unet] == [
+    assert [set(row.split("|")[2:-1]) - {f" {m} " for m in CAPTIONS} for row in unet] == [
         {"  "}
     ] * 4
     assert any(row.startswith("| LSMS | true | 0.8471 |") for row in rows)

@@ -22,7 +22,7 @@ from tests.models.stand_ins import (
     quiet_trainer,
     write_bert,
 )
-from tests.models.tiny import NETWORKS, tiny
+from tests.models.tiny import NETWORKS, PUBLIC, smallest, tiny
 from textseg.backbone import TextImageBackboneMixin
 from textseg.batch import SegmentationOutput, TextFeatures
 from textseg.encoders import TextEncoder, TextEncoderBase, masked_mean
@@ -45,8 +45,15 @@ TRAINING = {
 }
 
 
-def test_every_public_network_has_a_tiny_form_for_the_tests() -> None:
-    assert set(NETWORKS) == set(textseg.models.__all__) - {"SegmentationModule"}
+def test_every_public_network_has_smallest_settings_for_the_tests() -> None:
+    for name in PUBLIC:
+        assert smallest(name)
+    assert set(NETWORKS) <= set(PUBLIC)
+
+
+def test_a_network_without_smallest_settings_is_told_where_to_add_them() -> None:
+    with pytest.raises(AssertionError, match=r"FiLMUNet.*NETWORKS in tests/models/tiny\.py"):
+        tiny("FiLMUNet")
 
 
 # --- a network and a text encoder of a user's own

@@ -22,13 +22,14 @@ from textseg.batch import TextFeatures
 from textseg.benchmark.cost import count_gflops, parameter_counts
 from textseg.encoders import masked_mean
 from textseg.errors import UserError
+from textseg.layers import UpBlock
 from textseg.models.languidemedseg import (
     GuideDecoder,
     GuideLayer,
     LanGuideMedSeg,
     SubPixelUpsample,
-    UpBlock,
     WordMixtures,
+    leaky_double_conv,
 )
 
 make = partial(tiny, "LanGuideMedSeg")
@@ -215,7 +216,10 @@ def test_the_guide_layer_is_torchs_attention_in_the_public_codes_order() -> None
 
 def test_the_up_block_is_monais() -> None:
     torch.manual_seed(1)
-    ours, theirs = UpBlock(12, 8), UnetrUpBlock(2, 12, 8, 3, 2, norm_name="BATCH")
+    ours, theirs = (
+        UpBlock(12, 8, leaky_double_conv),
+        UnetrUpBlock(2, 12, 8, 3, 2, norm_name="BATCH"),
+    )
     with torch.no_grad():
         for own, other in zip(ours.parameters(), named_as_ours(theirs), strict=True):
             nn.init.normal_(other)

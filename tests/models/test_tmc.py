@@ -13,8 +13,8 @@ from torch import Tensor
 from tests.models.contract import (
     NetworkContract,
     TextGuidedContract,
+    first_steps,
     never_moved,
-    train_three_steps,
     without_gradient,
 )
 from tests.models.stand_ins import CAPTIONS, make_batch, pictures, write_bert
@@ -175,6 +175,6 @@ def test_beside_a_frozen_text_encoder_every_parameter_is_trained(tmp_path: Path)
     frozen = make(text_encoder=str(tmp_path))
     frozen.text_encoder.freeze()
     assert not any(p.requires_grad for p in frozen.text_encoder.parameters())
-    steps = train_three_steps(frozen, make_batch())
+    steps = first_steps(frozen, make_batch())
     assert without_gradient(steps) == []
     assert never_moved(steps, but_for=()) == []

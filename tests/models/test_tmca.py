@@ -18,7 +18,7 @@ from tests.models.stand_ins import CAPTIONS, make_batch, pictures, write_bert
 from tests.models.tiny import NO_TEXT, tiny
 from textseg.encoders import NoText
 from textseg.explain import record_inputs
-from textseg.models.tmca import LEVELS, TMCA
+from textseg.models.tmca.network import LEVELS, TMCA
 
 make = partial(tiny, "TMCA")
 

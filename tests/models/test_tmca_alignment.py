@@ -28,7 +28,8 @@ from tests.models.stand_ins import (
 from tests.models.tiny import tiny
 from textseg.batch import Batch, SegmentationOutput, stable_id
 from textseg.layers import pool_regions
-from textseg.models.tmca import LEVELS, TMCA, semantic_distance
+from textseg.models.tmca.alignment import semantic_distance
+from textseg.models.tmca.network import LEVELS, TMCA
 
 make = partial(tiny, "TMCA")
 

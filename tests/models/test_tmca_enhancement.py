@@ -15,15 +15,9 @@ from tests.models.tiny import NO_TEXT, tiny
 from textseg.batch import TextFeatures
 from textseg.errors import UserError
 from textseg.layers import sincos_position_embedding_2d
-from textseg.models.tmca import (
-    LEVELS,
-    TMCA,
-    LanguageGuidedTargetEnhancement,
-    Shared,
-    SharedEmbedding,
-    SubPixelDecoder,
-    TargetGate,
-)
+from textseg.models.tmca.alignment import Shared, SharedEmbedding
+from textseg.models.tmca.enhancement import LanguageGuidedTargetEnhancement, TargetGate
+from textseg.models.tmca.network import LEVELS, TMCA, SubPixelDecoder
 
 make = partial(tiny, "TMCA")
 

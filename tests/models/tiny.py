@@ -1,4 +1,4 @@
-"""Every network at its smallest, for what is asked of all of them."""
+"""Every network at its smallest, and kinds of networks, for what is asked of all of a kind."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 import textseg.models
 from tests.models.stand_ins import CAPTIONS
+from textseg.models.base import SegmentationModule, settings_of
 from textseg.models.lsms.encoder import VARIANTS, Variant
 
 # One block a stage, which the command line does not know: there mscan_tiny is the smallest.
@@ -28,7 +29,7 @@ _ON_SWIN = {
     "pretrained": False,
 }
 
-# Class name -> init_args, as YAML would give them.
+# Class name -> init_args, as YAML would give them. Nothing in it is drawn at random in training.
 NETWORKS: dict[str, dict[str, Any]] = {
     "LSMS": {
         "image_encoder": "mscan_test",
@@ -60,10 +61,29 @@ NO_TEXT: dict[str, dict[str, Any]] = {  # settings of an image-only network
     "TMCA": {"alignment": "none", "enhancement_levels": ()},
 }
 
+# --- kinds
+
+PUBLIC = [name for name in textseg.models.__all__ if name != SegmentationModule.__name__]
+TEXT_GUIDED = [name for name, settings in NETWORKS.items() if "text_encoder" in settings]
+ON_TIMM = [  # text-guided, on the feature maps of any timm network
+    name
+    for name in TEXT_GUIDED
+    if "image_encoder_options" in settings_of(getattr(textseg.models, name))
+]
+
+
+def smallest(name: str) -> dict[str, Any]:
+    """The smallest settings of a network."""
+    assert name in NETWORKS, (
+        f"{name} is in textseg.models.__all__ but the tests do not know it: add its smallest "
+        "settings, without dropout and drop path, to NETWORKS in tests/models/tiny.py"
+    )
+    return NETWORKS[name]
+
 
 def tiny(name: str, captions: Sequence[str] = CAPTIONS, **settings: Any) -> Any:
     """A seeded tiny network whose vocabulary is that of `captions`; `settings` override."""
-    defaults = NETWORKS[name]
+    defaults = smallest(name)
     short = {"max_tokens": 16} if "text_encoder" in defaults else {}
     torch.manual_seed(0)
     network = getattr(textseg.models, name)(**{**defaults, **short, **settings})

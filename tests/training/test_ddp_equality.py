@@ -36,7 +36,7 @@ from torch import Tensor
 
 import textseg.models
 import textseg.models.tmc.alignment
-import textseg.models.tmca
+import textseg.models.tmca.network
 from datamodules import RefHLSegDataModule
 from tests.forked import start
 from tests.models.tiny import NETWORKS
@@ -62,14 +62,12 @@ class Case:
 
 
 # The losses that read words weigh as much as the mask, so that a wrong one would show.
-CASES = {
-    "LSMS": Case("LSMS", {"contrastive_weight": 1.0}),
-    "TMC": Case("TMC", {"alignment_weight": 1.0}),
-    "TMCA": Case("TMCA", {"alignment_weight": 1.0}),
-    "LAVT": Case("LAVT"),
-    "LanGuideMedSeg": Case("LanGuideMedSeg"),
-    "LViT": Case("LViT"),
-    "ImageBaseline": Case("ImageBaseline"),
+OWN_LOSSES = {
+    "LSMS": {"contrastive_weight": 1.0},
+    "TMC": {"alignment_weight": 1.0},
+    "TMCA": {"alignment_weight": 1.0},
+}
+CASES = {name: Case(name, OWN_LOSSES.get(name, {})) for name in NETWORKS} | {
     "TMC, pixel": Case("TMC", {"alignment_weight": 1.0, "alignment": "pixel"}),
     "TMCA, global": Case("TMCA", {"alignment_weight": 1.0, "alignment": "global"}),
     "LAVT, cross-entropy": Case("LAVT", {"segmentation_loss": {"bce": 1.0}}),
@@ -275,7 +273,7 @@ def work(rank: int, processes: int, home: Path, names: list[str]) -> None:
     for name in names:
         with pytest.MonkeyPatch.context() as patch:
             if not CASES[name].gathers:
-                for module in (textseg.models.tmc.alignment, textseg.models.tmca):
+                for module in (textseg.models.tmc.alignment, textseg.models.tmca.network):
                     patch.setattr(module, "all_gather_with_grad", lambda rows: rows)
             torch.save(train(name, home, processes), home / f"{name}-{processes}-{rank}.pt")
     if processes > 1:

@@ -154,6 +154,19 @@ def check_strides(image_encoder: str, strides: Sequence[int]) -> None:
         )
 
 
+def check_widths(image_encoder: str, widths: Sequence[int]) -> None:
+    """Check that maps of these widths can be given a 2-D position embedding.
+
+    Raises:
+        UserError: a width is no multiple of 4.
+    """
+    if any(width % 4 for width in widths):
+        raise UserError(
+            f"image_encoder={image_encoder!r} has widths {list(widths)}, not all multiples of 4",
+            "the position embedding splits a width into four: choose another encoder",
+        )
+
+
 class ImageEncoder(nn.Module):
     """A timm network as a feature pyramid.
 

@@ -39,6 +39,7 @@ N = H/s_i * W/s_i places; T [B, S, C_i], S mixtures.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -46,13 +47,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from textseg.backbone import TextImageBackboneMixin
 from textseg.batch import SegmentationOutput, TextFeatures
-from textseg.encoders import STRIDES, check_strides
-from textseg.errors import UserError
+from textseg.encoders import STRIDES, check_strides, check_widths
 from textseg.explain import record_inputs
-from textseg.layers import CrossAttention, sincos_position_embedding_2d, to_map, to_tokens
-from textseg.models.base import SegmentationModule
+from textseg.layers import (
+    CrossAttention,
+    UpBlock,
+    double_conv,
+    sincos_position_embedding_2d,
+    to_map,
+    to_tokens,
+)
+from textseg.models.pyramid import PyramidNetwork
 
 MIXTURES = (24, 12, 9)  # S of the steps, coarse to fine
 HEADS = 4  # of the cross-attention
@@ -139,29 +145,7 @@ class GuideLayer(nn.Module):
 # --- decoder
 
 
-class UpBlock(nn.Module):
-    """Transposed convolution x2, concatenate the skip, two 3x3 conv-BN-LeakyReLU.
-
-    Args:
-        coarse: channels of the coarser map.
-        fine: channels of the skip and of the result.
-    """
-
-    def __init__(self, coarse: int, fine: int) -> None:
-        super().__init__()
-        self.up = nn.ConvTranspose2d(coarse, fine, 2, stride=2, bias=False)
-        self.block = nn.Sequential(
-            *_conv_bn_leaky_relu(2 * fine, fine), *_conv_bn_leaky_relu(fine, fine)
-        )
-
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """[B, C, H/2, W/2] and [B, D, H, W] -> [B, D, H, W]."""
-        return self.block(torch.cat([self.up(x), skip], dim=1))
-
-
-def _conv_bn_leaky_relu(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
-    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-    return convolution, nn.BatchNorm2d(outputs), nn.LeakyReLU(0.01, inplace=True)
+leaky_double_conv = partial(double_conv, activation=partial(nn.LeakyReLU, 0.01, inplace=True))
 
 
 class SubPixelUpsample(nn.Module):
@@ -205,7 +189,9 @@ class GuideDecoder(nn.Module):
             GuideLayer(coarse, text_dim, max_tokens=max_tokens, mixtures=mixtures)
             for (coarse, _), mixtures in steps
         )
-        self.up_blocks = nn.ModuleList(UpBlock(coarse, fine) for (coarse, fine), _ in steps)
+        self.up_blocks = nn.ModuleList(
+            UpBlock(coarse, fine, leaky_double_conv) for (coarse, fine), _ in steps
+        )
         self.upsample = SubPixelUpsample(channels[0], SUBPIXEL_WIDTH, STRIDES[0])
         self.head = nn.Conv2d(SUBPIXEL_WIDTH, 1, 1)
 
@@ -231,21 +217,15 @@ class GuideDecoder(nn.Module):
 # --- the network
 
 
-class LanGuideMedSeg(TextImageBackboneMixin, SegmentationModule):
+class LanGuideMedSeg(PyramidNetwork):
     """Language-guided decoder on an image encoder without text (arXiv 2307.03942), rebuilt.
 
     Args:
         image_encoder: a timm network with feature maps at strides 4, 8, 16 and 32.
         text_encoder: hub name or local folder of a BERT, or "scratch" for a small one trained along
             with the network.
-        pretrained: load the published weights of both encoders, of which `image_weights` replaces
-            the image encoder's.
-        freeze_text: keep the text encoder fixed; by default if and only if it is pretrained.
         max_tokens: length of every caption in tokens, special ones included; the mixtures' weights
             are for as many.
-        image_encoder_options: further arguments of the timm network, such as drop_path_rate.
-        image_weights: local file of the image encoder's weights, which then count as pretrained;
-            no hub is asked for them.
     """
 
     def __init__(
@@ -253,26 +233,15 @@ class LanGuideMedSeg(TextImageBackboneMixin, SegmentationModule):
         image_encoder: str = "convnext_tiny",
         text_encoder: str = "microsoft/BiomedVLP-CXR-BERT-specialized",
         *,
-        pretrained: bool = True,
-        freeze_text: bool | None = None,
         max_tokens: int = 24,
-        image_encoder_options: dict[str, Any] | None = None,
-        image_weights: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.build_backbone(
-            image_encoder,
-            text_encoder,
-            pretrained=pretrained,
-            freeze=freeze_text,
-            max_tokens=max_tokens,
-            image_encoder_options=image_encoder_options,
-            image_weights=image_weights,
+        super().__init__(
+            image_encoder=image_encoder, text_encoder=text_encoder, max_tokens=max_tokens, **kwargs
         )
         channels, strides = self.image_encoder.channels, self.image_encoder.strides
         check_strides(image_encoder, strides)
-        _check_widths(image_encoder, channels)
+        check_widths(image_encoder, channels[1:])
         self.decoder = GuideDecoder(channels, self.text_encoder.dim, max_tokens=max_tokens)
         self.to(memory_format=torch.channels_last)
 
@@ -302,12 +271,3 @@ class LanGuideMedSeg(TextImageBackboneMixin, SegmentationModule):
             asked = (weights @ share[..., None].to(weights.dtype)).squeeze(-1)  # [B, N]
             maps[name] = asked.unflatten(1, [side // stride for side in image.shape[-2:]])
         return maps
-
-
-def _check_widths(image_encoder: str, channels: Sequence[int]) -> None:
-    if any(width % 4 for width in channels[1:]):
-        raise UserError(
-            f"image_encoder={image_encoder!r} has widths {list(channels)}, not multiples of 4 from "
-            "the second on",
-            "the position embedding splits a width into four: choose another encoder",
-        )

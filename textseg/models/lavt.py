@@ -45,7 +45,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from textseg.backbone import TextImageBackboneMixin
 from textseg.batch import SegmentationOutput, TextFeatures
 from textseg.encoders import check_image_size
 from textseg.explain import record_inputs
@@ -55,7 +54,7 @@ from textseg.layers import (
     resize_map,
     sincos_position_embedding_2d,
 )
-from textseg.models.base import SegmentationModule
+from textseg.models.pyramid import PyramidNetwork
 
 POSITION_DIM = 64
 
@@ -144,7 +143,7 @@ class LanguageGate(nn.Module):
         return torch.tanh(self.mlp(joint)) * joint
 
 
-class LAVT(TextImageBackboneMixin, SegmentationModule):
+class LAVT(PyramidNetwork):
     """Language-Aware Vision Transformer (arXiv 2112.02244), rebuilt from its description.
 
     The paper's loss is ``segmentation_loss: {bce: 1.0}``; by default it is every network's.
@@ -154,15 +153,8 @@ class LAVT(TextImageBackboneMixin, SegmentationModule):
             swin_base_patch4_window12_384.
         text_encoder: hub name or local folder of a BERT, or "scratch" for a small one trained along
             with the network.
-        pretrained: load the published weights of both encoders, of which `image_weights` replaces
-            the image encoder's.
         freeze_text: keep the text encoder fixed, which the paper does not; null if and only if it
             is pretrained.
-        max_tokens: length of every caption in tokens, special ones included; the paper's is 20.
-        image_encoder_options: further arguments of the timm model, such as drop_path_rate; a Swin
-            on other than 224 pixels wants img_size, by which timm decides where windows shift.
-        image_weights: local file of the image encoder's weights, which then count as pretrained;
-            no hub is asked for them.
         position_code: add a position embedding to the queries of the pixels, which the paper does
             not.
     """
@@ -172,23 +164,15 @@ class LAVT(TextImageBackboneMixin, SegmentationModule):
         image_encoder: str = "swin_tiny_patch4_window7_224",
         text_encoder: str = "google-bert/bert-base-uncased",
         *,
-        pretrained: bool = True,
         freeze_text: bool | None = False,
-        max_tokens: int = 32,
-        image_encoder_options: dict[str, Any] | None = None,
-        image_weights: str | None = None,
         position_code: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.build_backbone(
-            image_encoder,
-            text_encoder,
-            pretrained=pretrained,
-            freeze=freeze_text,
-            max_tokens=max_tokens,
-            image_encoder_options=image_encoder_options,
-            image_weights=image_weights,
+        super().__init__(
+            image_encoder=image_encoder,
+            text_encoder=text_encoder,
+            freeze_text=freeze_text,
+            **kwargs,
         )
         self.image_encoder.check_steppable()
         channels = self.image_encoder.channels

@@ -51,7 +51,7 @@ from textseg.batch import SegmentationOutput, TextFeatures
 from textseg.encoders import Normalize, check_image_size
 from textseg.errors import UserError
 from textseg.explain import record_inputs
-from textseg.layers import merge_heads, resize_map, split_heads, to_map, to_tokens
+from textseg.layers import conv_bn, merge_heads, resize_map, split_heads, to_map, to_tokens
 from textseg.models.base import SegmentationModule
 
 HEADS = 8
@@ -61,8 +61,7 @@ GRID = 14  # tokens along each side of the published 224 pixels
 
 def conv_bn_relu(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
     """Convolution without bias, batch norm, ReLU: [B, inputs, H, W] -> [B, outputs, H, W]."""
-    convolution = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+    return nn.Sequential(*conv_bn(inputs, outputs, kernel), nn.ReLU(inplace=True))
 
 
 class DownStep(nn.Sequential):

@@ -222,7 +222,7 @@ class LanguageGuidedVisionEncoder(nn.Module):
         self.channels = shape.channels
         self.depths = shape.depths
         self.normalize = Normalize()
-        rates = torch.linspace(0, drop_path, sum(shape.depths)).tolist()
+        rates = torch.linspace(0, drop_path, sum(shape.depths), device="cpu").tolist()
         inputs = 3
         for i, (channels, depth) in enumerate(zip(shape.channels, shape.depths, strict=True), 1):
             heads = Heads.of(language_branch, channels, len(strips))

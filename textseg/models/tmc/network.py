@@ -9,9 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from textseg.backbone import TextImageBackboneMixin
 from textseg.batch import Batch, SegmentationOutput, TextFeatures
-from textseg.encoders import masked_mean
+from textseg.encoders import check_widths, masked_mean
 from textseg.errors import UserError, check_at_least, check_choice, check_choices
 from textseg.explain import record_inputs
 from textseg.layers import (
@@ -22,7 +21,7 @@ from textseg.layers import (
     to_map,
     to_tokens,
 )
-from textseg.models.base import SegmentationModule
+from textseg.models.pyramid import PyramidNetwork
 from textseg.models.tmc.alignment import InfoNCEAlignment, PixelAlignment
 
 Alignment = Literal["infonce", "pixel", "none"]
@@ -158,7 +157,7 @@ class MultiStageCrossAttention(nn.Module):
         return F_V, F_L, tokens
 
 
-class TMC(TextImageBackboneMixin, SegmentationModule):
+class TMC(PyramidNetwork):
     """Text-guided Multi-stage Cross-perception network (arXiv 2506.07475), from its description.
 
     Args:
@@ -166,14 +165,6 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
         text_encoder: hub name or local folder of a BERT, or "scratch" for a small one trained along
             with the network; emilyalsentzer/Bio_ClinicalBERT is the clinical alternative. Not built
             if neither MCM nor MA Loss uses text.
-        pretrained: load the published weights of both encoders, of which `image_weights` replaces
-            the image encoder's.
-        freeze_text: keep the text encoder fixed; by default if and only if it is pretrained.
-        max_tokens: length of every caption in tokens, special ones included; 24 holds QaTa's.
-        image_encoder_options: further arguments of the timm model, such as drop_path_rate; a Swin
-            on other than 224 pixels wants img_size, by which timm decides where windows shift.
-        image_weights: local file of the image encoder's weights, which then count as pretrained;
-            no hub is asked for them.
         mcm_stages: stages, out of 1..4, with cross-attention to the text; [] for none.
         mcm_feeds_encoder: let the image encoder's next stage read F_V^i, not only the decoder. V_2
             to V_4 have then seen the words that MA Loss compares them with.
@@ -193,11 +184,6 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
         image_encoder: str = "swin_tiny_patch4_window7_224",
         text_encoder: str = "google-bert/bert-base-uncased",
         *,
-        pretrained: bool = True,
-        freeze_text: bool | None = None,
-        max_tokens: int = 32,
-        image_encoder_options: dict[str, Any] | None = None,
-        image_weights: str | None = None,
         mcm_stages: tuple[int, ...] = STAGES,
         mcm_feeds_encoder: bool = False,
         gate: float | None = None,
@@ -208,21 +194,16 @@ class TMC(TextImageBackboneMixin, SegmentationModule):
         alignment_weight: float = 0.1,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
         check_choice("alignment", alignment, Alignment)
         check_choice("alignment_text", alignment_text, AlignmentText)
         check_choices("mcm_stages", mcm_stages, STAGES)
         fused = tuple(sorted(mcm_stages))
         aligned = _aligned_stages(alignment, alignment_weight, fused, alignment_stages)
         with_text = sorted({*fused, *aligned})
-        self.build_backbone(
-            image_encoder,
-            text_encoder if with_text else None,
-            pretrained=pretrained,
-            freeze=freeze_text,
-            max_tokens=max_tokens,
-            image_encoder_options=image_encoder_options,
-            image_weights=image_weights,
+        super().__init__(
+            image_encoder=image_encoder,
+            text_encoder=text_encoder if with_text else None,
+            **kwargs,
         )
         channels = _checked_channels(image_encoder, self.image_encoder.channels)
         if mcm_feeds_encoder:
@@ -330,9 +311,5 @@ def _checked_channels(image_encoder: str, channels: Sequence[int]) -> tuple[int,
             f"image_encoder={image_encoder!r} has {len(channels)} stages, and TMC reads four",
             "leave out the finest: image_encoder_options: {out_indices: [1, 2, 3, 4]}",
         )
-    if any(c % 4 for c in channels):
-        raise UserError(
-            f"image_encoder={image_encoder!r} has widths {list(channels)}, not all multiples of 4",
-            "the position embedding splits a width into four: choose another encoder",
-        )
+    check_widths(image_encoder, channels)
     return tuple(channels)
