@@ -13,6 +13,7 @@ from scipy.stats import t as student
 from textseg.compare.statistics import paired_test, patient_sums, resample, score_with_interval
 from textseg.metrics.bootstrap import (
     Floats,
+    SeedVariance,
     bootstrap_warnings,
     patient_draws,
     t_adjusted_interval,
@@ -92,9 +93,9 @@ def difference_coverage(
         columns = columns_of(areas)
         methods = [columns[:seeds], columns[seeds:]]
         found = resample(methods, patient, resamples=resamples, seed=repetition)
-        _, low, high = score_with_interval(found, 0, 1)
+        _, low, high = score_with_interval(found, 0, 1)[:3]
         held += (low <= 0) & (high >= 0)
-        gap = found.draws[:, 0] - found.draws[:, 1]
+        gap = found.draws[0].mean(axis=1) - found.draws[1].mean(axis=1)
         low, high = np.quantile(gap, [0.025, 0.975], axis=0)
         plain += (low <= 0) & (high >= 0)
     return held / repetitions, plain / repetitions
@@ -200,12 +201,15 @@ def test_an_interval_is_as_wide_as_students_t_says() -> None:
 def test_degrees_of_freedom_are_those_of_what_varies() -> None:
     total, none = np.array([1.0]), np.array([0.0])
     assert freedom(total, 50, []) == pytest.approx(49)
-    assert freedom(total, 50, [(total, 3)]) == pytest.approx(2), "seeds alone"
-    assert freedom(total, 50, [(none, 3)]) == pytest.approx(49), "patients alone"
+    assert freedom(none, 50, [SeedVariance(total, total, 3)]) == pytest.approx(2), "seeds alone"
+    assert freedom(total, 50, [SeedVariance(none, none, 3)]) == pytest.approx(49), "patients alone"
     # Welch's test of two samples is the case of two parts.
-    halves = [(total / 4, 3), (total * 3 / 4, 6)]
-    assert freedom(total, 50, halves) == pytest.approx(1 / (0.25**2 / 2 + 0.75**2 / 5))
-    assert freedom(none, 50, [(none, 3)]) == pytest.approx(49), "no spread at all"
+    halves = [SeedVariance(part, part, n) for part, n in ((total / 4, 3), (total * 3 / 4, 6))]
+    assert freedom(none, 50, halves) == pytest.approx(1 / (0.25**2 / 2 + 0.75**2 / 5))
+    # Half of the seeds' variance is in the patients' already, but is as uncertain as all of it.
+    half = [SeedVariance(total / 2, total, 3)]
+    assert freedom(total / 2, 50, half) == pytest.approx(1 / (0.25 / 49 + 1 / 2))
+    assert freedom(none, 50, [SeedVariance(none, none, 3)]) == pytest.approx(49), "no spread at all"
 
 
 @pytest.mark.parametrize(

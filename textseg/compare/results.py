@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from textseg.runs import CaseRow
 
+TRAININGS = "trainings and patients"  # of the methods' kind
+THESE_TWO = "these two trainings"
+
 
 @dataclass(frozen=True)
 class Score:
@@ -40,8 +43,8 @@ class Method:
 class Difference:
     """Score of `method` minus score of the baseline, with its 95% interval.
 
-    `p` is of the paired test, `p_holm` the same corrected for the number of methods that are
-    compared with the baseline.
+    `p` is NaN unless the score is an endpoint; `p_holm` is the same corrected for all p-values of
+    the comparison, and `p_is_of` what they speak of: `TRAININGS` or `THESE_TWO`.
     """
 
     method: str
@@ -51,6 +54,7 @@ class Difference:
     high: float
     p: float
     p_holm: float
+    p_is_of: str
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ All of it works on sums over patients. A run's patient is C sums over its cases,
 the sums over the set (`scores_of_sums`), so a resample is one matrix product.
 
 Patients are the unit that is drawn, each with all of its cases, and intervals are made as in a
-test: see `textseg.metrics.bootstrap`. Seeds are drawn beside the patients, by the same rule.
+test: see `textseg.metrics.bootstrap`. What seeds add to the spread is computed, not drawn: two or
+three runs have too few ways to be drawn.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from tqdm import tqdm
 from textseg.metrics.bootstrap import (
     Floats,
     Ints,
+    SeedVariance,
     effective_degrees_of_freedom,
+    interval_p_value,
     patient_draws,
     t_adjusted_interval,
 )
@@ -36,17 +39,31 @@ class Resampled(NamedTuple):
     |---|---|---|
     | sums | M of [S, G, C] | sums over each patient's cases, for each of a method's S runs |
     | runs | M of [S, K] | scores of each run |
-    | draws | [R, M, K] | scores over resampled patients and seeds |
+    | draws | M of [R, S, K] | scores of each run over resampled patients |
     """
 
     sums: list[Floats]
     runs: list[Floats]
-    draws: Floats
+    draws: list[Floats]
 
     @property
     def patients(self) -> int:
         """G."""
         return self.sums[0].shape[1]
+
+
+class Estimated(NamedTuple):
+    """K scores or differences, their 95% intervals, and what these are made of.
+
+    `value`, `low`, `high`, `degrees_of_freedom` and `seed_variance` [K], `draws` [R, K].
+    """
+
+    value: Floats
+    low: Floats
+    high: Floats
+    draws: Floats
+    degrees_of_freedom: Floats
+    seed_variance: Floats
 
 
 def resample(
@@ -59,7 +76,8 @@ def resample(
     sums = [patient_sums(columns, patient) for columns in methods]
     kept = slice(None) if score is None else [score]
     runs = [run_scores(one)[:, kept] for one in sums]
-    return Resampled(sums, runs, bootstrap(sums, resamples=resamples, seed=seed)[..., kept])
+    draws = bootstrap(sums, resamples=resamples, seed=seed)
+    return Resampled(sums, runs, [one[..., kept] for one in draws])
 
 
 def patient_sums(columns: Floats, patient: Ints) -> Floats:
@@ -76,20 +94,16 @@ def run_scores(sums: Floats) -> Floats:
     return scores_of_sums(sums.sum(axis=1))
 
 
-def bootstrap(methods: Sequence[Floats], *, resamples: int, seed: int) -> Floats:
-    """Score M methods over resampled patients and resampled seeds.
+def bootstrap(methods: Sequence[Floats], *, resamples: int, seed: int) -> list[Floats]:
+    """Score every run of M methods [S, G, C] over resampled patients.
 
-    A resample draws patients with replacement, the same for every method, which keeps the
-    comparison paired, and then seeds of each method with replacement, whose scores are averaged.
-    Of S seeds S - 1 are drawn (one, where there is one), as of G patients G - 1 are: the mean of so
-    many draws varies just as the mean over S independent trainings does, s^2 / S, where S draws
-    would vary by (S - 1) / S of that, half as much with two seeds (Rao and Wu 1988).
+    The same patients are drawn for every run, which keeps the comparison paired.
 
     Returns:
-        [resamples, M, K]; NaN with one patient, who drawn again and again shows no spread.
+        M of [resamples, S, K]; NaN with one patient, who drawn again and again shows no spread.
     """
     patients = methods[0].shape[1]
-    out = np.full((resamples, len(methods), len(SCORES)), np.nan)
+    out = [np.full((resamples, len(sums), len(SCORES)), np.nan) for sums in methods]
     if patients < 2:
         return out
     generator = np.random.default_rng(seed)
@@ -99,22 +113,22 @@ def bootstrap(methods: Sequence[Floats], *, resamples: int, seed: int) -> Floats
         start, end = end, end + len(drawn)
         bar.update(len(drawn))
         for number, sums in enumerate(methods):
-            runs = len(sums)
-            each = scores_of_sums(np.tensordot(drawn, sums, axes=(1, 1)))  # [R, S, K]
-            times = max(1, runs - 1)
-            seeds = generator.multinomial(times, np.full(runs, 1 / runs), size=len(drawn)) / times
-            out[start:end, number] = np.einsum("rs,rsk->rk", seeds, each)
+            out[number][start:end] = scores_of_sums(np.tensordot(drawn, sums, axes=(1, 1)))
     bar.close()
     return out
 
 
-def score_with_interval(
-    found: Resampled, method: int, less: int | None = None
-) -> tuple[Floats, Floats, Floats]:
+def score_with_interval(found: Resampled, method: int, less: int | None = None) -> Estimated:
     """Score a method, or its difference from another's, with the interval.
 
-    The fewer the seeds that make up the spread, the wider it is: with two seeds, the spread between
-    trainings is hardly known.
+    Patients and trainings vary independently, and so does how a training meets a patient; with s^2
+    the variance of S runs' scores, and v(...) that of draws of patients, the variance of a mean is
+
+        v(mean of runs) + s^2 / S - (mean of v(run) - v(mean of runs)) / (S - 1)
+
+    where the last term, the training's own part in a patient, is in both of the others. What seeds
+    add is not below 0. The fewer the seeds that make up the spread, the wider the interval: with
+    two, the spread between trainings is hardly known.
 
     Args:
         found: the methods.
@@ -122,21 +136,68 @@ def score_with_interval(
         less: position of the one that is subtracted, if any.
 
     Returns:
-        Values and the ends of their 95% intervals, [K] each; the ends are NaN with one patient.
+        The ends are NaN with one patient.
     """
-    draws, sides, least = found.draws[:, method], [found.runs[method]], 0.0
-    value = sides[0].mean(axis=0)
+    sides, bounds = [method], (0.0, 1.0)
+    value, draws = found.runs[method].mean(axis=0), found.draws[method].mean(axis=1)
     if less is not None:
-        draws, least = draws - found.draws[:, less], -1.0
-        sides.append(found.runs[less])
-        value = value - sides[1].mean(axis=0)
-    if found.patients < 2:
+        sides, bounds = [method, less], (-1.0, 1.0)
+        value = value - found.runs[less].mean(axis=0)
+        draws = draws - found.draws[less].mean(axis=1)
+    pairs = [(found.runs[side], found.draws[side]) for side in sides]
+    seeds = [seed_variance(runs, drawn) for runs, drawn in pairs if len(runs) > 1]
+    return estimated(value, draws, seeds, found.patients, bounds=bounds)
+
+
+def estimated(
+    value: Floats,
+    draws: Floats,
+    seeds: Sequence[SeedVariance],
+    patients: int,
+    *,
+    bounds: tuple[float, float],
+) -> Estimated:
+    """Put a 95% interval around values [K], from draws of patients [R, K] and what seeds add."""
+    if patients < 2:
         undefined = np.full(len(value), np.nan)
-        return value, undefined, undefined
-    seeds = [(one.var(axis=0, ddof=1) / len(one), len(one)) for one in sides if len(one) > 1]
-    degrees = effective_degrees_of_freedom(draws.var(axis=0, ddof=1), found.patients, seeds)
-    ends = t_adjusted_interval(draws, value, degrees_of_freedom=degrees, bounds=(least, 1.0))
-    return value, *ends
+        return Estimated(value, undefined, undefined, draws, undefined, undefined)
+    of_patients = np.nanvar(draws, axis=0, ddof=1)
+    degrees = effective_degrees_of_freedom(of_patients, patients, seeds)
+    added = np.zeros(len(value)) + sum(one.added for one in seeds)
+    low, high = t_adjusted_interval(
+        draws, value, degrees_of_freedom=degrees, seed_variance=added, bounds=bounds
+    )
+    return Estimated(value, low, high, draws, degrees, added)
+
+
+def seed_variance(runs: Floats, draws: Floats) -> SeedVariance:
+    """What S > 1 runs [S, K] tell of the luck of a training, given their draws [R, S, K].
+
+    See `score_with_interval`.
+    """
+    count = len(runs)
+    whole = runs.var(axis=0, ddof=1) / count
+    each = np.nanvar(draws, axis=0, ddof=1).mean(axis=0)
+    mean = np.nanvar(draws.mean(axis=1), axis=0, ddof=1)
+    in_both = np.maximum(each - mean, 0.0) / (count - 1)
+    return SeedVariance(np.maximum(whole - in_both, 0.0), whole, count)
+
+
+def interval_test(one: Estimated) -> Floats:
+    """Two-sided p of each of K differences, from the statistic of its interval: [K].
+
+    p < 0.05 exactly where the 95% interval leaves out 0, so that it holds the luck of trainings
+    wherever the interval does.
+    """
+    columns = zip(one.draws.T, one.value, one.degrees_of_freedom, one.seed_variance, strict=True)
+    return np.array(
+        [
+            interval_p_value(
+                draws, float(value), degrees_of_freedom=float(df), seed_variance=float(variance)
+            )
+            for draws, value, df, variance in columns
+        ]
+    )
 
 
 def paired_test(method: Floats, baseline: Floats, *, permutations: int, seed: int) -> Floats:
@@ -148,7 +209,8 @@ def paired_test(method: Floats, baseline: Floats, *, permutations: int, seed: in
     With 2^G <= `permutations` all 2^G exchanges are made and p is exact; otherwise
     p = (k + 1) / (n + 1), where k of n random ones differ at least as much as the data.
 
-    The runs are taken as they are: a difference that is a seed's luck is significant too.
+    The runs are taken as they are: a difference that is a seed's luck is significant too. So it
+    serves one run against one, as a statement on these two trainings; see `interval_test`.
 
     Args:
         method, baseline: [S, G, C] of `patient_sums`; the number of seeds may differ.

@@ -14,7 +14,7 @@ import numpy as np
 
 from textseg.compare.results import StratumDice
 from textseg.compare.statistics import resample, score_with_interval
-from textseg.metrics.bootstrap import Floats, Ints
+from textseg.metrics.bootstrap import Floats, Ints, patient_ids
 from textseg.metrics.scores import SCORES
 from textseg.metrics.strata import NUMBERS, SIDES, SIZES, number_class
 from textseg.runs import CaseRow
@@ -48,14 +48,15 @@ def by_stratum(
             keep = np.flatnonzero(classes == name)
             if not len(keep):
                 continue
-            _, number = np.unique(patient[keep], return_inverse=True)
+            number = patient_ids([str(one) for one in patient[keep]], len(keep))
             part = [one[:, keep] for one in columns.values()]
             found = resample(part, number, resamples=resamples, seed=seed, score=dice)
             for row, method in enumerate(columns):
                 value = float(found.runs[row].mean())
-                gap = (
-                    [float(x) for (x,) in score_with_interval(found, row, 0)] if row else [nan] * 3
-                )
+                gap = [nan] * 3
+                if row:
+                    own = score_with_interval(found, row, 0)
+                    gap = [float(x[0]) for x in (own.value, own.low, own.high)]
                 counts = len(keep), found.patients
                 strata.append(StratumDice(grouping, name, method, *counts, value, *gap))
     return tuple(strata)

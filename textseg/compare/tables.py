@@ -27,8 +27,9 @@ NOTES = (  # what the numbers mean
     "dice, miou: mean over images; dice_global, iou_global: pixels pooled over the test set",
     "± standard deviation over seeds; in brackets: 95% bootstrap interval over patients (over "
     "images where none is known) and seeds",
-    "p: paired permutation test over patients of these very runs, two-sided; p (Holm): "
-    "corrected for the number of methods compared with the baseline, each score by itself",
+    "p, two-sided: of trainings and patients where a method has two seeds or more, below 0.05 "
+    "exactly where the interval leaves out 0; of these two trainings where one run is compared "
+    "with one, by a paired permutation test over patients; p (Holm): corrected for all p of the table",
     "size: thirds of this test set's lesions by their share of the image; number: connected "
     "parts of the truth; side: of the picture; no p-values, as so many tests would find "
     "something by chance",
@@ -128,14 +129,17 @@ def _differences(comparison: Comparison) -> Section:
             with_interval(one.value, one.low, one.high, "+.3f"),
             _p(one.p),
             _p(one.p_holm),
+            "" if math.isnan(one.p) else one.p_is_of,
         )
         for one in comparison.differences
     ]
-    head = ("method", "score", "difference [95% interval]", "p", "p (Holm)")
+    head = ("method", "score", "difference [95% interval]", "p", "p (Holm)", "p of")
     return Section(f"Differences from {comparison.baseline}", head, tuple(rows))
 
 
 def _p(value: float) -> str:
+    if math.isnan(value):
+        return ""
     return "<0.0001" if value < 0.0001 else f"{value:.4f}"
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,8 @@ Floats = NDArray[np.float64]
 # A patient or study for each case, "" or None for a case that is alone; None: every case is.
 Groups = Sequence[str | None] | None
 
-_UPPER = 0.975  # the upper end of a 95% interval
+ALPHA = 0.05  # what a 95% interval leaves out, half of it at either end
+RESAMPLES = 10_000  # draws of a test and of a comparison: one interval for one number
 FEW_PATIENTS = 20  # below, a bootstrap's intervals are known to be too narrow
 _MAX_DRAWS_AT_ONCE = 2_000_000  # numbers drawn at once: what bounds the memory
 
@@ -38,6 +40,18 @@ class Estimate:
     value: float
     low: float
     high: float
+
+
+class SeedVariance(NamedTuple):
+    """Variance of a method's mean over S seeds: s^2 / S, and what it adds to that of patients.
+
+    Trainings differ in their mean (`added`), and by how each meets each patient, which the draws of
+    patients hold already. Counted twice, an interval would be up to 1.7 times too wide.
+    """
+
+    added: Floats
+    whole: Floats
+    seeds: int
 
 
 def patient_ids(groups: Groups, cases: int) -> Ints:
@@ -103,25 +117,94 @@ def t_adjusted_interval(
     estimate: Floats,
     *,
     degrees_of_freedom: Floats | float,
+    seed_variance: Floats | float = 0.0,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[Floats, Floats]:
     """Take the percentiles of bootstrap draws, moved away from the estimate by t / z.
 
     Args:
-        draws: [R, K].
+        draws: [R, K], over patients; one that is NaN, such as a mean over no case, is left out.
         estimate: [K], of the data themselves.
         degrees_of_freedom: of the spread, of each or of all.
+        seed_variance: what trainings add to the variance of the draws, of each or of all.
         bounds: what a score can be; ends beyond are cut off.
 
     Returns:
         low [K], high [K].
     """
+    below, above = _half_widths(draws, estimate, ALPHA, degrees_of_freedom, seed_variance)
+    low, high = np.clip([estimate - below, estimate + above], *bounds)
+    return low, high
+
+
+def interval_p_value(
+    draws: Floats, estimate: float, *, degrees_of_freedom: float, seed_variance: float
+) -> float:
+    """Compute the two-sided p-value that belongs to `t_adjusted_interval`.
+
+    It is the smallest level a at which the interval of level 1 - a leaves out 0, by bisection, so
+    p < 0.05 exactly where the 95% interval leaves out 0. Never less than 1 / (R + 1): R draws know
+    nothing of what is rarer.
+
+    Args:
+        draws: [R].
+        estimate, degrees_of_freedom, seed_variance: as of `t_adjusted_interval`.
+    """
+    if not np.isfinite([estimate, degrees_of_freedom]).all():
+        return float("nan")
+    if estimate == 0:
+        return 1.0
+    ordered = np.sort(draws)[:, None]
+    side = int(estimate < 0)  # the end that lies between the estimate and 0
+
+    def leaves_out_zero(level: float) -> bool:
+        widths = _half_widths(
+            ordered, np.array([estimate]), level, degrees_of_freedom, seed_variance
+        )
+        return bool(widths[side][0] < abs(estimate))
+
+    low, high = 1 / (len(draws) + 1), 1.0
+    if leaves_out_zero(low):
+        return low
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (low, middle) if leaves_out_zero(middle) else (middle, high)
+    return high
+
+
+def _half_widths(
+    draws: Floats,
+    estimate: Floats,
+    level: float,
+    degrees_of_freedom: Floats | float,
+    seed_variance: Floats | float,
+) -> tuple[Floats, Floats]:
+    """Distances [K] of the ends of the interval of level 1 - `level` below and above the estimate.
+
+    The percentile's distance and that of the seeds' normal distribution, z * sd, are added as
+    independent spreads are: by their squares.
+    """
     from scipy.special import ndtri, stdtrit  # type: ignore[import-untyped]  # takes a while
 
-    ends = np.quantile(draws, [1 - _UPPER, _UPPER], axis=0)
-    ends = estimate + (ends - estimate) * (stdtrit(degrees_of_freedom, _UPPER) / ndtri(_UPPER))
-    low, high = np.clip(ends, *bounds)
-    return low, high
+    upper = 1 - level / 2
+    z, t = ndtri(upper), stdtrit(degrees_of_freedom, upper)
+    first, last = _quantiles(draws, [level / 2, upper])
+    seeds = z * np.sqrt(seed_variance)
+    below, above = (
+        np.hypot(np.maximum(distance, 0.0), seeds) * (t / z)
+        for distance in (estimate - first, last - estimate)
+    )
+    return below, above
+
+
+def _quantiles(draws: Floats, levels: Sequence[float]) -> Floats:
+    """Quantiles of each column without its NaN: [R, K] -> [len(levels), K]."""
+    if not np.isnan(draws).any():
+        return np.quantile(draws, levels, axis=0)
+    columns = [column[~np.isnan(column)] for column in draws.T]
+    nothing = np.full(len(levels), np.nan)
+    found = [np.quantile(column, levels) if len(column) else nothing for column in columns]
+    return np.stack(found, axis=1)
 
 
 def patient_interval(
@@ -130,7 +213,7 @@ def patient_interval(
     score: Callable[[Floats], Floats],
     *,
     estimate: Floats,
-    resamples: int = 2000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[Floats, Floats]:
@@ -183,23 +266,23 @@ def mean_interval(
 
 
 def effective_degrees_of_freedom(
-    variance: Floats, patients: int, seeds: Sequence[tuple[Floats, int]]
+    of_patients: Floats, patients: int, seeds: Sequence[SeedVariance]
 ) -> Floats:
     """Compute the degrees of freedom of a variance that patients and seeds share.
 
-    v^2 / (v_0^2 / (n - 1) + sum of v_i^2 / (S_i - 1)), with v the sum of all parts: near n - 1
-    where patients make up the spread, near S - 1 where the seeds do (Satterthwaite 1946).
+    v^2 / (v_0^2 / (n - 1) + sum of w_i^2 / (S_i - 1)), with v the sum of the patients' part v_0 and
+    of what each method's seeds add to it, and w_i the seeds' whole variance, from which that was
+    taken: near n - 1 where patients make up the spread, near S - 1 where seeds do (Satterthwaite,
+    An approximate distribution of estimates of variance components, 1946).
 
     Args:
-        variance: [K], of the draws.
+        of_patients: v_0 [K].
         patients: n.
-        seeds: of each method with S > 1 seeds, the part of the variance that is its own [K], and S.
+        seeds: of each method with S > 1 seeds.
     """
-    parts = [np.asarray(part) for part, _ in seeds]
-    own = np.maximum(variance - sum(parts), 0.0)
-    total = own + sum(parts)
-    below = own**2 / (patients - 1)
-    for part, (_, count) in zip(parts, seeds, strict=True):
-        below = below + part**2 / (count - 1)
-    out = np.full(np.shape(variance), float(patients - 1))  # no spread at all: any will do
+    total = of_patients + sum(one.added for one in seeds)
+    below = of_patients**2 / (patients - 1)
+    for one in seeds:
+        below = below + one.whole**2 / (one.seeds - 1)
+    out = np.full(np.shape(total), float(patients - 1))  # no spread at all: any will do
     return np.divide(total**2, below, out=out, where=below > 0)

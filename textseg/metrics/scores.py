@@ -13,7 +13,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from textseg.metrics.bootstrap import Floats, Groups, Ints, count_patients, patient_interval
+from textseg.metrics.bootstrap import (
+    RESAMPLES,
+    Floats,
+    Groups,
+    Ints,
+    count_patients,
+    patient_interval,
+)
 
 Protocol = Literal["standard", "lvit"]
 
@@ -86,6 +93,7 @@ POOLED: Mapping[str, Callable[..., Floats]] = {
     "iou_global": iou_from_counts,
 }
 SCORES = (*PER_CASE, *POOLED)
+PRIMARY = "dice"  # the one score that methods are judged by
 SCORE_TITLES = {
     "dice": "Dice per image",
     "miou": "IoU per image",
@@ -143,7 +151,7 @@ def score_intervals(
     groups: Groups = None,
     *,
     protocol: Protocol = "standard",
-    resamples: int = 2000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
     """Intervals of `SCORES` by a bootstrap over patients, as in `textseg.metrics.bootstrap`.
