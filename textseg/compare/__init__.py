@@ -166,8 +166,8 @@ def _differences(
         numbers = (gaps[row].value, gaps[row].low, gaps[row].high, p[row], corrected[row])
         table = zip(SCORES, *numbers, strict=True)
         for score, *values in table:
-            value, low, high, own, holms = map(float, values)
-            out.append(Difference(name, score, value, low, high, own, holms, kind))
+            value, low, high, single, all_together = map(float, values)
+            out.append(Difference(name, score, value, low, high, single, all_together, kind))
     return tuple(out)
 
 

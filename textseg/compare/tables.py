@@ -29,7 +29,8 @@ NOTES = (  # what the numbers mean
     "images where none is known) and seeds",
     "p, two-sided: of trainings and patients where a method has two seeds or more, below 0.05 "
     "exactly where the interval leaves out 0; of these two trainings where one run is compared "
-    "with one, by a paired permutation test over patients; p (Holm): corrected for all p of the table",
+    "with one, by a paired permutation test over patients; p (Holm): corrected for all p of the "
+    "table",
     "size: thirds of this test set's lesions by their share of the image; number: connected "
     "parts of the truth; side: of the picture; no p-values, as so many tests would find "
     "something by chance",
