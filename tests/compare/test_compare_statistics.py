@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import permutation_test, t
 
+from tests.metrics.pairs import counted
 from textseg.compare.statistics import (
-    SCORES,
     bootstrap,
     estimated,
     holm,
@@ -22,16 +22,17 @@ from textseg.compare.statistics import (
     score_with_interval,
 )
 from textseg.metrics.bootstrap import SeedVariance, patient_ids
-from textseg.metrics.scores import CaseTableRows, mean_scores, score_intervals
+from textseg.metrics.scores import MAIN, mean_scores, score_intervals
 
 Floats = NDArray[np.float64]
 
 
 def columns(quality: Floats, area: Floats) -> Floats:
-    """Runs whose prediction is as large as the truth, so that Dice is the overlap: [S, N, 6]."""
-    both = quality * area
-    one = np.ones_like(both)
-    return np.stack([quality, both / (2 * area - both), one, both, area * one, area * one], -1)
+    """Runs whose prediction is as large as the truth, so that Dice is the overlap: [S, N, 8]."""
+    both, one = quality * area, np.ones_like(quality)
+    union = 2 * area - both
+    pairs = (quality, one), (both / union, one), (2 * both, 2 * area * one), (both, union)
+    return np.stack([part for pair in pairs for part in pair], axis=-1)
 
 
 def flips_by_hand(one: Floats, other: Floats) -> list[float]:
@@ -58,28 +59,27 @@ def test_scores_of_a_run_equal_those_of_the_metrics(generator: np.random.Generat
     true = generator.integers(0, 50, 40)
     predicted = generator.integers(0, 50, 40)
     both = (np.minimum(true, predicted) * generator.random(40)).astype(np.int64)
-    nothing = np.zeros(40)
-    rows = CaseTableRows(
-        np.arange(40), both, predicted, true, nothing.astype(np.int64), nothing, nothing
-    )
+    rows = counted(both, predicted, true)
     union = predicted + true - both
     dice = np.where(predicted + true > 0, 2 * both / np.maximum(predicted + true, 1), 1.0)
     iou = np.where(union > 0, both / np.maximum(union, 1), 1.0)
-    table = np.stack([dice, iou, nothing + 1, both, predicted, true], axis=1)[None]
+    one = np.ones(40)
+    parts = [dice, one, iou, one, 2 * both, predicted + true, both, union]
+    table = np.stack(parts, axis=1)[None]
     patient = generator.integers(0, 9, 40)
     patient[:9] = np.arange(9)
     patient = patient_ids([f"p{number}" for number in patient], 40)
     found = resample([table], patient, resamples=4000, seed=1)
     value, low, high = score_with_interval(found, 0)[:3]
-    assert dict(zip(SCORES, value, strict=True)) == pytest.approx(mean_scores(rows))
+    assert dict(zip(MAIN, value, strict=True)) == pytest.approx(mean_scores(rows))
     own = score_intervals(rows, [f"p{number}" for number in patient], resamples=4000, seed=1)
-    ends = np.array([own[name] for name in SCORES]).T
+    ends = np.array([own[name] for name in MAIN]).T
     assert (low, high) == (pytest.approx(ends[0]), pytest.approx(ends[1]))
 
 
 def test_no_foreground_at_all_is_a_global_score_of_one() -> None:
-    sums = np.zeros((1, 3, 6))
-    sums[..., 2] = 1
+    sums = np.zeros((1, 3, 8))
+    sums[..., [1, 3]] = 1
     assert run_scores(sums)[0].tolist() == [0, 0, 1, 1]
 
 
@@ -205,7 +205,7 @@ def null_comparisons(
             )
             for _ in range(2)
         ]
-        found = resample(tables, np.arange(200), resamples=400, seed=repetition, score=0)
+        found = resample(tables, np.arange(200), resamples=400, seed=repetition)
         gap = score_with_interval(found, 0, 1)
         outside[repetition] = gap.low[0] > 0 or gap.high[0] < 0
         small[repetition] = interval_test(gap)[0] < 0.05
@@ -243,7 +243,7 @@ def test_one_seed_a_method_tells_equal_methods_apart_far_too_often(
 
 def test_the_same_patients_are_drawn_for_every_method(generator: np.random.Generator) -> None:
     sums = patient_sums(columns(generator.random((1, 30)), np.full(30, 100.0)), np.arange(30))
-    better = sums + np.array([0.1, 0, 0, 0, 0, 0])
+    better = sums + np.array([0.1, 0, 0, 0, 0, 0, 0, 0])
     one, other = bootstrap([sums, better], resamples=300, seed=0)
     assert other[:, 0, 0] - one[:, 0, 0] == pytest.approx(0.1)
     assert one[:, 0, 0].std() > 0.01

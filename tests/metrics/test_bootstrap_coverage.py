@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from scipy.stats import t as student
 
+from tests.metrics.pairs import counted
 from textseg.compare.statistics import paired_test, patient_sums, resample, score_with_interval
 from textseg.metrics.bootstrap import (
     Floats,
@@ -21,7 +22,7 @@ from textseg.metrics.bootstrap import (
 from textseg.metrics.bootstrap import (
     effective_degrees_of_freedom as freedom,
 )
-from textseg.metrics.scores import SCORES, CaseTableRows, mean_scores, score_intervals
+from textseg.metrics.scores import MAIN, CaseTableRows, case_columns, mean_scores, score_intervals
 
 FAILED = 0.08  # share of cases without any overlap
 
@@ -50,16 +51,12 @@ def simulate(
 
 
 def rows_of(areas: Floats) -> CaseTableRows:
-    both, predicted, true = areas.T.astype(np.int64)
-    nothing = np.full(len(both), np.nan)
-    return CaseTableRows(np.arange(len(both)), both, predicted, true, 0 * both, nothing, nothing)
+    return counted(*areas.T.astype(np.int64))
 
 
 def columns_of(areas: Floats) -> Floats:
-    """[S, N, 3] -> [S, N, 6], the columns of a comparison."""
-    both, predicted, true = np.moveaxis(areas, -1, 0)
-    each = 2 * both / (predicted + true), both / (predicted + true - both)
-    return np.stack([*each, np.ones_like(both), both, predicted, true], axis=2)
+    """[S, N, 3] -> [S, N, 8], the columns of a comparison."""
+    return np.stack([case_columns(rows_of(one)) for one in areas])
 
 
 @cache
@@ -67,7 +64,7 @@ def truth() -> tuple[float, ...]:
     """The four scores of very many patients, whose own error is negligible."""
     areas, _ = simulate(np.random.default_rng(99), 600_000)
     scores = mean_scores(rows_of(areas[0]))
-    return tuple(scores[name] for name in SCORES)
+    return tuple(scores[name] for name in MAIN)
 
 
 def coverage(patients: int, repetitions: int, resamples: int) -> dict[str, float]:
@@ -78,9 +75,9 @@ def coverage(patients: int, repetitions: int, resamples: int) -> dict[str, float
         names = [f"p{number}" for number in patient]
         rows = rows_of(areas[0])
         found = score_intervals(rows, names, resamples=resamples, seed=repetition)
-        ends = np.array([found[name] for name in SCORES])
+        ends = np.array([found[name] for name in MAIN])
         held += (ends[:, 0] <= truth()) & (truth() <= ends[:, 1])
-    return dict(zip(SCORES, (held / repetitions).tolist(), strict=True))
+    return dict(zip(MAIN, (held / repetitions).tolist(), strict=True))
 
 
 def difference_coverage(

@@ -12,8 +12,7 @@ from PIL import Image
 
 from textseg.batch import Batch
 from textseg.errors import check_at_least
-from textseg.metrics.bootstrap import Floats, bootstrap_warnings
-from textseg.metrics.case_table import LVIT_SIDE
+from textseg.metrics.bootstrap import Floats, Ints, bootstrap_warnings
 from textseg.metrics.ranking import choose
 from textseg.metrics.scores import UNITS, CaseTableRows, Protocol, dice, iou, summary
 from textseg.metrics.strata import (
@@ -53,7 +52,6 @@ class _Case(NamedTuple):
     case: str
     case_id: str
     caption: str
-    pixels: int  # of the truth's whole grid
     lesion_number: int
     lesion_side: Side
 
@@ -109,9 +107,8 @@ class ResultsWriter(L.Callback):
         for row, index in enumerate(batch["index"].tolist()):
             case, pred = batch["case"][row], outputs["pred"][row]
             truth = mask_bytes(batch["truth"][row])
-            whole = LVIT_SIDE**2 if pl_module.protocol == "lvit" else truth.size
             names = case, batch["case_id"][row], batch["text"][row]
-            self._cases[index] = _Case(*names, whole, *describe_truth(truth))
+            self._cases[index] = _Case(*names, *describe_truth(truth))
             if self.ranked:
                 self._masks[index] = pack_mask(mask_bytes(pred))
             if self.save_masks:
@@ -131,9 +128,15 @@ class ResultsWriter(L.Callback):
             scores["warnings"].append(
                 f"{len(cases)} of {total} cases were tested (trainer.limit_test_batches)"
             )
-        result = {"caption_mode": self.mode, "protocol": pl_module.protocol, "truth": self.truth}
+        result: dict[str, Any] = {
+            "caption_mode": self.mode,
+            "protocol": pl_module.protocol,
+            "truth": self.truth,
+        }
         result |= averaging_of(pl_module, [case.caption for case in cases])
         result |= scores
+        if pl_module.test_cases.surface:
+            result["nsd_tolerance"] = pl_module.nsd_tolerance
         self.results[self.mode] = result
         self._draw_ranked(trainer, rows, dice(rows, protocol=pl_module.protocol))
         if trainer.is_global_zero:
@@ -172,7 +175,7 @@ def _scored(
 ) -> tuple[list[str], dict[str, Any]]:
     """Each case's class of lesion size, and everything in metrics.json that is a number."""
     groups = [case.case_id for case in cases]
-    sizes, cuts = size_classes(rows.true, np.array([case.pixels for case in cases], dtype=np.int64))
+    sizes, cuts = size_classes(rows.true, rows.pixels)
     strata: dict[str, tuple[Sequence[str], Sequence[str]]] = {
         "size": (sizes, SIZES),
         "number": ([number_class(case.lesion_number) for case in cases], NUMBERS),
@@ -206,14 +209,23 @@ def _case_rows(
             intersection=int(rows.intersection[row]),
             predicted=int(rows.predicted[row]),
             true=int(rows.true[row]),
+            pixels=int(rows.pixels[row]),
             hd95=_defined(rows.hd95[row]),
             nsd=_defined(rows.nsd[row]),
+            diagonal=_defined(rows.diagonal[row]),
             surface_unit=UNITS[rows.unit[row]],
+            lesions_predicted=_asked(rows, row, rows.predicted_lesions),
+            lesions_matched=_asked(rows, row, rows.matched),
+            lesions_matched_half=_asked(rows, row, rows.matched_half),
             lesion_size=sizes[row],
             truth=truth,
         )
         for row, case in enumerate(cases)
     ]
+
+
+def _asked(rows: CaseTableRows, row: int, counts: Ints) -> int | None:
+    return int(counts[row]) if rows.unit[row] else None
 
 
 def _defined(value: float) -> float | None:

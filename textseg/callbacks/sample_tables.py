@@ -37,6 +37,7 @@ Pictures = tuple[Bytes, Bytes, Bytes]  # image [H, W, 3], truth [H, W], predicti
 CASE_PRIVATE = ("case", "case_id", "patient", "caption")
 CASE_PUBLIC = (
     *("dice", "iou", "intersection", "predicted", "true", "pixels", "hd95", "nsd"),
+    *("diagonal", "lesions_predicted", "lesions_matched", "lesions_matched_half"),
     *("lesion_number", "surface_unit", "lesion_size", "lesion_side", "truth"),
 )
 

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from lightning.pytorch.trainer.states import TrainerFn
 
 from textseg.callbacks.results_writer import ResultsWriter
-from textseg.metrics.scores import SCORES
+from textseg.metrics.scores import MAIN
 from textseg.models.base import test_prefix
 from textseg.runs.outputs import callbacks_of
 
@@ -63,7 +63,7 @@ class ScoreLog(L.Callback):
         """Keep the scores of the epoch with the highest val/dice."""
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
-        logged = {name: trainer.callback_metrics.get(f"val/{name}") for name in SCORES}
+        logged = {name: trainer.callback_metrics.get(f"val/{name}") for name in MAIN}
         values = {name: float(value) for name, value in logged.items() if value is not None}
         dice = values.get("dice", math.nan)
         if dice > self.best.get("best/dice", -math.inf):
@@ -90,7 +90,7 @@ class ScoreLog(L.Callback):
             return
         result = report.results[report.mode]
         prefix = test_prefix(report.mode)
-        # The network's own step has logged the loss and four of the scores by now.
+        # The network's own step has logged the loss and the main scores by now.
         numbers = {
             name: value
             for name, value in flat_numbers(result, prefix).items()
@@ -137,5 +137,5 @@ def _define_axes(logger: WandbLogger) -> None:
     run.define_metric("epoch")
     run.define_metric("train/*", step_metric="epoch")
     run.define_metric("val/loss", step_metric="epoch", summary="min")
-    for name in SCORES:
+    for name in MAIN:
         run.define_metric(f"val/{name}", step_metric="epoch", summary="max")

@@ -31,8 +31,8 @@ from textseg.compare.strata import by_stratum
 from textseg.compare.tables import plain_table
 from textseg.errors import UserError, check_at_least, check_seed
 from textseg.metrics.bootstrap import RESAMPLES, Floats, bootstrap_warnings, patient_ids
-from textseg.metrics.scores import PRIMARY, SCORES
-from textseg.runs.cases import OUTLINES, CaseRow
+from textseg.metrics.scores import PRIMARY, SCORES, reported
+from textseg.runs.cases import OUTLINES, CaseRow, table_rows
 
 __all__ = ["Comparison", "Difference", "Method", "Score", "StratumDice", "compare", "plain_table"]
 
@@ -115,21 +115,24 @@ def _compared(
     first = next(iter(methods.values()))[0]
     cases = tuple(first.cases.values())
     patient = patient_ids([case.patient for case in cases], len(cases))
+    names = reported(table_rows(cases), [case.case_id for case in cases])
     columns = {
-        name: np.stack([one.columns(list(first.cases)) for one in own])
+        name: np.stack([one.columns(list(first.cases), names) for one in own])
         for name, own in methods.items()
     }
+    at = 2 * names.index(PRIMARY)
+    dice = {name: one[..., at : at + 2] for name, one in columns.items()}
     tests = [one.test for own in methods.values() for one in own]
     draws = {"resamples": resamples, "seed": seed}
-    found = resample(list(columns.values()), patient, **draws)
+    found = resample(list(columns.values()), patient, names=names, **draws)
     return Comparison(
         baseline=next(iter(methods)),
         methods=_methods(methods, found),
         differences=_differences(list(methods), found, endpoints, seed),
-        strata=by_stratum(columns, cases, patient, **draws),
+        strata=by_stratum(dice, cases, patient, **draws),
         cases=cases,
         patients=found.patients,
-        case_dice=np.stack([one[..., 0].mean(axis=0) for one in columns.values()]),
+        case_dice=np.stack([one[..., 0].mean(axis=0) for one in dice.values()]),
         captions=tuple(dict.fromkeys(test.caption_mode for test in tests)),
         warnings=_warnings(methods, cases),
     )
@@ -139,9 +142,9 @@ def _methods(methods: dict[str, list[Result]], found: Resampled) -> tuple[Method
     out = []
     for number, (name, results) in enumerate(methods.items()):
         runs = found.runs[number]
-        spread = runs.std(axis=0, ddof=1) if len(runs) > 1 else np.full(len(SCORES), np.nan)
+        spread = runs.std(axis=0, ddof=1) if len(runs) > 1 else np.full(len(found.names), np.nan)
         own = score_with_interval(found, number)
-        table = zip(SCORES, own.value, spread, own.low, own.high, strict=True)
+        table = zip(found.names, own.value, spread, own.low, own.high, strict=True)
         scores = {score: Score(*map(float, row)) for score, *row in table}
         folders = tuple(str(result.folder) for result in results)
         out.append(Method(name, folders, scores, results[0].test.averaging))
@@ -154,17 +157,19 @@ def _differences(
     if len(names) < 2:
         return ()
     gaps = [score_with_interval(found, number, 0) for number in range(1, len(names))]
-    tested = [SCORES.index(name) for name in endpoints]
-    p, corrected = np.full((2, len(gaps), len(SCORES)), np.nan)
+    tested = _positions(found, endpoints)
+    p, corrected = np.full((2, len(gaps), len(found.names)), np.nan)
     kinds = [_p_is_of(found, number) for number in range(1, len(names))]
     for row, (gap, kind) in enumerate(zip(gaps, kinds, strict=True)):
         own = _exchanged(found, row + 1, seed) if kind == THESE_TWO else interval_test(gap)
         p[row, tested] = own[tested]
-    corrected[:, tested] = holm(p[:, tested].ravel()).reshape(len(gaps), -1)
+    family = p[:, tested]
+    family[~np.isnan(family)] = holm(family[~np.isnan(family)])
+    corrected[:, tested] = family
     out = []
     for row, (name, kind) in enumerate(zip(names[1:], kinds, strict=True)):
         numbers = (gaps[row].value, gaps[row].low, gaps[row].high, p[row], corrected[row])
-        table = zip(SCORES, *numbers, strict=True)
+        table = zip(found.names, *numbers, strict=True)
         for score, *values in table:
             value, low, high, single, all_together = map(float, values)
             out.append(Difference(name, score, value, low, high, single, all_together, kind))
@@ -179,7 +184,19 @@ def _p_is_of(found: Resampled, number: int) -> str:
 
 def _exchanged(found: Resampled, number: int, seed: int) -> Floats:
     permutations = len(found.draws[0])
-    return paired_test(found.sums[number], found.sums[0], permutations=permutations, seed=seed)
+    pair = found.sums[number], found.sums[0]
+    return paired_test(*pair, permutations=permutations, seed=seed, names=found.names)
+
+
+def _positions(found: Resampled, endpoints: Sequence[str]) -> list[int]:
+    """Positions of the endpoints among the scores that the tests have."""
+    missing = [name for name in endpoints if name not in found.names]
+    if missing:
+        raise UserError(
+            f"endpoints={list(endpoints)}: the tests have no {missing[0]}",
+            f"choose of {list(found.names)}",
+        )
+    return [found.names.index(name) for name in endpoints]
 
 
 def _warnings(methods: dict[str, list[Result]], cases: Sequence[CaseRow]) -> tuple[str, ...]:

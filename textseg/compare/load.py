@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from textseg.errors import UserError, refusing
 from textseg.metrics.scores import case_columns
-from textseg.runs import CaseRow, Run, StoredTest, read_test
+from textseg.runs import CaseRow, Run, StoredTest, read_test, table_rows
 
 _SHOWN = 3  # of what differs, in a message
 # What may differ between two seeds of one method: where it ran, not what was trained.
@@ -49,11 +49,10 @@ class Result:
         """The test's folder."""
         return self.test.folder
 
-    def columns(self, order: Sequence[str]) -> NDArray[np.float64]:
-        """`textseg.metrics.scores.case_columns` of the cases, in the order given: [N, C]."""
-        rows = [self.cases[name] for name in order]
-        counts = np.array([(row.intersection, row.predicted, row.true) for row in rows]).T
-        return case_columns(counts, protocol=self.test.protocol)
+    def columns(self, order: Sequence[str], names: Sequence[str]) -> NDArray[np.float64]:
+        """`textseg.metrics.scores.case_columns` of the cases, in the order given: [N, 2 K]."""
+        rows = table_rows([self.cases[name] for name in order])
+        return case_columns(rows, protocol=self.test.protocol, names=names)
 
 
 def load_results(
@@ -109,6 +108,12 @@ def _check_same_cases(first: Result, other: Result) -> None:
         raise UserError(
             f"{first.folder} and {other.folder} are scored by the protocols {protocols}",
             "test both with the same model.protocol",
+        )
+    tolerances = first.test.tolerance, other.test.tolerance
+    if tolerances[0] != tolerances[1]:
+        raise UserError(
+            f"nsd of {first.folder} and {other.folder} has the tolerances {tolerances}",
+            "test both with the same model.nsd_tolerance",
         )
     missing = [name for name in first.cases if name not in other.cases]
     added = [name for name in other.cases if name not in first.cases]

@@ -28,7 +28,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Method:
-    """A method, its runs (one for each seed) and its scores by the names of `SCORES`.
+    """A method, its runs (one for each seed) and its scores by name, of `SCORES`.
 
     `averaging` is what logits were averaged over at test time, such as "ensemble of 3, tta flip".
     """
@@ -83,7 +83,7 @@ class Comparison:
     Args:
         baseline: the method that the others are compared with; the first of `methods`.
         methods: in the order of the runs.
-        differences: for each other method one for each of `SCORES`.
+        differences: for each other method one for each score.
         strata: for each class of size, number and side of lesions one for each method.
         cases: the N cases; captions are those of the baseline's first run.
         patients: their number; a case without a patient counts alone.

@@ -1,8 +1,8 @@
 """Statistics of differences: bootstrap intervals, a paired permutation test, Holm's correction.
 
 All of it works on sums over patients. A run's patient is C sums over its cases, those of
-`textseg.metrics.scores.case_columns`. Each of the K `SCORES` of a set of patients is a function of
-the sums over the set (`scores_of_sums`), so a resample is one matrix product.
+`textseg.metrics.scores.patient_columns`. Each of K scores of a set of patients is a function of the
+sums over the set (`scores_of_sums`), so a resample is one matrix product.
 
 Patients are the unit that is drawn, each with all of its cases, and intervals are made as in a
 test: see `textseg.metrics.bootstrap`. What seeds add to the spread is computed, not drawn: two or
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from textseg.metrics.bootstrap import (
+    Bounds,
     Floats,
     Ints,
     SeedVariance,
@@ -27,7 +28,13 @@ from textseg.metrics.bootstrap import (
     patient_draws,
     t_adjusted_interval,
 )
-from textseg.metrics.scores import SCORES, scores_of_sums
+from textseg.metrics.scores import (
+    MAIN,
+    patient_columns,
+    score_bounds,
+    scores_of_sums,
+    sum_by_patient,
+)
 
 _CHUNK = 256  # exchanges at once: what bounds the memory
 
@@ -40,11 +47,13 @@ class Resampled(NamedTuple):
     | sums | M of [S, G, C] | sums over each patient's cases, for each of a method's S runs |
     | runs | M of [S, K] | scores of each run |
     | draws | M of [R, S, K] | scores of each run over resampled patients |
+    | names | K | of the scores |
     """
 
     sums: list[Floats]
     runs: list[Floats]
     draws: list[Floats]
+    names: tuple[str, ...]
 
     @property
     def patients(self) -> int:
@@ -67,34 +76,38 @@ class Estimated(NamedTuple):
 
 
 def resample(
-    methods: Sequence[Floats], patient: Ints, *, resamples: int, seed: int, score: int | None = None
+    methods: Sequence[Floats],
+    patient: Ints,
+    *,
+    resamples: int,
+    seed: int,
+    names: Sequence[str] = MAIN,
 ) -> Resampled:
     """Score M methods [S_m, N, C], of S_m runs each, on cases of the patients `patient` [N].
 
-    Patients are numbered from 0 to G - 1. With `score`, that one of the K scores alone is kept.
+    Columns are `textseg.metrics.scores.case_columns` of the K scores `names`; patients are numbered
+    from 0 to G - 1.
     """
-    sums = [patient_sums(columns, patient) for columns in methods]
-    kept = slice(None) if score is None else [score]
-    runs = [run_scores(one)[:, kept] for one in sums]
-    draws = bootstrap(sums, resamples=resamples, seed=seed)
-    return Resampled(sums, runs, [one[..., kept] for one in draws])
+    sums = [patient_sums(columns, patient, names) for columns in methods]
+    runs = [run_scores(one, names) for one in sums]
+    draws = bootstrap(sums, resamples=resamples, seed=seed, names=names)
+    return Resampled(sums, runs, draws, tuple(names))
 
 
-def patient_sums(columns: Floats, patient: Ints) -> Floats:
+def patient_sums(columns: Floats, patient: Ints, names: Sequence[str] = MAIN) -> Floats:
     """Sum over each patient's cases: [S, N, C] and the patients' numbers [N] -> [S, G, C]."""
-    runs, cases, width = columns.shape
-    assert len(patient) == cases, (len(patient), cases)
-    sums = np.zeros((int(patient.max()) + 1, runs, width))
-    np.add.at(sums, patient, columns.transpose(1, 0, 2))
-    return sums.transpose(1, 0, 2)
+    assert len(patient) == columns.shape[1], (len(patient), columns.shape)
+    return patient_columns(np.stack([sum_by_patient(one, patient) for one in columns]), names)
 
 
-def run_scores(sums: Floats) -> Floats:
+def run_scores(sums: Floats, names: Sequence[str] = MAIN) -> Floats:
     """Score each run: [S, G, C] -> [S, K]."""
-    return scores_of_sums(sums.sum(axis=1))
+    return scores_of_sums(sums.sum(axis=1), names)
 
 
-def bootstrap(methods: Sequence[Floats], *, resamples: int, seed: int) -> list[Floats]:
+def bootstrap(
+    methods: Sequence[Floats], *, resamples: int, seed: int, names: Sequence[str] = MAIN
+) -> list[Floats]:
     """Score every run of M methods [S, G, C] over resampled patients.
 
     The same patients are drawn for every run, which keeps the comparison paired.
@@ -103,7 +116,7 @@ def bootstrap(methods: Sequence[Floats], *, resamples: int, seed: int) -> list[F
         M of [resamples, S, K]; NaN with one patient, who drawn again and again shows no spread.
     """
     patients = methods[0].shape[1]
-    out = [np.full((resamples, len(sums), len(SCORES)), np.nan) for sums in methods]
+    out = [np.full((resamples, len(sums), len(names)), np.nan) for sums in methods]
     if patients < 2:
         return out
     generator = np.random.default_rng(seed)
@@ -113,7 +126,8 @@ def bootstrap(methods: Sequence[Floats], *, resamples: int, seed: int) -> list[F
         start, end = end, end + len(drawn)
         bar.update(len(drawn))
         for number, sums in enumerate(methods):
-            out[number][start:end] = scores_of_sums(np.tensordot(drawn, sums, axes=(1, 1)))
+            totals = np.tensordot(drawn, sums, axes=(1, 1))
+            out[number][start:end] = scores_of_sums(totals, names)
     bar.close()
     return out
 
@@ -138,10 +152,10 @@ def score_with_interval(found: Resampled, method: int, less: int | None = None) 
     Returns:
         The ends are NaN with one patient.
     """
-    sides, bounds = [method], (0.0, 1.0)
+    sides, bounds = [method], score_bounds(found.names)
     value, draws = found.runs[method].mean(axis=0), found.draws[method].mean(axis=1)
     if less is not None:
-        sides, bounds = [method, less], (-1.0, 1.0)
+        sides, bounds = [method, less], (-bounds[1], bounds[1])
         value = value - found.runs[less].mean(axis=0)
         draws = draws - found.draws[less].mean(axis=1)
     pairs = [(found.runs[side], found.draws[side]) for side in sides]
@@ -155,13 +169,13 @@ def estimated(
     seeds: Sequence[SeedVariance],
     patients: int,
     *,
-    bounds: tuple[float, float],
+    bounds: Bounds,
 ) -> Estimated:
     """Put a 95% interval around values [K], from draws of patients [R, K] and what seeds add."""
     if patients < 2:
         undefined = np.full(len(value), np.nan)
         return Estimated(value, undefined, undefined, draws, undefined, undefined)
-    of_patients = np.nanvar(draws, axis=0, ddof=1)
+    of_patients = _variance(draws)
     degrees = effective_degrees_of_freedom(of_patients, patients, seeds)
     added = np.zeros(len(value)) + sum(one.added for one in seeds)
     low, high = t_adjusted_interval(
@@ -177,10 +191,19 @@ def seed_variance(runs: Floats, draws: Floats) -> SeedVariance:
     """
     count = len(runs)
     whole = runs.var(axis=0, ddof=1) / count
-    each = np.nanvar(draws, axis=0, ddof=1).mean(axis=0)
-    mean = np.nanvar(draws.mean(axis=1), axis=0, ddof=1)
+    each, mean = _variance(draws).mean(axis=0), _variance(draws.mean(axis=1))
     in_both = np.maximum(each - mean, 0.0) / (count - 1)
     return SeedVariance(np.maximum(whole - in_both, 0.0), whole, count)
+
+
+def _variance(draws: Floats) -> Floats:
+    """Variance over draws [R, ...] without those that are NaN: [...]."""
+    known = ~np.isnan(draws)
+    counts = known.sum(axis=0)
+    filled = np.where(known, draws, 0.0)
+    mean = filled.sum(axis=0) / np.maximum(counts, 1)
+    squares = (np.where(known, draws - mean, 0.0) ** 2).sum(axis=0)
+    return np.divide(squares, counts - 1, out=np.full(counts.shape, np.nan), where=counts > 1)
 
 
 def interval_test(one: Estimated) -> Floats:
@@ -200,8 +223,15 @@ def interval_test(one: Estimated) -> Floats:
     )
 
 
-def paired_test(method: Floats, baseline: Floats, *, permutations: int, seed: int) -> Floats:
-    """Permutation test of two methods over patients: two-sided p of each of `SCORES`, [K].
+def paired_test(
+    method: Floats,
+    baseline: Floats,
+    *,
+    permutations: int,
+    seed: int,
+    names: Sequence[str] = MAIN,
+) -> Floats:
+    """Permutation test of two methods over patients: two-sided p of each of K scores, [K].
 
     Every patient's results, averaged over a method's runs, are kept or exchanged between the two
     methods, all patients independently, and the difference of the scores is taken again. For dice
@@ -214,31 +244,38 @@ def paired_test(method: Floats, baseline: Floats, *, permutations: int, seed: in
 
     Args:
         method, baseline: [S, G, C] of `patient_sums`; the number of seeds may differ.
+        names: of the K scores.
         permutations: how many are drawn.
         seed: of the draws.
     """
     one, other = method.mean(axis=0), baseline.mean(axis=0)  # [G, C]
     total, gap = (one + other).sum(axis=0), one - other
     if not gap.any():  # not one pixel differs
-        return np.ones(len(SCORES))
+        return np.ones(len(names))
 
     def differences(signs: NDArray[Any]) -> Floats:  # [R, G] of -1 and 1 -> [R, K]
         shift = signs @ gap
-        return np.abs(scores_of_sums((total + shift) / 2) - scores_of_sums((total - shift) / 2))
+        halves = (scores_of_sums((total + sign * shift) / 2, names) for sign in (1, -1))
+        return np.abs(np.subtract(*halves))
 
     patients = len(gap)
     least = differences(np.ones((1, patients)))[0] - 1e-12  # equal up to rounding is as extreme
     if patients < 60 and 2**patients <= permutations:
         bits = np.arange(2**patients)[:, None] >> np.arange(patients) & 1
-        return (differences(1.0 - 2.0 * bits) >= least).mean(axis=0)
+        return _defined((differences(1.0 - 2.0 * bits) >= least).mean(axis=0), least)
     generator = np.random.default_rng(seed)
-    reached = np.zeros(len(SCORES))
+    reached = np.zeros(len(names))
     starts = range(0, permutations, _CHUNK)
     for start in tqdm(starts, "paired test", delay=2, unit="part", leave=False):
         size = (min(_CHUNK, permutations - start), patients)
         signs = generator.integers(0, 2, size=size) * 2.0 - 1.0
         reached += (differences(signs) >= least).sum(axis=0)
-    return (reached + 1) / (permutations + 1)
+    return _defined((reached + 1) / (permutations + 1), least)
+
+
+def _defined(p: Floats, difference: Floats) -> Floats:
+    """p [K] where there is a difference; NaN where a score has no case."""
+    return np.where(np.isnan(difference), np.nan, p)
 
 
 def holm(p: Floats) -> Floats:

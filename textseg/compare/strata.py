@@ -15,7 +15,6 @@ import numpy as np
 from textseg.compare.results import StratumDice
 from textseg.compare.statistics import resample, score_with_interval
 from textseg.metrics.bootstrap import Floats, Ints, patient_ids
-from textseg.metrics.scores import SCORES
 from textseg.metrics.strata import NUMBERS, SIDES, SIZES, number_class
 from textseg.runs import CaseRow
 
@@ -37,10 +36,10 @@ def by_stratum(
 ) -> tuple[StratumDice, ...]:
     """Score each class that occurs, for each method, the baseline first.
 
-    `columns` are of each method, and `patient` of each case, as `statistics.resample` takes them;
-    each class has a bootstrap of its own, over the patients who have a case in it.
+    `columns` are those of dice for each method, and `patient` of each case, as
+    `statistics.resample` takes them; each class has a bootstrap of its own, over the patients who
+    have a case in it.
     """
-    dice = SCORES.index("dice")
     strata = []
     for grouping, (order, class_of) in _GROUPINGS.items():
         classes = np.array([class_of(case) for case in cases])
@@ -50,7 +49,7 @@ def by_stratum(
                 continue
             number = patient_ids([str(one) for one in patient[keep]], len(keep))
             part = [one[:, keep] for one in columns.values()]
-            found = resample(part, number, resamples=resamples, seed=seed, score=dice)
+            found = resample(part, number, resamples=resamples, seed=seed, names=("dice",))
             for row, method in enumerate(columns):
                 value = float(found.runs[row].mean())
                 gap = [nan] * 3

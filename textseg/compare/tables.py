@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from textseg.compare.results import Comparison, Score
-from textseg.metrics.scores import SCORES
+from textseg.metrics.scores import MAIN, SCORES
 from textseg.metrics.text import (
     aligned,
     escape_markdown,
@@ -25,6 +25,9 @@ from textseg.metrics.text import (
 WORST = 20  # cases in the list of failures
 NOTES = (  # what the numbers mean
     "dice, miou: mean over images; dice_global, iou_global: pixels pooled over the test set",
+    "dice_patient: mean over patients, pixels pooled within each; lesion_...: connected parts "
+    "matched one to one, pooled; false_...: images without a lesion; hd95_penalized: a miss costs "
+    "the image's diagonal",
     "± standard deviation over seeds; in brackets: 95% bootstrap interval over patients (over "
     "images where none is known) and seeds",
     "p, two-sided: of trainings and patients where a method has two seeds or more, below 0.05 "
@@ -91,7 +94,13 @@ def latex_table(comparison: Comparison) -> str:
 def sections(comparison: Comparison) -> list[Section]:
     """Tables of scores, differences (of two methods or more), strata and the worst cases."""
     differences = [_differences(comparison)] if comparison.differences else []
-    return [_scores(comparison), *differences, _strata(comparison), _failures(comparison)]
+    return [
+        _scores(comparison),
+        _further(comparison),
+        *differences,
+        _strata(comparison),
+        _failures(comparison),
+    ]
 
 
 def worst_cases(comparison: Comparison, count: int = WORST) -> list[int]:
@@ -111,15 +120,30 @@ def _summary(comparison: Comparison) -> str:
 
 
 def _scores(comparison: Comparison) -> Section:
-    def cell(score: Score) -> str:
-        spread = "" if math.isnan(score.std) else f" ± {score.std:.3f}"
-        return f"{score.value:.3f}{spread}{interval_text(score.low, score.high)}"
-
     rows = [
-        (method.name, str(len(method.runs)), *(cell(method.scores[name]) for name in SCORES))
+        (method.name, str(len(method.runs)), *(_score(method.scores[x], ".3f") for x in MAIN))
         for method in comparison.methods
     ]
-    return Section("Scores", ("method", "seeds", *SCORES), tuple(rows))
+    return Section("Scores", ("method", "seeds", *MAIN), tuple(rows))
+
+
+def _further(comparison: Comparison) -> Section:
+    """All scores but the main ones, a line for each."""
+    found = [method.scores for method in comparison.methods]
+    rows = [
+        (name, *(_score(scores[name], SCORES[name].form) for scores in found))
+        for name in found[0]
+        if name not in MAIN
+    ]
+    head = ("score", *(method.name for method in comparison.methods))
+    return Section("Further scores", head, tuple(rows))
+
+
+def _score(score: Score, form: str) -> str:
+    if math.isnan(score.value):
+        return "-"
+    spread = "" if math.isnan(score.std) else f" ± {score.std:{form}}"
+    return f"{score.value:{form}}{spread}{interval_text(score.low, score.high, form)}"
 
 
 def _differences(comparison: Comparison) -> Section:
@@ -127,12 +151,13 @@ def _differences(comparison: Comparison) -> Section:
         (
             one.method,
             one.score,
-            with_interval(one.value, one.low, one.high, "+.3f"),
+            with_interval(one.value, one.low, one.high, f"+{SCORES[one.score].form}"),
             _p(one.p),
             _p(one.p_holm),
             "" if math.isnan(one.p) else one.p_is_of,
         )
         for one in comparison.differences
+        if not math.isnan(one.value)
     ]
     head = ("method", "score", "difference [95% interval]", "p", "p (Holm)", "p of")
     return Section(f"Differences from {comparison.baseline}", head, tuple(rows))

@@ -26,6 +26,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 # A patient or study for each case, "" or None for a case that is alone; None: every case is.
 Groups = Sequence[str | None] | None
+Bounds = tuple[Floats | float, Floats | float]  # of each score, or of all
 
 ALPHA = 0.05  # what a 95% interval leaves out, half of it at either end
 RESAMPLES = 10_000  # draws of a test and of a comparison: one interval for one number
@@ -118,7 +119,7 @@ def t_adjusted_interval(
     *,
     degrees_of_freedom: Floats | float,
     seed_variance: Floats | float = 0.0,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
 ) -> tuple[Floats, Floats]:
     """Take the percentiles of bootstrap draws, moved away from the estimate by t / z.
 
@@ -133,7 +134,7 @@ def t_adjusted_interval(
         low [K], high [K].
     """
     below, above = _half_widths(draws, estimate, ALPHA, degrees_of_freedom, seed_variance)
-    low, high = np.clip([estimate - below, estimate + above], *bounds)
+    low, high = np.clip(estimate - below, *bounds), np.clip(estimate + above, *bounds)
     return low, high
 
 
@@ -207,21 +208,19 @@ def _quantiles(draws: Floats, levels: Sequence[float]) -> Floats:
     return np.stack(found, axis=1)
 
 
-def patient_interval(
-    columns: Floats,
-    groups: Groups,
+def sums_interval(
+    sums: Floats,
     score: Callable[[Floats], Floats],
     *,
     estimate: Floats,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
 ) -> tuple[Floats, Floats]:
-    """Bootstrap the interval of scores that are functions of sums over cases.
+    """Bootstrap the interval of scores that are functions of sums over patients.
 
     Args:
-        columns: [N, C], what is summed over cases.
-        groups: the N cases' patients.
+        sums: [G, C], what is summed over patients.
         score: sums [R, C] -> scores [R, K].
         estimate: [K], the scores of the data themselves.
         resamples: R, the number of draws.
@@ -231,12 +230,10 @@ def patient_interval(
     Returns:
         low [K], high [K]; NaN with fewer than two units to draw from, which show no spread.
     """
-    number, patients = patient_ids(groups, len(columns)), count_patients(groups, len(columns))
+    patients = len(sums)
     if patients < 2:
         undefined = np.full(len(estimate), np.nan)
         return undefined, undefined
-    sums = np.zeros((patients, columns.shape[1]))
-    np.add.at(sums, number, columns)
     generator = np.random.default_rng(seed)
     totals = [drawn @ sums for drawn in patient_draws(generator, patients, resamples)]
     return t_adjusted_interval(
@@ -254,10 +251,11 @@ def mean_interval(
     if not len(values):
         return Estimate(np.nan, np.nan, np.nan)
     mean = float(values.mean())
-    low, high = patient_interval(
-        np.stack([values, np.ones(len(values))], axis=1),
-        groups,
-        lambda sums: sums[:, :1] / sums[:, 1:],
+    sums = np.zeros((count_patients(groups, len(values)), 2))
+    np.add.at(sums, patient_ids(groups, len(values)), np.stack([values, np.ones_like(values)], 1))
+    low, high = sums_interval(
+        sums,
+        lambda drawn: drawn[:, :1] / drawn[:, 1:],
         estimate=np.array([mean]),
         seed=seed,
         bounds=(lowest, 1.0),

@@ -22,7 +22,7 @@ POSITION_SETTINGS = ("batch_size", "num_workers", "seed")
 # check_data_position holds where it matters; and how a test is scored.
 MAY_CHANGE = {
     "data": ("root", "captions", "cache", "batch_size", "num_workers"),
-    "model": ("image_weights", "protocol"),
+    "model": ("image_weights", "protocol", "nsd_tolerance"),
 }
 
 
