@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.run_folder import case_row, time_stamp, write_run
+from tests.run_folder import case_row, time_stamp, write_run, write_test
 from textseg.compare import Comparison, compare, plain_table
 from textseg.compare.results import THESE_TWO, TRAININGS
 from textseg.errors import UserError
@@ -258,6 +258,48 @@ def test_one_patient_has_scores_but_no_interval(tmp_path: Path) -> None:
 def test_a_second_test_of_a_checkpoint_is_pointed_out(pair: list[str]) -> None:
     (Path(pair[0]) / "test" / "true_2").mkdir()
     assert any("true_2" in text for text in quick(pair).warnings)
+
+
+def test_what_differs_is_listed_and_unequal_budgets_are_warned_of(
+    tmp_path: Path, pair: list[str]
+) -> None:
+    alike = quick(pair)
+    assert not any("equal terms" in text for text in alike.warnings)
+    assert set(alike.terms) == set()
+    for run, epochs in zip(pair, (6, 2), strict=True):
+        lines = [f"{epoch},{9 * epoch},0.5" for epoch in range(epochs)]
+        (Path(run) / "metrics.csv").write_text("\n".join(["epoch,step,train/loss", *lines]))
+    edited = Path(pair[1]) / "config.yaml"
+    edited.write_text(edited.read_text().replace("lr: 0.1", "lr: 0.2"))
+    found = quick(pair)
+    assert found.terms == {"epochs trained": ("6", "2"), "model.lr": ("0.1", "0.2")}
+    (warning,) = (text for text in found.warnings if "equal terms" in text)
+    assert "6 (unet), 2 (lsms)" in warning
+    assert "model.lr" not in warning, "that is the method"
+    assert "epochs trained" in plain_table(found)
+    edited.unlink()
+    assert quick(pair).terms["model.lr"] == ("0.1", "-")
+
+
+def test_the_use_of_the_words_is_that_of_the_same_runs(tmp_path: Path, pair: list[str]) -> None:
+    again = str(write_run(tmp_path / "lsms" / time_stamp(2), quality(0.7, 9), seed=2))
+    runs = [*pair, again]
+    assert quick(runs).words == ()
+    for run, mean in ((pair[1], 0.5), (again, 0.45)):
+        write_test(Path(run) / "test" / "shuffled", quality(mean, 4))
+    (found,) = quick(runs).words
+    assert (found.method, found.captions) == ("lsms", "shuffled")
+    dice = {
+        mode: [
+            [case.dice for case in read_cases(Path(run) / "test" / mode / "cases.csv")]
+            for run in (pair[1], again)
+        ]
+        for mode in ("true", "shuffled")
+    }
+    assert found.dice == pytest.approx(np.mean(dice["shuffled"]))
+    assert found.gain == pytest.approx(np.mean(dice["true"]) - np.mean(dice["shuffled"]))
+    assert found.low < found.gain < found.high
+    assert "Use of the words" in plain_table(quick(runs))
 
 
 # --- what is refused ---------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,6 +136,8 @@ class ResultsWriter(L.Callback):
         }
         result |= averaging_of(pl_module, [case.caption for case in cases])
         result |= scores
+        result["parameters"] = sum(one.numel() for one in pl_module.parameters())
+        result["versions"] = ", ".join(f"{x} {version(x)}" for x in ("torch", "lightning", "timm"))
         if pl_module.test_cases.surface:
             result["nsd_tolerance"] = pl_module.nsd_tolerance
         self.results[self.mode] = result

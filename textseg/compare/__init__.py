@@ -29,6 +29,8 @@ from textseg.compare.statistics import (
 )
 from textseg.compare.strata import by_stratum
 from textseg.compare.tables import plain_table
+from textseg.compare.terms import differing_terms, unequal_terms_warning
+from textseg.compare.words import word_use
 from textseg.errors import UserError, check_at_least, check_seed
 from textseg.metrics.bootstrap import RESAMPLES, Floats, bootstrap_warnings, patient_ids
 from textseg.metrics.scores import PRIMARY, SCORES, reported
@@ -122,6 +124,7 @@ def _compared(
     }
     at = 2 * names.index(PRIMARY)
     dice = {name: one[..., at : at + 2] for name, one in columns.items()}
+    terms = differing_terms(methods)
     tests = [one.test for own in methods.values() for one in own]
     draws = {"resamples": resamples, "seed": seed}
     found = resample(list(columns.values()), patient, names=names, **draws)
@@ -134,7 +137,9 @@ def _compared(
         patients=found.patients,
         case_dice=np.stack([one[..., 0].mean(axis=0) for one in dice.values()]),
         captions=tuple(dict.fromkeys(test.caption_mode for test in tests)),
-        warnings=_warnings(methods, cases),
+        words=word_use(methods, list(first.cases), patient, **draws),
+        terms=terms,
+        warnings=(*_warnings(methods, cases), *unequal_terms_warning(terms, list(methods))),
     )
 
 
@@ -213,10 +218,6 @@ def _warnings(methods: dict[str, list[Result]], cases: Sequence[CaseRow]) -> tup
         again = sorted(path.name for path in folder.parent.glob(f"{folder.name}_[0-9]*"))
         if again:
             warnings.append(f"{folder} was tested again ({', '.join(again)}): first used")
-    averaged = {name: results[0].test.averaging for name, results in methods.items()}
-    if len(set(averaged.values())) > 1:
-        terms = "; ".join(f"{name}: {text or 'none'}" for name, text in averaged.items())
-        warnings.append(f"methods are not on equal terms; averaging at test time: {terms}")
     if len(methods) == 1:
         warnings.append("all runs are seeds of one method: there is nothing to compare it with")
     return tuple(warnings)

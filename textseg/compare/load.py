@@ -101,6 +101,19 @@ def _result(given: str, captions: str, data: str | None, name: str | None) -> Re
     return Result(run, test, method, {row.case: row for row in test.cases})
 
 
+def same_run_test(result: Result, mode: str) -> Result | None:
+    """The test of the same run over the same cases with other captions; None if there is none."""
+    folder = result.folder.with_name(result.folder.name.replace("true", mode, 1))
+    if folder == result.folder or not (folder / "cases.csv").is_file():
+        return None
+    test = read_test(folder)
+    other = Result(result.run, test, result.method, {row.case: row for row in test.cases})
+    same = other.cases.keys() == result.cases.keys() and all(
+        other.cases[name].true == row.true for name, row in result.cases.items()
+    )
+    return other if same and test.averaging == result.test.averaging else None
+
+
 def _check_same_cases(first: Result, other: Result) -> None:
     """Both are of the same cases with the same patients and truths, scored alike."""
     protocols = first.test.protocol, other.test.protocol
@@ -164,7 +177,7 @@ def _check_seeds(first: Result, other: Result) -> None:
             "give names that tell them apart",
         )
     both = f"{first.run.folder} and {other.run.folder} are both {first.method!r}"
-    one, two = _training_settings(first.run), _training_settings(other.run)
+    one, two = training_settings(first.run), training_settings(other.run)
     if one["seed_everything"] == two["seed_everything"]:
         raise UserError(f"{both} with seed_everything {one['seed_everything']}", remedy)
     differ = [k for k in sorted(one | two) if k != "seed_everything" and one.get(k) != two.get(k)]
@@ -173,7 +186,7 @@ def _check_seeds(first: Result, other: Result) -> None:
         raise UserError(f"{both}, but differ in more than the seed: {values}", remedy)
 
 
-def _training_settings(run: Run) -> dict[str, Any]:
+def training_settings(run: Run) -> dict[str, Any]:
     """seed_everything, and all that decides what was trained, by dotted name."""
     remedy = "give names, one for each run, so that no two runs are seeds of one method"
     stored = run.settings(remedy)

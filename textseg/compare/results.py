@@ -77,6 +77,21 @@ class StratumDice:
 
 
 @dataclass(frozen=True)
+class WordUse:
+    """A method's dice with empty or shuffled captions, and how much more it has with true ones.
+
+    `gain` has a 95% interval, which is NaN with one patient.
+    """
+
+    method: str
+    captions: str
+    dice: float
+    gain: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Everything that `compare` finds.
 
@@ -89,6 +104,8 @@ class Comparison:
         patients: their number; a case without a patient counts alone.
         case_dice: [M, N], mean over each method's seeds.
         captions: the caption modes of the runs.
+        words: for each method and each other caption mode that all of its runs were tested with.
+        terms: everything else in which methods differ: name -> a value for each method.
         warnings: what a reader must know before believing a number.
     """
 
@@ -100,4 +117,6 @@ class Comparison:
     patients: int
     case_dice: NDArray[np.float64]
     captions: tuple[str, ...]
+    words: tuple[WordUse, ...]
+    terms: dict[str, tuple[str, ...]]
     warnings: tuple[str, ...]

@@ -92,15 +92,16 @@ def latex_table(comparison: Comparison) -> str:
 
 
 def sections(comparison: Comparison) -> list[Section]:
-    """Tables of scores, differences (of two methods or more), strata and the worst cases."""
-    differences = [_differences(comparison)] if comparison.differences else []
-    return [
-        _scores(comparison),
-        _further(comparison),
-        *differences,
-        _strata(comparison),
-        _failures(comparison),
-    ]
+    """Tables of scores, differences, use of the words, strata, terms and the worst cases.
+
+    Those of differences, words and terms only where there are any.
+    """
+    tables = [_scores(comparison), _further(comparison)]
+    tables += [_differences(comparison)] if comparison.differences else []
+    tables += [_words(comparison)] if comparison.words else []
+    tables.append(_strata(comparison))
+    tables += [_terms(comparison)] if comparison.terms else []
+    return [*tables, _failures(comparison)]
 
 
 def worst_cases(comparison: Comparison, count: int = WORST) -> list[int]:
@@ -161,6 +162,26 @@ def _differences(comparison: Comparison) -> Section:
     ]
     head = ("method", "score", "difference [95% interval]", "p", "p (Holm)", "p of")
     return Section(f"Differences from {comparison.baseline}", head, tuple(rows))
+
+
+def _words(comparison: Comparison) -> Section:
+    rows = [
+        (
+            one.method,
+            one.captions,
+            f"{one.dice:.3f}",
+            with_interval(one.gain, one.low, one.high, "+.3f"),
+        )
+        for one in comparison.words
+    ]
+    head = ("method", "captions", "dice", "gain of the true ones [95% interval]")
+    return Section("Use of the words", head, tuple(rows))
+
+
+def _terms(comparison: Comparison) -> Section:
+    rows = [(name, *values) for name, values in comparison.terms.items()]
+    head = ("term", *(method.name for method in comparison.methods))
+    return Section("What else differs between the methods", head, tuple(rows))
 
 
 def _p(value: float) -> str:

@@ -17,7 +17,7 @@ from textseg.runs.cases import TEST_AGAIN, CaseRow, read_cases
 # Of values in metrics.json and probe.json; all else is a number or null, or a mapping by its depth.
 _KINDS: dict[str, Any] = {
     **dict.fromkeys(("caption_mode", "protocol", "truth", "surface_unit", "network", "data"), str),
-    **{"tta": str, "ensemble": list},
+    **{"tta": str, "ensemble": list, "versions": str},
     **dict.fromkeys(("warnings", "size_cuts"), list),
 }
 _DEPTH = {"strata": 3, "variants": 2, "pairs": 1, "side_swap": 1}
