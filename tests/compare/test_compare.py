@@ -247,6 +247,17 @@ def test_unknown_patients_single_seeds_and_boxes_are_warned_of(tmp_path: Path) -
     assert quick(runs).patients == CASES, "images where no patient is known"
 
 
+def test_captions_that_give_emptiness_away_are_warned_of(tmp_path: Path) -> None:
+    blank = {"true": 0, "predicted": 0, "intersection": 0, "lesion_number": 0}
+    blank |= {"dice": 1.0, "iou": 1.0, "lesion_size": "none", "lesion_side": "none"}
+    empty = {number: blank | {"caption": "no focal lesion"} for number in range(12)}
+    runs = [str(write_run(tmp_path / name, quality(0.5), changes=empty)) for name in "ab"]
+    found = quick(runs)
+    assert any("'focal' is in 100%" in text for text in found.warnings)
+    assert scores(found, "a")["dice_with_lesion"] < scores(found, "a")["dice"]
+    assert scores(found, "a")["false_alarm_rate"] == 0
+
+
 def test_one_patient_has_scores_but_no_interval(tmp_path: Path) -> None:
     one = {number: {"case_id": "p", "patient": "p"} for number in range(CASES)}
     runs = [str(write_run(tmp_path / n, quality(0.5, s), changes=one)) for s, n in enumerate("ab")]

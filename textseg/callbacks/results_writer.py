@@ -14,6 +14,7 @@ from PIL import Image
 from textseg.batch import Batch
 from textseg.errors import check_at_least
 from textseg.metrics.bootstrap import Floats, Ints, bootstrap_warnings
+from textseg.metrics.emptiness import emptiness_warnings
 from textseg.metrics.ranking import choose
 from textseg.metrics.scores import UNITS, CaseTableRows, Protocol, dice, iou, summary
 from textseg.metrics.strata import (
@@ -186,6 +187,7 @@ def _scored(
     }
     scores: dict[str, Any] = summary(rows, groups, protocol=protocol)
     scores["warnings"] = bootstrap_warnings(groups, len(cases))
+    scores["warnings"] += emptiness_warnings([case.caption for case in cases], rows.true.tolist())
     scores["size_cuts"] = cuts
     scores["strata"] = {
         name: by_stratum(rows, groups, classes, order, protocol=protocol)

@@ -33,6 +33,7 @@ from textseg.compare.terms import differing_terms, unequal_terms_warning
 from textseg.compare.words import word_use
 from textseg.errors import UserError, check_at_least, check_seed
 from textseg.metrics.bootstrap import RESAMPLES, Floats, bootstrap_warnings, patient_ids
+from textseg.metrics.emptiness import emptiness_warnings
 from textseg.metrics.scores import PRIMARY, SCORES, reported
 from textseg.runs.cases import OUTLINES, CaseRow, table_rows
 
@@ -207,6 +208,7 @@ def _positions(found: Resampled, endpoints: Sequence[str]) -> list[int]:
 def _warnings(methods: dict[str, list[Result]], cases: Sequence[CaseRow]) -> tuple[str, ...]:
     """What a reader must know before believing a number, as sentences."""
     warnings = bootstrap_warnings([case.case_id for case in cases], len(cases))
+    warnings += emptiness_warnings([case.caption for case in cases], [case.true for case in cases])
     for seeds, warning in _FEW_SEEDS.items():
         names = ", ".join(name for name, results in methods.items() if len(results) == seeds)
         if names:
