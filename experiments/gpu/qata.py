@@ -51,7 +51,7 @@ from typing import Any
 
 from commands import Command, FailedError, cores, fail, read, say, start, write
 
-from textseg.metrics.scores import SCORES
+from textseg.metrics.scores import MAIN
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXPERIMENTS = REPOSITORY / "experiments"
@@ -359,14 +359,14 @@ def speed_table(job: Job) -> list[str]:
 
 def score_table(job: Job) -> list[str]:
     """The lines of a Markdown table of the tests."""
-    head = f"network | captions | {' | '.join(SCORES)} | minutes to train"
+    head = f"network | captions | {' | '.join(MAIN)} | minutes to train"
     rows = []
     for network in job.networks:
         seconds = training_seconds(job, network) if job.tested(network) else None
         for mode in CAPTIONS:
             result = job.results(network, mode)
             minutes = f"{seconds / 60:.1f}" if seconds is not None and mode == "true" else ""
-            cells = [score(result, name) if result else "" for name in SCORES]
+            cells = [score(result, name) if result else "" for name in MAIN]
             rows.append([NETWORKS[network], mode, *cells, minutes])
     return table(head, rows)
 

@@ -157,7 +157,8 @@ def test_cases_csv_has_the_promised_columns(trained: Trained) -> None:
     header = (trained.run / "test/true/cases.csv").read_text().splitlines()[0]
     assert header == (
         "case,case_id,patient,caption,dice,iou,intersection,predicted,true,pixels,hd95,nsd,"
-        "surface_unit,lesion_size,lesion_number,lesion_side,truth"
+        "diagonal,surface_unit,lesion_size,lesion_number,lesions_predicted,lesions_matched,"
+        "lesions_matched_half,lesion_side,truth"
     )
 
 

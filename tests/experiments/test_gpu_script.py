@@ -40,8 +40,8 @@ def job(tmp_path: Path) -> MakeJob:
 def write_results(out: Path, network: str, dice: float) -> Path:
     run = out / "runs" / network / f"{network}_qata" / "2026-01-01_00-00-00"
     for mode in qata.CAPTIONS:
-        scores: dict[str, float | None] = dict.fromkeys(qata.SCORES, dice)
-        scores |= {f"{name}_ci_{end}": None for name in qata.SCORES for end in ("low", "high")}
+        scores: dict[str, float | None] = dict.fromkeys(qata.MAIN, dice)
+        scores |= {f"{name}_ci_{end}": None for name in qata.MAIN for end in ("low", "high")}
         file = run / "test" / mode / "metrics.json"
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps(scores))
