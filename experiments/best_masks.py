@@ -4,7 +4,7 @@
 
 For each mask and stride, logits on a grid of image_size / stride are fitted to the mask by gradient
 descent. As in a test they are resized bilinearly to the input, then to the mask's own size, and cut
-at 0. Strides of the suite's networks: LSMS, TMC and LAVT 4, TMCA and the U-Net 1.
+at 0. Strides of the suite's networks: LSMS, TMC and LAVT 4, TMCA, LViT and the U-Net 1.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pytest
 
-from textseg.errors import UserError, check_choice
+from textseg.errors import UserError, check_choice, refusing
 
 
 @pytest.mark.parametrize("choices", [Literal["a", "b"], ("a", "b"), ["a", "b"], {"a": 1, "b": 2}])
@@ -17,3 +17,12 @@ def test_a_value_outside_a_literal_or_a_sequence_is_refused_with_its_choices(cho
     cause, remedy = str(caught.value).splitlines()
     assert "mode='c'" in cause
     assert "['a', 'b']" in remedy
+
+
+def test_an_error_of_ours_inside_a_library_call_is_not_wrapped_again() -> None:
+    with pytest.raises(UserError) as error, refusing(ValueError, "the outer cause", "the outer"):
+        raise UserError("the inner cause", "the inner")
+    assert str(error.value).splitlines()[0] == "the inner cause"
+    with pytest.raises(UserError) as error, refusing(ValueError, "the outer cause", "the outer"):
+        raise ValueError("five\nsix")
+    assert str(error.value).splitlines()[0] == "the outer cause (five)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -29,7 +30,10 @@ def load_plain(path: str | Path, *, field: str, wanted: str) -> Any:
     cause = f"{field}={str(path)!r} cannot be read as weights"
     remedy = f"it is cut short, or holds code, which is never run: give {wanted}"
     with refusing(Exception, cause, remedy):  # a file fails in as many ways as it can be broken
-        return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except UnpicklingError as error:  # torch says how to run the code, which none should
+            raise UserError(cause, remedy) from error
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

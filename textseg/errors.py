@@ -69,11 +69,15 @@ def refusing(
 ) -> Iterator[None]:
     """Raise a UserError for exceptions of some kinds, whose first line ends the cause in brackets.
 
+    A UserError that the block raises stays as it is, although it is a ValueError.
+
     Raises:
         UserError: the block raised one of `kinds`.
     """
     try:
         yield
+    except UserError:
+        raise
     except kinds as error:
         raise UserError(f"{cause} ({first_line(error)})", remedy) from error
 

@@ -151,14 +151,15 @@ class CrossAttention(nn.Module):
     """Multi-head attention of one sequence to another.
 
     Args:
-        dim: width C of the queries and of the result; heads are 32 wide, or the next width above
-            that divides C.
+        dim: width C of the queries and of the result.
         context_dim: width D of the keys and values.
+        heads: by default they are 32 wide. If C is no multiple, the next smaller number that fits.
     """
 
-    def __init__(self, dim: int, context_dim: int) -> None:
+    def __init__(self, dim: int, context_dim: int, *, heads: int | None = None) -> None:
         super().__init__()
-        self.heads = next(h for h in range(max(1, dim // 32), 0, -1) if dim % h == 0)
+        most = heads or max(1, dim // 32)
+        self.heads = next(h for h in range(most, 0, -1) if dim % h == 0)
         self.to_query = nn.Linear(dim, dim)
         self.to_key = nn.Linear(context_dim, dim, bias=False)  # a bias cancels in the softmax
         self.to_value = nn.Linear(context_dim, dim)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""QaTa-COV19 in full on one CUDA GPU: cost and speed, five networks trained, tested and compared.
+"""QaTa-COV19 in full on one CUDA GPU: cost and speed, networks trained, tested and compared.
 
     python experiments/gpu/qata.py --root /data/QaTa-COV19 [--captions FOLDER] [--out runs/gpu]
 
@@ -56,6 +56,7 @@ from textseg.metrics.scores import MAIN
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXPERIMENTS = REPOSITORY / "experiments"
 NETWORKS = {"unet": "U-Net", "lsms": "LSMS", "tmc": "TMC", "tmca": "TMCA", "lavt": "LAVT"}
+NETWORKS |= {"languidemedseg": "LanGuideMedSeg"}
 CAPTIONS = ("true", "empty", "shuffled")
 SPARE_CORES = 2  # of the training itself, when workers are counted
 MOST_WORKERS = 16
@@ -72,7 +73,7 @@ SMOKE_BENCHMARK = ["--modes", "[fp32,bf16]", "--image_size", "96", "--batch_size
 SMOKE_BENCHMARK += ["--rounds", "1"]
 BENCHMARK = ["--modes", "[fp32,bf16+compile]", "--device", "cuda", "--batch_size", "64"]
 BENCHMARK += ["--rounds", "10"]
-FORMATS = ["--memory_formats", "[channels_last]"]  # in which all five train
+FORMATS = ["--memory_formats", "[channels_last]"]  # in which all train
 # Run on the GPU machine before anything long is started.
 CHECK = """
 import json, platform, sys, torch

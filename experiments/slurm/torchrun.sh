@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on one machine or on several without SLURM, one process per GPU. From the repository:
 #
-#   experiments/slurm/torchrun.sh --config experiments/lsms_qata.yaml --data.root /data/QaTa
+#   experiments/slurm/torchrun.sh --config experiments/tmca_qata.yaml --data.root /data/QaTa
 #
 # On several machines the same on each of them, which must see the same disk:
 #

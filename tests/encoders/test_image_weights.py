@@ -193,7 +193,7 @@ def test_colors_that_the_options_tell_win_over_the_names(tmp_path: Path) -> None
 # --- in every network
 
 
-@pytest.mark.parametrize("name", ["TMC", "TMCA", "LAVT"])
+@pytest.mark.parametrize("name", ["TMC", "TMCA", "LAVT", "LanGuideMedSeg"])
 @pytest.mark.parametrize("pretrained", [True, False])
 def test_text_guided_networks_take_the_file_and_train_it_at_the_slower_rate(
     name: str, pretrained: bool, tmp_path: Path
@@ -208,6 +208,7 @@ def test_text_guided_networks_take_the_file_and_train_it_at_the_slower_rate(
         image_weights=saved(tmp_path / "w.pth", reference.state_dict()),
         text_encoder=str(tmp_path / "bert"),
         pretrained=pretrained,
+        freeze_text=None,
     )
     assert same_weights(model.image_encoder, reference)
     groups = model.parameter_groups(lr=1.0, weight_decay=0.0, pretrained_lr_scale=0.1)

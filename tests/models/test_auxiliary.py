@@ -92,7 +92,7 @@ def test_without_a_weight_there_are_no_heads_and_no_terms(name: str) -> None:
 
 
 def test_heads_read_maps_that_the_words_change() -> None:
-    for name in ("LSMS", "TMC", "TMCA", "LAVT"):
+    for name in ("LSMS", "TMC", "TMCA", "LAVT", "LanGuideMedSeg"):
         network = tiny(name, auxiliary_weight=0.4).train()
         for part in network.modules():
             if isinstance(part, nn.modules.batchnorm._BatchNorm):

@@ -14,7 +14,7 @@ from tests.models.stand_ins import CAPTIONS, make_batch, pictures
 from tests.models.tiny import tiny
 from textseg.errors import UserError
 
-NETWORKS = ("TMC", "TMCA", "LAVT")
+NETWORKS = ("TMC", "TMCA", "LAVT", "LanGuideMedSeg")
 
 
 def stages_inputs(network: Any) -> list[Tensor]:

@@ -96,7 +96,7 @@ class TestTMCByPixel(TextGuidedContract):
 
     network_name = "TMC"
     learning_settings: ClassVar[dict[str, Any]] = {"alignment": "pixel"}
-    learning_rate, learning_steps = 2e-3, 80  # at 5e-3 both squares stay one mask
+    learning_rate, learning_steps = 2e-3, 120  # at 5e-3 both squares stay one mask
 
 
 def test_lists_as_yaml_gives_them_build_the_network_of_tuples() -> None:

@@ -45,6 +45,12 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "alignment_dim": 16,
     },
     "LAVT": _ON_SWIN,
+    "LanGuideMedSeg": {
+        "image_encoder": "test_convnext",
+        "text_encoder": "scratch",
+        "pretrained": False,
+    },
+    "LViT": {"text_encoder": "scratch", "pretrained": False, "width": 8, "dropout": 0.0},
     "ImageBaseline": {"image_encoder": "tu-test_convnext", "pretrained": False},
 }
 

@@ -70,7 +70,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     # Not square, so that height and width cannot be confused.
     changes = {
         "model": merged(SMALL, {"init_args": {"text_encoder": str(home / "bert"), "warmup": 0.0}}),
-        "seed_everything": 4,  # its masks have both values
+        "seed_everything": 2,  # its masks have both values
         "data": {"init_args": {"image_size": [32, 64]}},
     }
     outcome = call(*train_arguments(write_experiment(home, **changes), root), cwd=home)
@@ -265,7 +265,9 @@ def test_one_image_gives_mask_overlay_and_probabilities_of_16_bit(
     assert stored.mode == "I;16"
     levels = np.asarray(stored)
     assert np.abs(levels / 65535 - wanted.probs).max() <= 0.5 / 65535 + 1e-9
-    assert np.array_equal(levels > 32767, wanted.mask)
+    sure = np.abs(wanted.probs - 0.5) > 1 / 65535  # what no rounding can carry over the threshold
+    assert sure.mean() > 0.99
+    assert np.array_equal((levels > 32767)[sure], wanted.mask[sure])
     page = overlay(
         read_image(Path(trained.image())), None, wanted.mask, caption=TEXT, title=["train0__0"]
     )

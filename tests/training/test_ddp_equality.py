@@ -67,6 +67,8 @@ CASES = {
     "TMC": Case("TMC", {"alignment_weight": 1.0}),
     "TMCA": Case("TMCA", {"alignment_weight": 1.0}),
     "LAVT": Case("LAVT"),
+    "LanGuideMedSeg": Case("LanGuideMedSeg"),
+    "LViT": Case("LViT"),
     "ImageBaseline": Case("ImageBaseline"),
     "TMC, pixel": Case("TMC", {"alignment_weight": 1.0, "alignment": "pixel"}),
     "TMCA, global": Case("TMCA", {"alignment_weight": 1.0, "alignment": "global"}),

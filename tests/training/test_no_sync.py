@@ -105,6 +105,8 @@ def test_nothing_is_waited_for_in_the_log_the_clipping_and_the_optimizer_on_a_gp
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     network, batch = made("ImageBaseline"), make_batch(4)
+    # Asked once, before the first step, of a network on the CPU.
+    monkeypatch.setattr(network, "no_weight_decay", network.no_weight_decay().copy)
     with fake_gpu(monkeypatch) as to_gpu:
         trainer = two_steps(to_gpu(network), to_gpu(batch), GPU, strategy=FakeGPUStrategy())
     (optimizer,) = trainer.optimizers

@@ -96,7 +96,7 @@ class Watch(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, *others: Any
     ) -> None:
         if not trainer.sanity_checking:
-            self.validated.append(pl_module.state_dict()["head.weight"].clone())
+            self.validated.append(pl_module.state_dict()[HEAD].clone())
 
 
 class Dies(L.Callback):
@@ -145,7 +145,7 @@ def test_a_validation_scores_the_average_and_best_ckpt_keeps_what_it_scored(aver
     for weights, mean in zip(scored, expected, strict=True):
         torch.testing.assert_close(weights, mean)
     best = averaged.checkpoint("best")
-    assert torch.equal(best["state_dict"]["head.weight"], scored[best["epoch"]])
+    assert torch.equal(best["state_dict"][HEAD], scored[best["epoch"]])
     assert not torch.equal(scored[0], scored[1])
 
 
@@ -196,7 +196,8 @@ def test_averaging_goes_on_exactly_after_a_break(tmp_path: Path, data: Path) -> 
 
 
 def test_early_stopping_ends_a_run_that_no_longer_improves(tmp_path: Path, data: Path) -> None:
-    stopping = {"monitor": "val/dice", "mode": "max", "patience": 2}
+    # Statistics of batch norms go on changing, whatever the rate.
+    stopping = {"monitor": "val/dice", "mode": "max", "patience": 2, "min_delta": 0.05}
     callbacks = [{"class_path": "EarlyStopping", "init_args": stopping}]
     model = {**SMALL, "init_args": {**SMALL["init_args"], "lr": 1e-12}}
     trainer = {"max_epochs": 9, "callbacks": callbacks}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser
 
@@ -23,6 +23,21 @@ class CommandParser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise ParseError instead of printing usage and exiting."""
         raise ParseError(message) from ex
+
+
+def read_whole_numbers_as_int(parser: ArgumentParser) -> None:
+    """Let every argument that takes int or float try int first.
+
+    typing hands out one object for equal unions, the first that was made: what was imported before
+    the Trainer decides whether its ``Union[int, float]`` still is one. In the other order ``1``
+    batch would be read as 1.0, all batches.
+    """
+    for action in parser._actions:
+        hint = getattr(action, "_typehint", None)
+        kinds = get_args(hint)
+        if get_origin(hint) is Union and {int, float} <= {*kinds}:
+            ordered = (int, float, *(kind for kind in kinds if kind not in (int, float)))
+            action._typehint = Union[ordered]  # type: ignore[attr-defined]  # noqa: UP007
 
 
 def run_command(

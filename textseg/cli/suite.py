@@ -39,7 +39,7 @@ from textseg.cli.arguments import (
 )
 from textseg.cli.commands import Command, Datasets, load
 from textseg.cli.messages import explain, options
-from textseg.cli.parser import CommandParser, ParseError
+from textseg.cli.parser import CommandParser, ParseError, read_whole_numbers_as_int
 from textseg.cli.quiet import silence_noise
 from textseg.encoders import restoring
 from textseg.errors import UserError
@@ -144,6 +144,7 @@ class SuiteCLI(LightningCLI):
             made &= {*inspect.signature(function).parameters}
             added = own.add_function_arguments(function, skip=made)
             self._subcommand_method_arguments[name] = added
+        read_whole_numbers_as_int(own)
         self._subcommand_parsers = {name: own}
         parser.add_subcommands().add_subcommand(name, own, help=summary)
 

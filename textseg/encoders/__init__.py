@@ -12,9 +12,11 @@ with the promises of `TextEncoderBase`.
 
 from textseg.encoders.image import (
     IMAGENET,
+    STRIDES,
     ImageEncoder,
     Normalize,
     check_image_size,
+    check_strides,
     is_timm_model,
     load_timm_weights,
     near_timm_names,
@@ -33,12 +35,14 @@ from textseg.encoders.timm_source import timm_source
 
 __all__ = [
     "IMAGENET",
+    "STRIDES",
     "ImageEncoder",
     "NoText",
     "Normalize",
     "TextEncoder",
     "TextEncoderBase",
     "check_image_size",
+    "check_strides",
     "is_restoring",
     "is_timm_model",
     "load_timm_weights",

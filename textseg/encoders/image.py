@@ -15,6 +15,9 @@ from textseg.encoders.timm_source import timm_source
 from textseg.encoders.weights import load_pyramid
 from textseg.errors import UserError, first_line
 
+STRIDES = (4, 8, 16, 32)  # of four stages, fine to coarse
+# Options of a pyramid that the whole network does not have.
+PYRAMID_OPTIONS = ("features_only", "out_indices", "feature_cls", "feature_cfg")
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
@@ -63,6 +66,15 @@ def near_timm_names(name: str, *, prefix: str = "", others: Sequence[str] = ()) 
     return difflib.get_close_matches(name, known, n=3)
 
 
+def _whole_network(name: str, options: Mapping[str, Any]) -> nn.Module:
+    """The network that a pyramid is of, for its names and shapes; no random number is drawn."""
+    import timm
+
+    settings = {k: v for k, v in options.items() if k not in PYRAMID_OPTIONS}
+    with torch.random.fork_rng(devices=[]):
+        return timm.create_model(name, pretrained=False, **settings)
+
+
 def timm_no_weight_decay(
     body: nn.Module, name: str, options: Mapping[str, Any] | None = None
 ) -> set[str]:
@@ -74,15 +86,10 @@ def timm_no_weight_decay(
     Args:
         body: timm's feature pyramid.
         name: of the timm network.
-        options: that it was made with, but for those of the pyramid.
+        options: that the pyramid was made with.
     """
-    import timm
-
-    settings = {
-        k: v for k, v in (options or {}).items() if k not in ("out_indices", "features_only")
-    }
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        whole = timm.create_model(name, **settings)
+    with torch.device("meta"):
+        whole = _whole_network(name, options or {})
     named: Collection[str] = getattr(whole, "no_weight_decay", set)()
     patterns = [_dotted(pattern) for pattern in named]  # XCiT's are with a *
     names = {k: _dotted(k.removeprefix("model.")) for k, _ in body.named_parameters()}
@@ -114,10 +121,6 @@ def check_image_size(size: Sequence[int], stride: int, network: str, *, position
         )
 
 
-# Options of a pyramid that the whole network does not have.
-PYRAMID_OPTIONS = ("features_only", "out_indices", "feature_cls", "feature_cfg")
-
-
 def load_timm_weights(
     body: nn.Module, name: str, options: Mapping[str, Any], path: str, *, asked: str
 ) -> None:
@@ -133,12 +136,22 @@ def load_timm_weights(
     Raises:
         UserError: the file cannot be read, or does not fit.
     """
-    import timm
+    load_pyramid(body, _whole_network(name, options), path, asked=asked)
 
-    settings = {k: v for k, v in options.items() if k not in PYRAMID_OPTIONS}
-    with torch.random.fork_rng(devices=[]):  # only its names, shapes and translation are used
-        whole = timm.create_model(name, pretrained=False, **settings)
-    load_pyramid(body, whole, path, asked=asked)
+
+def check_strides(image_encoder: str, strides: Sequence[int]) -> None:
+    """Check that an encoder's feature maps lie at STRIDES.
+
+    Raises:
+        UserError: they do not.
+    """
+    if tuple(strides) != STRIDES:
+        raise UserError(
+            f"image_encoder={image_encoder!r} has feature maps at strides {list(strides)}, "
+            f"not {list(STRIDES)}",
+            "choose a ConvNeXt or a Swin, or pick the stages of another network with "
+            "image_encoder_options: {out_indices: [1, 2, 3, 4]}",
+        )
 
 
 class ImageEncoder(nn.Module):

@@ -44,6 +44,7 @@ from torch import Tensor, nn
 
 from textseg.backbone import TextImageBackboneMixin
 from textseg.batch import Batch, SegmentationOutput, TextFeatures
+from textseg.encoders import STRIDES, check_strides
 from textseg.errors import UserError, check_at_least, check_choice, check_choices
 from textseg.explain import record_inputs
 from textseg.layers import (
@@ -63,7 +64,6 @@ from textseg.models.base import SegmentationModule
 
 Alignment = Literal["target", "global", "none"]
 LEVELS = (1, 2, 3, 4)
-STRIDES = (4, 8, 16, 32)
 POSITION_DIM = 64
 SUBPIXEL_WIDTH = 16  # channels at input size
 
@@ -358,7 +358,7 @@ class TMCA(TextImageBackboneMixin, SegmentationModule):
             image_weights=image_weights,
         )
         channels, text_dim = self.image_encoder.channels, self.text_encoder.dim
-        _check_strides(image_encoder, self.image_encoder.strides)
+        check_strides(image_encoder, self.image_encoder.strides)
         if enhancement_feeds_encoder:
             self.image_encoder.check_steppable()
         self.embeddings, self.enhancement = nn.ModuleDict(), nn.ModuleDict()
@@ -462,13 +462,3 @@ class TMCA(TextImageBackboneMixin, SegmentationModule):
 
 def _key(level: int) -> str:
     return f"level{level}"
-
-
-def _check_strides(image_encoder: str, strides: Sequence[int]) -> None:
-    if tuple(strides) != STRIDES:
-        raise UserError(
-            f"image_encoder={image_encoder!r} has feature maps at strides {list(strides)}, "
-            f"not {list(STRIDES)}",
-            "choose a ConvNeXt or a Swin, or pick the stages of another network with "
-            "image_encoder_options: {out_indices: [1, 2, 3, 4]}",
-        )

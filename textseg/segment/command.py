@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from textseg.errors import UserError, check_at_least, refusing
-from textseg.preprocess import FULL_SCALE, probe_size
+from textseg.errors import check_at_least, refusing
+from textseg.preprocess import probe_size
 from textseg.runs.folder import unique_dir
-from textseg.visualize.overlay import overlay
-
-if TYPE_CHECKING:
-    from textseg.segment.network import Segmentation
-    from textseg.segment.rows import Row
 
 
 def segment(
@@ -69,7 +62,8 @@ def segment(
     """
     from textseg.runs.outputs import write_averaging
     from textseg.segment.network import load
-    from textseg.segment.rows import read_rows
+    from textseg.segment.rows import check_texts, read_rows
+    from textseg.segment.written import write_masks
 
     check_at_least("batch_size", batch_size, 1)
     rows = list(read_rows(Path(image), text, root))
@@ -77,7 +71,7 @@ def segment(
         probe_size(path)
     net = load(ckpt_path, image_size=image_size, device=device, tta=tta, mirror_text=mirror_text)
     if net.takes_text:
-        _check_texts(rows)
+        check_texts(rows)
     cause = f"output={output!r} cannot be written to"
     with refusing(OSError, cause, "free space there, or give another folder"):
         folder = unique_dir(Path(output).expanduser().resolve())
@@ -89,25 +83,5 @@ def segment(
         )
         bar = tqdm(results, "segment", len(rows), delay=2, unit="image")
         for row, result in zip(rows, bar, strict=True):
-            _write(folder, row, result, probabilities=probabilities)
+            write_masks(folder, row, result, probabilities=probabilities)
     return folder
-
-
-def _check_texts(rows: Sequence[Row]) -> None:
-    for row in rows:
-        if not (row.text or "").strip():
-            raise UserError(
-                f"{row.where}: there is no text, but the network segments what is named",
-                'say what to look for: textseg segment IMAGE "text", or a table with a text in '
-                "each row",
-            )
-
-
-def _write(folder: Path, row: Row, result: Segmentation, *, probabilities: bool) -> None:
-    name, caption = f"{row.case}.png", row.text or "(no text)"
-    Image.fromarray(result.mask.astype(np.uint8) * 255).save(folder / "masks" / name)
-    page = overlay(result.image, None, result.mask, caption=caption, title=[row.case])
-    Image.fromarray(page).save(folder / "overlays" / name)
-    if probabilities:
-        levels = (result.probs.astype(np.float64) * FULL_SCALE).round().astype(np.uint16)
-        Image.fromarray(levels).save(folder / "probabilities" / name)

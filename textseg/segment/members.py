@@ -78,8 +78,8 @@ def _task(path: str | Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     task = run.data_identity() or {}
     for name in (name for name in ("root", "captions") if task.get(name)):
         task[name] = Path(task[name]).name
-    settings = nested(run.settings(), "data", "init_args") or {}
-    task |= {name: settings[name] for name in _SHOWN if name in settings}
+    shown = {name: nested(run.settings(), "data", "init_args", name) for name in _SHOWN}
+    task |= {name: value for name, value in shown.items() if value is not None}
     size = task.get("image_size") or nested(checkpoint.get(ABOUT), "image_size")
     if size is not None:
         task["image_size"] = [size, size] if isinstance(size, int) else list(size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,3 +81,18 @@ def _one_column(file: Path, columns: list[str], accepted: tuple[str, ...]) -> st
             "keep one of them",
         )
     return matching[0] if matching else ""
+
+
+def check_texts(rows: Sequence[Row]) -> None:
+    """Check that every row has a text, for a network that reads it.
+
+    Raises:
+        UserError: one has none.
+    """
+    for row in rows:
+        if not (row.text or "").strip():
+            raise UserError(
+                f"{row.where}: there is no text, but the network segments what is named",
+                'say what to look for: textseg segment IMAGE "text", or a table with a text in '
+                "each row",
+            )
