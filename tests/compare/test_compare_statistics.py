@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import permutation_test, t
+from scipy.stats import norm, permutation_test, t
 
 from tests.metrics.pairs import counted
 from textseg.compare.statistics import (
@@ -21,7 +21,7 @@ from textseg.compare.statistics import (
     run_scores,
     score_with_interval,
 )
-from textseg.metrics.bootstrap import SeedVariance, patient_ids
+from textseg.metrics.bootstrap import SeedVariance, patient_ids, shape_of
 from textseg.metrics.scores import MAIN, mean_scores, score_intervals
 
 Floats = NDArray[np.float64]
@@ -77,10 +77,11 @@ def test_scores_of_a_run_equal_those_of_the_metrics(generator: np.random.Generat
     assert (low, high) == (pytest.approx(ends[0]), pytest.approx(ends[1]))
 
 
-def test_no_foreground_at_all_is_a_global_score_of_one() -> None:
+def test_there_is_no_global_score_without_any_foreground() -> None:
     sums = np.zeros((1, 3, 8))
     sums[..., [1, 3]] = 1
-    assert run_scores(sums)[0].tolist() == [0, 0, 1, 1]
+    assert run_scores(sums)[0, :2].tolist() == [0, 0]
+    assert np.isnan(run_scores(sums)[0, 2:]).all()
 
 
 def test_the_interval_covers_the_true_difference_at_its_nominal_rate() -> None:
@@ -129,11 +130,12 @@ def test_the_spread_is_that_of_a_two_way_analysis_of_variance(
     own = score_with_interval(found, 0)
     assert own.seed_variance[0] == pytest.approx((ms_trainings - ms_rest) / cells, rel=0.05)
     assert own.draws[:, 0].var() + own.seed_variance[0] == pytest.approx(expected, rel=0.05)
-    weights = (ms_patients / cells) ** 2 / (patients - 1) + (ms_trainings / cells) ** 2 / (
+    of_patients = shape_of(found.left_out[0].mean(axis=0)).degrees_of_freedom[0]
+    weights = (ms_patients / cells) ** 2 / of_patients + (ms_trainings / cells) ** 2 / (
         trainings - 1
     )
-    assert own.degrees_of_freedom[0] == pytest.approx(expected**2 / weights, rel=0.1)
-    half = t.ppf(0.975, own.degrees_of_freedom[0]) * np.sqrt(expected)
+    assert own.shape.degrees_of_freedom[0] == pytest.approx(expected**2 / weights, rel=0.1)
+    half = t.ppf(0.975, own.shape.degrees_of_freedom[0]) * np.sqrt(expected)
     assert (own.high[0] - own.low[0]) / 2 == pytest.approx(half, rel=0.05)
 
 
@@ -177,15 +179,15 @@ def test_p_is_below_a_twentieth_exactly_where_the_interval_leaves_out_zero(
 def test_p_of_a_normal_spread_is_that_of_students_t(generator: np.random.Generator) -> None:
     draws = generator.normal(0.02, 0.006, (100_000, 1))
     value, none = np.array([0.02]), np.array([0.0])
-    gap = estimated(
-        value, draws, [SeedVariance(none + 0.008**2, none + 0.008**2, 3)], 40, bounds=(-1, 1)
-    )
-    expected = 2 * t.sf(0.02 / 0.01, gap.degrees_of_freedom[0])
+    left_out = norm.ppf((np.arange(40) + 0.5) / 40)[:, None]
+    seeds = [SeedVariance(none + 0.008**2, none + 0.008**2, 3)]
+    gap = estimated(value, draws, left_out, seeds, bounds=(-1, 1))
+    expected = 2 * t.sf(0.02 / 0.01, gap.shape.degrees_of_freedom[0])
     assert interval_test(gap)[0] == pytest.approx(expected, rel=0.02)
-    far = estimated(value * 9, draws + 0.16, [], 40, bounds=(-1, 1))
+    far = estimated(value * 9, draws + 0.16, left_out, [], bounds=(-1, 1))
     assert interval_test(far)[0] == pytest.approx(1 / 100_001), "never 0"
-    assert interval_test(estimated(none, draws * 0, [], 40, bounds=(-1, 1)))[0] == 1
-    assert np.isnan(interval_test(estimated(value, draws, [], 1, bounds=(-1, 1)))[0])
+    assert interval_test(estimated(none, draws * 0, left_out, [], bounds=(-1, 1)))[0] == 1
+    assert np.isnan(interval_test(estimated(value, draws, left_out[:1], [], bounds=(-1, 1)))[0])
 
 
 def null_comparisons(
@@ -202,15 +204,16 @@ def null_comparisons(
                 + generator.normal(0, noise, (seeds, 1))
                 + generator.normal(0, 0.028, (seeds, 200)),
                 np.full(200, 100.0),
-            )
+            )[..., :2]
             for _ in range(2)
         ]
-        found = resample(tables, np.arange(200), resamples=400, seed=repetition)
+        found = resample(tables, np.arange(200), resamples=400, seed=repetition, names=["dice"])
         gap = score_with_interval(found, 0, 1)
         outside[repetition] = gap.low[0] > 0 or gap.high[0] < 0
         small[repetition] = interval_test(gap)[0] < 0.05
         if seeds == 1:
-            p = paired_test(found.sums[0], found.sums[1], permutations=400, seed=repetition)
+            pair = found.sums[0], found.sums[1]
+            p = paired_test(*pair, permutations=400, seed=repetition, names=["dice"])
             small[repetition] = p[0] < 0.05
     return small, outside
 

@@ -93,10 +93,13 @@ def test_every_mask_scores_as_in_scikit_learn_and_torchmetrics(seed: int) -> Non
 
 
 @pytest.mark.parametrize("masks", [0, 2])
-def test_global_scores_of_empty_tables_are_one(masks: int) -> None:
-    nothing = torch.zeros(4, 4, dtype=torch.bool)
-    rows = metrics.select(tabulate([(nothing, nothing)] * 2), np.arange(masks))
-    assert list(metrics.mean_scores(rows).values())[2:] == [1.0, 1.0]
+def test_there_are_no_global_scores_of_a_set_without_a_lesion(masks: int) -> None:
+    nothing, something = torch.zeros(4, 4, dtype=torch.bool), torch.ones(4, 4, dtype=torch.bool)
+    for pred in (nothing, something):
+        rows = metrics.select(tabulate([(pred, nothing)] * 2), np.arange(masks))
+        assert np.isnan(list(metrics.mean_scores(rows).values())[2:]).all()
+        result = metrics.summary(rows)
+        assert np.isnan([result["dice_global"], result["dice_global_ci_low"]]).all()
 
 
 def test_scores_equal_torchmetrics() -> None:

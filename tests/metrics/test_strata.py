@@ -79,6 +79,7 @@ def test_scores_of_a_stratum_are_those_of_its_cases_alone() -> None:
     assert found["small"]["dice"] == pytest.approx((0.5 + 0.8) / 2)
     assert found["small"]["dice_global"] == pytest.approx(26 / 40)
     assert found["none"]["dice"] == pytest.approx((1 + 0) / 2)
+    assert np.isnan(found["none"]["dice_global"]), "without a lesion there is none"
     assert [found[name]["cases"] for name in found] == [2, 2, 1]
     assert [found[name]["patients"] for name in found] == [1, 2, 1]
     own = select(rows, np.array([0, 2]))

@@ -23,13 +23,16 @@ from textseg.metrics.bootstrap import (
     Floats,
     Ints,
     SeedVariance,
+    Shape,
     effective_degrees_of_freedom,
     interval_p_value,
     patient_draws,
+    shape_of,
     t_adjusted_interval,
 )
 from textseg.metrics.scores import (
     MAIN,
+    ends_at_a_bound,
     patient_columns,
     score_bounds,
     scores_of_sums,
@@ -47,12 +50,14 @@ class Resampled(NamedTuple):
     | sums | M of [S, G, C] | sums over each patient's cases, for each of a method's S runs |
     | runs | M of [S, K] | scores of each run |
     | draws | M of [R, S, K] | scores of each run over resampled patients |
+    | left_out | M of [S, G, K] | scores of each run without each patient in turn |
     | names | K | of the scores |
     """
 
     sums: list[Floats]
     runs: list[Floats]
     draws: list[Floats]
+    left_out: list[Floats]
     names: tuple[str, ...]
 
     @property
@@ -64,14 +69,14 @@ class Resampled(NamedTuple):
 class Estimated(NamedTuple):
     """K scores or differences, their 95% intervals, and what these are made of.
 
-    `value`, `low`, `high`, `degrees_of_freedom` and `seed_variance` [K], `draws` [R, K].
+    `value`, `low`, `high` and `seed_variance` [K], `draws` [R, K], and the `shape` of its spread.
     """
 
     value: Floats
     low: Floats
     high: Floats
     draws: Floats
-    degrees_of_freedom: Floats
+    shape: Shape
     seed_variance: Floats
 
 
@@ -91,7 +96,8 @@ def resample(
     sums = [patient_sums(columns, patient, names) for columns in methods]
     runs = [run_scores(one, names) for one in sums]
     draws = bootstrap(sums, resamples=resamples, seed=seed, names=names)
-    return Resampled(sums, runs, draws, tuple(names))
+    left_out = [scores_of_sums(one.sum(axis=1, keepdims=True) - one, names) for one in sums]
+    return Resampled(sums, runs, draws, left_out, tuple(names))
 
 
 def patient_sums(columns: Floats, patient: Ints, names: Sequence[str] = MAIN) -> Floats:
@@ -153,35 +159,56 @@ def score_with_interval(found: Resampled, method: int, less: int | None = None) 
         The ends are NaN with one patient.
     """
     sides, bounds = [method], score_bounds(found.names)
-    value, draws = found.runs[method].mean(axis=0), found.draws[method].mean(axis=1)
+    value, draws, left_out = _means(found, method)
     if less is not None:
         sides, bounds = [method, less], (-bounds[1], bounds[1])
-        value = value - found.runs[less].mean(axis=0)
-        draws = draws - found.draws[less].mean(axis=1)
-    pairs = [(found.runs[side], found.draws[side]) for side in sides]
-    seeds = [seed_variance(runs, drawn) for runs, drawn in pairs if len(runs) > 1]
-    return estimated(value, draws, seeds, found.patients, bounds=bounds)
+        pairs = zip((value, draws, left_out), _means(found, less), strict=True)
+        value, draws, left_out = (one - other for one, other in pairs)
+    spreads = [(found.runs[side], found.draws[side]) for side in sides]
+    seeds = [seed_variance(runs, drawn) for runs, drawn in spreads if len(runs) > 1]
+    one = estimated(value, draws, left_out, seeds, bounds=bounds)
+    if less is not None:
+        return one
+    sums = found.sums[method].mean(axis=0)
+    low, high = ends_at_a_bound(value, one.low, one.high, sums, found.names)
+    return one._replace(low=low, high=high)
+
+
+def _means(found: Resampled, method: int) -> tuple[Floats, Floats, Floats]:
+    """Means over a method's runs: scores [K], draws [R, K] and scores without a patient [G, K]."""
+    parts = (found.runs, 0), (found.draws, 1), (found.left_out, 0)
+    value, draws, left_out = (part[method].mean(axis=axis) for part, axis in parts)
+    return value, draws, left_out
 
 
 def estimated(
     value: Floats,
     draws: Floats,
+    left_out: Floats,
     seeds: Sequence[SeedVariance],
-    patients: int,
     *,
     bounds: Bounds,
 ) -> Estimated:
-    """Put a 95% interval around values [K], from draws of patients [R, K] and what seeds add."""
-    if patients < 2:
-        undefined = np.full(len(value), np.nan)
-        return Estimated(value, undefined, undefined, draws, undefined, undefined)
+    """Put a 95% interval around values [K].
+
+    Args:
+        value: [K].
+        draws: [R, K], over patients.
+        left_out: [G, K], without each of G patients in turn.
+        seeds: what trainings add.
+        bounds: what the values can be.
+    """
+    undefined = np.full(len(value), np.nan)
+    if len(left_out) < 2:
+        shape = Shape(undefined, undefined)
+        return Estimated(value, undefined, undefined, draws, shape, undefined)
+    shape = shape_of(left_out)
     of_patients = _variance(draws)
-    degrees = effective_degrees_of_freedom(of_patients, patients, seeds)
+    freedom = effective_degrees_of_freedom(of_patients, shape.degrees_of_freedom, seeds)
     added = np.zeros(len(value)) + sum(one.added for one in seeds)
-    low, high = t_adjusted_interval(
-        draws, value, degrees_of_freedom=degrees, seed_variance=added, bounds=bounds
-    )
-    return Estimated(value, low, high, draws, degrees, added)
+    shape = Shape(shape.acceleration, freedom)
+    low, high = t_adjusted_interval(draws, value, shape, seed_variance=added, bounds=bounds)
+    return Estimated(value, low, high, draws, shape, added)
 
 
 def seed_variance(runs: Floats, draws: Floats) -> SeedVariance:
@@ -212,15 +239,12 @@ def interval_test(one: Estimated) -> Floats:
     p < 0.05 exactly where the 95% interval leaves out 0, so that it holds the luck of trainings
     wherever the interval does.
     """
-    columns = zip(one.draws.T, one.value, one.degrees_of_freedom, one.seed_variance, strict=True)
-    return np.array(
-        [
-            interval_p_value(
-                draws, float(value), degrees_of_freedom=float(df), seed_variance=float(variance)
-            )
-            for draws, value, df, variance in columns
-        ]
-    )
+    found = []
+    for number, (draws, value) in enumerate(zip(one.draws.T, one.value, strict=True)):
+        shape = Shape(*(part[number : number + 1] for part in one.shape))
+        variance = float(one.seed_variance[number])
+        found.append(interval_p_value(draws, float(value), shape, seed_variance=variance))
+    return np.array(found)
 
 
 def paired_test(

@@ -41,10 +41,10 @@ def word_use(
             )
             gain = true - np.array([1.0, 0.0]) * changed  # means over the same cases
             own = resample([gain], patient, resamples=resamples, seed=seed, names=[PRIMARY])
-            runs, draws = own.runs[0], own.draws[0]
+            runs, draws, left_out = own.runs[0], own.draws[0], own.left_out[0]
             seeds = [seed_variance(runs, draws)] if len(runs) > 1 else []
-            values = runs.mean(axis=0), draws.mean(axis=1), seeds, own.patients
-            one = estimated(*values, bounds=(-1.0, 1.0))
+            means = runs.mean(axis=0), draws.mean(axis=1), left_out.mean(axis=0)
+            one = estimated(*means, seeds, bounds=(-1.0, 1.0))
             numbers = [float(x[0]) for x in (one.value, one.low, one.high)]
             dice = float(changed[..., 0].mean())
             found.append(WordUse(name, mode, dice, *numbers))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textseg.metrics.bootstrap import (
+    ALPHA,
     RESAMPLES,
     Floats,
     Groups,
@@ -106,6 +107,7 @@ def iou(rows: CaseTableRows, protocol: Protocol = "standard") -> Floats:
 
 
 Summand = Callable[[CaseTableRows, Protocol], Any]  # of each case: [N]
+Counted = Callable[[CaseTableRows], Ints]  # likewise
 
 
 class Score(NamedTuple):
@@ -116,6 +118,7 @@ class Score(NamedTuple):
         above, below: what is summed above and below the line.
         nothing: the score where nothing is summed below.
         highest: what it can be at most; at least it is 0.
+        less_is_better: whether the lower of two is the better.
         masks: it needs the masks themselves, which are looked at in tests alone.
         of_patients: instead of the sums' quotient the mean over patients of each patient's own.
         form: how its number is written.
@@ -126,6 +129,7 @@ class Score(NamedTuple):
     below: Summand
     nothing: float = np.nan
     highest: float = 1.0
+    less_is_better: bool = False
     masks: bool = False
     of_patients: bool = False
     form: str = ".3f"
@@ -141,6 +145,15 @@ def _mean(title: str, value: Summand, where: Summand | None = None, **settings: 
         return np.where(keep(rows, protocol), value(rows, protocol), 0.0)
 
     return Score(title, above, keep, **settings)
+
+
+def _pooled(title: str, above: Counted, below: Counted) -> Score:
+    """Make a score of pixels summed over a set; there is none of a set without a lesion."""
+
+    def below_of_lesions(rows: CaseTableRows, protocol: Protocol) -> Any:
+        return below(rows) if rows.true.any() else np.zeros(len(rows.index))
+
+    return Score(title, lambda rows, protocol: above(rows), below_of_lesions)
 
 
 def _above_iou(threshold: float) -> Summand:
@@ -168,14 +181,12 @@ def _penalized(rows: CaseTableRows, protocol: Protocol) -> Floats:
     return np.where(np.isnan(rows.hd95), missing, rows.hd95)
 
 
-def _of_lesions(count: Callable[[CaseTableRows], Ints]) -> Summand:
+def _of_lesions(count: Counted) -> Summand:
     """Counts of lesions, 0 where they were not looked at."""
     return lambda rows, protocol: np.where(rows.unit > 0, count(rows), 0)
 
 
-def _lesion_scores(
-    found: Callable[[CaseTableRows], Ints], suffix: str, iou: str
-) -> dict[str, Score]:
+def _lesion_scores(found: Counted, suffix: str, iou: str) -> dict[str, Score]:
     """Sensitivity, precision and F1 of lesions pooled over cases, for one criterion of a match."""
     hits, twice = _of_lesions(found), _of_lesions(lambda rows: 2 * found(rows))
     true = _of_lesions(lambda rows: rows.lesions)
@@ -201,18 +212,15 @@ def _without_lesion(rows: CaseTableRows, protocol: Protocol) -> Any:
 SCORES: Mapping[str, Score] = {
     "dice": _mean("Dice per image", dice),
     "miou": _mean("IoU per image", iou),
-    # 1 without any foreground, whatever the protocol:
-    "dice_global": Score(
+    "dice_global": _pooled(
         "Dice of pooled pixels",
-        lambda rows, protocol: 2 * rows.intersection,
-        lambda rows, protocol: rows.predicted + rows.true,
-        nothing=1.0,
+        lambda rows: 2 * rows.intersection,
+        lambda rows: rows.predicted + rows.true,
     ),
-    "iou_global": Score(
+    "iou_global": _pooled(
         "IoU of pooled pixels",
-        lambda rows, protocol: rows.intersection,
-        lambda rows, protocol: rows.predicted + rows.true - rows.intersection,
-        nothing=1.0,
+        lambda rows: rows.intersection,
+        lambda rows: rows.predicted + rows.true - rows.intersection,
     ),
     "dice_patient": Score(
         "Dice per patient, pixels pooled within each",
@@ -226,16 +234,19 @@ SCORES: Mapping[str, Score] = {
         "Images with a lesion and nothing outlined",
         lambda rows, protocol: rows.predicted == 0,
         _with_lesion,
+        less_is_better=True,
     ),
     "false_alarm_rate": _mean(
         "Images without a lesion and something outlined",
         lambda rows, protocol: rows.predicted > 0,
         _without_lesion,
+        less_is_better=True,
     ),
     "false_area": _mean(
         "Share outlined of images without a lesion",
         lambda rows, protocol: _quotient(rows.predicted, rows.pixels),
         _without_lesion,
+        less_is_better=True,
     ),
     **{f"precision_at_{t}": _mean(f"Images with IoU above {t}", _above_iou(t)) for t in THRESHOLDS},
     "pixel_precision": _mean(
@@ -253,12 +264,14 @@ SCORES: Mapping[str, Score] = {
         lambda rows, protocol: _quotient(np.abs(rows.predicted - rows.true), rows.true),
         _with_lesion,
         highest=np.inf,
+        less_is_better=True,
     ),
     "hd95": _mean(
         "95th percentile of boundary distances, where defined",
         lambda rows, protocol: np.nan_to_num(rows.hd95),
         _has_hd95,
         highest=np.inf,
+        less_is_better=True,
         masks=True,
         form=".1f",
     ),
@@ -267,6 +280,7 @@ SCORES: Mapping[str, Score] = {
         _penalized,
         lambda rows, protocol: in_one_unit(rows),
         highest=np.inf,
+        less_is_better=True,
         masks=True,
         form=".1f",
     ),
@@ -340,6 +354,28 @@ def score_bounds(names: Sequence[str]) -> tuple[Floats, Floats]:
     return np.zeros(len(names)), np.array([SCORES[name].highest for name in names])
 
 
+def ends_at_a_bound(
+    estimate: Floats, low: Floats, high: Floats, sums: Floats, names: Sequence[str]
+) -> tuple[Floats, Floats]:
+    """Give an interval to K scores that are 0 or 1 in every patient, of which all draws are alike.
+
+    It reaches 1 - 0.025^(1/n) from the bound, as that of 0 or n of n patients does (Clopper and
+    Pearson, The use of confidence or fiducial limits, 1934). Other intervals stay.
+
+    Args:
+        estimate, low, high: [K].
+        sums: of `patient_columns`, [G, 2 K]; n are the patients that a score sums.
+        names: of the scores.
+    """
+    patients = np.maximum((sums[:, 1::2] > 0).sum(axis=0), 1)
+    reach = 1 - (ALPHA / 2) ** (1 / patients)
+    shares = np.array([SCORES[name].highest == 1 for name in names])
+    alike = shares & np.isclose(low, high, rtol=0, atol=1e-12)
+    low = np.where(alike & np.isclose(estimate, 1, rtol=0, atol=1e-12), 1 - reach, low)
+    high = np.where(alike & np.isclose(estimate, 0, rtol=0, atol=1e-12), reach, high)
+    return low, high
+
+
 def mean_scores(
     rows: CaseTableRows,
     groups: Groups = None,
@@ -377,14 +413,16 @@ def score_intervals(
         name -> (low, high); NaN with fewer than two units to draw from.
     """
     sums = _patient_sums(rows, groups, protocol, names)
-    low, high = sums_interval(
+    estimate = scores_of_sums(sums.sum(axis=0), names)
+    ends = sums_interval(
         sums,
         lambda drawn: scores_of_sums(drawn, names),
-        estimate=scores_of_sums(sums.sum(axis=0), names),
+        estimate=estimate,
         resamples=resamples,
         seed=seed,
         bounds=score_bounds(names),
     )
+    low, high = ends_at_a_bound(estimate, *ends, sums, names)
     return dict(zip(names, zip(low.tolist(), high.tolist(), strict=True), strict=True))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from textseg.errors import UserError, refusing
-from textseg.metrics.scores import MAIN, Protocol
+from textseg.metrics.scores import Protocol
 from textseg.metrics.text import averaging_text
 from textseg.runs.cases import TEST_AGAIN, CaseRow, read_cases
 
@@ -74,7 +74,9 @@ def read_test(folder: Path) -> StoredTest:
         UserError: either is missing, broken, or of another version.
     """
     file = folder / "metrics.json"
-    metrics = read_scores(file, (*MAIN, "cases", "empty_cases", "caption_mode", "protocol"))
+    metrics = read_scores(
+        file, ("dice", "miou", "cases", "empty_cases", "caption_mode", "protocol")
+    )
     if metrics["protocol"] not in get_args(Protocol):
         raise UserError(f"{file}: protocol is {metrics['protocol']!r}", _remedy(file))
     cases = read_cases(folder / "cases.csv", metrics["protocol"])
