@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from textseg.metrics.emptiness import LEAST_CASES, emptiness_warnings, telling_word
+from textseg.metrics.emptiness import emptiness_warnings
+from textseg.preprocess import LEAST_IMAGES, telling_word
 
 LESIONS = ["One lesion, left", "two lesions, right lower", "one lesion, right", "no small lesion"]
 
@@ -37,12 +38,16 @@ def test_captions_without_a_word_are_a_word_of_their_own() -> None:
         (["normal"] * 9 + LESIONS * 6, 9),  # too few to tell
         ([""] * 24, 12),
         (LESIONS * 6, 0),
-        (["x"] * 24, 24),
     ],
 )
 def test_captions_that_do_not_tell_are_not_warned_of(captions: list[str], empty: int) -> None:
     true = [0] * empty + [7] * (len(captions) - empty)
     assert emptiness_warnings(captions, true) == []
     assert (telling_word(captions, true) is None) == (
-        min(empty, len(captions) - empty) < LEAST_CASES
+        min(empty, len(captions) - empty) < LEAST_IMAGES
     )
+
+
+def test_a_set_without_any_lesion_is_warned_of_whatever_its_captions() -> None:
+    (warning,) = emptiness_warnings(["x"] * 3, [0] * 3)
+    assert "no image has a lesion" in warning
