@@ -1,4 +1,4 @@
-"""Scores stratified by the size, number and side of the true lesions."""
+"""Scores stratified by the size, number and side of the true lesions, or any other classes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ Side = Literal["none", "left", "right", "both"]
 SIZES = ("none", "small", "medium", "large")
 NUMBERS = ("0", "1", "2", "3+")
 SIDES = ("none", "left", "right", "both")
+GROUPINGS = ("size", "number", "side")  # that every test has
 ONE_SIDED = 0.9  # share of the foreground that must lie in one half
 
 
