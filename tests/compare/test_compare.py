@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.run_folder import case_row, time_stamp, write_run, write_test
+from tests.run_folder import case_row, time_stamp, write_config, write_run, write_test
 from textseg.compare import Comparison, compare, plain_table
 from textseg.compare.results import THESE_TWO, TRAININGS
 from textseg.errors import UserError
 from textseg.metrics.scores import SCORES, score_intervals
 from textseg.runs import read_cases, table_rows
+from textseg.runs.folder import training_rows_line
 
 CASES = 24
 
@@ -290,6 +291,49 @@ def test_what_differs_is_listed_and_unequal_budgets_are_warned_of(
     assert "epochs trained" in plain_table(found)
     edited.unlink()
     assert quick(pair).terms["model.lr"] == ("0.1", "-")
+
+
+def test_training_rows_are_terms_and_weights_are_warned_of_only_where_one_has_none(
+    pair: list[str],
+) -> None:
+    def weights(*files: str | None) -> Comparison:
+        for run, file, rows in zip(pair, files, (90, 80), strict=True):
+            model = {"class_path": "textseg.models.TMC", "init_args": {"image_weights": file}}
+            write_config(Path(run), model=model)
+            config = Path(run) / "config.yaml"
+            config.write_text(training_rows_line(rows) + config.read_text())
+        return quick(pair)
+
+    both, one = weights("a/swin.pth", "b/convnext.pth"), weights("a/swin.pth", None)
+    assert both.terms["training rows"] == ("90", "80")
+    assert both.terms["model.image_weights"] == ("swin.pth", "convnext.pth")
+    warned = [next(t for t in found.warnings if "equal terms" in t) for found in (both, one)]
+    assert all("training rows: 90 (unet), 80 (lsms)" in text for text in warned)
+    assert ["image_weights" in text for text in warned] == [False, True]
+
+
+def test_strata_of_the_users_own_are_scored_where_every_test_has_them(
+    tmp_path: Path, pair: list[str]
+) -> None:
+    own = {n: {"strata": {"scanner": "AB"[n % 3 == 0]}} for n in range(CASES)}
+    runs = [
+        str(write_run(tmp_path / n, quality(m), changes=own)) for n, m in (("a", 0.5), ("b", 0.7))
+    ]
+    found = quick(runs)
+    classes = [one for one in found.strata if one.grouping == "scanner"]
+    assert [(one.name, one.method, one.cases) for one in classes] == [
+        *[("A", "a", 16), ("A", "b", 16)],
+        *[("B", "a", 8), ("B", "b", 8)],
+    ]
+    chosen = [n % 3 == 0 for n in range(CASES)]
+    assert classes[3].dice == pytest.approx(found.case_dice[1, chosen].mean())
+    assert "by scanner" in plain_table(found)
+    partly = quick([*runs, pair[0]])
+    assert {one.grouping for one in partly.strata} == {"size", "number", "side"}
+    assert any("scanner" in text for text in partly.warnings)
+    other = {n: {"strata": {"scanner": "A"}} for n in range(CASES)}
+    odd = str(write_run(tmp_path / "c", quality(0.5), changes=other))
+    assert "'scanner' differ in 8 of 24" in refusal([runs[0], odd])
 
 
 def test_the_use_of_the_words_is_that_of_the_same_runs(tmp_path: Path, pair: list[str]) -> None:

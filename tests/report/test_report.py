@@ -16,11 +16,14 @@ from PIL import Image
 
 from tests.report.html_page import Page, read_page
 from tests.report.reported_run import CASES, EVIL, edit, write_reported_run
+from tests.run_folder import write_run
 from textseg.compare import compare
 from textseg.metrics.scores import MAIN, SCORES
 from textseg.report import report
 from textseg.report.comparison_page import comparison_page
 from textseg.report.embedded_images import album
+from textseg.report.write_comparison import write_comparison
+from textseg.visualize.overlay import overlay_sheet
 
 # --- what it says --------------------------------------------------------------------------------
 
@@ -169,6 +172,52 @@ def test_a_comparison_holds_its_tables_and_the_pictures_of_every_run(
             assert base64.b64encode(file.read_bytes()).decode() in html
     assert all(warning in page.text for warning in found.warnings)
     assert found.warnings
+
+
+def test_a_comparison_shows_image_and_truth_once_and_panels_of_equal_size(
+    run: Path, folders: list[Path], tmp_path: Path
+) -> None:
+    other = shutil.copytree(folders[1], tmp_path / "lsms" / "2026-01-02_03-04-06")
+    generator = np.random.default_rng(0)
+    for folder in (run, other):
+        for file in (folder / "test/true/overlays").glob("*.png"):
+            image = np.full((30, 40, 3), 90, np.uint8)
+            truth = np.zeros((30, 40), bool)
+            truth[5:20, 5:20] = True
+            pred = truth & (generator.random(truth.shape) < 0.9)
+            overlay_sheet(image, truth, pred, caption="left").save(file)
+    page = read_page(report([str(run), str(other)], output=str(tmp_path / "two.html"), cases=1))
+    shown = [p for p in page.all("img") if re.match(r"c__\d+[: ]", p["alt"])]
+    assert len(shown) == 3 * (2 + 2 * 2), "image, truth, and two panels of each run"
+    assert len({(p["width"], p["height"]) for p in shown}) == 1
+    assert [p["alt"].rpartition(": ")[2] for p in shown[:6]] == [
+        *("image", "truth"),
+        *("prediction", "agreement"),
+        *("prediction", "agreement"),
+    ]
+    assert len({p["src"] for p in shown[:6]}) == 6
+    modes = [str(run), str(run / "test/empty")]
+    page = read_page(report(modes, output=str(tmp_path / "modes.html"), cases=1))
+    shown = [p for p in page.all("img") if re.match(r"c__\d+[: ]", p["alt"])]
+    assert len(shown) == 3 * 2, "whole, as each has a caption of its own"
+
+
+def test_strata_of_the_users_own_have_tables_and_plots(tmp_path: Path) -> None:
+    own = {n: {"strata": {"scanner": "AB"[n % 2]}} for n in range(CASES)}
+    runs = [tmp_path / name / "2026-01-02_03-04-05" for name in ("a", "b")]
+    stratum = {"cases": 6, "patients": 6, "dice": 0.5, "miou": 0.5}
+    for folder in runs:
+        metrics = {"strata": {"scanner": {"A": stratum, "B": stratum}}}
+        write_run(folder, [0.5] * CASES, changes=own, metrics=metrics)
+    page = read_page(report([str(runs[0])]))
+    assert [row[0] for row in page.tables["By scanner; captions: true"]] == ["class", "A", "B"]
+    assert any("by scanner" in picture["alt"] for picture in page.all("img"))
+    both = read_page(report([str(one) for one in runs], output=str(tmp_path / "two.html")))
+    assert any("by scanner" in picture["alt"] for picture in both.all("img"))
+    (title,) = (name for name in both.tables if name.endswith("by scanner"))
+    assert ["scanner", "B", "6", "6"] in [row[:4] for row in both.tables[title]]
+    written = write_comparison(compare([str(one) for one in runs], resamples=100), tmp_path / "out")
+    assert (written / "dice_by_stratum_1.png").is_file()
 
 
 def test_a_comparison_shows_only_cases_that_every_run_has_drawn(

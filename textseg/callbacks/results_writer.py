@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
-from PIL import Image
 
 from textseg.batch import Batch
 from textseg.errors import check_at_least
@@ -39,13 +38,13 @@ from textseg.runs.outputs import (
     mask_bytes,
     mask_source_of,
     new_test_dir,
+    original_picture,
     pack_mask,
-    picture_of,
     rows_in,
     unpack_mask,
     write_mask,
 )
-from textseg.visualize.overlay import overlay
+from textseg.visualize.overlay import overlay_sheet
 
 
 class _Case(NamedTuple):
@@ -56,6 +55,7 @@ class _Case(NamedTuple):
     caption: str
     lesion_number: int
     lesion_side: Side
+    strata: dict[str, str]  # of the user's own
 
 
 class ResultsWriter(L.Callback):
@@ -81,6 +81,7 @@ class ResultsWriter(L.Callback):
         self.results: dict[str, dict[str, Any]] = {}
         self.folder = Path()
         self._drawn: set[int] = set()
+        self._strata: dict[str, list[str]] = {}  # of the user's own, by row of the test set
         self._cases: dict[int, _Case] = {}
         self._masks: dict[int, PackedMask] = {}
 
@@ -93,6 +94,8 @@ class ResultsWriter(L.Callback):
         if self.save_masks:
             (self.folder / "masks").mkdir(exist_ok=True)
         self._drawn = evenly_spaced(self.overlays, rows_in(trainer.test_dataloaders))
+        strata_of = getattr(getattr(trainer, "datamodule", None), "strata_of", None)
+        self._strata = strata_of("test") if strata_of else {}
         self._cases, self._masks = {}, {}
 
     def on_test_batch_end(
@@ -110,13 +113,14 @@ class ResultsWriter(L.Callback):
             case, pred = batch["case"][row], outputs["pred"][row]
             truth = mask_bytes(batch["truth"][row])
             names = case, batch["case_id"][row], batch["text"][row]
-            self._cases[index] = _Case(*names, *describe_truth(truth))
+            own = {name: classes[index] for name, classes in self._strata.items()}
+            self._cases[index] = _Case(*names, *describe_truth(truth), own)
             if self.ranked:
                 self._masks[index] = pack_mask(mask_bytes(pred))
             if self.save_masks:
                 write_mask(pred, self.folder / "masks" / f"{case}.png")
             if index in self._drawn:
-                self._draw(batch, row, mask_bytes(pred))
+                self._draw(trainer, batch, row, mask_bytes(pred))
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score all cases; write metrics.json, cases.csv and the overlays of ranked cases."""
@@ -148,20 +152,21 @@ class ResultsWriter(L.Callback):
             table = _case_rows(rows, cases, sizes, pl_module.protocol, self.truth)
             write_cases(self.folder / "cases.csv", table)
 
-    def _draw(self, batch: Batch, row: int, pred: Bytes) -> None:
+    def _draw(self, trainer: L.Trainer, batch: Batch, row: int, pred: Bytes) -> None:
         case = batch["case"][row]
-        picture = overlay(
-            picture_of(batch, row),
+        sheet = overlay_sheet(
+            original_picture(trainer, batch, row),
             mask_bytes(batch["truth"][row]),
             pred,
             caption=batch["text"][row],
             title=[case, *([f"truth: {self.truth}"] * (self.truth != OUTLINES))],
         )
-        Image.fromarray(picture).save(self.folder / "overlays" / f"{case}.png")
+        sheet.save(self.folder / "overlays" / f"{case}.png")
 
     def _draw_ranked(self, trainer: L.Trainer, rows: CaseTableRows, scores: Floats) -> None:
         """Best, median and worst are known only now, so their images are read again."""
-        choice = choose(scores.tolist(), range(len(scores)), self.ranked)
+        lesions = (rows.true > 0).tolist()
+        choice = choose(scores.tolist(), lesions, range(len(scores)), self.ranked)
         chosen = {int(rows.index[position]) for position in choice.shown()} - self._drawn
         masks = gather_by_index({i: mask for i, mask in self._masks.items() if i in chosen})
         self._masks = {}
@@ -171,7 +176,7 @@ class ResultsWriter(L.Callback):
         for index in sorted(chosen):
             loaded = loader.collate_fn([loader.dataset[index]])
             batch = trainer.strategy.batch_to_device(loaded)  # as before a step, hooks included
-            self._draw(batch, 0, unpack_mask(masks[index]))
+            self._draw(trainer, batch, 0, unpack_mask(masks[index]))
 
 
 def _scored(
@@ -185,6 +190,9 @@ def _scored(
         "number": ([number_class(case.lesion_number) for case in cases], NUMBERS),
         "side": ([case.lesion_side for case in cases], SIDES),
     }
+    for name in cases[0].strata if cases else ():
+        own = [case.strata[name] for case in cases]
+        strata[name] = own, sorted(set(own))
     scores: dict[str, Any] = summary(rows, groups, protocol=protocol)
     scores["warnings"] = bootstrap_warnings(groups, len(cases))
     scores["warnings"] += emptiness_warnings([case.caption for case in cases], rows.true.tolist())

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from textseg.compare.load import Result, load_results
+from textseg.compare.load import Result, load_results, shared_strata
 from textseg.compare.results import (
     THESE_TWO,
     TRAININGS,
@@ -125,6 +125,7 @@ def _compared(
     }
     at = 2 * names.index(PRIMARY)
     dice = {name: one[..., at : at + 2] for name, one in columns.items()}
+    own_strata = shared_strata([one for own in methods.values() for one in own])
     terms = differing_terms(methods)
     tests = [one.test for own in methods.values() for one in own]
     draws = {"resamples": resamples, "seed": seed}
@@ -133,7 +134,7 @@ def _compared(
         baseline=next(iter(methods)),
         methods=_methods(methods, found),
         differences=_differences(list(methods), found, endpoints, seed),
-        strata=by_stratum(dice, cases, patient, **draws),
+        strata=by_stratum(dice, cases, patient, own_strata, **draws),
         cases=cases,
         patients=found.patients,
         case_dice=np.stack([one[..., 0].mean(axis=0) for one in dice.values()]),
@@ -141,6 +142,7 @@ def _compared(
         words=word_use(methods, list(first.cases), patient, **draws),
         terms=terms,
         warnings=(*_warnings(methods, cases), *unequal_terms_warning(terms, list(methods))),
+        own_strata=tuple(own_strata),
     )
 
 
@@ -216,7 +218,12 @@ def _warnings(methods: dict[str, list[Result]], cases: Sequence[CaseRow]) -> tup
     weak = sorted({case.truth for case in cases} - {OUTLINES})
     if weak:
         warnings.append(f"the truth is {', '.join(weak)}, not outlines: scores are against those")
-    for folder in (result.folder for results in methods.values() for result in results):
+    results = [one for own in methods.values() for one in own]
+    known = {name for one in results for row in one.cases.values() for name in row.strata}
+    partial = sorted(known - {*shared_strata(results)})
+    if partial:
+        warnings.append(f"not every test has strata by {', '.join(partial)}: they are left out")
+    for folder in (result.folder for result in results):
         again = sorted(path.name for path in folder.parent.glob(f"{folder.name}_[0-9]*"))
         if again:
             warnings.append(f"{folder} was tested again ({', '.join(again)}): first used")

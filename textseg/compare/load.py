@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from textseg.metrics.scores import case_columns
 from textseg.runs import CaseRow, Run, StoredTest, read_test, table_rows
 
 _SHOWN = 3  # of what differs, in a message
-# What may differ between two seeds of one method: where it ran, not what was trained.
-_OF_THE_MACHINE = frozenset(("seed", "root", "cache", "num_workers"))
+# What may differ between two seeds of one method: where it ran and what is told of its tests.
+_NOT_TRAINED = frozenset(("seed", "root", "cache", "num_workers", "strata"))
 _OF_THE_TRAINING = (
     *("max_epochs", "max_steps", "precision", "gradient_clip_val", "accumulate_grad_batches"),
     "limit_train_batches",
@@ -138,9 +139,21 @@ def _check_same_cases(first: Result, other: Result) -> None:
         )
     for what, of in _EQUAL.items():
         _check_equal(first, other, what, of)
+    for name in shared_strata([first, other]):
+        _check_equal(first, other, f"strata by {name!r}", partial(_class_of, name=name))
     mode = first.test.caption_mode
     if mode == other.test.caption_mode:
         _check_equal(first, other, f"captions (caption mode {mode!r})", lambda row: row.caption)
+
+
+def shared_strata(results: Sequence[Result]) -> list[str]:
+    """Names of the user's own strata that every test has."""
+    columns = [next(iter(result.cases.values())).strata for result in results]
+    return [name for name in columns[0] if all(name in other for other in columns)]
+
+
+def _class_of(row: CaseRow, name: str) -> str:
+    return row.strata[name]
 
 
 def _check_equal(first: Result, other: Result, what: str, of: Callable[[CaseRow], object]) -> None:
@@ -152,7 +165,7 @@ def _check_equal(first: Result, other: Result, what: str, of: Callable[[CaseRow]
             f"the {what} differ in {len(unlike)} of {len(pairs)} cases between {first.folder} and "
             f"{other.folder}: {values}",
             "test both on the same files with the same settings of data (captions, "
-            "normalize_captions, seed)",
+            "normalize_captions, seed, strata)",
         )
 
 
@@ -194,7 +207,7 @@ def training_settings(run: Run) -> dict[str, Any]:
     with refusing((KeyError, TypeError, AttributeError), cause, remedy):
         seed, model, data = stored["seed_everything"], stored["model"], stored["data"]
         trainer = stored.get("trainer") or {}
-        own = {k: v for k, v in data["init_args"].items() if k not in _OF_THE_MACHINE}
+        own = {k: v for k, v in data["init_args"].items() if k not in _NOT_TRAINED}
         return {
             "seed_everything": seed,
             **{"model": model["class_path"], "data": data["class_path"]},

@@ -61,7 +61,8 @@ class Difference:
 class StratumDice:
     """A method's dice in one class of cases, and its difference from the baseline's.
 
-    `grouping` is size, number or side of the true lesions, `name` that of the class, such as small.
+    `grouping` is size, number or side of the true lesions, or a column of the user's own; `name` is
+    that of the class, such as small.
     `difference`, `low` and `high` are NaN for the baseline, the latter with one patient too.
     """
 
@@ -99,7 +100,7 @@ class Comparison:
         baseline: the method that the others are compared with; the first of `methods`.
         methods: in the order of the runs.
         differences: for each other method one for each score.
-        strata: for each class of size, number and side of lesions one for each method.
+        strata: for each class of each grouping one for each method.
         cases: the N cases; captions are those of the baseline's first run.
         patients: their number; a case without a patient counts alone.
         case_dice: [M, N], mean over each method's seeds.
@@ -107,6 +108,7 @@ class Comparison:
         words: for each method and each other caption mode that all of its runs were tested with.
         terms: everything else in which methods differ: name -> a value for each method.
         warnings: what a reader must know before believing a number.
+        own_strata: names of the groupings that are columns of the user's own.
     """
 
     baseline: str
@@ -120,3 +122,4 @@ class Comparison:
     words: tuple[WordUse, ...]
     terms: dict[str, tuple[str, ...]]
     warnings: tuple[str, ...]
+    own_strata: tuple[str, ...] = ()

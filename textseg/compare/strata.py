@@ -1,7 +1,7 @@
-"""Dice and its difference from the baseline by size, number and side of the true lesions.
+"""Dice and its difference from the baseline by the true lesions, and by the user's own columns.
 
-No p-values here: with three groupings, four classes each and several methods, one in twenty of so
-many tests would be below 0.05 with nothing behind it. An interval shows size and doubt of a
+No p-values here: with three groupings or more, four classes each and several methods, one in twenty
+of so many tests would be below 0.05 with nothing behind it. An interval shows size and doubt of a
 difference that the whole test set has established; one stratum by itself establishes none.
 """
 
@@ -19,17 +19,32 @@ from textseg.metrics.strata import NUMBERS, SIDES, SIZES, number_class
 from textseg.runs import CaseRow
 
 # The grouping -> its classes in their order, and the class of a case.
-_GROUPINGS: dict[str, tuple[Sequence[str], Callable[[CaseRow], str]]] = {
+_OF_LESIONS: dict[str, tuple[Sequence[str], Callable[[CaseRow], str]]] = {
     "size": (SIZES, lambda case: case.lesion_size),
     "number": (NUMBERS, lambda case: number_class(case.lesion_number)),
     "side": (SIDES, lambda case: case.lesion_side),
 }
 
 
+def groupings(
+    cases: Sequence[CaseRow], own: Sequence[str]
+) -> dict[str, tuple[Sequence[str], list[str]]]:
+    """Grouping -> its classes in their order, and the class of each case."""
+    found: dict[str, tuple[Sequence[str], list[str]]] = {
+        name: (order, [class_of(case) for case in cases])
+        for name, (order, class_of) in _OF_LESIONS.items()
+    }
+    for name in own:
+        classes = [case.strata[name] for case in cases]
+        found[name] = sorted(set(classes)), classes
+    return found
+
+
 def by_stratum(
     columns: Mapping[str, Floats],
     cases: Sequence[CaseRow],
     patient: Ints,
+    own: Sequence[str] = (),
     *,
     resamples: int,
     seed: int,
@@ -37,12 +52,12 @@ def by_stratum(
     """Score each class that occurs, for each method, the baseline first.
 
     `columns` are those of dice for each method, and `patient` of each case, as
-    `statistics.resample` takes them; each class has a bootstrap of its own, over the patients who
-    have a case in it.
+    `statistics.resample` takes them; `own` are names of the user's strata. Each class has a
+    bootstrap of its own, over the patients who have a case in it.
     """
     strata = []
-    for grouping, (order, class_of) in _GROUPINGS.items():
-        classes = np.array([class_of(case) for case in cases])
+    for grouping, (order, of_cases) in groupings(cases, own).items():
+        classes = np.array(of_cases)
         for name in order:
             keep = np.flatnonzero(classes == name)
             if not len(keep):
@@ -54,8 +69,8 @@ def by_stratum(
                 value = float(found.runs[row].mean())
                 gap = [nan] * 3
                 if row:
-                    own = score_with_interval(found, row, 0)
-                    gap = [float(x[0]) for x in (own.value, own.low, own.high)]
+                    less = score_with_interval(found, row, 0)
+                    gap = [float(x[0]) for x in (less.value, less.low, less.high)]
                 counts = len(keep), found.patients
                 strata.append(StratumDice(grouping, name, method, *counts, value, *gap))
     return tuple(strata)

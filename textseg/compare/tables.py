@@ -6,6 +6,7 @@ What a user named, a method, a case or a caption, may hold markup and is escaped
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -41,11 +42,15 @@ NOTES = (  # what the numbers mean
 
 
 class Section(NamedTuple):
-    """A table: its title, the names of its columns, and its cells as unescaped text."""
+    """A table: its title, the names of its columns, and its cells as unescaped text.
+
+    `best` are row and column of the cells with the best value of several methods.
+    """
 
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    best: frozenset[tuple[int, int]] = frozenset()
 
 
 def plain_table(comparison: Comparison) -> str:
@@ -82,7 +87,7 @@ def latex_table(comparison: Comparison) -> str:
             "\\toprule",
             _latex_row(section.head),
             "\\midrule",
-            *(_latex_row(row) for row in section.rows),
+            *_latex_rows(section),
             "\\bottomrule",
             "\\end{tabular}",
             "\\end{table}",
@@ -125,19 +130,35 @@ def _scores(comparison: Comparison) -> Section:
         (method.name, str(len(method.runs)), *(_score(method.scores[x], ".3f") for x in MAIN))
         for method in comparison.methods
     ]
-    return Section("Scores", ("method", "seeds", *MAIN), tuple(rows))
+    best = {
+        (row, column)
+        for column, name in enumerate(MAIN, start=2)
+        for row in _best(comparison, name)
+    }
+    return Section("Scores", ("method", "seeds", *MAIN), tuple(rows), frozenset(best))
+
+
+def _best(comparison: Comparison, name: str) -> list[int]:
+    """Positions of the methods with the best value as it is shown; none of a single method."""
+    sign = -1 if SCORES[name].less_is_better else 1
+    values = [method.scores[name].value for method in comparison.methods]
+    shown = [sign * float(f"{value:{SCORES[name].form}}") for value in values]
+    known = [value for value in shown if not math.isnan(value)]
+    if len(known) < 2 or min(known) == max(known):
+        return []
+    return [position for position, value in enumerate(shown) if value == max(known)]
 
 
 def _further(comparison: Comparison) -> Section:
     """All scores but the main ones, a line for each."""
     found = [method.scores for method in comparison.methods]
+    names = [name for name in found[0] if name not in MAIN]
     rows = [
-        (name, *(_score(scores[name], SCORES[name].form) for scores in found))
-        for name in found[0]
-        if name not in MAIN
+        (name, *(_score(scores[name], SCORES[name].form) for scores in found)) for name in names
     ]
+    best = {(row, 1 + n) for row, name in enumerate(names) for n in _best(comparison, name)}
     head = ("score", *(method.name for method in comparison.methods))
-    return Section("Further scores", head, tuple(rows))
+    return Section("Further scores", head, tuple(rows), frozenset(best))
 
 
 def _score(score: Score, form: str) -> str:
@@ -191,7 +212,7 @@ def _p(value: float) -> str:
 
 
 def _strata(comparison: Comparison) -> Section:
-    head = ("lesions by", "class", "cases", "patients", "method", "dice")
+    head = ("by", "class", "cases", "patients", "method", "dice")
     gap = f"difference from {comparison.baseline} [95% interval]"
     rows = [
         (
@@ -200,7 +221,9 @@ def _strata(comparison: Comparison) -> Section:
         )
         for one in comparison.strata
     ]
-    return Section("Dice by size, number and side of the true lesions", (*head, gap), tuple(rows))
+    title = "Dice by size, number and side of the true lesions"
+    title += f", and by {', '.join(comparison.own_strata)}" * bool(comparison.own_strata)
+    return Section(title, (*head, gap), tuple(rows))
 
 
 def _failures(comparison: Comparison) -> Section:
@@ -214,6 +237,7 @@ def _failures(comparison: Comparison) -> Section:
     return Section(f"The {len(rows)} cases with the least Dice", head, tuple(rows))
 
 
+_MINUS = re.compile(r"(?:^|(?<=[} ]))-(?=\d)")  # of a number, not of a name; [ is {[} by then
 _LATEX = {
     "\\": "\\textbackslash{}",
     "~": "\\textasciitilde{}",
@@ -236,3 +260,14 @@ def escape_latex(text: str) -> str:
 
 def _latex_row(cells: Sequence[str]) -> str:
     return " & ".join(escape_latex(cell) for cell in cells) + " \\\\"
+
+
+def _latex_rows(section: Section) -> list[str]:
+    """Rows of cells: the best bold, and a minus before a number a minus, not a hyphen."""
+    lines = []
+    for number, row in enumerate(section.rows):
+        cells = [_MINUS.sub("$-$", escape_latex(cell)) for cell in row]
+        bold = {column for one, column in section.best if one == number}
+        cells = [f"\\textbf{{{x}}}" if n in bold else x for n, x in enumerate(cells)]
+        lines.append(" & ".join(cells) + " \\\\")
+    return lines

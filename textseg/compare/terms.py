@@ -8,8 +8,9 @@ from pathlib import Path
 from textseg.compare.load import Result, training_settings
 from textseg.errors import UserError
 
-# Terms in which methods should be alike: budget, data and starting point. Others are the method.
-_SHARED = ("epochs trained", "data.", "trainer.", "model.image_weights", "captions", "averaging")
+# Terms in which methods should be alike: budget, data and test. Others are the method.
+_SHARED = ("epochs trained", "training rows", "data.", "trainer.", "captions", "averaging")
+WEIGHTS = "model.image_weights"  # likewise, whether there are any; which, an encoder decides
 NONE = "-"  # where a run does not tell
 
 
@@ -26,8 +27,12 @@ def differing_terms(methods: Mapping[str, Sequence[Result]]) -> dict[str, tuple[
 
 
 def unequal_terms_warning(terms: Mapping[str, Sequence[str]], methods: Sequence[str]) -> list[str]:
-    """Warn where budget, data or starting point differ, in one sentence; usually there is none."""
-    unequal = {name: values for name, values in terms.items() if name.startswith(_SHARED)}
+    """Warn where budget, data or initial weights differ, in one sentence; usually there is none."""
+    unequal = {
+        name: values
+        for name, values in terms.items()
+        if name.startswith(_SHARED) or (name == WEIGHTS and set(values) & {NONE, "None"})
+    }
     if not unequal:
         return []
     texts = [
@@ -50,6 +55,7 @@ def _terms_of_run(result: Result) -> dict[str, str]:
     test = result.test
     terms = {"captions": test.caption_mode, "averaging at test time": test.averaging or "none"}
     terms["epochs trained"] = str(_epochs(result) or NONE)
+    terms["training rows"] = str(result.run.training_rows() or NONE)
     for name in ("parameters", "versions"):
         terms[name] = str(test.metrics.get(name, NONE))
     try:

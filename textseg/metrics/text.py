@@ -85,7 +85,7 @@ def format_results(results: Mapping[str, Mapping[str, Any]]) -> str:
     mode, first = next(iter(results.items()))
     blocks = [_scores("captions", "empty_cases", results), _more(results)]
     for name, classes in first["strata"].items():
-        title = f"{_STRATA[name]} ({mode} captions)"
+        title = f"{_STRATA.get(name, name)} ({mode} captions)"
         blocks.append(_scores(title, "patients", classes))
     tables = ("\n".join(aligned(block)) for block in blocks)
     return "\n\n".join([*tables, "\n".join(_notes(results))])

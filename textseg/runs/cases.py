@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class CaseRow:
         lesion_number: connected parts of the truth.
         lesion_side: one of `textseg.metrics.strata.SIDES`.
         truth: what the true mask is made of, such as outlines or boxes.
+        strata: its classes by columns of the user's own, each a column `strata.<name>` of the file.
     """
 
     case: str
@@ -66,9 +67,11 @@ class CaseRow:
     lesions_matched_half: int | None
     lesion_side: str
     truth: str
+    strata: Mapping[str, str] = field(default_factory=dict)
 
 
-COLUMNS = tuple(field.name for field in fields(CaseRow))
+STRATUM = "strata."  # before the names of the user's own columns
+COLUMNS = tuple(one.name for one in fields(CaseRow) if one.name != "strata")
 _KINDS = {
     "str": str,
     "int": int,
@@ -79,11 +82,18 @@ _KINDS = {
 
 
 def write_cases(path: Path, rows: Iterable[CaseRow]) -> None:
-    """Write cases.csv, one line for each row in the order given."""
+    """Write cases.csv, one line for each row in the order given; all have the same strata."""
+    table = [_cells(row) for row in rows]
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, table[0] if table else COLUMNS)
         writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)  # None is an empty cell
+        writer.writerows(table)  # None is an empty cell
+
+
+def _cells(row: CaseRow) -> dict[str, Any]:
+    cells = asdict(row)
+    own = cells.pop("strata")
+    return cells | {f"{STRATUM}{name}": value for name, value in own.items()}
 
 
 def read_cases(path: Path, protocol: Protocol = "standard") -> list[CaseRow]:
@@ -141,8 +151,10 @@ def table_rows(cases: Sequence[CaseRow]) -> CaseTableRows:
 
 def _row(where: str, cells: Mapping[str, str | None], protocol: Protocol) -> CaseRow:
     values: dict[str, Any] = {}
-    for field in fields(CaseRow):
-        name, kind = field.name, str(field.type)
+    for one in fields(CaseRow):
+        name, kind = one.name, str(one.type)
+        if name == "strata":
+            continue
         text = cells[name] or ""
         try:
             values[name] = None if not text and "None" in kind else _KINDS[kind](text)
@@ -150,7 +162,8 @@ def _row(where: str, cells: Mapping[str, str | None], protocol: Protocol) -> Cas
                 raise ValueError
         except ValueError as error:
             raise UserError(f"{where}: {name}={cells[name]!r} is no number", _EDITED) from error
-    row = CaseRow(**values)
+    own = {name: text or "" for name, text in cells.items() if name and name.startswith(STRATUM)}
+    row = CaseRow(**values, strata={k.removeprefix(STRATUM): text for k, text in own.items()})
     contradiction = _contradiction(row, protocol)
     if contradiction:
         raise UserError(f"{where}: {contradiction}", _EDITED)
