@@ -5,7 +5,7 @@
 
 The columns are those of `datamodules.files.manifest`. case_id and split may be left out; caption,
 description or sentence may stand for text; mask may be left out or empty in rows that are only
-predicted (split predict, or none). Columns with other names are not read.
+predicted (split predict, or none). Columns with other names are read if `strata` names them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -22,6 +23,7 @@ from datamodules.files.checks import preview
 from datamodules.files.manifest import (
     MANIFEST_NAMES,
     PREDICT,
+    REQUIRED,
     UNSPLIT,
     find_manifest,
     has_manifest,
@@ -31,6 +33,10 @@ from datamodules.records import Record, Splits, Stage
 from textseg.batch import stable_id
 from textseg.errors import Report, UserError, raise_error
 from textseg.tables import SPLITS
+
+MOST_CLASSES = 30  # of a column of strata
+# Columns that are read already, and strata that every test has.
+_TAKEN = {*REQUIRED, "spacing", "size", "number", "side"}
 
 
 class ManifestDataModule(TextSegDataModule):
@@ -44,12 +50,31 @@ class ManifestDataModule(TextSegDataModule):
             about 70 % of the patients (case_id; images where that column is lacking) into train and
             15 % each into val and test; all_test tests on every row that has a mask, whatever the
             manifest says.
+        strata: further columns of the manifest, such as diagnosis or scanner; tests are also scored
+            by their classes.
     """
 
     name = "manifest"
     splits = ("manifest", "random", "all_test")
     recognized_by = f"a manifest ({', '.join(MANIFEST_NAMES)})"
     phantom_images = 640
+
+    def __init__(
+        self,
+        root: str | None = None,
+        captions: str | None = None,
+        *,
+        strata: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root, captions, **kwargs)
+        self.strata = list(dict.fromkeys(strata or ()))
+        taken = [name for name in self.strata if name.casefold() in _TAKEN]
+        if taken:
+            raise UserError(
+                f"strata={self.strata}: {taken[0]!r} is read already, or a name of the suite's own",
+                "name further columns, such as diagnosis; rename the column if it is another thing",
+            )
 
     @classmethod
     def fits(cls, root: Path) -> bool:
@@ -59,10 +84,18 @@ class ManifestDataModule(TextSegDataModule):
     def read_records(self, root: Path, report: Report = raise_error) -> Splits:
         """Read the manifest, and divide its rows as `split` says."""
         file = find_manifest(root, self.captions_file())
-        rows = read_manifest(root, file, needs_split=False, lenient=True, report=report)
+        rows = read_manifest(
+            root, file, needs_split=False, lenient=True, strata=self.strata, report=report
+        )
+        _check_classes(file, self.strata, rows, report)
         if self.split == "manifest":
             return _as_written(file, rows, report)
         return _at_random(root, file, rows, report) if self.split == "random" else _all_test(rows)
+
+    def strata_of(self, split: str) -> dict[str, list[str]]:
+        """Give the class of each row of a split by each column of `strata`, in row order."""
+        rows = self.records(split)
+        return {name: [row.strata[n] for row in rows] for n, name in enumerate(self.strata)}
 
     def write_phantoms(self, folder: Path, rows: int) -> None:
         """Write RefHL-Seg's phantoms, which are a manifest."""
@@ -82,6 +115,16 @@ class ManifestDataModule(TextSegDataModule):
             "predict": "write split=predict for rows without truth, or split=test",
         }
         return UserError(f"{file} has no rows for {stage} (it has: {counts})", remedies[stage])
+
+
+def _check_classes(file: Path, strata: Sequence[str], rows: Splits, report: Report) -> None:
+    """A column of numbers has a class for every row, and scores of single rows say nothing."""
+    for number, name in enumerate(strata):
+        classes = {row.strata[number] for part in rows.values() for row in part}
+        if len(classes) > MOST_CLASSES:
+            cause = f"strata names {name!r}, which has {len(classes)} classes in {file}: "
+            cause += preview(sorted(classes))
+            report(UserError(cause, f"write at most {MOST_CLASSES} classes, such as 40-59"))
 
 
 def _as_written(file: Path, rows: Splits, report: Report) -> Splits:

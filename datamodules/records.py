@@ -21,6 +21,7 @@ class Record:
         case_id: patient or study; "" where unknown.
         row: number in the caption table, from 0.
         spacing: millimeters per pixel, rows then columns; None where unknown.
+        strata: its classes by the columns that `data.strata` names, in their order.
     """
 
     image: Path
@@ -30,6 +31,7 @@ class Record:
     case_id: str
     row: int
     spacing: tuple[float, float] | None = None
+    strata: tuple[str, ...] = ()
 
 
 Splits = dict[str, list[Record]]

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from textseg.metrics.scores import SCORES
+from textseg.metrics.scores import MAIN
 from textseg.runs import CaseRow, write_cases
 
 
@@ -31,7 +31,10 @@ def case_row(number: int, overlap: float, count: int, text: str = "left lung") -
         *(f"c__{number}", patient, patient, text),
         *(both / true, both / (2 * true - both)),
         *(both, true, true, 9000),
-        *(None, None, ""),
+        *(None, None, None, ""),
+        lesions_predicted=None,
+        lesions_matched=None,
+        lesions_matched_half=None,
         lesion_size=("small", "medium", "large")[number * 3 // count % 3],
         lesion_number=1 + number % 5,
         lesion_side=("left", "right")[number % 2],
@@ -56,7 +59,7 @@ def write_test(
     ]
     write_cases(folder / "cases.csv", rows)
     stored: dict[str, Any] = {"caption_mode": folder.name, "protocol": protocol}
-    stored |= dict.fromkeys(SCORES, 0.5) | {"cases": len(rows), "empty_cases": 0}
+    stored |= dict.fromkeys(MAIN, 0.5) | {"cases": len(rows), "empty_cases": 0}
     (folder / "metrics.json").write_text(json.dumps(stored | dict(metrics or {})))
     return rows
 

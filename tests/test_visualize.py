@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from textseg.visualize.explanation import HEAT, explanation, heat
 from textseg.visualize.explanation import _reading_order as reading_order
@@ -16,9 +19,12 @@ from textseg.visualize.overlay import (
     MISS,
     PREDICTION,
     TRUTH,
+    outcome,
     overlay,
+    overlay_sheet,
     tp_fp_fn,
 )
+from textseg.visualize.sheet import panel_boxes
 
 # Severity 1 of each kind: Machado, Oliveira and Fernandes 2009, linear RGB.
 VISION = {
@@ -156,6 +162,54 @@ def test_empty_masks_leave_the_panels_unpainted() -> None:
     nothing = np.zeros((64, 64), bool)
     picture = overlay(gray(64, 64), nothing, nothing, caption="healthy")
     assert not any(contains(picture, c) for c in (TRUTH, PREDICTION))
+
+
+@pytest.mark.parametrize(
+    ("truth", "pred", "said"),
+    [
+        ([1, 1, 0, 0], [1, 0, 0, 0], "Dice 0.667"),
+        ([1, 1, 0, 0], [0, 0, 0, 0], "Dice 0.000, nothing outlined"),
+        ([0, 0, 0, 0], [1, 0, 0, 0], "Dice 0.000, nothing to find"),
+        ([0, 0, 0, 0], [0, 0, 0, 0], "Dice 1.000, nothing to find, nothing outlined"),
+        (None, [0, 0, 0, 0], "nothing outlined"),
+        (None, [1, 0, 0, 0], ""),
+    ],
+)
+def test_a_picture_says_its_dice_and_what_is_empty(
+    truth: list[int] | None, pred: list[int], said: str
+) -> None:
+    true = None if truth is None else np.array(truth).reshape(2, 2)
+    found = np.array(pred).reshape(2, 2)
+    assert outcome(true, found) == said
+    image = gray(2, 2)
+    plain = overlay(image, None, np.ones((2, 2)), caption="x").shape[0]
+    taller = overlay(image, true, found, caption="x").shape[0] > plain
+    assert taller == (truth is not None or said != "")
+
+
+def test_a_saved_sheet_tells_where_its_panels_are(tmp_path: Path) -> None:
+    truth, pred = masks()
+    image = np.random.default_rng(2).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    sheet = overlay_sheet(image, truth, pred, caption="two lesions", title=["a", "b"])
+    sheet.save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as stored:
+        boxes = panel_boxes(stored)
+        assert np.array_equal(
+            np.asarray(stored), overlay(image, truth, pred, caption="two lesions", title=["a", "b"])
+        )
+        assert list(boxes) == ["image", "truth", "prediction", "agreement"]
+        left, top, width, height = boxes["image"]
+        part = np.asarray(stored.crop((left, top, left + width, top + height)))
+    assert np.array_equal(part, np.kron(image, np.ones((4, 4, 1), np.uint8)))
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"image": [0, 0, 9, 9]}', '{"image": 3}', "{"])
+def test_a_file_that_does_not_tell_its_panels_has_none(tmp_path: Path, text: str) -> None:
+    about = PngInfo()
+    about.add_text("panels", text)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=about)
+    with Image.open(tmp_path / "a.png") as stored:
+        assert panel_boxes(stored) == {}
 
 
 def test_a_mask_of_another_size_is_refused_by_name() -> None:

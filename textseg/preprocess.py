@@ -1,15 +1,17 @@
 """What is done to images and captions in one way wherever they come from.
 
-Images are read, resized and windowed; words are found in captions.
+Images are read, resized and windowed; words are found in captions, and the word that gives away
+whether there is anything to outline.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -185,3 +187,58 @@ def word_spans(text: str, word: str) -> list[tuple[int, int]]:
         return []
     matches = re.finditer(rf"(?<!\w){phrase}(?!\w)", text, re.IGNORECASE)
     return [match.span() for match in matches]
+
+
+LEAST_IMAGES = 10  # with a lesion and without one; of fewer any word may tell them apart by chance
+TOLD = 0.5  # difference of shares from which on captions are said to give emptiness away
+
+
+class TellingWord(NamedTuple):
+    """The word whose presence tells images without a lesion best from the others.
+
+    `without` and `with_lesion` are the shares of captions that hold it, of images without and with
+    a lesion; word is "" for captions without any word.
+    """
+
+    word: str
+    without: float
+    with_lesion: float
+
+    def __str__(self) -> str:
+        """The shares as a sentence without an end."""
+        word = repr(self.word) if self.word else "no word at all"
+        return (
+            f"{word} is in {self.without:.0%} of the captions of images without a lesion and in "
+            f"{self.with_lesion:.0%} of the others"
+        )
+
+    @property
+    def tells(self) -> bool:
+        """Whether the shares differ so much that captions give emptiness away."""
+        return abs(self.without - self.with_lesion) >= TOLD
+
+
+def telling_word(captions: Sequence[str], true: Sequence[int]) -> TellingWord | None:
+    """Find the word with the largest difference of shares between the two kinds of images.
+
+    Args:
+        captions: of N images, compared by lower-case words.
+        true: pixels of their lesions, 0 for none.
+
+    Returns:
+        None with fewer than `LEAST_IMAGES` images of either kind. Of equal words the first by the
+        alphabet.
+    """
+    counts: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
+    images: Counter[bool] = Counter()
+    for caption, pixels in zip(captions, true, strict=True):
+        words = set(re.findall(r"\w+", caption.lower())) or {""}
+        counts[pixels > 0].update(words)
+        images[pixels > 0] += 1
+    if min(images[True], images[False]) < LEAST_IMAGES:
+        return None
+    shares = [
+        TellingWord(word, counts[False][word] / images[False], counts[True][word] / images[True])
+        for word in sorted(counts[True] | counts[False])
+    ]
+    return max(shares, key=lambda one: abs(one.without - one.with_lesion))

@@ -66,6 +66,9 @@ KINDS: dict[str, Kind] = {
     "caption side against mask": Kind("warning", "check which side the caption means"),
     "named side against mask": Kind("note", "check which side the caption means"),
     "caption count against mask": Kind("warning", "check the count, or whether areas touch"),
+    "captions tell empty masks": Kind(
+        "warning", "score images with a lesion apart: a network may read the word, not the picture"
+    ),
     "truncated caption": Kind("warning", "raise max_tokens, or shorten the caption"),
     "another wording": Kind("note", "nothing to do if this is intended"),
 }

@@ -19,6 +19,7 @@ from datamodules.captions.lvit_template import (
 )
 from datamodules.captions.modes import normalize
 from datamodules.records import Record
+from textseg.preprocess import TellingWord, telling_word
 
 # "nine" of MosMedData+ is nine and more: its formula has no higher word.
 _MOST = {"mosmed": 9}
@@ -58,6 +59,7 @@ class CaptionChecks:
         self.longest = 0
         self.sides: Counter[tuple[str, bool]] = Counter()  # named side, and whether it is there
         self.counts: Counter[bool] = Counter()
+        self._read: list[tuple[str, int]] = []  # captions with the area of their mask
         self._tokens: dict[str, int] = {}
         self._wording: list[Finding] = []
 
@@ -76,6 +78,7 @@ class CaptionChecks:
             self._check_extent(reading, record, split)
         if mask is None:
             return
+        self._read.append((text, mask.area))
         self._check_emptiness(reading, record, split, mask)
         if reading is not None:
             if len(reading.zones) == 1 and reading.extent == "unilateral":
@@ -89,10 +92,16 @@ class CaptionChecks:
 
     def finished(self) -> list[Finding]:
         """List all findings, after the last row."""
+        findings, told = [*self.findings], self._telling_word()
+        if told is not None and told.tells:
+            findings.append(finding("captions tell empty masks", "", "captions", str(told)))
         if len(self._wording) <= _OTHER_WORDING * self.rows:
-            return [*self.findings, *self._wording]
+            return [*findings, *self._wording]
         detail = f"{len(self._wording)} of {self.rows} captions are not worded by the template"
-        return [*self.findings, finding("another wording", "", "captions", detail)]
+        return [*findings, finding("another wording", "", "captions", detail)]
+
+    def _telling_word(self) -> TellingWord | None:
+        return telling_word([text for text, _ in self._read], [area for _, area in self._read])
 
     # --- wording -------------------------------------------------------------------------------
 
@@ -173,6 +182,9 @@ class CaptionChecks:
         if self.counts.total():
             name = "captions whose count is that of the mask's areas"
             facts[name] = f"{self.counts[True]} of {self.counts.total()}"
+        told = self._telling_word()
+        if told is not None:
+            facts["the word that best tells empty masks from others"] = str(told)
         if self.count_tokens is not None:
             facts["tokens of the longest caption"] = self.longest
         return facts

@@ -8,7 +8,7 @@
 | split | train, val or test |
 | lesion_id | optional: which lesion of the image |
 | spacing | optional: millimeters per pixel, "0.8 0.8" (rows, columns) or one number |
-| attributes | optional, free; read by nothing here |
+| attributes | optional, free; read by nothing here, unless `strata` names it |
 
 An image with several lesions or several expressions has several rows. "left" is the picture's left.
 Column names are compared without regard to case, spaces and hyphens.
@@ -42,6 +42,7 @@ from textseg.tables import (
 MANIFEST_NAMES = ("manifest.jsonl", "manifest.csv", "manifest.xlsx")
 PREDICT = "predict"  # rows without truth
 UNSPLIT = "unsplit"  # rows of a manifest that names no splits
+NOT_GIVEN = "not given"  # the class of an empty cell
 REQUIRED = ("image", "mask", "text", "case_id", "split")
 OPTIONAL = ("lesion_id", "spacing", "attributes")
 
@@ -87,6 +88,7 @@ def read_manifest(
     *,
     needs_split: bool = True,
     lenient: bool = False,
+    strata: Sequence[str] = (),
     report: Report = raise_error,
 ) -> Splits:
     """Read the rows of a manifest by "train", "val" and "test".
@@ -100,6 +102,7 @@ def read_manifest(
             warning, and take rows without a mask, which are under "predict". Such rows have the
             split "predict" or none; of a table without any mask, all rows are for prediction.
             Without a column of patients or studies `case_id` is "".
+        strata: further columns, whose cells are the records' `strata`.
         report: is told of columns, cells and splits that cannot be used. Where it returns, rows of
             no known split are under "unsplit", and rows without an image are left out.
 
@@ -110,7 +113,7 @@ def read_manifest(
     file = find_manifest(root, file)
     optional = ["split"] * (not needs_split) + ["mask", "case_id"] * lenient
     needed = [column for column in REQUIRED if column not in optional]
-    rows = _renamed(file, read_rows(file), needed, report, lenient=lenient)
+    rows = _renamed(file, read_rows(file), needed, strata, report, lenient=lenient)
     columns = {column for row in rows for column in row}
     filled = {column for column in columns if any(row.filled(column) for row in rows)}
     has_case = "case_id" in (filled if lenient else columns)
@@ -123,7 +126,7 @@ def read_manifest(
             split = PREDICT
         if "mask" in columns and (split not in (PREDICT, UNSPLIT) or not lenient):
             row.required("mask", report, remedy=_MASK_REMEDY if lenient else FILL_IN)
-        record = _record(root, row, report, has_case=has_case)
+        record = _record(root, row, strata, report, has_case=has_case)
         if record is not None:
             splits.setdefault(split, []).append(record)
     _check_splits(root, file, {split: splits[split] for split in SPLITS}, report)
@@ -155,14 +158,21 @@ def write_manifest(folder: Path, rows: Iterable[Mapping[str, object]]) -> Path:
 
 
 def _renamed(
-    file: Path, rows: list[Row], needed: Sequence[str], report: Report, *, lenient: bool
+    file: Path,
+    rows: list[Row],
+    needed: Sequence[str],
+    strata: Sequence[str],
+    report: Report,
+    *,
+    lenient: bool,
 ) -> list[Row]:
-    """The rows under our names of the columns, without columns that are not ours."""
+    """The rows under our names of the columns, without columns that are nobody's."""
     if not rows:
         raise UserError(f"{file} has no rows", "list one image, mask and text a row")
     written = list(dict.fromkeys(column for row in rows for column in row))
     names = _own_names(file, written, report, lenient=lenient)
-    unknown = [column for column in written if column not in names]
+    of_strata = _strata_columns(file, written, strata, report)
+    unknown = [c for c in written if c not in names and c not in of_strata.values()]
     missing = [column for column in needed if column not in names.values()]
     if lenient:
         absent = set(REQUIRED + OPTIONAL) - set(names.values())
@@ -183,10 +193,32 @@ def _renamed(
             raise refusal
     elif unknown:
         rank_zero_warn(f"{file}: columns that are not read: {', '.join(unknown)}")
-    return [
-        Row({names[c]: v for c, v in row.items() if c in names}, file, row.number, row.line)
-        for row in rows
-    ]
+    renamed = []
+    for row in rows:
+        cells = {names[column]: value for column, value in row.items() if column in names}
+        cells |= {_of_stratum(name): row.get(column) for name, column in of_strata.items()}
+        renamed.append(Row(cells, file, row.number, row.line))
+    return renamed
+
+
+def _strata_columns(
+    file: Path, written: list[str], strata: Sequence[str], report: Report
+) -> dict[str, str]:
+    """The table's column for each of the strata that are asked for."""
+    found: dict[str, str] = {}
+    for name in strata:
+        same = [column for column in written if _plain(column) == _plain(name)]
+        if len(same) == 1:
+            found[name] = same[0]
+            continue
+        cause = f"strata names {name!r}, and {file} has {len(same)} columns of that name"
+        report(UserError(cause, f"choose of its columns: {', '.join(written)}"))
+    return found
+
+
+def _of_stratum(name: str) -> str:
+    """The cell of a stratum in a row; none of ours has such a name."""
+    return f"strata.{name}"
 
 
 def _own_names(file: Path, written: list[str], report: Report, *, lenient: bool) -> dict[str, str]:
@@ -233,7 +265,9 @@ def _split(row: Row, accepted: Sequence[str], report: Report) -> str:
     return UNSPLIT
 
 
-def _record(root: Path, row: Row, report: Report, *, has_case: bool) -> Record | None:
+def _record(
+    root: Path, row: Row, strata: Sequence[str], report: Report, *, has_case: bool
+) -> Record | None:
     """The row as a record; None after a mistake in a path."""
     row.check_strings(("image", "mask", "text"), report)
     name, mask = row.required("image", report), None
@@ -251,7 +285,15 @@ def _record(root: Path, row: Row, report: Report, *, has_case: bool) -> Record |
         case_id=row.required("case_id", report).strip() if has_case else "",
         row=row.number,
         spacing=_spacing(row, report),
+        strata=tuple(_class(row.get(_of_stratum(name))) for name in strata),
     )
+
+
+def _class(value: object) -> str:
+    """A cell as the name of a class; Excel writes whole numbers as 3.0."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return " ".join(str("" if value is None else value).split()) or NOT_GIVEN
 
 
 def _spacing(row: Row, report: Report) -> tuple[float, float] | None:

@@ -11,7 +11,8 @@ in their order; --part and --network choose some:
                as it will be trained, on phantoms in small batches, all networks at once
     prepare    the picture cache
     train      each network for the epochs of experiments/gpu/<network>.yaml, then the test images
-               with true, empty and shuffled captions; an interrupted training goes on
+               with true, empty and shuffled captions, or once where a network reads none; an
+               interrupted training goes on
     benchmark  each network, bf16 + compile beside fp32 eager
     compare    `textseg compare` of what was trained, U-Net first
     summary    OUT/summary.md, the tables for experiments/README.md; empty cells were not run

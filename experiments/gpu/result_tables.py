@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from commands import read
-from job import CAPTIONS, NETWORKS, Job
+from job import NETWORKS, Job, captions_of
 
-from textseg.metrics.scores import SCORES
+from textseg.metrics.scores import MAIN
 
 
 def machine(job: Job) -> str:
@@ -47,14 +47,14 @@ def speed_table(job: Job) -> list[str]:
 
 def score_table(job: Job) -> list[str]:
     """The lines of a Markdown table of the tests."""
-    head = f"network | captions | {' | '.join(SCORES)} | minutes to train"
+    head = f"network | captions | {' | '.join(MAIN)} | minutes to train"
     rows = []
     for network in job.networks:
         seconds = job.training_seconds(network) if job.tested(network) else None
-        for mode in CAPTIONS:
+        for mode in captions_of(network):
             result = job.results(network, mode)
             minutes = f"{seconds / 60:.1f}" if seconds is not None and mode == "true" else ""
-            cells = [score(result, name) if result else "" for name in SCORES]
+            cells = [score(result, name) if result else "" for name in MAIN]
             rows.append([NETWORKS[network], mode, *cells, minutes])
     return table(head, rows)
 
@@ -63,7 +63,7 @@ def score(result: dict[str, Any], name: str) -> str:
     """A score with its 95% interval, if it has one."""
     low, high = result[f"{name}_ci_low"], result[f"{name}_ci_high"]
     interval = "" if low is None or high is None else f" [{low:.4f}, {high:.4f}]"
-    return f"{result[name]:.4f}{interval}"
+    return "-" if result[name] is None else f"{result[name]:.4f}{interval}"
 
 
 def table(head: str, rows: Sequence[Sequence[str]]) -> list[str]:

@@ -19,6 +19,7 @@ from tests.tiny_run import (
     write_experiment,
 )
 from textseg.callbacks.loggers import (
+    EpochTable,
     comparable_keys,
     prepare_loggers,
     wandb_defaults,
@@ -170,13 +171,30 @@ def test_a_missing_tensorboard_is_named_with_the_command_that_installs_it(
 
 
 def test_a_configured_csv_logger_is_the_runs_own_table(tmp_path: Path) -> None:
-    own = CSVLogger(tmp_path, name="", version="", flush_logs_every_n_steps=7)
-    assert with_csv_logger([own], tmp_path, 0) == [own]
+    own = CSVLogger(tmp_path, name="", version="", prefix="a", flush_logs_every_n_steps=1)
+    (table,) = with_csv_logger([own], tmp_path, 0)
+    assert isinstance(table, EpochTable)
+    table.log_metrics({"val/dice": 0.5, "epoch": 0}, 3)
+    (row,) = csv.DictReader((tmp_path / "metrics.csv").open())
+    assert row == {"a-val/dice": "0.5", "a-epoch": "0", "step": "3"}, "with the settings given"
     other = CSVLogger(tmp_path / "elsewhere")
     first, second = with_csv_logger([other], tmp_path, 0)
     assert first is other
     assert isinstance(second, CSVLogger)
     assert Path(second.log_dir) == tmp_path
+
+
+def test_the_table_of_a_run_is_by_epoch_and_has_no_test(tmp_path: Path) -> None:
+    (table,) = with_csv_logger([], tmp_path, 0)
+    table.log_metrics({"lr-AdamW": 0.1}, 0)
+    table.log_metrics({"train/loss": 0.9, "epoch": 0}, 4)
+    table.log_metrics({"test/dice": 0.5, "test_empty/dice": 0.4, "epoch": 0}, 5)
+    table.log_metrics({"val/dice": 0.5, "test/dice": 0.5, "epoch": 1}, 9)
+    table.save()
+    assert list(csv.DictReader((tmp_path / "metrics.csv").open())) == [
+        {"epoch": "0", "step": "4", "train/loss": "0.9", "val/dice": ""},
+        {"epoch": "1", "step": "9", "train/loss": "", "val/dice": "0.5"},
+    ]
 
 
 # --- numbers ------------------------------------------------------------------------------------

@@ -86,7 +86,6 @@ def test_every_number_of_a_test_stands_once_in_each_logger(
     run: Path,
     offline: OfflineRun,
     events: EventAccumulator,
-    table: list[dict[str, str]],
     mode: str,
     prefix: str,
 ) -> None:
@@ -96,10 +95,18 @@ def test_every_number_of_a_test_stands_once_in_each_logger(
         found = {
             "wandb": offline.history[key],
             "tensorboard": [event.value for event in events.Scalars(key)],
-            "csv": [float(row[key]) for row in table if row[key]],
         }
         # TensorBoard keeps 32 bits of a number.
         assert found == {name: [pytest.approx(value, rel=1e-6, abs=1e-6)] for name in found}, key
+
+
+def test_metrics_csv_is_by_epoch_and_tests_are_in_their_own_folders(
+    table: list[dict[str, str]],
+) -> None:
+    assert {row["epoch"] for row in table} == {"0", "1"}
+    assert [name for name in table[0] if name.startswith("test")] == []
+    for name in ("train/loss", "val/dice", "lr-AdamW/new/decay"):
+        assert sorted(row["epoch"] for row in table if row[name]) == ["0", "1"], name
 
 
 def test_the_best_epoch_stands_in_each_logger(

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.tiny_run import SMALL, call, only, train_arguments, write_experiment, write_refhl
 from textseg.metrics.text import to_json
+from textseg.preprocess import read_image
 from textseg.runs.outputs import pack_mask, unpack_mask
+from textseg.visualize.sheet import panel_boxes
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (16, 16), (70, 93)])
@@ -58,6 +61,15 @@ def test_the_ranked_cases_are_drawn_as_a_picture_of_the_running_test_would_be(
     drawn = {path.stem: path.read_bytes() for path in (ranked / "overlays").iterdir()}
     assert set(drawn) == expected
     assert drawn == {name: (every / f"overlays/{name}.png").read_bytes() for name in drawn}
+    for name in drawn:
+        with Image.open(ranked / f"overlays/{name}.png") as sheet:
+            left, top, width, height = panel_boxes(sheet)["image"]
+            shown = np.asarray(sheet.crop((left, top, left + width, top + height)))
+        picture = read_image(root / "images" / f"{name.rpartition('__')[0]}.png")
+        factor = height // picture.shape[0]
+        assert np.array_equal(shown, np.kron(picture, np.ones((factor, factor, 1), np.uint8))), (
+            "sharp"
+        )
 
 
 def test_a_negative_number_of_pictures_is_refused(tmp_path: Path) -> None:

@@ -32,12 +32,14 @@ from tests.tiny_run import (
     NO_PICTURES,
     ROOT,
     ROWS,
+    SMALL,
     Outcome,
     call,
     fingerprints,
     masks_in,
     only,
     train_arguments,
+    write_experiment,
     write_refhl,
 )
 
@@ -157,7 +159,8 @@ def test_cases_csv_has_the_promised_columns(trained: Trained) -> None:
     header = (trained.run / "test/true/cases.csv").read_text().splitlines()[0]
     assert header == (
         "case,case_id,patient,caption,dice,iou,intersection,predicted,true,pixels,hd95,nsd,"
-        "surface_unit,lesion_size,lesion_number,lesion_side,truth"
+        "diagonal,surface_unit,lesion_size,lesion_number,lesions_predicted,lesions_matched,"
+        "lesions_matched_half,lesion_side,truth"
     )
 
 
@@ -363,6 +366,19 @@ def test_two_fits_in_one_process_leave_two_folders(tmp_path: Path) -> None:
     assert {name: after.get(name) for name in before} == before
     assert all(first.name not in name for name in set(after) - set(before))
     assert only(tmp_path / "data/phantoms").name.startswith("RefHLSegDataModule-2-")
+
+
+def test_a_network_that_reads_no_captions_is_tested_once(trained: Trained, tmp_path: Path) -> None:
+    settings = SMALL["init_args"] | {"text_encoder": None}
+    config = write_experiment(
+        tmp_path, model=SMALL | {"init_args": settings}, results_writer=NO_PICTURES
+    )
+    outcome = call(*train_arguments(config, trained.root, "--test_after_fit", "true"), cwd=tmp_path)
+    assert outcome.status == 0, outcome.err
+    run = only(tmp_path / "runs/tiny")
+    assert [folder.name for folder in (run / "test").iterdir()] == ["true"]
+    assert "TMCA" in outcome.err
+    assert (run / "config.yaml").read_text().startswith(f"# trained on {ROWS['train']} rows\n")
 
 
 def test_a_fit_from_best_goes_on_counting_in_a_folder_of_its_own(

@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.run_folder import case_row, time_stamp, write_run
+from tests.run_folder import case_row, time_stamp, write_config, write_run, write_test
 from textseg.compare import Comparison, compare, plain_table
+from textseg.compare.results import THESE_TWO, TRAININGS
 from textseg.errors import UserError
+from textseg.metrics.scores import SCORES, score_intervals
+from textseg.runs import read_cases, table_rows
+from textseg.runs.folder import training_rows_line
 
 CASES = 24
 
@@ -65,8 +69,12 @@ def test_scores_and_differences_are_those_of_the_files(pair: list[str]) -> None:
     by_score = {one.score: one for one in result.differences}
     assert by_score["dice"].value == pytest.approx(dice[1].mean() - dice[0].mean())
     assert by_score["dice_global"].value == pytest.approx(pooled[1] - pooled[0])
-    assert all(d.low < d.value < d.high for d in result.differences)
-    assert all(d.low > 0 and d.p < 0.05 for d in result.differences)
+    main = [by_score[name] for name in ("dice", "miou", "dice_global", "iou_global")]
+    assert all(0 < d.low < d.value < d.high for d in main)
+    assert by_score["dice"].p < 0.05
+    assert np.isnan([d.p for d in result.differences if d.score != "dice"]).all()
+    assert by_score["dice"].p_is_of == THESE_TWO
+    assert THESE_TWO in plain_table(result)
     assert result.patients == CASES // 2
     assert result.case_dice == pytest.approx(np.stack(dice))
 
@@ -78,7 +86,7 @@ def test_cases_are_joined_by_name_and_not_by_their_order(pair: list[str]) -> Non
     path.write_text("\n".join([head, *reversed(rows)]) + "\n")
     after = quick(pair)
     assert np.array_equal(after.case_dice, before.case_dice)
-    assert after.differences == before.differences
+    assert plain_table(after) == plain_table(before)
 
 
 def test_the_baseline_may_be_named_by_method_or_by_run(pair: list[str]) -> None:
@@ -102,9 +110,46 @@ def test_p_values_are_corrected_for_the_number_of_methods(tmp_path: Path, pair: 
     assert [d.p_holm for d in rows] == pytest.approx(adjusted.tolist())
 
 
+def test_all_endpoints_that_are_asked_for_are_corrected_together(
+    tmp_path: Path, pair: list[str]
+) -> None:
+    more = str(write_run(tmp_path / "other", quality(0.64, 30)))
+    found = quick([*pair, more], endpoints=["miou", "dice_global"])
+    tested = [d for d in found.differences if not np.isnan(d.p)]
+    assert {(d.method, d.score) for d in tested} == {
+        (method, score) for method in ("lsms", "other") for score in ("miou", "dice_global")
+    }
+    smallest = min(tested, key=lambda d: d.p)
+    assert smallest.p_holm == pytest.approx(4 * smallest.p)
+    assert "'nsd_2'" in refusal(pair, endpoints=["nsd_2"])
+
+
+def test_p_of_seeds_is_below_a_twentieth_where_the_interval_leaves_out_zero(
+    tmp_path: Path, pair: list[str]
+) -> None:
+    for mean, seed in ((0.62, 11), (0.8, 12)):
+        again = str(write_run(tmp_path / f"lsms_{seed}" / "x", quality(mean, seed), seed=2))
+        found = quick([*pair, again], names=["unet", "lsms", "lsms"], endpoints=["dice", "miou"])
+        for one in (d for d in found.differences if not np.isnan(d.p)):
+            assert one.p_is_of == TRAININGS
+            assert (one.p < 0.05) == (one.low > 0 or one.high < 0)
+
+
+def test_a_test_and_a_comparison_give_one_interval_for_one_number(pair: list[str]) -> None:
+    found = compare(pair).methods[1]
+    cases = read_cases(Path(pair[1]) / "test" / "true" / "cases.csv")
+    names = [name for name in SCORES if name in found.scores]
+    assert "dice_patient" in names
+    ends_of = score_intervals(table_rows(cases), [c.case_id for c in cases], names=names)
+    for name, ends in ends_of.items():
+        assert (found.scores[name].low, found.scores[name].high) == pytest.approx(
+            ends, abs=1e-12, nan_ok=True
+        )
+
+
 def test_equal_seeds_give_equal_numbers(pair: list[str]) -> None:
-    assert quick(pair, seed=4).differences == quick(pair, seed=4).differences
-    assert quick(pair, seed=4).differences != quick(pair, seed=5).differences
+    assert plain_table(quick(pair, seed=4)) == plain_table(quick(pair, seed=4))
+    assert quick(pair, seed=4).differences[0].low != quick(pair, seed=5).differences[0].low
 
 
 def test_runs_that_differ_in_their_seed_are_one_method(tmp_path: Path, pair: list[str]) -> None:
@@ -139,7 +184,7 @@ def test_results_on_other_data_are_found_by_its_name(tmp_path: Path) -> None:
         runs.append(str(write_run(run, quality(mean + 0.2), test="test_on_mosmed/true")))
     own, other = quick(runs), quick(runs, data="mosmed")
     assert scores(other, "a")["dice"] - scores(own, "a")["dice"] == pytest.approx(0.2, abs=0.03)
-    assert quick(runs, data="test_on_mosmed").differences == other.differences
+    assert plain_table(quick(runs, data="test_on_mosmed")) == plain_table(other)
     assert "test_on_mosmed/true" in refusal(runs, data="nowhere"), "what there is is named"
 
 
@@ -178,7 +223,6 @@ def test_two_seeds_are_warned_of_and_three_are_not(tmp_path: Path) -> None:
     runs = [str(write_run(tmp_path / f"r{s}", quality(0.5, s), seed=s)) for s in range(6)]
     text = " | ".join(quick(runs[:5], names=["x", "x", "y", "y", "y"]).warnings)
     assert "two seeds of x:" in text
-    assert "86%" in text
     assert "seeds of" not in " | ".join(quick(runs, names=["x", "y"] * 3).warnings)
 
 
@@ -204,6 +248,17 @@ def test_unknown_patients_single_seeds_and_boxes_are_warned_of(tmp_path: Path) -
     assert quick(runs).patients == CASES, "images where no patient is known"
 
 
+def test_captions_that_give_emptiness_away_are_warned_of(tmp_path: Path) -> None:
+    blank = {"true": 0, "predicted": 0, "intersection": 0, "lesion_number": 0}
+    blank |= {"dice": 1.0, "iou": 1.0, "lesion_size": "none", "lesion_side": "none"}
+    empty = {number: blank | {"caption": "no focal lesion"} for number in range(12)}
+    runs = [str(write_run(tmp_path / name, quality(0.5), changes=empty)) for name in "ab"]
+    found = quick(runs)
+    assert any("'focal' is in 100%" in text for text in found.warnings)
+    assert scores(found, "a")["dice_with_lesion"] < scores(found, "a")["dice"]
+    assert scores(found, "a")["false_alarm_rate"] == 0
+
+
 def test_one_patient_has_scores_but_no_interval(tmp_path: Path) -> None:
     one = {number: {"case_id": "p", "patient": "p"} for number in range(CASES)}
     runs = [str(write_run(tmp_path / n, quality(0.5, s), changes=one)) for s, n in enumerate("ab")]
@@ -215,6 +270,91 @@ def test_one_patient_has_scores_but_no_interval(tmp_path: Path) -> None:
 def test_a_second_test_of_a_checkpoint_is_pointed_out(pair: list[str]) -> None:
     (Path(pair[0]) / "test" / "true_2").mkdir()
     assert any("true_2" in text for text in quick(pair).warnings)
+
+
+def test_what_differs_is_listed_and_unequal_budgets_are_warned_of(
+    tmp_path: Path, pair: list[str]
+) -> None:
+    alike = quick(pair)
+    assert not any("equal terms" in text for text in alike.warnings)
+    assert set(alike.terms) == set()
+    for run, epochs in zip(pair, (6, 2), strict=True):
+        lines = [f"{epoch},{9 * epoch},0.5" for epoch in range(epochs)]
+        (Path(run) / "metrics.csv").write_text("\n".join(["epoch,step,train/loss", *lines]))
+    edited = Path(pair[1]) / "config.yaml"
+    edited.write_text(edited.read_text().replace("lr: 0.1", "lr: 0.2"))
+    found = quick(pair)
+    assert found.terms == {"epochs trained": ("6", "2"), "model.lr": ("0.1", "0.2")}
+    (warning,) = (text for text in found.warnings if "equal terms" in text)
+    assert "6 (unet), 2 (lsms)" in warning
+    assert "model.lr" not in warning, "that is the method"
+    assert "epochs trained" in plain_table(found)
+    edited.unlink()
+    assert quick(pair).terms["model.lr"] == ("0.1", "-")
+
+
+def test_training_rows_are_terms_and_weights_are_warned_of_only_where_one_has_none(
+    pair: list[str],
+) -> None:
+    def weights(*files: str | None) -> Comparison:
+        for run, file, rows in zip(pair, files, (90, 80), strict=True):
+            model = {"class_path": "textseg.models.TMC", "init_args": {"image_weights": file}}
+            write_config(Path(run), model=model)
+            config = Path(run) / "config.yaml"
+            config.write_text(training_rows_line(rows) + config.read_text())
+        return quick(pair)
+
+    both, one = weights("a/swin.pth", "b/convnext.pth"), weights("a/swin.pth", None)
+    assert both.terms["training rows"] == ("90", "80")
+    assert both.terms["model.image_weights"] == ("swin.pth", "convnext.pth")
+    warned = [next(t for t in found.warnings if "equal terms" in t) for found in (both, one)]
+    assert all("training rows: 90 (unet), 80 (lsms)" in text for text in warned)
+    assert ["image_weights" in text for text in warned] == [False, True]
+
+
+def test_strata_of_the_users_own_are_scored_where_every_test_has_them(
+    tmp_path: Path, pair: list[str]
+) -> None:
+    own = {n: {"strata": {"scanner": "AB"[n % 3 == 0]}} for n in range(CASES)}
+    runs = [
+        str(write_run(tmp_path / n, quality(m), changes=own)) for n, m in (("a", 0.5), ("b", 0.7))
+    ]
+    found = quick(runs)
+    classes = [one for one in found.strata if one.grouping == "scanner"]
+    assert [(one.name, one.method, one.cases) for one in classes] == [
+        *[("A", "a", 16), ("A", "b", 16)],
+        *[("B", "a", 8), ("B", "b", 8)],
+    ]
+    chosen = [n % 3 == 0 for n in range(CASES)]
+    assert classes[3].dice == pytest.approx(found.case_dice[1, chosen].mean())
+    assert "by scanner" in plain_table(found)
+    partly = quick([*runs, pair[0]])
+    assert {one.grouping for one in partly.strata} == {"size", "number", "side"}
+    assert any("scanner" in text for text in partly.warnings)
+    other = {n: {"strata": {"scanner": "A"}} for n in range(CASES)}
+    odd = str(write_run(tmp_path / "c", quality(0.5), changes=other))
+    assert "'scanner' differ in 8 of 24" in refusal([runs[0], odd])
+
+
+def test_the_use_of_the_words_is_that_of_the_same_runs(tmp_path: Path, pair: list[str]) -> None:
+    again = str(write_run(tmp_path / "lsms" / time_stamp(2), quality(0.7, 9), seed=2))
+    runs = [*pair, again]
+    assert quick(runs).words == ()
+    for run, mean in ((pair[1], 0.5), (again, 0.45)):
+        write_test(Path(run) / "test" / "shuffled", quality(mean, 4))
+    (found,) = quick(runs).words
+    assert (found.method, found.captions) == ("lsms", "shuffled")
+    dice = {
+        mode: [
+            [case.dice for case in read_cases(Path(run) / "test" / mode / "cases.csv")]
+            for run in (pair[1], again)
+        ]
+        for mode in ("true", "shuffled")
+    }
+    assert found.dice == pytest.approx(np.mean(dice["shuffled"]))
+    assert found.gain == pytest.approx(np.mean(dice["true"]) - np.mean(dice["shuffled"]))
+    assert found.low < found.gain < found.high
+    assert "Use of the words" in plain_table(quick(runs))
 
 
 # --- what is refused ---------------------------------------------------------------------------

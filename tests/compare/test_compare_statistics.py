@@ -7,28 +7,32 @@ from itertools import product
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import permutation_test
+from scipy.stats import norm, permutation_test, t
 
+from tests.metrics.pairs import counted
 from textseg.compare.statistics import (
-    SCORES,
     bootstrap,
+    estimated,
     holm,
+    interval_test,
     paired_test,
     patient_sums,
     resample,
     run_scores,
     score_with_interval,
 )
-from textseg.metrics.scores import CaseTableRows, mean_scores, score_intervals
+from textseg.metrics.bootstrap import SeedVariance, patient_ids, shape_of
+from textseg.metrics.scores import MAIN, mean_scores, score_intervals
 
 Floats = NDArray[np.float64]
 
 
 def columns(quality: Floats, area: Floats) -> Floats:
-    """Runs whose prediction is as large as the truth, so that Dice is the overlap: [S, N, 6]."""
-    both = quality * area
-    one = np.ones_like(both)
-    return np.stack([quality, both / (2 * area - both), one, both, area * one, area * one], -1)
+    """Runs whose prediction is as large as the truth, so that Dice is the overlap: [S, N, 8]."""
+    both, one = quality * area, np.ones_like(quality)
+    union = 2 * area - both
+    pairs = (quality, one), (both / union, one), (2 * both, 2 * area * one), (both, union)
+    return np.stack([part for pair in pairs for part in pair], axis=-1)
 
 
 def flips_by_hand(one: Floats, other: Floats) -> list[float]:
@@ -55,28 +59,29 @@ def test_scores_of_a_run_equal_those_of_the_metrics(generator: np.random.Generat
     true = generator.integers(0, 50, 40)
     predicted = generator.integers(0, 50, 40)
     both = (np.minimum(true, predicted) * generator.random(40)).astype(np.int64)
-    nothing = np.zeros(40)
-    rows = CaseTableRows(
-        np.arange(40), both, predicted, true, nothing.astype(np.int64), nothing, nothing
-    )
+    rows = counted(both, predicted, true)
     union = predicted + true - both
     dice = np.where(predicted + true > 0, 2 * both / np.maximum(predicted + true, 1), 1.0)
     iou = np.where(union > 0, both / np.maximum(union, 1), 1.0)
-    table = np.stack([dice, iou, nothing + 1, both, predicted, true], axis=1)[None]
+    one = np.ones(40)
+    parts = [dice, one, iou, one, 2 * both, predicted + true, both, union]
+    table = np.stack(parts, axis=1)[None]
     patient = generator.integers(0, 9, 40)
     patient[:9] = np.arange(9)
-    found = resample([table], patient, resamples=4000, seed=0)
-    value, low, high = score_with_interval(found, 0)
-    assert dict(zip(SCORES, value, strict=True)) == pytest.approx(mean_scores(rows))
+    patient = patient_ids([f"p{number}" for number in patient], 40)
+    found = resample([table], patient, resamples=4000, seed=1)
+    value, low, high = score_with_interval(found, 0)[:3]
+    assert dict(zip(MAIN, value, strict=True)) == pytest.approx(mean_scores(rows))
     own = score_intervals(rows, [f"p{number}" for number in patient], resamples=4000, seed=1)
-    assert low == pytest.approx([own[name][0] for name in SCORES], abs=0.01)
-    assert high == pytest.approx([own[name][1] for name in SCORES], abs=0.01)
+    ends = np.array([own[name] for name in MAIN]).T
+    assert (low, high) == (pytest.approx(ends[0]), pytest.approx(ends[1]))
 
 
-def test_no_foreground_at_all_is_a_global_score_of_one() -> None:
-    sums = np.zeros((1, 3, 6))
-    sums[..., 2] = 1
-    assert run_scores(sums)[0].tolist() == [0, 0, 1, 1]
+def test_there_is_no_global_score_without_any_foreground() -> None:
+    sums = np.zeros((1, 3, 8))
+    sums[..., [1, 3]] = 1
+    assert run_scores(sums)[0, :2].tolist() == [0, 0]
+    assert np.isnan(run_scores(sums)[0, 2:]).all()
 
 
 def test_the_interval_covers_the_true_difference_at_its_nominal_rate() -> None:
@@ -100,31 +105,156 @@ def test_the_interval_covers_the_true_difference_at_its_nominal_rate() -> None:
         better = 0.6 + gain + slope * (area / area_mean - 1) + alike + effect + noise[1]
         table = [columns(one[None], area) for one in (better, base)]
         found = resample(table, patient, resamples=600, seed=repetition)
-        _, low, high = score_with_interval(found, 0, 1)
+        _, low, high = score_with_interval(found, 0, 1)[:3]
         covered += (low[[0, 2]] <= truth) & (truth <= high[[0, 2]])
     assert ((covered / repetitions >= 0.917) & (covered / repetitions <= 0.983)).all(), covered
 
 
-def test_seeds_vary_a_resample_as_much_as_the_mean_over_trainings_varies() -> None:
-    """Patients all equal, so that only the seeds are left: variance s^2 / S."""
+def test_the_spread_is_that_of_a_two_way_analysis_of_variance(
+    generator: np.random.Generator,
+) -> None:
+    """Patients, trainings and their interaction by mean squares, as textbooks have them."""
+    patients, trainings = 60, 4
+    values = 0.6 + generator.normal(0, 0.05, patients) + generator.normal(0, 0.02, (trainings, 1))
+    values = values + generator.normal(0, 0.04, (trainings, patients))
+    rows, columns_mean, grand = values.mean(axis=1), values.mean(axis=0), values.mean()
+    rest = values - rows[:, None] - columns_mean + grand
+    ms_rest = (rest**2).sum() / ((patients - 1) * (trainings - 1))
+    ms_trainings = patients * ((rows - grand) ** 2).sum() / (trainings - 1)
+    ms_patients = trainings * ((columns_mean - grand) ** 2).sum() / (patients - 1)
+    cells = patients * trainings
+    expected = (ms_trainings + ms_patients - ms_rest) / cells
+    found = resample(
+        [columns(values, np.full(patients, 100.0))], np.arange(patients), resamples=20_000, seed=0
+    )
+    own = score_with_interval(found, 0)
+    assert own.seed_variance[0] == pytest.approx((ms_trainings - ms_rest) / cells, rel=0.05)
+    assert own.draws[:, 0].var() + own.seed_variance[0] == pytest.approx(expected, rel=0.05)
+    of_patients = shape_of(found.left_out[0].mean(axis=0)).degrees_of_freedom[0]
+    weights = (ms_patients / cells) ** 2 / of_patients + (ms_trainings / cells) ** 2 / (
+        trainings - 1
+    )
+    assert own.shape.degrees_of_freedom[0] == pytest.approx(expected**2 / weights, rel=0.1)
+    half = t.ppf(0.975, own.shape.degrees_of_freedom[0]) * np.sqrt(expected)
+    assert (own.high[0] - own.low[0]) / 2 == pytest.approx(half, rel=0.05)
+
+
+def test_trainings_that_differ_less_than_patients_explain_add_nothing(
+    generator: np.random.Generator,
+) -> None:
+    values = np.stack([base := generator.random(50), np.roll(base, 1)])  # of equal means
+    found = resample([columns(values, np.full(50, 100.0))], np.arange(50), resamples=500, seed=0)
+    assert score_with_interval(found, 0).seed_variance[0] == 0
+
+
+def test_patients_all_alike_leave_the_t_interval_of_the_seeds() -> None:
     values = np.array([0.50, 0.56, 0.68, 0.70])
-    sums = patient_sums(columns(np.tile(values[:, None], 5), np.full(5, 100.0)), np.arange(5))
-    draws = bootstrap([sums], resamples=20_000, seed=0)[:, 0, 0]
-    assert draws.mean() == pytest.approx(values.mean(), abs=0.002)
-    assert draws.var() == pytest.approx(values.var(ddof=1) / len(values), rel=0.05)
+    table = columns(np.tile(values[:, None], 5), np.full(5, 100.0))
+    own = score_with_interval(resample([table], np.arange(5), resamples=200, seed=0), 0)
+    known = t.interval(0.95, 3, values.mean(), values.std(ddof=1) / 2)
+    assert (own.low[0], own.high[0]) == pytest.approx(known)
+
+
+@pytest.mark.parametrize("runs", [(1, 2), (3, 3), (5, 2)])
+def test_p_is_below_a_twentieth_exactly_where_the_interval_leaves_out_zero(
+    generator: np.random.Generator, runs: tuple[int, int]
+) -> None:
+    decided = []
+    for repetition in range(60):
+        area = generator.uniform(50, 500, 30)
+        shift = generator.uniform(-0.06, 0.06)
+        tables = [
+            columns(0.5 + 0.3 * generator.random((count, 30)) + more, area)
+            for count, more in zip(runs, (0, shift), strict=True)
+        ]
+        gap = score_with_interval(
+            resample(tables, np.arange(30), resamples=150, seed=repetition), 0, 1
+        )
+        outside = (gap.low > 0) | (gap.high < 0)
+        assert ((interval_test(gap) < 0.05) == outside).all()
+        decided += outside.tolist()
+    assert 0.1 < np.mean(decided) < 0.9, "an example that could not tell"
+
+
+def test_p_of_a_normal_spread_is_that_of_students_t(generator: np.random.Generator) -> None:
+    draws = generator.normal(0.02, 0.006, (100_000, 1))
+    value, none = np.array([0.02]), np.array([0.0])
+    left_out = norm.ppf((np.arange(40) + 0.5) / 40)[:, None]
+    seeds = [SeedVariance(none + 0.008**2, none + 0.008**2, 3)]
+    gap = estimated(value, draws, left_out, seeds, bounds=(-1, 1))
+    expected = 2 * t.sf(0.02 / 0.01, gap.shape.degrees_of_freedom[0])
+    assert interval_test(gap)[0] == pytest.approx(expected, rel=0.02)
+    far = estimated(value * 9, draws + 0.16, left_out, [], bounds=(-1, 1))
+    assert interval_test(far)[0] == pytest.approx(1 / 100_001), "never 0"
+    assert interval_test(estimated(none, draws * 0, left_out, [], bounds=(-1, 1)))[0] == 1
+    assert np.isnan(interval_test(estimated(value, draws, left_out[:1], [], bounds=(-1, 1)))[0])
+
+
+def null_comparisons(
+    seeds: int, noise: float, repetitions: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Trainings of two methods that are one, on 200 patients: p < 0.05, and 0 left out."""
+    generator = np.random.default_rng([seeds, round(1e4 * noise)])
+    small, outside = np.zeros((2, repetitions), dtype=bool)
+    for repetition in range(repetitions):
+        patients = 0.7 + generator.normal(0, 0.1, 200)
+        tables = [
+            columns(
+                patients
+                + generator.normal(0, noise, (seeds, 1))
+                + generator.normal(0, 0.028, (seeds, 200)),
+                np.full(200, 100.0),
+            )[..., :2]
+            for _ in range(2)
+        ]
+        found = resample(tables, np.arange(200), resamples=400, seed=repetition, names=["dice"])
+        gap = score_with_interval(found, 0, 1)
+        outside[repetition] = gap.low[0] > 0 or gap.high[0] < 0
+        small[repetition] = interval_test(gap)[0] < 0.05
+        if seeds == 1:
+            pair = found.sums[0], found.sums[1]
+            p = paired_test(*pair, permutations=400, seed=repetition, names=["dice"])
+            small[repetition] = p[0] < 0.05
+    return small, outside
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [0.003, 0.006])
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_equal_methods_are_told_apart_in_one_of_twenty_comparisons_of_seeds(
+    seeds: int, noise: float
+) -> None:
+    """3000 repetitions have a standard error of 0.35%."""
+    small, outside = null_comparisons(seeds, noise, 3000)
+    print(seeds, noise, small.mean())
+    assert (small == outside).all()
+    assert 0.03 <= small.mean() <= 0.07
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("noise", "least"), [(0.003, 0.2), (0.006, 0.4)])
+def test_one_seed_a_method_tells_equal_methods_apart_far_too_often(
+    noise: float, least: float
+) -> None:
+    """What the warning about one seed is for: p speaks of these two trainings alone."""
+    small, outside = null_comparisons(1, noise, 300)
+    print(noise, small.mean(), outside.mean())
+    assert small.mean() > least
+    assert outside.mean() > least
+    assert (small == outside).mean() > 0.9, "both are over patients"
 
 
 def test_the_same_patients_are_drawn_for_every_method(generator: np.random.Generator) -> None:
     sums = patient_sums(columns(generator.random((1, 30)), np.full(30, 100.0)), np.arange(30))
-    better = sums + np.array([0.1, 0, 0, 0, 0, 0])
-    draws = bootstrap([sums, better], resamples=300, seed=0)
-    assert draws[:, 1, 0] - draws[:, 0, 0] == pytest.approx(0.1)
-    assert draws[:, 0, 0].std() > 0.01
+    better = sums + np.array([0.1, 0, 0, 0, 0, 0, 0, 0])
+    one, other = bootstrap([sums, better], resamples=300, seed=0)
+    assert other[:, 0, 0] - one[:, 0, 0] == pytest.approx(0.1)
+    assert one[:, 0, 0].std() > 0.01
 
 
 def test_equal_seeds_give_equal_draws_and_others_do_not(generator: np.random.Generator) -> None:
     sums = patient_sums(columns(generator.random((2, 9)), np.full(9, 100.0)), np.arange(9))
-    one, same, other = (bootstrap([sums], resamples=300, seed=s) for s in (1, 1, 2))
+    one, same, other = (bootstrap([sums], resamples=300, seed=s)[0] for s in (1, 1, 2))
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def test_a_bar_in_a_name_begins_no_cell_of_markdown(result: Comparison) -> None:
     markdown = markdown_table(result)
     assert "<" not in markdown.replace("&lt;", "")
     tables = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables} == {6, 7, 8}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables} == {5, 7, 8}
     assert escape_markdown(MARKUP) in markdown
 
 
@@ -56,6 +57,24 @@ def test_escaped_latex_has_no_character_that_latex_would_act_on(result: Comparis
     latex = latex_table(result)
     assert escape_latex(MARKUP) in latex
     assert "\\input" not in "".join(x for x in latex.splitlines() if not x.startswith("%"))
+
+
+def test_latex_has_minus_signs_and_the_best_value_bold(tmp_path: Path) -> None:
+    runs = [
+        str(write_run(tmp_path / n, [q] * 20 + [q + 0.1] * 4))
+        for n, q in (("x-2", 0.8), ("y", 0.5))
+    ]
+    latex = latex_table(compare(runs, resamples=100)).splitlines()
+    better, worse = (next(x for x in latex if x.startswith(n)) for n in ("x-2 & 1 &", "y & 1 &"))
+    assert better.count("\\textbf{0.") == 4
+    assert "textbf" not in worse
+    (gap,) = (x for x in latex if x.startswith("y & dice &"))
+    assert "& $-$0.300 {[}$-$0." in gap
+    assert not re.search(r"(?<!\$)-\d", gap)
+    (area,) = (x for x in latex if x.startswith("area\\_error"))
+    assert area.count("textbf") == 0, "both are 0"
+    (missed,) = (x for x in latex if x.startswith("pixel\\_recall"))
+    assert missed.index("textbf") < missed.index("0.5")
 
 
 def test_the_worst_cases_come_first(result: Comparison) -> None:

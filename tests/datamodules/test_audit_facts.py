@@ -135,3 +135,24 @@ def test_tokens_are_those_of_the_caption_that_training_reads() -> None:
     assert words(text) == 15
     assert words(normalize(text)) == 12
     assert kinds_of(None, text, a_mask()) == []
+
+
+def test_a_word_that_gives_empty_masks_away_is_found_and_counted() -> None:
+    def audited(empty: list[str], others: list[str]) -> tuple[list[str], dict[str, object]]:
+        reader = CaptionChecks(None, count_tokens=None, max_tokens=14, normalized=True)
+        rows = [(text, {"area": 0, "center": None}) for text in empty]
+        rows += [(text, {}) for text in others]
+        for number, (text, mask) in enumerate(rows):
+            record = Record(Path("a.png"), Path("m.png"), text, f"a__{number}", "", number)
+            reader.read(record, "train", a_mask(**mask))
+        found = [f for f in reader.finished() if f.kind == "captions tell empty masks"]
+        return [f.detail for f in found], reader.facts()
+
+    (detail,), facts = audited(["no mass"] * 9 + ["nothing"], ["a mass"] * 10)
+    assert "'a' is in 0% of" in detail
+    assert "100% of the others" in detail
+    assert detail in facts.values()
+    found, facts = audited(["no mass"] * 10, ["no mass"] * 6 + ["a mass"] * 4)
+    assert found == []
+    assert any("'a' is in 0% of" in str(fact) for fact in facts.values()), "counted all the same"
+    assert audited(["no mass"] * 9, ["a mass"] * 10) == ([], {}), "too few to tell"

@@ -225,3 +225,45 @@ def test_a_missing_image_of_a_prediction_is_named(tmp_path: Path) -> None:
     kept = make(tmp_path, rows, on_missing="skip")
     with pytest.warns(UserWarning, match="on_missing=skip"):
         assert sizes(kept, "predict") == [14]
+
+
+# --- strata ------------------------------------------------------------------------------------
+
+
+def with_columns(rows: list[Entry], **columns: Sequence[object]) -> list[Entry]:
+    """The rows with further columns, whose values repeat."""
+    return [
+        row | {name: values[n % len(values)] for name, values in columns.items()}
+        for n, row in enumerate(rows)
+    ]
+
+
+@pytest.mark.parametrize("name", ["manifest.csv", "manifest.xlsx", "manifest.jsonl"])
+def test_columns_that_strata_names_are_classes_of_the_rows(tmp_path: Path, name: str) -> None:
+    columns = {"Scanner Type": ["A", " B  c "], "grade": [1, 2, None, 1], "lesion_id": ["x", "y"]}
+    save(tmp_path / name, with_columns(entries(tmp_path), **columns))
+    datamodule = make(tmp_path, strata=["scanner_type", "grade", "lesion_id"])
+    datamodule.setup("test")
+    assert datamodule.strata_of("test") == {
+        "scanner_type": ["A", "B c"] * 2,
+        "grade": ["1", "2", "not given", "1"],
+        "lesion_id": ["x", "y"] * 2,
+    }
+    assert make(tmp_path).strata_of("test") == {}
+
+
+def test_a_stratum_that_no_column_gives_is_refused_with_the_columns_there_are(
+    tmp_path: Path,
+) -> None:
+    rows = with_columns(entries(tmp_path), scanner=["A"])
+    with refused("'scaner'", "manifest.csv", "scanner"):
+        make(tmp_path, rows, strata=["scaner"]).setup("test")
+    for name in ("text", "Split", "size"):
+        with refused("strata", name):
+            make(tmp_path, strata=[name])
+
+
+def test_a_column_with_a_class_for_each_row_is_refused(tmp_path: Path) -> None:
+    rows = with_columns(entries(tmp_path) * 2, age=range(31))
+    with refused("'age'", "31 classes"):
+        make(tmp_path, rows, strata=["age"]).setup("test")

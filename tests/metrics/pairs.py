@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +42,14 @@ def tabulate(
     table = CaseTable(surface=surface)
     fill(table, pairs, range(len(pairs)) if index is None else index, spacing)
     return table.compute()
+
+
+def counted(intersection: Any, predicted: Any, true: Any, *, pixels: int = 10_000) -> CaseTableRows:
+    """Rows of counts alone, as of masks that nobody looked at."""
+    areas = [np.asarray(count, dtype=np.int64) for count in (intersection, predicted, true)]
+    none, unknown = np.zeros_like(areas[0]), np.full(len(areas[0]), np.nan)
+    index = np.arange(len(none))
+    return CaseTableRows(index, *areas, none + pixels, *[none] * 5, *[unknown] * 3)
 
 
 def fill(

@@ -14,6 +14,7 @@ from tests.metrics.pairs import (
     Pair,
     assert_same_rows,
     blobs,
+    counted,
     fill,
     pairs_with_empty_ones,
     tabulate,
@@ -92,10 +93,13 @@ def test_every_mask_scores_as_in_scikit_learn_and_torchmetrics(seed: int) -> Non
 
 
 @pytest.mark.parametrize("masks", [0, 2])
-def test_global_scores_of_empty_tables_are_one(masks: int) -> None:
-    nothing = torch.zeros(4, 4, dtype=torch.bool)
-    rows = metrics.select(tabulate([(nothing, nothing)] * 2), np.arange(masks))
-    assert list(metrics.mean_scores(rows).values())[2:] == [1.0, 1.0]
+def test_there_are_no_global_scores_of_a_set_without_a_lesion(masks: int) -> None:
+    nothing, something = torch.zeros(4, 4, dtype=torch.bool), torch.ones(4, 4, dtype=torch.bool)
+    for pred in (nothing, something):
+        rows = metrics.select(tabulate([(pred, nothing)] * 2), np.arange(masks))
+        assert np.isnan(list(metrics.mean_scores(rows).values())[2:]).all()
+        result = metrics.summary(rows)
+        assert np.isnan([result["dice_global"], result["dice_global_ci_low"]]).all()
 
 
 def test_scores_equal_torchmetrics() -> None:
@@ -145,6 +149,7 @@ def test_precision_counts_cases_whose_iou_exceeds_the_threshold() -> None:
         pred[:hits] = True
         preds.append(pred.reshape(4, 5))
     result = metrics.summary(tabulate([(pred, truth) for pred in preds]))
+    assert result["pixel_recall"] == pytest.approx(np.mean([0.4, 0.5, 0.6, 0.7, 1]))
     shares = [result[f"precision_at_{t}"] for t in (0.5, 0.6, 0.7, 0.8, 0.9)]
     assert shares == [0.6, 0.4, 0.2, 0.2, 0.2]
 
@@ -203,15 +208,63 @@ def distance(a: tuple[int, int], b: tuple[int, int], spacing: tuple[float, float
     return float(np.hypot((a[0] - b[0]) * spacing[0], (a[1] - b[1]) * spacing[1]))
 
 
-def test_surface_scores_of_an_empty_mask_are_left_out_and_counted() -> None:
+def squares(found: int, number: int = 10) -> list[Pair]:
+    """Cases of one lesion each in 30 x 40 pixels: the first `found` drawn perfectly, no others."""
+    truth = torch.zeros(30, 40, dtype=torch.bool)
+    truth[5:15, 5:15] = True
+    return [(truth if case < found else truth & ~truth, truth) for case in range(number)]
+
+
+def test_five_of_ten_lesions_missed_and_the_others_perfect() -> None:
+    result = metrics.summary(tabulate(squares(5), surface=True))
+    assert result["dice"] == result["dice_with_lesion"] == result["nsd"] == 0.5
+    assert result["hd95"] == result["hd95_median"] == 0
+    assert result["surface_undefined"] == 5
+    assert result["hd95_penalized"] == pytest.approx(50 / 2), "half the diagonal of 30 x 40"
+    assert result["missed_rate"] == result["lesion_sensitivity"] == 0.5
+    assert result["lesion_precision"] == 1
+    millimetres = metrics.summary(tabulate(squares(5), spacing=(2.0, 3.0), surface=True))
+    assert millimetres["hd95_penalized"] == pytest.approx(np.hypot(60, 120) / 2)
+    for name in ("nsd", "hd95_penalized", "lesion_sensitivity", "missed_rate", "area_error"):
+        assert result[f"{name}_ci_low"] < result[name] < result[f"{name}_ci_high"]
+
+
+def test_nsd_of_one_empty_mask_is_zero_as_in_monai_and_of_two_is_one() -> None:
+    from monai.metrics import compute_surface_dice
+
     pairs = pairs_with_empty_ones(5)
     rows = tabulate(pairs, surface=True)
+    assert rows.nsd[2:].tolist() == [1, 0, 0]
+    for (pred, truth), own in zip(pairs[3:], rows.nsd[3:], strict=True):
+        pair = pred[None, None], truth[None, None]
+        assert compute_surface_dice(*pair, class_thresholds=[2.0]).item() == own
     assert np.isnan(rows.hd95[2:]).all()
-    assert np.isnan(rows.nsd[2:]).all()
     result = metrics.summary(rows)
     assert result["surface_undefined"] == 3
-    assert result["hd95"] == rows.hd95[:2].mean()
-    assert result["nsd"] == rows.nsd[:2].mean()
+    assert result["hd95"] == pytest.approx(rows.hd95[:2].mean())
+    sizes = [np.hypot(*truth.shape) for _, truth in pairs[3:]]
+    penalized = [*rows.hd95[:2], 0, *sizes]
+    assert result["hd95_penalized"] == pytest.approx(np.mean(penalized))
+
+
+def test_quartiles_of_hd95_are_those_of_the_defined_cases() -> None:
+    rows = tabulate([blobs(seed) for seed in range(6)], surface=True)
+    result = metrics.summary(rows)
+    found = [result[f"hd95_{name}"] for name in ("q1", "median", "q3")]
+    assert found == pytest.approx(np.percentile(rows.hd95, [25, 50, 75]).tolist())
+
+
+def test_the_tolerance_of_nsd_is_a_setting() -> None:
+    pred, truth = torch.zeros(2, 20, 20, dtype=torch.bool)
+    pred[5:10, 5:10], truth[5:10, 9:14] = True, True
+    found = {}
+    for tolerance in (1.0, 2.0, 5.0):
+        table = CaseTable(surface=True, tolerance=tolerance)
+        fill(table, [(pred, truth)], [0])
+        near = np.concatenate(boundary_distances(pred, truth, (1.0, 1.0))) <= tolerance
+        found[tolerance] = table.compute().nsd[0]
+        assert found[tolerance] == pytest.approx(near.mean())
+    assert found[1.0] < found[2.0] < found[5.0] == 1
 
 
 @pytest.mark.parametrize(
@@ -222,17 +275,51 @@ def test_surface_scores_of_an_empty_mask_are_left_out_and_counted() -> None:
         ([(1.0, 1.0), (1.0, float("nan"))], "mixed"),
     ],
 )
-def test_the_unit_of_distances_is_said(spacings: list, unit: str) -> None:
+def test_pixels_and_millimetres_are_never_averaged(spacings: list, unit: str) -> None:
     preds, truths = zip(blobs(0), blobs(1), strict=True)
     table = CaseTable(surface=True)
     table.update(preds, truths, torch.arange(2), torch.tensor(spacings))
-    assert metrics.summary(table.compute())["surface_unit"] == unit
+    result = metrics.summary(table.compute())
+    assert result["surface_unit"] == unit
+    distances = [result[name] for name in ("hd95", "hd95_penalized", "nsd", "hd95_median")]
+    assert np.isnan(distances).tolist() == [unit == "mixed"] * 4
+    assert result["lesion_sensitivity"] > 0, "counts have no unit"
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_pixel_precision_and_recall_equal_scikit_learn(seed: int) -> None:
+    from sklearn.metrics import precision_score, recall_score
+
+    pairs = random_masks(seed)
+    result = metrics.summary(tabulate(pairs))
+    flat = [(t.flatten().numpy(), p.flatten().numpy()) for p, t in pairs]
+    precision = [precision_score(t, p) for t, p in flat if p.any()]
+    recall = [recall_score(t, p) for t, p in flat if t.any()]
+    assert result["pixel_precision"] == pytest.approx(np.mean(precision))
+    assert result["pixel_recall"] == pytest.approx(np.mean(recall))
+    error = [abs(int(p.sum()) - int(t.sum())) / t.sum() for t, p in flat if t.any()]
+    assert result["area_error"] == pytest.approx(np.mean(error))
+
+
+def test_cases_with_and_without_a_lesion_are_scored_apart() -> None:
+    pairs = random_masks(6)
+    result = metrics.summary(tabulate(pairs))
+    empty = [p.float().mean().item() for p, t in pairs if not t.any()]
+    lesions = [(p, t) for p, t in pairs if t.any()]
+    assert len(empty) > 5
+    assert result["cases_without_lesion"] == len(empty)
+    assert result["false_alarm_rate"] == pytest.approx(np.mean([share > 0 for share in empty]))
+    assert result["false_area"] == pytest.approx(np.mean(empty))
+    assert result["missed_rate"] == pytest.approx(np.mean([not p.any() for p, _ in lesions]))
+    assert result["dice_with_lesion"] == metrics.summary(tabulate(lesions))["dice"]
+    none = metrics.summary(tabulate(lesions))
+    assert np.isnan([none["false_alarm_rate"], none["false_area"]]).all()
 
 
 def test_surface_scores_are_absent_unless_asked_for() -> None:
     rows = tabulate([blobs(0), blobs(1)], spacing=(1.0, 1.0))
     assert np.isnan(rows.hd95).all()
-    assert not {"hd95", "nsd", "surface_unit"} & set(metrics.summary(rows))
+    assert not {"hd95", "nsd", "surface_unit", "lesion_f1"} & set(metrics.summary(rows))
 
 
 def test_the_cheap_counts_never_read_a_value_from_the_device() -> None:
@@ -241,7 +328,7 @@ def test_the_cheap_counts_never_read_a_value_from_the_device() -> None:
     masks = torch.ones(3, 8, 8, dtype=torch.bool, device="meta")
     index = torch.arange(3, device="meta")
     table.update(masks, masks, index, torch.ones(3, 2, device="meta"))
-    assert [(tuple(part.shape), part.dtype) for part in table.rows] == [((3, 7), torch.int64)]
+    assert [(tuple(part.shape), part.dtype) for part in table.rows] == [((3, 13), torch.int64)]
 
 
 def test_the_table_stays_exact_when_the_network_turns_to_half_precision() -> None:
@@ -283,15 +370,19 @@ def test_a_reset_table_has_no_cases_and_no_scores() -> None:
 
 
 def test_the_summary_has_the_names_that_are_logged() -> None:
-    scores = ["dice", "miou", "dice_global", "iou_global"]
-    expected = {*scores, "hd95", "nsd", "surface_undefined", "surface_unit"}
-    expected |= {f"precision_at_{t}" for t in (0.5, 0.6, 0.7, 0.8, 0.9)}
-    expected |= {f"{score}_ci_{end}" for score in scores for end in ("low", "high")}
-    expected |= {"cases", "empty_cases", "bootstrap_units"}
-    result = metrics.summary(tabulate(pairs_with_empty_ones(6), surface=True))
-    assert set(result) == expected
-    for score in scores:
-        assert result[f"{score}_ci_low"] <= result[score] <= result[f"{score}_ci_high"]
+    counts = {"cases", "cases_without_lesion", "empty_cases", "bootstrap_units"}
+    masks = {"hd95_q1", "hd95_median", "hd95_q3", "surface_undefined", "surface_unit"}
+    scores = set(metrics.SCORES)
+    for surface in (True, False):
+        rows = tabulate(pairs_with_empty_ones(6), surface=surface)
+        for groups in (None, list("aabbcc")):
+            known = {name for name in scores if surface or not metrics.SCORES[name].masks}
+            known -= set() if groups else {"dice_patient"}
+            result = metrics.summary(rows, groups)
+            ends = {f"{name}_ci_{end}" for name in known for end in ("low", "high")}
+            assert set(result) == known | ends | counts | (masks if surface else set())
+            for name in known:
+                assert result[f"{name}_ci_low"] <= result[name] <= result[f"{name}_ci_high"], name
 
 
 def correlated_rows() -> tuple[CaseTableRows, list[str]]:
@@ -299,10 +390,8 @@ def correlated_rows() -> tuple[CaseTableRows, list[str]]:
     groups = [f"patient {i // 8}" for i in range(240)]
     rng = np.random.default_rng(5)
     both = np.repeat(rng.integers(5, 95, 30), 8) + rng.integers(-3, 4, 240)
-    hundred, nan = np.full(240, 100), np.full(240, np.nan)
-    return CaseTableRows(
-        np.arange(240), both, hundred, hundred, np.zeros_like(both), nan, nan
-    ), groups
+    hundred = np.full(240, 100)
+    return counted(both, hundred, hundred), groups
 
 
 def test_the_interval_of_a_mean_is_that_of_dice() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.metrics.pairs import counted
 from textseg.metrics.scores import CaseTableRows, dice, score_intervals, select
 from textseg.metrics.strata import SIZES, by_stratum, describe_truth, number_class, size_classes
 
@@ -66,10 +67,7 @@ def test_a_set_without_lesions_has_no_cuts() -> None:
 
 
 def rows_of(triples: list[tuple[int, int, int]]) -> CaseTableRows:
-    both, predicted, true = np.array(triples, dtype=np.int64).T
-    unknown = np.full(len(triples), np.nan)
-    index = np.arange(len(triples))
-    return CaseTableRows(index, both, predicted, true, np.zeros_like(index), unknown, unknown)
+    return counted(*np.array(triples, dtype=np.int64).T)
 
 
 def test_scores_of_a_stratum_are_those_of_its_cases_alone() -> None:
@@ -81,6 +79,7 @@ def test_scores_of_a_stratum_are_those_of_its_cases_alone() -> None:
     assert found["small"]["dice"] == pytest.approx((0.5 + 0.8) / 2)
     assert found["small"]["dice_global"] == pytest.approx(26 / 40)
     assert found["none"]["dice"] == pytest.approx((1 + 0) / 2)
+    assert np.isnan(found["none"]["dice_global"]), "without a lesion there is none"
     assert [found[name]["cases"] for name in found] == [2, 2, 1]
     assert [found[name]["patients"] for name in found] == [1, 2, 1]
     own = select(rows, np.array([0, 2]))

@@ -16,11 +16,14 @@ from PIL import Image
 
 from tests.report.html_page import Page, read_page
 from tests.report.reported_run import CASES, EVIL, edit, write_reported_run
+from tests.run_folder import write_run
 from textseg.compare import compare
-from textseg.metrics.scores import SCORES
+from textseg.metrics.scores import MAIN, SCORES
 from textseg.report import report
 from textseg.report.comparison_page import comparison_page
 from textseg.report.embedded_images import album
+from textseg.report.write_comparison import write_comparison
+from textseg.visualize.overlay import overlay_sheet
 
 # --- what it says --------------------------------------------------------------------------------
 
@@ -36,12 +39,10 @@ def test_the_scores_of_every_caption_mode_are_those_of_metrics_json(
         for name in SCORES:
             (cells,) = (cells for row, cells in by_name.items() if row.endswith(f"({name})"))
             low, high = stored[f"{name}_ci_low"], stored[f"{name}_ci_high"]
-            assert cells[column] == f"{stored[name]:.3f} [{low:.3f}, {high:.3f}]"
-        for threshold in (0.5, 0.6, 0.7, 0.8, 0.9):
-            expected = f"{stored[f'precision_at_{threshold}']:.3f}"
-            assert by_name[f"P@{threshold}"][column] == expected
-        assert by_name["hd95"][column] == "3.2 mm"
-        assert by_name["nsd"][column] == "0.438"
+            form = ".1f" if name.startswith("hd95") else ".3f"
+            assert cells[column] == f"{stored[name]:{form}} [{low:{form}}, {high:{form}}]"
+        assert by_name["hd95, median (quartiles)"][column] == "2.0 (1.0 to 4.5) mm"
+        assert by_name["unit of distances"][column] == "mm"
         assert by_name["cases"][column] == str(CASES)
         assert by_name["patients (units of the bootstrap)"][column] == "6"
 
@@ -160,7 +161,7 @@ def test_a_comparison_holds_its_tables_and_the_pictures_of_every_run(
     scores = page.tables["Scores"]
     assert [row[0] for row in scores] == ["method", "U-Net <b>", "LSMS"]
     for row, method in zip(scores[1:], found.methods, strict=True):
-        for cell, name in zip(row[2:], SCORES, strict=True):
+        for cell, name in zip(row[2:], MAIN, strict=True):
             score = method.scores[name]
             assert cell == f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
     differences = page.tables["Differences from U-Net <b>"]
@@ -171,6 +172,52 @@ def test_a_comparison_holds_its_tables_and_the_pictures_of_every_run(
             assert base64.b64encode(file.read_bytes()).decode() in html
     assert all(warning in page.text for warning in found.warnings)
     assert found.warnings
+
+
+def test_a_comparison_shows_image_and_truth_once_and_panels_of_equal_size(
+    run: Path, folders: list[Path], tmp_path: Path
+) -> None:
+    other = shutil.copytree(folders[1], tmp_path / "lsms" / "2026-01-02_03-04-06")
+    generator = np.random.default_rng(0)
+    for folder in (run, other):
+        for file in (folder / "test/true/overlays").glob("*.png"):
+            image = np.full((30, 40, 3), 90, np.uint8)
+            truth = np.zeros((30, 40), bool)
+            truth[5:20, 5:20] = True
+            pred = truth & (generator.random(truth.shape) < 0.9)
+            overlay_sheet(image, truth, pred, caption="left").save(file)
+    page = read_page(report([str(run), str(other)], output=str(tmp_path / "two.html"), cases=1))
+    shown = [p for p in page.all("img") if re.match(r"c__\d+[: ]", p["alt"])]
+    assert len(shown) == 3 * (2 + 2 * 2), "image, truth, and two panels of each run"
+    assert len({(p["width"], p["height"]) for p in shown}) == 1
+    assert [p["alt"].rpartition(": ")[2] for p in shown[:6]] == [
+        *("image", "truth"),
+        *("prediction", "agreement"),
+        *("prediction", "agreement"),
+    ]
+    assert len({p["src"] for p in shown[:6]}) == 6
+    modes = [str(run), str(run / "test/empty")]
+    page = read_page(report(modes, output=str(tmp_path / "modes.html"), cases=1))
+    shown = [p for p in page.all("img") if re.match(r"c__\d+[: ]", p["alt"])]
+    assert len(shown) == 3 * 2, "whole, as each has a caption of its own"
+
+
+def test_strata_of_the_users_own_have_tables_and_plots(tmp_path: Path) -> None:
+    own = {n: {"strata": {"scanner": "AB"[n % 2]}} for n in range(CASES)}
+    runs = [tmp_path / name / "2026-01-02_03-04-05" for name in ("a", "b")]
+    stratum = {"cases": 6, "patients": 6, "dice": 0.5, "miou": 0.5}
+    for folder in runs:
+        metrics = {"strata": {"scanner": {"A": stratum, "B": stratum}}}
+        write_run(folder, [0.5] * CASES, changes=own, metrics=metrics)
+    page = read_page(report([str(runs[0])]))
+    assert [row[0] for row in page.tables["By scanner; captions: true"]] == ["class", "A", "B"]
+    assert any("by scanner" in picture["alt"] for picture in page.all("img"))
+    both = read_page(report([str(one) for one in runs], output=str(tmp_path / "two.html")))
+    assert any("by scanner" in picture["alt"] for picture in both.all("img"))
+    (title,) = (name for name in both.tables if name.endswith("by scanner"))
+    assert ["scanner", "B", "6", "6"] in [row[:4] for row in both.tables[title]]
+    written = write_comparison(compare([str(one) for one in runs], resamples=100), tmp_path / "out")
+    assert (written / "dice_by_stratum_1.png").is_file()
 
 
 def test_a_comparison_shows_only_cases_that_every_run_has_drawn(

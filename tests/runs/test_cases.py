@@ -22,10 +22,18 @@ def table(tmp_path: Path) -> Path:
 
 
 def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
-    defined = replace(ROWS[0], hd95=1 / 3, nsd=0.1, surface_unit="mm", caption='a "b",\nc')
+    defined = replace(
+        ROWS[0],
+        hd95=1 / 3,
+        nsd=0.1,
+        diagonal=9.5,
+        surface_unit="mm",
+        lesions_matched=0,
+        caption='a "b",\nc',
+    )
     write_cases(tmp_path / "cases.csv", [defined, ROWS[1]])
     assert read_cases(tmp_path / "cases.csv") == [defined, ROWS[1]]
-    assert (tmp_path / "cases.csv").read_bytes().endswith(b"9000,,,,small,2,right,outlines\r\n")
+    assert (tmp_path / "cases.csv").read_bytes().endswith(b"9000,,,,,small,2,,,,right,outlines\r\n")
 
 
 def test_an_empty_pair_scores_one_or_with_lvits_protocol_nothing(tmp_path: Path) -> None:
@@ -51,6 +59,7 @@ def test_an_empty_pair_scores_one_or_with_lvits_protocol_nothing(tmp_path: Path)
         (r"small", "tiny", "line 2: lesion_size='tiny'"),
         (r"(small),1,", r"\1,0,", "line 2: lesion_number=0 with 100 true pixels"),
         (r"(small),1,", r"\1,one,", "line 2: lesion_number='one'"),
+        (r"(small,1,),,,", r"\g<1>1,2,0,", "line 2: 2 of 1 lesions"),
         (r"(?s)\n.*", "\n", "no case"),
     ],
 )

@@ -16,6 +16,7 @@ from textseg.errors import UserError, check_at_least
 from textseg.explain import normalize_map
 from textseg.metrics.case_table import without_border
 from textseg.models.base import SegmentationModule
+from textseg.preprocess import Bytes
 from textseg.runs.outputs import (
     evenly_spaced,
     frame_in,
@@ -23,7 +24,7 @@ from textseg.runs.outputs import (
     mask_bytes,
     new_output_dir,
     new_test_dir,
-    picture_of,
+    original_picture,
     rows_in,
 )
 from textseg.visualize.explanation import explanation
@@ -85,7 +86,8 @@ class ExplanationWriter(L.Callback):
         """Draw the chosen cases of a batch."""
         for row, index in enumerate(batch["index"].tolist()):
             if index in self._drawn:
-                self._outcomes[index] = self._explain(pl_module, outputs["pred"][row], batch, row)
+                picture, pred = original_picture(trainer, batch, row), outputs["pred"][row]
+                self._outcomes[index] = self._explain(pl_module, picture, pred, batch, row)
 
     on_predict_batch_end = on_test_batch_end
 
@@ -118,7 +120,9 @@ class ExplanationWriter(L.Callback):
         if self.word is not None:
             pl_module.token_mask([self.word], self.word)
 
-    def _explain(self, pl_module: Any, pred: Tensor, batch: Batch, row: int) -> bool:
+    def _explain(
+        self, pl_module: Any, picture: Bytes, pred: Tensor, batch: Batch, row: int
+    ) -> bool:
         """Draw one row, unless its caption lacks the word."""
         text, truth = batch["text"][row], batch.get("truth")
         try:
@@ -131,7 +135,7 @@ class ExplanationWriter(L.Callback):
             shown = {name: without_border(values, frame)[0] for name, values in maps.items()}
             maps = {n: normalize_map(m[None], (m.shape[0], m.shape[1])) for n, m in shown.items()}
         page = explanation(
-            picture_of(batch, row),
+            picture,
             None if truth is None else mask_bytes(truth[row]),
             mask_bytes(pred),
             {name: values[0].cpu().numpy() for name, values in maps.items()},

@@ -10,6 +10,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities import rank_zero_only
 
 from textseg.errors import UserError
 from textseg.training.checkpoint_files import resume_metrics_csv
@@ -156,8 +157,28 @@ def without_wandb_defaults(settings: Namespace, experiment: str) -> Namespace:
     return copy
 
 
+class EpochTable(CSVLogger):
+    """metrics.csv of a run: what is known by epoch.
+
+    Tests are left out, whose numbers are in their own folders and would be hundreds of columns, and
+    so is what other loggers are told within an epoch.
+    """
+
+    def __init__(self, run_folder: Path, prefix: str = "", flush: int = 100) -> None:
+        super().__init__(
+            run_folder, name="", version="", prefix=prefix, flush_logs_every_n_steps=flush
+        )
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        """Add a row, if anything of it is by epoch."""
+        kept = {name: value for name, value in metrics.items() if not name.startswith("test")}
+        if "epoch" in kept and len(kept) > 1:
+            super().log_metrics(kept, step)
+
+
 def with_csv_logger(loggers: Sequence[Logger], run_folder: Path, steps: int) -> list[Logger]:
-    """The loggers, one of them a CSVLogger that writes the run's metrics.csv.
+    """The loggers, and an EpochTable in place of one that would write the run's metrics.csv.
 
     Args:
         loggers: the configured ones.
@@ -166,10 +187,11 @@ def with_csv_logger(loggers: Sequence[Logger], run_folder: Path, steps: int) -> 
     """
     tables = [logger for logger in loggers if isinstance(logger, CSVLogger)]
     own = [table for table in tables if Path(table.log_dir).resolve() == run_folder.resolve()]
-    table = own[0] if own else CSVLogger(run_folder, name="", version="")
+    given = [(one._prefix, one._flush_logs_every_n_steps) for one in own]
+    table = EpochTable(run_folder, *given[0] if given else ())
     resume_metrics_csv(table, steps)
     _ = table.experiment  # claims the folder before another logger puts anything there
-    return [logger for logger in loggers if logger is not table] + [table]
+    return [logger for logger in loggers if logger not in own] + [table]
 
 
 def _keep_wandb_files(run_folder: Path) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
-from PIL import Image
 
 from textseg.batch import Batch
 from textseg.errors import check_at_least
-from textseg.metrics.bootstrap import Floats, bootstrap_warnings
-from textseg.metrics.case_table import LVIT_SIDE
+from textseg.metrics.bootstrap import Floats, Ints, bootstrap_warnings
+from textseg.metrics.emptiness import emptiness_warnings
 from textseg.metrics.ranking import choose
 from textseg.metrics.scores import UNITS, CaseTableRows, Protocol, dice, iou, summary
 from textseg.metrics.strata import (
@@ -38,13 +38,13 @@ from textseg.runs.outputs import (
     mask_bytes,
     mask_source_of,
     new_test_dir,
+    original_picture,
     pack_mask,
-    picture_of,
     rows_in,
     unpack_mask,
     write_mask,
 )
-from textseg.visualize.overlay import overlay
+from textseg.visualize.overlay import overlay_sheet
 
 
 class _Case(NamedTuple):
@@ -53,9 +53,9 @@ class _Case(NamedTuple):
     case: str
     case_id: str
     caption: str
-    pixels: int  # of the truth's whole grid
     lesion_number: int
     lesion_side: Side
+    strata: dict[str, str]  # of the user's own
 
 
 class ResultsWriter(L.Callback):
@@ -81,6 +81,7 @@ class ResultsWriter(L.Callback):
         self.results: dict[str, dict[str, Any]] = {}
         self.folder = Path()
         self._drawn: set[int] = set()
+        self._strata: dict[str, list[str]] = {}  # of the user's own, by row of the test set
         self._cases: dict[int, _Case] = {}
         self._masks: dict[int, PackedMask] = {}
 
@@ -93,6 +94,8 @@ class ResultsWriter(L.Callback):
         if self.save_masks:
             (self.folder / "masks").mkdir(exist_ok=True)
         self._drawn = evenly_spaced(self.overlays, rows_in(trainer.test_dataloaders))
+        strata_of = getattr(getattr(trainer, "datamodule", None), "strata_of", None)
+        self._strata = strata_of("test") if strata_of else {}
         self._cases, self._masks = {}, {}
 
     def on_test_batch_end(
@@ -109,15 +112,15 @@ class ResultsWriter(L.Callback):
         for row, index in enumerate(batch["index"].tolist()):
             case, pred = batch["case"][row], outputs["pred"][row]
             truth = mask_bytes(batch["truth"][row])
-            whole = LVIT_SIDE**2 if pl_module.protocol == "lvit" else truth.size
             names = case, batch["case_id"][row], batch["text"][row]
-            self._cases[index] = _Case(*names, whole, *describe_truth(truth))
+            own = {name: classes[index] for name, classes in self._strata.items()}
+            self._cases[index] = _Case(*names, *describe_truth(truth), own)
             if self.ranked:
                 self._masks[index] = pack_mask(mask_bytes(pred))
             if self.save_masks:
                 write_mask(pred, self.folder / "masks" / f"{case}.png")
             if index in self._drawn:
-                self._draw(batch, row, mask_bytes(pred))
+                self._draw(trainer, batch, row, mask_bytes(pred))
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score all cases; write metrics.json, cases.csv and the overlays of ranked cases."""
@@ -131,9 +134,17 @@ class ResultsWriter(L.Callback):
             scores["warnings"].append(
                 f"{len(cases)} of {total} cases were tested (trainer.limit_test_batches)"
             )
-        result = {"caption_mode": self.mode, "protocol": pl_module.protocol, "truth": self.truth}
+        result: dict[str, Any] = {
+            "caption_mode": self.mode,
+            "protocol": pl_module.protocol,
+            "truth": self.truth,
+        }
         result |= averaging_of(pl_module, [case.caption for case in cases])
         result |= scores
+        result["parameters"] = sum(one.numel() for one in pl_module.parameters())
+        result["versions"] = ", ".join(f"{x} {version(x)}" for x in ("torch", "lightning", "timm"))
+        if pl_module.test_cases.surface:
+            result["nsd_tolerance"] = pl_module.nsd_tolerance
         self.results[self.mode] = result
         self._draw_ranked(trainer, rows, dice(rows, protocol=pl_module.protocol))
         if trainer.is_global_zero:
@@ -141,20 +152,21 @@ class ResultsWriter(L.Callback):
             table = _case_rows(rows, cases, sizes, pl_module.protocol, self.truth)
             write_cases(self.folder / "cases.csv", table)
 
-    def _draw(self, batch: Batch, row: int, pred: Bytes) -> None:
+    def _draw(self, trainer: L.Trainer, batch: Batch, row: int, pred: Bytes) -> None:
         case = batch["case"][row]
-        picture = overlay(
-            picture_of(batch, row),
+        sheet = overlay_sheet(
+            original_picture(trainer, batch, row),
             mask_bytes(batch["truth"][row]),
             pred,
             caption=batch["text"][row],
             title=[case, *([f"truth: {self.truth}"] * (self.truth != OUTLINES))],
         )
-        Image.fromarray(picture).save(self.folder / "overlays" / f"{case}.png")
+        sheet.save(self.folder / "overlays" / f"{case}.png")
 
     def _draw_ranked(self, trainer: L.Trainer, rows: CaseTableRows, scores: Floats) -> None:
         """Best, median and worst are known only now, so their images are read again."""
-        choice = choose(scores.tolist(), range(len(scores)), self.ranked)
+        lesions = (rows.true > 0).tolist()
+        choice = choose(scores.tolist(), lesions, range(len(scores)), self.ranked)
         chosen = {int(rows.index[position]) for position in choice.shown()} - self._drawn
         masks = gather_by_index({i: mask for i, mask in self._masks.items() if i in chosen})
         self._masks = {}
@@ -164,7 +176,7 @@ class ResultsWriter(L.Callback):
         for index in sorted(chosen):
             loaded = loader.collate_fn([loader.dataset[index]])
             batch = trainer.strategy.batch_to_device(loaded)  # as before a step, hooks included
-            self._draw(batch, 0, unpack_mask(masks[index]))
+            self._draw(trainer, batch, 0, unpack_mask(masks[index]))
 
 
 def _scored(
@@ -172,14 +184,18 @@ def _scored(
 ) -> tuple[list[str], dict[str, Any]]:
     """Each case's class of lesion size, and everything in metrics.json that is a number."""
     groups = [case.case_id for case in cases]
-    sizes, cuts = size_classes(rows.true, np.array([case.pixels for case in cases], dtype=np.int64))
+    sizes, cuts = size_classes(rows.true, rows.pixels)
     strata: dict[str, tuple[Sequence[str], Sequence[str]]] = {
         "size": (sizes, SIZES),
         "number": ([number_class(case.lesion_number) for case in cases], NUMBERS),
         "side": ([case.lesion_side for case in cases], SIDES),
     }
+    for name in cases[0].strata if cases else ():
+        own = [case.strata[name] for case in cases]
+        strata[name] = own, sorted(set(own))
     scores: dict[str, Any] = summary(rows, groups, protocol=protocol)
     scores["warnings"] = bootstrap_warnings(groups, len(cases))
+    scores["warnings"] += emptiness_warnings([case.caption for case in cases], rows.true.tolist())
     scores["size_cuts"] = cuts
     scores["strata"] = {
         name: by_stratum(rows, groups, classes, order, protocol=protocol)
@@ -206,14 +222,23 @@ def _case_rows(
             intersection=int(rows.intersection[row]),
             predicted=int(rows.predicted[row]),
             true=int(rows.true[row]),
+            pixels=int(rows.pixels[row]),
             hd95=_defined(rows.hd95[row]),
             nsd=_defined(rows.nsd[row]),
+            diagonal=_defined(rows.diagonal[row]),
             surface_unit=UNITS[rows.unit[row]],
+            lesions_predicted=_asked(rows, row, rows.predicted_lesions),
+            lesions_matched=_asked(rows, row, rows.matched),
+            lesions_matched_half=_asked(rows, row, rows.matched_half),
             lesion_size=sizes[row],
             truth=truth,
         )
         for row, case in enumerate(cases)
     ]
+
+
+def _asked(rows: CaseTableRows, row: int, counts: Ints) -> int | None:
+    return int(counts[row]) if rows.unit[row] else None
 
 
 def _defined(value: float) -> float | None:

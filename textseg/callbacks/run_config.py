@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from textseg.callbacks.loggers import without_wandb_defaults
 from textseg.encoders.weights import sha256_of
-from textseg.runs.folder import RUN_CONFIG
+from textseg.runs.folder import RUN_CONFIG, training_rows_line
 
 WEIGHTS = "image_weights"  # the setting whose file is told by its digest
 _WEIGHTS_LINE = re.compile(rf"^( *){WEIGHTS}: ", re.MULTILINE)
@@ -23,7 +23,8 @@ class RunConfig(SaveConfigCallback):
     """Puts the resolved config into a W&B run, and that of a fit into the run's folder.
 
     Beside the path of a file of image weights stands the SHA-256 of what was read from it, in a
-    comment above: a path alone does not tell which file it was.
+    comment above: a path alone does not tell which file it was. Another comment tells the number of
+    training rows.
 
     Lightning's own way writes ./config.yaml for every W&B run, so that runs overwrite each other.
     """
@@ -47,10 +48,14 @@ class RunConfig(SaveConfigCallback):
             digest = self._digest(file, resumed=trainer.ckpt_path is not None)
             # A run that is resumed brings its own folder, and perhaps a new length.
             self.parser.save(config, file, skip_none=False, overwrite=True)
+            text = file.read_text(encoding="utf-8")
             if digest:
-                text = file.read_text(encoding="utf-8")
                 line = rf"\g<1># sha256 {digest}\n\g<0>"
-                file.write_text(_WEIGHTS_LINE.sub(line, text, count=1), encoding="utf-8")
+                text = _WEIGHTS_LINE.sub(line, text, count=1)
+            records = getattr(getattr(trainer, "datamodule", None), "records", None)
+            if records is not None:
+                text = training_rows_line(len(records("train"))) + text
+            file.write_text(text, encoding="utf-8")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_hyperparams(self.config.as_dict())

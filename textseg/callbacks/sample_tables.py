@@ -26,7 +26,7 @@ from textseg.runs.outputs import (
     frame_in,
     gather_by_index,
     mask_bytes,
-    picture_of,
+    original_picture,
     rows_in,
 )
 from textseg.visualize.overlay import overlay
@@ -37,6 +37,7 @@ Pictures = tuple[Bytes, Bytes, Bytes]  # image [H, W, 3], truth [H, W], predicti
 CASE_PRIVATE = ("case", "case_id", "patient", "caption")
 CASE_PUBLIC = (
     *("dice", "iou", "intersection", "predicted", "true", "pixels", "hd95", "nsd"),
+    *("diagonal", "lesions_predicted", "lesions_matched", "lesions_matched_half"),
     *("lesion_number", "surface_unit", "lesion_size", "lesion_side", "truth"),
 )
 
@@ -211,7 +212,7 @@ class SampleTables(L.Callback):
         """Image, truth and prediction, if anybody may see them."""
         if not (self.upload or _tensorboards(trainer)):
             return None
-        image = resize_image(picture_of(batch, row), (pred.shape[0], pred.shape[1]))
+        image = resize_image(original_picture(trainer, batch, row), (pred.shape[0], pred.shape[1]))
         return image, mask_bytes(truth > 0), mask_bytes(pred)
 
 

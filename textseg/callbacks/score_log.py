@@ -10,8 +10,10 @@ import lightning as L
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
+from textseg.callbacks.loggers import EpochTable
 from textseg.callbacks.results_writer import ResultsWriter
-from textseg.metrics.scores import SCORES
+from textseg.metrics.scores import MAIN
+from textseg.metrics.strata import GROUPINGS
 from textseg.models.base import test_prefix
 from textseg.runs.outputs import callbacks_of
 
@@ -63,12 +65,22 @@ class ScoreLog(L.Callback):
         """Keep the scores of the epoch with the highest val/dice."""
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
-        logged = {name: trainer.callback_metrics.get(f"val/{name}") for name in SCORES}
+        logged = {name: trainer.callback_metrics.get(f"val/{name}") for name in MAIN}
         values = {name: float(value) for name, value in logged.items() if value is not None}
         dice = values.get("dice", math.nan)
         if dice > self.best.get("best/dice", -math.inf):
             self.best = {"best/epoch": float(trainer.current_epoch)}
             self.best |= {f"best/{name}": value for name, value in values.items()}
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the learning rates into metrics.csv; other loggers have them by step."""
+        rates = {
+            f"lr-{type(optimizer).__name__}/{group.get('name', number)}": group["lr"]
+            for optimizer in trainer.optimizers
+            for number, group in enumerate(optimizer.param_groups)
+        }
+        for logger in (one for one in trainer.loggers if isinstance(one, EpochTable)):
+            logger.log_metrics({**rates, "epoch": trainer.current_epoch}, trainer.global_step - 1)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the best epoch."""
@@ -90,10 +102,12 @@ class ScoreLog(L.Callback):
             return
         result = report.results[report.mode]
         prefix = test_prefix(report.mode)
-        # The network's own step has logged the loss and four of the scores by now.
+        # The network's own step has logged the loss and the main scores by now.
+        # Names of the user's own strata, such as a hospital's, stay in metrics.json.
+        strata = {name: result["strata"][name] for name in GROUPINGS if name in result["strata"]}
         numbers = {
             name: value
-            for name, value in flat_numbers(result, prefix).items()
+            for name, value in flat_numbers({**result, "strata": strata}, prefix).items()
             if name not in trainer.logged_metrics
         }
         for logger in trainer.loggers:
@@ -137,5 +151,5 @@ def _define_axes(logger: WandbLogger) -> None:
     run.define_metric("epoch")
     run.define_metric("train/*", step_metric="epoch")
     run.define_metric("val/loss", step_metric="epoch", summary="min")
-    for name in SCORES:
+    for name in MAIN:
         run.define_metric(f"val/{name}", step_metric="epoch", summary="max")

@@ -41,7 +41,7 @@ from textseg.cli.commands import Command, Datasets, load
 from textseg.cli.messages import explain, options
 from textseg.cli.parser import CommandParser, ParseError, read_whole_numbers_as_int
 from textseg.cli.quiet import silence_noise
-from textseg.encoders import restoring
+from textseg.encoders import reads_text, restoring
 from textseg.errors import UserError
 from textseg.metrics.text import averaging_text, format_results
 from textseg.models.base import SegmentationModule, check_state_dict, settings_of
@@ -170,7 +170,8 @@ class SuiteCLI(LightningCLI):
             "--test_after_fit",
             type=bool,
             default=False,
-            help="fit only: then test the best checkpoint with true, empty and shuffled captions.",
+            help="fit only: then test the best checkpoint with true, empty and shuffled captions; "
+            "once, where the network reads none.",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -340,7 +341,7 @@ class SuiteCLI(LightningCLI):
             self.datamodule.setup("test")
 
     def after_fit(self) -> None:
-        """Say where the run is and, with test_after_fit, test its best checkpoint three ways."""
+        """Say where the run is and, with test_after_fit, test its best checkpoint."""
         rank_zero_info(f"run folder: {self.run_folder}")
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         if not self.config.fit.test_after_fit:
@@ -351,8 +352,11 @@ class SuiteCLI(LightningCLI):
                 "let at least one validation run (no fast_dev_run, limit_val_batches above 0)",
             )
         tested = self._averaged({"model": self.model, "ckpt_path": best})
-        mode = self.datamodule.caption_mode
-        for self.datamodule.caption_mode in CAPTION_MODES_AFTER_FIT:
+        mode, modes = self.datamodule.caption_mode, list(CAPTION_MODES_AFTER_FIT)
+        if not reads_text(self.model):
+            modes = modes[:1]
+            rank_zero_info(f"{self.model.network_name} reads no captions: tested once")
+        for self.datamodule.caption_mode in modes:
             self.trainer.test(
                 datamodule=self.datamodule, verbose=False, weights_only=True, **tested
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ from numpy.typing import NDArray
 
 from textseg.errors import UserError, refusing
 from textseg.metrics.scores import case_columns
-from textseg.runs import CaseRow, Run, StoredTest, read_test
+from textseg.runs import CaseRow, Run, StoredTest, read_test, table_rows
 
 _SHOWN = 3  # of what differs, in a message
-# What may differ between two seeds of one method: where it ran, not what was trained.
-_OF_THE_MACHINE = frozenset(("seed", "root", "cache", "num_workers"))
+# What may differ between two seeds of one method: where it ran and what is told of its tests.
+_NOT_TRAINED = frozenset(("seed", "root", "cache", "num_workers", "strata"))
 _OF_THE_TRAINING = (
     *("max_epochs", "max_steps", "precision", "gradient_clip_val", "accumulate_grad_batches"),
     "limit_train_batches",
@@ -49,11 +50,10 @@ class Result:
         """The test's folder."""
         return self.test.folder
 
-    def columns(self, order: Sequence[str]) -> NDArray[np.float64]:
-        """`textseg.metrics.scores.case_columns` of the cases, in the order given: [N, C]."""
-        rows = [self.cases[name] for name in order]
-        counts = np.array([(row.intersection, row.predicted, row.true) for row in rows]).T
-        return case_columns(counts, protocol=self.test.protocol)
+    def columns(self, order: Sequence[str], names: Sequence[str]) -> NDArray[np.float64]:
+        """`textseg.metrics.scores.case_columns` of the cases, in the order given: [N, 2 K]."""
+        rows = table_rows([self.cases[name] for name in order])
+        return case_columns(rows, protocol=self.test.protocol, names=names)
 
 
 def load_results(
@@ -102,6 +102,19 @@ def _result(given: str, captions: str, data: str | None, name: str | None) -> Re
     return Result(run, test, method, {row.case: row for row in test.cases})
 
 
+def same_run_test(result: Result, mode: str) -> Result | None:
+    """The test of the same run over the same cases with other captions; None if there is none."""
+    folder = result.folder.with_name(result.folder.name.replace("true", mode, 1))
+    if folder == result.folder or not (folder / "cases.csv").is_file():
+        return None
+    test = read_test(folder)
+    other = Result(result.run, test, result.method, {row.case: row for row in test.cases})
+    same = other.cases.keys() == result.cases.keys() and all(
+        other.cases[name].true == row.true for name, row in result.cases.items()
+    )
+    return other if same and test.averaging == result.test.averaging else None
+
+
 def _check_same_cases(first: Result, other: Result) -> None:
     """Both are of the same cases with the same patients and truths, scored alike."""
     protocols = first.test.protocol, other.test.protocol
@@ -109,6 +122,12 @@ def _check_same_cases(first: Result, other: Result) -> None:
         raise UserError(
             f"{first.folder} and {other.folder} are scored by the protocols {protocols}",
             "test both with the same model.protocol",
+        )
+    tolerances = first.test.tolerance, other.test.tolerance
+    if tolerances[0] != tolerances[1]:
+        raise UserError(
+            f"nsd of {first.folder} and {other.folder} has the tolerances {tolerances}",
+            "test both with the same model.nsd_tolerance",
         )
     missing = [name for name in first.cases if name not in other.cases]
     added = [name for name in other.cases if name not in first.cases]
@@ -120,9 +139,21 @@ def _check_same_cases(first: Result, other: Result) -> None:
         )
     for what, of in _EQUAL.items():
         _check_equal(first, other, what, of)
+    for name in shared_strata([first, other]):
+        _check_equal(first, other, f"strata by {name!r}", partial(_class_of, name=name))
     mode = first.test.caption_mode
     if mode == other.test.caption_mode:
         _check_equal(first, other, f"captions (caption mode {mode!r})", lambda row: row.caption)
+
+
+def shared_strata(results: Sequence[Result]) -> list[str]:
+    """Names of the user's own strata that every test has."""
+    columns = [next(iter(result.cases.values())).strata for result in results]
+    return [name for name in columns[0] if all(name in other for other in columns)]
+
+
+def _class_of(row: CaseRow, name: str) -> str:
+    return row.strata[name]
 
 
 def _check_equal(first: Result, other: Result, what: str, of: Callable[[CaseRow], object]) -> None:
@@ -134,7 +165,7 @@ def _check_equal(first: Result, other: Result, what: str, of: Callable[[CaseRow]
             f"the {what} differ in {len(unlike)} of {len(pairs)} cases between {first.folder} and "
             f"{other.folder}: {values}",
             "test both on the same files with the same settings of data (captions, "
-            "normalize_captions, seed)",
+            "normalize_captions, seed, strata)",
         )
 
 
@@ -159,7 +190,7 @@ def _check_seeds(first: Result, other: Result) -> None:
             "give names that tell them apart",
         )
     both = f"{first.run.folder} and {other.run.folder} are both {first.method!r}"
-    one, two = _training_settings(first.run), _training_settings(other.run)
+    one, two = training_settings(first.run), training_settings(other.run)
     if one["seed_everything"] == two["seed_everything"]:
         raise UserError(f"{both} with seed_everything {one['seed_everything']}", remedy)
     differ = [k for k in sorted(one | two) if k != "seed_everything" and one.get(k) != two.get(k)]
@@ -168,7 +199,7 @@ def _check_seeds(first: Result, other: Result) -> None:
         raise UserError(f"{both}, but differ in more than the seed: {values}", remedy)
 
 
-def _training_settings(run: Run) -> dict[str, Any]:
+def training_settings(run: Run) -> dict[str, Any]:
     """seed_everything, and all that decides what was trained, by dotted name."""
     remedy = "give names, one for each run, so that no two runs are seeds of one method"
     stored = run.settings(remedy)
@@ -176,7 +207,7 @@ def _training_settings(run: Run) -> dict[str, Any]:
     with refusing((KeyError, TypeError, AttributeError), cause, remedy):
         seed, model, data = stored["seed_everything"], stored["model"], stored["data"]
         trainer = stored.get("trainer") or {}
-        own = {k: v for k, v in data["init_args"].items() if k not in _OF_THE_MACHINE}
+        own = {k: v for k, v in data["init_args"].items() if k not in _NOT_TRAINED}
         return {
             "seed_everything": seed,
             **{"model": model["class_path"], "data": data["class_path"]},

@@ -1,7 +1,7 @@
-"""Dice and its difference from the baseline by size, number and side of the true lesions.
+"""Dice and its difference from the baseline by the true lesions, and by the user's own columns.
 
-No p-values here: with three groupings, four classes each and several methods, one in twenty of so
-many tests would be below 0.05 with nothing behind it. An interval shows size and doubt of a
+No p-values here: with three groupings or more, four classes each and several methods, one in twenty
+of so many tests would be below 0.05 with nothing behind it. An interval shows size and doubt of a
 difference that the whole test set has established; one stratum by itself establishes none.
 """
 
@@ -14,48 +14,63 @@ import numpy as np
 
 from textseg.compare.results import StratumDice
 from textseg.compare.statistics import resample, score_with_interval
-from textseg.metrics.bootstrap import Floats, Ints
-from textseg.metrics.scores import SCORES
+from textseg.metrics.bootstrap import Floats, Ints, patient_ids
 from textseg.metrics.strata import NUMBERS, SIDES, SIZES, number_class
 from textseg.runs import CaseRow
 
 # The grouping -> its classes in their order, and the class of a case.
-_GROUPINGS: dict[str, tuple[Sequence[str], Callable[[CaseRow], str]]] = {
+_OF_LESIONS: dict[str, tuple[Sequence[str], Callable[[CaseRow], str]]] = {
     "size": (SIZES, lambda case: case.lesion_size),
     "number": (NUMBERS, lambda case: number_class(case.lesion_number)),
     "side": (SIDES, lambda case: case.lesion_side),
 }
 
 
+def groupings(
+    cases: Sequence[CaseRow], own: Sequence[str]
+) -> dict[str, tuple[Sequence[str], list[str]]]:
+    """Grouping -> its classes in their order, and the class of each case."""
+    found: dict[str, tuple[Sequence[str], list[str]]] = {
+        name: (order, [class_of(case) for case in cases])
+        for name, (order, class_of) in _OF_LESIONS.items()
+    }
+    for name in own:
+        classes = [case.strata[name] for case in cases]
+        found[name] = sorted(set(classes)), classes
+    return found
+
+
 def by_stratum(
     columns: Mapping[str, Floats],
     cases: Sequence[CaseRow],
     patient: Ints,
+    own: Sequence[str] = (),
     *,
     resamples: int,
     seed: int,
 ) -> tuple[StratumDice, ...]:
     """Score each class that occurs, for each method, the baseline first.
 
-    `columns` are of each method, and `patient` of each case, as `statistics.resample` takes them;
-    each class has a bootstrap of its own, over the patients who have a case in it.
+    `columns` are those of dice for each method, and `patient` of each case, as
+    `statistics.resample` takes them; `own` are names of the user's strata. Each class has a
+    bootstrap of its own, over the patients who have a case in it.
     """
-    dice = SCORES.index("dice")
     strata = []
-    for grouping, (order, class_of) in _GROUPINGS.items():
-        classes = np.array([class_of(case) for case in cases])
+    for grouping, (order, of_cases) in groupings(cases, own).items():
+        classes = np.array(of_cases)
         for name in order:
             keep = np.flatnonzero(classes == name)
             if not len(keep):
                 continue
-            _, number = np.unique(patient[keep], return_inverse=True)
+            number = patient_ids([str(one) for one in patient[keep]], len(keep))
             part = [one[:, keep] for one in columns.values()]
-            found = resample(part, number, resamples=resamples, seed=seed, score=dice)
+            found = resample(part, number, resamples=resamples, seed=seed, names=("dice",))
             for row, method in enumerate(columns):
                 value = float(found.runs[row].mean())
-                gap = (
-                    [float(x) for (x,) in score_with_interval(found, row, 0)] if row else [nan] * 3
-                )
+                gap = [nan] * 3
+                if row:
+                    less = score_with_interval(found, row, 0)
+                    gap = [float(x[0]) for x in (less.value, less.low, less.high)]
                 counts = len(keep), found.patients
                 strata.append(StratumDice(grouping, name, method, *counts, value, *gap))
     return tuple(strata)

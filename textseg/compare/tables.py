@@ -6,13 +6,14 @@ What a user named, a method, a case or a caption, may hold markup and is escaped
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from textseg.compare.results import Comparison, Score
-from textseg.metrics.scores import SCORES
+from textseg.metrics.scores import MAIN, SCORES
 from textseg.metrics.text import (
     aligned,
     escape_markdown,
@@ -25,10 +26,15 @@ from textseg.metrics.text import (
 WORST = 20  # cases in the list of failures
 NOTES = (  # what the numbers mean
     "dice, miou: mean over images; dice_global, iou_global: pixels pooled over the test set",
+    "dice_patient: mean over patients, pixels pooled within each; lesion_...: connected parts "
+    "matched one to one, pooled; false_...: images without a lesion; hd95_penalized: a miss costs "
+    "the image's diagonal",
     "± standard deviation over seeds; in brackets: 95% bootstrap interval over patients (over "
     "images where none is known) and seeds",
-    "p: paired permutation test over patients of these very runs, two-sided; p (Holm): "
-    "corrected for the number of methods compared with the baseline, each score by itself",
+    "p, two-sided: of trainings and patients where a method has two seeds or more, below 0.05 "
+    "exactly where the interval leaves out 0; of these two trainings where one run is compared "
+    "with one, by a paired permutation test over patients; p (Holm): corrected for all p of the "
+    "table",
     "size: thirds of this test set's lesions by their share of the image; number: connected "
     "parts of the truth; side: of the picture; no p-values, as so many tests would find "
     "something by chance",
@@ -36,11 +42,15 @@ NOTES = (  # what the numbers mean
 
 
 class Section(NamedTuple):
-    """A table: its title, the names of its columns, and its cells as unescaped text."""
+    """A table: its title, the names of its columns, and its cells as unescaped text.
+
+    `best` are row and column of the cells with the best value of several methods.
+    """
 
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    best: frozenset[tuple[int, int]] = frozenset()
 
 
 def plain_table(comparison: Comparison) -> str:
@@ -77,7 +87,7 @@ def latex_table(comparison: Comparison) -> str:
             "\\toprule",
             _latex_row(section.head),
             "\\midrule",
-            *(_latex_row(row) for row in section.rows),
+            *_latex_rows(section),
             "\\bottomrule",
             "\\end{tabular}",
             "\\end{table}",
@@ -87,9 +97,16 @@ def latex_table(comparison: Comparison) -> str:
 
 
 def sections(comparison: Comparison) -> list[Section]:
-    """Tables of scores, differences (of two methods or more), strata and the worst cases."""
-    differences = [_differences(comparison)] if comparison.differences else []
-    return [_scores(comparison), *differences, _strata(comparison), _failures(comparison)]
+    """Tables of scores, differences, use of the words, strata, terms and the worst cases.
+
+    Those of differences, words and terms only where there are any.
+    """
+    tables = [_scores(comparison), _further(comparison)]
+    tables += [_differences(comparison)] if comparison.differences else []
+    tables += [_words(comparison)] if comparison.words else []
+    tables.append(_strata(comparison))
+    tables += [_terms(comparison)] if comparison.terms else []
+    return [*tables, _failures(comparison)]
 
 
 def worst_cases(comparison: Comparison, count: int = WORST) -> list[int]:
@@ -109,15 +126,46 @@ def _summary(comparison: Comparison) -> str:
 
 
 def _scores(comparison: Comparison) -> Section:
-    def cell(score: Score) -> str:
-        spread = "" if math.isnan(score.std) else f" ± {score.std:.3f}"
-        return f"{score.value:.3f}{spread}{interval_text(score.low, score.high)}"
-
     rows = [
-        (method.name, str(len(method.runs)), *(cell(method.scores[name]) for name in SCORES))
+        (method.name, str(len(method.runs)), *(_score(method.scores[x], ".3f") for x in MAIN))
         for method in comparison.methods
     ]
-    return Section("Scores", ("method", "seeds", *SCORES), tuple(rows))
+    best = {
+        (row, column)
+        for column, name in enumerate(MAIN, start=2)
+        for row in _best(comparison, name)
+    }
+    return Section("Scores", ("method", "seeds", *MAIN), tuple(rows), frozenset(best))
+
+
+def _best(comparison: Comparison, name: str) -> list[int]:
+    """Positions of the methods with the best value as it is shown; none of a single method."""
+    sign = -1 if SCORES[name].less_is_better else 1
+    values = [method.scores[name].value for method in comparison.methods]
+    shown = [sign * float(f"{value:{SCORES[name].form}}") for value in values]
+    known = [value for value in shown if not math.isnan(value)]
+    if len(known) < 2 or min(known) == max(known):
+        return []
+    return [position for position, value in enumerate(shown) if value == max(known)]
+
+
+def _further(comparison: Comparison) -> Section:
+    """All scores but the main ones, a line for each."""
+    found = [method.scores for method in comparison.methods]
+    names = [name for name in found[0] if name not in MAIN]
+    rows = [
+        (name, *(_score(scores[name], SCORES[name].form) for scores in found)) for name in names
+    ]
+    best = {(row, 1 + n) for row, name in enumerate(names) for n in _best(comparison, name)}
+    head = ("score", *(method.name for method in comparison.methods))
+    return Section("Further scores", head, tuple(rows), frozenset(best))
+
+
+def _score(score: Score, form: str) -> str:
+    if math.isnan(score.value):
+        return "-"
+    spread = "" if math.isnan(score.std) else f" ± {score.std:{form}}"
+    return f"{score.value:{form}}{spread}{interval_text(score.low, score.high, form)}"
 
 
 def _differences(comparison: Comparison) -> Section:
@@ -125,22 +173,46 @@ def _differences(comparison: Comparison) -> Section:
         (
             one.method,
             one.score,
-            with_interval(one.value, one.low, one.high, "+.3f"),
+            with_interval(one.value, one.low, one.high, f"+{SCORES[one.score].form}"),
             _p(one.p),
             _p(one.p_holm),
+            "" if math.isnan(one.p) else one.p_is_of,
         )
         for one in comparison.differences
+        if not math.isnan(one.value)
     ]
-    head = ("method", "score", "difference [95% interval]", "p", "p (Holm)")
+    head = ("method", "score", "difference [95% interval]", "p", "p (Holm)", "p of")
     return Section(f"Differences from {comparison.baseline}", head, tuple(rows))
 
 
+def _words(comparison: Comparison) -> Section:
+    rows = [
+        (
+            one.method,
+            one.captions,
+            f"{one.dice:.3f}",
+            with_interval(one.gain, one.low, one.high, "+.3f"),
+        )
+        for one in comparison.words
+    ]
+    head = ("method", "captions", "dice", "gain of the true ones [95% interval]")
+    return Section("Use of the words", head, tuple(rows))
+
+
+def _terms(comparison: Comparison) -> Section:
+    rows = [(name, *values) for name, values in comparison.terms.items()]
+    head = ("term", *(method.name for method in comparison.methods))
+    return Section("What else differs between the methods", head, tuple(rows))
+
+
 def _p(value: float) -> str:
+    if math.isnan(value):
+        return ""
     return "<0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
 def _strata(comparison: Comparison) -> Section:
-    head = ("lesions by", "class", "cases", "patients", "method", "dice")
+    head = ("by", "class", "cases", "patients", "method", "dice")
     gap = f"difference from {comparison.baseline} [95% interval]"
     rows = [
         (
@@ -149,7 +221,9 @@ def _strata(comparison: Comparison) -> Section:
         )
         for one in comparison.strata
     ]
-    return Section("Dice by size, number and side of the true lesions", (*head, gap), tuple(rows))
+    title = "Dice by size, number and side of the true lesions"
+    title += f", and by {', '.join(comparison.own_strata)}" * bool(comparison.own_strata)
+    return Section(title, (*head, gap), tuple(rows))
 
 
 def _failures(comparison: Comparison) -> Section:
@@ -163,6 +237,7 @@ def _failures(comparison: Comparison) -> Section:
     return Section(f"The {len(rows)} cases with the least Dice", head, tuple(rows))
 
 
+_MINUS = re.compile(r"(?:^|(?<=[} ]))-(?=\d)")  # of a number, not of a name; [ is {[} by then
 _LATEX = {
     "\\": "\\textbackslash{}",
     "~": "\\textasciitilde{}",
@@ -185,3 +260,14 @@ def escape_latex(text: str) -> str:
 
 def _latex_row(cells: Sequence[str]) -> str:
     return " & ".join(escape_latex(cell) for cell in cells) + " \\\\"
+
+
+def _latex_rows(section: Section) -> list[str]:
+    """Rows of cells: the best bold, and a minus before a number a minus, not a hyphen."""
+    lines = []
+    for number, row in enumerate(section.rows):
+        cells = [_MINUS.sub("$-$", escape_latex(cell)) for cell in row]
+        bold = {column for one, column in section.best if one == number}
+        cells = [f"\\textbf{{{x}}}" if n in bold else x for n, x in enumerate(cells)]
+        lines.append(" & ".join(cells) + " \\\\")
+    return lines

@@ -13,12 +13,14 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from textseg.metrics.lesions import match_lesions
 from textseg.metrics.scores import TOLERANCE, UNITS, CaseTableRows
 
 LVIT_SIDE = 224
 
-_COLUMNS = 7  # index, intersection, predicted, true, unit, hd95, nsd
-_COUNTS = 4
+_COLUMNS = len(CaseTableRows._fields)
+_CHEAP = 5  # index, intersection, predicted, true, pixels
+_FLOATS = 3  # hd95, nsd, diagonal
 _NAN_BITS = int(np.array(np.nan).view(np.int64))
 
 
@@ -68,26 +70,32 @@ def lvit_pair(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def surface_scores(
-    pred: Tensor, truth: Tensor, spacing: Sequence[float]
-) -> tuple[float, float, int]:
-    """hd95, nsd and the code of their unit for one case, by MONAI.
+    pred: Tensor, truth: Tensor, spacing: Sequence[float], tolerance: float = TOLERANCE
+) -> tuple[float, float, float, int]:
+    """hd95, nsd, the image's diagonal and the code of their unit for one case, by MONAI.
 
     With d(a, B) the distance of boundary pixel a to the boundary B:
     hd95 = max(P95 of d(p, T) over p in P, P95 of d(t, P) over t in T), and
-    nsd = share of all boundary pixels, of both masks, with d <= TOLERANCE.
+    nsd = share of all boundary pixels, of both masks, with d <= tolerance.
 
     Args:
         pred, truth: bool [H, W].
         spacing: millimetres per pixel, rows then columns; NaN where unknown, and then distances and
             tolerance are in pixels.
+        tolerance: of nsd, in the unit of the distances.
 
     Returns:
-        (NaN, NaN, unit) where either mask is empty: there is no distance to a boundary that is not.
+        hd95 is NaN where either mask is empty: there is no distance to a boundary that is not. nsd
+        is 0 there, as no boundary agrees with another, and 1 where both masks are empty.
     """
     known = bool(np.isfinite(spacing).all() and min(spacing) > 0)
     unit = UNITS.index("mm" if known else "px")
+    height, width = truth.shape
+    diagonal = float(
+        np.hypot(height * spacing[0], width * spacing[1]) if known else np.hypot(height, width)
+    )
     if not (pred.any() and truth.any()):
-        return np.nan, np.nan, unit
+        return np.nan, float(not (pred.any() or truth.any())), diagonal, unit
     # Imported here because it takes seconds, and only a test needs it.
     from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
@@ -96,12 +104,12 @@ def surface_scores(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # MONAI's, about its own calls
         hd95 = compute_hausdorff_distance(*pair, percentile=95, **options)
-        nsd = compute_surface_dice(*pair, class_thresholds=[TOLERANCE], **options)
-    return float(hd95), float(nsd), unit
+        nsd = compute_surface_dice(*pair, class_thresholds=[tolerance], **options)
+    return float(hd95), float(nsd), diagonal, unit
 
 
 def _gather_rows(result: Tensor, group: Any = None) -> list[Tensor]:
-    """Gather [N_rank, 7] from all ranks, N_rank differing or zero.
+    """Gather [N_rank, 13] from all ranks, N_rank differing or zero.
 
     A rank that saw no batch gets a one-dimensional float stand-in from torchmetrics. Ranks that
     gather tensors of unlike dimension or type crash or hang, so it becomes zero rows here.
@@ -120,17 +128,18 @@ class CaseTable(Metric):
     without float64. `compute()` returns `CaseTableRows`.
 
     Args:
-        surface: also hd95 and nsd. They need the masks on the CPU; without them an update never
-            waits for the device.
+        surface: also hd95, nsd and lesions. They need the masks on the CPU; without them an update
+            never waits for the device.
+        tolerance: of nsd, in millimetres, or in pixels where the spacing is unknown.
     """
 
     is_differentiable = False
     full_state_update = False
     rows: list[Tensor]
 
-    def __init__(self, *, surface: bool = False) -> None:
+    def __init__(self, *, surface: bool = False, tolerance: float = TOLERANCE) -> None:
         super().__init__(dist_sync_fn=_gather_rows)
-        self.surface = surface
+        self.surface, self.tolerance = surface, tolerance
         self.add_state("rows", default=[], dist_reduce_fx="cat")
 
     def update(
@@ -152,21 +161,26 @@ class CaseTable(Metric):
         assert all(p.shape == t.shape for p, t in masks), "prediction and truth differ in size"
         counts = [torch.stack([(p & t).sum(), p.sum(), t.sum()]) for p, t in masks]
         device = self.device
-        left = torch.cat([index.to(device)[:, None], torch.stack(counts).to(device)], dim=1)
+        pixels = torch.tensor([[t.numel()] for _, t in masks], device=device)
+        cheap = [index.to(device)[:, None], torch.stack(counts).to(device), pixels]
+        left = torch.cat(cheap, dim=1)
         self.rows.append(torch.cat([left, self._surface(masks, spacing).to(device)], dim=1))
 
     def _surface(self, masks: list[tuple[Tensor, Tensor]], spacing: Tensor) -> Tensor:
-        """The columns unit, hd95 and nsd: [B, 3] int64, distances by their float64 bits."""
+        """The columns from unit on: [B, 8] int64, distances by their float64 bits."""
         if not self.surface:
-            nothing = torch.full((len(masks), 3), _NAN_BITS, device=self.device)
-            nothing[:, 0] = 0
+            nothing = torch.zeros(
+                (len(masks), _COLUMNS - _CHEAP), dtype=torch.int64, device=self.device
+            )
+            nothing[:, -_FLOATS:] = _NAN_BITS
             return nothing
-        scores = [
-            surface_scores(p, t, s) for (p, t), s in zip(masks, spacing.tolist(), strict=True)
-        ]
-        unit = np.array([[unit] for *_, unit in scores], dtype=np.int64)
-        values = np.array([[hd95, nsd] for hd95, nsd, _ in scores])
-        return torch.from_numpy(np.concatenate([unit, values.view(np.int64)], axis=1))
+        counts, distances = [], []
+        for (pred, truth), scale in zip(masks, spacing.tolist(), strict=True):
+            *values, unit = surface_scores(pred, truth, scale, self.tolerance)
+            counts.append([unit, *match_lesions(pred.cpu().numpy(), truth.cpu().numpy())])
+            distances.append(values)
+        bits = np.array(distances, dtype=np.float64).view(np.int64)
+        return torch.from_numpy(np.concatenate([np.array(counts, dtype=np.int64), bits], axis=1))
 
     def compute(self) -> CaseTableRows:
         """All cases of all processes, each once, in the order of their index."""
@@ -174,6 +188,6 @@ class CaseTable(Metric):
         blank = torch.empty(0, _COLUMNS, dtype=torch.int64)
         table = torch.cat([blank, *(part.cpu() for part in parts)]).numpy()
         _, first = np.unique(table[:, 0], return_index=True)
-        columns = table[first].T  # [7, N]
-        distances = np.ascontiguousarray(columns[_COUNTS + 1 :]).view(np.float64)
-        return CaseTableRows(*columns[: _COUNTS + 1], *distances)
+        columns = table[first].T  # [13, N]
+        distances = np.ascontiguousarray(columns[-_FLOATS:]).view(np.float64)
+        return CaseTableRows(*columns[:-_FLOATS], *distances)

@@ -13,7 +13,7 @@ class Choice:
     """Positions of the cases to show, and the rank of every case.
 
     Args:
-        best: the best first.
+        best: the best first, those with a lesion before those without.
         median: those nearest to the middle of the ranking, the better first.
         worst: the worst first.
         rank: of every case, 1 for the best; cases of equal Dice rank in the order they came in.
@@ -34,16 +34,27 @@ class Choice:
         return (*self.best, *self.median, *self.worst)
 
 
-def choose(dice: Sequence[float], pictured: Collection[int], count: int) -> Choice:
+def choose(
+    dice: Sequence[float], lesions: Sequence[bool], pictured: Collection[int], count: int
+) -> Choice:
     """Choose up to `count` cases of each kind among the positions `pictured`, none twice.
 
-    There are fewer of each kind where pictures do not suffice for three kinds.
+    There are fewer of each kind where pictures do not suffice for three kinds. An image without a
+    lesion in which nothing is outlined has a Dice of 1 and shows nothing, so it is among the best
+    only where cases with a lesion do not suffice.
+
+    Args:
+        dice: of every case.
+        lesions: whether it has one.
+        pictured: positions of the cases with a picture.
+        count: of each kind, at most.
     """
     order = np.argsort(-np.asarray(dice, dtype=np.float64), kind="stable").tolist()
     rank = {position: number for number, position in enumerate(order, start=1)}
     known = [position for position in order if position in pictured]
     each = min(count, -(-len(known) // 3))
-    best, left = known[:each], known[each:]
+    best = sorted(known, key=lambda position: not lesions[position])[:each]  # stable: by rank
+    left = [position for position in known if position not in best]
     worst = left[::-1][:each]
     left = left[: len(left) - len(worst)]
     middle = (len(order) + 1) / 2

@@ -1,4 +1,4 @@
-"""Scores stratified by the size, number and side of the true lesions."""
+"""Scores stratified by the size, number and side of the true lesions, or any other classes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textseg.metrics.bootstrap import count_patients
+from textseg.metrics.lesions import label_lesions
 from textseg.metrics.scores import CaseTableRows, Protocol, mean_scores, score_intervals, select
 
 Side = Literal["none", "left", "right", "both"]
 SIZES = ("none", "small", "medium", "large")
 NUMBERS = ("0", "1", "2", "3+")
 SIDES = ("none", "left", "right", "both")
+GROUPINGS = ("size", "number", "side")  # that every test has
 ONE_SIDED = 0.9  # share of the foreground that must lie in one half
-_TOUCHING = np.ones((3, 3), dtype=int)  # diagonal neighbors belong together
 
 
 class TruthFacts(NamedTuple):
@@ -33,8 +34,6 @@ def describe_truth(truth: NDArray[Any]) -> TruthFacts:
     least nine tenths of the foreground lie in that half of the picture (the middle column of an odd
     width counts for neither), and otherwise both.
     """
-    from scipy import ndimage  # type: ignore[import-untyped]  # takes a while
-
     mask = np.asarray(truth) != 0
     if not mask.any():
         return TruthFacts(0, "none")
@@ -44,7 +43,7 @@ def describe_truth(truth: NDArray[Any]) -> TruthFacts:
     side: Side = "both"
     if max(left, right) >= ONE_SIDED * (left + right) and left != right:
         side = "left" if left > right else "right"
-    return TruthFacts(int(ndimage.label(mask, _TOUCHING)[1]), side)
+    return TruthFacts(label_lesions(mask)[1], side)
 
 
 def size_classes(
@@ -94,7 +93,7 @@ def by_stratum(
         protocol: of the scores.
 
     Returns:
-        class -> cases, patients, and `SCORES`, each with `_ci_low` and `_ci_high`, which are NaN
+        class -> cases, patients, and `MAIN`, each with `_ci_low` and `_ci_high`, which are NaN
         where there is one patient only.
     """
     strata: dict[str, dict[str, float | int]] = {}

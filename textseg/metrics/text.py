@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from textseg.metrics.scores import SCORES, THRESHOLDS
+from textseg.metrics.scores import MAIN, MIXED, SCORES
 
 _STRATA = {"size": "lesion size", "number": "lesions", "side": "side of the picture"}
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
@@ -85,33 +85,48 @@ def format_results(results: Mapping[str, Mapping[str, Any]]) -> str:
     mode, first = next(iter(results.items()))
     blocks = [_scores("captions", "empty_cases", results), _more(results)]
     for name, classes in first["strata"].items():
-        title = f"{_STRATA[name]} ({mode} captions)"
+        title = f"{_STRATA.get(name, name)} ({mode} captions)"
         blocks.append(_scores(title, "patients", classes))
     tables = ("\n".join(aligned(block)) for block in blocks)
     return "\n\n".join([*tables, "\n".join(_notes(results))])
 
 
+def stored_score(result: Mapping[str, Any], name: str) -> str:
+    """A score of metrics.json with its interval; a dash where it is undefined or not there."""
+    value = result.get(name)
+    if value is None or math.isnan(value):
+        return "-"
+    low, high = (result.get(f"{name}_ci_{end}") for end in ("low", "high"))
+    return with_interval(value, low, high, SCORES[name].form)
+
+
 def _scores(title: str, count: str, results: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """A line for each result: its name, two counts, and the scores with their intervals."""
-    lines = [[title, "cases", count.removesuffix("_cases"), *SCORES]]
+    lines = [[title, "cases", count.removesuffix("_cases"), *MAIN]]
     for name, result in results.items():
-        ends = {score: (result[f"{score}_ci_low"], result[f"{score}_ci_high"]) for score in SCORES}
-        scores = (with_interval(result[score], *ends[score]) for score in SCORES)
+        scores = (stored_score(result, score) for score in MAIN)
         lines.append([name, str(result["cases"]), str(result[count]), *scores])
     return lines
 
 
 def _more(results: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Shares of cases above each IoU, and the surface distances."""
-    lines = [["precision_at", *map(str, THRESHOLDS), "hd95", "nsd"]]
-    for mode, result in results.items():
-        cells = [f"{result[f'precision_at_{threshold}']:.3f}" for threshold in THRESHOLDS]
-        unit = result.get("surface_unit", "")
-        hd95, nsd = (result.get(name, math.nan) for name in ("hd95", "nsd"))
-        cells.append("-" if math.isnan(hd95) else f"{hd95:.1f} {unit}")
-        cells.append("-" if math.isnan(nsd) else f"{nsd:.3f}")
-        lines.append([mode, *cells])
+    """All further scores, a line for each and a column for each caption mode."""
+    lines = [["further scores", *results]]
+    for name in SCORES:
+        if name in MAIN or not any(name in result for result in results.values()):
+            continue
+        lines.append([name, *(stored_score(result, name) for result in results.values())])
+        if name == "hd95":
+            lines.append(["hd95 median (quartiles)", *map(quartiles_text, results.values())])
     return lines
+
+
+def quartiles_text(result: Mapping[str, Any]) -> str:
+    """The median of hd95 with its quartiles and unit; a dash where no case has an hd95."""
+    first, median, last = (result.get(f"hd95_{name}") for name in ("q1", "median", "q3"))
+    if median is None or math.isnan(median):
+        return "-"
+    return f"{median:.1f} ({first:.1f} to {last:.1f}) {result['surface_unit']}"
 
 
 def _notes(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -124,13 +139,21 @@ def _notes(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         notes.append(f"the truth is {', '.join(weak)}, not outlines: scores are against those")
     notes += [
         "dice, miou: mean over images; dice_global, iou_global: pixels pooled over the test set",
+        "dice_patient: mean over patients, pixels pooled within each; lesion_...: connected parts "
+        "matched one to one, pooled; false_...: images without a lesion; precision_at_T: share of "
+        "images whose IoU exceeds T",
         "in brackets: 95% bootstrap interval over patients (over images where none is known)",
         "small, medium, large: thirds of this test set's lesions by their share of the image",
     ]
     for mode, result in results.items():
-        if result.get("surface_undefined"):
+        if result.get("surface_unit") == MIXED:
             notes.append(
-                f"{mode}: hd95 and nsd leave out {result['surface_undefined']} cases in which "
-                "prediction or truth is empty"
+                f"{mode}: hd95 and nsd have no mean, as some cases are in millimetres and others "
+                "in pixels; test those with a spacing apart"
+            )
+        elif result.get("surface_undefined"):
+            notes.append(
+                f"{mode}: hd95 leaves out {result['surface_undefined']} cases in which prediction "
+                "or truth is empty; hd95_penalized counts a miss with the image's diagonal"
             )
     return notes

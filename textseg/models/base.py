@@ -26,7 +26,7 @@ from textseg.metrics.case_table import (
     threshold_logits,
     without_border,
 )
-from textseg.metrics.scores import Protocol, mean_scores
+from textseg.metrics.scores import TOLERANCE, Protocol, mean_scores
 from textseg.optim import Schedule, adamw, warmup_schedule
 
 
@@ -56,6 +56,8 @@ class SegmentationModule(L.LightningModule):
         auxiliary_weight: of the same loss of 1x1 heads on maps at 1/8 and 1/16 of the image, mean
             over the heads; in training alone. 0 builds none.
         protocol: how test masks are scored; "lvit" reproduces LViT's test and nothing else.
+        nsd_tolerance: distance up to which boundaries agree in nsd, in millimetres, or in pixels
+            where the spacing is unknown; a dataset's readers' own disagreement is a good choice.
 
     Attributes:
         tta, ensemble: what logits are averaged over in a test: "none" or "flip", and the names of
@@ -80,6 +82,7 @@ class SegmentationModule(L.LightningModule):
         segmentation_loss: dict[str, float] = DICE_BCE,
         auxiliary_weight: float = 0.0,
         protocol: Protocol = "standard",
+        nsd_tolerance: float = TOLERANCE,
     ) -> None:
         super().__init__()
         # What a subclass fixes for its bases is no setting of its own and would not rebuild it.
@@ -104,9 +107,14 @@ class SegmentationModule(L.LightningModule):
         check_at_least("auxiliary_weight", auxiliary_weight, 0, "0.4 is usual; 0 is none")
         self.auxiliary_weight = auxiliary_weight
         self.loss_weights = check_segmentation_loss(segmentation_loss)
-        self.protocol = protocol
+        if not 0 <= nsd_tolerance < float("inf"):
+            raise UserError(
+                f"nsd_tolerance={nsd_tolerance} is no distance",
+                "give millimetres, or pixels where the spacing is unknown; 2.0 is the default",
+            )
+        self.protocol, self.nsd_tolerance = protocol, nsd_tolerance
         self.val_cases = CaseTable()
-        self.test_cases = CaseTable(surface=protocol == "standard")
+        self.test_cases = CaseTable(surface=protocol == "standard", tolerance=nsd_tolerance)
 
     @property
     def network_name(self) -> str:

@@ -50,7 +50,10 @@ class Ensemble(SegmentationModule):
         mirror_text: MirrorText | None = None,
     ) -> None:
         # Not by super(): Lightning would copy the members into hparams.
-        SegmentationModule.__init__(self, protocol=members[0].protocol)
+        first = members[0]
+        SegmentationModule.__init__(
+            self, protocol=first.protocol, nsd_tolerance=first.nsd_tolerance
+        )
         check_choice("tta", tta, Tta)
         reading = [member for member in members if reads_text(member)]
         if tta == "flip" and reading and mirror_text is None:

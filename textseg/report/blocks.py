@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Union
+from typing import Literal, Union
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,22 @@ class Picture:
     plot: bool = False
 
 
+Layout = Literal["below", "beside", "panels"]
+
+
 @dataclass(frozen=True)
 class CaseCard:
-    """One case: its caption, its numbers, its pictures, `beside` each other where there is room."""
+    """One case: its caption, its numbers, and its pictures.
+
+    `layout` is below, one under the other; beside, two in a row where there is room; or panels,
+    several small ones in a row.
+    """
 
     title: str
     caption: str
     facts: Sequence[tuple[str, str]]
     pictures: Sequence[Picture]
-    beside: bool = False
+    layout: Layout = "below"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from textseg.compare.results import Comparison, Method
 from textseg.compare.tables import NOTES, sections
@@ -16,15 +19,27 @@ from textseg.report.blocks import (
     Cell,
     Facts,
     Group,
+    Layout,
+    Picture,
     Section,
     Table,
     Text,
 )
-from textseg.report.embedded_images import album
+from textseg.report.embedded_images import Album, Panel, Picked, album, panel_names
 from textseg.report.page import write_page
-from textseg.report.plots import dice_distribution, difference_by_size, failures, plot
+from textseg.report.plots import (
+    BOXES,
+    dice_by_class,
+    dice_distribution,
+    difference_by_size,
+    failures,
+    plot,
+)
 from textseg.report.score_tables import MEANING
 from textseg.runs import Run
+
+COMMON = ("image", "truth")  # panels of an overlay that are alike in every run
+OF_A_RUN = ("prediction", "agreement")
 
 
 def comparison_page(comparison: Comparison, *, cases: int = 4) -> str:
@@ -85,7 +100,7 @@ def _table(table: TextTable) -> Table:
 
 
 def _plots(comparison: Comparison) -> list[Block]:
-    caption = "Dice of each case: points are cases, the box holds the middle half."
+    caption = f"Dice of each case: {BOXES}."
     means = "; ".join(
         f"{method.name}: mean {method.scores['dice'].value:.3f}" for method in comparison.methods
     )
@@ -97,46 +112,104 @@ def _plots(comparison: Comparison) -> list[Block]:
             "mean of five groups of equally many cases."
         )
         plots.append(plot(lambda: difference_by_size(comparison), caption, caption))
+    for name in comparison.own_strata:
+        caption = f"Dice of each case by {name}: {BOXES}."
+        plots.append(plot(partial(dice_by_class, comparison, name), caption, caption))
     return plots
 
 
 def _case_blocks(comparison: Comparison, count: int) -> list[Block]:
     runs = [
-        (method, number, run, {file.stem: file for file in (folder / "overlays").glob("*.png")})
+        _Drawn(method, number, run, {f.stem: f for f in (folder / "overlays").glob("*.png")})
         for method in comparison.methods
         for number, (run, folder) in enumerate(_tests(method), start=1)
     ]
     names = [case.case for case in comparison.cases]
-    pictured = {i for i, n in enumerate(names) if all(n in overlays for *_, overlays in runs)}
+    pictured = {i for i, n in enumerate(names) if all(n in one.overlays for one in runs)}
     if not (pictured and count):
         return [Text("No case is shown: cases is 0, or none has a picture in every run.")]
-    choice = choose(comparison.case_dice.mean(axis=0).tolist(), pictured, count)
-    pictures = album(overlays[names[i]] for i in choice.shown() for *_, overlays in runs)
+    lesions = [case.true > 0 for case in comparison.cases]
+    choice = choose(comparison.case_dice.mean(axis=0).tolist(), lesions, pictured, count)
+    # Where captions differ, each overlay is shown whole, with its own below it.
+    alike = len(comparison.captions) == 1
+    parts = {
+        i: _parts([one.overlays[names[i]] for one in runs], alike=alike) for i in choice.shown()
+    }
+    pictures = album(one for common, own in parts.values() for one in chain(common, *own))
     text = (
         f"Ranked by Dice averaged over methods over all {len(names)} cases, of which "
-        f"{len(pictured)} have a picture in every run; the cases shown are chosen among these."
+        f"{len(pictured)} have a picture in every run; the cases shown are chosen among these, the "
+        "best among those with a lesion. In the agreement found is blue, a false alarm orange, "
+        "missed magenta."
     )
-    if len(comparison.captions) > 1:
+    if not alike:
         text += " Captions are those of the baseline's first run; each picture shows its own."
 
     def card(position: int) -> CaseCard:
-        case = comparison.cases[position]
-        facts = [("rank", f"{choice.rank[position]} of {len(choice.rank)}")]
-        dice = {}
-        for method, row in zip(comparison.methods, comparison.case_dice, strict=True):
-            mean = " (mean over seeds)" if len(method.runs) > 1 else ""
-            dice[method.name] = f"{row[position]:.3f}"
-            facts.append((f"Dice, {method.name}{mean}", dice[method.name]))
-        facts.append(("true pixels", str(case.true)))
-        shown = []
-        for method, number, run, overlays in runs:
-            caption = f"{method.name}: Dice {dice[method.name]}"
-            if len(method.runs) > 1:  # case_dice is over seeds, and the pictures are of each
-                caption = f"{method.name}, seed {number} ({run.short_name})"
-            alt = f"{case.case} by {caption}: image, truth, prediction and agreement"
-            shown.append(pictures.show(overlays[case.case], alt, caption))
-        return CaseCard(case.case, case.caption, facts, shown, beside=True)
+        case, rank = comparison.cases[position], f"{choice.rank[position]} of {len(choice.rank)}"
+        facts = [("rank", rank), *_dice_of(comparison, position), ("true pixels", str(case.true))]
+        shown = _shown(comparison, position, runs, parts[position], pictures)
+        layout: Layout = "panels" if parts[position][0] else "beside"
+        return CaseCard(case.case, case.caption, facts, shown, layout)
 
     groups = choice.groups().items()
     cards = [Group(title, [card(i) for i in positions]) for title, positions in groups]
     return [Text(text + pictures.note), *cards]
+
+
+class _Drawn(NamedTuple):
+    """A run of a method, its number among the method's, and its overlays by case."""
+
+    method: Method
+    number: int
+    run: Run
+    overlays: dict[str, Path]
+
+
+def _parts(files: Sequence[Path], *, alike: bool) -> tuple[list[Picked], list[list[Picked]]]:
+    """What is shown of a case's overlays, one of each run: common to all runs, and of each.
+
+    Image and truth are the same in all, so they are shown once; overlays that are not `alike`, or
+    do not tell where their panels are, such as edited ones, are shown whole.
+    """
+    if not (alike and all({*COMMON, *OF_A_RUN} <= panel_names(file) for file in files)):
+        return [], [[file] for file in files]
+    common: list[Picked] = [Panel(files[0], name) for name in COMMON]
+    return common, [[Panel(file, name) for name in OF_A_RUN] for file in files]
+
+
+def _shown(
+    comparison: Comparison,
+    position: int,
+    runs: Sequence[_Drawn],
+    parts: tuple[list[Picked], list[list[Picked]]],
+    pictures: Album,
+) -> list[Picture]:
+    """The pictures of a case, with what each shows in words."""
+    case, (common, of_runs) = comparison.cases[position].case, parts
+    dice = dict(_dice_of(comparison, position))
+    shown = [pictures.show(one, f"{case}: {_title(one)}", _title(one)) for one in common]
+    for drawn, own in zip(runs, of_runs, strict=True):
+        name = drawn.method.name
+        caption = f"{name}: Dice {dice.get(f'Dice, {name}')}"
+        if len(drawn.method.runs) > 1:  # case_dice is over seeds, and the pictures are of each
+            caption = f"{name}, seed {drawn.number} ({drawn.run.short_name})"
+        for one in own:
+            text = f"{caption}, {_title(one)}" if isinstance(one, Panel) else caption
+            shown.append(pictures.show(one, f"{case} by {caption}: {_title(one)}", text))
+    return shown
+
+
+def _dice_of(comparison: Comparison, position: int) -> list[tuple[str, str]]:
+    """Each method's Dice of a case, as facts."""
+    return [
+        (
+            f"Dice, {method.name}{' (mean over seeds)' * (len(method.runs) > 1)}",
+            f"{row[position]:.3f}",
+        )
+        for method, row in zip(comparison.methods, comparison.case_dice, strict=True)
+    ]
+
+
+def _title(one: Picked) -> str:
+    return one.name if isinstance(one, Panel) else "image, truth, prediction and agreement"

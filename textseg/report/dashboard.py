@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from textseg.errors import UserError
-from textseg.metrics.scores import SCORES
+from textseg.metrics.scores import MAIN
 
 MODES = {"true": "test", "empty": "test_empty", "shuffled": "test_shuffled"}
 STRATA = {"size": ("small", "medium", "large"), "side": ("left", "right", "both")}
-COLUMNS = ("dice", "dice_ci_low", "dice_ci_high", *SCORES[1:])
+COLUMNS = ("dice", "dice_ci_low", "dice_ci_high", *MAIN[1:])
 # Mean and standard deviation of a group of runs, which differ in their seed alone.
 OVER_SEEDS = {"groupby": "Group", "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
 
@@ -108,7 +108,7 @@ def _sections(views: Any, panels: Any) -> list[Any]:
         for one in classes
     ]
     return [
-        section("Test, both conventions", *(bars(s, f"test/{s}") for s in SCORES)),
+        section("Test, both conventions", *(bars(s, f"test/{s}") for s in MAIN)),
         section(
             "Conventions and intervals",
             against("mean over images and pooled pixels", "test/dice", "test/dice_global"),
@@ -120,5 +120,5 @@ def _sections(views: Any, panels: Any) -> list[Any]:
             *(bars(f"dice, {mode} captions", f"{key}/dice") for mode, key in MODES.items()),
         ),
         section("Strata", *strata, is_open=False),
-        section("Training", *(curve(f"val/{s}") for s in SCORES), curve("train/loss")),
+        section("Training", *(curve(f"val/{s}") for s in MAIN), curve("train/loss")),
     ]

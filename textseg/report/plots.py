@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -32,17 +34,29 @@ _LONGEST_NAME = 48
 _SIZE_BINS = 5
 _MARKED = 40  # points of a curve, above which they are a line only
 _DPI = 160
+BOXES = "points are cases, the box holds the middle half, line: median, diamond: mean"
+_MEAN: dict[str, Any] = {
+    "marker": "D",
+    "markerfacecolor": "white",
+    "markeredgecolor": "black",
+    "markersize": 6,
+}
 
 
 def write_plots(comparison: Comparison, folder: Path) -> None:
     """Write dice_distribution, failures and, of two methods or more, difference_by_size.
 
-    Each is a PNG and a PDF.
+    Of the user's own strata also dice_by_stratum_1 and so on. Each is a PNG and a PDF.
     """
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]  # its stubs list no plain dict
-        figures = {"dice_distribution": dice_distribution, "failures": failures}
+        figures: dict[str, Callable[[Comparison], Figure]] = {
+            "dice_distribution": dice_distribution,
+            "failures": failures,
+        }
         if len(comparison.methods) > 1:
             figures["difference_by_size"] = difference_by_size
+        for number, name in enumerate(comparison.own_strata, start=1):
+            figures[f"dice_by_stratum_{number}"] = partial(dice_by_class, name=name)
         for name, draw in figures.items():
             figure = draw(comparison)
             figure.savefig(folder / f"{name}.png", dpi=_DPI)
@@ -60,20 +74,37 @@ def plot(draw: Callable[[], Figure], alt: str, caption: str) -> Picture:
 
 
 def dice_distribution(comparison: Comparison) -> Figure:
-    """Draw each case's Dice as a point, with box and median, a row for each method."""
+    """Draw each case's Dice as a point, with box, median and mean, a row for each method."""
     names = [method.name for method in comparison.methods]
     return distribution(names, comparison.case_dice, "Dice of a case (mean over seeds)")
 
 
-def distribution(names: Sequence[str], dice: Sequence[Floats] | Floats, xlabel: str) -> Figure:
-    """Draw K rows of points, `dice[k]` in row k, each with its box and median."""
+def dice_by_class(comparison: Comparison, name: str) -> Figure:
+    """Draw `dice_distribution` within each class of a stratum of the user's own."""
+    classes = np.array([case.strata[name] for case in comparison.cases])
+    rows = {
+        f"{one}: {method.name}": comparison.case_dice[number, classes == one]
+        for one in np.unique(classes)
+        for number, method in enumerate(comparison.methods)
+    }
+    what = f"Dice of a case (mean over seeds) by {label(name)}"
+    return distribution(list(rows), list(rows.values()), what, len(comparison.methods))
+
+
+def distribution(
+    names: Sequence[str], dice: Sequence[Floats] | Floats, xlabel: str, colors: int = len(COLORS)
+) -> Figure:
+    """Draw K rows of points, `dice[k]` in row k, each with its box, median and mean.
+
+    Colors repeat after `colors` rows.
+    """
     figure = Figure(figsize=(6.4, 1.2 + 0.8 * len(names)), layout="constrained")
     axes = figure.add_subplot()
     rows = np.arange(len(names))
     scatter = np.random.default_rng(0)  # only to spread the points
     for row, values in enumerate(dice):
         height = row + scatter.uniform(-0.3, 0.3, len(values))
-        axes.plot(values, height, ".", color=_color(row), alpha=0.35, markersize=3)
+        axes.plot(values, height, ".", color=_color(row % colors), alpha=0.35, markersize=3)
     axes.boxplot(
         list(dice),
         positions=rows,
@@ -81,11 +112,21 @@ def distribution(names: Sequence[str], dice: Sequence[Floats] | Floats, xlabel: 
         widths=0.7,
         showfliers=False,
         medianprops={"color": "#D55E00", "linewidth": 2},
+        showmeans=True,
+        meanprops=_MEAN,
     )
     axes.set_yticks(rows, [label(name) for name in names])
     axes.invert_yaxis()
-    axes.set(xlabel=xlabel, xlim=(-0.02, 1.02))
+    axes.set(xlabel=f"{xlabel}; line: median, diamond: mean", xlim=(-0.02, 1.02))
     return figure
+
+
+def stratum_distribution(classes: Sequence[str], dice: Floats, name: str) -> Figure:
+    """Draw each case's Dice [N] by its class, a row for each class of the stratum `name`."""
+    own = np.array(classes)
+    names = sorted(set(classes))
+    values = [dice[own == one] for one in names]
+    return distribution(names, values, f"Dice of a case by {label(name)}", 1)
 
 
 def dice_by_size(share: Floats, dice: Mapping[str, Floats]) -> Figure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,14 @@ from textseg.metrics.ranking import choose
 from textseg.report.blocks import Block, CaseCard, Caution, Cell, Facts, Group, Section, Table, Text
 from textseg.report.embedded_images import album
 from textseg.report.page import write_page
-from textseg.report.plots import dice_by_size, distribution, learning_curves, plot
+from textseg.report.plots import (
+    BOXES,
+    dice_by_size,
+    distribution,
+    learning_curves,
+    plot,
+    stratum_distribution,
+)
 from textseg.report.score_tables import MEANING, probe_blocks, results_blocks, strata_blocks
 from textseg.runs import CaseRow, Run, StoredTest
 
@@ -40,7 +48,7 @@ def run_page(run: Run, *, captions: str, data: str | None, cases: int) -> str:
         Section("run", "Run", _facts(settings, curves, f"{folder.name}/{main.name}", main)),
         Section("meaning", "What the numbers mean", [Text(text) for text in MEANING]),
         Section("results", "Results", results_blocks(list(tests.values()))),
-        Section("strata", "By lesion", strata_blocks(main, ordered[1:])),
+        Section("strata", "By stratum", strata_blocks(main, ordered[1:])),
         Section("plots", "Plots", _plots(curves, main, ordered)),
         *([Section("probe", "Use of the text", probe)] if probe else []),
         Section("cases", "Best, median and worst cases", case_blocks(main, ordered[1:], cases)),
@@ -91,10 +99,21 @@ def _plots(curves: _Curves, main: StoredTest, ordered: Sequence[StoredTest]) -> 
     dice = [np.array([case.dice for case in test.cases]) for test in ordered]
     names = [test.name for test in ordered]
     medians = "; ".join(f"{n}: median {np.median(d):.3f}" for n, d in zip(names, dice, strict=True))
-    caption = "Dice of each case by caption mode: points are cases, the box holds the middle half."
+    caption = f"Dice of each case by caption mode: {BOXES}."
     alt = f"Distribution of per-case Dice by caption mode. {medians}"
     plots.append(plot(lambda: distribution(names, dice, "Dice of a case"), alt, caption))
-    return [*plots, *_by_size(main, ordered)]
+    return [*plots, *_by_size(main, ordered), *_by_strata(main)]
+
+
+def _by_strata(main: StoredTest) -> list[Block]:
+    """Dice by the classes of each stratum of the user's own."""
+    dice = np.array([case.dice for case in main.cases])
+    plots: list[Block] = []
+    for name in main.cases[0].strata:
+        classes = [case.strata[name] for case in main.cases]
+        caption = f"Dice of each case by {name}, captions {main.name}: {BOXES}."
+        plots.append(plot(partial(stratum_distribution, classes, dice, name), caption, caption))
+    return plots
 
 
 def _by_size(main: StoredTest, ordered: Sequence[StoredTest]) -> list[Block]:
@@ -121,13 +140,19 @@ def case_blocks(main: StoredTest, others: Sequence[StoredTest], count: int) -> l
     if not (pictured and count):
         setting = "results_writer.overlays" if count else "cases"
         return [Text(f"No case is shown: {setting} is 0, or the pictures were removed.")]
-    choice = choose([case.dice for case in main.cases], pictured, count)
+    choice = choose(
+        [case.dice for case in main.cases],
+        [case.true > 0 for case in main.cases],
+        pictured,
+        count,
+    )
     names = [main.cases[position].case for position in choice.shown()]
     files = [kind[name] for kind in (overlays, explained) for name in names if name in kind]
     pictures = album(files)
     text = (
         f"Ranked by Dice with captions {main.name} over all {len(main.cases)} cases, of which "
-        f"{len(pictured)} have a picture; the cases shown are chosen among these."
+        f"{len(pictured)} have a picture; the cases shown are chosen among these, the "
+        "best among those with a lesion."
     )
     if explained:
         text += (
@@ -168,6 +193,7 @@ def _case_facts(
         ("lesion size", case.lesion_size),
         ("lesions", str(case.lesion_number)),
         ("side", case.lesion_side),
+        *case.strata.items(),
         *(
             (f"Dice, captions {name}", f"{dice[case.case]:.3f}")
             for name, dice in others.items()

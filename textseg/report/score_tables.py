@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from textseg.metrics.scores import SCORE_TITLES, SCORES
-from textseg.metrics.text import with_interval
+from textseg.metrics.scores import MAIN, SCORES
+from textseg.metrics.text import quartiles_text, with_interval
 from textseg.report.blocks import Block, Caution, Cell, Group, Table, Text
 from textseg.runs.results import StoredTest, read_scores
 
@@ -23,9 +23,15 @@ MEANING = (
     "and one IoU, so large lesions weigh more. On the same masks the two kinds can differ by "
     "several points: compare a number with published ones of its own kind only.",
     "In brackets: 95% interval from a bootstrap over patients (over images where no patient is "
-    "known). P@X: share of cases whose IoU exceeds X. hd95: 95th percentile of the distance "
-    "between the two boundaries, less is better. nsd: share of the boundaries that agree within "
-    "the tolerance. Both leave out the cases in which prediction or truth is empty.",
+    "known). hd95: 95th percentile of the distance between the two boundaries, less is better; it "
+    "leaves out the cases in which prediction or truth is empty, where hd95_penalized takes the "
+    "image's diagonal (0 where both are). nsd: share of the boundaries that agree within the "
+    "tolerance, 0 where one mask is empty and 1 where both are. No mean is taken over pixels and "
+    "millimetres.",
+    "dice_patient pools the pixels of a patient's images and averages over patients. Lesions are "
+    "connected parts of an image's mask; a true one is found if an outlined one overlaps it (or "
+    "has an IoU above 0.5), each taken once; a lesion that is seen in several slices counts in "
+    "each. False alarms are of images without a lesion.",
     "Caption modes: true is each case's own caption, empty none at all, shuffled another case's. "
     "Where the three score alike, the network does not read its caption.",
 )
@@ -55,7 +61,7 @@ def results_blocks(tests: Sequence[StoredTest]) -> list[Block]:
     warnings = [Caution(f"{text} ({', '.join(names)})") for text, names in by_text.items()]
 
     def scores(title: str, name: str) -> list[Cell]:
-        return [Cell(title), *(score_cell(one, name) for one in metrics)]
+        return [Cell(title), *(score_cell(one, name, SCORES[name].form) for one in metrics)]
 
     def counts(title: str, name: str) -> list[Cell]:
         return [Cell(title), *(number_cell(one.get(name)) for one in metrics)]
@@ -63,19 +69,18 @@ def results_blocks(tests: Sequence[StoredTest]) -> list[Block]:
     def texts(title: str, name: str) -> list[Cell]:
         return [Cell(title), *(Cell(str(one.get(name, "-"))) for one in metrics)]
 
-    rows = [scores(f"{SCORE_TITLES[name]} ({name})", name) for name in SCORES]
-    for name in metrics[0]:
-        if name.startswith("precision_at_"):
-            rows.append(scores(f"P@{name.removeprefix('precision_at_')}", name))
-    if any("hd95" in one for one in metrics):
-        distances = ((one.get("hd95"), str(one.get("surface_unit", ""))) for one in metrics)
+    known = [name for name in SCORES if any(name in one for one in metrics)]
+    rows = [scores(f"{SCORES[name].title} ({name})", name) for name in known]
+    if "hd95" in known:
         rows += [
-            [Cell("hd95"), *(number_cell(value, ".1f", unit) for value, unit in distances)],
-            scores("nsd", "nsd"),
-            counts("cases without hd95 and nsd", "surface_undefined"),
+            [Cell("hd95, median (quartiles)"), *(Cell(quartiles_text(one)) for one in metrics)],
+            texts("unit of distances", "surface_unit"),
+            counts("tolerance of nsd", "nsd_tolerance"),
+            counts("cases without hd95", "surface_undefined"),
         ]
     rows += [
         counts("cases", "cases"),
+        counts("cases without a lesion", "cases_without_lesion"),
         counts("patients (units of the bootstrap)", "bootstrap_units"),
         counts("cases with empty truth and prediction", "empty_cases"),
         texts("scored by protocol", "protocol"),
@@ -109,13 +114,13 @@ def _strata_of(test: StoredTest) -> list[Table]:
         rows = []
         for label, values in classes.items():
             counts = (number_cell(values.get(key)) for key in ("cases", "patients"))
-            rows.append([Cell(label), *counts, *(score_cell(values, key) for key in SCORES)])
+            rows.append([Cell(label), *counts, *(score_cell(values, key) for key in MAIN)])
         title = f"By {_STRATA.get(name, name)}; captions: {test.name}"
         cuts = test.metrics.get("size_cuts")
         if name == "size" and cuts:
             ends = "cut at {:.2%} and {:.2%} of the image".format(*cuts)
             title += f". Thirds of this test set's lesions, {ends}"
-        tables.append(Table(title, ["class", "cases", "patients", *SCORES], rows))
+        tables.append(Table(title, ["class", "cases", "patients", *MAIN], rows))
     return tables
 
 

@@ -54,6 +54,8 @@ def write_comparison(comparison: Comparison, folder: str | Path) -> Path:
         "warnings": comparison.warnings,
         "methods": [asdict(method) for method in comparison.methods],
         "differences": [asdict(difference) for difference in comparison.differences],
+        "words": [asdict(one) for one in comparison.words],
+        "terms": comparison.terms,
         "strata": [asdict(stratum) for stratum in comparison.strata],
     }
     (output / "comparison.json").write_text(to_json(numbers), encoding="utf-8")

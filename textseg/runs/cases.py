@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from textseg.errors import UserError, first_line
-from textseg.metrics.scores import Protocol, dice_from_counts
+from textseg.metrics.scores import UNITS, CaseTableRows, Protocol, dice_from_counts
 from textseg.metrics.strata import SIDES, SIZES
 
 OUTLINES = "outlines"  # what `truth` is unless the DataModule says otherwise
@@ -32,11 +35,15 @@ class CaseRow:
         intersection, predicted, true: areas in pixels.
         pixels: of the whole image.
         hd95, nsd: surface distances; None where undefined.
+        diagonal: of the image, in the unit of `hd95`; None where distances were not asked for.
         surface_unit: of `hd95`: px, mm, or "" where distances were not asked for.
+        lesions_predicted: connected parts of the prediction; None where they were not asked for.
+        lesions_matched, lesions_matched_half: pairs of true and predicted ones with IoU > 0, > 0.5.
         lesion_size: one of `textseg.metrics.strata.SIZES`.
         lesion_number: connected parts of the truth.
         lesion_side: one of `textseg.metrics.strata.SIDES`.
         truth: what the true mask is made of, such as outlines or boxes.
+        strata: its classes by columns of the user's own, each a column `strata.<name>` of the file.
     """
 
     case: str
@@ -51,23 +58,42 @@ class CaseRow:
     pixels: int
     hd95: float | None
     nsd: float | None
+    diagonal: float | None
     surface_unit: str
     lesion_size: str
     lesion_number: int
+    lesions_predicted: int | None
+    lesions_matched: int | None
+    lesions_matched_half: int | None
     lesion_side: str
     truth: str
+    strata: Mapping[str, str] = field(default_factory=dict)
 
 
-COLUMNS = tuple(field.name for field in fields(CaseRow))
-_KINDS = {"str": str, "int": int, "float": float, "float | None": float}  # of a field
+STRATUM = "strata."  # before the names of the user's own columns
+COLUMNS = tuple(one.name for one in fields(CaseRow) if one.name != "strata")
+_KINDS = {
+    "str": str,
+    "int": int,
+    "float": float,
+    "int | None": int,
+    "float | None": float,
+}  # of a field
 
 
 def write_cases(path: Path, rows: Iterable[CaseRow]) -> None:
-    """Write cases.csv, one line for each row in the order given."""
+    """Write cases.csv, one line for each row in the order given; all have the same strata."""
+    table = [_cells(row) for row in rows]
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, table[0] if table else COLUMNS)
         writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)  # None is an empty cell
+        writer.writerows(table)  # None is an empty cell
+
+
+def _cells(row: CaseRow) -> dict[str, Any]:
+    cells = asdict(row)
+    own = cells.pop("strata")
+    return cells | {f"{STRATUM}{name}": value for name, value in own.items()}
 
 
 def read_cases(path: Path, protocol: Protocol = "standard") -> list[CaseRow]:
@@ -97,10 +123,38 @@ def read_cases(path: Path, protocol: Protocol = "standard") -> list[CaseRow]:
     return rows
 
 
+def table_rows(cases: Sequence[CaseRow]) -> CaseTableRows:
+    """The rows of a case table that cases.csv was written from, numbered in the order given."""
+
+    def counts(name: str) -> NDArray[np.int64]:
+        return np.array([getattr(case, name) or 0 for case in cases], dtype=np.int64)
+
+    def distances(name: str) -> NDArray[np.float64]:  # None is NaN
+        return np.array([getattr(case, name) for case in cases], dtype=np.float64)
+
+    return CaseTableRows(
+        index=np.arange(len(cases)),
+        intersection=counts("intersection"),
+        predicted=counts("predicted"),
+        true=counts("true"),
+        pixels=counts("pixels"),
+        unit=np.array([UNITS.index(case.surface_unit) for case in cases], dtype=np.int64),
+        lesions=counts("lesion_number"),
+        predicted_lesions=counts("lesions_predicted"),
+        matched=counts("lesions_matched"),
+        matched_half=counts("lesions_matched_half"),
+        hd95=distances("hd95"),
+        nsd=distances("nsd"),
+        diagonal=distances("diagonal"),
+    )
+
+
 def _row(where: str, cells: Mapping[str, str | None], protocol: Protocol) -> CaseRow:
     values: dict[str, Any] = {}
-    for field in fields(CaseRow):
-        name, kind = field.name, str(field.type)
+    for one in fields(CaseRow):
+        name, kind = one.name, str(one.type)
+        if name == "strata":
+            continue
         text = cells[name] or ""
         try:
             values[name] = None if not text and "None" in kind else _KINDS[kind](text)
@@ -108,7 +162,8 @@ def _row(where: str, cells: Mapping[str, str | None], protocol: Protocol) -> Cas
                 raise ValueError
         except ValueError as error:
             raise UserError(f"{where}: {name}={cells[name]!r} is no number", _EDITED) from error
-    row = CaseRow(**values)
+    own = {name: text or "" for name, text in cells.items() if name and name.startswith(STRATUM)}
+    row = CaseRow(**values, strata={k.removeprefix(STRATUM): text for k, text in own.items()})
     contradiction = _contradiction(row, protocol)
     if contradiction:
         raise UserError(f"{where}: {contradiction}", _EDITED)
@@ -134,6 +189,16 @@ def _contradiction(row: CaseRow, protocol: Protocol) -> str:
             return f"{name}={value!r} is none of {', '.join(known)}"
     if not row.truth:
         return "truth is empty"
+    matched = row.lesions_matched or 0
+    if (
+        not 0
+        <= (row.lesions_matched_half or 0)
+        <= matched
+        <= min(lesions, row.lesions_predicted or 0)
+    ):
+        return f"{matched} of {lesions} lesions matched with {row.lesions_predicted} predicted ones"
+    if row.surface_unit not in UNITS:
+        return f"surface_unit={row.surface_unit!r} is none of {', '.join(UNITS)}"
     score = float(dice_from_counts(both, predicted, true, protocol=protocol))
     if not abs(score - row.dice) < _ROUNDING:
         return f"dice={row.dice} where its areas give {score:.6f}"

@@ -24,6 +24,7 @@ AVERAGING = "averaging.json"  # beside masks: what their logits were averaged ov
 TIME_STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?")  # a run's folder
 # Settings that make another dataset of the same files.
 VARIANTS = ("captions_from", "slices", "phases", "layout")
+_TRAINING_ROWS = re.compile(r"^# trained on (\d+) rows\b", re.MULTILINE)
 _CAPTION_MODES = ("true", "empty", "shuffled")
 
 
@@ -82,6 +83,14 @@ class Run:
         if not isinstance(settings, dict):
             raise UserError(f"{self.config} holds no settings", remedy)
         return settings
+
+    def training_rows(self) -> int | None:
+        """Rows that the run was trained on, from a comment in config.yaml; None if it has none."""
+        try:
+            found = _TRAINING_ROWS.search(self.config.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError):
+            return None
+        return int(found[1]) if found else None
 
     def data_identity(self) -> dict[str, Any] | None:
         """`data_identity` of what the run was trained on; None where config.yaml does not tell."""
@@ -165,6 +174,11 @@ class Run:
                     if value and key and row.get("epoch") and key not in ("epoch", "step"):
                         curves.setdefault(key, {})[int(row["epoch"])] = float(value)
         return {key: sorted(values.items()) for key, values in curves.items()}
+
+
+def training_rows_line(rows: int) -> str:
+    """The comment for config.yaml that `Run.training_rows` reads."""
+    return f"# trained on {rows} rows\n"
 
 
 def nested(settings: Any, *names: str) -> Any:

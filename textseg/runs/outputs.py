@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import lightning as L
 import numpy as np
 import torch.distributed
+from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -18,7 +19,7 @@ from textseg.batch import Batch
 from textseg.metrics.case_table import without_border
 from textseg.metrics.text import to_json
 from textseg.models.base import SegmentationModule, caption_mode_of
-from textseg.preprocess import Bytes, resize_image
+from textseg.preprocess import Bytes, read_image, resize_image
 from textseg.runs.cases import OUTLINES
 from textseg.runs.folder import AVERAGING, VARIANTS, Run, data_identity, unique_dir
 
@@ -112,11 +113,24 @@ def evenly_spaced(count: int, total: int) -> set[int]:
 
 
 def picture_of(batch: Batch, row: int) -> Bytes:
-    """Image of one row at its original size: [H0, W0, 3] uint8."""
+    """Image that the network was given, at the file's size: [H0, W0, 3] uint8."""
     (inner,) = without_border(batch["image"][row : row + 1], frame_in(batch, row))  # [3, h, w]
     image = (inner.float().cpu().permute(1, 2, 0).numpy() * 255).round()
     height, width = batch["original_size"][row].tolist()
     return resize_image(image.clip(0, 255).astype(np.uint8), (height, width))
+
+
+def original_picture(trainer: L.Trainer, batch: Batch, row: int) -> Bytes:
+    """Image of one row of a test or prediction as its file holds it: [H0, W0, 3] uint8.
+
+    Of data that name no files (a DataModule from Python) it is `picture_of` the batch.
+    """
+    splits: dict[Any, str] = {TrainerFn.TESTING: "test", TrainerFn.PREDICTING: "predict"}
+    split = splits.get(trainer.state.fn)
+    records = getattr(getattr(trainer, "datamodule", None), "records", None)
+    if split is None or records is None:
+        return picture_of(batch, row)
+    return read_image(records(split)[int(batch["index"][row])].image)
 
 
 def frame_in(batch: Batch, row: int) -> Tensor | None:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 from textseg.errors import UserError, refusing
-from textseg.metrics.scores import SCORES, Protocol
+from textseg.metrics.scores import Protocol
 from textseg.metrics.text import averaging_text
 from textseg.runs.cases import TEST_AGAIN, CaseRow, read_cases
 
 # Of values in metrics.json and probe.json; all else is a number or null, or a mapping by its depth.
 _KINDS: dict[str, Any] = {
     **dict.fromkeys(("caption_mode", "protocol", "truth", "surface_unit", "network", "data"), str),
-    **{"tta": str, "ensemble": list},
+    **{"tta": str, "ensemble": list, "versions": str},
     **dict.fromkeys(("warnings", "size_cuts"), list),
 }
 _DEPTH = {"strata": 3, "variants": 2, "pairs": 1, "side_swap": 1}
@@ -53,6 +53,11 @@ class StoredTest:
         return self.metrics["protocol"]
 
     @property
+    def tolerance(self) -> float | None:
+        """Of nsd, in the unit of distances; None where there are none."""
+        return self.metrics.get("nsd_tolerance")
+
+    @property
     def averaging(self) -> str:
         """What logits were averaged over, in words; "" for one network and one image."""
         return averaging_text(self.metrics)
@@ -69,7 +74,9 @@ def read_test(folder: Path) -> StoredTest:
         UserError: either is missing, broken, or of another version.
     """
     file = folder / "metrics.json"
-    metrics = read_scores(file, (*SCORES, "cases", "empty_cases", "caption_mode", "protocol"))
+    metrics = read_scores(
+        file, ("dice", "miou", "cases", "empty_cases", "caption_mode", "protocol")
+    )
     if metrics["protocol"] not in get_args(Protocol):
         raise UserError(f"{file}: protocol is {metrics['protocol']!r}", _remedy(file))
     cases = read_cases(folder / "cases.csv", metrics["protocol"])

@@ -21,8 +21,8 @@ POSITION_SETTINGS = ("batch_size", "num_workers", "seed")
 # What may change where a run goes on: paths, which may have moved; how rows are dealt out, which
 # check_data_position holds where it matters; and how a test is scored.
 MAY_CHANGE = {
-    "data": ("root", "captions", "cache", "batch_size", "num_workers"),
-    "model": ("image_weights", "protocol"),
+    "data": ("root", "captions", "cache", "batch_size", "num_workers", "strata"),
+    "model": ("image_weights", "protocol", "nsd_tolerance"),
 }
 
 

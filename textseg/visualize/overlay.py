@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from textseg.metrics.scores import dice_from_counts
 from textseg.preprocess import Bytes, Size, resize_mask
-from textseg.visualize.sheet import Color, sheet_for
+from textseg.visualize.sheet import Color, Sheet, sheet_for
 
 Mask = NDArray[np.bool_]
 
@@ -49,7 +50,19 @@ def overlay(
     caption: str,
     title: Sequence[str] = (),
 ) -> Bytes:
-    """Image | truth | prediction | agreement, with title lines above and the caption below.
+    """Draw `overlay_sheet` as one picture: [.., .., 3] uint8."""
+    return overlay_sheet(image, truth, pred, caption=caption, title=title).joined()
+
+
+def overlay_sheet(
+    image: Bytes,
+    truth: NDArray[Any] | None,
+    pred: NDArray[Any],
+    *,
+    caption: str,
+    title: Sequence[str] = (),
+) -> Sheet:
+    """Image | truth | prediction | agreement, title lines above, Dice and the caption below.
 
     Panels have the image's own pixels, enlarged by a whole factor to 256 pixels of height or more.
     Without a truth only image | prediction.
@@ -62,28 +75,40 @@ def overlay(
             letters lose their accents and what remains unknown is drawn as an empty box.
         title: lines above the panels.
 
-    Returns:
-        [.., .., 3] uint8.
-
     Raises:
         ValueError: image, truth and pred differ in size.
     """
     size = image.shape[:2]
     factor = max(1, -(-_MIN_HEIGHT // size[0]))
-    picture, found = _enlarged(image, factor), _enlarged(_checked("pred", pred, size), factor)
-    panels = [("image", picture), ("prediction", painted(picture, found, PREDICTION))]
+    picture, marked = _enlarged(image, factor), _enlarged(_checked("pred", pred, size), factor)
+    panels = [("image", picture), ("prediction", painted(picture, marked, PREDICTION))]
     if truth is not None:
         true = _enlarged(_checked("truth", truth, size), factor)
         panels.insert(1, ("truth", painted(picture, true, TRUTH)))
-        panels.append(("agreement", _agreement(picture, true, found)))
+        panels.append(("agreement", _agreement(picture, true, marked)))
     sheet = sheet_for(panels, len(panels), title)
     sheet.panels(panels)
     sheet.space()
     if truth is not None:
         sheet.legend(_LEGEND)
         sheet.space()
+    found = outcome(truth, pred)
+    if found:
+        sheet.text(found)
     sheet.text(caption)
-    return sheet.joined()
+    return sheet
+
+
+def outcome(truth: NDArray[Any] | None, pred: NDArray[Any]) -> str:
+    """Dice of two masks [H, W], and what is empty, in words; "" where nothing can be said."""
+    pred = np.asarray(pred, dtype=bool)
+    notes = [] if pred.any() else ["nothing outlined"]
+    if truth is None:
+        return ", ".join(notes)
+    truth = np.asarray(truth, dtype=bool)
+    notes = ["nothing to find", *notes] if not truth.any() else notes
+    dice = dice_from_counts((pred & truth).sum(), pred.sum(), truth.sum())
+    return ", ".join([f"Dice {dice:.3f}", *notes])
 
 
 def _checked(name: str, mask: NDArray[Any], size: tuple[int, ...]) -> Mask:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from textseg.preprocess import Bytes, word_spans
 
 Color = tuple[int, int, int]
+Box = tuple[int, int, int, int]  # left, top, width, height
 
 INK: Color = (35, 35, 40)
 FAINT: Color = (110, 110, 118)
@@ -20,6 +24,7 @@ _PAPER: Color = (255, 255, 255)
 _MARKER: Color = (255, 226, 120)  # behind a word
 _MIN_WIDTH = 480  # of the whole row, pixels: room for a caption under a narrow image
 _MAX_COLUMNS = 5
+_BOXES = "panels"  # the name of a PNG's text
 _ASCII_MARKS = str.maketrans(
     "\u2010\u2011\u2012\u2013\u2014\u2018\u2019\u201c\u201d", "-----''\"\""
 )
@@ -31,6 +36,9 @@ class Sheet:
     Args:
         width: of all strips, pixels.
         size: of the text, pixels.
+
+    Attributes:
+        boxes: where in the joined picture each panel is, by its name.
     """
 
     def __init__(self, width: int, size: int) -> None:
@@ -38,6 +46,7 @@ class Sheet:
         self.size = size
         self.font: Any = ImageFont.load_default(size=size)
         self.strips: list[Bytes] = []
+        self.boxes: dict[str, Box] = {}
 
     def _blank(self, height: int) -> Image.Image:
         return Image.new("RGB", (self.width, height), _PAPER)
@@ -64,10 +73,11 @@ class Sheet:
         """Pictures side by side under their names."""
         top = round(self.size * 1.5)
         strip = self._blank(top + panels[0][1].shape[0])
-        left = 0
+        left, above = 0, sum(one.shape[0] for one in self.strips) + self.size  # of the margin
         for name, panel in panels:
             ImageDraw.Draw(strip).text((left, 0), name, fill=FAINT, font=self.font)
             strip.paste(Image.fromarray(panel), (left, top))
+            self.boxes[name] = (left + self.size, above + top, panel.shape[1], panel.shape[0])
             left += panel.shape[1] + _gap(panel.shape[0])
         self.strips.append(np.asarray(strip))
 
@@ -99,6 +109,29 @@ class Sheet:
         """All strips as one picture [.., .., 3], a white margin around."""
         margin = (self.size, self.size)
         return np.pad(np.concatenate(self.strips), (margin, margin, (0, 0)), constant_values=255)
+
+    def save(self, path: Path) -> None:
+        """Write a PNG that also tells `boxes`, for `panel_boxes`."""
+        about = PngInfo()
+        about.add_text(_BOXES, json.dumps(self.boxes))
+        Image.fromarray(self.joined()).save(path, pnginfo=about)
+
+
+def panel_boxes(image: Image.Image) -> dict[str, Box]:
+    """Read where the panels of a PNG are that `Sheet.save` wrote; of another file none."""
+    try:
+        boxes = json.loads(image.info.get(_BOXES, "{}"))
+        found = {
+            str(name): (int(a), int(b), int(c), int(d)) for name, (a, b, c, d) in boxes.items()
+        }
+    except (TypeError, ValueError, AttributeError, RecursionError):
+        return {}
+    width, height = image.size
+    inside = (
+        x >= 0 and y >= 0 and w > 0 and h > 0 and x + w <= width and y + h <= height
+        for x, y, w, h in found.values()
+    )
+    return found if all(inside) else {}
 
 
 def sheet_for(panels: Sequence[tuple[str, Bytes]], columns: int, title: Sequence[str]) -> Sheet:
