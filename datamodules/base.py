@@ -23,6 +23,7 @@ from datamodules.cache.pictures import CachedRows, PictureCache, open_cache
 from datamodules.captions.lvit_template import Template
 from datamodules.captions.modes import CaptionMode, apply_caption_mode, normalize
 from datamodules.captions.rephrasing import check_rephrasings, rephrasings
+from datamodules.captions.word_classes import WordClasses
 from datamodules.dataset import EpochSampler, Sample, TextSegDataset, collate, to_batch
 from datamodules.files.checks import (
     check_captions,
@@ -92,6 +93,9 @@ class TextSegDataModule(LightningDataModule, ABC):
             that can be: LViT's, Duke's, referring expressions. `textseg probe` uses other ones.
         caption_dropout: probability that a training image comes with an empty caption, anew in
             each epoch; a network so learns what to do without words.
+        word_classes: classes of words of your own that `textseg probe` leaves out one at a time,
+            each a list of words and phrases, such as {severity: [mild, severe]}; a word that is
+            listed is of that class alone.
         cache: folder for the decoded, resized pictures, built once and memory-mapped; null reads
             the files every time.
         seed: of shuffling, augmentation and caption_mode=shuffled.
@@ -130,6 +134,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         hflip: float | None = None,
         paraphrase: float = 0.0,
         caption_dropout: float = 0.0,
+        word_classes: dict[str, list[str]] | None = None,
         cache: str | None = "data/cache",
         seed: int = 0,
     ) -> None:
@@ -141,6 +146,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         mirror_probability(augmentation, hflip)
         check_probability("paraphrase", paraphrase)
         check_probability("caption_dropout", caption_dropout)
+        WordClasses(word_classes)
         self.root = root
         self.captions_path = captions
         self.split = split
@@ -156,6 +162,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         self.hflip = hflip
         self.paraphrase = paraphrase
         self.caption_dropout = caption_dropout
+        self.word_classes = word_classes
         self.cache = cache
         self.seed = seed
         self._read: dict[str, list[Record]] = {}
