@@ -48,7 +48,7 @@ def _terms_of(results: Sequence[Result]) -> dict[str, str]:
 
 def _terms_of_run(result: Result) -> dict[str, str]:
     test = result.test
-    terms = {"captions": test.caption_mode, "averaging at test time": test.averaging or "none"}
+    terms = {"captions": test.caption_mode, "at test time": test.averaging or "none"}
     terms["epochs trained"] = str(_epochs(result) or NONE)
     for name in ("parameters", "versions"):
         terms[name] = str(test.metrics.get(name, NONE))

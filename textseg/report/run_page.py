@@ -67,7 +67,7 @@ def _facts(
         ("epochs asked for", known.get("trainer.max_epochs", "unknown")),
         ("epochs in metrics.csv", str(len(trained)) if trained else "unknown"),
         ("test", folder),
-        ("averaging at test time", main.averaging or "none"),
+        ("at test time", main.averaging or "none"),
         ("results written", main.written),
     ]
     missing = [] if settings else [Caution("config.yaml is missing: what was trained is unknown")]
