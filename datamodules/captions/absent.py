@@ -37,7 +37,10 @@ _ORGANS = (
     ("knee", "articular", r"knees?|articular|menisc\w*|cartilage|joints?"),
 )
 _LOBES = re.compile("lobes?", re.IGNORECASE)  # which another organ may have too
-_ADJECTIVES = re.compile(r"pulmonary|hepatic|renal", re.IGNORECASE)
+_ADJECTIVES = re.compile(
+    "pulmonary|hepatic|renal|thoracic|cardiac|cerebral|colonic|colorectal|prostatic|gastric",
+    re.IGNORECASE,
+)
 _CONSONANTS = "bcdfghjklmnpqrstvwxz"
 
 

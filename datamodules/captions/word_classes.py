@@ -33,9 +33,12 @@ _CLASSES = {
     "density": "(?:hypo|hyper|iso)(?:dense|attenuating|intense|echoic)|dense|density|dark|bright",
     "count": rf"{_NUMBER}|{'|'.join(NUMBER_WORDS)}|no|none|only|single|several|multiple|many",
     "pathology": _SUBTYPE,
-    "anatomy": "lungs?|pulmonary|lobes?|livers?|hepatic|breasts?|kidneys?|renal|spleen|pancreas",
+    "anatomy": "lungs?|pulmonary|lobes?|livers?|hepatic|breasts?|kidneys?|renal|spleen|pancreas|"
+    "chest|thorax|thoracic|heart|cardiac|brain|cerebral|skin|colon|colonic|colorectal|rectum|"
+    "prostate|prostatic|bladder|stomach|gastric|bowel|bones?|knees?",
     "finding": "lesions?|tumou?rs?|infections?|infected|areas?|regions?|nodules?|mass|masses|"
-    "focus|foci|cysts?|metastas[ei]s|nuclei",
+    "focus|foci|cysts?|metastas[ei]s|nuclei|polyps?|opacit(?:y|ies)|effusions?|consolidations?|"
+    "infiltrates?|ha?emorrhages?|carcinomas?|adenomas?|melanomas?|gliomas?|meningiomas?",
 }
 WORD_CLASSES = (*_CLASSES, "other")
 _FUNCTION_WORD = re.compile(

@@ -30,8 +30,10 @@ def test_a_finding_is_asked_for_in_an_organ_that_no_caption_is_about() -> None:
         "Brain with a nodule",
         "the lesion of the brain in the left lobe",
     ]
-    (of_heads, _) = absent_captions(["a lesion", "a glioma"], ["a", "b"], seed=0)["absent:organ"]
-    assert of_heads == "a lesion of the knee"
+    heads = absent_captions(["a lesion", "Cerebral glioma"], ["a", "b"], seed=0)["absent:organ"]
+    assert heads == ["a lesion of the knee", "Articular glioma"]
+    polyps = absent_captions(["a polyp, lower left", "skin melanoma"], ["a", "b"], seed=0)
+    assert polyps["absent:organ"] == ["a polyp of the brain, lower left", "brain melanoma"]
 
 
 @pytest.mark.parametrize(

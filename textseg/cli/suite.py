@@ -425,7 +425,8 @@ class SuiteCLI(LightningCLI):
             wanted["temperature"],
             lambda: find_calibration(run, suffix, digests),
         )
-        rank_zero_info(f"at test time: {averaging_text(averaging_of(model, []))}")
+        text = averaging_text(averaging_of(model, [])) or f"threshold {model.mask_threshold}"
+        rank_zero_info(f"at test time: {text}")
         return given
 
     def _ensemble(self, paths: list[str], weights: Any, tta: Any) -> SegmentationModule:

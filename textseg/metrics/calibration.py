@@ -144,6 +144,8 @@ def best_threshold(dice: Floats) -> float:
 
 def with_temperature(threshold: float, temperature: float) -> float:
     """The threshold on scaled probabilities that outlines what `threshold` does on others."""
+    if temperature == 1:
+        return threshold  # to the last digit
     return float(_probability(_logit(np.asarray(threshold)) / temperature))
 
 

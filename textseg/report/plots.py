@@ -241,7 +241,8 @@ def reliability_diagram(calibration: Mapping[str, Any]) -> Figure:
             pixels = np.array(curve["pixels"], dtype=np.float64)
             known = pixels > 0
             points = [np.array(curve[key], dtype=np.float64) for key in ("probability", "share")]
-            text = f"{name}: error {errors[kind][error]:.4f}"
+            value = errors[kind][error]
+            text = name if value is None else f"{name}: error {value:.4f}"
             line, color = f"-{MARKERS[number]}", _color(number)
             axes.plot(*(p[known] for p in points), line, color=color, markersize=4, label=text)
             edges = np.linspace(0, 1, len(pixels) + 1)
