@@ -9,7 +9,7 @@ from textseg.compare.load import Result, training_settings
 from textseg.errors import UserError
 
 # Terms in which methods should be alike: budget, data and starting point. Others are the method.
-_SHARED = ("epochs trained", "data.", "trainer.", "model.image_weights", "captions", "averaging")
+_SHARED = ("epochs trained", "data.", "trainer.", "model.image_weights", "captions", "at test time")
 NONE = "-"  # where a run does not tell
 
 
