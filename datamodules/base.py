@@ -23,6 +23,7 @@ from datamodules.cache.pictures import CachedRows, PictureCache, open_cache
 from datamodules.captions.lvit_template import Template
 from datamodules.captions.modes import CaptionMode, apply_caption_mode, normalize
 from datamodules.captions.rephrasing import check_rephrasings, rephrasings
+from datamodules.captions.word_classes import WordClasses
 from datamodules.dataset import EpochSampler, Sample, TextSegDataset, collate, to_batch
 from datamodules.files.checks import (
     check_captions,
@@ -92,6 +93,9 @@ class TextSegDataModule(LightningDataModule, ABC):
             that can be: LViT's, Duke's, referring expressions. `textseg probe` uses other ones.
         caption_dropout: probability that a training image comes with an empty caption, anew in
             each epoch; a network so learns what to do without words.
+        word_classes: classes of words of your own that `textseg probe` leaves out one at a time,
+            each a list of words and phrases, such as {severity: [mild, severe]}; a word that is
+            listed is of that class alone.
         cache: folder for the decoded, resized pictures, built once and memory-mapped; null reads
             the files every time.
         seed: of shuffling, augmentation and caption_mode=shuffled.
@@ -130,6 +134,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         hflip: float | None = None,
         paraphrase: float = 0.0,
         caption_dropout: float = 0.0,
+        word_classes: dict[str, list[str]] | None = None,
         cache: str | None = "data/cache",
         seed: int = 0,
     ) -> None:
@@ -141,6 +146,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         mirror_probability(augmentation, hflip)
         check_probability("paraphrase", paraphrase)
         check_probability("caption_dropout", caption_dropout)
+        WordClasses(word_classes)
         self.root = root
         self.captions_path = captions
         self.split = split
@@ -156,6 +162,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         self.hflip = hflip
         self.paraphrase = paraphrase
         self.caption_dropout = caption_dropout
+        self.word_classes = word_classes
         self.cache = cache
         self.seed = seed
         self._read: dict[str, list[Record]] = {}
@@ -230,6 +237,24 @@ class TextSegDataModule(LightningDataModule, ABC):
         if split != "train" or not self.paraphrase:
             return texts
         return texts + [w for text in dict.fromkeys(texts) for w in rephrasings(text)]
+
+    def altered_captions(self, split: str = "test") -> dict[str, dict[str, str]]:
+        """Give the altered captions that the dataset itself offers, which `textseg probe` runs too.
+
+        A reader puts those of a row into `Record.altered`, or a subclass overrides this.
+
+        Args:
+            split: whose rows.
+
+        Returns:
+            by the name of the set, such as "contradictory", caption by `Record.case`; a row that
+            the set leaves out is absent. A caption may equal the true one.
+        """
+        altered: dict[str, dict[str, str]] = {}
+        for record in self.records(split):
+            for name, text in record.altered.items():
+                altered.setdefault(name, {})[record.case] = text
+        return altered
 
     def cached_rows(self, split: str) -> CachedRows | None:
         """Give the cached pictures and masks of a split's `records`; None without a cache."""
@@ -359,7 +384,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         for stage, kept in usable.items():
             check_files(kept, scored=stage != "predict", what=stage, file_size=file_size)
             if self.normalize_captions:
-                kept = [replace(record, text=normalize(record.text)) for record in kept]
+                kept = [_normalized(record) for record in kept]
             if stage == "predict":
                 kept = [replace(record, mask=None) for record in kept]
             self._checked[stage] = kept
@@ -433,6 +458,11 @@ class TextSegDataModule(LightningDataModule, ABC):
             identity=name,
             what="phantoms",
         )
+
+
+def _normalized(record: Record) -> Record:
+    altered = {name: normalize(text) for name, text in record.altered.items()}
+    return replace(record, text=normalize(record.text), altered=altered)
 
 
 def setting_names(datamodule: type[TextSegDataModule]) -> set[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,8 @@ class Record:
         row: number in the caption table, from 0.
         spacing: millimeters per pixel, rows then columns; None where unknown.
         strata: its classes by the columns that `data.strata` names, in their order.
+        altered: other captions of the row that the dataset offers, by the name of their set, such
+            as "contradictory"; `textseg probe` gives them to a network, nothing else reads them.
     """
 
     image: Path
@@ -32,6 +35,7 @@ class Record:
     row: int
     spacing: tuple[float, float] | None = None
     strata: tuple[str, ...] = ()
+    altered: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 Splits = dict[str, list[Record]]

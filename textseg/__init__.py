@@ -21,6 +21,8 @@ def load(
     device: str = "auto",
     tta: Literal["none", "flip"] = "none",
     mirror_text: Callable[[str], str | None] | None = None,
+    threshold: float | Literal["best"] = 0.5,
+    temperature: float | Literal["fitted"] = 1.0,
 ) -> Segmenter:
     """The network of a checkpoint: ``load("best.ckpt").segment(image, text)`` gives mask and probs.
 
@@ -30,5 +32,11 @@ def load(
     from textseg.segment.network import load as load_network
 
     return load_network(
-        ckpt_path, image_size=image_size, device=device, tta=tta, mirror_text=mirror_text
+        ckpt_path,
+        image_size=image_size,
+        device=device,
+        tta=tta,
+        mirror_text=mirror_text,
+        threshold=threshold,
+        temperature=temperature,
     )

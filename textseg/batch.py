@@ -90,3 +90,9 @@ def stable_id(text: str) -> int:
 
 EMPTY_CAPTION_ID = stable_id("")
 """`caption_id` of a row without words."""
+
+ABSENT = "absent:"
+"""Begins the name of changed captions that ask for what an image does not show."""
+
+ABSENT_LESION = f"{ABSENT}lesion"
+"""The name of those that ask for a lesion where an image has none."""

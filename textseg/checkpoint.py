@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -81,3 +82,15 @@ def subclasses_of(base: type) -> Iterator[type]:
     for kind in base.__subclasses__():
         yield kind
         yield from subclasses_of(kind)
+
+
+def weights_digest(state_dict: Mapping[str, Any]) -> str:
+    """A digest of all weights by name, the same for equal ones, whatever file holds them."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(state_dict):
+        values = state_dict[name]
+        if isinstance(values, torch.Tensor):
+            digest.update(name.encode())
+            flat = values.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -7,10 +7,11 @@ made or would leave the caption as it is. Equal captions are changed equally, in
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from datamodules.captions.absent import absent_captions
 from datamodules.captions.modes import (
     apply_caption_mode,
     if_changed,
@@ -20,13 +21,7 @@ from datamodules.captions.modes import (
     swap_sides,
 )
 from datamodules.captions.paraphrases import paraphrased
-from datamodules.captions.word_classes import (
-    NUMBER_WORDS,
-    WORD_CLASSES,
-    class_removed,
-    content_words,
-    word_class,
-)
+from datamodules.captions.word_classes import BUILT_IN, NUMBER_WORDS, WordClasses
 from textseg.errors import UserError
 
 # --- side and count ----------------------------------------------------------------------------
@@ -102,16 +97,17 @@ def typos(text: str, *, seed: int) -> str | None:
     next. First letters stay, and no word becomes another that this module knows, so that "left"
     never turns into "right" or "eight" into "right".
     """
-    words = [w for w, _ in content_words(text) if w[0].isalpha() and len(w[0]) >= _SHORTEST]
+    listed = BUILT_IN.content_words(text)
+    words = [w for w in listed if w.text.isalpha() and len(w.text) >= _SHORTEST]
     if not words:
         return None
     original, generator = text, seeded_by("misspelt", text, seed)  # the name is part of the seed
     number = min(len(words), int(generator.integers(1, 3)))
     for at in sorted(generator.choice(len(words), number, replace=False).tolist(), reverse=True):
         word = words[at]
-        errors = typing_errors(word[0])
+        errors = typing_errors(word.text)
         if errors:
-            text = text[: word.start()] + str(generator.choice(errors)) + text[word.end() :]
+            text = text[: word.start] + str(generator.choice(errors)) + text[word.end :]
     return None if text == original else text
 
 
@@ -125,7 +121,7 @@ def typing_errors(word: str) -> list[str]:
         if tail:
             errors.append(head + tail[0] + letter + tail[1:])
     unlike = [e for e in dict.fromkeys(errors) if e.lower() != word.lower()]
-    return [error for error in unlike if word_class(error) == "other"]
+    return [error for error in unlike if BUILT_IN.class_of(error) == "other"]
 
 
 # --- other captions ----------------------------------------------------------------------------
@@ -150,22 +146,36 @@ def other_patients(texts: Sequence[str], case_ids: Sequence[str], *, seed: int) 
 
 
 def caption_variants(
-    texts: Sequence[str], case_ids: Sequence[str], *, seed: int
+    texts: Sequence[str],
+    case_ids: Sequence[str],
+    *,
+    seed: int,
+    images: Sequence[str] | None = None,
+    altered: Mapping[str, Sequence[str | None]] | None = None,
+    word_classes: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, list[str | None]]:
     """Make every perturbation of every caption of a split; None where one cannot be made.
 
     The keys are true, empty, shuffled, other_patient, side_swapped, count_changed, typos,
-    paraphrased, and ``word_removed:<class>`` for those of `WORD_CLASSES` that the split's captions
-    use. A row has one removal for a class: all its words of that class (`class_removed`).
+    paraphrased, ``word_removed:<class>`` for the classes that the split's captions use and those
+    of the user, ``altered:<name>`` for captions that the dataset offers, and the requests for
+    something absent of `absent_captions`. A row has one removal for a class: all its words of that
+    class (`WordClasses.removed`).
 
     Args:
         texts: the true captions, in row order.
         case_ids: patient or study of each row, "" where unknown.
         seed: of all choices.
+        images: what names the image of each row; None takes each for an image of its own.
+        altered: by name, the dataset's own altered captions in row order, None where there is none.
+        word_classes: the user's own classes, see `WordClasses`.
 
     Returns:
         by name, a text or None for each row; ``shuffled`` is None throughout where one caption
         stands on more than half of them.
+
+    Raises:
+        UserError: `word_classes` cannot be used.
     """
     assert len(texts) == len(case_ids), (len(texts), len(case_ids))
     shuffled: list[str | None]
@@ -183,8 +193,12 @@ def caption_variants(
         "typos": [typos(text, seed=seed) for text in texts],
         "paraphrased": [paraphrased(text, seed=seed) for text in texts],
     }
-    for name in WORD_CLASSES:
-        removed = [class_removed(text, name) for text in texts]
-        if any(text is not None for text in removed):
+    classes = WordClasses(word_classes)
+    for name in classes.names:
+        removed = [classes.removed(text, name) for text in texts]
+        if name in classes.own_names or any(text is not None for text in removed):
             variants[f"word_removed:{name}"] = removed
-    return variants
+    for name, given in (altered or {}).items():
+        variants[f"altered:{name}"] = list(given)
+    names = list(map(str, range(len(texts)))) if images is None else images
+    return variants | absent_captions(texts, names, seed=seed)

@@ -9,6 +9,7 @@
 | lesion_id | optional: which lesion of the image |
 | spacing | optional: millimeters per pixel, "0.8 0.8" (rows, columns) or one number |
 | attributes | optional, free; read by nothing here, unless `strata` names it |
+| text_<name> | optional: the row's caption in a set of altered ones; empty where it has none |
 
 An image with several lesions or several expressions has several rows. "left" is the picture's left.
 Column names are compared without regard to case, spaces and hyphens.
@@ -45,6 +46,7 @@ UNSPLIT = "unsplit"  # rows of a manifest that names no splits
 NOT_GIVEN = "not given"  # the class of an empty cell
 REQUIRED = ("image", "mask", "text", "case_id", "split")
 OPTIONAL = ("lesion_id", "spacing", "attributes")
+ALTERED = "text_"  # before the name of a set of altered captions
 
 # Names that tables use for our columns. Ignoring one of these where ours is absent would be
 # serious: an unread patient number lets a patient into two splits.
@@ -139,14 +141,15 @@ def write_manifest(folder: Path, rows: Iterable[Mapping[str, object]]) -> Path:
     Args:
         folder: an existing folder, into which images and masks were or will be written.
         rows: each with image, mask, text, case_id and split, and optionally lesion_id, spacing
-            (two numbers, or one) and attributes (plain values).
+            (two numbers, or one), attributes (plain values) and text_<name>.
 
     Returns:
         the file, overwritten if it was there.
     """
     lines = []
     for row in rows:
-        assert set(REQUIRED) <= set(row) <= {*REQUIRED, *OPTIONAL}, f"columns {', '.join(row)}"
+        assert set(REQUIRED) <= set(row), f"columns {', '.join(row)}"
+        assert all(map(_is_ours, row)), f"columns {', '.join(row)}"
         assert row["split"] in SPLITS, f"split={row['split']!r}"
         lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
     file = folder / MANIFEST_NAMES[0]
@@ -183,7 +186,8 @@ def _renamed(
         optional = [c for c in REQUIRED + OPTIONAL if c not in needed]
         refusal = UserError(
             f"{file} has the columns {', '.join(written)} ({'; '.join(faults)})",
-            f"accepted are {', '.join(needed)}, and optionally {', '.join(optional)}",
+            f"accepted are {', '.join(needed)}, and optionally {', '.join(optional)} and "
+            f"{ALTERED}<name>",
         )
         report(refusal)
         for column in missing:
@@ -224,7 +228,7 @@ def _of_stratum(name: str) -> str:
 def _own_names(file: Path, written: list[str], report: Report, *, lenient: bool) -> dict[str, str]:
     """Ours for each column that is one of ours."""
     names = {column: _plain(column) for column in written}
-    names = {column: own for column, own in names.items() if own in REQUIRED + OPTIONAL}
+    names = {column: own for column, own in names.items() if _is_ours(own)}
     if lenient and "text" not in names.values():
         names |= {column: "text" for column in written if _plain(column) in TEXT_COLUMNS}
     for own in dict.fromkeys(names.values()):
@@ -233,6 +237,11 @@ def _own_names(file: Path, written: list[str], report: Report, *, lenient: bool)
             cause = f"{file} has {len(same)} columns for {own}: {', '.join(same)}"
             report(UserError(cause, f"keep one of them, or name the right one {own}"))
     return names
+
+
+def _is_ours(column: str) -> bool:
+    altered = column.startswith(ALTERED) and column != ALTERED
+    return altered or column in REQUIRED + OPTIONAL
 
 
 def _plain(column: str) -> str:
@@ -269,7 +278,8 @@ def _record(
     root: Path, row: Row, strata: Sequence[str], report: Report, *, has_case: bool
 ) -> Record | None:
     """The row as a record; None after a mistake in a path."""
-    row.check_strings(("image", "mask", "text"), report)
+    altered = [column for column in row if column.startswith(ALTERED)]
+    row.check_strings(("image", "mask", "text", *altered), report)
     name, mask = row.required("image", report), None
     image = resolve_inside(root, name, row, report) if name else None
     if image is not None and row.filled("mask"):
@@ -286,6 +296,7 @@ def _record(
         row=row.number,
         spacing=_spacing(row, report),
         strata=tuple(_class(row.get(_of_stratum(name))) for name in strata),
+        altered={c.removeprefix(ALTERED): str(row[c]) for c in altered if row.filled(c)},
     )
 
 

@@ -181,6 +181,7 @@ def test_predict_and_segment_give_the_masks_of_the_mean(two: Two) -> None:
     folder = two.runs[0] / "predict_ensemble_flip"
     check_masks(folder, wanted)
     said = {"tta": "flip", "ensemble": names(two), "unmirrored": 1, "cases": ROWS["test"]}
+    said |= {"threshold": 0.5, "temperature": 1.0}
     assert read(folder / "averaging.json") == said
     table = two.home / "table.jsonl"
     cells = [{"image": row["image"], "text": row["text"]} for row in two.rows]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,8 @@ from datamodules.captions.perturbations import (
     typing_errors,
     typos,
 )
-from datamodules.captions.word_classes import WORD_CLASSES, class_removed
+from datamodules.captions.word_classes import BUILT_IN, WORD_CLASSES, WordClasses
+from textseg.errors import UserError
 from textseg.tables import read_captions
 
 TEMPLATE = "Bilateral pulmonary infection, two infected areas, upper left lung and all right lung."
@@ -215,7 +217,7 @@ def test_a_trait_is_said_by_any_of_its_other_words() -> None:
     ],
 )
 def test_all_words_of_a_class_are_left_out_of_the_template(name: str, without: str | None) -> None:
-    assert class_removed(TEMPLATE, name) == without
+    assert BUILT_IN.removed(TEMPLATE, name) == without
 
 
 @pytest.mark.parametrize(
@@ -231,11 +233,70 @@ def test_all_words_of_a_class_are_left_out_of_the_template(name: str, without: s
 def test_a_clock_a_distance_and_a_grade_are_phrases_and_no_numbers(
     name: str, without: str | None
 ) -> None:
-    assert class_removed(BREAST, name) == without
+    assert BUILT_IN.removed(BREAST, name) == without
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "without"),
+    [
+        ("a medium-sized lesion, mid-depth", "size", "a lesion, mid-depth"),
+        ("a medium-sized lesion, mid-depth", "place", "a medium-sized lesion"),
+        ("a medium-sized lesion, mid-depth", "vertical", None),
+        ("a medium sized lesion", "size", "a lesion"),
+        ("a 3-mm or 2 x 3 cm lesion", "size", "a or lesion"),
+        ("a 2-3 cm lesion", "count", None),
+        ("opacity of the left-lung base", "side", "opacity of the base"),
+        ("opacity of the left-lung base", "anatomy", "opacity of the base"),
+        ("lesion in the upper-left liver", "side", "lesion in the upper liver"),
+        ("lesion in the upper-left liver", "vertical", "lesion in the left liver"),
+        ("a well\u2011defined T2-hyperintense lesion", "density", "a well\u2011defined lesion"),
+        ("a well-defined lesion", "other", "a lesion"),
+    ],
+)
+def test_a_hyphenated_word_stays_whole_but_for_two_directions(
+    text: str, name: str, without: str | None
+) -> None:
+    assert BUILT_IN.removed(text, name) == without
+
+
+def test_words_of_a_users_class_are_of_that_class_alone() -> None:
+    own = {
+        "severity": ["mild", "Severe"],
+        "margin": ["well  defined", "well-defined"],
+        "size": ["wee"],
+    }
+    classes = WordClasses(own)
+    text = "a severe, well defined, wee lesion with a mild-to-moderate rim"
+    assert classes.removed(text, "severity") == "a, well defined, wee lesion with a rim"
+    assert classes.removed(text, "margin") == "a severe, wee lesion with a mild-to-moderate rim"
+    assert classes.removed(text, "size") == text.replace("wee ", "")
+    assert classes.removed("a WELL-defined lesion", "margin") == "a lesion"
+    assert (
+        classes.removed(text, "other")
+        == "a severe, well defined, wee lesion with a mild-to-moderate"
+    )
+    assert BUILT_IN.removed(text, "severity") is None
+
+
+@pytest.mark.parametrize(
+    ("own", "named"),
+    [
+        ({"severity": "mild"}, "severity='mild'"),
+        ({"severity": []}, "severity=[]"),
+        ({"severity": ["mild", " "]}, "severity="),
+        ({"other": ["mild"]}, "'other'"),
+        ({"a:b": ["mild"]}, "'a:b'"),
+        ({"severity": ["mild"], "grade": ["MILD"]}, "'mild' under severity and grade"),
+    ],
+)
+def test_classes_that_cannot_be_used_are_refused(own: Any, named: str) -> None:
+    with pytest.raises(UserError) as error:
+        WordClasses(own)
+    assert named in str(error.value)
 
 
 def test_a_caption_that_says_one_thing_alone_is_not_emptied() -> None:
-    assert class_removed("the lesions", "finding") is None
+    assert BUILT_IN.removed("the lesions", "finding") is None
 
 
 # --- over a split
@@ -263,7 +324,8 @@ def test_a_split_has_every_change_in_row_order_and_only_classes_in_use() -> None
     variants = caption_variants(texts, ["p", "q", "r", "s"], seed=3)
     fixed = ["true", "empty", "shuffled", "other_patient", "side_swapped", "count_changed"]
     assert list(variants)[:8] == [*fixed, "typos", "paraphrased"]
-    removed = {name.partition(":")[2] for name in list(variants)[8:]}
+    kinds = [name.partition(":")[::2] for name in list(variants)[8:]]
+    removed = {name for kind, name in kinds if kind == "word_removed"}
     expected = {"side", "vertical", "extent", "size", "count", "anatomy", "finding"}
     assert removed == expected < set(WORD_CLASSES)
     assert variants["true"] == texts
@@ -272,6 +334,13 @@ def test_a_split_has_every_change_in_row_order_and_only_classes_in_use() -> None
     assert [text is not None for text in variants["side_swapped"]] == [True, False, False, False]
     assert caption_variants(texts, ["p", "q", "r", "s"], seed=3) == variants
     assert caption_variants(texts, ["p", "q", "r", "s"], seed=4) != variants
+
+
+def test_a_users_class_and_a_datasets_captions_are_variants_though_no_row_has_any() -> None:
+    given: dict[str, Any] = {"altered": {"vague": ["it", None]}, "word_classes": {"tone": ["grim"]}}
+    variants = caption_variants(["left", "right"], ["p", "q"], seed=0, **given)
+    assert variants["altered:vague"] == ["it", None]
+    assert variants["word_removed:tone"] == [None, None]
 
 
 def test_a_caption_is_changed_equally_wherever_it_stands() -> None:

@@ -25,6 +25,7 @@ from textseg.batch import Batch, SegmentationOutput, TextFeatures, stable_id
 from textseg.callbacks.results_writer import ResultsWriter
 from textseg.encoders import NoText
 from textseg.errors import UserError
+from textseg.metrics.shares import wilson_interval
 from textseg.models import LSMS
 from textseg.models.base import SegmentationModule
 from textseg.probe import ProbeResult, plain_table, probe
@@ -192,7 +193,7 @@ def figures(result: ProbeResult, name: str) -> dict[str, float]:
         "dice": found.dice.value,
         "dice_true": found.dice_true.value,
         "mask_change": found.mask_change.value,
-        "share_changed": found.share_changed,
+        "share_changed": found.share_changed.value,
     }
 
 
@@ -211,7 +212,7 @@ def test_two_empty_masks_have_not_changed(obeying: ProbeResult) -> None:
 
 def test_a_network_that_ignores_its_text_changes_no_mask(blind: ProbeResult) -> None:
     for variant in blind.variants[:4]:
-        changes = variant.mask_change.value, variant.difference.value, variant.share_changed
+        changes = variant.mask_change.value, variant.difference.value, variant.share_changed.value
         assert changes == (0, 0, 0)
     assert any("reads no text" in text for text in blind.warnings)
 
@@ -366,7 +367,7 @@ def test_the_numbers_are_written_without_nan(obeying: ProbeResult) -> None:
     assert written["variants"]["empty"]["mask_change"] == pytest.approx(7 / 8)
     assert written["variants"]["count_changed"] == {
         **dict.fromkeys(written["variants"]["empty"]),
-        **{"cases": 0, "patients": 0},
+        **{"cases": 0, "patients": 0, "same": 0},
     }
     assert written["pairs"]["followed"] == 1
     assert written["side_swap"] is None
@@ -376,7 +377,12 @@ def test_every_case_and_variant_has_a_row(obeying: ProbeResult) -> None:
     assert obeying.output is not None
     with (obeying.output / "probe.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["case", "case_id", "variant", "text", "dice", "mask_change"]
+    columns = ["case", "case_id", "variant", "text", "dice", "mask_change", "predicted", "pixels"]
+    assert list(rows[0]) == columns
+    sizes = {f"image{i // 2}__{i}": truth_of_row(i).size for i in range(8)}
+    assert all(int(row["pixels"]) == sizes[row["case"]] for row in rows)
+    halves = [row for row in rows if row["variant"] == "true" and row["text"] != "none"]
+    assert all(2 * int(row["predicted"]) == int(row["pixels"]) for row in halves)
     found = [(row["case"], row["variant"], row["text"]) for row in rows]
     assert found == [
         (f"image{i // 2}__{i}", name, column[i])
@@ -415,7 +421,10 @@ def test_the_plain_table_has_a_line_for_each_variant(obeying: ProbeResult) -> No
     assert starts[first + 1 : first + 6] == list(VARIANTS)
     swapped = lines[[line.startswith("side_swapped") for line in lines].index(True)]
     assert " 1.000 " in swapped
-    assert swapped.endswith("100%")
+    assert " 7 of 8 " in swapped
+    # Three patients of 4, 2 and 1 cases are as good as 49 / 21 cases that are independent.
+    low, high = wilson_interval(1.0, 49 / 21)
+    assert swapped.endswith(f"100% [{low:.0%}, {high:.0%}]")
     assert "swapping them swaps the masks in 1.000" in plain_table(obeying)
 
 

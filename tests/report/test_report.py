@@ -144,12 +144,19 @@ def test_the_probe_is_shown_where_there_is_one(run: Path, one: Path) -> None:
         for end, v in (("", 0.5), ("_ci_low", 0.25), ("_ci_high", 0.75))
     }
     variant = {"cases": 9, "patients": 4, "share_changed": 0.875, "difference": None, **score}
-    found = {"variants": {"empty": variant}, "warnings": ["beware"], "pairs": None}
+    outlined = {"outlined": 0.75, "outlined_ci_low": 0.5, "outlined_ci_high": 0.9, "requests": 8}
+    found = {"variants": {"empty": variant}, "warnings": ["beware"], "pairs": None, "cases": 12}
+    found |= {"absent": outlined, "absent_kinds": {"organ": outlined | {"requests": 4}}}
     (run / "probe").mkdir()
     (run / "probe/probe.json").write_text(json.dumps(found))
     page = read_page(report([str(run)]))
     dice = "0.500 [0.250, 0.750]"
-    assert page.tables["Changed captions"][1] == ["empty", "9", dice, dice, "-", dice, "88%"]
+    assert page.tables["Changed captions"][1] == [
+        *("empty", "9 of 12", dice, dice, "-", dice, "88%")
+    ]
+    share = "0.750 [0.500, 0.900]"
+    absent = page.tables["What the images do not show"]
+    assert absent[1:] == [["organ", "4", share, "-", "-"], ["all", "8", share, "-", "-"]]
     assert "beware" in page.text
 
 

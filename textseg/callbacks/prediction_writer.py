@@ -16,7 +16,7 @@ from textseg.runs.outputs import gather_by_index, new_output_dir, write_averagin
 class PredictionWriter(L.Callback):
     """Writes predict/<image stem>__<row>.png: masks of 0 and 255 at each image's original size.
 
-    averaging.json beside them says what their logits were averaged over.
+    averaging.json beside them says what their logits were averaged over, and the threshold.
     """
 
     def __init__(self) -> None:

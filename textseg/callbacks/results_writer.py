@@ -13,6 +13,7 @@ import numpy as np
 from textseg.batch import Batch
 from textseg.errors import check_at_least
 from textseg.metrics.bootstrap import Floats, Ints, bootstrap_warnings
+from textseg.metrics.calibration import calibration_errors
 from textseg.metrics.emptiness import emptiness_warnings
 from textseg.metrics.ranking import choose
 from textseg.metrics.scores import UNITS, CaseTableRows, Protocol, dice, iou, summary
@@ -145,6 +146,13 @@ class ResultsWriter(L.Callback):
         result["versions"] = ", ".join(f"{x} {version(x)}" for x in ("torch", "lightning", "timm"))
         if pl_module.test_cases.surface:
             result["nsd_tolerance"] = pl_module.nsd_tolerance
+            pixels = pl_module.test_pixels.compute()
+            if pixels.cases == len(cases):
+                result |= calibration_errors(pixels, pl_module.mask_temperature)
+            else:
+                scores["warnings"].append(
+                    f"no ece: a sampler of its own counts {pixels.cases} of {len(cases)} cases"
+                )
         self.results[self.mode] = result
         self._draw_ranked(trainer, rows, dice(rows, protocol=pl_module.protocol))
         if trainer.is_global_zero:

@@ -64,7 +64,7 @@ class Datasets(NamedTuple):
     """What the commands need of a package of datasets."""
 
     datamodule: type[Any]  # the base class of its DataModules
-    caption_variants: Callable[..., Any]  # changed captions of a probe: (texts, case_ids, seed=)
+    caption_variants: Callable[..., Any]  # of a probe; see datamodules.captions.perturbations
     mirror_text: Callable[[str], str | None]  # a caption to that of the mirrored image
 
 
@@ -121,11 +121,17 @@ def _segmented(folder: Path) -> str:
     from textseg.runs.folder import AVERAGING
 
     averaged = averaging_text(json.loads((folder / AVERAGING).read_text(encoding="utf-8")))
-    return f"averaging at test time: {averaged}\n" * bool(averaged) + written_to(folder)
+    return f"at test time: {averaged}\n" * bool(averaged) + written_to(folder)
 
 
 def _probe(result: Any) -> str:
     from textseg.probe import plain_table
+
+    return f"{plain_table(result)}\n{written_to(result.output)}"
+
+
+def _calibration(result: Any) -> str:
+    from textseg.calibrate import plain_table
 
     return f"{plain_table(result)}\n{written_to(result.output)}"
 
@@ -161,6 +167,14 @@ COMMANDS: tuple[Command, ...] = (
         takes=_EXPERIMENT | {"variants"},
         takes_run=True,
         show=_probe,
+    ),
+    _of_checkpoint(
+        "calibrate",
+        "Measure on the validation rows how far probabilities can be trusted; fit temperature and "
+        "threshold.",
+        function="textseg.report.write_calibration:calibrate_run",
+        takes_run=True,
+        show=_calibration,
     ),
     Command(
         "compare",

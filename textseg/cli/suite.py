@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import lightning as L
 import yaml
@@ -30,7 +30,13 @@ from textseg.callbacks.run_config import RunConfig
 from textseg.callbacks.sample_tables import SampleTables  # noqa: F401  short class name in YAML
 from textseg.callbacks.score_log import ScoreLog
 from textseg.callbacks.wandb_offline import fall_back_to_offline
-from textseg.checkpoint import class_path_of, read_checkpoint, same_class, subclasses_of
+from textseg.checkpoint import (
+    class_path_of,
+    read_checkpoint,
+    same_class,
+    subclasses_of,
+    weights_digest,
+)
 from textseg.cli.arguments import (
     config_name,
     with_checkpoint_of_run,
@@ -45,6 +51,12 @@ from textseg.encoders import reads_text, restoring
 from textseg.errors import UserError
 from textseg.metrics.text import averaging_text, format_results
 from textseg.models.base import SegmentationModule, check_state_dict, settings_of
+from textseg.runs.calibration import (
+    Temperature,
+    Threshold,
+    find_calibration,
+    operating_point,
+)
 from textseg.runs.folder import (
     Run,
     data_identity,
@@ -53,7 +65,7 @@ from textseg.runs.folder import (
     remove_if_empty,
     runs_dir,
 )
-from textseg.runs.outputs import callbacks_of
+from textseg.runs.outputs import averaging_of, averaging_suffix, callbacks_of
 from textseg.training import Restart
 from textseg.training.checkpoint_files import (
     LAST,
@@ -69,6 +81,7 @@ from textseg.training.resume_checks import (
 )
 
 CAPTION_MODES_AFTER_FIT = ("true", "empty", "shuffled")
+_USUAL = {"tta": "none", "threshold": 0.5, "temperature": 1.0}
 
 
 class SuiteParser(CommandParser, LightningArgumentParser):
@@ -165,6 +178,20 @@ class SuiteCLI(LightningCLI):
             default="none",
             help="validate, test, predict, probe and the tests after a fit: flip also runs the "
             "mirrored image, with left and right exchanged in its caption, and averages the two.",
+        )
+        parser.add_argument(
+            "--threshold",
+            type=Threshold,
+            default=0.5,
+            help="as --tta: probability above which a pixel is outlined; best takes the one that "
+            "textseg calibrate found on the validation rows.",
+        )
+        parser.add_argument(
+            "--temperature",
+            type=Temperature,
+            default=1.0,
+            help="as --tta: what logits are divided by before they become probabilities; fitted "
+            "takes what textseg calibrate found. At threshold 0.5 it moves no mask.",
         )
         parser.add_argument(
             "--test_after_fit",
@@ -331,12 +358,23 @@ class SuiteCLI(LightningCLI):
         """The test set's captions, true and changed."""
         self.datamodule.prepare_data()
         rows = self.datamodule.records("test")
-        texts, case_ids = [row.text for row in rows], [row.case_id for row in rows]
-        return self.datasets.caption_variants(texts, case_ids, seed=seed)
+        offered = self.datamodule.altered_captions("test")
+        return self.datasets.caption_variants(
+            [row.text for row in rows],
+            [row.case_id for row in rows],
+            seed=seed,
+            images=[str(row.image) for row in rows],
+            altered={
+                name: [by_case.get(row.case) for row in rows] for name, by_case in offered.items()
+            },
+            word_classes=self.datamodule.word_classes,
+        )
 
     def before_fit(self) -> None:
         """Where a test follows, check its data before the training, not after."""
-        if self.config.fit.test_after_fit:
+        settings = self.config.fit
+        operating_point(settings.threshold, settings.temperature, _no_calibration_yet)
+        if settings.test_after_fit:
             self.datamodule.prepare_data()
             self.datamodule.setup("test")
 
@@ -364,25 +402,47 @@ class SuiteCLI(LightningCLI):
         self._print_results()
 
     def _averaged(self, given: dict[str, Any]) -> dict[str, Any]:
-        """The model and ckpt_path of a command; of what averages logits, with its weights."""
-        tta = self.config[self.subcommand].tta
-        if tta != "none" and "ckpt_path" not in given:
-            raise UserError(f"{self.subcommand} takes no tta={tta}", "leave tta out")
-        if tta == "none" and not self.others:
+        """The model and ckpt_path of a command, with threshold and temperature.
+
+        What averages logits comes with its weights.
+        """
+        settings = self.config[self.subcommand]
+        wanted = {name: settings[name] for name in ("tta", "threshold", "temperature")}
+        asked = [f"{k}={v}" for k, v in wanted.items() if v != _USUAL[k]]
+        if asked and "ckpt_path" not in given:
+            what = ", ".join(asked)
+            raise UserError(f"{self.subcommand} takes no {what}", "leave it out")
+        if not asked and not self.others:
             return given
+        paths = [given["ckpt_path"], *self.other_paths]
+        weights = read_checkpoint(paths[0])["state_dict"]
+        if wanted["tta"] != "none" or self.others:
+            given = given | {
+                "model": self._ensemble(paths, weights, wanted["tta"]),
+                "ckpt_path": None,
+            }
+        model = given["model"]
+        digests = [weights_digest(w) for w in (weights, *(o["state_dict"] for o in self.others))]
+        run, suffix = Run(self.run_folder), averaging_suffix(model)
+        model.mask_threshold, model.mask_temperature = operating_point(
+            wanted["threshold"],
+            wanted["temperature"],
+            lambda: find_calibration(run, suffix, digests),
+        )
+        text = averaging_text(averaging_of(model, [])) or f"threshold {model.mask_threshold}"
+        rank_zero_info(f"at test time: {text}")
+        return given
+
+    def _ensemble(self, paths: list[str], weights: Any, tta: Any) -> SegmentationModule:
+        """What averages the networks of some checkpoints, of which the first is the config's."""
         from textseg.segment.members import averaged
         from textseg.segment.network import network_from
 
-        paths = [given["ckpt_path"], *self.other_paths]
-        weights = read_checkpoint(paths[0])["state_dict"]
         check_state_dict(self.model, weights)
         self.model.load_state_dict(weights)
         networks = [self.model, *map(network_from, self.others, self.other_paths)]
         mirror_text = self.datasets.mirror_text
-        model = averaged(networks, paths, tta=tta, mirror_text=mirror_text)
-        text = averaging_text({"tta": tta, "ensemble": model.ensemble})
-        rank_zero_info(f"averaging at test time: {text}")
-        return given | {"model": model, "ckpt_path": None}
+        return averaged(networks, paths, tta=tta, mirror_text=mirror_text)
 
     def validate(self, **kwargs: Any) -> None:
         """Score the validation set."""
@@ -407,6 +467,13 @@ class SuiteCLI(LightningCLI):
         if self.trainer.is_global_zero:
             print(format_results(writer.results))
             print(f"written to {writer.folder.parent}")
+
+
+def _no_calibration_yet() -> NoReturn:
+    raise UserError(
+        "a fit has no calibration yet to take threshold=best or temperature=fitted from",
+        "give numbers, or calibrate and test the run afterwards",
+    )
 
 
 def check_help(command: str, arguments: Sequence[str], datamodule: type) -> None:

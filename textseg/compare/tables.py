@@ -121,7 +121,7 @@ def _summary(comparison: Comparison) -> str:
         f"captions: {', '.join(comparison.captions)}, baseline: {comparison.baseline}"
     )
     if any(averaged):
-        text += f", averaging at test time: {'; '.join(name or 'none' for name in averaged)}"
+        text += f", at test time: {'; '.join(name or 'none' for name in averaged)}"
     return text
 
 

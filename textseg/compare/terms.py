@@ -9,7 +9,7 @@ from textseg.compare.load import Result, training_settings
 from textseg.errors import UserError
 
 # Terms in which methods should be alike: budget, data and test. Others are the method.
-_SHARED = ("epochs trained", "training rows", "data.", "trainer.", "captions", "averaging")
+_SHARED = ("epochs trained", "training rows", "data.", "trainer.", "captions", "at test time")
 WEIGHTS = "model.image_weights"  # likewise, whether there are any; which, an encoder decides
 NONE = "-"  # where a run does not tell
 
@@ -53,7 +53,7 @@ def _terms_of(results: Sequence[Result]) -> dict[str, str]:
 
 def _terms_of_run(result: Result) -> dict[str, str]:
     test = result.test
-    terms = {"captions": test.caption_mode, "averaging at test time": test.averaging or "none"}
+    terms = {"captions": test.caption_mode, "at test time": test.averaging or "none"}
     terms["epochs trained"] = str(_epochs(result) or NONE)
     terms["training rows"] = str(result.run.training_rows() or NONE)
     for name in ("parameters", "versions"):

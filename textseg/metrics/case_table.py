@@ -24,9 +24,9 @@ _FLOATS = 3  # hd95, nsd, diagonal
 _NAN_BITS = int(np.array(np.nan).view(np.int64))
 
 
-def threshold_logits(logits: Tensor) -> Tensor:
-    """Threshold logits of any shape to a bool mask: probability > 0.5, which is logit > 0."""
-    return logits > 0
+def threshold_logits(logits: Tensor, above: float = 0.0) -> Tensor:
+    """Threshold logits of any shape to a bool mask: logit > above; 0 is probability 0.5."""
+    return logits > above
 
 
 def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
@@ -54,7 +54,7 @@ def without_border(planes: Tensor, frames: Tensor | None) -> Tensor | list[Tenso
     ]
 
 
-def lvit_pair(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+def lvit_pair(logits: Tensor, truth: Tensor, above: float = 0.0) -> tuple[Tensor, Tensor]:
     """The two masks LViT's test compares, for `protocol="lvit"`.
 
     Its loader resizes the mask, an 8-bit image of 0 and 255, bilinearly to 224 and takes what is
@@ -66,7 +66,7 @@ def lvit_pair(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """
     size = (LVIT_SIDE, LVIT_SIDE)
     grown = resize_logits(truth.float() * 255, size).round() > 0
-    return threshold_logits(resize_logits(logits, size)).reshape(size), grown
+    return threshold_logits(resize_logits(logits, size), above).reshape(size), grown
 
 
 def surface_scores(

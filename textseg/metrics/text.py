@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from textseg.metrics.calibration import ERRORS
 from textseg.metrics.scores import MAIN, MIXED, SCORES
 
 _STRATA = {"size": "lesion size", "number": "lesions", "side": "side of the picture"}
@@ -74,10 +75,19 @@ def markdown_rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[st
 
 
 def averaging_text(result: Mapping[str, Any]) -> str:
-    """What logits were averaged over by `tta` and `ensemble` of a result, "" if over nothing."""
+    """How masks were made otherwise than from one network, one image and threshold 0.5, or ""."""
     tta, members = result.get("tta") or "none", result.get("ensemble") or ()
     parts = [f"ensemble of {len(members)}"] if members else []
-    return ", ".join([*parts, *([f"tta {tta}"] if tta != "none" else [])])
+    parts += [f"tta {tta}"] if tta != "none" else []
+    for name, usual in (("threshold", 0.5), ("temperature", 1.0)):
+        value = result.get(name)
+        parts += [f"{name} {value:.4g}"] if value not in (None, usual) else []
+    return ", ".join(parts)
+
+
+def coverage_text(cases: int, total: int, same: int = 0) -> str:
+    """How many captions were changed: "8 of 16", or "16 of 16 (2 the true ones)"."""
+    return f"{cases} of {total}" + (f" ({same} the true ones)" if 0 < same < cases else "")
 
 
 def format_results(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -118,6 +128,12 @@ def _more(results: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
         lines.append([name, *(stored_score(result, name) for result in results.values())])
         if name == "hd95":
             lines.append(["hd95 median (quartiles)", *map(quartiles_text, results.values())])
+    for name in ERRORS:
+        if any(name in result for result in results.values()):
+            values = (result.get(name) for result in results.values())
+            lines.append(
+                [name, *("-" if v is None or math.isnan(v) else f"{v:.4f}" for v in values)]
+            )
     return lines
 
 
@@ -134,7 +150,7 @@ def _notes(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     averaged = dict.fromkeys(filter(None, map(averaging_text, results.values())))
     weak = {result["truth"] for result in results.values()} - {"outlines"}
     notes = [f"warning: {text}" for text in warnings]
-    notes += [f"averaging at test time: {text}" for text in averaged]
+    notes += [f"at test time: {text}" for text in averaged]
     if weak:
         notes.append(f"the truth is {', '.join(weak)}, not outlines: scores are against those")
     notes += [

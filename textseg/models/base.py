@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import repeat
 from typing import Any
 
 import lightning as L
@@ -26,6 +28,7 @@ from textseg.metrics.case_table import (
     threshold_logits,
     without_border,
 )
+from textseg.metrics.pixel_table import PixelTable
 from textseg.metrics.scores import TOLERANCE, Protocol, mean_scores
 from textseg.optim import Schedule, adamw, warmup_schedule
 
@@ -62,10 +65,14 @@ class SegmentationModule(L.LightningModule):
     Attributes:
         tta, ensemble: what logits are averaged over in a test: "none" or "flip", and the names of
             several networks; see `textseg.models.ensemble`.
+        mask_threshold: probability above which a pixel is outlined in a test or prediction.
+        mask_temperature: what logits are divided by there before they become probabilities.
     """
 
     tta: str = "none"
     ensemble: tuple[str, ...] = ()
+    mask_threshold: float = 0.5
+    mask_temperature: float = 1.0
 
     def __init__(
         self,
@@ -115,11 +122,17 @@ class SegmentationModule(L.LightningModule):
         self.protocol, self.nsd_tolerance = protocol, nsd_tolerance
         self.val_cases = CaseTable()
         self.test_cases = CaseTable(surface=protocol == "standard", tolerance=nsd_tolerance)
+        self.test_pixels = PixelTable()
 
     @property
     def network_name(self) -> str:
         """What results and messages call it: the name of its class."""
         return type(self).__name__
+
+    @property
+    def cut_logit(self) -> float:
+        """The logit above which a pixel is outlined, by `mask_threshold` and `mask_temperature`."""
+        return self.mask_temperature * math.log(self.mask_threshold / (1 - self.mask_threshold))
 
     def unmirrored(self, captions: Sequence[str]) -> int:
         """How many of the captions a test with `tta` leaves unmirrored."""
@@ -250,7 +263,7 @@ class SegmentationModule(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor | list[Tensor]]:
         """Score at the network's resolution; return the B masks [H, W] for callbacks."""
         output, _ = self._step(batch, "val")
-        masks = threshold_logits(output.logits)[:, 0], batch["mask"][:, 0] > 0.5
+        masks = threshold_logits(output.logits, self.cut_logit)[:, 0], batch["mask"][:, 0] > 0.5
         preds, truths = (without_border(mask, batch.get("frame")) for mask in masks)
         self.val_cases.update(preds, truths, batch["index"], batch["spacing"])
         return {"pred": preds}
@@ -259,26 +272,36 @@ class SegmentationModule(L.LightningModule):
         """Score at each truth's own resolution; return the masks for callbacks."""
         output, _ = self._step(batch, self._test_prefix)
         logits = without_border(output.logits, batch.get("frame"))
-        preds = self.resize_and_threshold(logits, batch["original_size"])
+        planes = self.resized(logits, batch["original_size"])
+        preds = [threshold_logits(plane, self.cut_logit) for plane in planes]
         scored, truths = preds, [truth > 0 for truth in batch["truth"]]
         if self.protocol == "lvit":
-            pairs = map(lvit_pair, logits, batch["truth"])
+            pairs = map(lvit_pair, logits, batch["truth"], repeat(self.cut_logit))
             scored, truths = map(list, zip(*pairs, strict=True))
+        else:
+            self.test_pixels.update(planes, truths, batch["index"])
         self.test_cases.update(scored, truths, batch["index"], batch["spacing"])
         return {"pred": preds}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Tensor]]:
         """Return masks at each image's original size: a list of B [H0, W0] bool."""
         logits = without_border(self(batch["image"], batch["text"]).logits, batch.get("frame"))
-        return {"pred": self.resize_and_threshold(logits, batch["original_size"])}
+        return {"pred": self.resize_and_threshold(logits, batch["original_size"], self.cut_logit)}
 
     @staticmethod
-    def resize_and_threshold(logits: Tensor | list[Tensor], sizes: Tensor) -> list[Tensor]:
-        """B logits [1, H, W], resized to each of `sizes` [B, 2] and cut at probability 0.5."""
+    def resized(logits: Tensor | list[Tensor], sizes: Tensor) -> list[Tensor]:
+        """B logits [1, H, W] to B of [H0, W0], the rows of `sizes` [B, 2]."""
         return [
-            threshold_logits(resize_logits(one, (int(height), int(width))))[0]
+            resize_logits(one, (int(height), int(width)))[0]
             for one, (height, width) in zip(logits, sizes.tolist(), strict=True)
         ]
+
+    @classmethod
+    def resize_and_threshold(
+        cls, logits: Tensor | list[Tensor], sizes: Tensor, above: float = 0.0
+    ) -> list[Tensor]:
+        """B logits [1, H, W], resized to each of `sizes` [B, 2] and cut at the logit `above`."""
+        return [threshold_logits(plane, above) for plane in cls.resized(logits, sizes)]
 
     def _step(self, batch: Batch, stage: str) -> tuple[SegmentationOutput, Tensor]:
         output = self(batch["image"], batch["text"])
@@ -303,8 +326,9 @@ class SegmentationModule(L.LightningModule):
         self.log("val_dice", scores["dice"], prog_bar=True, logger=False)
 
     def on_test_epoch_start(self) -> None:
-        """Empty the table of test cases."""
+        """Empty the tables of test cases and pixels."""
         self.test_cases.reset()
+        self.test_pixels.reset()
 
     def on_test_epoch_end(self) -> None:
         """Log the test's mean scores."""

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.callbacks import ProgressBar
 from PIL import Image
 
+from textseg.batch import ABSENT
 from textseg.checkpoint import read_checkpoint
 from textseg.encoders import reads_text
 from textseg.errors import UserError, check_at_least, check_seed
@@ -21,16 +21,25 @@ from textseg.probe.pictures import Panel, probe_picture
 from textseg.probe.results import (
     ProbeResult,
     VariantResult,
+    absent,
+    absent_kinds,
     case_dice,
     case_mask_change,
     pairs,
+    same_texts,
     side_swap,
     variant_result,
 )
 from textseg.probe.tables import markdown_table, plain_table, write_cases
 from textseg.runs.cases import OUTLINES
 from textseg.runs.folder import unique_dir
-from textseg.runs.outputs import averaging_suffix, mask_source_of, test_dir_name, unpack_mask
+from textseg.runs.outputs import (
+    averaging_suffix,
+    mask_source_of,
+    only_progress_bars,
+    test_dir_name,
+    unpack_mask,
+)
 
 __all__ = ["Estimate", "ProbeResult", "VariantResult", "plain_table", "probe"]
 
@@ -47,16 +56,18 @@ def probe(
 ) -> ProbeResult:
     """Measure how far a network's masks move, and its Dice falls, when its words are changed.
 
-    The test set is run with true, empty, shuffled and otherwise changed captions, and the results
-    are written into RUN/probe/ (RUN/test_on_<name>/probe/ for other data than the run's own, and
-    probe_flip or probe_ensemble where logits are averaged): probe.json, probe.csv, probe.md and
-    pictures. Dice is always that of protocol=standard.
+    The test set is run with true, empty, shuffled and otherwise changed captions, and asked for
+    what its images do not show, of which nothing should be outlined. The results are written into
+    RUN/probe/ (RUN/test_on_<name>/probe/ for other data than the run's own, and probe_flip or
+    probe_ensemble where logits are averaged): probe.json, probe.csv, probe.md and pictures. Dice is
+    always that of protocol=standard.
 
     Args:
         model: the network.
         datamodule: whose test set is run; with its true captions.
         trainer: gives devices and precision; of its callbacks only a progress bar runs.
-        variants: by name the changed texts in row order, None where a row has none;
+        variants: by name the changed texts in row order, None where a row has none; names that
+            begin with "absent:" are those of requests for what an image does not show.
             `datamodules.captions.perturbations.caption_variants` makes them.
         ckpt_path: weights to load first; null keeps those of the model.
         pictures: cases to draw with each change, evenly spaced over the test set; 0 for none.
@@ -73,13 +84,8 @@ def probe(
         check_state_dict(model, weights)
         model.load_state_dict(weights)
     run = Probe(model, variants, pictures)
-    own_callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    bars = [callback for callback in own_callbacks if isinstance(callback, ProgressBar)]
-    trainer.callbacks = bars  # type: ignore[attr-defined]  # others write a test's results
-    try:
+    with only_progress_bars(trainer):
         trainer.test(run, datamodule=datamodule, verbose=False)
-    finally:
-        trainer.callbacks = own_callbacks  # type: ignore[attr-defined]
     if not run.cases:
         raise UserError("the probe saw no case", "give trainer.limit_test_batches a batch or more")
     result = _evaluated(run.cases, model, trainer, variants, seed)
@@ -129,7 +135,11 @@ def _evaluated(
 ) -> ProbeResult:
     rows = list(cases.values())
     groups = [case.case_id for case in rows]
-    results = tuple(variant_result(rows, name, seed=seed) for name in variants)
+    names = [name for name in variants if not name.startswith(ABSENT)]
+    results = tuple(
+        variant_result(rows, name, seed=seed, same=same_texts(cases, variants, name))
+        for name in names
+    )
     paired = pairs(cases, variants, seed=seed)
     return ProbeResult(
         network=model.network_name,
@@ -139,14 +149,18 @@ def _evaluated(
         patients=count_patients(groups, len(groups)),
         variants=results,
         # In a referring set sides are those of an organ, and the pairs tell more.
-        side_swap=side_swap(rows, seed=seed) if paired is None else None,
+        side_swap=side_swap(rows) if paired is None else None,
         pairs=paired,
+        absent=absent(rows, variants, seed=seed),
+        absent_kinds=absent_kinds(rows, variants, seed=seed),
         warnings=(
             *_warnings(model, results, mask_source_of(trainer)),
             *bootstrap_warnings(groups, len(rows)),
         ),
         tta=model.tta,
         ensemble=model.ensemble,
+        threshold=model.mask_threshold,
+        temperature=model.mask_temperature,
         unmirrored=None if model.tta == "none" else model.unmirrored(distinct_texts(variants)),
     )
 
@@ -160,7 +174,7 @@ def _warnings(
             f"{model.network_name} reads no text: its masks stay where they are, whatever the "
             "words, and every difference is 0 by construction"
         )
-    elif not any(result.share_changed > 0 for result in results):
+    elif not any(result.share_changed.value > 0 for result in results):
         warnings.append("no change of the words moved a single pixel: the network ignores its text")
     lacking = [result.name for result in results if not result.cases]
     if lacking:
@@ -187,8 +201,15 @@ def _write(
         (folder / "pictures").mkdir(exist_ok=True)
         panels = []
         for name, mask in case.masks.items():
-            score, change = case_dice([case], name)[0], case_mask_change([case], name)[0]
-            note = f"dice {score:.2f}" + ("" if name == TRUE else f", mask change {change:.2f}")
-            panels.append(Panel(name, unpack_mask(mask), variants[name][index] or "", note))
+            text = variants[name][index] or ""
+            panels.append(Panel(name, unpack_mask(mask), text, _note(case, name)))
         page = probe_picture(case.image, unpack_mask(case.truth), panels, title=case.case)
         Image.fromarray(page).save(folder / "pictures" / f"{case.case}.png")
+
+
+def _note(case: ProbedCase, name: str) -> str:
+    """The numbers of one mask in words."""
+    if name.startswith(ABSENT):
+        return f"absent; outlined: {case.measured[name].predicted / case.pixels:.1%} of the image"
+    dice = f"dice {case_dice([case], name)[0]:.2f}"
+    return dice if name == TRUE else f"{dice}, mask change {case_mask_change([case], name)[0]:.2f}"

@@ -9,7 +9,7 @@ import lightning as L
 import numpy as np
 from numpy.typing import NDArray
 
-from textseg.batch import Batch
+from textseg.batch import ABSENT_LESION, Batch
 from textseg.metrics.case_table import without_border
 from textseg.models.base import SegmentationModule
 from textseg.preprocess import Bytes
@@ -59,6 +59,12 @@ class ProbedCase:
     measured: dict[str, Measured]
     image: Bytes | None
 
+    @property
+    def pixels(self) -> int:
+        """Of the whole picture."""
+        height, width = self.truth.shape
+        return height * width
+
 
 class Probe(L.LightningModule):
     """Runs a network on every variant of a batch's captions; `trainer.test` drives it.
@@ -98,19 +104,37 @@ class Probe(L.LightningModule):
         own = [self.variants[TRUE][row] for row in rows]
         assert own == batch["text"], "the variants are not of this test set's captions"
         truths = [mask_bytes(truth > 0).astype(bool) for truth in batch["truth"]]
+        given = {name: self._texts(name, rows, truths) for name in self.variants}
         by_variant = {TRUE: self._masks(batch, own, own)}
-        for name, column in self.variants.items():
-            texts = [column[row] for row in rows]
+        for name, texts in given.items():
             if name != TRUE and any(text is not None for text in texts):
                 by_variant[name] = self._masks(batch, texts, own)
         for position, row in enumerate(rows):
-            having = [name for name in by_variant if self.variants[name][row] is not None]
+            having = [name for name in by_variant if given[name][position] is not None]
             masks = {name: by_variant[name][position] for name in having}
             self.cases[row] = _probed(batch, position, truths[position], masks, row in self._drawn)
 
     def on_test_epoch_end(self) -> None:
-        """Gather the cases of all processes, in the order of the test set."""
+        """Gather the cases of all processes, in the order of the test set.
+
+        An image of which any row has a lesion is asked for none: it may be that one.
+        """
         self.cases = dict(sorted(gather_by_index(self.cases).items()))
+        with_lesion = {case.image_id for case in self.cases.values() if case.true}
+        for case in self.cases.values():
+            if case.image_id in with_lesion:
+                case.measured.pop(ABSENT_LESION, None)
+                case.masks.pop(ABSENT_LESION, None)
+
+    def _texts(
+        self, name: str, rows: Sequence[int], truths: Sequence[NDArray[np.bool_]]
+    ) -> list[str | None]:
+        """The variant's texts of some rows; a lesion is asked for where the truth is empty."""
+        pairs = zip(rows, truths, strict=True)
+        return [
+            None if name == ABSENT_LESION and truth.any() else self.variants[name][row]
+            for row, truth in pairs
+        ]
 
     def _masks(
         self, batch: Batch, texts: Sequence[str | None], own: Sequence[str | None]
@@ -118,7 +142,8 @@ class Probe(L.LightningModule):
         """B masks [H0, W0] at each truth's own resolution."""
         full = [mine if text is None else text for text, mine in zip(texts, own, strict=True)]
         logits = without_border(self.model(batch["image"], full).logits, batch.get("frame"))
-        masks = self.model.resize_and_threshold(logits, batch["original_size"])
+        sizes, cut = batch["original_size"], self.model.cut_logit
+        masks = self.model.resize_and_threshold(logits, sizes, cut)
         return [mask_bytes(mask).astype(bool) for mask in masks]
 
 

@@ -248,3 +248,59 @@ def label(name: str) -> str:
 
 def _color(number: int) -> str:
     return COLORS[number % len(COLORS)]
+
+
+# --- calibration -------------------------------------------------------------------------------
+
+
+def write_reliability(calibration: Mapping[str, Any], folder: Path) -> None:
+    """Write reliability.png and reliability.pdf of what calibration.json holds."""
+    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
+        figure = reliability_diagram(calibration)
+        figure.savefig(folder / "reliability.png", dpi=_DPI)
+        figure.savefig(folder / "reliability.pdf", metadata={"CreationDate": None})
+
+
+def reliability_diagram(calibration: Mapping[str, Any]) -> Figure:
+    """Draw the share of foreground against probability by region, and Dice against the threshold.
+
+    Below each region stand the pixels of its bins. On the diagonal probabilities can be trusted;
+    below it they are too high.
+    """
+    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+    grid = figure.add_gridspec(2, 3, height_ratios=(3, 1))
+    kinds = {"": "as it is", "_scaled": f"temperature {calibration['temperature']:.2f}"}
+    errors = {"": calibration["measured"], "_scaled": calibration["scaled"]}
+    regions = {"all": ("all pixels", "ece"), "margin": ("in and around lesions", "ece_margin")}
+    for column, (region, (title, error)) in enumerate(regions.items()):
+        axes = figure.add_subplot(grid[0, column])
+        below = figure.add_subplot(grid[1, column], sharex=axes)
+        axes.plot([0, 1], [0, 1], color="gray", linewidth=0.8)
+        for number, (kind, name) in enumerate(kinds.items(), start=1):
+            curve = calibration["curves"][f"{region}{kind}"]
+            pixels = np.array(curve["pixels"], dtype=np.float64)
+            known = pixels > 0
+            points = [np.array(curve[key], dtype=np.float64) for key in ("probability", "share")]
+            value = errors[kind][error]
+            text = name if value is None else f"{name}: error {value:.4f}"
+            line, color = f"-{MARKERS[number]}", _color(number)
+            axes.plot(*(p[known] for p in points), line, color=color, markersize=4, label=text)
+            edges = np.linspace(0, 1, len(pixels) + 1)
+            below.stairs(pixels, edges, color=color)
+        axes.set(title=title, xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        axes.legend(loc="upper left", fontsize=7)
+        below.set(xlabel="probability", yscale="log")
+        if column == 0:
+            axes.set_ylabel("share of foreground")
+            below.set_ylabel("pixels")
+    _dice_by_threshold(figure.add_subplot(grid[:, 2]), calibration)
+    return figure
+
+
+def _dice_by_threshold(axes: Axes, calibration: Mapping[str, Any]) -> None:
+    dice, best = calibration["dice_by_threshold"], calibration["threshold"]
+    axes.plot(np.arange(1, len(dice) + 1) / (len(dice) + 1), dice, color=_color(1))
+    axes.axvline(best, color=_color(2), linewidth=1, label=f"best: {best:.2f}")
+    axes.axvline(0.5, color="gray", linewidth=0.8, linestyle="--", label="0.5")
+    axes.set(title="validation images", xlabel="threshold", ylabel="Dice", xlim=(0, 1))
+    axes.legend(loc="lower center", fontsize=7)

@@ -12,6 +12,7 @@ import numpy as np
 
 from textseg.metrics.ranking import choose
 from textseg.report.blocks import Block, CaseCard, Caution, Cell, Facts, Group, Section, Table, Text
+from textseg.report.calibration_section import calibration_blocks
 from textseg.report.embedded_images import album
 from textseg.report.page import write_page
 from textseg.report.plots import (
@@ -43,7 +44,7 @@ def run_page(run: Run, *, captions: str, data: str | None, cases: int) -> str:
     main = tests[captions]
     ordered = [main, *(test for name, test in tests.items() if name != captions)]
     settings, curves = run.settings(), run.curves()
-    probe = probe_blocks(run.folder)
+    probe, calibration = probe_blocks(run.folder), calibration_blocks(run.folder)
     sections = [
         Section("run", "Run", _facts(settings, curves, f"{folder.name}/{main.name}", main)),
         Section("meaning", "What the numbers mean", [Text(text) for text in MEANING]),
@@ -51,6 +52,7 @@ def run_page(run: Run, *, captions: str, data: str | None, cases: int) -> str:
         Section("strata", "By stratum", strata_blocks(main, ordered[1:])),
         Section("plots", "Plots", _plots(curves, main, ordered)),
         *([Section("probe", "Use of the text", probe)] if probe else []),
+        *([Section("calibration", "Calibration", calibration)] if calibration else []),
         Section("cases", "Best, median and worst cases", case_blocks(main, ordered[1:], cases)),
         Section("settings", "Settings", [_settings_block(settings)]),
     ]
@@ -75,7 +77,7 @@ def _facts(
         ("epochs asked for", known.get("trainer.max_epochs", "unknown")),
         ("epochs in metrics.csv", str(len(trained)) if trained else "unknown"),
         ("test", folder),
-        ("averaging at test time", main.averaging or "none"),
+        ("at test time", main.averaging or "none"),
         ("results written", main.written),
     ]
     missing = [] if settings else [Caution("config.yaml is missing: what was trained is unknown")]

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from textseg.metrics.calibration import ERRORS
 from textseg.metrics.scores import MAIN, SCORES
-from textseg.metrics.text import quartiles_text, with_interval
+from textseg.metrics.text import coverage_text, quartiles_text, with_interval
 from textseg.report.blocks import Block, Caution, Cell, Group, Table, Text
 from textseg.runs.results import StoredTest, read_scores
 
@@ -71,6 +72,10 @@ def results_blocks(tests: Sequence[StoredTest]) -> list[Block]:
 
     known = [name for name in SCORES if any(name in one for one in metrics)]
     rows = [scores(f"{SCORES[name].title} ({name})", name) for name in known]
+    for name, (_, title) in ERRORS.items():
+        if any(name in one for one in metrics):
+            cells = (number_cell(one.get(name), ".4f") for one in metrics)
+            rows.append([Cell(f"{title} ({name})"), *cells])
     if "hd95" in known:
         rows += [
             [Cell("hd95, median (quartiles)"), *(Cell(quartiles_text(one)) for one in metrics)],
@@ -85,7 +90,7 @@ def results_blocks(tests: Sequence[StoredTest]) -> list[Block]:
         counts("cases with empty truth and prediction", "empty_cases"),
         texts("scored by protocol", "protocol"),
         texts("truth", "truth"),
-        [Cell("averaging at test time"), *(Cell(test.averaging or "none") for test in tests)],
+        [Cell("at test time"), *(Cell(test.averaging or "none") for test in tests)],
     ]
     if any(one.get("ensemble") for one in metrics):
         members = (", ".join(one.get("ensemble") or ["-"]) for one in metrics)
@@ -125,6 +130,7 @@ def _strata_of(test: StoredTest) -> list[Table]:
 
 
 _PROBE_SCORES = ("dice", "dice_true", "difference", "mask_change")
+_ABSENT_SCORES = ("outlined", "area", "area_true")
 _PAIRS = (
     "Two expressions of one image. followed: share of pairs where each mask is nearer to its own "
     "truth; own, other: mean Dice with either"
@@ -146,7 +152,7 @@ def probe_blocks(run: Path) -> list[Block]:
     file = run / "probe" / "probe.json"
     if not file.is_file():
         return []
-    from textseg.probe.tables import NOTES  # torch takes seconds
+    from textseg.probe.tables import ABSENT_NOTES, NOTES  # torch takes seconds
 
     stored = read_scores(file, ["variants"])
     blocks: list[Block] = [Caution(str(text)) for text in stored.get("warnings") or []]
@@ -154,7 +160,8 @@ def probe_blocks(run: Path) -> list[Block]:
     if later:
         blocks.append(Text(f"Probed again {len(later)} times since: the first probe is shown."))
     head = ["captions", "cases", *_PROBE_SCORES, "masks changed"]
-    rows = [_row(name, values) for name, values in stored["variants"].items()]
+    total = stored.get("cases") or 0
+    rows = [_row(name, values, total) for name, values in stored["variants"].items()]
     blocks += [*map(Text, NOTES), Table("Changed captions", head, rows)]
     for name, title, count, scores in _MORE:
         values = stored.get(name)
@@ -162,11 +169,24 @@ def probe_blocks(run: Path) -> list[Block]:
             cells = [score_cell(values, score) for score in scores]
             row = [number_cell(values.get(count)), *cells]
             blocks.append(Table(title, [count, *scores], [row]))
+    if stored.get("absent"):
+        kinds = {**(stored.get("absent_kinds") or {}), "all": stored["absent"]}
+        rows = [_absent_row(name, values) for name, values in kinds.items()]
+        head = ["asked for", "requests", *_ABSENT_SCORES]
+        blocks += [*map(Text, ABSENT_NOTES), Table("What the images do not show", head, rows)]
     return blocks
 
 
-def _row(name: str, values: Mapping[str, Any]) -> list[Cell]:
+def _absent_row(name: str, values: Mapping[str, Any]) -> list[Cell]:
+    forms = dict(zip(_ABSENT_SCORES, (".3f", ".1%", ".1%"), strict=True))
+    cells = [score_cell(values, score, form) for score, form in forms.items()]
+    return [Cell(name), number_cell(values.get("requests")), *cells]
+
+
+def _row(name: str, values: Mapping[str, Any], total: int) -> list[Cell]:
     forms = {"difference": "+.3f"}
     scores = [score_cell(values, score, forms.get(score, ".3f")) for score in _PROBE_SCORES]
-    changed = number_cell(values.get("share_changed"), ".0%")
-    return [Cell(name), number_cell(values.get("cases")), *scores, changed]
+    changed = score_cell(values, "share_changed", ".0%")
+    cases = values.get("cases") or 0
+    coverage = Cell(coverage_text(cases, total, values.get("same") or 0), cases)
+    return [Cell(name), coverage, *scores, changed]

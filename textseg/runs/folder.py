@@ -20,7 +20,7 @@ from textseg.runs.results import StoredTest, read_test
 
 RUN_CONFIG = "config.yaml"
 TESTED_DATA = "data.json"
-AVERAGING = "averaging.json"  # beside masks: what their logits were averaged over
+AVERAGING = "averaging.json"  # beside masks: how they were made of logits
 TIME_STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?")  # a run's folder
 # Settings that make another dataset of the same files.
 VARIANTS = ("captions_from", "slices", "phases", "layout")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import lightning as L
 import numpy as np
 import torch.distributed
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from PIL import Image
@@ -30,6 +32,18 @@ Kind = TypeVar("Kind", bound=L.Callback)
 def callbacks_of(trainer: Any, kind: type[Kind]) -> list[Kind]:
     """The callbacks of one class; `Trainer.callbacks` exists, but Lightning does not declare it."""
     return [callback for callback in trainer.callbacks if isinstance(callback, kind)]
+
+
+@contextmanager
+def only_progress_bars(trainer: L.Trainer) -> Iterator[None]:
+    """Run a trainer without its callbacks, which write the results of tests, but for its bars."""
+    own = trainer.callbacks  # type: ignore[attr-defined]
+    bars = [callback for callback in own if isinstance(callback, ProgressBar)]
+    trainer.callbacks = bars  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        trainer.callbacks = own  # type: ignore[attr-defined]
 
 
 def rows_in(loader: Any) -> int:
@@ -82,16 +96,18 @@ def test_dir_name(trainer: L.Trainer) -> str:
 
 
 def averaging_of(network: SegmentationModule, captions: Sequence[str]) -> dict[str, Any]:
-    """What logits are averaged over: tta, the ensemble's names, and with tta what it left out."""
+    """How masks are made: tta, with what it left out, the ensemble's names, the threshold."""
     found: dict[str, Any] = {"tta": network.tta, "ensemble": list(network.ensemble)}
     if network.tta != "none":
         found["unmirrored"] = network.unmirrored(captions)
-    return found
+    return found | {"threshold": network.mask_threshold, "temperature": network.mask_temperature}
 
 
 def averaging_suffix(network: SegmentationModule) -> str:
-    """The end of the name of a folder of results: "", or _ensemble, _flip or both."""
+    """The end of the name of a folder of results: "", or _ensemble, _flip, _threshold0.4, ..."""
     parts = ["ensemble"] * bool(network.ensemble) + [network.tta] * (network.tta != "none")
+    parts += [f"threshold{network.mask_threshold:.4g}"] * (network.mask_threshold != 0.5)
+    parts += [f"temperature{network.mask_temperature:.4g}"] * (network.mask_temperature != 1.0)
     return "".join(f"_{part}" for part in parts)
 
 

@@ -20,7 +20,7 @@ _KINDS: dict[str, Any] = {
     **{"tta": str, "ensemble": list, "versions": str},
     **dict.fromkeys(("warnings", "size_cuts"), list),
 }
-_DEPTH = {"strata": 3, "variants": 2, "pairs": 1, "side_swap": 1}
+_DEPTH = {"strata": 3, "variants": 2, "absent_kinds": 2, "pairs": 1, "side_swap": 1, "absent": 1}
 
 
 @dataclass(frozen=True)

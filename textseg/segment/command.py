@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from textseg.errors import check_at_least, refusing
 from textseg.preprocess import probe_size
+from textseg.runs.calibration import Temperature, Threshold
 from textseg.runs.folder import unique_dir
 
 
@@ -25,13 +26,15 @@ def segment(
     batch_size: int = 8,
     device: str = "auto",
     tta: Literal["none", "flip"] = "none",
+    threshold: Threshold = 0.5,
+    temperature: Temperature = 1.0,
     mirror_text: Callable[[str], str | None] | None = None,
 ) -> Path:
     """Segment images by what a text names: one image, a folder of images, or a table.
 
     Writes masks/ (PNG of 0 and 255, at each image's own size), overlays/ and, if asked,
     probabilities/. Files are named <image stem>__<row>.png; rows count from 0, in a folder by name.
-    averaging.json says what logits were averaged over.
+    averaging.json says what logits were averaged over, and the threshold.
 
     Args:
         image: an image; a folder, of which all images are taken; or a table (.csv with , or ;,
@@ -50,6 +53,10 @@ def segment(
         device: auto, cpu, cuda, cuda:1, mps and so on.
         tta: flip also runs the mirrored image, with left and right exchanged in its text, and
             averages the logits of the two, in twice the time.
+        threshold: probability above which a pixel is outlined; best takes the one that textseg
+            calibrate found on the validation rows of the run.
+        temperature: what logits are divided by before they become probabilities; fitted takes what
+            textseg calibrate found. At threshold 0.5 it moves no mask.
         mirror_text: rewrites a text for the mirrored image, or gives None where it cannot; needed
             for tta by a network that reads words.
 
@@ -69,7 +76,15 @@ def segment(
     rows = list(read_rows(Path(image), text, root))
     for path in tqdm(dict.fromkeys(row.image for row in rows), "check", delay=2, unit="image"):
         probe_size(path)
-    net = load(ckpt_path, image_size=image_size, device=device, tta=tta, mirror_text=mirror_text)
+    net = load(
+        ckpt_path,
+        image_size=image_size,
+        device=device,
+        tta=tta,
+        mirror_text=mirror_text,
+        threshold=threshold,
+        temperature=temperature,
+    )
     if net.takes_text:
         check_texts(rows)
     cause = f"output={output!r} cannot be written to"

@@ -15,7 +15,14 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from numpy.typing import NDArray
 
 import textseg.models
-from textseg.checkpoint import ABOUT, class_path_of, read_checkpoint, same_class, subclasses_of
+from textseg.checkpoint import (
+    ABOUT,
+    class_path_of,
+    read_checkpoint,
+    same_class,
+    subclasses_of,
+    weights_digest,
+)
 from textseg.encoders import reads_text, restoring
 from textseg.errors import UserError, check_choice, refusing
 from textseg.metrics.case_table import resize_logits, threshold_logits, without_border
@@ -23,7 +30,14 @@ from textseg.models.base import SegmentationModule, settings_of
 from textseg.models.ensemble import MirrorText, Tta
 from textseg.preprocess import Bytes, Resize, Size, checked_size, frame_of
 from textseg.runs import Run
+from textseg.runs.calibration import (
+    Temperature,
+    Threshold,
+    find_calibration,
+    operating_point,
+)
 from textseg.runs.folder import nested
+from textseg.runs.outputs import averaging_suffix
 from textseg.segment.members import averaged, check_one_task
 from textseg.segment.pictures import Picture, pixels_of, to_tensor
 
@@ -33,7 +47,7 @@ class Segmentation:
     """What a network finds in one image, at the image's own size.
 
     `probs` [H0, W0] float32 is the probability of every pixel; `mask` [H0, W0] bool is where it
-    exceeds 0.5; `image` [H0, W0, 3] uint8 is the image as it was read.
+    exceeds the threshold; `image` [H0, W0, 3] uint8 is the image as it was read.
     """
 
     mask: NDArray[np.bool_]
@@ -129,7 +143,8 @@ class Segmenter:
             logits = without_border(self.model(image, texts).logits, frames)  # B of [1, h, w]
             for one, picture in zip(logits, pictures, strict=True):
                 plane = resize_logits(one, picture.shape[:2])[0]  # [H0, W0]
-                mask, probs = threshold_logits(plane), plane.sigmoid()
+                mask = threshold_logits(plane, self.model.cut_logit)
+                probs = (plane / self.model.mask_temperature).sigmoid()
                 results.append(Segmentation(mask.cpu().numpy(), probs.cpu().numpy(), picture))
         return results
 
@@ -141,6 +156,8 @@ def load(
     device: str = "auto",
     tta: Tta = "none",
     mirror_text: MirrorText | None = None,
+    threshold: Threshold = 0.5,
+    temperature: Temperature = 1.0,
 ) -> Segmenter:
     """The network of a checkpoint, or the mean of several, ready for images and texts.
 
@@ -158,10 +175,15 @@ def load(
             `textseg.models.ensemble.Ensemble`.
         mirror_text: for "flip", unless no network reads words: rewrites a text for the mirrored
             image or gives None, such as `datamodules.captions.modes.swap_sides`.
+        threshold: probability above which a pixel is outlined; "best" takes the one that
+            `textseg calibrate` found on the validation rows of the first checkpoint's run.
+        temperature: what logits are divided by before they become probabilities; "fitted" takes
+            what `textseg calibrate` found.
 
     Raises:
         UserError: a checkpoint cannot be read or is of no known network, networks are of different
-            tasks, nothing tells the image size, or tta lacks what it needs.
+            tasks, nothing tells the image size, tta lacks what it needs, or the run was not
+            calibrated.
     """
     paths = [ckpt_path] if isinstance(ckpt_path, (str, Path)) else list(ckpt_path)
     if not paths:
@@ -183,8 +205,16 @@ def load(
             "put the run's config.yaml there, or give image_size",
         )
     networks = list(map(network_from, checkpoints, paths))
+    model = averaged(networks, paths, tta=tta, mirror_text=mirror_text)
+    suffix, weights = (
+        averaging_suffix(model),
+        [weights_digest(c["state_dict"]) for c in checkpoints],
+    )
+    model.mask_threshold, model.mask_temperature = operating_point(
+        threshold, temperature, lambda: find_calibration(run, suffix, weights)
+    )
     return Segmenter(
-        averaged(networks, paths, tta=tta, mirror_text=mirror_text),
+        model,
         image_size=checked_size(size if isinstance(size, int) else list(size)),
         resize=resize,
         precision=precision,
