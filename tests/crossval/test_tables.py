@@ -16,6 +16,7 @@ from textseg.compare.results import TRAININGS
 from textseg.crossval import _result
 from textseg.crossval.tables import by_fold, write_seed
 from textseg.errors import UserError
+from textseg.report import write_comparison
 from textseg.report.write_comparison import compare_runs
 from textseg.runs import Run
 from textseg.runs.crossval import Crossval
@@ -30,6 +31,11 @@ def plan(tmp_path: Path) -> Crossval:
 @pytest.fixture(autouse=True)
 def _few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(textseg.compare, "score", partial(score, resamples=200))
+
+
+@pytest.fixture
+def _no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write_comparison, "write_comparison", lambda found, folder: folder)
 
 
 def write_tables(plan: Crossval) -> None:
@@ -75,6 +81,7 @@ def test_cases_that_were_not_tested_are_warned_of(plan: Crossval) -> None:
     assert "12 of 13 cases were tested" in test.metrics["warnings"]
 
 
+@pytest.mark.usefixtures("_no_page")
 def test_the_table_is_the_mean_over_seeds_with_each_patient_once(plan: Crossval) -> None:
     overlaps = write_all(plan)
     text = _result(plan)
@@ -113,6 +120,7 @@ def test_what_is_left_is_named_until_all_is_finished(plan: Crossval) -> None:
     assert "again" in str(caught.value)
 
 
+@pytest.mark.usefixtures("_no_page")
 def test_one_seed_alone_is_a_table_too(tmp_path: Path) -> None:
     plan = plan_in(tmp_path / "net", seeds=1)
     write_all(plan)

@@ -230,7 +230,7 @@ def data_identity(class_path: str, settings: Mapping[str, Any]) -> dict[str, Any
     identity = {"class": class_path.rpartition(".")[2], "split": settings.get("split")}
     identity |= {name: settings[name] for name in VARIANTS if settings.get(name) is not None}
     if "folds" in identity:  # its name tells what is in it, and it moves with the runs
-        identity["folds"] = Path(identity["folds"]).name
+        identity["folds"] = Path(str(identity["folds"])).name
     if settings.get("synthesize"):
         return identity | {"synthesize": settings["synthesize"]}
     for name in ("root", "captions"):
