@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -138,6 +139,20 @@ def test_the_newest_run_that_can_go_on_is_the_trainings(plan: Crossval) -> None:
     found = plan.run(1, 0)
     assert found is not None
     assert found.folder == run.folder
+
+
+def test_a_disk_without_locks_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*anything: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(work.fcntl, "flock", refused)
+    with locked(tmp_path, patience=0) as lock:
+        assert lock is not None
+    message = capsys.readouterr().err
+    assert str(tmp_path) in message
+    assert "--only" in message
 
 
 def test_no_signal_is_no_status() -> None:

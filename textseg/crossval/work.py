@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 from textseg.errors import UserError, refusing
 from textseg.runs.crossval import Crossval
@@ -39,7 +39,7 @@ def locked(folder: Path, *, patience: float | None = None) -> Iterator[int | Non
         stream = (folder / LOCK).open("a")
     with stream:
         until = None if patience is None else time.monotonic() + patience
-        while not _taken(stream.fileno(), wait=until is None):
+        while not _taken(stream, wait=until is None):
             if until is not None and time.monotonic() >= until:
                 yield None
                 return
@@ -47,11 +47,17 @@ def locked(folder: Path, *, patience: float | None = None) -> Iterator[int | Non
         yield stream.fileno()
 
 
-def _taken(descriptor: int, *, wait: bool) -> bool:
+def _taken(file: TextIO, *, wait: bool) -> bool:
+    """Take a file's lock; False where another process holds it."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
+    except OSError as error:
+        sys.stderr.write(
+            f"crossval: {file.name} cannot be locked ({error.strerror}): processes that share the "
+            "folder would train the same; give each of them a training of its own by --only\n"
+        )
     return True
 
 
