@@ -46,11 +46,12 @@ def begin_and_kill(home: Path, output: str) -> Crossval:
 @pytest.mark.slow
 def test_a_killed_cross_validation_goes_on_to_the_same_tables(tmp_path: Path) -> None:
     """LSMS tiny with drop path and augmentation, on phantoms."""
+    settings = {"synthesize": 8, "image_size": 32, "batch_size": 2, "num_workers": 0, "cache": None}
     write_experiment(
         tmp_path,
         trainer={"max_epochs": 3},
         model={"init_args": {"drop_path": 0.2}},
-        data={"init_args": {"synthesize": 24, "augmentation": "standard"}},
+        data={"class_path": "QaTaCov19DataModule", "init_args": settings},
         results_writer=NO_PICTURES,
         restart={"every_n_steps": 1},
     )
