@@ -42,7 +42,7 @@ STRATA = ("none", "small", "medium", "large")  # of a row, by the share its lesi
 VALIDATE = 6  # one of so many parts of those who are not tested validates
 _FACTS = ("case", "patient", "stratum")
 _DIGITS = 12  # rounding errors, which differ between machines, must not decide between equal parts
-_ATTEMPTS, _PATIENTS = 100, 20_000  # divisions at most, and patients in all of them together
+_ATTEMPTS, _PATIENTS = 40, 10_000  # divisions at most, and patients in all of them together
 
 
 # --- the division ------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
+import lightning_cli
 import textseg.crossval
 from tests.crossval.finished import plan_in
-from tests.tiny_run import Outcome, call, only
+from tests.tiny_run import Outcome, call, fingerprints, only
 from textseg.crossval import Experiment, crossval
 from textseg.crossval.work import Worker, locked
 from textseg.errors import UserError
@@ -269,9 +272,8 @@ def trained() -> list[list[str]]:
     return []
 
 
-@pytest.fixture(scope="module")
-def outcomes(home: Path, trained: list[list[str]]) -> list[Outcome]:
-    """The command twice; trainings run in this process."""
+def start(home: Path, trained: list[list[str]]) -> Outcome:
+    """The command; its trainings run in this process."""
 
     def run(self: Worker, command: Sequence[str], keep_open: int) -> int:
         trained.append(list(command[2:]))
@@ -281,8 +283,13 @@ def outcomes(home: Path, trained: list[list[str]]) -> list[Outcome]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Worker, "run", run)
-        arguments = ["crossval", "--config", "own.yaml", "--folds", "3", "--seeds=1"]
-        return [call(*arguments, cwd=home) for _ in range(2)]
+        return call("crossval", "--config", "own.yaml", "--folds", "3", "--seeds=1", cwd=home)
+
+
+@pytest.fixture(scope="module")
+def outcomes(home: Path, trained: list[list[str]]) -> list[Outcome]:
+    """The command twice."""
+    return [start(home, trained) for _ in range(2)]
 
 
 def test_own_classes_are_cross_validated_and_a_second_start_trains_nothing(
@@ -348,3 +355,34 @@ def test_another_process_in_the_folder_is_waited_for(tmp_path: Path) -> None:
     plan = plan_in(tmp_path / "cv")
     with locked(plan.folder), locked(plan.folder, patience=0.1) as second:
         assert second is None
+
+
+def test_a_training_that_was_killed_in_its_tests_goes_on_with_them(
+    home: Path, outcomes: list[Outcome]
+) -> None:
+    folder = home / "runs/crossval/own"
+    run = only(folder / "fold3_seed1/own")
+    before = fingerprints(folder / "seed1/test")
+    weights = fingerprints(run / "checkpoints")["best.ckpt"]
+    (run / "test/empty/cases.csv").unlink()
+    shutil.rmtree(run / "test/shuffled")
+    shutil.rmtree(folder / "seed1")
+    trained: list[list[str]] = []
+    outcome = start(home, trained)
+    assert outcome.status == 0, outcome.err
+    (command,) = trained
+    assert "--ckpt_path=last" in command
+    assert only(folder / "fold3_seed1/own") == run
+    assert fingerprints(run / "checkpoints")["best.ckpt"] == weights
+    assert fingerprints(folder / "seed1/test") == before
+
+
+def test_the_program_that_trains_is_the_command_itself(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*lightning_cli.datasets().program, "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "crossval" in done.stdout

@@ -4,43 +4,55 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.tiny_run import NO_PICTURES, ROOT, fingerprints, shell, write_experiment
+import lightning_cli
+from tests.forked import start
+from tests.tiny_run import NO_PICTURES, fingerprints, write_experiment
+from textseg.crossval.work import Worker
 from textseg.runs.crossval import Crossval
 
-OPTIONS = ("--config", "tiny.yaml", "--folds", "3", "--seeds", "2")
+SECONDS = 1500
 
 
-def crossval(output: str) -> list[str]:
-    return [str(ROOT / "lightning_cli.py"), "crossval", *OPTIONS, "--output", output]
+def crossval(home: Path, output: str) -> None:
+    """The command, as the leader of the processes that it starts."""
+    os.setsid()
+    os.chdir(home)
+    torch.set_num_threads(1)
+    Worker.run = run_forked  # type: ignore[method-assign]
+    options = ["--config", "tiny.yaml", "--folds", "3", "--seeds", "2", "--output", output]
+    lightning_cli.main(["crossval", *options])
 
 
-def begin_and_kill(home: Path, output: str) -> Crossval:
-    """Kill the command and its training as soon as the second training has saved something."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, *crossval(output)],
-        cwd=home,
-        env=environment,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-    )
-    until = time.monotonic() + 500
-    while not [*(home / output).glob("fold2_seed1/*/*/checkpoints/last.ckpt")]:
-        assert process.poll() is None
+def run_forked(self: Worker, command: Sequence[str], keep_open: int) -> int:
+    """As `Worker.run`, but what is forked has imported everything."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        lightning_cli.main(command[2:])
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+
+
+def kill_in_the_second_training(process: BaseProcess, folder: Path) -> None:
+    """Kill the command and its training as soon as the second one has saved something."""
+    until = time.monotonic() + SECONDS
+    while not [*folder.glob("fold2_seed1/*/*/checkpoints/last.ckpt")]:
+        assert process.is_alive()
         assert time.monotonic() < until
         time.sleep(0.02)
+    assert process.pid is not None
     os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    plan = Crossval.in_folder(home / output)
-    assert plan is not None
-    return plan
+    process.join()
 
 
 @pytest.mark.slow
@@ -55,13 +67,16 @@ def test_a_killed_cross_validation_goes_on_to_the_same_tables(tmp_path: Path) ->
         results_writer=NO_PICTURES,
         restart={"every_n_steps": 1},
     )
-    plan = begin_and_kill(tmp_path, "killed")
-    assert plan.unfinished() == plan.trainings[1:], "killed in the second training"
+    kill_in_the_second_training(start(crossval, tmp_path, "killed"), tmp_path / "killed")
+    plan = Crossval.in_folder(tmp_path / "killed")
+    assert plan is not None
+    assert plan.unfinished() == plan.trainings[1:]
     (half,) = plan.home(2, 1).glob("tiny/*")
     for output in ("killed", "whole"):
-        done = shell(*crossval(output), cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-    assert [run.name for run in plan.home(2, 1).glob("tiny/*")] == [half.name]
+        process = start(crossval, tmp_path, output)
+        process.join(SECONDS)
+        assert process.exitcode == 0
+    assert [*plan.home(2, 1).glob("tiny/*")] == [half], "it went on in its folder"
     for seed in (1, 2):
         one, two = (
             fingerprints(tmp_path / output / f"seed{seed}/test") for output in ("killed", "whole")

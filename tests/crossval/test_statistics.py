@@ -47,3 +47,40 @@ def test_intervals_cover_and_equal_methods_differ_in_one_of_twenty(seeds: int, l
     print(f"{seeds} seeds, luck {luck}: cover {inside / REPETITIONS}, p {different / REPETITIONS}")
     assert 0.912 <= inside / REPETITIONS <= (0.99 if seeds > 2 else 1.0)
     assert different / REPETITIONS <= 0.088
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("coefficients", "least"), [(5, 0.91), (20, 0.91), (60, 0.84)])
+def test_the_choice_of_training_patients_is_little_unless_it_changes_the_method(
+    coefficients: int, least: float
+) -> None:
+    """Linear regressions on 160 of 200 patients: intervals of the mean over training sets.
+
+    No estimate of what training sets add is unbiased (Bengio and Grandvalet 2004).
+    """
+    generator = np.random.default_rng(coefficients)
+    slope = generator.normal(0, coefficients**-0.5, coefficients)
+
+    def drawn(count: int) -> tuple[np.ndarray, np.ndarray]:
+        x = generator.normal(size=(count, coefficients))
+        return x, x @ slope + generator.normal(size=count)
+
+    others = drawn(4000)
+    fold = np.arange(PATIENTS) % FOLDS
+    draws = {"resamples": 600, "names": ("dice",)}
+    truth, ends = [], []
+    for repetition in range(REPETITIONS):
+        x, y = drawn(PATIENTS)
+        score = np.empty(PATIENTS)
+        for one in range(FOLDS):
+            fitted = np.linalg.lstsq(x[fold != one], y[fold != one], rcond=None)[0]
+            score[fold == one] = np.exp(-((y - x @ fitted)[fold == one] ** 2))
+            truth.append(np.exp(-((others[1] - others[0] @ fitted) ** 2)).mean())
+        columns = np.stack([score, np.ones_like(score)], axis=-1)[None]
+        found = resample([columns], np.arange(PATIENTS), seed=repetition, **draws)
+        own = score_with_interval(found, 0)
+        ends.append((own.low[0], own.high[0]))
+    mean = float(np.mean(truth))
+    inside = np.mean([low <= mean <= high for low, high in ends])
+    print(f"{coefficients} coefficients: cover {inside}")
+    assert inside >= least
