@@ -238,6 +238,15 @@ def test_a_folder_with_something_else_in_it_is_refused(
     assert "2026-01-01" in refusal(experiment, output=str(tmp_path))
 
 
+def test_what_is_refused_leaves_no_folder(experiment: Experiment, tmp_path: Path) -> None:
+    def refuse(folder: Path, folds: int, seed: int) -> Path:
+        raise UserError("root=x is not a folder", "give one")
+
+    wrong = replace(experiment, write_folds=refuse)
+    assert "root=x" in refusal(wrong, output=str(tmp_path / "runs/cv"))
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_a_table_without_a_plan_is_what_a_kill_left(
     experiment: Experiment, commands: list[list[str]], tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ from textseg.crossval.experiment import Experiment, differences
 from textseg.crossval.work import LOCK, locked, train
 from textseg.errors import UserError, check_at_least, check_seed
 from textseg.runs.crossval import PLAN, Crossval
-from textseg.runs.folder import runs_dir
+from textseg.runs.folder import remove_if_empty, runs_dir
 
 __all__ = ["Experiment", "crossval"]
 
@@ -66,7 +66,13 @@ def crossval(
     )
     chosen = plan.trainings if only is None else [_training(only, plan)]
     with locked(folder):
-        plan = _begun(plan, experiment)
+        try:
+            plan = _begun(plan, experiment)
+        except BaseException:
+            if not (folder / PLAN).exists():
+                (folder / LOCK).unlink()
+                remove_if_empty(folder)
+            raise
     status = train(plan, chosen, lambda *one: experiment.of_training(plan, *one))
     if status:
         return status
