@@ -19,8 +19,10 @@ def datasets() -> Datasets:
     from datamodules import TextSegDataModule
     from datamodules.captions.modes import swap_sides
     from datamodules.captions.perturbations import caption_variants
+    from datamodules.commands import divide_dataset
 
-    return Datasets(TextSegDataModule, caption_variants, swap_sides)
+    program = (sys.executable, str(Path(__file__).resolve()))
+    return Datasets(TextSegDataModule, caption_variants, swap_sides, divide_dataset, program)
 
 
 def _referring_set(folder: Path) -> str:

@@ -32,6 +32,7 @@ from datamodules.files.checks import (
     split_missing,
     without_caption,
 )
+from datamodules.folds import check_fold, in_fold
 from datamodules.records import Record, Splits, Stage
 from datamodules.transforms import (
     NONE,
@@ -99,6 +100,9 @@ class TextSegDataModule(LightningDataModule, ABC):
         cache: folder for the decoded, resized pictures, built once and memory-mapped; null reads
             the files every time.
         seed: of shuffling, augmentation and caption_mode=shuffled.
+        folds: table by which the rows of train, val and test are divided in place of `split`, as
+            `textseg crossval` writes it; null follows `split`.
+        fold: column of that table, from 1: which of its folds is the test set.
     """
 
     name: str | None = None
@@ -137,6 +141,8 @@ class TextSegDataModule(LightningDataModule, ABC):
         word_classes: dict[str, list[str]] | None = None,
         cache: str | None = "data/cache",
         seed: int = 0,
+        folds: str | None = None,
+        fold: int | None = None,
     ) -> None:
         super().__init__()
         if self.splits:
@@ -147,6 +153,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         check_probability("paraphrase", paraphrase)
         check_probability("caption_dropout", caption_dropout)
         WordClasses(word_classes)
+        check_fold(folds, fold)
         self.root = root
         self.captions_path = captions
         self.split = split
@@ -165,6 +172,8 @@ class TextSegDataModule(LightningDataModule, ABC):
         self.word_classes = word_classes
         self.cache = cache
         self.seed = seed
+        self.folds = folds
+        self.fold = fold
         self._read: dict[str, list[Record]] = {}
         self._unlisted: list[Path] = []
         self._pictures: PictureCache | None = None
@@ -205,6 +214,10 @@ class TextSegDataModule(LightningDataModule, ABC):
     def all_images(self, root: Path) -> Iterable[Path]:
         """List the images in the dataset's own folders, to find those without a caption."""
         return ()
+
+    def patient_of(self, record: Record) -> str:
+        """Name who must not be in two folds; "" where unknown, and then images are divided."""
+        return record.case_id
 
     def nothing_for(self, stage: Stage, root: Path) -> UserError:
         """Explain a stage without rows."""
@@ -391,7 +404,10 @@ class TextSegDataModule(LightningDataModule, ABC):
 
     def _read_once(self, root: Path) -> None:
         if not self._read:
-            self._read = self.read_records(root)
+            splits = self.read_records(root)
+            if self.folds is not None and self.fold is not None:
+                splits = in_fold(splits, Path(self.folds).expanduser(), self.fold)
+            self._read = splits
             check_captions(self._listed())
             self._unlisted = without_caption(self.all_images(root), self._listed())
 

@@ -1,4 +1,4 @@
-"""What `textseg data` does: audit a dataset, prepare its cache. Importable without the CLI."""
+"""What commands do with a dataset: audit it, prepare its cache, divide it into folds."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 
 from datamodules.audit import audit, format_audit, write_audit
 from datamodules.base import TextSegDataModule, setting_names
+from datamodules.files.checks import report_missing, split_missing, without_caption
+from datamodules.folds import rows_to_divide, write_folds
 from textseg.errors import UserError
 from textseg.preprocess import Resize
 
@@ -154,3 +156,28 @@ def prepare_dataset(datamodule: TextSegDataModule) -> None:
         f"{train} train rows and {val} val rows; cache of {mebibytes:.0f} MiB in {cached.folder}, "
         f"ready after {seconds:.1f} s"
     )
+
+
+def divide_dataset(datamodule: TextSegDataModule, folder: Path, folds: int, seed: int) -> Path:
+    """Divide the patients of a dataset into folds, and write the table; see `datamodules.folds`.
+
+    The rows of train, val and test are divided together, whatever `split` says of them. Rows that
+    are only predicted stay out, and so do those without their files where on_missing is skip.
+
+    Args:
+        datamodule: the dataset, as in an experiment's `data`.
+        folder: an existing one, for the table.
+        folds: their number.
+        seed: of the division: equal data and seeds give equal tables.
+
+    Raises:
+        UserError: the dataset cannot be used, or its patients are too few.
+    """
+    root = datamodule.folder()
+    splits = datamodule.read_records(root)
+    listed = [row for part in splits.values() for row in part]
+    rows, missing = split_missing(rows_to_divide(splits), scored=True)
+    unlisted = without_caption(datamodule.all_images(root), listed)
+    report_missing(missing, unlisted, root=root, on_missing=datamodule.on_missing)
+    patients = [datamodule.patient_of(row) for row in rows]
+    return write_folds(folder, rows, patients, root=root, folds=folds, seed=seed)

@@ -49,7 +49,7 @@ from datamodules.mosmed.layouts import (
     refuse_volumes,
     split_lists,
 )
-from datamodules.records import Splits
+from datamodules.records import Record, Splits
 from textseg.batch import stable_id
 from textseg.errors import Report, UserError, raise_error
 from textseg.tables import SPLITS, Caption, match_key
@@ -132,13 +132,18 @@ class MosMedDataModule(TextSegDataModule):
                 parts[split], layout, nearest, mask_prefix="", case_id=study
             )
         shared = _shared_studies(records)
-        if shared:
+        if shared and self.fold is None:
             rank_zero_warn(f"split={self.split}: {shared}; split=study keeps studies apart")
         return records
 
     def all_images(self, root: Path) -> Iterable[Path]:
         """List the images in the layout's folders."""
         return images_of(find_layout(root, self.layout))
+
+    def patient_of(self, record: Record) -> str:
+        """Name what a division keeps together; two studies of one patient are one."""
+        name = record.image.name
+        return _patient(name) if study(name) else ""
 
     def write_phantoms(self, folder: Path, rows: int) -> None:
         """Write `rows` slices for train, and an eighth as many for val and for test."""

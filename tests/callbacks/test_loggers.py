@@ -87,6 +87,12 @@ def test_a_wandb_run_is_named_grouped_and_tagged_by_what_it_is() -> None:
     assert given.config == {"experiment": "tmc_qata", **keys}
 
 
+def test_a_run_of_a_cross_validation_has_its_fold_in_its_name() -> None:
+    given = prepared(wandb_logger(), fold=2)
+    assert (given.name, given.group) == ("tmc_qata-fold2-seed3", "QaTaCov19/tmc_qata")
+    assert given.config["fold"] == 2
+
+
 def test_a_users_own_name_group_tags_and_config_win() -> None:
     own = {"name": "mine", "group": "ward", "tags": ["a"], "job_type": "x"}
     given = prepared(wandb_logger(**own, config={"seed": 9, "scanner": "B"}))

@@ -120,14 +120,19 @@ EXPERIMENT = {
 }
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with the package and two experiments that differ in one setting."""
-    home = tmp_path_factory.mktemp("stranger")
+def write_package(home: Path) -> None:
+    """The package, in a folder from which it can be imported."""
     (home / "hospital").mkdir()
     (home / "hospital/__init__.py").touch()
     for name, text in PACKAGE.items():
         (home / "hospital" / name).write_text(textwrap.dedent(text).lstrip())
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with the package and two experiments that differ in one setting."""
+    home = tmp_path_factory.mktemp("stranger")
+    write_package(home)
     (home / "own.yaml").write_text(yaml.safe_dump(EXPERIMENT))
     (home / "wide.yaml").write_text(yaml.safe_dump(EXPERIMENT).replace("width: 4", "width: 8"))
     return home

@@ -16,7 +16,7 @@ from lightning import LightningModule, Trainer
 
 from datamodules.base import TextSegDataModule, setting_names
 from datamodules.captions.modes import key
-from datamodules.commands import known_datasets
+from datamodules.commands import divide_dataset, known_datasets
 from textseg.batch import Batch, stable_id
 from textseg.errors import UserError
 from textseg.preprocess import read_image, read_mask, resize_image, resize_mask
@@ -320,6 +320,20 @@ class DataModuleContract(ABC):
     def test_augmentation_none_gives_the_picture_as_it_is(self, tmp_path: Path) -> None:
         dataset = self.small(tmp_path, augmentation="none").train_dataloader().dataset
         assert torch.equal(dataset[0, 0]["image"], dataset[7, 0]["image"])  # type: ignore[index]
+
+    def test_folds_divide_all_rows_anew(self, tmp_path: Path) -> None:
+        whole = self.small(tmp_path / "data")
+        everything = {split: whole.records(split) for split in ("train", "val", "test")}
+        table = divide_dataset(whole, tmp_path, 3, 0)
+        tested: list[str] = []
+        for fold in (1, 2, 3):
+            folded = self.small(tmp_path / "data", folds=str(table), fold=fold)
+            parts = {split: folded.records(split) for split in everything}
+            assert sum(map(len, parts.values())) == sum(map(len, everything.values()))
+            patients = [{folded.patient_of(row) for row in rows} - {""} for rows in parts.values()]
+            assert len(set.union(*patients)) == sum(map(len, patients)), "nobody is in two"
+            tested += [row.case for row in parts["test"]]
+        assert len(set(tested)) == len(tested) == sum(map(len, everything.values()))
 
     def test_caption_dropout_empties_as_many_training_captions_as_it_says(
         self, tmp_path: Path

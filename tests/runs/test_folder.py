@@ -70,6 +70,16 @@ def run(tmp_path: Path) -> Run:
     return Run(folder)
 
 
+def test_folds_are_other_data_wherever_their_table_lies(tmp_path: Path) -> None:
+    first, moved, second = (
+        identity(tmp_path, folds=folds, fold=fold)
+        for folds, fold in (("a/folds-5-x.csv", 1), ("b/folds-5-x.csv", 1), ("a/folds-5-x.csv", 2))
+    )
+    assert first == moved
+    assert first != second
+    assert first != identity(tmp_path, folds="a/folds-5-y.csv", fold=1)
+
+
 def test_own_data_and_data_of_a_run_without_config_belong_to_test(run: Run, tmp_path: Path) -> None:
     assert run.results_dir(identity(tmp_path / "own")) == run.folder / "test"
     assert list(run.folder.iterdir()) == [run.config]

@@ -115,6 +115,17 @@ def test_settings_that_one_of_two_versions_does_not_know_are_not_compared(tmp_pa
     assert check_same_settings(tmp_path / "elsewhere", new) == {}
 
 
+def test_a_table_of_folds_may_move_but_not_change(tmp_path: Path) -> None:
+    def settings(folds: str, fold: int = 1) -> dict[str, Any]:
+        return {"data": {"class_path": "A", "init_args": {"folds": folds, "fold": fold}}}
+
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings("a/folds-5-x.csv")))
+    check_same_settings(tmp_path, settings("b/folds-5-x.csv"))
+    for other in (settings("a/folds-5-y.csv"), settings("a/folds-5-x.csv", fold=2)):
+        with pytest.raises(UserError, match=r"data\.fold"):
+            check_same_settings(tmp_path, other)
+
+
 def test_a_resumed_run_without_its_averaging_is_refused(home: Path, ended: Path) -> None:
     outcome = fit(home, "no_average", "--ckpt_path", str(ended / "checkpoints/last.ckpt"))
     assert outcome.status == 2

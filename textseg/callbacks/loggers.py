@@ -37,6 +37,8 @@ def comparable_keys(
 ) -> dict[str, Any]:
     """The keys that runs are filtered and grouped by: experiment, network, dataset, split, seed.
 
+    A run of a cross-validation has its fold too.
+
     Args:
         settings: the parsed settings of a subcommand.
         experiment: the config's name; the network's where a run has none.
@@ -49,12 +51,14 @@ def comparable_keys(
         dataset += "-phantoms"
     if tested_on is not None:
         dataset += f"-{tested_on}"
+    fold = data.get("fold")
     return {
         "experiment": network if experiment in ("", "run") else experiment,
         "network": network,
         "dataset": dataset,
         "split": data.get("split"),
         "seed": settings.get("seed_everything"),
+        **({} if fold is None else {"fold": fold}),
     }
 
 
@@ -122,11 +126,13 @@ def wandb_defaults(settings: Namespace, keys: Mapping[str, Any], job: str) -> di
     Runs that differ in nothing but their seed share a group, so a group's mean is a mean over
     seeds; an ablation is a group of its own.
     """
-    seed = keys["seed"]
+    seed, fold = keys["seed"], keys.get("fold")
     marks = (keys["dataset"], keys["network"], keys["split"])
     defaults: dict[str, Any] = {
         "project": PROJECT,
-        "name": keys["experiment"] + (f"-seed{seed}" if seed is not None else ""),
+        "name": keys["experiment"]
+        + (f"-fold{fold}" if fold is not None else "")
+        + (f"-seed{seed}" if seed is not None else ""),
         "group": f"{keys['dataset']}/{keys['experiment']}",
         "tags": [str(mark) for mark in marks if mark],
         "job_type": job,

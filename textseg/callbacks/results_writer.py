@@ -129,7 +129,7 @@ class ResultsWriter(L.Callback):
         rows = pl_module.test_cases.compute()
         known = gather_by_index(self._cases)
         cases = [known[index] for index in rows.index.tolist()]
-        sizes, scores = _scored(rows, cases, pl_module.protocol)
+        sizes, scores = scored_cases(rows, cases, pl_module.protocol)
         total = rows_in(trainer.test_dataloaders)
         if len(cases) < total:
             scores["warnings"].append(
@@ -187,8 +187,8 @@ class ResultsWriter(L.Callback):
             self._draw(trainer, batch, 0, unpack_mask(masks[index]))
 
 
-def _scored(
-    rows: CaseTableRows, cases: Sequence[_Case], protocol: Protocol
+def scored_cases(
+    rows: CaseTableRows, cases: Sequence[_Case | CaseRow], protocol: Protocol
 ) -> tuple[list[str], dict[str, Any]]:
     """Each case's class of lesion size, and everything in metrics.json that is a number."""
     groups = [case.case_id for case in cases]

@@ -35,7 +35,8 @@ class Command:
         summary: its line in ``textseg --help``.
         function: ``module:name`` of what it runs. None is Lightning's own, Trainer.fit and so on.
         takes: arguments that the command line makes and does not ask for: of an experiment model,
-            datamodule, trainer, and variants (the changed captions of a probe); and mirror_text.
+            datamodule, trainer, and variants (the changed captions of a probe); mirror_text; and
+            experiment, for which all options that are not its own are taken as those of fit.
         needs_checkpoint: whether --ckpt_path must be given; settings then come from its run.
         takes_run: whether the folder of a run may be given in place of --ckpt_path.
         positionals: arguments that are given by position; a list takes one or more.
@@ -66,6 +67,8 @@ class Datasets(NamedTuple):
     datamodule: type[Any]  # the base class of its DataModules
     caption_variants: Callable[..., Any]  # of a probe; see datamodules.captions.perturbations
     mirror_text: Callable[[str], str | None]  # a caption to that of the mirrored image
+    write_folds: Callable[..., Path]  # of a cross-validation: (datamodule, folder, folds, seed)
+    program: tuple[str, ...]  # what starts textseg in a process of its own
 
 
 def load(path: str) -> Any:
@@ -175,6 +178,12 @@ COMMANDS: tuple[Command, ...] = (
         function="textseg.report.write_calibration:calibrate_run",
         takes_run=True,
         show=_calibration,
+    ),
+    Command(
+        "crossval",
+        "Train and test a network on every fold of a dataset, with several seeds.",
+        function="textseg.crossval:crossval",
+        takes=frozenset({"experiment"}),
     ),
     Command(
         "compare",

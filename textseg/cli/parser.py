@@ -62,6 +62,9 @@ def run_command(
         )
         parser.add_subclass_arguments(datasets().datamodule, "data", required=True)
         arguments = data_part_of_configs(arguments)
+    passed_on: list[str] = []
+    if "experiment" in command.takes:
+        arguments, passed_on = own_options(parser, arguments)
     try:
         settings = parser.parse_args(list(arguments))
     except ParseError as error:
@@ -72,11 +75,33 @@ def run_command(
         settings["datamodule"] = settings.pop("data")
         settings.pop("config")
     values = settings.as_dict()
+    if "experiment" in command.takes:
+        from textseg.cli.experiment import read_experiment  # imports torch
+
+        values["experiment"] = read_experiment(passed_on, datasets())
     if "mirror_text" in command.takes:
         values["mirror_text"] = lambda text: datasets().mirror_text(text)
     for name, made in command.made.items():
         values[name] = load(made.maker)(values.pop(made.option))
     return function(**values)
+
+
+def own_options(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Part a command line into the options that a parser knows, with their values, and the rest."""
+    takes_value = {
+        option: action.nargs != 0 for action in parser._actions for option in action.option_strings
+    }
+    own, rest = [], []
+    waiting = iter(arguments)
+    for argument in waiting:
+        name, equals, _ = argument.partition("=")
+        if name not in takes_value:
+            rest.append(argument)
+            continue
+        own.append(argument)
+        if takes_value[name] and not equals:
+            own += [value for value in [next(waiting, None)] if value is not None]
+    return own, rest
 
 
 def command_parser(command: Command, function: Callable[..., Any]) -> CommandParser:

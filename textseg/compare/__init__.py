@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -37,7 +38,16 @@ from textseg.metrics.emptiness import emptiness_warnings
 from textseg.metrics.scores import PRIMARY, SCORES, reported
 from textseg.runs.cases import OUTLINES, CaseRow, table_rows
 
-__all__ = ["Comparison", "Difference", "Method", "Score", "StratumDice", "compare", "plain_table"]
+__all__ = [
+    "Comparison",
+    "Difference",
+    "Method",
+    "Score",
+    "StratumDice",
+    "compare",
+    "plain_table",
+    "score",
+]
 
 _FEW_SEEDS = {
     1: "one seed of {}: its part of intervals and p-values does not hold the luck of a training; "
@@ -65,7 +75,8 @@ def compare(
 
     Args:
         runs: folders of two runs or more, runs/<config>/<time>; or folders of single tests, such as
-            RUN/test/empty, to compare caption modes or a run's own test set with another's.
+            RUN/test/empty, to compare caption modes or a run's own test set with another's; a
+            cross-validation's folder stands for a table of all its folds per seed.
         captions: caption mode of the tests to compare: true, empty or shuffled.
         data: other data that the runs were tested on, the <name> of RUN/test_on_<name>; null
             compares the tests on the runs' own data.
@@ -81,7 +92,27 @@ def compare(
     check_seed(seed)
     tested = _checked_endpoints(endpoints)
     results = load_results(runs, captions=captions, data=data, names=names)
-    return _compared(_by_method(runs, results, baseline), tested, resamples, seed)
+    if len(results) < 2:
+        raise UserError(
+            f"runs={list(runs)} is too few to compare",
+            "give two runs or more, runs/<config>/<time>",
+        )
+    found = _compared(_by_method(results, baseline), tested, resamples, seed)
+    if len(found.methods) > 1:
+        return found
+    alone = "all runs are seeds of one method: there is nothing to compare it with"
+    return replace(found, warnings=(*found.warnings, alone))
+
+
+def score(run: str, *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
+    """Score a run or a cross-validation by itself, as `compare` would.
+
+    Args:
+        run: its folder.
+        resamples, seed: as of `compare`.
+    """
+    results = load_results([run], captions="true", data=None, names=None)
+    return _compared(_by_method(results, None), (PRIMARY,), resamples, seed)
 
 
 def _checked_endpoints(endpoints: Sequence[str] | None) -> tuple[str, ...]:
@@ -93,16 +124,14 @@ def _checked_endpoints(endpoints: Sequence[str] | None) -> tuple[str, ...]:
     return asked
 
 
-def _by_method(
-    runs: Sequence[str], results: Sequence[Result], baseline: str | None
-) -> dict[str, list[Result]]:
+def _by_method(results: Sequence[Result], baseline: str | None) -> dict[str, list[Result]]:
     """Results by method; the baseline, a method's name or one of the runs, comes first."""
     methods: dict[str, list[Result]] = {}
     for result in results:
         methods.setdefault(result.method, []).append(result)
     if baseline is None:
         return methods
-    by_run = {run: result.method for run, result in zip(runs, results, strict=True)}
+    by_run = {result.given: result.method for result in results}
     name = baseline if baseline in methods else by_run.get(baseline)
     if name is None:
         raise UserError(
@@ -227,6 +256,4 @@ def _warnings(methods: dict[str, list[Result]], cases: Sequence[CaseRow]) -> tup
         again = sorted(path.name for path in folder.parent.glob(f"{folder.name}_[0-9]*"))
         if again:
             warnings.append(f"{folder} was tested again ({', '.join(again)}): first used")
-    if len(methods) == 1:
-        warnings.append("all runs are seeds of one method: there is nothing to compare it with")
     return tuple(warnings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from textseg.errors import UserError, refusing
 from textseg.metrics.scores import case_columns
 from textseg.runs import CaseRow, Run, StoredTest, read_test, table_rows
+from textseg.runs.crossval import runs_of
 
 _SHOWN = 3  # of what differs, in a message
 # What may differ between two seeds of one method: where it ran and what is told of its tests.
@@ -38,12 +39,16 @@ _EQUAL: dict[str, Callable[[CaseRow], object]] = {
 
 @dataclass(frozen=True)
 class Result:
-    """One test of one run, which is a seed of `method`; `cases` are its rows by name."""
+    """One test of one run, which is a seed of `method`; `cases` are its rows by name.
+
+    `given` is the folder that the user named: the run's, the test's or the cross-validation's.
+    """
 
     run: Run
     test: StoredTest
     method: str
     cases: dict[str, CaseRow]
+    given: str = ""
 
     @property
     def folder(self) -> Path:
@@ -64,11 +69,6 @@ def load_results(
     Raises:
         UserError: a run has no such result, or results differ in what must be equal.
     """
-    if len(runs) < 2:
-        raise UserError(
-            f"runs={list(runs)} is too few to compare",
-            "give two runs or more, runs/<config>/<time>",
-        )
     labels = [None] * len(runs) if names is None else list(names)
     if len(labels) != len(runs):
         raise UserError(
@@ -77,7 +77,11 @@ def load_results(
         )
     if names is not None and not all(name.strip() for name in names):
         raise UserError(f"names={list(names)} has an empty one", "give each run a name")
-    results = [_result(run, captions, data, name) for run, name in zip(runs, labels, strict=True)]
+    results = [
+        replace(_result(folder, captions, data, name or own), given=given)
+        for given, name in zip(runs, labels, strict=True)
+        for folder, own in runs_of(given)
+    ]
     for earlier, result in combinations(results, 2):
         if earlier.folder == result.folder:
             raise UserError(f"{result.folder} is given twice", "give each run once")

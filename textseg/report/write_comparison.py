@@ -18,7 +18,8 @@ def compare_runs(runs: list[str], *, output: str | None = None, **settings: Any)
 
     Args:
         runs: folders of two runs or more, runs/<config>/<time>; or folders of single tests, such as
-            RUN/test/empty, to compare caption modes or a run's own test set with another's.
+            RUN/test/empty, to compare caption modes or a run's own test set with another's; a
+            cross-validation's folder stands for a table of all its folds per seed.
         output: folder to write tables, plots and numbers to; one that exists is not written over,
             <output>_2 is taken. null writes nothing.
         **settings: of `textseg.compare.compare`.

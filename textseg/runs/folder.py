@@ -23,9 +23,9 @@ TESTED_DATA = "data.json"
 AVERAGING = "averaging.json"  # beside masks: how they were made of logits
 TIME_STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?")  # a run's folder
 # Settings that make another dataset of the same files.
-VARIANTS = ("captions_from", "slices", "phases", "layout")
+VARIANTS = ("captions_from", "slices", "phases", "layout", "folds", "fold")
 _TRAINING_ROWS = re.compile(r"^# trained on (\d+) rows\b", re.MULTILINE)
-_CAPTION_MODES = ("true", "empty", "shuffled")
+CAPTION_MODES = ("true", "empty", "shuffled")
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Run:
         """
         folder = self.tests_dir(data)
         names = [path.parent.name for path in sorted(folder.glob("*/metrics.json"))]
-        names.sort(key=lambda name: (*_CAPTION_MODES, name).index(name))
+        names.sort(key=lambda name: (*CAPTION_MODES, name).index(name))
         return {name: read_test(folder / name) for name in names}
 
     def not_tested(self, captions: str, data: str | None) -> UserError:
@@ -243,6 +243,8 @@ def data_identity(class_path: str, settings: Mapping[str, Any]) -> dict[str, Any
     """What tells two datasets apart: the class, the split, and absolute paths or phantoms."""
     identity = {"class": class_path.rpartition(".")[2], "split": settings.get("split")}
     identity |= {name: settings[name] for name in VARIANTS if settings.get(name) is not None}
+    if "folds" in identity:  # its name tells what is in it, and it moves with the runs
+        identity["folds"] = Path(str(identity["folds"])).name
     if settings.get("synthesize"):
         return identity | {"synthesize": settings["synthesize"]}
     for name in ("root", "captions"):

@@ -99,6 +99,8 @@ def _fixed(settings: Mapping[str, Any]) -> dict[str, Any]:
             fixed[f"{group}.class_path"] = given["class_path"]
         values = given.get("init_args") or {}
         fixed |= {f"{group}.{name}": v for name, v in values.items() if name not in free}
+    if fixed.get("data.folds"):  # the table may have moved; its name tells what is in it
+        fixed["data.folds"] = Path(fixed["data.folds"]).name
     return fixed
 
 
