@@ -231,6 +231,24 @@ class TextSegDataModule(LightningDataModule, ABC):
             return texts
         return texts + [w for text in dict.fromkeys(texts) for w in rephrasings(text)]
 
+    def altered_captions(self, split: str = "test") -> dict[str, dict[str, str]]:
+        """Give the altered captions that the dataset itself offers, which `textseg probe` runs too.
+
+        A reader puts those of a row into `Record.altered`, or a subclass overrides this.
+
+        Args:
+            split: whose rows.
+
+        Returns:
+            by the name of the set, such as "contradictory", caption by `Record.case`; a row that
+            the set leaves out is absent. A caption may equal the true one.
+        """
+        altered: dict[str, dict[str, str]] = {}
+        for record in self.records(split):
+            for name, text in record.altered.items():
+                altered.setdefault(name, {})[record.case] = text
+        return altered
+
     def cached_rows(self, split: str) -> CachedRows | None:
         """Give the cached pictures and masks of a split's `records`; None without a cache."""
         records = self.records(split)
@@ -359,7 +377,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         for stage, kept in usable.items():
             check_files(kept, scored=stage != "predict", what=stage, file_size=file_size)
             if self.normalize_captions:
-                kept = [replace(record, text=normalize(record.text)) for record in kept]
+                kept = [_normalized(record) for record in kept]
             if stage == "predict":
                 kept = [replace(record, mask=None) for record in kept]
             self._checked[stage] = kept
@@ -433,6 +451,11 @@ class TextSegDataModule(LightningDataModule, ABC):
             identity=name,
             what="phantoms",
         )
+
+
+def _normalized(record: Record) -> Record:
+    altered = {name: normalize(text) for name, text in record.altered.items()}
+    return replace(record, text=normalize(record.text), altered=altered)
 
 
 def setting_names(datamodule: type[TextSegDataModule]) -> set[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,8 @@ class Record:
         case_id: patient or study; "" where unknown.
         row: number in the caption table, from 0.
         spacing: millimeters per pixel, rows then columns; None where unknown.
+        altered: other captions of the row that the dataset offers, by the name of their set, such
+            as "contradictory"; `textseg probe` gives them to a network, nothing else reads them.
     """
 
     image: Path
@@ -30,6 +33,7 @@ class Record:
     case_id: str
     row: int
     spacing: tuple[float, float] | None = None
+    altered: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 Splits = dict[str, list[Record]]

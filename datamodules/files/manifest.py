@@ -9,6 +9,7 @@
 | lesion_id | optional: which lesion of the image |
 | spacing | optional: millimeters per pixel, "0.8 0.8" (rows, columns) or one number |
 | attributes | optional, free; read by nothing here |
+| text_<name> | optional: the row's caption in a set of altered ones; empty where it has none |
 
 An image with several lesions or several expressions has several rows. "left" is the picture's left.
 Column names are compared without regard to case, spaces and hyphens.
@@ -44,6 +45,7 @@ PREDICT = "predict"  # rows without truth
 UNSPLIT = "unsplit"  # rows of a manifest that names no splits
 REQUIRED = ("image", "mask", "text", "case_id", "split")
 OPTIONAL = ("lesion_id", "spacing", "attributes")
+ALTERED = "text_"  # before the name of a set of altered captions
 
 # Names that tables use for our columns. Ignoring one of these where ours is absent would be
 # serious: an unread patient number lets a patient into two splits.
@@ -136,14 +138,15 @@ def write_manifest(folder: Path, rows: Iterable[Mapping[str, object]]) -> Path:
     Args:
         folder: an existing folder, into which images and masks were or will be written.
         rows: each with image, mask, text, case_id and split, and optionally lesion_id, spacing
-            (two numbers, or one) and attributes (plain values).
+            (two numbers, or one), attributes (plain values) and text_<name>.
 
     Returns:
         the file, overwritten if it was there.
     """
     lines = []
     for row in rows:
-        assert set(REQUIRED) <= set(row) <= {*REQUIRED, *OPTIONAL}, f"columns {', '.join(row)}"
+        assert set(REQUIRED) <= set(row), f"columns {', '.join(row)}"
+        assert all(map(_is_ours, row)), f"columns {', '.join(row)}"
         assert row["split"] in SPLITS, f"split={row['split']!r}"
         lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
     file = folder / MANIFEST_NAMES[0]
@@ -173,7 +176,8 @@ def _renamed(
         optional = [c for c in REQUIRED + OPTIONAL if c not in needed]
         refusal = UserError(
             f"{file} has the columns {', '.join(written)} ({'; '.join(faults)})",
-            f"accepted are {', '.join(needed)}, and optionally {', '.join(optional)}",
+            f"accepted are {', '.join(needed)}, and optionally {', '.join(optional)} and "
+            f"{ALTERED}<name>",
         )
         report(refusal)
         for column in missing:
@@ -192,7 +196,7 @@ def _renamed(
 def _own_names(file: Path, written: list[str], report: Report, *, lenient: bool) -> dict[str, str]:
     """Ours for each column that is one of ours."""
     names = {column: _plain(column) for column in written}
-    names = {column: own for column, own in names.items() if own in REQUIRED + OPTIONAL}
+    names = {column: own for column, own in names.items() if _is_ours(own)}
     if lenient and "text" not in names.values():
         names |= {column: "text" for column in written if _plain(column) in TEXT_COLUMNS}
     for own in dict.fromkeys(names.values()):
@@ -201,6 +205,11 @@ def _own_names(file: Path, written: list[str], report: Report, *, lenient: bool)
             cause = f"{file} has {len(same)} columns for {own}: {', '.join(same)}"
             report(UserError(cause, f"keep one of them, or name the right one {own}"))
     return names
+
+
+def _is_ours(column: str) -> bool:
+    altered = column.startswith(ALTERED) and column != ALTERED
+    return altered or column in REQUIRED + OPTIONAL
 
 
 def _plain(column: str) -> str:
@@ -235,7 +244,8 @@ def _split(row: Row, accepted: Sequence[str], report: Report) -> str:
 
 def _record(root: Path, row: Row, report: Report, *, has_case: bool) -> Record | None:
     """The row as a record; None after a mistake in a path."""
-    row.check_strings(("image", "mask", "text"), report)
+    altered = [column for column in row if column.startswith(ALTERED)]
+    row.check_strings(("image", "mask", "text", *altered), report)
     name, mask = row.required("image", report), None
     image = resolve_inside(root, name, row, report) if name else None
     if image is not None and row.filled("mask"):
@@ -251,6 +261,7 @@ def _record(root: Path, row: Row, report: Report, *, has_case: bool) -> Record |
         case_id=row.required("case_id", report).strip() if has_case else "",
         row=row.number,
         spacing=_spacing(row, report),
+        altered={c.removeprefix(ALTERED): str(row[c]) for c in altered if row.filled(c)},
     )
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from datamodules import RefHLSegDataModule
 from datamodules.files.manifest import MANIFEST_NAMES, find_manifest, read_manifest, write_manifest
+from tests.tiny_run import write_refhl
 from textseg.errors import UserError
 
 Entry = dict[str, Any]
@@ -353,3 +355,57 @@ def test_a_name_as_long_as_file_systems_take_is_read(tmp_path: Path) -> None:
     save(tmp_path / "manifest.jsonl", [divided()[0] | {"image": "i/" + "a" * 255}])
     [record] = read_manifest(tmp_path, None)["train"]
     assert not record.image.is_file()  # no OSError
+
+
+# --- altered captions --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MANIFEST_NAMES)
+def test_columns_of_altered_captions_are_read_by_the_name_of_their_set(
+    tmp_path: Path, name: str
+) -> None:
+    changed = {
+        "text_vague": ["a lesion", "", "", "lesions"],
+        "Text-Missing place": ["", "", "x", ""],
+    }
+    rows = [
+        {**row, **{column: texts[number] for column, texts in changed.items()}}
+        for number, row in enumerate(divided())
+    ]
+    save(tmp_path / name, rows)
+    splits = read_manifest(tmp_path, None)
+    found = {record.case: dict(record.altered) for part in splits.values() for record in part}
+    wanted = {"a__0": {"vague": "a lesion"}, "a__1": {}, "b__2": {"missing_place": "x"}}
+    assert found == wanted | {"c__3": {"vague": "lesions"}}
+
+
+def test_altered_captions_are_given_by_set_and_case_and_normalized_as_the_true_ones_are(
+    tmp_path: Path,
+) -> None:
+    root = write_refhl(tmp_path)
+    table = root / "manifest.jsonl"
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    tests = [number for number, row in enumerate(rows) if row["split"] == "test"]
+    rows[tests[0]]["text_vague"] = "a  lesion ,small"
+    rows[tests[2]]["text_vague"] = rows[tests[2]]["text"]
+    rows[0]["text_vague"] = "of a training row"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cases = [f"{Path(rows[number]['image']).stem}__{number}" for number in tests]
+    for normalized, text in ((False, "a  lesion ,small"), (True, "a lesion, small.")):
+        data = RefHLSegDataModule(str(root), cache=None, normalize_captions=normalized)
+        given = data.altered_captions()
+        own = data.records("test")[2].text
+        assert given == {"vague": {cases[0]: text, cases[2]: own}}
+        assert data.altered_captions("val") == {}
+
+
+def test_two_columns_of_one_set_are_refused(tmp_path: Path) -> None:
+    rows = [{**row, "text_vague": "a", "Text Vague": "b"} for row in divided()]
+    with pytest.raises(UserError, match="text_vague"):
+        lenient(tmp_path, rows)
+
+
+def test_an_altered_caption_is_one_string(tmp_path: Path) -> None:
+    rows = [{**row, "text_vague": ["a", "b"]} for row in divided()]
+    with pytest.raises(UserError, match="text_vague"):
+        read_manifest(tmp_path, save(tmp_path / "m.jsonl", rows))
