@@ -98,6 +98,15 @@ def write_ids(folder: Path) -> None:
         write_table(folder / f"{stem}.xlsx", [[f"mask_{n}.png"] for n in names], ["Image"])
 
 
+def kaggle_split_list(root: Path) -> Path:
+    """Kaggle's tree with the official membership as one list of two columns."""
+    val = TRAIN[::3]
+    rows = [(f"{name}.png", "valid" if name in val else "train") for name in TRAIN]
+    rows += [(f"{name}.png", "test") for name in TEST]
+    write_table(kaggle(root) / "official_split.csv", rows, ("image", "split"))
+    return root
+
+
 def raw_workbooks(root: Path) -> Path:
     """OneDrive's workbooks in root, Kaggle's tree beside them."""
     kaggle(root)
