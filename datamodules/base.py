@@ -199,6 +199,10 @@ class TextSegDataModule(LightningDataModule, ABC):
         """List the images in the dataset's own folders, to find those without a caption."""
         return ()
 
+    def audit_facts(self, root: Path) -> Mapping[str, object]:
+        """Give an audit what only this dataset has to say; plain values by name."""
+        return {}
+
     def nothing_for(self, stage: Stage, root: Path) -> UserError:
         """Explain a stage without rows."""
         return UserError(

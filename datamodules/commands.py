@@ -33,8 +33,8 @@ def audit_dataset(
 
     Args:
         root: the dataset's folder.
-        dataset: qata, mosmed, duke, refhl, manifest, or the path of a DataModule's class such as
-            own.OwnData; auto finds out from the files.
+        dataset: qata, mosmed, duke, refhl, medclipseg, manifest, or the path of a DataModule's
+            class such as own.OwnData; auto finds out from the files.
         captions: caption table or the folder that holds the tables; by default root is searched.
         split: one of the dataset's splits; by default its DataModule's.
         layout: where the images lie below root, where auto does not find out.

@@ -85,6 +85,8 @@ def audit(
     findings += leaks(rows, files, published=published) + repetitions(rows, files)
     findings += files.findings + words.finished()
     facts = {**_facts(datamodule, rows, files), **words.facts()}
+    if rows:
+        facts |= datamodule.audit_facts(root)
     return Audit(in_order(findings), facts)
 
 
