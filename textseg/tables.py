@@ -37,21 +37,28 @@ class Row(dict[str, Any]):
         number: the row, counted from 0 without the empty ones.
         line: the row in a .csv or .xlsx, counted from 1 with the header and the empty rows; None
             for an entry of the JSON formats.
+        entry: the entry of a file, counted from 1; None where `number` counts those of one file.
     """
 
     def __init__(
-        self, cells: Mapping[str, Any], file: Path, number: int, line: int | None = None
+        self,
+        cells: Mapping[str, Any],
+        file: Path,
+        number: int,
+        line: int | None = None,
+        entry: int | None = None,
     ) -> None:
         super().__init__(cells)
         self.file = file
         self.number = number
         self.line = line
+        self.entry = number + 1 if entry is None else entry
 
     @property
     def location(self) -> str:
         """Name the row as an editor numbers it."""
         if self.line is None:
-            return f"entry {self.number + 1}"
+            return f"entry {self.entry}"
         return f"row {self.line} (the header is row 1)"
 
     def filled(self, column: str) -> bool:

@@ -87,6 +87,7 @@ def read_manifest(
     root: Path,
     file: Path | None,
     *,
+    rows: Sequence[Row] | None = None,
     needs_split: bool = True,
     lenient: bool = False,
     report: Report = raise_error,
@@ -96,6 +97,7 @@ def read_manifest(
     Args:
         root: folder that the manifest's paths start from.
         file: the manifest; None looks for one of `MANIFEST_NAMES` in root.
+        rows: the rows, where they were read from another form and `file` only names them.
         needs_split: every row must name its split; otherwise rows of a manifest without that
             column are under "unsplit".
         lenient: also take caption, description or sentence for text, ignore other columns with a
@@ -112,7 +114,8 @@ def read_manifest(
     file = find_manifest(root, file)
     optional = ["split"] * (not needs_split) + ["mask", "case_id"] * lenient
     needed = [column for column in REQUIRED if column not in optional]
-    rows = _renamed(file, read_rows(file), needed, report, lenient=lenient)
+    written = read_rows(file) if rows is None else rows
+    rows = _renamed(file, written, needed, report, lenient=lenient)
     columns = {column for row in rows for column in row}
     filled = {column for column in columns if any(row.filled(column) for row in rows)}
     has_case = "case_id" in (filled if lenient else columns)
@@ -158,7 +161,7 @@ def write_manifest(folder: Path, rows: Iterable[Mapping[str, object]]) -> Path:
 
 
 def _renamed(
-    file: Path, rows: list[Row], needed: Sequence[str], report: Report, *, lenient: bool
+    file: Path, rows: Sequence[Row], needed: Sequence[str], report: Report, *, lenient: bool
 ) -> list[Row]:
     """The rows under our names of the columns, without columns that are not ours."""
     if not rows:
@@ -188,7 +191,13 @@ def _renamed(
     elif unknown:
         rank_zero_warn(f"{file}: columns that are not read: {', '.join(unknown)}")
     return [
-        Row({names[c]: v for c, v in row.items() if c in names}, file, row.number, row.line)
+        Row(
+            {names[c]: v for c, v in row.items() if c in names},
+            row.file,
+            row.number,
+            row.line,
+            row.entry,
+        )
         for row in rows
     ]
 

@@ -15,8 +15,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from datamodules import ManifestDataModule
+from datamodules import ManifestDataModule, MedCLIPSegDataModule
 from datamodules.base import setting_names
+from datamodules.medclipseg.phantoms import write_medclipseg
 from tests.docs.page import read_page
 from tests.tiny_run import ROWS, Outcome, call, fingerprints, masks_in, only, write_refhl
 
@@ -65,7 +66,8 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
     rewrite(write_refhl(home / "other_hospital"), ("image", "mask", "text"))
     shutil.rmtree(rewrite(write_refhl(home / "new_images"), ("image", "text")) / "masks")
     (home / "my_data.yaml").write_text(PAGE.tested["my_data.yaml"])
-    outcomes = {"audit": call(*command("audit"), cwd=home)}
+    write_medclipseg(home / "data/BUSI", train=8, val=2, test=2, image_size=32)
+    outcomes = {name: call(*command(name), cwd=home) for name in ("busi", "audit")}
     outcomes["fit"] = call(*command("fit"), *QUICK, cwd=home)
     assert outcomes["fit"].status == 0, outcomes["fit"].err
     run = only(home / "runs/my_data")
@@ -80,7 +82,7 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
 
 
 def test_every_command_of_the_page_is_tested() -> None:
-    assert PAGE.named("bash") == ["audit", "fit", "test", "predict"]
+    assert PAGE.named("bash") == ["busi", "audit", "fit", "test", "predict"]
     assert PAGE.named("yaml") == ["my_data.yaml", *VARIATIONS]
 
 
@@ -100,7 +102,9 @@ def test_every_setting_that_the_page_names_exists() -> None:
     named = set(re.findall(r"--data\.(\w+)", PAGE.text))
     accepted = set(yaml.safe_load(PAGE.tested["my_data.yaml"])["data"]["init_args"])
     assert len(named) > 5
-    assert named | accepted <= setting_names(ManifestDataModule)
+    own = setting_names(ManifestDataModule)
+    assert named <= own | setting_names(MedCLIPSegDataModule)
+    assert accepted <= own
 
 
 def test_the_tables_of_the_page_are_read(tmp_path: Path) -> None:
