@@ -50,7 +50,7 @@ TABLES = TableNames(
     splits={
         "train": ("train", "train_val_text", "train_text_for_covid19", "train_text"),
         "val": ("val", "valid", "val_text_for_covid19", "val_text"),
-        "test": ("test", "test_text_for_covid19", "test_text"),
+        "test": ("test", "test_text_for_covid19", "test_text", "test_text_original"),
     },
     joint=("annotation", "annotations", "sgseg_annotation"),
     needed=("train", "test"),

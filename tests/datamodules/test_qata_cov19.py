@@ -423,8 +423,11 @@ def test_all_1000_real_pairs_load_with_their_own_text(real_data: Path) -> None:
 
 @pytest.mark.real_data
 @pytest.mark.filterwarnings("ignore:left out")
-def test_sgsegs_captions_divide_the_real_sample_alike(real_data: Path) -> None:
-    ours, theirs = real(real_data), real(real_data, "qata_text/sgseg_annotation.json")
+@pytest.mark.parametrize(
+    "captions", ["qata_text/sgseg_annotation.json", "medclipseg_text/Covid19/Prompts_Folder"]
+)
+def test_captions_of_others_divide_the_real_sample_alike(real_data: Path, captions: str) -> None:
+    ours, theirs = real(real_data), real(real_data, captions)
     for split, count in (("train", 640), ("val", 160), ("test", 200)):
         assert names(ours, split) == names(theirs, split)
         assert len(theirs.records(split)) == count
