@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, cast
 
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -27,10 +28,13 @@ from datamodules.dataset import EpochSampler, Sample, TextSegDataset, collate, t
 from datamodules.files.checks import (
     check_captions,
     check_files,
+    preview,
     report_missing,
     split_missing,
+    warn_of_shared_cases,
     without_caption,
 )
+from datamodules.files.pixel_checks import check_pixels, copies, look_at_files, sampled
 from datamodules.records import Record, Splits, Stage
 from datamodules.transforms import (
     NONE,
@@ -41,7 +45,8 @@ from datamodules.transforms import (
 )
 from textseg.batch import Batch, LoadedBatch
 from textseg.errors import Report, UserError, check_choice, check_probability, raise_error
-from textseg.preprocess import Resize, checked_size, probe_size
+from textseg.preprocess import Resize, check_mask_values, checked_size, examine_image
+from textseg.tables import SPLITS
 
 # torchdata 0.11 calls it for every loader; torch 2.15 no longer wants it called.
 warnings.filterwarnings("ignore", message="'set_vital' is deprecated", category=UserWarning)
@@ -94,6 +99,8 @@ class TextSegDataModule(LightningDataModule, ABC):
             each epoch; a network so learns what to do without words.
         cache: folder for the decoded, resized pictures, built once and memory-mapped; null reads
             the files every time.
+        mask_values: the values of a mask's file that are foreground, of a palette its entries, such
+            as [1, 2] of a class map; [0] reads an inverted mask. By default all above 127 are.
         seed: of shuffling, augmentation and caption_mode=shuffled.
     """
 
@@ -131,6 +138,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         paraphrase: float = 0.0,
         caption_dropout: float = 0.0,
         cache: str | None = "data/cache",
+        mask_values: list[int] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -141,6 +149,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         mirror_probability(augmentation, hflip)
         check_probability("paraphrase", paraphrase)
         check_probability("caption_dropout", caption_dropout)
+        check_mask_values(mask_values)
         self.root = root
         self.captions_path = captions
         self.split = split
@@ -157,11 +166,14 @@ class TextSegDataModule(LightningDataModule, ABC):
         self.paraphrase = paraphrase
         self.caption_dropout = caption_dropout
         self.cache = cache
+        self.mask_values = mask_values
         self.seed = seed
         self._read: dict[str, list[Record]] = {}
         self._unlisted: list[Path] = []
         self._pictures: PictureCache | None = None
         self._checked: dict[Stage, list[Record]] = {}
+        self._digests: dict[Path, str] = {}  # of images whose files were looked at
+        self._copies: set[Path] = set()  # those warned of
         self._records: dict[Stage, list[Record]] = {}
 
     # --- what a subclass says ------------------------------------------------------------------
@@ -230,6 +242,15 @@ class TextSegDataModule(LightningDataModule, ABC):
         if split != "train" or not self.paraphrase:
             return texts
         return texts + [w for text in dict.fromkeys(texts) for w in rephrasings(text)]
+
+    def check_caption_mode(self, split: str, mode: CaptionMode) -> None:
+        """Check that `caption_mode` can be set to `mode` for a split that was set up.
+
+        Raises:
+            UserError: it cannot, as where one caption is on most rows.
+        """
+        texts = [record.text for record in self._checked[cast(Stage, split)]]
+        apply_caption_mode(texts, mode, self.seed)
 
     def cached_rows(self, split: str) -> CachedRows | None:
         """Give the cached pictures and masks of a split's `records`; None without a cache."""
@@ -311,6 +332,7 @@ class TextSegDataModule(LightningDataModule, ABC):
             caption_dropout=self.caption_dropout if stage == "train" else 0.0,
             seed=self.seed,
             cached=self.cached_rows(stage),
+            mask_values=self.mask_values,
         )
 
     def _loading(self) -> dict[str, Any]:
@@ -354,20 +376,52 @@ class TextSegDataModule(LightningDataModule, ABC):
         for stage, kept in usable.items():
             if not kept:
                 raise self.nothing_for(stage, root)
-        pictures = self._open_cache()
-        file_size = probe_size if pictures is None else pictures.file_size
         for stage, kept in usable.items():
-            check_files(kept, scored=stage != "predict", what=stage, file_size=file_size)
+            self._check_files(stage, kept)
             if self.normalize_captions:
                 kept = [replace(record, text=normalize(record.text)) for record in kept]
             if stage == "predict":
                 kept = [replace(record, mask=None) for record in kept]
             self._checked[stage] = kept
+        self._warn_of_copies()
+
+    def _check_files(self, stage: Stage, rows: list[Record]) -> None:
+        """Check the files of a stage; without a cache, the pixels of some."""
+        pictures = self._open_cache()
+        look = pictures.look if pictures else look_at_files(sampled(rows), self.mask_values)
+        scored = stage != "predict"
+        check_files(rows, scored=scored, what=stage, look=look)
+        check_pixels(rows, scored=scored, what=stage, look=look, mask_values=self.mask_values)
+        if pictures is None:
+            self._digests |= {row.image: look(row.image, "image").digest for row in rows}
+
+    def _warn_of_copies(self) -> None:
+        """Warn of pictures that two splits hold under two names, as far as pictures are known."""
+        listed = {split: [row.image for row in self._read.get(split, ())] for split in SPLITS}
+        if self._pictures is not None:
+            digests = {split: self._pictures.digests(paths) for split, paths in listed.items()}
+        else:
+            digests = {
+                split: {path: self._digests[path] for path in paths if path in self._digests}
+                for split, paths in listed.items()
+            }
+        found = copies(digests, self.published_splits.get(self.split, ()))
+        new = {copy: first for copy, first in found.items() if copy not in self._copies}
+        if self._pictures is None:  # every black picture is every other's copy
+            new = {c: f for c, f in new.items() if "constant" not in examine_image(c).oddities}
+        self._copies |= found.keys()
+        if new:
+            pairs = preview([f"{copy.name} = {first.name}" for copy, first in new.items()])
+            rank_zero_warn(
+                f"{len(new)} pictures are in two splits under two names ({pairs}): a network is "
+                "tested on what it has seen; keep the copies in one split"
+            )
 
     def _read_once(self, root: Path) -> None:
         if not self._read:
             self._read = self.read_records(root)
             check_captions(self._listed())
+            warn_of_shared_cases(self._read, self.published_splits.get(self.split, ()))
             self._unlisted = without_caption(self.all_images(root), self._listed())
 
     def _listed(self) -> list[Record]:
@@ -383,6 +437,7 @@ class TextSegDataModule(LightningDataModule, ABC):
                 size=checked_size(self.image_size),
                 resize=self.resize,
                 name=type(self).__name__,
+                mask_values=self.mask_values,
             )
         return self._pictures
 
