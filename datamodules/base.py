@@ -34,7 +34,14 @@ from datamodules.files.checks import (
     warn_of_shared_cases,
     without_caption,
 )
-from datamodules.files.pixel_checks import check_pixels, copies, look_at_files, sampled
+from datamodules.files.pixel_checks import (
+    Oddity,
+    check_pixels,
+    copies,
+    look_at_files,
+    sampled,
+    warn_of,
+)
 from datamodules.records import Record, Splits, Stage
 from datamodules.transforms import (
     NONE,
@@ -376,24 +383,27 @@ class TextSegDataModule(LightningDataModule, ABC):
         for stage, kept in usable.items():
             if not kept:
                 raise self.nothing_for(stage, root)
+        oddities: list[Oddity] = []
         for stage, kept in usable.items():
-            self._check_files(stage, kept)
+            oddities += self._check_files(stage, kept)
             if self.normalize_captions:
                 kept = [replace(record, text=normalize(record.text)) for record in kept]
             if stage == "predict":
                 kept = [replace(record, mask=None) for record in kept]
             self._checked[stage] = kept
+        warn_of(oddities)
         self._warn_of_copies()
 
-    def _check_files(self, stage: Stage, rows: list[Record]) -> None:
-        """Check the files of a stage; without a cache, the pixels of some."""
+    def _check_files(self, stage: Stage, rows: list[Record]) -> list[Oddity]:
+        """Check the files of a stage; without a cache, the pixels of some. Give what is odd."""
         pictures = self._open_cache()
         look = pictures.look if pictures else look_at_files(sampled(rows), self.mask_values)
         scored = stage != "predict"
         check_files(rows, scored=scored, what=stage, look=look)
-        check_pixels(rows, scored=scored, what=stage, look=look, mask_values=self.mask_values)
         if pictures is None:
             self._digests |= {row.image: look(row.image, "image").digest for row in rows}
+        values = self.mask_values
+        return check_pixels(rows, scored=scored, what=stage, look=look, mask_values=values)
 
     def _warn_of_copies(self) -> None:
         """Warn of pictures that two splits hold under two names, as far as pictures are known."""

@@ -208,7 +208,9 @@ class FileChecks:
             for verdict in verdicts:
                 if verdict.kind == "no foreground":
                     detail = f"all {len(verdict.files)} masks {verdict.text}"
-                    self.findings.append(finding(verdict.kind, split, split, detail))
+                    severity: Severity | None = "error" if verdict.refuses else None
+                    found = finding(verdict.kind, split, split, detail, severity=severity)
+                    self.findings.append(found)
                 elif verdict.kind in _OF_SETS:
                     for path in verdict.files:
                         detail = f"as {len(verdict.files)} files of {split}, which {verdict.text}"

@@ -107,9 +107,9 @@ def judge_images(oddities: Mapping[Path, Oddities]) -> list[Verdict]:
         files = [path for path in narrow if ("deep" in oddities[path]) == deep]
         if files:
             text = f"never fill more than 16 of 255 levels ({_first(files, oddities, 'narrow')})"
-            text += ": 12-bit values read as 16 bits?" if deep else ": values of another range?"
-            remedy = "scale 12-bit values by 16, " if deep else ""
-            remedy += f"scale the whole set alike to 0..{65535 if deep else 255}"
+            text += ", as 12-bit values that are read as 16 bits" if deep else ""
+            remedy = f"scale the whole set alike to 0..{65535 if deep else 255}"
+            remedy += " (12-bit values by 16)" if deep else ""
             verdicts.append(Verdict("narrow range", files, text, remedy))
     return verdicts
 
@@ -173,6 +173,14 @@ def unequal_spacing(record: Record) -> bool:
 # --- before training ---------------------------------------------------------------------------
 
 
+class Oddity(NamedTuple):
+    """What to warn of: "3 of 8 masks of train" and what they do."""
+
+    kind: str
+    count: str
+    text: str
+
+
 def check_pixels(
     records: Sequence[Record],
     *,
@@ -180,8 +188,8 @@ def check_pixels(
     what: str,
     look: Looker,
     mask_values: Sequence[int] | None,
-) -> None:
-    """Warn of what is odd about the files of a split, after `check_files`.
+) -> list[Oddity]:
+    """List what is odd about the files of a split, after `check_files`.
 
     Args:
         records: rows whose files can be read.
@@ -189,6 +197,9 @@ def check_pixels(
         what: names the rows in messages.
         look: knows the files.
         mask_values: of `read_mask`.
+
+    Returns:
+        what to warn of.
 
     Raises:
         UserError: most masks would be read as something else than they mean.
@@ -206,18 +217,26 @@ def check_pixels(
             remedy = "check that masks lie where they belong (data audit names the files)"
             verdict = Verdict("turned picture", sorted(turned), text, remedy)
             verdicts.append((verdict, "images", len({row.image for row in records})))
+    oddities = []
     for verdict, kind, total in sorted(verdicts, key=lambda entry: not entry[0].refuses):
-        cause = f"{len(verdict.files)} of {total} {kind} of {what} {verdict.text}"
+        count = f"{len(verdict.files)} of {total} {kind} of {what}"
         if verdict.refuses:
-            raise UserError(cause, verdict.remedy)
-        rank_zero_warn(f"{cause}; {verdict.remedy}")
+            raise UserError(f"{count} {verdict.text}", verdict.remedy)
+        oddities.append(Oddity(verdict.kind, count, f"{verdict.text}; {verdict.remedy}"))
     unequal = [row for row in records if unequal_spacing(row)]
     if unequal:
-        rank_zero_warn(
-            f"{len(unequal)} of {len(records)} rows of {what} have spacings that differ by more "
-            f"than a factor of 3 ({unequal[0].case}: {unequal[0].spacing}); write 1.5 or 1.5 1.5 "
-            "where pixels are square"
-        )
+        text = f"have spacings that differ by more than a factor of 3 ({unequal[0].case}: "
+        text += f"{unequal[0].spacing}); write 1.5 or 1.5 1.5 where pixels are square"
+        count = f"{len(unequal)} of {len(records)} rows of {what}"
+        oddities.append(Oddity("unequal spacing", count, text))
+    return oddities
+
+
+def warn_of(oddities: Sequence[Oddity]) -> None:
+    """Warn once of each kind, with the counts of all splits and the text of the first."""
+    for kind in dict.fromkeys(oddity.kind for oddity in oddities):
+        same = [oddity for oddity in oddities if oddity.kind == kind]
+        rank_zero_warn(f"{', '.join(oddity.count for oddity in same)} {same[0].text}")
 
 
 def _looked(paths: Collection[Path], kind: Kind, look: Looker) -> dict[Path, Oddities]:

@@ -25,6 +25,7 @@ from textseg.preprocess.pixel_files import (
 MASK_THRESHOLD = 127  # MosMedData+ masks have a faint rim at 12..21
 _FAINT = 32  # values below it are background beyond doubt, where others are foreground
 _NOISE = 16  # distinct values; with more, faint areas are a JPEG's noise
+_PACKED = np.array([65536, 256, 1])  # three colors as one number
 _SEVERAL = 6  # values that a message lists
 
 
@@ -87,7 +88,7 @@ def describe_mask(file: PixelFile, mask_values: Sequence[int] | None = None) -> 
         numbers = _numbers(file, values) if mask_values else mask.levels
         odd["empty"] = _listed(np.unique(numbers).tolist())
     if mask_values is None:
-        _note_values(mask)
+        _note_values(file, mask)
     return mask
 
 
@@ -165,12 +166,17 @@ def _numbers(file: PixelFile, values: NDArray[np.integer]) -> NDArray[np.integer
     return values
 
 
-def _note_values(mask: Mask) -> None:
-    """Note values that are read as something else than they may mean."""
+def _note_values(file: PixelFile, mask: Mask) -> None:
+    """Note values that are read as something else than they may mean.
+
+    They are noted as `mask_values` takes them.
+    """
     pixels, levels, odd = mask.pixels, mask.levels, mask.oddities
     present = _distinct(levels)
+    palette = MODES[file.image.mode] == PALETTE
+    entries = _listed(_distinct(_numbers(file, levels)[levels > 0])) if palette else ""
     if any(present) and not pixels.any():
-        odd["erased"] = _listed([value for value in present if value])
+        odd["erased"] = entries or _listed([value for value in present if value])
     corners = pixels[[0, 0, -1, -1], [0, -1, 0, -1]]
     if corners.all() and pixels.mean() > 0.5:
         odd["inverted"] = f"{pixels.mean():.0%} of the picture and all four corners"
@@ -180,11 +186,12 @@ def _note_values(mask: Mask) -> None:
     filled = _filled(mask.values)  # [N, 1 or 3]
     # Two values are two classes where about 64 levels lie between them: edges that were smoothed
     # fill nothing, and a JPEG's noise stays near 0 and 255.
-    steps = ((filled.astype(np.int64) + 32) // 64).tolist()
+    steps = ((filled + 32) // 64).tolist()
     classes = dict(zip(map(tuple, steps), filled.tolist(), strict=True))
     classes = {step: value for step, value in classes.items() if any(step)}
     if len(classes) > 1:
-        odd["classes"] = _listed([v[0] if gray else tuple(v) for v in sorted(classes.values())])
+        values = [value[0] if gray else tuple(value) for value in sorted(classes.values())]
+        odd["classes"] = entries or _listed(values)
     faint = [value for value in filled[:, 0].tolist() if 0 < value < _FAINT]
     if gray and faint and pixels.any() and len(present) <= _NOISE:
         odd["faint"] = _listed(faint)
@@ -198,13 +205,15 @@ def _distinct(values: NDArray[np.integer]) -> list[int]:
 
 def _filled(values: NDArray[np.integer]) -> NDArray[np.integer]:
     """The values [N, C] that fill a block of 3 x 3 somewhere in [H, W] or [H, W, C]."""
-    planes = values[..., None] if values.ndim == 2 else values
-    down = planes[1:] == planes[:-1]  # a pixel equals the one above it
-    across = planes[:, 1:] == planes[:, :-1]
-    columns = (down[1:] & down[:-1]).all(axis=2)  # [H - 2, W]: three in a column are equal
-    rows = (across[:, 1:] & across[:, :-1]).all(axis=2)  # [H, W - 2]
+    gray = values.ndim == 2
+    plane = values if gray else values.astype(np.int64) @ _PACKED  # [H, W]
+    down = plane[1:] == plane[:-1]  # a pixel equals the one above it
+    across = plane[:, 1:] == plane[:, :-1]
+    columns = down[1:] & down[:-1]  # [H - 2, W]: three in a column are equal
+    rows = across[:, 1:] & across[:, :-1]  # [H, W - 2]
     block = columns[:, :-2] & columns[:, 1:-1] & columns[:, 2:] & rows[1:-1]
-    return np.unique(planes[1:-1, 1:-1][block], axis=0)
+    found = np.array(_distinct(plane[1:-1, 1:-1][block]), dtype=np.int64)[:, None]
+    return found if gray else found // _PACKED % 256
 
 
 def _listed(values: Sequence[object]) -> str:
