@@ -186,12 +186,11 @@ def _note_values(file: PixelFile, mask: Mask) -> None:
     filled = _filled(mask.values)  # [N, 1 or 3]
     # Two values are two classes where about 64 levels lie between them: edges that were smoothed
     # fill nothing, and a JPEG's noise stays near 0 and 255.
-    steps = ((filled + 32) // 64).tolist()
-    classes = dict(zip(map(tuple, steps), filled.tolist(), strict=True))
-    classes = {step: value for step, value in classes.items() if any(step)}
-    if len(classes) > 1:
-        values = [value[0] if gray else tuple(value) for value in sorted(classes.values())]
-        odd["classes"] = entries or _listed(values)
+    steps = (filled + 32) // 64
+    bright = steps.any(axis=1)
+    if len(np.unique(steps[bright], axis=0)) > 1:
+        values = filled[bright, 0].tolist() if gray else map(tuple, filled[bright].tolist())
+        odd["classes"] = entries or _listed(list(values))
     faint = [value for value in filled[:, 0].tolist() if 0 < value < _FAINT]
     if gray and faint and pixels.any() and len(present) <= _NOISE:
         odd["faint"] = _listed(faint)
