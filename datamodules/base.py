@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Literal, cast
 
 import torch
 from lightning import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -28,16 +27,15 @@ from datamodules.dataset import EpochSampler, Sample, TextSegDataset, collate, t
 from datamodules.files.checks import (
     check_captions,
     check_files,
-    preview,
     report_missing,
     split_missing,
     warn_of_shared_cases,
     without_caption,
 )
+from datamodules.files.copies import Copies
 from datamodules.files.pixel_checks import (
     Oddity,
     check_pixels,
-    copies,
     look_at_files,
     sampled,
     warn_of,
@@ -52,7 +50,7 @@ from datamodules.transforms import (
 )
 from textseg.batch import Batch, LoadedBatch
 from textseg.errors import Report, UserError, check_choice, check_probability, raise_error
-from textseg.preprocess import Resize, check_mask_values, checked_size, examine_image
+from textseg.preprocess import Resize, check_mask_values, checked_size
 from textseg.tables import SPLITS
 
 # torchdata 0.11 calls it for every loader; torch 2.15 no longer wants it called.
@@ -179,8 +177,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         self._unlisted: list[Path] = []
         self._pictures: PictureCache | None = None
         self._checked: dict[Stage, list[Record]] = {}
-        self._digests: dict[Path, str] = {}  # of images whose files were looked at
-        self._copies: set[Path] = set()  # those warned of
+        self._copies = Copies()
         self._records: dict[Stage, list[Record]] = {}
 
     # --- what a subclass says ------------------------------------------------------------------
@@ -392,7 +389,7 @@ class TextSegDataModule(LightningDataModule, ABC):
                 kept = [replace(record, mask=None) for record in kept]
             self._checked[stage] = kept
         warn_of(oddities)
-        self._warn_of_copies()
+        self._copies.warn(self.published_splits.get(self.split, ()))
 
     def _check_files(self, stage: Stage, rows: list[Record]) -> list[Oddity]:
         """Check the files of a stage; without a cache, the pixels of some. Give what is odd."""
@@ -400,32 +397,11 @@ class TextSegDataModule(LightningDataModule, ABC):
         look = pictures.look if pictures else look_at_files(sampled(rows), self.mask_values)
         scored = stage != "predict"
         check_files(rows, scored=scored, what=stage, look=look)
-        if pictures is None:
-            self._digests |= {row.image: look(row.image, "image").digest for row in rows}
+        if stage in SPLITS and pictures is None:
+            digests = {row.image: look(row.image, "image").digest for row in rows}
+            self._copies.add(stage, digests)
         values = self.mask_values
         return check_pixels(rows, scored=scored, what=stage, look=look, mask_values=values)
-
-    def _warn_of_copies(self) -> None:
-        """Warn of pictures that two splits hold under two names, as far as pictures are known."""
-        listed = {split: [row.image for row in self._read.get(split, ())] for split in SPLITS}
-        if self._pictures is not None:
-            digests = {split: self._pictures.digests(paths) for split, paths in listed.items()}
-        else:
-            digests = {
-                split: {path: self._digests[path] for path in paths if path in self._digests}
-                for split, paths in listed.items()
-            }
-        found = copies(digests, self.published_splits.get(self.split, ()))
-        new = {copy: first for copy, first in found.items() if copy not in self._copies}
-        if self._pictures is None:  # every black picture is every other's copy
-            new = {c: f for c, f in new.items() if "constant" not in examine_image(c).oddities}
-        self._copies |= found.keys()
-        if new:
-            pairs = preview([f"{copy.name} = {first.name}" for copy, first in new.items()])
-            rank_zero_warn(
-                f"{len(new)} pictures are in two splits under two names ({pairs}): a network is "
-                "tested on what it has seen; keep the copies in one split"
-            )
 
     def _read_once(self, root: Path) -> None:
         if not self._read:
@@ -449,6 +425,9 @@ class TextSegDataModule(LightningDataModule, ABC):
                 name=type(self).__name__,
                 mask_values=self.mask_values,
             )
+            for split in SPLITS:
+                images = [record.image for record in self._read.get(split, ())]
+                self._copies.add(split, self._pictures.digests(images))
         return self._pictures
 
     def captions_file(self) -> Path | None:

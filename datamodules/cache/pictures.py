@@ -104,20 +104,22 @@ class PictureCache:
         return Look(size, entry.digest, "turned" in entry.oddities, entry.oddities)
 
     def digests(self, images: Iterable[Path]) -> dict[Path, str]:
-        """Digests of the pixels of those images that can be read and show something."""
+        """Digests of the pixels of those images that can be read."""
         entries = {path: self._images.get(str(path)) for path in images}
-        return {
-            path: entry.digest
-            for path, entry in entries.items()
-            if entry is not None and entry.digest and "constant" not in entry.oddities
-        }
+        return {path: e.digest for path, e in entries.items() if e is not None and e.digest}
 
-    def has_recovered(self, images: Sequence[Path], masks: Sequence[Path]) -> bool:
+    def has_recovered(
+        self,
+        images: Sequence[Path],
+        masks: Sequence[Path],
+        mask_values: Sequence[int] | None = None,
+    ) -> bool:
         """Whether a file that could not be read can be now, though size and time are the same.
 
         This happens after a change of permissions or a failure of a network disk.
         """
-        kinds = ((images, self._images, _image_pixels), (masks, self._masks, _mask_pixels))
+        as_mask: _Decode = partial(_mask_pixels, mask_values=mask_values)
+        kinds = ((images, self._images, _image_pixels), (masks, self._masks, as_mask))
         lacking = (
             (decode, path)
             for paths, entries, decode in kinds
@@ -227,7 +229,7 @@ def open_cache(
             folder, write, identity=identity, what=f"the cache of {name}", elsewhere=_ELSEWHERE
         )
         opened = PictureCache(folder, identity, size=size)
-        if attempt or not opened.has_recovered(images, masks):
+        if attempt or not opened.has_recovered(images, masks, mask_values):
             break
         forget(folder)
     return opened

@@ -247,22 +247,3 @@ def _looked(paths: Collection[Path], kind: Kind, look: Looker) -> dict[Path, Odd
 def is_turned(image: Path, mask: Path, look: Looker) -> bool:
     """Whether an image is turned by its EXIF, and its mask is not."""
     return look(image, "image").turned and not look(mask, "mask").turned
-
-
-def copies(
-    digests: Mapping[str, Mapping[Path, str]], published: Collection[str]
-) -> dict[Path, Path]:
-    """Images of one split that are copies of another split's: copy -> first.
-
-    Args:
-        digests: of each split's images.
-        published: splits that may share pictures, as others divided them.
-    """
-    first: dict[str, tuple[str, Path]] = {}
-    found: dict[Path, Path] = {}
-    for split, paths in digests.items():
-        for path, digest in paths.items():
-            other, original = first.setdefault(digest, (split, path))
-            if other != split and path != original and not {split, other} <= set(published):
-                found[path] = original
-    return found

@@ -123,6 +123,8 @@ class Probe(NamedTuple):
 def probe(path: Path, kind: Kind = "image") -> Probe:
     """Check a file's header and its integrity (by checksum, where the format has one).
 
+    An image's pixels are looked at only where its header leaves open whether it can be taken.
+
     Raises:
         UserError: it cannot be read, is cut short, or is none that the table of this module takes.
     """
@@ -133,7 +135,10 @@ def probe(path: Path, kind: Kind = "image") -> Probe:
             orientation = _orientation(image, data)
             _check_header(image, str(path), kind)
             height, width = image.height, image.width
+            doubtful = image.mode == "I" or image.has_transparency_data
             swapped = orientation in _QUARTER_TURNS and image.format != "TIFF"
+    if doubtful and kind == "image":
+        image_pixels(decode(path))
     size = (width, height) if swapped else (height, width)
     digest = hashlib.blake2b(data, digest_size=16).hexdigest()
     return Probe(size, orientation != 1, digest)
@@ -194,6 +199,10 @@ def _orientation(image: Image.Image, data: bytes) -> int:
     """EXIF's or XMP's number of an opened file; 1 where there is none that is known."""
     if image.format == "PNG" and not any(mark in data for mark in _PNG_MARKS):
         return 1
+    return _exif_orientation(image)
+
+
+def _exif_orientation(image: Image.Image) -> int:
     try:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
     except (*BROKEN, struct.error, KeyError, TypeError):  # a broken entry turns nothing
@@ -257,7 +266,7 @@ def rgb_values(image: Image.Image) -> Bytes:
         UserError: as `read_image` does.
     """
     _check_header(image, "the PIL image", "image")
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    orientation = _exif_orientation(image)
     deep, already = _deep(image), image.format == "TIFF"
     image.load()
     if orientation in _TURNS and not already:
