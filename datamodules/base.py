@@ -29,7 +29,16 @@ from datamodules.files.checks import (
     check_files,
     report_missing,
     split_missing,
+    warn_of_shared_cases,
     without_caption,
+)
+from datamodules.files.copies import Copies
+from datamodules.files.pixel_checks import (
+    Oddity,
+    check_pixels,
+    look_at_files,
+    sampled,
+    warn_of,
 )
 from datamodules.records import Record, Splits, Stage
 from datamodules.transforms import (
@@ -41,7 +50,8 @@ from datamodules.transforms import (
 )
 from textseg.batch import Batch, LoadedBatch
 from textseg.errors import Report, UserError, check_choice, check_probability, raise_error
-from textseg.preprocess import Resize, checked_size, probe_size
+from textseg.preprocess import Resize, check_mask_values, checked_size
+from textseg.tables import SPLITS
 
 # torchdata 0.11 calls it for every loader; torch 2.15 no longer wants it called.
 warnings.filterwarnings("ignore", message="'set_vital' is deprecated", category=UserWarning)
@@ -94,6 +104,8 @@ class TextSegDataModule(LightningDataModule, ABC):
             each epoch; a network so learns what to do without words.
         cache: folder for the decoded, resized pictures, built once and memory-mapped; null reads
             the files every time.
+        mask_values: the values of a mask's file that are foreground, of a palette its entries, such
+            as [1, 2] of a class map; [0] reads an inverted mask. By default all above 127 are.
         seed: of shuffling, augmentation and caption_mode=shuffled.
     """
 
@@ -131,6 +143,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         paraphrase: float = 0.0,
         caption_dropout: float = 0.0,
         cache: str | None = "data/cache",
+        mask_values: list[int] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -141,6 +154,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         mirror_probability(augmentation, hflip)
         check_probability("paraphrase", paraphrase)
         check_probability("caption_dropout", caption_dropout)
+        check_mask_values(mask_values)
         self.root = root
         self.captions_path = captions
         self.split = split
@@ -157,11 +171,13 @@ class TextSegDataModule(LightningDataModule, ABC):
         self.paraphrase = paraphrase
         self.caption_dropout = caption_dropout
         self.cache = cache
+        self.mask_values = mask_values
         self.seed = seed
         self._read: dict[str, list[Record]] = {}
         self._unlisted: list[Path] = []
         self._pictures: PictureCache | None = None
         self._checked: dict[Stage, list[Record]] = {}
+        self._copies = Copies()
         self._records: dict[Stage, list[Record]] = {}
 
     # --- what a subclass says ------------------------------------------------------------------
@@ -253,6 +269,15 @@ class TextSegDataModule(LightningDataModule, ABC):
                 altered.setdefault(name, {})[record.case] = text
         return altered
 
+    def check_caption_mode(self, split: str, mode: CaptionMode) -> None:
+        """Check that `caption_mode` can be set to `mode` for a split that was set up.
+
+        Raises:
+            UserError: it cannot, as where one caption is on most rows.
+        """
+        texts = [record.text for record in self._checked[cast(Stage, split)]]
+        apply_caption_mode(texts, mode, self.seed)
+
     def cached_rows(self, split: str) -> CachedRows | None:
         """Give the cached pictures and masks of a split's `records`; None without a cache."""
         records = self.records(split)
@@ -333,6 +358,7 @@ class TextSegDataModule(LightningDataModule, ABC):
             caption_dropout=self.caption_dropout if stage == "train" else 0.0,
             seed=self.seed,
             cached=self.cached_rows(stage),
+            mask_values=self.mask_values,
         )
 
     def _loading(self) -> dict[str, Any]:
@@ -376,20 +402,34 @@ class TextSegDataModule(LightningDataModule, ABC):
         for stage, kept in usable.items():
             if not kept:
                 raise self.nothing_for(stage, root)
-        pictures = self._open_cache()
-        file_size = probe_size if pictures is None else pictures.file_size
+        oddities: list[Oddity] = []
         for stage, kept in usable.items():
-            check_files(kept, scored=stage != "predict", what=stage, file_size=file_size)
+            oddities += self._check_files(stage, kept)
             if self.normalize_captions:
                 kept = [_normalized(record) for record in kept]
             if stage == "predict":
                 kept = [replace(record, mask=None) for record in kept]
             self._checked[stage] = kept
+        warn_of(oddities)
+        self._copies.warn(self.published_splits.get(self.split, ()))
+
+    def _check_files(self, stage: Stage, rows: list[Record]) -> list[Oddity]:
+        """Check the files of a stage; without a cache, the pixels of some. Give what is odd."""
+        pictures = self._open_cache()
+        look = pictures.look if pictures else look_at_files(sampled(rows), self.mask_values)
+        scored = stage != "predict"
+        check_files(rows, scored=scored, what=stage, look=look)
+        if stage in SPLITS and pictures is None:
+            digests = {row.image: look(row.image, "image").digest for row in rows}
+            self._copies.add(stage, digests)
+        values = self.mask_values
+        return check_pixels(rows, scored=scored, what=stage, look=look, mask_values=values)
 
     def _read_once(self, root: Path) -> None:
         if not self._read:
             self._read = self.read_records(root)
             check_captions(self._listed())
+            warn_of_shared_cases(self._read, self.published_splits.get(self.split, ()))
             self._unlisted = without_caption(self.all_images(root), self._listed())
 
     def _listed(self) -> list[Record]:
@@ -405,7 +445,11 @@ class TextSegDataModule(LightningDataModule, ABC):
                 size=checked_size(self.image_size),
                 resize=self.resize,
                 name=type(self).__name__,
+                mask_values=self.mask_values,
             )
+            for split in SPLITS:
+                images = [record.image for record in self._read.get(split, ())]
+                self._copies.add(split, self._pictures.digests(images))
         return self._pictures
 
     def captions_file(self) -> Path | None:

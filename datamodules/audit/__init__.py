@@ -63,6 +63,7 @@ def audit(
         resize=datamodule.resize,
         missing="error" if datamodule.on_missing == "error" else "warning",
         count_components=template is not None,
+        mask_values=datamodule.mask_values,
     )
     words = CaptionChecks(
         template,
@@ -76,6 +77,7 @@ def audit(
         words.read(record, split, files.inspect(record, split, scored=split != PREDICT))
     published = datamodule.published_splits.get(datamodule.split, ())
     files.compare(published=published)
+    files.judge(rows, scored=[split for split in rows if split != PREDICT])
     unlisted, refused = _all_images(datamodule, root)
     if rows:
         files.unlisted_files(unlisted)

@@ -44,10 +44,10 @@ def write_pair(image: Path, mask: Path, *, seed: int = 0, side: int = SIDE) -> N
 
 
 def write_images(folder: Path, names: Sequence[str], images: str, masks: str) -> None:
+    tested = {name.lower() for name in TEST}
     for number, name in enumerate(names):
-        write_pair(
-            folder / images / f"{name}.png", folder / masks / f"mask_{name}.png", seed=number
-        )
+        seed = number + 100 * (name.lower() in tested)  # no picture is another split's
+        write_pair(folder / images / f"{name}.png", folder / masks / f"mask_{name}.png", seed=seed)
 
 
 def rows_of(names: Sequence[str]) -> list[tuple[str, str]]:

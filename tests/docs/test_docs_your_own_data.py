@@ -22,6 +22,7 @@ from tests.docs.page import read_page
 from tests.tiny_run import ROWS, Outcome, call, fingerprints, masks_in, only, write_refhl
 
 PAGE = read_page("your_own_data.md")
+CLASSES = "classes"
 VARIATIONS = ["mirror", "strength", "kinds", "other words", "captions left out", "aspect ratio"]
 # The page's experiment takes a laptop's half hour; these make it take seconds.
 QUICK = [
@@ -83,7 +84,19 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
 
 def test_every_command_of_the_page_is_tested() -> None:
     assert PAGE.named("bash") == ["busi", "audit", "fit", "test", "predict"]
-    assert PAGE.named("yaml") == ["my_data.yaml", *VARIATIONS]
+    assert PAGE.named("yaml") == [CLASSES, "my_data.yaml", *VARIATIONS]
+
+
+def test_the_mask_values_of_the_page_pick_classes(tmp_path: Path) -> None:
+    settings = yaml.safe_load(PAGE.tested[CLASSES])
+    root = write_refhl(tmp_path)
+    for path in (root / "masks").iterdir():
+        values = np.asarray(Image.open(path)) // 255
+        values[:10] *= 2
+        Image.fromarray(values).save(path)
+    module = ManifestDataModule(str(root), image_size=32, num_workers=0, cache=None, **settings)
+    (batch,) = module.train_dataloader()
+    assert batch["mask"].any()
 
 
 def test_every_setting_of_the_page_makes_training_pictures(tmp_path: Path) -> None:

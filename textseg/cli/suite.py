@@ -94,6 +94,7 @@ class SuiteCLI(LightningCLI):
         self.run_folder = Path()
         self.checkpoint_path: str | None = None
         self.checkpoint: dict[str, Any] | None = None
+        self.modes_left_out: dict[str, str] = {}  # caption modes of tests after a fit, and why
         self.continued = False  # a fit that goes on in the folder of the run it resumes
         try:
             self._run_cli()
@@ -334,10 +335,19 @@ class SuiteCLI(LightningCLI):
         return self.datasets.caption_variants(texts, case_ids, seed=seed)
 
     def before_fit(self) -> None:
-        """Where a test follows, check its data before the training, not after."""
-        if self.config.fit.test_after_fit:
-            self.datamodule.prepare_data()
-            self.datamodule.setup("test")
+        """Where a test follows, check its data and captions before the training, not after."""
+        if not self.config.fit.test_after_fit:
+            return
+        self.datamodule.prepare_data()
+        self.datamodule.setup("test")
+        for mode in CAPTION_MODES_AFTER_FIT:
+            try:
+                self.datamodule.check_caption_mode("test", mode)
+            except UserError as error:
+                cause = str(error).partition("\n")[0]
+                self.modes_left_out[mode] = f"the test with {mode} captions is left out: {cause}"
+        for line in self.modes_left_out.values():
+            rank_zero_info(line)
 
     def after_fit(self) -> None:
         """Say where the run is and, with test_after_fit, test its best checkpoint three ways."""
@@ -353,9 +363,10 @@ class SuiteCLI(LightningCLI):
         tested = self._averaged({"model": self.model, "ckpt_path": best})
         mode = self.datamodule.caption_mode
         for self.datamodule.caption_mode in CAPTION_MODES_AFTER_FIT:
-            self.trainer.test(
-                datamodule=self.datamodule, verbose=False, weights_only=True, **tested
-            )
+            if self.datamodule.caption_mode not in self.modes_left_out:
+                self.trainer.test(
+                    datamodule=self.datamodule, verbose=False, weights_only=True, **tested
+                )
         self.datamodule.caption_mode = mode
         self._print_results()
 
@@ -402,6 +413,8 @@ class SuiteCLI(LightningCLI):
             )
         if self.trainer.is_global_zero:
             print(format_results(writer.results))
+            for line in self.modes_left_out.values():
+                print(line)
             print(f"written to {writer.folder.parent}")
 
 

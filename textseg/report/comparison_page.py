@@ -25,6 +25,7 @@ from textseg.report.page import write_page
 from textseg.report.plots import dice_distribution, difference_by_size, failures, plot
 from textseg.report.score_tables import MEANING
 from textseg.runs import Run
+from textseg.runs.results import pngs_in
 
 
 def comparison_page(comparison: Comparison, *, cases: int = 4) -> str:
@@ -102,7 +103,7 @@ def _plots(comparison: Comparison) -> list[Block]:
 
 def _case_blocks(comparison: Comparison, count: int) -> list[Block]:
     runs = [
-        (method, number, run, {file.stem: file for file in (folder / "overlays").glob("*.png")})
+        (method, number, run, {file.stem: file for file in pngs_in(folder / "overlays")})
         for method in comparison.methods
         for number, (run, folder) in enumerate(_tests(method), start=1)
     ]

@@ -23,7 +23,7 @@ TESTED_DATA = "data.json"
 AVERAGING = "averaging.json"  # beside masks: what their logits were averaged over
 TIME_STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?")  # a run's folder
 # Settings that make another dataset of the same files.
-VARIANTS = ("captions_from", "slices", "phases", "layout")
+VARIANTS = ("captions_from", "slices", "phases", "layout", "mask_values")
 _CAPTION_MODES = ("true", "empty", "shuffled")
 
 
