@@ -30,7 +30,16 @@ from datamodules.files.checks import (
     check_files,
     report_missing,
     split_missing,
+    warn_of_shared_cases,
     without_caption,
+)
+from datamodules.files.copies import Copies
+from datamodules.files.pixel_checks import (
+    Oddity,
+    check_pixels,
+    look_at_files,
+    sampled,
+    warn_of,
 )
 from datamodules.folds import check_fold, in_fold
 from datamodules.records import Record, Splits, Stage
@@ -43,7 +52,8 @@ from datamodules.transforms import (
 )
 from textseg.batch import Batch, LoadedBatch
 from textseg.errors import Report, UserError, check_choice, check_probability, raise_error
-from textseg.preprocess import Resize, checked_size, probe_size
+from textseg.preprocess import Resize, check_mask_values, checked_size
+from textseg.tables import SPLITS
 
 # torchdata 0.11 calls it for every loader; torch 2.15 no longer wants it called.
 warnings.filterwarnings("ignore", message="'set_vital' is deprecated", category=UserWarning)
@@ -99,6 +109,8 @@ class TextSegDataModule(LightningDataModule, ABC):
             listed is of that class alone.
         cache: folder for the decoded, resized pictures, built once and memory-mapped; null reads
             the files every time.
+        mask_values: the values of a mask's file that are foreground, of a palette its entries, such
+            as [1, 2] of a class map; [0] reads an inverted mask. By default all above 127 are.
         seed: of shuffling, augmentation and caption_mode=shuffled.
         folds: table by which the rows of train, val and test are divided in place of `split`, as
             `textseg crossval` writes it; null follows `split`.
@@ -140,6 +152,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         caption_dropout: float = 0.0,
         word_classes: dict[str, list[str]] | None = None,
         cache: str | None = "data/cache",
+        mask_values: list[int] | None = None,
         seed: int = 0,
         folds: str | None = None,
         fold: int | None = None,
@@ -154,6 +167,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         check_probability("caption_dropout", caption_dropout)
         WordClasses(word_classes)
         check_fold(folds, fold)
+        check_mask_values(mask_values)
         self.root = root
         self.captions_path = captions
         self.split = split
@@ -171,6 +185,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         self.caption_dropout = caption_dropout
         self.word_classes = word_classes
         self.cache = cache
+        self.mask_values = mask_values
         self.seed = seed
         self.folds = folds
         self.fold = fold
@@ -178,6 +193,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         self._unlisted: list[Path] = []
         self._pictures: PictureCache | None = None
         self._checked: dict[Stage, list[Record]] = {}
+        self._copies = Copies()
         self._records: dict[Stage, list[Record]] = {}
 
     # --- what a subclass says ------------------------------------------------------------------
@@ -218,6 +234,10 @@ class TextSegDataModule(LightningDataModule, ABC):
     def patient_of(self, record: Record) -> str:
         """Name who must not be in two folds; "" where unknown, and then images are divided."""
         return record.case_id
+
+    def audit_facts(self, root: Path) -> Mapping[str, object]:
+        """Give an audit what only this dataset has to say; plain values by name."""
+        return {}
 
     def nothing_for(self, stage: Stage, root: Path) -> UserError:
         """Explain a stage without rows."""
@@ -268,6 +288,15 @@ class TextSegDataModule(LightningDataModule, ABC):
             for name, text in record.altered.items():
                 altered.setdefault(name, {})[record.case] = text
         return altered
+
+    def check_caption_mode(self, split: str, mode: CaptionMode) -> None:
+        """Check that `caption_mode` can be set to `mode` for a split that was set up.
+
+        Raises:
+            UserError: it cannot, as where one caption is on most rows.
+        """
+        texts = [record.text for record in self._checked[cast(Stage, split)]]
+        apply_caption_mode(texts, mode, self.seed)
 
     def cached_rows(self, split: str) -> CachedRows | None:
         """Give the cached pictures and masks of a split's `records`; None without a cache."""
@@ -349,6 +378,7 @@ class TextSegDataModule(LightningDataModule, ABC):
             caption_dropout=self.caption_dropout if stage == "train" else 0.0,
             seed=self.seed,
             cached=self.cached_rows(stage),
+            mask_values=self.mask_values,
         )
 
     def _loading(self) -> dict[str, Any]:
@@ -392,15 +422,28 @@ class TextSegDataModule(LightningDataModule, ABC):
         for stage, kept in usable.items():
             if not kept:
                 raise self.nothing_for(stage, root)
-        pictures = self._open_cache()
-        file_size = probe_size if pictures is None else pictures.file_size
+        oddities: list[Oddity] = []
         for stage, kept in usable.items():
-            check_files(kept, scored=stage != "predict", what=stage, file_size=file_size)
+            oddities += self._check_files(stage, kept)
             if self.normalize_captions:
                 kept = [_normalized(record) for record in kept]
             if stage == "predict":
                 kept = [replace(record, mask=None) for record in kept]
             self._checked[stage] = kept
+        warn_of(oddities)
+        self._copies.warn(self.published_splits.get(self.split, ()))
+
+    def _check_files(self, stage: Stage, rows: list[Record]) -> list[Oddity]:
+        """Check the files of a stage; without a cache, the pixels of some. Give what is odd."""
+        pictures = self._open_cache()
+        look = pictures.look if pictures else look_at_files(sampled(rows), self.mask_values)
+        scored = stage != "predict"
+        check_files(rows, scored=scored, what=stage, look=look)
+        if stage in SPLITS and pictures is None:
+            digests = {row.image: look(row.image, "image").digest for row in rows}
+            self._copies.add(stage, digests)
+        values = self.mask_values
+        return check_pixels(rows, scored=scored, what=stage, look=look, mask_values=values)
 
     def _read_once(self, root: Path) -> None:
         if not self._read:
@@ -409,6 +452,7 @@ class TextSegDataModule(LightningDataModule, ABC):
                 splits = in_fold(splits, Path(self.folds).expanduser(), self.fold)
             self._read = splits
             check_captions(self._listed())
+            warn_of_shared_cases(self._read, self.published_splits.get(self.split, ()))
             self._unlisted = without_caption(self.all_images(root), self._listed())
 
     def _listed(self) -> list[Record]:
@@ -424,7 +468,11 @@ class TextSegDataModule(LightningDataModule, ABC):
                 size=checked_size(self.image_size),
                 resize=self.resize,
                 name=type(self).__name__,
+                mask_values=self.mask_values,
             )
+            for split in SPLITS:
+                images = [record.image for record in self._read.get(split, ())]
+                self._copies.add(split, self._pictures.digests(images))
         return self._pictures
 
     def captions_file(self) -> Path | None:

@@ -24,6 +24,7 @@ def audit_dataset(
     captions: str | None = None,
     split: str | None = None,
     layout: str | None = None,
+    mask_values: list[int] | None = None,
     image_size: int | list[int] = 224,
     resize: Resize = "stretch",
     max_tokens: int = 32,
@@ -35,11 +36,13 @@ def audit_dataset(
 
     Args:
         root: the dataset's folder.
-        dataset: qata, mosmed, duke, refhl, manifest, or the path of a DataModule's class such as
-            own.OwnData; auto finds out from the files.
+        dataset: qata, mosmed, duke, refhl, medclipseg, manifest, or the path of a DataModule's
+            class such as own.OwnData; auto finds out from the files.
         captions: caption table or the folder that holds the tables; by default root is searched.
         split: one of the dataset's splits; by default its DataModule's.
         layout: where the images lie below root, where auto does not find out.
+        mask_values: the values of masks' files that are foreground, such as [1, 2]; by default all
+            above 127.
         image_size: side of the network's input, or [height, width]; lesions that vanish when their
             mask is resized to it are reported.
         resize: how masks come to that size: stretch, or pad, which keeps their aspect ratio.
@@ -60,6 +63,7 @@ def audit_dataset(
         raise UserError(f"root={root} is not a folder", "give the unpacked dataset's folder")
     kind = _dataset_named(dataset, folder)
     settings: dict[str, Any] = {"captions": captions, "split": split, "layout": layout}
+    settings["mask_values"] = mask_values
     given = {name: value for name, value in settings.items() if value is not None}
     for name in given.keys() - setting_names(kind):
         raise UserError(f"{kind.__name__} has no setting {name}", f"leave --{name} out")

@@ -67,6 +67,7 @@ class TextSegDataset(Dataset[Sample]):
         caption_dropout: probability of an empty caption, drawn by (seed, epoch, index).
         seed: of all that is drawn.
         cached: the same rows' pictures and masks; without it files are read.
+        mask_values: the values of a mask's file that are foreground; None takes those above 127.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class TextSegDataset(Dataset[Sample]):
         caption_dropout: float = 0.0,
         seed: int = 0,
         cached: CachedRows | None = None,
+        mask_values: Sequence[int] | None = None,
     ) -> None:
         self.records = list(records)
         self.size = size
@@ -92,6 +94,7 @@ class TextSegDataset(Dataset[Sample]):
         self.caption_dropout = caption_dropout
         self.seed = seed
         self.cached = cached
+        self.mask_values = mask_values
         self._image_ids = np.array(
             [stable_id(_identity(record.image, root)) for record in records], dtype=np.int64
         )
@@ -157,7 +160,7 @@ class TextSegDataset(Dataset[Sample]):
             return self.cached.mask(index), None
         path = self.records[index].mask
         assert path is not None
-        truth = read_mask(path)
+        truth = read_mask(path, self.mask_values)
         return fit_mask(truth, self.size, self.resize), truth if self.stage == "test" else None
 
 

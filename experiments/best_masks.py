@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--strides", type=int, nargs="+", default=[1, 4, 8])
     parser.add_argument("--limit", type=int, default=200, help="masks at most, evenly chosen")
     given = parser.parse_args()
-    files = sorted(given.folder.rglob("*.png"))
+    files = sorted(f for f in given.folder.rglob("*.png") if not f.name.startswith("."))
     masks = [read_mask(file) for file in files[:: max(1, -(-len(files) // given.limit))]]
     masks = [mask for mask in masks if mask.any()]
     small = np.argsort([mask.mean() for mask in masks])[: -(-len(masks) // 3)]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from textseg.errors import Report, TableError, UserError, first_line, raise_error
 
@@ -21,7 +23,11 @@ TABLE_SUFFIXES = (".csv", ".xlsx", ".jsonl", ".json")
 
 SPLITS = ("train", "val", "test")
 _SPLIT_OF = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
-_TABLE_REMEDY = "accepted are .xlsx, .csv with , or ; in UTF-8, .jsonl, and SGSeg's annotation.json"
+_TABLE_REMEDY = (
+    "accepted are .xlsx, .csv (, or ; or tabs) in UTF-8, .jsonl, and SGSeg's annotation.json; save "
+    "other workbooks as .xlsx or 'CSV UTF-8', and name separated text .csv"
+)
+_UTF8_REMEDY = "save it as CSV in UTF-8 (Excel: Save As, 'CSV UTF-8'), or as .xlsx"
 _UNNAMED = "Unnamed: "  # also what pandas calls a column without a name
 FILL_IN = "fill it in or delete the row; for an experiment without text set caption_mode=empty"
 _LONGEST_NAME = 255  # bytes, of the file systems in use
@@ -37,21 +43,33 @@ class Row(dict[str, Any]):
         number: the row, counted from 0 without the empty ones.
         line: the row in a .csv or .xlsx, counted from 1 with the header and the empty rows; None
             for an entry of the JSON formats.
+        entry: the entry of a file, counted from 1; None where `number` counts those of one file.
+        decimal_comma: whether "1,5" is one number: in text that ; or tabs separate, as Excel
+            writes it where decimals have a comma.
     """
 
     def __init__(
-        self, cells: Mapping[str, Any], file: Path, number: int, line: int | None = None
+        self,
+        cells: Mapping[str, Any],
+        file: Path,
+        number: int,
+        line: int | None = None,
+        entry: int | None = None,
+        *,
+        decimal_comma: bool = False,
     ) -> None:
         super().__init__(cells)
         self.file = file
         self.number = number
         self.line = line
+        self.entry = number + 1 if entry is None else entry
+        self.decimal_comma = decimal_comma
 
     @property
     def location(self) -> str:
         """Name the row as an editor numbers it."""
         if self.line is None:
-            return f"entry {self.number + 1}"
+            return f"entry {self.entry}"
         return f"row {self.line} (the header is row 1)"
 
     def filled(self, column: str) -> bool:
@@ -123,8 +141,16 @@ def match_key(name: str) -> str:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """List the image files of a folder by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    """List the image files of a folder by name; "._a.png" is what a Mac leaves beside a.png."""
+    listed = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(path for path in listed if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def not_images_in(folder: Path) -> list[str]:
+    """List what else a folder shows: other files, and folders, which end in /."""
+    images = set(images_in(folder))
+    listed = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(f"{p.name}/" if p.is_dir() else p.name for p in listed if p not in images)
 
 
 def case_name(image: Path, row: int) -> str:
@@ -253,7 +279,13 @@ def _bytes(name: str) -> int:
 
 # --- formats -------------------------------------------------------------------------------------
 
-_Cells = tuple[int | None, dict[str, Any]]  # a `Row`'s line and cells
+
+class _Cells(NamedTuple):
+    """What a `Row` is made of."""
+
+    line: int | None
+    cells: dict[str, Any]
+    decimal_comma: bool = False
 
 
 def read_rows(file: Path, report: Report = raise_error) -> list[Row]:
@@ -276,7 +308,10 @@ def read_rows(file: Path, report: Report = raise_error) -> list[Row]:
     try:
         if reader is None:
             raise UserError(f"{file} is not a kind of table that is read here", _TABLE_REMEDY)
-        return [Row(cells, file, n, line) for n, (line, cells) in enumerate(reader(file))]
+        return [
+            Row(found.cells, file, n, found.line, decimal_comma=found.decimal_comma)
+            for n, found in enumerate(reader(file))
+        ]
     except Exception as error:  # csv, json and zipfile share no base class for a broken file
         mistake = error if isinstance(error, UserError) else _unreadable(file, error)
         cause, _, remedy = str(mistake).partition("\n")
@@ -285,7 +320,10 @@ def read_rows(file: Path, report: Report = raise_error) -> list[Row]:
 
 
 def _unreadable(file: Path, error: Exception) -> UserError:
-    return UserError(f"{file} cannot be read as a table ({first_line(error)})", _TABLE_REMEDY)
+    remedy = _REMEDIES.get(file.suffix.lower(), _TABLE_REMEDY)
+    if isinstance(error, OSError):
+        remedy = "check its path, and that you may read it"
+    return UserError(f"{file} cannot be read as a table ({first_line(error)})", remedy)
 
 
 def _under_header(file: Path, table: Sequence[Sequence[str]]) -> Iterator[_Cells]:
@@ -312,38 +350,87 @@ def _under_header(file: Path, table: Sequence[Sequence[str]]) -> Iterator[_Cells
         if not name.startswith(_UNNAMED) or any(cells[column].strip() for cells in rows.values())
     ]
     for line, cells in rows.items():
-        yield line, {header[column]: cells[column] for column in kept}
+        yield _Cells(line, {header[column]: cells[column] for column in kept})
+
+
+_REMEDIES = {
+    ".xlsx": "save the table as .xlsx, or as CSV in UTF-8",
+    ".csv": "separate cells by , or ; or tabs, and put texts that hold the separator in quotes",
+    ".jsonl": 'write one object a line: {"image": .., "text": ..}',
+    ".json": "give SGSeg's annotation.json, complete, or a table as .csv, .xlsx or .jsonl",
+}
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),  # Excel's "Unicode text"
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_ZIP, _OLD_OFFICE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+
+
+def _text_of(file: Path) -> str:
+    """The text of a file in UTF-8, or in UTF-16 with its mark.
+
+    Raises:
+        UserError: it is in another encoding, or a workbook.
+    """
+    data = file.read_bytes()
+    if data.startswith(_ZIP):
+        raise UserError(f"{file} is a workbook, not text", "name it .xlsx")
+    _refuse_old_workbook(file, data)
+    mark, encoding = next((m for m in _MARKS if data.startswith(m[0])), (b"", "utf-8"))
+    if not mark and 4 * data[:400].count(0) > len(data[:400]):
+        raise UserError(f"{file} is in UTF-16 or no text", _UTF8_REMEDY)
+    try:
+        return data[len(mark) :].decode(encoding)
+    except UnicodeDecodeError as error:
+        what = f"byte {error.object[error.start]:#04x} at {error.start}"
+        raise UserError(f"{file} is not in {encoding.upper()} ({what})", _UTF8_REMEDY) from error
+
+
+def _refuse_old_workbook(file: Path, data: bytes) -> None:
+    if data.startswith(_OLD_OFFICE):
+        raise UserError(
+            f"{file} is a workbook of Excel's old form (.xls), or protected by a password",
+            "save it as .xlsx without a password, or as CSV in UTF-8",
+        )
 
 
 def _csv(file: Path) -> Iterator[_Cells]:
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        header = lines.readline()
-        lines.seek(0)
-        separator = ";" if header.count(";") > header.count(",") else ","
-        return _under_header(file, list(csv.reader(lines, delimiter=separator)))
+    text = _text_of(file)
+    header = io.StringIO(text, newline="").readline()
+    # Excel writes this line, and does not show it when it opens the file.
+    told = re.fullmatch(r'"?sep=(.)"?', header.strip("\r\n"), re.IGNORECASE)
+    if told:
+        text = text[len(header) :]
+    separator = told[1] if told else max(",;\t", key=header.count)
+    table = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+    for found in _under_header(file, table):
+        yield found._replace(decimal_comma=separator in ";\t")
 
 
 def _jsonl(file: Path) -> Iterator[_Cells]:
     # Not splitlines, which also breaks a caption at a line separator of Unicode.
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
+    for number, line in enumerate(_text_of(file).split("\n"), start=1):
         if not line.strip():
             continue
-        row = json.loads(line)
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            cause = f"{file}, line {number} is no JSON ({first_line(error)})"
+            raise UserError(cause, _REMEDIES[".jsonl"]) from error
         if not isinstance(row, dict):
-            raise UserError(
-                f"{file}, line {number} is no object", 'write {"image": .., "text": ..}'
-            )
-        yield None, row
+            raise UserError(f"{file}, line {number} is no object", _REMEDIES[".jsonl"])
+        yield _Cells(None, row)
 
 
 def _sgseg(file: Path) -> Iterator[_Cells]:
     """``{"train": [{...}], "valid": [...], "test": [...]}``; each row gets its split's name."""
-    splits = json.loads(file.read_text(encoding="utf-8-sig"))
+    splits = json.loads(_text_of(file))
     if not isinstance(splits, dict) or not set(map(split_name, splits)) <= set(SPLITS):
         raise ValueError("not an object with the keys train, valid and test")
     for split, rows in splits.items():
         for row in rows:
-            yield None, {**row, "split": split}
+            yield _Cells(None, {**row, "split": split})
 
 
 # --- workbooks -----------------------------------------------------------------------------------
@@ -375,6 +462,11 @@ def workbook_rows(file: Path, sheet: str | None = None) -> Iterator[list[str]]:
 
     book = None
     try:
+        with file.open("rb") as opened:
+            start = opened.read(len(_OLD_OFFICE))
+        _refuse_old_workbook(file, start)
+        if not start.startswith(_ZIP[:2]):
+            raise UserError(f"{file} is no workbook", "name it .csv if it is text, or save it anew")
         book = openpyxl.load_workbook(file, read_only=True, data_only=True)
         cells = _sheet(file, book, sheet)
         width = 0

@@ -63,6 +63,7 @@ def audit(
         resize=datamodule.resize,
         missing="error" if datamodule.on_missing == "error" else "warning",
         count_components=template is not None,
+        mask_values=datamodule.mask_values,
     )
     words = CaptionChecks(
         template,
@@ -76,6 +77,7 @@ def audit(
         words.read(record, split, files.inspect(record, split, scored=split != PREDICT))
     published = datamodule.published_splits.get(datamodule.split, ())
     files.compare(published=published)
+    files.judge(rows, scored=[split for split in rows if split != PREDICT])
     unlisted, refused = _all_images(datamodule, root)
     if rows:
         files.unlisted_files(unlisted)
@@ -85,6 +87,8 @@ def audit(
     findings += leaks(rows, files, published=published) + repetitions(rows, files)
     findings += files.findings + words.finished()
     facts = {**_facts(datamodule, rows, files), **words.facts()}
+    if rows:
+        facts |= datamodule.audit_facts(root)
     return Audit(in_order(findings), facts)
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from datamodules.audit.file_facts import ImageFacts, MaskFacts, inspect_image, inspect_mask
 from datamodules.audit.findings import Finding, Severity, finding
 from datamodules.files.checks import preview
-from datamodules.records import Record
+from datamodules.files.pixel_checks import judge_images, judge_masks, unequal_spacing
+from datamodules.records import Record, Splits
 from textseg.errors import UserError
 from textseg.preprocess import Resize, Size
 from textseg.tables import images_in, match_key
 
-_ODD = 0.1  # share of the pictures below which their size or mode is an exception
+_USUAL, _ODD = 0.5, 0.1  # shares of the pictures above and below which their form is so
+
+_OF_SETS = ("narrow range", "inverted mask")  # kinds that only a set can show
 
 
 class FileChecks:
@@ -26,6 +29,7 @@ class FileChecks:
         resize: how masks come to that size.
         missing: how serious a missing file is.
         count_components: whether masks' connected components are counted.
+        mask_values: the values of masks' files that are foreground.
     """
 
     def __init__(
@@ -36,12 +40,14 @@ class FileChecks:
         resize: Resize,
         missing: Severity,
         count_components: bool,
+        mask_values: Sequence[int] | None = None,
     ) -> None:
         self.root = root
         self.network = network
         self.resize: Resize = resize
         self.missing = missing
         self.count_components = count_components
+        self.mask_values = mask_values
         self.findings: list[Finding] = []
         self.images: dict[Path, ImageFacts | None] = {}  # None: not there, or unreadable
         self.masks: dict[Path, MaskFacts | None] = {}
@@ -62,7 +68,12 @@ class FileChecks:
         if image is not None and mask is not None and image.size != mask.size:
             (height, width), (mask_height, mask_width) = image.size, mask.size
             detail = f"image {height}x{width}, mask {mask_height}x{mask_width} (height x width)"
+            if _is_turned(image, mask):
+                detail += "; the image's EXIF orientation turns it"
             self.findings.append(finding("size mismatch", split, record.case, detail))
+        if unequal_spacing(record):
+            detail = f"{record.spacing} mm (rows, columns) differ by more than a factor of 3"
+            self.findings.append(finding("unequal spacing", split, record.case, detail))
         return mask
 
     def _image(self, record: Record, split: str) -> ImageFacts | None:
@@ -80,7 +91,7 @@ class FileChecks:
         try:
             facts = inspect_image(path)
         except UserError as error:
-            self._add("unreadable image", split, path, str(error))
+            self._add_unreadable("unreadable image", split, path, error)
             return None
         self.images[path] = facts
         if facts.constant:
@@ -98,10 +109,14 @@ class FileChecks:
             return None
         try:
             facts = inspect_mask(
-                path, self.network, self.resize, count_components=self.count_components
+                path,
+                self.network,
+                self.resize,
+                count_components=self.count_components,
+                mask_values=self.mask_values,
             )
         except UserError as error:
-            self._add("unreadable mask", split, path, str(error))
+            self._add_unreadable("unreadable mask", split, path, error)
             return None
         self.masks[path] = facts
         self._check_mask(facts, path, split)
@@ -110,10 +125,14 @@ class FileChecks:
     def _check_mask(self, facts: MaskFacts, path: Path, split: str) -> None:
         if facts.unusual_mode:
             self._add("unusual mask mode", split, path, facts.unusual_mode)
-        if facts.other_values and not facts.area:
+        odd = facts.oddities
+        if "erased" in odd:
             largest = max(facts.other_values)
             detail = f"the largest value is {largest}, and only values above 127 count"
             self._add("mask erased by the threshold", split, path, detail)
+        elif "classes" in odd or "faint" in odd:
+            kind = "class map" if "classes" in odd else "faint areas"
+            self._add(kind, split, path, f"filled are {odd.get('classes', odd.get('faint'))}")
         elif facts.other_values:
             detail = f"values {preview(facts.other_values)}; {facts.soft_share:.1%} of the area "
             detail += "above 0 is not above 127"
@@ -124,6 +143,12 @@ class FileChecks:
             detail = f"{facts.area} pixels of {facts.size[0]}x{facts.size[1]} leave none at "
             detail += f"{self.network[0]}x{self.network[1]}"
             self._add("lesion lost at network size", split, path, detail)
+
+    def _add_unreadable(self, kind: str, split: str, path: Path, error: UserError) -> None:
+        cause, _, remedy = str(error).partition("\n")
+        detail = cause.removeprefix(f"{path} ")
+        found = finding(kind, split, self.shown(path), detail, suggestion=remedy or None)
+        self.findings.append(found)
 
     def _add(
         self, kind: str, split: str, path: Path, detail: str, *, severity: Severity | None = None
@@ -149,12 +174,55 @@ class FileChecks:
             original = first.setdefault(facts.digest, path)
             if original != path:
                 self._add_copy(path, original, published=published)
+        self._find_odd_pictures(sizes)
+
+    def _find_odd_pictures(self, sizes: Counter[tuple[Size, str]]) -> None:
+        """Exceptions, where most pictures have one size and mode."""
+        if not sizes:
+            return
+        [((usual, usual_mode), most)] = sizes.most_common(1)
+        if most <= _USUAL * sizes.total():
+            return
         for path, facts in self.images.items():
             if facts is not None and sizes[facts.size, facts.mode] < _ODD * sizes.total():
                 (height, width), mode = facts.size, facts.mode
-                ((usual, usual_mode), _), *_ = sizes.most_common(1)
                 detail = f"{height}x{width}, mode {mode}; most are {usual[0]}x{usual[1]}, "
                 self._add("odd picture", self.split_of[path], path, f"{detail}{usual_mode}")
+
+    def judge(self, rows: Splits, *, scored: Collection[str]) -> None:
+        """Find what the files of each split have in common that one file cannot tell.
+
+        Args:
+            rows: by split, which were inspected.
+            scored: the splits whose masks are read.
+        """
+        for split, records in rows.items():
+            looked = {record.image: self.images.get(record.image) for record in records}
+            images = {path: facts.oddities for path, facts in looked.items() if facts}
+            verdicts = judge_images(images)
+            if split in scored:
+                read = {r.mask: self.masks.get(r.mask) for r in records if r.mask is not None}
+                masks = {path: facts.oddities for path, facts in read.items() if facts}
+                verdicts += judge_masks(masks, self.mask_values)
+                self._find_turned(split, records)
+            for verdict in verdicts:
+                if verdict.kind == "no foreground":
+                    detail = f"all {len(verdict.files)} masks {verdict.text}"
+                    severity: Severity | None = "error" if verdict.refuses else None
+                    found = finding(verdict.kind, split, split, detail, severity=severity)
+                    self.findings.append(found)
+                elif verdict.kind in _OF_SETS:
+                    for path in verdict.files:
+                        detail = f"as {len(verdict.files)} files of {split}, which {verdict.text}"
+                        self._add(verdict.kind, split, path, detail)
+
+    def _find_turned(self, split: str, records: Iterable[Record]) -> None:
+        """Images that EXIF turns and whose masks it does not."""
+        for path, mask_path in dict.fromkeys((r.image, r.mask) for r in records if r.mask):
+            image, mask = self.images.get(path), self.masks.get(mask_path)
+            if image is not None and mask is not None and _is_turned(image, mask):
+                detail = f"{image.oddities['turned']}; its mask {self.shown(mask_path)} has none"
+                self._add("turned picture", split, path, detail)
 
     def _add_copy(self, path: Path, original: Path, *, published: Collection[str]) -> None:
         split, other = self.split_of[path], self.split_of[original]
@@ -189,3 +257,7 @@ class FileChecks:
                 if (folder, key) not in known and not (of_masks and key in extra.values()):
                     kind = "mask without image" if of_masks else "image without caption"
                     self._add(kind, "", path, "no row names it", severity="warning")
+
+
+def _is_turned(image: ImageFacts, mask: MaskFacts) -> bool:
+    return "turned" in image.oddities and "turned" not in mask.oddities

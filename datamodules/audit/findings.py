@@ -44,7 +44,16 @@ KINDS: dict[str, Kind] = {
     "unreadable image": Kind("error", "replace the file, or delete its row"),
     "unreadable mask": Kind("error", "replace the file, or delete its row"),
     "size mismatch": Kind("error", "is the mask of this image? Save both at the same size"),
-    "mask erased by the threshold": Kind("error", "save masks as 0 and 255, not as class numbers"),
+    "mask erased by the threshold": Kind(
+        "error", "save masks as 0 and 255, or give the values of the foreground: mask_values=[1]"
+    ),
+    "class map": Kind("error", "give the classes that are foreground: mask_values=[...]"),
+    "inverted mask": Kind(
+        "error", "invert the masks, or mask_values=[0]; if they are right, mask_values=[255]"
+    ),
+    "narrow range": Kind(
+        "error", "scale the whole set alike: 12-bit values by 16, others to 0..255"
+    ),
     "case in two splits": Kind("error", "give all rows of a patient or study the same split"),
     "image in two splits": Kind("error", "list every image in one split only"),
     "duplicate image across splits": Kind("error", "keep the copies in one split, or one of them"),
@@ -52,9 +61,13 @@ KINDS: dict[str, Kind] = {
     "repeated row": Kind("warning", "delete one of the rows"),
     "one caption, two masks": Kind("warning", "write words that tell the lesions apart"),
     "soft mask": Kind("warning", "save masks as 0 and 255; do not interpolate them"),
+    "faint areas": Kind("warning", "if they are classes, pick some: mask_values=[...]"),
     "faint mask values": Kind("note", "nothing to do: only values above 127 count"),
     "unusual mask mode": Kind("warning", "save masks as gray (mode L) of 0 and 255"),
     "mask of everything": Kind("warning", "is the mask inverted?"),
+    "no foreground": Kind("warning", "check the masks"),
+    "turned picture": Kind("warning", "check that its mask fits what viewers show"),
+    "unequal spacing": Kind("warning", "write 1.5 or 1.5 1.5 where pixels are square"),
     "constant image": Kind("warning", "replace the file, or delete its row"),
     "odd picture": Kind("note", "check that it belongs to the dataset"),
     "empty mask, caption names lesions": Kind("warning", "check caption and mask"),
@@ -138,15 +151,21 @@ def in_order(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def format_audit(audit: Audit) -> str:
-    """Format a line for each kind with its count and first locations, then the facts."""
+    """Format a line for each kind with its count and first locations, and one of what to do.
+
+    The facts follow.
+    """
     groups: dict[tuple[Severity, str], list[Finding]] = {}
     for found in audit.findings:
         groups.setdefault((found.severity, found.kind), []).append(found)
     wide = max((len(kind) for _, kind in groups), default=0)
-    lines = [
-        f"{severity:<8}{len(members):>6}  {kind:<{wide}}  {_locations(members)}"
-        for (severity, kind), members in groups.items()
-    ]
+    lines = []
+    for (severity, kind), members in groups.items():
+        lines.append(f"{severity:<8}{len(members):>6}  {kind:<{wide}}  {_locations(members)}")
+        remedies = dict.fromkeys(found.suggestion for found in members if found.suggestion)
+        if remedies:
+            more = f" (and {len(remedies) - 1} more in findings.csv)" if len(remedies) > 1 else ""
+            lines.append(f"{'':<16}{next(iter(remedies))}{more}")
     counts = Counter(found.severity for found in audit.findings)
     lines += [", ".join(f"{counts[severity]} {severity}s" for severity in _ORDER), ""]
     wide = max((len(name) for name in audit.facts), default=0)

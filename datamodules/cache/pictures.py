@@ -4,7 +4,8 @@ A cache folder holds every file that a dataset's captions name, in all splits:
 
     pixels.bin    images [H, W, 1] where the channels are equal, otherwise [H, W, 3], uint8; then
                   masks [H, W], eight pixels a byte
-    index.json    where each file's pixels start, its size on disk, or why it cannot be read
+    index.json    where each file's pixels start, its size as viewers show it, or why it cannot be
+                  read; what is odd about it; and a digest of an image's pixels
 
 What is read from it equals, bit for bit, what decoding and resizing the file gives.
 """
@@ -27,17 +28,19 @@ from PIL import __version__ as pillow_version
 from tqdm import tqdm
 
 from datamodules.cache.build_once import build_once, forget, is_complete, sources_identity
+from datamodules.files.pixel_checks import Look
 from textseg.errors import UserError
 from textseg.preprocess import (
     PIXELS_VERSION,
     Bytes,
+    Kind,
+    Oddities,
     Resize,
     Size,
+    examine_image,
+    examine_mask,
     fit_image,
     fit_mask,
-    probe_size,
-    read_image,
-    read_mask,
 )
 
 _THREADS = 4  # decoding releases Python's lock
@@ -49,7 +52,8 @@ class Entry(NamedTuple):
     """A file in the cache.
 
     `start` is the offset of its pixels in bytes, `channels` 1 or 3 of an image and 0 of a mask,
-    `height` and `width` those on disk, `error` why it cannot be read, or "".
+    `height` and `width` those of the picture, `error` why it cannot be read, or ""; `digest` is of
+    an image's pixels.
     """
 
     start: int
@@ -57,6 +61,8 @@ class Entry(NamedTuple):
     height: int
     width: int
     error: str
+    oddities: Oddities
+    digest: str
 
 
 class PictureCache:
@@ -85,23 +91,35 @@ class PictureCache:
             [self._masks[str(path)] for path in masks],
         )
 
-    def file_size(self, path: Path) -> Size:
-        """Return height and width of an image or a mask on disk.
+    def look(self, path: Path, kind: Kind) -> Look:
+        """Tell what is known of an image or a mask.
 
         Raises:
             UserError: the file cannot be read.
         """
-        entry = self._images.get(str(path)) or self._masks[str(path)]
+        entry = (self._images if kind == "image" else self._masks)[str(path)]
         if entry.error:
             raise UserError(entry.error)
-        return entry.height, entry.width
+        size = entry.height, entry.width
+        return Look(size, entry.digest, "turned" in entry.oddities, entry.oddities)
 
-    def has_recovered(self, images: Sequence[Path], masks: Sequence[Path]) -> bool:
+    def digests(self, images: Iterable[Path]) -> dict[Path, str]:
+        """Digests of the pixels of those images that can be read."""
+        entries = {path: self._images.get(str(path)) for path in images}
+        return {path: e.digest for path, e in entries.items() if e is not None and e.digest}
+
+    def has_recovered(
+        self,
+        images: Sequence[Path],
+        masks: Sequence[Path],
+        mask_values: Sequence[int] | None = None,
+    ) -> bool:
         """Whether a file that could not be read can be now, though size and time are the same.
 
         This happens after a change of permissions or a failure of a network disk.
         """
-        kinds = ((images, self._images, _image_pixels), (masks, self._masks, _mask_pixels))
+        as_mask: _Decode = partial(_mask_pixels, mask_values=mask_values)
+        kinds = ((images, self._images, _image_pixels), (masks, self._masks, as_mask))
         lacking = (
             (decode, path)
             for paths, entries, decode in kinds
@@ -180,6 +198,7 @@ def open_cache(
     size: Size,
     resize: Resize,
     name: str,
+    mask_values: Sequence[int] | None = None,
 ) -> PictureCache:
     """Open the cache of these files, built first if there is none or if a file has changed.
 
@@ -190,24 +209,27 @@ def open_cache(
         size: height and width of the network's input.
         resize: how pictures and masks come to that size.
         name: the DataModule's, for the folder and for messages.
+        mask_values: of `read_mask`.
 
     Raises:
         UserError: the cache cannot be written, or needs more space than there is.
     """
     images, masks = (sorted(set(paths), key=str) for paths in (images, masks))
-    names = "\0".join(map(str, [size, resize, *images, "", *masks]))
+    settings = [size, resize, *[mask_values] * (mask_values is not None)]
+    names = "\0".join(map(str, [*settings, *images, "", *masks]))
     digest = hashlib.blake2b(names.encode(errors="surrogateescape"), digest_size=6).hexdigest()
     # A dataset whose captions name other files has a folder of its own: two runs that see the same
     # root differently must not rebuild one folder in turns.
     folder = (cache.expanduser() / f"{name}-{digest}").absolute()
-    identity = sources_identity([*images, *masks], PIXELS_VERSION, pillow_version, size, resize)
-    write = partial(_write, images=images, masks=masks, size=size, resize=resize, name=name)
+    identity = sources_identity([*images, *masks], PIXELS_VERSION, pillow_version, *settings)
+    given: dict[str, Any] = {"size": size, "resize": resize, "mask_values": mask_values}
+    write = partial(_write, images=images, masks=masks, name=name, **given)
     for attempt in range(2):
         build_once(
             folder, write, identity=identity, what=f"the cache of {name}", elsewhere=_ELSEWHERE
         )
         opened = PictureCache(folder, identity, size=size)
-        if attempt or not opened.has_recovered(images, masks):
+        if attempt or not opened.has_recovered(images, masks, mask_values):
             break
         forget(folder)
     return opened
@@ -225,13 +247,18 @@ def _write(
     size: Size,
     resize: Resize,
     name: str,
+    mask_values: Sequence[int] | None,
 ) -> None:
     images, masks = (list(filter(Path.is_file, paths)) for paths in (images, masks))
     _check_space(folder, len(images), len(masks), size)
-    index: dict[str, list[tuple[str | int, ...]]] = {"images": [], "masks": []}
+    index: dict[str, list[tuple[object, ...]]] = {"images": [], "masks": []}
     start, total = 0, len(images) + len(masks)
-    as_input = partial(_image_pixels, resize=resize), partial(_mask_pixels, resize=resize)
-    kinds = (("images", images, as_input[0]), ("masks", masks, as_input[1]))
+    as_image = partial(_image_pixels, resize=resize)
+    as_mask = partial(_mask_pixels, resize=resize, mask_values=mask_values)
+    kinds: tuple[tuple[str, Sequence[Path], _Decode], ...] = (
+        ("images", images, as_image),
+        ("masks", masks, as_mask),
+    )
     with (
         (folder / "pixels.bin").open("wb") as file,
         ThreadPoolExecutor(_THREADS) as pool,
@@ -239,8 +266,8 @@ def _write(
     ):
         for kind, paths, decode in kinds:
             for path, decoded in _decoded(pool, paths, decode, size):
-                _, channels, size_on_disk, error = decoded
-                index[kind].append((str(path), start, channels, *size_on_disk, error))
+                _, channels, size_on_disk, *known = decoded
+                index[kind].append((str(path), start, channels, *size_on_disk, *known))
                 _append(file, decoded.pixels)
                 start += decoded.pixels.size
                 bar.update()
@@ -267,7 +294,9 @@ class _Decoded(NamedTuple):
     pixels: Bytes
     channels: int
     size: Size
-    error: str = ""
+    error: str
+    oddities: Oddities
+    digest: str = ""
 
 
 _Decode = Callable[[Path, Size], _Decoded]
@@ -275,26 +304,35 @@ _Decode = Callable[[Path, Size], _Decoded]
 
 def _image_pixels(path: Path, size: Size, resize: Resize = "stretch") -> _Decoded:
     """Decode and resize an image; one channel where all three are equal."""
-    image = read_image(path)
+    image, oddities = examine_image(path)
     resized = fit_image(image, size, resize)
     red, green, blue = (resized[..., channel] for channel in range(3))
     if np.array_equal(red, green) and np.array_equal(red, blue):
         resized = red[..., None]
-    return _Decoded(resized.reshape(-1), resized.shape[2], (image.shape[0], image.shape[1]))
+    size_on_disk = image.shape[0], image.shape[1]
+    digest = hashlib.blake2b(repr(size_on_disk).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(image).tobytes())
+    known = size_on_disk, "", oddities, digest.hexdigest()
+    return _Decoded(resized.reshape(-1), resized.shape[2], *known)
 
 
-def _mask_pixels(path: Path, size: Size, resize: Resize = "stretch") -> _Decoded:
+def _mask_pixels(
+    path: Path,
+    size: Size,
+    resize: Resize = "stretch",
+    mask_values: Sequence[int] | None = None,
+) -> _Decoded:
     """Decode and resize a mask, and pack eight pixels into a byte."""
-    mask = read_mask(path)
-    return _Decoded(np.packbits(fit_mask(mask, size, resize)), 0, (mask.shape[0], mask.shape[1]))
+    mask, _, oddities = examine_mask(path, mask_values)
+    size_on_disk = mask.shape[0], mask.shape[1]
+    return _Decoded(np.packbits(fit_mask(mask, size, resize)), 0, size_on_disk, "", oddities)
 
 
 def _attempt(decode: _Decode, path: Path, size: Size) -> _Decoded:
     try:
-        probe_size(path)  # by checksum, as without a cache: decoding accepts a damaged end
         return decode(path, size)
     except UserError as error:
-        return _Decoded(np.empty(0, dtype=np.uint8), 0, (0, 0), str(error))
+        return _Decoded(np.empty(0, dtype=np.uint8), 0, (0, 0), str(error), {})
 
 
 def _decoded(

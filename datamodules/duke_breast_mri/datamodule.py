@@ -131,7 +131,8 @@ class DukeBreastMRIDataModule(TextSegDataModule):
         by_box = any(r.image.stem.endswith("_box") for part in parts.values() for r in part)
         self.mask_source = "boxes" if by_box else ""
         if self.captions_from == "oracle":
-            return {split: _with_oracle(records, split) for split, records in parts.items()}
+            values = self.mask_values
+            return {split: _with_oracle(rows, split, values) for split, rows in parts.items()}
         return parts
 
     def write_phantoms(self, folder: Path, rows: int) -> None:
@@ -238,11 +239,11 @@ def _official(pool: Iterable[Record], lists: dict[str, set[int]]) -> dict[str, s
     return split_of
 
 
-def _with_oracle(records: list[Record], split: str) -> list[Record]:
+def _with_oracle(records: list[Record], split: str, mask_values: list[int] | None) -> list[Record]:
     marked = []
     for record in tqdm(records, f"oracle captions of {split}", delay=2, unit="slice"):
         if record.mask is None:  # a mistake that was reported
             continue
-        text = oracle_caption(read_mask(record.mask))
+        text = oracle_caption(read_mask(record.mask, mask_values))
         marked.append(replace(record, text=text, case=f"{record.case}_oracle"))
     return marked

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_warn
 from tqdm import tqdm
 
-from datamodules.records import Record
+from datamodules.files.pixel_checks import Looker, is_turned
+from datamodules.records import Record, Splits
 from textseg.errors import Report, UserError, raise_error
-from textseg.preprocess import Size
-from textseg.tables import match_key
+from textseg.tables import FILL_IN, SPLITS, match_key
 
 _SHOWN = 5
+_REPLACE = "replace these files, or delete their rows from the captions table"
 _LONGEST_CAPTION = 100_000  # characters; what csv files are read with takes no field much longer
 
 
@@ -107,12 +108,36 @@ def without_caption(images: Iterable[Path], records: Iterable[Record]) -> list[P
     return [image for image in images if match_key(image.name) not in listed]
 
 
+def warn_of_shared_cases(rows: Splits, published: Collection[str]) -> None:
+    """Warn of patients that two of train, val and test hold.
+
+    Args:
+        rows: by split.
+        published: splits that share some, as others divided them.
+    """
+    homes: dict[str, set[str]] = {}
+    for split in SPLITS:
+        for record in rows.get(split, ()):
+            if record.case_id:
+                homes.setdefault(record.case_id, set()).add(split)
+    shared = [
+        f"{case} ({', '.join(sorted(splits))})"
+        for case, splits in homes.items()
+        if len(splits) > 1 and not splits <= set(published)
+    ]
+    if shared:
+        rank_zero_warn(
+            f"{len(shared)} patients or studies are in more than one split: {preview(shared)}; a "
+            "network is tested on whom it has seen"
+        )
+
+
 def check_files(
     records: Sequence[Record],
     *,
     scored: bool,
     what: str,
-    file_size: Callable[[Path], Size],
+    look: Looker,
 ) -> None:
     """Check that every image and mask can be read, and that a mask has its image's size.
 
@@ -120,36 +145,38 @@ def check_files(
         records: rows whose files exist.
         scored: whether a row needs its mask too.
         what: names the rows in messages.
-        file_size: height and width of a file, or UserError; a cache knows them.
+        look: knows the files; a cache, or who reads them.
 
     Raises:
         UserError: with the number of bad rows and the first five.
     """
-    sizes: dict[Path, Size] = {}
     rows = tqdm(records, f"checking {what}", delay=2, unit="row")
-    faults = (_fault(row, row.mask if scored else None, sizes, file_size) for row in rows)
+    faults = (_fault(row, row.mask if scored else None, look) for row in rows)
     problems = [fault for fault in faults if fault]
     if problems:
+        remedies = list(dict.fromkeys(remedy for _, remedy in problems))
         raise UserError(
             f"{len(problems)} of {len(records)} rows of {what} cannot be used: "
-            + "; ".join(problems[:_SHOWN]),
-            "replace these files, or delete their rows from the captions table",
+            + "; ".join(cause for cause, _ in problems[:_SHOWN]),
+            remedies[0] if len(remedies) == 1 and remedies[0] else _REPLACE,
         )
 
 
-def _fault(
-    record: Record, mask: Path | None, sizes: dict[Path, Size], file_size: Callable[[Path], Size]
-) -> str:
-    """What is wrong with a row's files, or nothing."""
+def _fault(record: Record, mask: Path | None, look: Looker) -> tuple[str, str] | None:
+    """What is wrong with a row's files, and what to do; None where nothing is."""
     try:
-        for path in (record.image, mask):
-            if path is not None and path not in sizes:
-                sizes[path] = file_size(path)
+        size = look(record.image, "image").size
+        mask_size = size if mask is None else look(mask, "mask").size
     except UserError as error:
-        return str(error).splitlines()[0]
+        cause, _, remedy = str(error).partition("\n")
+        return cause, remedy
     if not record.text.strip():
-        return f"{record.case} has an empty caption"
-    if mask is None or sizes[record.image] == sizes[mask]:
-        return ""
-    (h, w), (mask_h, mask_w) = sizes[record.image], sizes[mask]
-    return f"{record.image} is {h}x{w} but {mask} is {mask_h}x{mask_w} (height x width)"
+        return f"{record.case} has an empty caption", FILL_IN
+    if mask is None or size == mask_size:
+        return None
+    (h, w), (mask_h, mask_w) = size, mask_size
+    cause = f"{record.image} is {h}x{w} but {mask} is {mask_h}x{mask_w} (height x width)"
+    if is_turned(record.image, mask, look):
+        remedy = "save the image as viewers show it, without the tag, or turn the mask as well"
+        return f"{cause}; its EXIF orientation turns the image", remedy
+    return cause, _REPLACE

@@ -27,6 +27,7 @@ from textseg.tables import (
     match_key,
     read_captions,
     read_rows,
+    split_name,
 )
 
 Names = tuple[str, ...]
@@ -316,12 +317,49 @@ def read_lists(
         captions: a caption table or the folder of the tables, looked at first.
         names: what each split's list may be called; one that is nowhere is absent from the result.
     """
+    folders = _list_folders(root, layout, captions)
+    lists = {split: named_table(folders, stems) for split, stems in names.items()}
+    return {split: read_keys(file) for split, file in lists.items() if file is not None}
+
+
+def _list_folders(root: Path, layout: Layout, captions: Path | None) -> list[Path]:
+    """The folders in which lists of a split's files may lie."""
     bases = [root, layout.base, layout.splits["train"].images.parent]
     if captions is not None:
         bases.insert(0, captions.parent if captions.is_file() else captions)
-    folders = table_folders(bases)
-    lists = {split: named_table(folders, stems) for split, stems in names.items()}
-    return {split: read_keys(file) for split, file in lists.items() if file is not None}
+    return table_folders(bases)
+
+
+def read_split_list(
+    root: Path, layout: Layout, captions: Path | None, stems: Names
+) -> dict[str, set[str]]:
+    """Read a list of two columns, image and split, that lies where tables do; {} without one.
+
+    Args:
+        root: the dataset's folder.
+        layout: its images.
+        captions: a caption table or the folder of the tables, looked at first.
+        stems: what the list may be called.
+
+    Raises:
+        UserError: a column is missing, or a split is none of train, val and test.
+    """
+    file = named_table(_list_folders(root, layout, captions), stems)
+    if file is None:
+        return {}
+    rows = read_rows(file)
+    columns = rows[0] if rows else {}
+    image, split = find_column(file, columns, IMAGE_COLUMNS), find_column(file, columns, ("split",))
+    assert image is not None, "its absence is raised"
+    assert split is not None, "its absence is raised"
+    lists: dict[str, set[str]] = {}
+    for row in rows:
+        name = split_name(row.required(split))
+        if name not in SPLITS:
+            detail = f"split={row[split]!r}"
+            raise row.error(detail, f"write one of {', '.join(SPLITS)}", kind="invalid split name")
+        lists.setdefault(name, set()).add(match_key(row.required(image)))
+    return lists
 
 
 def split_by_lists(

@@ -12,7 +12,8 @@
 | text_<name> | optional: the row's caption in a set of altered ones; empty where it has none |
 
 An image with several lesions or several expressions has several rows. "left" is the picture's left.
-Column names are compared without regard to case, spaces and hyphens.
+Column names are compared without regard to case, spaces and hyphens. In text that ; or tabs
+separate, a spacing of "0,8" is 0.8.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import difflib
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -88,6 +90,7 @@ def read_manifest(
     root: Path,
     file: Path | None,
     *,
+    rows: Sequence[Row] | None = None,
     needs_split: bool = True,
     lenient: bool = False,
     strata: Sequence[str] = (),
@@ -98,6 +101,7 @@ def read_manifest(
     Args:
         root: folder that the manifest's paths start from.
         file: the manifest; None looks for one of `MANIFEST_NAMES` in root.
+        rows: the rows, where they were read from another form and `file` only names them.
         needs_split: every row must name its split; otherwise rows of a manifest without that
             column are under "unsplit".
         lenient: also take caption, description or sentence for text, ignore other columns with a
@@ -115,7 +119,8 @@ def read_manifest(
     file = find_manifest(root, file)
     optional = ["split"] * (not needs_split) + ["mask", "case_id"] * lenient
     needed = [column for column in REQUIRED if column not in optional]
-    rows = _renamed(file, read_rows(file), needed, strata, report, lenient=lenient)
+    written = read_rows(file) if rows is None else rows
+    rows = _renamed(file, written, needed, strata, report, lenient=lenient)
     columns = {column for row in rows for column in row}
     filled = {column for column in columns if any(row.filled(column) for row in rows)}
     has_case = "case_id" in (filled if lenient else columns)
@@ -162,7 +167,7 @@ def write_manifest(folder: Path, rows: Iterable[Mapping[str, object]]) -> Path:
 
 def _renamed(
     file: Path,
-    rows: list[Row],
+    rows: Sequence[Row],
     needed: Sequence[str],
     strata: Sequence[str],
     report: Report,
@@ -201,7 +206,9 @@ def _renamed(
     for row in rows:
         cells = {names[column]: value for column, value in row.items() if column in names}
         cells |= {_of_stratum(name): row.get(column) for name, column in of_strata.items()}
-        renamed.append(Row(cells, file, row.number, row.line))
+        renamed.append(
+            Row(cells, file, row.number, row.line, row.entry, decimal_comma=row.decimal_comma)
+        )
     return renamed
 
 
@@ -312,16 +319,31 @@ def _spacing(row: Row, report: Report) -> tuple[float, float] | None:
     value = row.get("spacing")
     if value is None or value == "":
         return None
-    parts = value if isinstance(value, list) else str(value).strip("[]").replace(",", " ").split()
+    parts = value if isinstance(value, list) else _numbers_in(str(value), row)
     try:
         numbers = [float(part) for part in parts]
     except (TypeError, ValueError):
         numbers = []
     if len(numbers) in (1, 2) and all(math.isfinite(n) and n > 0 for n in numbers):
         return numbers[0], numbers[-1]
-    remedy = 'write millimeters per pixel as "0.8 0.8" (rows, columns) or as one number'
+    remedy = 'write millimeters per pixel as "0.8 0.8" (rows, columns) or as one number, 0.8'
     report(row.error(f"spacing={value!r}", remedy))
     return None
+
+
+def _numbers_in(cell: str, row: Row) -> list[str]:
+    """The numbers of a cell as text, with decimal points.
+
+    A comma between digits without a space may stand for a point, as in "1,5". It does where commas
+    do not separate the table's cells; elsewhere "1,5" may also be two numbers, and is none.
+    """
+    is_list = cell.strip()[:1] in ("[", "(")
+    cell = cell.strip("[]() ")
+    if re.search(r"\d,\d", cell) and "." not in cell and not is_list:
+        if not row.decimal_comma:
+            return []
+        cell = re.sub(r"(?<=\d),(?=\d)", ".", cell)
+    return cell.replace(",", " ").replace(";", " ").split()
 
 
 def _check_splits(root: Path, file: Path, splits: Splits, report: Report) -> None:

@@ -5,8 +5,8 @@ A caption table has the columns Image (the mask's name) and Description. "left" 
 left. Any of these layouts will do, and root may also be a folder further in or out where shown:
 
     kaggle     [QaTa-COV19/][QaTa-COV19-v2/]{Train Set,Test Set}/{Images,Ground-truths}/
-               LViT's workbooks {Train,Test}_text_for_Covid19.xlsx (and Train_ID, Val_ID.xlsx) in
-               root, or in "Train Set", "Test Set" or a folder Text in these
+               LViT's workbooks {Train,Test}_text_for_Covid19.xlsx (and Train_ID, Val_ID.xlsx, or
+               official_split.csv) in root, or in "Train Set", "Test Set" or a folder Text in these
     lvit       [datasets/][QaTa-Covid19/ or Covid19/]{Train,Val,Test}_Folder/{img,labelcol}/
                and in each <split>_text.xlsx, Train_Val_text.xlsx (train and val in one),
                <split>_text_for_Covid19.xlsx or text_alpha.xlsx
@@ -43,6 +43,7 @@ from datamodules.qata_cov19.layouts import (
     LayoutName,
     find_layout,
     read_id_lists,
+    read_split_list,
     read_tables,
 )
 from datamodules.records import Splits
@@ -63,8 +64,9 @@ class QaTaCov19DataModule(TextSegDataModule):
         captions: caption table, or the folder that holds the train and test tables (and the ID
             workbooks); by default root is searched.
         split: first80 takes the first 80 % of the rows of LViT's train table, sorted by name, for
-            training and the rest for validation; official follows LViT's folders or its Train_ID
-            and Val_ID workbooks; subject puts about 80 % of the patients into training.
+            training and the rest for validation; official follows LViT's folders, its Train_ID and
+            Val_ID workbooks or official_split.csv (columns image and split); subject puts about
+            80 % of the patients into training.
         layout: where the images lie below root; auto finds out.
     """
 
@@ -107,6 +109,8 @@ class QaTaCov19DataModule(TextSegDataModule):
         else:
             try:
                 lists = read_id_lists(root, layout, captions)
+                if len(lists) < len(ID_LISTS):
+                    lists = read_split_list(root, layout, captions)
                 parts = _official(pool, tables, layout, lists)
             except UserError as error:
                 report(error)
@@ -167,20 +171,21 @@ def _by_subject(pool: list[Caption]) -> Parts:
 def _official(
     pool: list[Caption], tables: Parts, layout: Layout, lists: dict[str, set[str]]
 ) -> Parts:
-    """Divide by LViT's random lists: its workbooks, or the tables or images in its folders."""
-    if len(lists) < len(ID_LISTS):
+    """Divide by LViT's random lists: written ones, or the tables or images in its folders."""
+    if not set(ID_LISTS) <= set(lists):
         if layout.name != "lvit" or "val" not in layout.splits:
             raise UserError(
                 f"split=official: {layout.base} has neither Train_Folder and Val_Folder nor "
-                "Train_ID.xlsx and Val_ID.xlsx",
-                "both come with LViT's text download: put them beside the captions, or use first80",
+                "Train_ID.xlsx and Val_ID.xlsx nor official_split.csv (image, split)",
+                "LViT's text download has the workbooks: put them beside it, or use first80",
             )
         train, val = _keys(tables["train"]), _keys(tables.get("val", ()))
         if not val or val == train:
             val = set(index_images(layout.splits["val"].images))
         lists = {"train": train - val, "val": val}
-    remedy = "use the ID workbooks that belong to this caption table"
-    return split_by_lists(pool, lists, split="official", remedy=remedy)
+    remedy = "use the lists that belong to this caption table"
+    parts = {split: lists[split] for split in ID_LISTS}
+    return split_by_lists(pool, parts, split="official", remedy=remedy)
 
 
 def _keys(rows: Iterable[Caption]) -> set[str]:

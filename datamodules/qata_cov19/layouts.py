@@ -50,7 +50,7 @@ TABLES = TableNames(
     splits={
         "train": ("train", "train_val_text", "train_text_for_covid19", "train_text"),
         "val": ("val", "valid", "val_text_for_covid19", "val_text"),
-        "test": ("test", "test_text_for_covid19", "test_text"),
+        "test": ("test", "test_text_for_covid19", "test_text", "test_text_original"),
     },
     joint=("annotation", "annotations", "sgseg_annotation"),
     needed=("train", "test"),
@@ -58,8 +58,10 @@ TABLES = TableNames(
 )
 
 ID_LISTS = {"train": ("train_id",), "val": ("val_id",)}  # LViT's random split
+SPLIT_LIST = ("official_split",)  # the same in one table of image and split
 
 # What files.layouts does, by this dataset's names.
 find_layout = partial(layouts.find_layout, specs=LAYOUTS, dataset="QaTa-COV19-v2")
 read_tables = partial(layouts.read_tables, names=TABLES)
 read_id_lists = partial(layouts.read_lists, names=ID_LISTS)
+read_split_list = partial(layouts.read_split_list, stems=SPLIT_LIST)

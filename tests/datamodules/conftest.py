@@ -34,7 +34,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever opens a picture's file fails; use it after the cache is built."""
 
-    def refuse(path: Path) -> None:
+    def refuse(path: Path) -> bytes:
         raise AssertionError(f"{path} was read")
 
-    monkeypatch.setattr("PIL.Image.open", refuse)
+    monkeypatch.setattr(Path, "read_bytes", refuse)

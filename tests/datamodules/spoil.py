@@ -248,7 +248,7 @@ def spoil_manifest(root: Path) -> Planted:
     return [
         ("mask of everything", rows[0]["mask"]),
         ("lesion lost at network size", rows[1]["mask"]),
-        ("faint mask values", rows[2]["mask"]),
+        ("faint areas", rows[2]["mask"]),
         ("unusual mask mode", rows[3]["mask"]),
         ("one caption, two masks", manifest_case(rows, both + 1)),
         ("truncated caption", manifest_case(rows, 12)),

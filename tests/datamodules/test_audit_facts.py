@@ -87,7 +87,10 @@ def test_the_share_that_the_threshold_drops_is_of_all_that_is_not_black(tmp_path
 
 
 def a_mask(**fields: Any) -> MaskFacts:
-    plain = MaskFacts((64, 64), "", "", (), 0.0, area=9, center=0.2, components=1, vanishes=False)
+    plain = MaskFacts(
+        *((64, 64), "", "", (), 0.0),
+        **{"area": 9, "center": 0.2, "components": 1, "vanishes": False, "oddities": {}},
+    )
     return replace(plain, **fields)
 
 

@@ -24,7 +24,7 @@ from tests.datamodules.png_folder import (
     same_sample,
 )
 from textseg.errors import UserError
-from textseg.preprocess import read_image
+from textseg.preprocess import examine_image
 
 # --- the same pixels
 
@@ -251,13 +251,13 @@ def test_a_file_that_can_be_read_again_is_noticed_though_it_looks_unchanged(
     def denied(path: Path) -> Any:
         if path.name == "image_00.png":
             raise UserError(f"{path} cannot be read as an image (Permission denied)")
-        return read_image(path)
+        return examine_image(path)
 
-    monkeypatch.setattr(cache_module, "read_image", denied)
+    monkeypatch.setattr(cache_module, "examine_image", denied)
     for _ in range(2):
         with pytest.raises(UserError, match=r"image_00\.png .*Permission denied"):
             make(root).setup("fit")
     assert len(builds) == 1
-    monkeypatch.setattr(cache_module, "read_image", read_image)
+    monkeypatch.setattr(cache_module, "examine_image", examine_image)
     make(root).setup("fit")
     assert len(builds) == 2

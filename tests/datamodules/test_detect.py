@@ -8,12 +8,14 @@ import pytest
 from datamodules import (
     DukeBreastMRIDataModule,
     ManifestDataModule,
+    MedCLIPSegDataModule,
     MosMedDataModule,
     QaTaCov19DataModule,
     TextSegDataModule,
 )
 from datamodules.commands import detect_dataset
 from datamodules.duke_breast_mri.phantoms import write_duke_mamamia
+from datamodules.medclipseg.phantoms import write_medclipseg
 from datamodules.mosmed.phantoms import write_mosmed
 from datamodules.qata_cov19.phantoms import write_qata
 from datamodules.refhl_seg.phantoms import write_refhl
@@ -45,6 +47,10 @@ TREES: dict[str, tuple[Writer, type[TextSegDataModule]]] = {
     "mosmed phantoms": (
         lambda root: write_mosmed(root / "data", train=4, val=1, test=1, image_size=48),
         MosMedDataModule,
+    ),
+    "medclipseg phantoms": (
+        lambda root: write_medclipseg(root / "data", train=2, val=1, test=1, image_size=32),
+        MedCLIPSegDataModule,
     ),
     "refhl phantoms": (
         lambda root: write_refhl(root / "data", train=1, val=1, test=1, image_size=32),
@@ -89,7 +95,8 @@ def test_names_of_neither_or_of_both_are_refused(tmp_path: Path, stems: list[str
             tmp_path / f"train/images/{stem}.png", tmp_path / f"train/masks/{stem}.png"
         )
     fitting = ("QaTaCov19DataModule", "MosMedDataModule") if len(stems) == 2 else ("covid_1",)
-    with refused(str(tmp_path), *fitting, "qata", "mosmed", "duke", "refhl", "manifest"):
+    known = ("qata", "mosmed", "duke", "refhl", "medclipseg", "manifest")
+    with refused(str(tmp_path), *fitting, *known):
         detect_dataset(tmp_path)
 
 
@@ -107,7 +114,9 @@ def test_images_and_segmentations_of_others_are_not_taken_for_duke(tmp_path: Pat
 
 
 def test_an_empty_folder_is_told_what_was_looked_for(tmp_path: Path) -> None:
-    with refused("manifest.jsonl", "Breast_MRI_001", "covid_1", "bjorke_"):
+    with refused(
+        "manifest.jsonl", "Breast_MRI_001", "covid_1", "bjorke_", "Prompts_Folder", "anns"
+    ):
         detect_dataset(tmp_path)
 
 

@@ -409,3 +409,45 @@ def test_an_altered_caption_is_one_string(tmp_path: Path) -> None:
     rows = [{**row, "text_vague": ["a", "b"]} for row in divided()]
     with pytest.raises(UserError, match="text_vague"):
         read_manifest(tmp_path, save(tmp_path / "m.jsonl", rows))
+
+
+# --- spacing -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cell", "separator", "wanted"),
+    [
+        ("1,5", ";", (1.5, 1.5)),
+        ("0,8 0,75", ";", (0.8, 0.75)),
+        ("0,8 0,75", "\t", (0.8, 0.75)),
+        ("0.8 0.75", ";", (0.8, 0.75)),
+        ("0.8, 0.75", ",", (0.8, 0.75)),
+        ("0.8,0.75", ",", (0.8, 0.75)),
+        ("[1,2]", ",", (1.0, 2.0)),
+        ("1, 2", ",", (1.0, 2.0)),
+        ("2", ",", (2.0, 2.0)),
+    ],
+)
+def test_a_comma_is_a_decimal_one_where_none_separates_cells(
+    tmp_path: Path, cell: str, separator: str, wanted: tuple[float, float]
+) -> None:
+    rows = [{**row, "spacing": cell} for row in divided()]
+    splits = read_manifest(tmp_path, save(tmp_path / "m.csv", rows, separator))
+    assert {record.spacing for part in splits.values() for record in part} == {wanted}
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.xlsx", "m.jsonl"])
+@pytest.mark.parametrize("cell", ["1,5", "0,8", "1,5 1,5", "1,5,2"])
+def test_a_comma_in_doubt_is_refused(tmp_path: Path, name: str, cell: str) -> None:
+    rows = [{**row, "spacing": cell} for row in divided()]
+    with pytest.raises(UserError, match=rf"spacing='{cell}'") as error:
+        read_manifest(tmp_path, save(tmp_path / name, rows))
+    assert "0.8" in str(error.value).splitlines()[1]
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u0085"])
+def test_a_caption_with_a_line_separator_is_written_and_read(tmp_path: Path, mark: str) -> None:
+    rows = [{**row, "text": f"{row['text']}{mark}x"} for row in divided()]
+    splits = read_manifest(tmp_path, write_manifest(tmp_path, rows))
+    texts = [record.text for part in splits.values() for record in part]
+    assert texts == [row["text"] for row in rows]

@@ -111,7 +111,11 @@ def test_a_file_that_does_not_name_splits_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "write", [trees.lvit, trees.lvit_joint, trees.kaggle_workbooks, trees.raw_workbooks]
+    "write",
+    [
+        *(trees.lvit, trees.lvit_joint, trees.kaggle_workbooks, trees.raw_workbooks),
+        trees.kaggle_split_list,
+    ],
 )
 def test_official_follows_lvits_lists(tmp_path: Path, write: Callable[[Path], Path]) -> None:
     datamodule = make(write(tmp_path), split="official")
@@ -122,7 +126,8 @@ def test_official_follows_lvits_lists(tmp_path: Path, write: Callable[[Path], Pa
 
 
 def test_official_without_lists_says_where_they_come_from(tmp_path: Path) -> None:
-    with refused("split=official", "Train_ID.xlsx", "Val_ID.xlsx", "LViT"):
+    files = ("Train_ID.xlsx", "Val_ID.xlsx", "official_split.csv")
+    with refused("split=official", *files, "LViT"):
         make(trees.kaggle(tmp_path), split="official").setup()
 
 
@@ -130,6 +135,22 @@ def test_official_lists_must_cover_every_caption(tmp_path: Path) -> None:
     trees.raw_workbooks(tmp_path)
     write_table(tmp_path / "Val_ID.xlsx", [["mask_covid_1.png"]], ["Image"])
     with refused("split=official", "3 captions"):
+        make(tmp_path, split="official").setup()
+
+
+def test_an_official_split_list_must_cover_every_caption_and_name_known_splits(
+    tmp_path: Path,
+) -> None:
+    file = trees.kaggle_split_list(tmp_path) / "official_split.csv"
+    rows = [tuple(line.split(",")) for line in file.read_text("utf-8-sig").split()]
+    write_table(file, rows[1:-6], rows[0])
+    with refused("split=official", "2 captions"):
+        make(tmp_path, split="official").setup()
+    write_table(file, [*rows[1:3], (rows[3][0], "dev"), *rows[4:]], rows[0])
+    with refused("official_split.csv, row 4", "split='dev'"):
+        make(tmp_path, split="official").setup()
+    write_table(file, rows[1:], ("image", "part"))
+    with refused("official_split.csv", "split", "image, part"):
         make(tmp_path, split="official").setup()
 
 
@@ -402,8 +423,11 @@ def test_all_1000_real_pairs_load_with_their_own_text(real_data: Path) -> None:
 
 @pytest.mark.real_data
 @pytest.mark.filterwarnings("ignore:left out")
-def test_sgsegs_captions_divide_the_real_sample_alike(real_data: Path) -> None:
-    ours, theirs = real(real_data), real(real_data, "qata_text/sgseg_annotation.json")
+@pytest.mark.parametrize(
+    "captions", ["qata_text/sgseg_annotation.json", "medclipseg_text/Covid19/Prompts_Folder"]
+)
+def test_captions_of_others_divide_the_real_sample_alike(real_data: Path, captions: str) -> None:
+    ours, theirs = real(real_data), real(real_data, captions)
     for split, count in (("train", 640), ("val", 160), ("test", 200)):
         assert names(ours, split) == names(theirs, split)
         assert len(theirs.records(split)) == count

@@ -198,3 +198,83 @@ def test_a_caption_tables_splits_go_by_the_names_a_manifests_do(
 ) -> None:
     write_table(tmp_path / "t.csv", [("a.png", "left", cell)], ("Image", "text", "split"))
     assert [c.split for c in read_captions(tmp_path / "t.csv")] == [split]
+
+
+# --- as spreadsheets save them -------------------------------------------------------------------
+
+TEXT = "Image;Description\r\nmask_a.png;Läsion, links\r\nmask_b.png;rechts\r\n"
+WANTED = [("mask_a.png", "Läsion, links"), ("mask_b.png", "rechts")]
+
+
+@pytest.mark.parametrize(
+    ("separator", "encoding", "head"),
+    [
+        (";", "utf-8", ""),
+        (";", "utf-8-sig", "sep=;\r\n"),
+        ("|", "utf-8", "sep=|\n"),
+        ("\t", "utf-8", ""),
+        ("\t", "utf-16", ""),  # "Unicode text"
+        (";", "utf-16-be", "\ufeff"),
+    ],
+)
+def test_text_is_read_as_excel_saves_it(
+    tmp_path: Path, separator: str, encoding: str, head: str
+) -> None:
+    text = head + TEXT.replace(";", separator)
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+    assert [(c.name, c.text) for c in read_captions(tmp_path / "t.csv")] == WANTED
+    assert [row.line for row in read_rows(tmp_path / "t.csv")] == [2, 3]
+
+
+def test_the_line_ends_of_an_old_mac_are_line_ends(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(TEXT.replace("\r\n", "\r").encode())
+    assert [(c.name, c.text) for c in read_captions(tmp_path / "t.csv")] == WANTED
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "mac-roman", "utf-16-le"])
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.json"])
+def test_text_in_another_encoding_is_named_and_not_guessed(
+    tmp_path: Path, encoding: str, name: str
+) -> None:
+    (tmp_path / name).write_bytes(TEXT.encode(encoding))
+    with pytest.raises(UserError, match="UTF-8") as error:
+        read_captions(tmp_path / name)
+    cause, remedy = str(error.value).splitlines()
+    assert name in cause
+    assert "UTF-8" in remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "remedy"),
+    [
+        ("t.csv", b"PK\x03\x04" + b"\0" * 40, "name it .xlsx"),
+        ("t.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 40, "without a password"),
+        ("t.xlsx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 40, "without a password"),
+        ("t.xlsx", TEXT.encode(), "name it .csv"),
+        ("t.xls", b"", "save other workbooks as .xlsx"),
+        ("t.tsv", TEXT.encode(), "name separated text .csv"),
+        ("t.jsonl", b'{"image": "a.png", "text": "x"}\n{"image"\n', "one object a line"),
+    ],
+)
+def test_a_table_under_a_wrong_name_is_told_the_right_one(
+    tmp_path: Path, name: str, data: bytes, remedy: str
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=name) as error:
+        read_rows(tmp_path / name)
+    assert remedy in str(error.value).splitlines()[1]
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\u0085", "\x0b", "\x0c", "\x1c"])
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.json"])
+def test_what_unicode_calls_a_line_end_is_part_of_a_caption(
+    tmp_path: Path, mark: str, name: str
+) -> None:
+    row = {"image": "a.png", "text": f"left{mark}upper"}
+    text = {
+        "t.csv": f"image,text\n{row['image']},{row['text']}\n",
+        "t.jsonl": json.dumps(row, ensure_ascii=False) + "\n",
+        "t.json": json.dumps({"train": [row]}, ensure_ascii=False),
+    }[name]
+    (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+    assert [c.text for c in read_captions(tmp_path / name)] == [row["text"]]

@@ -44,10 +44,10 @@ def write_pair(image: Path, mask: Path, *, seed: int = 0, side: int = SIDE) -> N
 
 
 def write_images(folder: Path, names: Sequence[str], images: str, masks: str) -> None:
+    tested = {name.lower() for name in TEST}
     for number, name in enumerate(names):
-        write_pair(
-            folder / images / f"{name}.png", folder / masks / f"mask_{name}.png", seed=number
-        )
+        seed = number + 100 * (name.lower() in tested)  # no picture is another split's
+        write_pair(folder / images / f"{name}.png", folder / masks / f"mask_{name}.png", seed=seed)
 
 
 def rows_of(names: Sequence[str]) -> list[tuple[str, str]]:
@@ -96,6 +96,15 @@ def write_ids(folder: Path) -> None:
     lists = {"Train_ID": [name for name in TRAIN if name not in val], "Val_ID": val}
     for stem, names in lists.items():
         write_table(folder / f"{stem}.xlsx", [[f"mask_{n}.png"] for n in names], ["Image"])
+
+
+def kaggle_split_list(root: Path) -> Path:
+    """Kaggle's tree with the official membership as one list of two columns."""
+    val = TRAIN[::3]
+    rows = [(f"{name}.png", "valid" if name in val else "train") for name in TRAIN]
+    rows += [(f"{name}.png", "test") for name in TEST]
+    write_table(kaggle(root) / "official_split.csv", rows, ("image", "split"))
+    return root
 
 
 def raw_workbooks(root: Path) -> Path:

@@ -15,12 +15,14 @@ import pytest
 import yaml
 from PIL import Image
 
-from datamodules import ManifestDataModule
+from datamodules import ManifestDataModule, MedCLIPSegDataModule
 from datamodules.base import setting_names
+from datamodules.medclipseg.phantoms import write_medclipseg
 from tests.docs.page import read_page
 from tests.tiny_run import ROWS, Outcome, call, fingerprints, masks_in, only, write_refhl
 
 PAGE = read_page("your_own_data.md")
+CLASSES = "classes"
 VARIATIONS = ["mirror", "strength", "kinds", "other words", "captions left out", "aspect ratio"]
 # The page's experiment takes a laptop's half hour; these make it take seconds.
 QUICK = [
@@ -65,7 +67,8 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
     rewrite(write_refhl(home / "other_hospital"), ("image", "mask", "text"))
     shutil.rmtree(rewrite(write_refhl(home / "new_images"), ("image", "text")) / "masks")
     (home / "my_data.yaml").write_text(PAGE.tested["my_data.yaml"])
-    outcomes = {"audit": call(*command("audit"), cwd=home)}
+    write_medclipseg(home / "data/BUSI", train=8, val=2, test=2, image_size=32)
+    outcomes = {name: call(*command(name), cwd=home) for name in ("busi", "audit")}
     outcomes["fit"] = call(*command("fit"), *QUICK, cwd=home)
     assert outcomes["fit"].status == 0, outcomes["fit"].err
     run = only(home / "runs/my_data")
@@ -80,8 +83,20 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
 
 
 def test_every_command_of_the_page_is_tested() -> None:
-    assert PAGE.named("bash") == ["audit", "fit", "test", "predict"]
-    assert PAGE.named("yaml") == ["my_data.yaml", *VARIATIONS]
+    assert PAGE.named("bash") == ["busi", "audit", "fit", "test", "predict"]
+    assert PAGE.named("yaml") == [CLASSES, "my_data.yaml", *VARIATIONS]
+
+
+def test_the_mask_values_of_the_page_pick_classes(tmp_path: Path) -> None:
+    settings = yaml.safe_load(PAGE.tested[CLASSES])
+    root = write_refhl(tmp_path)
+    for path in (root / "masks").iterdir():
+        values = np.asarray(Image.open(path)) // 255
+        values[:10] *= 2
+        Image.fromarray(values).save(path)
+    module = ManifestDataModule(str(root), image_size=32, num_workers=0, cache=None, **settings)
+    (batch,) = module.train_dataloader()
+    assert batch["mask"].any()
 
 
 def test_every_setting_of_the_page_makes_training_pictures(tmp_path: Path) -> None:
@@ -100,7 +115,9 @@ def test_every_setting_that_the_page_names_exists() -> None:
     named = set(re.findall(r"--data\.(\w+)", PAGE.text))
     accepted = set(yaml.safe_load(PAGE.tested["my_data.yaml"])["data"]["init_args"])
     assert len(named) > 5
-    assert named | accepted <= setting_names(ManifestDataModule)
+    own = setting_names(ManifestDataModule)
+    assert named <= own | setting_names(MedCLIPSegDataModule)
+    assert accepted <= own
 
 
 def test_the_tables_of_the_page_are_read(tmp_path: Path) -> None:

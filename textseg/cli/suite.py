@@ -107,6 +107,7 @@ class SuiteCLI(LightningCLI):
         self.run_folder = Path()
         self.checkpoint_path: str | None = None
         self.checkpoint: dict[str, Any] | None = None
+        self.modes_left_out: dict[str, str] = {}  # caption modes of tests after a fit, and why
         self.continued = False  # a fit that goes on in the folder of the run it resumes
         try:
             self._run_cli()
@@ -371,12 +372,21 @@ class SuiteCLI(LightningCLI):
         )
 
     def before_fit(self) -> None:
-        """Where a test follows, check its data before the training, not after."""
+        """Where a test follows, check its data and captions before the training, not after."""
         settings = self.config.fit
         operating_point(settings.threshold, settings.temperature, _no_calibration_yet)
-        if settings.test_after_fit:
-            self.datamodule.prepare_data()
-            self.datamodule.setup("test")
+        if not settings.test_after_fit:
+            return
+        self.datamodule.prepare_data()
+        self.datamodule.setup("test")
+        for mode in CAPTION_MODES_AFTER_FIT:
+            try:
+                self.datamodule.check_caption_mode("test", mode)
+            except UserError as error:
+                cause = str(error).partition("\n")[0]
+                self.modes_left_out[mode] = f"the test with {mode} captions is left out: {cause}"
+        for line in self.modes_left_out.values():
+            rank_zero_info(line)
 
     def after_fit(self) -> None:
         """Say where the run is and, with test_after_fit, test its best checkpoint."""
@@ -390,7 +400,8 @@ class SuiteCLI(LightningCLI):
                 "let at least one validation run (no fast_dev_run, limit_val_batches above 0)",
             )
         tested = self._averaged({"model": self.model, "ckpt_path": best})
-        mode, modes = self.datamodule.caption_mode, list(CAPTION_MODES_AFTER_FIT)
+        mode = self.datamodule.caption_mode
+        modes = [m for m in CAPTION_MODES_AFTER_FIT if m not in self.modes_left_out]
         if not reads_text(self.model):
             modes = modes[:1]
             rank_zero_info(f"{self.model.network_name} reads no captions: tested once")
@@ -466,6 +477,8 @@ class SuiteCLI(LightningCLI):
             )
         if self.trainer.is_global_zero:
             print(format_results(writer.results))
+            for line in self.modes_left_out.values():
+                print(line)
             print(f"written to {writer.folder.parent}")
 
 

@@ -37,6 +37,7 @@ from textseg.report.plots import (
 )
 from textseg.report.score_tables import MEANING
 from textseg.runs import Run
+from textseg.runs.results import pngs_in
 
 COMMON = ("image", "truth")  # panels of an overlay that are alike in every run
 OF_A_RUN = ("prediction", "agreement")
@@ -120,7 +121,7 @@ def _plots(comparison: Comparison) -> list[Block]:
 
 def _case_blocks(comparison: Comparison, count: int) -> list[Block]:
     runs = [
-        _Drawn(method, number, run, {f.stem: f for f in (folder / "overlays").glob("*.png")})
+        _Drawn(method, number, run, {f.stem: f for f in pngs_in(folder / "overlays")})
         for method in comparison.methods
         for number, (run, folder) in enumerate(_tests(method), start=1)
     ]

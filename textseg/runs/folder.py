@@ -23,7 +23,7 @@ TESTED_DATA = "data.json"
 AVERAGING = "averaging.json"  # beside masks: how they were made of logits
 TIME_STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?")  # a run's folder
 # Settings that make another dataset of the same files.
-VARIANTS = ("captions_from", "slices", "phases", "layout", "folds", "fold")
+VARIANTS = ("captions_from", "slices", "phases", "layout", "mask_values", "folds", "fold")
 _TRAINING_ROWS = re.compile(r"^# trained on (\d+) rows\b", re.MULTILINE)
 CAPTION_MODES = ("true", "empty", "shuffled")
 

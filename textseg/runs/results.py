@@ -64,7 +64,12 @@ class StoredTest:
 
     def pictures(self, kind: str) -> dict[str, Path]:
         """Files in overlays or explain, by case."""
-        return {file.stem: file for file in sorted((self.folder / kind).glob("*.png"))}
+        return {file.stem: file for file in pngs_in(self.folder / kind)}
+
+
+def pngs_in(folder: Path) -> list[Path]:
+    """List the PNG files of a folder of results, without what a Mac leaves beside them."""
+    return sorted(file for file in folder.glob("*.png") if not file.name.startswith("."))
 
 
 def read_test(folder: Path) -> StoredTest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -28,7 +29,17 @@ from textseg.errors import UserError, check_choice, refusing
 from textseg.metrics.case_table import resize_logits, threshold_logits, without_border
 from textseg.models.base import SegmentationModule, settings_of
 from textseg.models.ensemble import MirrorText, Tta
-from textseg.preprocess import Bytes, Resize, Size, checked_size, frame_of
+from textseg.preprocess import (
+    NARROW,
+    Bytes,
+    Oddities,
+    Resize,
+    Size,
+    all_narrow,
+    checked_size,
+    frame_of,
+    image_oddities,
+)
 from textseg.runs import Run
 from textseg.runs.calibration import (
     Temperature,
@@ -96,7 +107,8 @@ class Segmenter:
         Raises:
             UserError: the image cannot be read, or a network that reads words is given none.
         """
-        return next(self.segment_all([image], [text]))
+        [result] = self.segment_all([image], [text])
+        return result
 
     def segment_all(
         self,
@@ -108,7 +120,8 @@ class Segmenter:
         """Segment images of any sizes, each by its own text, in their order.
 
         Args:
-            images: as for `segment`; a file is read when its turn comes.
+            images: as for `segment`; a file is read when its turn comes. After the last, a warning
+                tells if all stay within a few of 255 levels.
             texts: one for each image. All are checked before the first result.
             batch_size: images in one forward pass.
         """
@@ -119,9 +132,13 @@ class Segmenter:
             )
         words = [self._checked_text(text) for text in texts]
         self.model.prepare_captions(words, training=False)  # warns of texts that are cut
+        oddities: list[Oddities] = []
         for first in range(0, len(images), batch_size):
             part = slice(first, first + batch_size)
-            yield from self._forward([pixels_of(image) for image in images[part]], words[part])
+            pictures = [pixels_of(image) for image in images[part]]
+            oddities += map(image_oddities, pictures)
+            yield from self._forward(pictures, words[part])
+        _warn_of_range(oddities)
 
     def _checked_text(self, text: str | None) -> str:
         if self.takes_text and not (text or "").strip():
@@ -220,6 +237,18 @@ def load(
         precision=precision,
         device=device,
     )
+
+
+def _warn_of_range(oddities: Sequence[Oddities]) -> None:
+    """Warn where all pictures stay within a few levels, as those of another range do."""
+    narrow = all_narrow(oddities)
+    if narrow:
+        warnings.warn(
+            f"{len(narrow)} of {len(oddities)} pictures never fill more than {NARROW} of 255 levels"
+            f" (the first: {oddities[narrow[0]]['narrow']}): is their range another one than that "
+            "of the training pictures? Scale them alike",
+            stacklevel=3,
+        )
 
 
 # --- the network -------------------------------------------------------------------------------

@@ -50,10 +50,8 @@ def pixels_of(image: Picture) -> Bytes:
 
 
 def _converted(image: Image.Image) -> Bytes:
-    if image.mode == "F":
-        raise UserError(
-            "a PIL image of mode F has no fixed range", "scale it to 0..255 and convert it to L"
-        )
+    if not image.width * image.height:
+        raise UserError("the PIL image has no pixels", "give a picture")
     late = (OSError, SyntaxError, ValueError)  # Pillow reads the file only now
     with refusing(late, "the PIL image cannot be read", "replace its file"):
         return rgb_values(image)

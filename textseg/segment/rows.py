@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,10 +38,18 @@ def read_rows(image: Path, text: str | None, root: str | None) -> Iterator[Row]:
         yield from _table_rows(image, text, root)
         return
     files = tables.images_in(image) if image.is_dir() else [image]
+    others = tables.not_images_in(image) if image.is_dir() else []
     if not files:
         raise UserError(
-            f"{image} holds no image (of the kinds {', '.join(tables.IMAGE_SUFFIXES)})",
+            f"{image} holds no image (of the kinds {', '.join(tables.IMAGE_SUFFIXES)})"
+            + f", but {', '.join(others)}" * bool(others),
             "give the folder that the images lie in directly, or a table of their paths",
+        )
+    if others:
+        warnings.warn(
+            f"{len(others)} of {len(files) + len(others)} entries of {image} are left out, as no "
+            f"images: {', '.join(others)}",
+            stacklevel=2,
         )
     for number, path in enumerate(files):
         require_file(path)

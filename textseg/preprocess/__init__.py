@@ -1,7 +1,7 @@
 """What is done to images and captions in one way wherever they come from.
 
-Images are read, resized and windowed; words are found in captions, and the word that gives away
-whether there is anything to outline.
+Files are read (`pixel_files`, `mask_files`), images resized and windowed; words are found in
+captions, and the word that gives away whether there is anything to outline.
 """
 
 from __future__ import annotations
@@ -9,28 +9,83 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from textseg.errors import UserError, refusing
+from textseg.errors import UserError
+from textseg.preprocess.mask_files import (
+    MASK_THRESHOLD,
+    Mask,
+    check_mask_values,
+    describe_mask,
+    examine_mask,
+    read_mask,
+)
+from textseg.preprocess.pixel_files import (
+    BROKEN,
+    FULL_SCALE,
+    NARROW,
+    PIXELS_VERSION,
+    Bytes,
+    Kind,
+    Oddities,
+    PixelFile,
+    Probe,
+    Size,
+    all_narrow,
+    decode,
+    examine_image,
+    image_oddities,
+    image_pixels,
+    probe,
+    probe_size,
+    read_image,
+    rgb_values,
+)
 
-Size = tuple[int, int]  # height, width
+__all__ = [
+    "BROKEN",
+    "FULL_SCALE",
+    "MASK_THRESHOLD",
+    "NARROW",
+    "PIXELS_VERSION",
+    "Bytes",
+    "Frame",
+    "Kind",
+    "Mask",
+    "Oddities",
+    "PixelFile",
+    "Probe",
+    "Resize",
+    "Size",
+    "all_narrow",
+    "check_mask_values",
+    "checked_size",
+    "ct_window",
+    "decode",
+    "describe_mask",
+    "examine_image",
+    "examine_mask",
+    "fit_image",
+    "fit_mask",
+    "frame_of",
+    "image_oddities",
+    "image_pixels",
+    "probe",
+    "probe_size",
+    "read_image",
+    "read_mask",
+    "resize_image",
+    "resize_mask",
+    "rgb_values",
+    "word_spans",
+]
+
 Frame = tuple[int, int, int, int]  # top, left, height, width
 Resize = Literal["stretch", "pad"]
-Bytes = NDArray[np.uint8]
-
-# What Pillow raises for a file that is cut short, spoiled, or claims to be gigantic.
-BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-
-# Raise it when a change below gives other pixels: caches built before are then built anew.
-PIXELS_VERSION = 1
-FULL_SCALE = 65535  # of 16-bit gray
-MASK_THRESHOLD = 127  # MosMedData+ masks have a faint rim at 12..21
 
 
 def checked_size(image_size: int | tuple[int, int] | list[int]) -> Size:
@@ -50,58 +105,6 @@ def checked_size(image_size: int | tuple[int, int] | list[int]) -> Size:
             f"give one side or [height, width] in multiples of 32, for example {nearest[0]}",
         )
     return sides[0], sides[1]
-
-
-def _reading(path: Path) -> AbstractContextManager[None]:
-    remedy = "replace the file, or leave it out of the captions table"
-    return refusing(BROKEN, f"{path} cannot be read as an image", remedy)
-
-
-def _open(path: Path) -> Image.Image:
-    with _reading(path):
-        image = Image.open(path)
-        image.load()
-    return image
-
-
-def probe_size(path: Path) -> Size:
-    """Height and width from the header, after a check of the file's integrity.
-
-    Raises:
-        UserError: the file is not an image or is cut short (by checksum, where the format has one).
-    """
-    with _reading(path), Image.open(path) as image:
-        width, height = image.size
-        image.verify()
-    return height, width
-
-
-def read_image(path: Path) -> Bytes:
-    """An image file as [H, W, 3] uint8; 16-bit gray values are scaled by 255/65535."""
-    return rgb_values(_open(path))
-
-
-def rgb_values(image: Image.Image) -> Bytes:
-    """An opened image as `read_image` gives it."""
-    if image.mode.startswith("I"):
-        gray = np.asarray(image, dtype=np.float64) / FULL_SCALE * 255
-        image = Image.fromarray(gray.clip(0, 255).round().astype(np.uint8))
-    return np.asarray(image.convert("RGB"))
-
-
-def read_mask(path: Path) -> Bytes:
-    """A mask file of mode 1, L, RGB or RGBA as [H, W] uint8: 1 where any color exceeds 127."""
-    values = mask_values(_open(path))
-    if values.ndim == 3:
-        values = values.max(axis=2)
-    return (values > MASK_THRESHOLD).astype(np.uint8)
-
-
-def mask_values(image: Image.Image) -> NDArray[np.integer]:
-    """An opened mask as plain numbers, [H, W] or [H, W, 3], without a palette or transparency."""
-    if image.mode in ("1", "P", "LA", "RGBA"):
-        image = image.convert("L" if image.mode in ("1", "LA") else "RGB")
-    return np.asarray(image)
 
 
 def resize_image(image: Bytes, size: Size) -> Bytes:

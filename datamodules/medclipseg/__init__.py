@@ -1,0 +1,1 @@
+"""MedCLIPSeg's sixteen datasets: reader, layout on disk, phantoms."""

@@ -1,0 +1,103 @@
+"""`segment` and `textseg.load` on pictures that are turned, of another range, or no pictures."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import textseg
+from textseg.errors import UserError
+from textseg.segment import segment
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (40, 64), dtype=np.uint8)
+PICTURE[:, :32] //= 3
+
+
+def turned(path: Path, number: int = 6) -> Path:
+    """PICTURE as viewers show it, stored a quarter turned."""
+    exif = Image.Exif()
+    exif[0x0112] = number
+    Image.fromarray(np.ascontiguousarray(PICTURE.T[::-1])).save(path, exif=exif)
+    return path
+
+
+def test_a_turned_picture_is_segmented_as_viewers_show_it(image_only: str, tmp_path: Path) -> None:
+    net = textseg.load(image_only)
+    wanted = net.segment(PICTURE)
+    path = turned(tmp_path / "a.png")
+    for image in (path, Image.open(path)):
+        found = net.segment(image)
+        assert found.mask.shape == (40, 64)
+        assert np.array_equal(found.probs, wanted.probs)
+    out = segment(str(path), ckpt_path=image_only, output=str(tmp_path / "out"))
+    assert Image.open(out / "masks/a__0.png").size == (64, 40)
+
+
+def write(path: Path, values: np.ndarray) -> Path:
+    Image.fromarray(values).save(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["12 bits", "numbers from 0 to 1"])
+def test_pictures_of_another_range_are_warned_of_with_their_number(
+    image_only: str, tmp_path: Path, kind: str
+) -> None:
+    dark = PICTURE.astype(np.uint16) * 16 if kind == "12 bits" else PICTURE // 200
+    paths = [write(tmp_path / f"{n}.png", dark[::-1] if n else dark) for n in range(3)]
+    net = textseg.load(image_only)
+    with pytest.warns(UserWarning, match=r"3 of 3 pictures .*16 of 255") as warned:
+        list(net.segment_all(paths, [""] * 3, batch_size=2))
+    assert len(warned) == 1
+    with pytest.warns(UserWarning, match="1 of 1 pictures"):
+        net.segment(paths[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        list(net.segment_all([*paths, PICTURE], [""] * 4))  # dark ones among others
+        net.segment(PICTURE * 0)
+
+
+@pytest.mark.parametrize("values", [PICTURE / np.float32(255), PICTURE.astype(np.int32) - 1024])
+def test_floats_and_hounsfield_units_are_refused_by_path_and_by_picture(
+    image_only: str, tmp_path: Path, values: np.ndarray
+) -> None:
+    path = write(tmp_path / "a.tif", values)
+    net = textseg.load(image_only)
+    for image in (path, Image.open(path)):
+        with pytest.raises(UserError, match=r"mode F|-1024") as error:
+            net.segment(image)
+        assert "0..255" in str(error.value).splitlines()[1]
+    with pytest.raises(UserError, match=r"a\.tif"):
+        segment(str(path), ckpt_path=image_only, output=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_folder_holds_beside_images_is_named_and_hidden_files_are_not(
+    image_only: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mixed"
+    (folder / "more").mkdir(parents=True)
+    for name in ("a.png", "b.PNG"):
+        write(folder / name, PICTURE)
+        (folder / f"._{name}").write_bytes(b"Mac OS X")
+    for name in ("c.xyz", "notes.txt", ".DS_Store"):
+        (folder / name).write_text("no picture")
+    with pytest.warns(UserWarning, match="left out") as warned:
+        out = segment(str(folder), ckpt_path=image_only, output=str(tmp_path / "out"))
+    (message,) = {str(warning.message) for warning in warned}
+    assert "3 of 5" in message
+    assert all(name in message for name in ("c.xyz", "notes.txt", "more/"))
+    assert "._" not in message
+    assert ".DS_Store" not in message
+    assert len(list((out / "masks").iterdir())) == 2
+
+
+def test_a_folder_without_any_image_names_what_it_holds(image_only: str, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none/c.xyz").write_text("no picture")
+    (tmp_path / "none/._a.png").write_bytes(b"Mac OS X")
+    with pytest.raises(UserError, match=r"c\.xyz"):
+        segment(str(tmp_path / "none"), ckpt_path=image_only, output=str(tmp_path / "out"))
