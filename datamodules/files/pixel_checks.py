@@ -177,7 +177,7 @@ class Oddity(NamedTuple):
     """What to warn of: "3 of 8 masks of train" and what they do."""
 
     kind: str
-    count: str
+    which: str
     text: str
 
 
@@ -236,7 +236,7 @@ def warn_of(oddities: Sequence[Oddity]) -> None:
     """Warn once of each kind, with the counts of all splits and the text of the first."""
     for kind in dict.fromkeys(oddity.kind for oddity in oddities):
         same = [oddity for oddity in oddities if oddity.kind == kind]
-        rank_zero_warn(f"{', '.join(oddity.count for oddity in same)} {same[0].text}")
+        rank_zero_warn(f"{', '.join(oddity.which for oddity in same)} {same[0].text}")
 
 
 def _looked(paths: Collection[Path], kind: Kind, look: Looker) -> dict[Path, Oddities]:

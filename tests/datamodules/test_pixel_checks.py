@@ -14,6 +14,7 @@ from PIL import Image
 
 from datamodules import ManifestDataModule, QaTaCov19DataModule
 from datamodules.audit import audit, format_audit
+from datamodules.commands import prepare_dataset
 from datamodules.files.pixel_checks import SAMPLE, sampled
 from datamodules.records import Record
 from tests.datamodules import trees
@@ -342,17 +343,10 @@ def test_without_a_cache_a_bounded_number_of_rows_is_looked_at() -> None:
         assert min(count, SAMPLE // 2) <= len(files) / 2 <= SAMPLE
 
 
-def test_every_file_is_decoded_once_for_a_cache_and_never_again(
+def test_every_file_is_read_once_for_a_cache_and_never_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = write_discs(tmp_path / "discs", mask=ones)
-    loaded: Counter[int] = Counter()
-    load = Image.Image.load
-
-    def counting(self: Image.Image) -> Any:
-        loaded[id(self)] += 1
-        return load(self)
-
     read: Counter[Path] = Counter()
     read_bytes = Path.read_bytes
 
@@ -365,6 +359,14 @@ def test_every_file_is_decoded_once_for_a_cache_and_never_again(
         with refused("8 of 8 masks of train"):
             setup(make(root, cache="cache"))
     assert +read == Counter(root.glob("*/*.png"))
+
+
+def test_a_cache_is_prepared_of_no_masks_that_are_misread(tmp_path: Path) -> None:
+    root = write_discs(tmp_path / "discs", mask=ones)
+    with refused("8 of 8 masks of train", "mask_values=[1]"):
+        prepare_dataset(make(root, cache="cache"))
+    prepare_dataset(make(root, cache="cache", mask_values=[1]))
+    assert len(list((tmp_path / "cache").iterdir())) == 2, "another reading, another cache"
 
 
 # --- files of a Mac ------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import yaml
 from textseg.errors import UserError
 from textseg.runs import Run
 from textseg.runs.folder import data_identity, unique_dir
+from textseg.runs.results import pngs_in
 
 
 def test_the_run_of_a_checkpoint_is_the_folder_above_checkpoints_or_its_own(
@@ -117,3 +118,9 @@ def test_a_folder_that_somebody_else_made_is_not_written_to(run: Run, tmp_path: 
     (run.folder / "test_on_data").mkdir()
     assert run.results_dir(identity(tmp_path / "data")).name == "test_on_data_2"
     assert not any((run.folder / "test_on_data").iterdir())
+
+
+def test_what_a_mac_leaves_beside_results_is_none_of_them(tmp_path: Path) -> None:
+    for name in ("b.png", "a.png", "._a.png", ".DS_Store", "a.csv"):
+        (tmp_path / name).touch()
+    assert [file.name for file in pngs_in(tmp_path)] == ["a.png", "b.png"]
