@@ -80,9 +80,9 @@ class Form:
             raise UserError(cause, "leave prompt_level out; it is for medvlsm's prompts")
         if self.name == "medvlsm":
             return _medvlsm_rows(self, level, report)
-        return (
-            _referring_rows(self) if self.name == "referring" else _biomedparse_rows(self, report)
-        )
+        if self.name == "referring":
+            return _referring_rows(self)
+        return _biomedparse_rows(self, report)
 
 
 def find_form(root: Path, captions: Path | None = None) -> Form | None:
