@@ -18,7 +18,7 @@ import pydicom
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from datamodules.files.volumes import Affine, Array
-from textseg.errors import UserError, first_line, refusing
+from textseg.errors import UserError, first_line, reason_of, refusing
 
 MAX_STEP = 1.5  # of the median step; at 2 a slice is missing
 MIN_STEP = 0.5  # of the median step; at 0 two slices coincide
@@ -161,7 +161,7 @@ def find_pictures(files: Iterable[Path]) -> tuple[list[list[Path]], list[tuple[P
             with _reading(file):
                 frames = int(header.get("NumberOfFrames") or 1)
         except UserError as error:
-            left_out.append((file, first_line(error)))
+            left_out.append((file, reason_of(error)))
             continue
         if not header.get("Rows"):
             left_out.append((file, f"holds no picture (Modality {header.get('Modality')})"))

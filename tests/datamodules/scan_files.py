@@ -25,7 +25,7 @@ SLOPE, INTERCEPT = 2.0, -1024.0
 # What a hospital's file says of the patient beyond what is needed to file it.
 PRIVATE = {
     "PatientAge": "061Y",
-    "PatientWeight": "71",
+    "PatientWeight": "71.25",
     "PatientAddress": "Elm Street 1",
     "OtherPatientIDs": "ID-OTHER",
     "PatientComments": "a comment",
