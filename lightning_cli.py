@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # nothing reaches the network unasked
 
@@ -20,11 +21,23 @@ def datasets() -> Datasets:
     from datamodules.captions.modes import swap_sides
     from datamodules.captions.perturbations import caption_variants
 
-    return Datasets(TextSegDataModule, caption_variants, swap_sides)
+    return Datasets(TextSegDataModule, caption_variants, swap_sides, _volumes)
+
+
+def _volumes(path: Path, **settings: Any) -> Any:
+    from datamodules.volumes.opened import Volumes
+
+    return Volumes(path, **settings)
 
 
 def _referring_set(folder: Path) -> str:
     from datamodules.refhl_seg.summary import format_summary, read_summary
+
+    return f"{format_summary(read_summary(folder))}\nwritten to {folder}"
+
+
+def _sliced_set(folder: Path) -> str:
+    from datamodules.volumes.summary import format_summary, read_summary
 
     return f"{format_summary(read_summary(folder))}\nwritten to {folder}"
 
@@ -58,6 +71,13 @@ COMMANDS = (
         function="datamodules.refhl_seg.builder:build_refhl",
         positionals=("source", "output"),
         show=_referring_set,
+    ),
+    Command(
+        "data slice",
+        "Cut NIfTI or DICOM volumes with labels into pictures, masks and captions.",
+        function="datamodules.volumes.slicing:slice_volumes",
+        positionals=("source", "output"),
+        show=_sliced_set,
     ),
 )
 

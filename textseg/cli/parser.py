@@ -74,6 +74,8 @@ def run_command(
     values = settings.as_dict()
     if "mirror_text" in command.takes:
         values["mirror_text"] = lambda text: datasets().mirror_text(text)
+    if "open_volumes" in command.takes:
+        values["open_volumes"] = lambda path, **given: datasets().open_volumes(path, **given)
     for name, made in command.made.items():
         values[name] = load(made.maker)(values.pop(made.option))
     return function(**values)
