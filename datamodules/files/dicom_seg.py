@@ -37,6 +37,7 @@ _REFERRED = (
 )
 # The standard wants these elements there, if empty.
 _MAY_BE_EMPTY = (*COPIED[:4], *COPIED[5:], "ReferringPhysicianName", "SliceThickness")
+_IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
 _LONGEST_LABEL = 64  # characters
 _SERIES_NUMBER = 1000  # above those of scanners
 _SOFTWARE = "textseg"
@@ -66,6 +67,22 @@ def require_highdicom() -> None:
         raise UserError(
             "DICOM SEG is written by the package highdicom, which is not installed",
             "pip install 'textseg[dicom-seg]'",
+        )
+
+
+def check_source(file: Path) -> None:
+    """Check that a SEG file can refer to a DICOM file, before the long work.
+
+    Raises:
+        UserError: highdicom is not installed, or the file lacks the numbers that identify it.
+    """
+    require_highdicom()
+    header = read_header(file)
+    missing = [keyword for keyword in _IDENTITY if not header.get(keyword)]
+    if missing:
+        raise UserError(
+            f"{file} has no {', '.join(missing)}, to which DICOM SEG must refer",
+            "take the original files, or leave volume_format out",
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from datamodules.files.dicom import find_pictures
-from datamodules.files.dicom_seg import COPIED, SegmentText, require_highdicom, write_dicom_seg
+from datamodules.files.dicom_seg import COPIED, SegmentText, check_source, write_dicom_seg
 from datamodules.files.nifti import write_nifti, write_nifti_like
 from datamodules.volumes.scans import Mask, Scan, read_scan
 from datamodules.volumes.sources import LeftOut
@@ -145,13 +145,13 @@ class Volumes:
                 "give a NIfTI volume, a DICOM file, or the folder of a series",
             )
         if form == "dicom-seg":
-            require_highdicom()
-            nifti = [file.path for file in self.files if not file.files]
-            if nifti:
-                raise UserError(
-                    f"{nifti[0]} is NIfTI, and DICOM SEG refers to DICOM files",
-                    "leave volume_format out, or give the DICOM series",
-                )
+            for file in self.files:
+                if not file.files:
+                    raise UserError(
+                        f"{file.path} is NIfTI, and DICOM SEG refers to DICOM files",
+                        "leave volume_format out, or give the DICOM series",
+                    )
+                check_source(file.files[0])
 
     def open(self, file: VolumeFile) -> OpenedVolume:
         """Read one volume.

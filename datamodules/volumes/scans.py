@@ -94,9 +94,11 @@ class Scan:
         return self._content if self.volume is None else axial_picture(self.volume.values, z)
 
     def slice_files(self) -> list[Path | None]:
-        """The DICOM file of each picture; None where pictures cut across the files."""
+        """The DICOM file of each picture; None where pictures cut across files, and of NIfTI."""
+        if is_nifti(self.files[0]):
+            return [None] * self.slices
         if len(self.files) == 1 or self.affine is None:
-            return [self.files[0]] * self.slices
+            return [self.files[0]]
         numbers = np.broadcast_to(np.arange(len(self.files)), (1, 1, len(self.files)))
         turned = canonical(numbers, self.affine).values
         if turned.shape[:2] != (1, 1):

@@ -252,9 +252,8 @@ def test_two_series_of_a_folder_are_two_volumes(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_setting_of_volumes_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], words: str
+    tmp_path: Path, settings: dict[str, Any], words: str
 ) -> None:
-    monkeypatch.setattr("datamodules.volumes.opened.require_highdicom", lambda: None)
     path = write_nifti(tmp_path / "a.nii", scan_values())
     with refused(words):
         volumes = Volumes(path, **{"window": "abdomen", **settings})

@@ -204,6 +204,28 @@ def test_a_dicom_seg_refers_to_its_source_and_takes_over_only_what_is_listed(
     assert all(name in volumes_text(out) for name in COPIED)
 
 
+def test_a_radiograph_has_a_dicom_seg_and_a_file_without_numbers_has_none(
+    net: Segmenter, checkpoint: str, tmp_path: Path
+) -> None:
+    highdicom = pytest.importorskip("highdicom")
+    plain = header(1, "1.2", hung(scan_values(), 2))
+    del plain.FrameOfReferenceUID, plain.PatientName
+    plain.save_as(tmp_path / "ct.dcm", enforce_file_format=True)
+    with pytest.raises(UserError, match=r"ct\.dcm lacks what DICOM SEG must refer to"):
+        run(tmp_path / "ct.dcm", checkpoint, volume_format="dicom-seg")
+    shutil.rmtree(tmp_path / "out")
+    plain.SOPClassUID, plain.Modality = pydicom.uid.ComputedRadiographyImageStorage, "CR"
+    plain.save_as(tmp_path / "cr.dcm", enforce_file_format=True)
+    out = run(tmp_path / "cr.dcm", checkpoint, volume_format="dicom-seg")
+    found = highdicom.seg.segread(out / "volumes/cr.dcm")
+    plane = found.get_pixels_by_source_instance([plain.SOPInstanceUID])[0, ..., 0]
+    np.testing.assert_array_equal(plane, net.segment(gray(2)).mask)
+    del plain.StudyInstanceUID
+    plain.save_as(tmp_path / "anonymous.dcm", enforce_file_format=True)
+    with pytest.raises(UserError, match=r"anonymous\.dcm has no StudyInstanceUID"):
+        run(tmp_path / "anonymous.dcm", checkpoint, volume_format="dicom-seg")
+
+
 @pytest.mark.parametrize("text", ["", "左侧病灶", "x" * 300])
 def test_a_dicom_seg_of_any_text_and_of_nothing_found_is_read(tmp_path: Path, text: str) -> None:
     highdicom = pytest.importorskip("highdicom")
@@ -286,13 +308,8 @@ def test_a_volume_without_a_window_takes_that_of_the_data_it_was_trained_on(
     ],
 )
 def test_a_wrong_setting_is_refused_before_anything_is_written(
-    checkpoint: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    settings: dict[str, Any],
-    words: str,
+    checkpoint: str, tmp_path: Path, settings: dict[str, Any], words: str
 ) -> None:
-    monkeypatch.setattr("datamodules.volumes.opened.require_highdicom", lambda: None)
     path = write_nifti(tmp_path / "p1.nii", scan_values())
     with pytest.raises(UserError, match=words):
         run(path, checkpoint, **settings)

@@ -44,7 +44,7 @@ class Opened(Protocol):
         step: mm between pictures; None where unknown.
         coarse: whether the volume was acquired in slices of another direction.
         window: what was black and white, in words; "" of color pictures.
-        slice_files: the file of each picture; None where pictures cut across the files.
+        slice_files: the DICOM file of each picture; None where it has none of its own.
     """
 
     slices: int
@@ -255,18 +255,20 @@ def _write_all(
             try:
                 opened = only or volumes.open(closed)
                 numbers = chosen_slices(slices, opened.slices, closed.path)
+                masks = _segmented(net, opened, numbers, text, batch_size, folder, closed.name)
+                result = volumes.write(
+                    *(opened, folder / "volumes", closed.name, masks),
+                    label=text or "finding",
+                    network=net.model.network_name,
+                    version=textseg.__version__,
+                )
             except UserError as error:
+                if only is not None:
+                    raise
                 left_out.append((closed.path, reason_of(error)))
                 continue
-            masks = _segmented(net, opened, numbers, text, batch_size, folder, closed.name)
             rows = _rows(closed.path, opened, masks)
             table.writerows(rows)
-            result = volumes.write(
-                *(opened, folder / "volumes", closed.name, masks),
-                label=text or "finding",
-                network=net.model.network_name,
-                version=textseg.__version__,
-            )
             done.append(_summary(closed.path, result, opened, masks, rows[-1]))
             pictures += len(masks)
     write_averaging(folder, net.model, [text or ""] * pictures)
