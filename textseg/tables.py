@@ -143,10 +143,14 @@ def is_dicom(path: Path) -> bool:
     """Tell whether a file is DICOM: by the mark that it begins with, or else by its name."""
     if path.name.startswith(".") or not path.is_file():
         return False
+    if path.suffix.casefold() == ".dcm":
+        return True
     offset, mark = _DICOM_MARK
-    with path.open("rb") as file:
-        head = file.read(offset + len(mark))
-    return head[offset:] == mark or path.suffix.casefold() == ".dcm"
+    try:
+        with path.open("rb") as file:
+            return file.read(offset + len(mark))[offset:] == mark
+    except OSError:
+        return False
 
 
 def case_name(image: Path, row: int) -> str:

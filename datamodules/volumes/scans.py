@@ -33,6 +33,7 @@ from datamodules.files.volumes import (
     canonical,
     set_axial_picture,
 )
+from datamodules.volumes.sources import LeftOut
 from textseg.errors import UserError
 from textseg.tables import is_dicom, is_nifti
 
@@ -55,6 +56,7 @@ class Scan:
         step: mm between pictures; None where unknown.
         window: center and width that the file gives; None where it gives none.
         inverted: whether the largest value is black.
+        left_out: files of a series' folder that are none of its slices, each with the reason.
     """
 
     files: tuple[Path, ...]
@@ -65,6 +67,7 @@ class Scan:
     step: float | None = None
     window: tuple[float, float] | None = None
     inverted: bool = False
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def values(self) -> Array:
@@ -142,7 +145,10 @@ def read_scan(path: Path, *, channel: int | None = None, files: Sequence[Path] =
         UserError: it cannot be read, or a folder holds more than one series.
     """
     if path.is_dir():
-        return _series(path, list(files) or _only_series(path))
+        if files:
+            return _series(path, files)
+        found, left_out = find_series(path)
+        return replace(_series(path, found), left_out=tuple(left_out))
     if is_nifti(path):
         values, affine = read_stored_nifti(path, channel)
         return _volume((path,), canonical(values, affine, where=str(path)), affine)
@@ -158,13 +164,21 @@ def read_scan(path: Path, *, channel: int | None = None, files: Sequence[Path] =
     )
 
 
-def _only_series(folder: Path) -> list[Path]:
-    found, _ = find_pictures(file for file in folder.iterdir() if is_dicom(file))
-    if len(found) != 1:
+def find_series(folder: Path) -> tuple[list[Path], list[LeftOut]]:
+    """The files of the one DICOM series of a folder, and the files that are none of its slices.
+
+    Raises:
+        UserError: the folder holds no series, or more than one.
+    """
+    files = [file for file in sorted(folder.iterdir()) if not file.name.startswith(".")]
+    dicom = [file for file in files if is_dicom(file)]
+    series, unusable = find_pictures(dicom)
+    if len(series) != 1:
         raise UserError(
-            f"{folder} holds {len(found)} DICOM series", "keep one series in a folder of its own"
+            f"{folder} holds {len(series)} DICOM series", "keep one series in a folder of its own"
         )
-    return found[0]
+    others = [(file, "not DICOM") for file in files if file not in set(dicom)]
+    return series[0], unusable + others
 
 
 def _series(path: Path, files: Sequence[Path]) -> Scan:

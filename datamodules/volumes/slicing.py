@@ -214,6 +214,7 @@ class _Slicer:
         scan = read_scan(case.image, channel=case.channel)
         if scan.volume is None or scan.spacing is None:
             raise UserError(f"{case.image} is one picture, not a volume", "give a volume")
+        self.left_out += [(str(file), reason) for file, reason in scan.left_out]
         chosen = parse_window(self.settings.window)
         window = window_for(chosen, scan.values, scan.window, case.image)
         apart = max(1, math.ceil(self.settings.distance / scan.volume.spacing[2] - ROUNDED))

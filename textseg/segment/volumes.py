@@ -16,8 +16,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-import textseg
-from textseg import tables
+from textseg import __version__, tables
 from textseg.errors import UserError, reason_of, refusing
 from textseg.metrics.text import to_json
 from textseg.preprocess import Bytes
@@ -260,7 +259,7 @@ def _write_all(
                     *(opened, folder / "volumes", closed.name, masks),
                     label=text or "finding",
                     network=net.model.network_name,
-                    version=textseg.__version__,
+                    version=__version__,
                 )
             except UserError as error:
                 if only is not None:
