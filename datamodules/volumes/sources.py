@@ -153,7 +153,9 @@ def _msd(source: Path, channel: int | str | None) -> Source | None:
         left_out += [(file, f"{part} is not read") for file in files if not _hidden(file)]
     in_files = {number for numbers in channels.values() for number in numbers}
     known = in_files if len(in_files) > 1 else in_files | set(description.channels)
-    chosen = _chosen_channel(base, channel, {n: description.channels.get(n, "") for n in known})
+    chosen = _chosen_channel(
+        base, channel, {n: description.channels.get(n, "") for n in sorted(known)}
+    )
     images: dict[str, Path] = {}
     for name, numbers in channels.items():
         wanted = chosen if len(in_files) > 1 else next(iter(numbers))
