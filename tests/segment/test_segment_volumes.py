@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ def gray(z: int, seed: int = 0) -> np.ndarray:
     return np.rint(np.clip((hung(scan_values(seed), z) + 160) / 400, 0, 1) * 255).astype(np.uint8)
 
 
+@cache
 def slice_by_slice(net: Segmenter, slices: range = range(SHAPE[2])) -> np.ndarray:
     """The masks of single pictures, put back voxel by voxel: [X, Y, Z] bool."""
     found = np.zeros(SHAPE, bool)
@@ -132,7 +134,7 @@ def test_only_the_chosen_slices_are_segmented_and_that_is_said(
 ) -> None:
     out = run(write_nifti(tmp_path / "p1.nii", scan_values()), checkpoint, slices="1,3-4")
     result = np.asarray(nibabel.load(out / "volumes/p1.nii.gz").dataobj)
-    wanted = slice_by_slice(net)
+    wanted = slice_by_slice(net).copy()
     wanted[..., [0, 2, 5]] = False
     np.testing.assert_array_equal(result, wanted)
     overlays = sorted(path.name for path in (out / "overlays").iterdir())
@@ -262,7 +264,7 @@ def test_a_folder_of_volumes_is_gone_through_and_all_that_is_left_out_is_named(
     (folder / "b.nii.gz").write_bytes(b"broken")
     write_nifti(folder / "c.nii", scan_values(1)[..., :2])
     (folder / "notes.txt").write_text("")
-    out = run(folder, checkpoint, slices="0-3")
+    out = run(folder, checkpoint, slices="2-3")
     assert [path.name for path in (out / "volumes").iterdir()] == ["a.nii.gz"]
     said = volumes_text(out)
     report = json.loads((out / "volumes.json").read_text())
@@ -272,7 +274,7 @@ def test_a_folder_of_volumes_is_gone_through_and_all_that_is_left_out_is_named(
     assert all(name in said for name in left_out)
     (folder / "a.nii.gz").unlink()
     with pytest.raises(UserError, match=r"none of 2 volumes.*c\.nii"):
-        run(folder, checkpoint, slices="0-3")
+        run(folder, checkpoint, slices="2-3")
 
 
 def test_a_volume_without_a_window_takes_that_of_the_data_it_was_trained_on(
