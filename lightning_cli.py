@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # nothing reaches the network unasked
 
@@ -22,11 +23,25 @@ def datasets() -> Datasets:
     from datamodules.commands import divide_dataset
 
     program = (sys.executable, str(Path(__file__).resolve()))
-    return Datasets(TextSegDataModule, caption_variants, swap_sides, divide_dataset, program)
+    return Datasets(
+        TextSegDataModule, caption_variants, swap_sides, divide_dataset, program, _volumes
+    )
+
+
+def _volumes(path: Path, **settings: Any) -> Any:
+    from datamodules.volumes.opened import Volumes
+
+    return Volumes(path, **settings)
 
 
 def _referring_set(folder: Path) -> str:
     from datamodules.refhl_seg.summary import format_summary, read_summary
+
+    return f"{format_summary(read_summary(folder))}\nwritten to {folder}"
+
+
+def _sliced_set(folder: Path) -> str:
+    from datamodules.volumes.summary import format_summary, read_summary
 
     return f"{format_summary(read_summary(folder))}\nwritten to {folder}"
 
@@ -60,6 +75,13 @@ COMMANDS = (
         function="datamodules.refhl_seg.builder:build_refhl",
         positionals=("source", "output"),
         show=_referring_set,
+    ),
+    Command(
+        "data slice",
+        "Cut NIfTI or DICOM volumes with labels into pictures, masks and captions.",
+        function="datamodules.volumes.slicing:slice_volumes",
+        positionals=("source", "output"),
+        show=_sliced_set,
     ),
 )
 

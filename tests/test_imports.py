@@ -36,7 +36,7 @@ CONFINED = {
     "nibabel": {
         f"datamodules.{m}" for m in ("files.volumes", "files.nifti", "duke_breast_mri.phantoms")
     },
-    "pydicom": {"datamodules.files.dicom"},
+    "pydicom": {f"datamodules.files.{m}" for m in ("dicom", "dicom_seg")},
 }
 # Modules of textseg, from those that all may import to those that none of the others may. A name
 # that is not here, such as cli, belongs to the last layer.

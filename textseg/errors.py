@@ -63,6 +63,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
+def reason_of(error: UserError) -> str:
+    """The cause of a user's error without its remedy: why a file was left out."""
+    return str(error).partition("\n")[0]
+
+
 @contextmanager
 def refusing(
     kinds: type[Exception] | tuple[type[Exception], ...], cause: str, remedy: str

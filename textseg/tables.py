@@ -19,6 +19,7 @@ from textseg.errors import Report, TableError, UserError, first_line, raise_erro
 IMAGE_COLUMNS = ("image", "filename", "image_path", "original_image_filename")
 TEXT_COLUMNS = ("text", "caption", "description", "sentence")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+VOLUME_SUFFIXES = (".nii", ".nii.gz")
 TABLE_SUFFIXES = (".csv", ".xlsx", ".jsonl", ".json")
 
 SPLITS = ("train", "val", "test")
@@ -32,6 +33,7 @@ _UNNAMED = "Unnamed: "  # also what pandas calls a column without a name
 FILL_IN = "fill it in or delete the row; for an experiment without text set caption_mode=empty"
 _LONGEST_NAME = 255  # bytes, of the file systems in use
 _LONGEST_PATH = 4095
+_DICOM_MARK = (128, b"DICM")  # offset and bytes that a DICOM file begins with
 
 
 class Row(dict[str, Any]):
@@ -151,6 +153,30 @@ def not_images_in(folder: Path) -> list[str]:
     images = set(images_in(folder))
     listed = (path for path in folder.iterdir() if not path.name.startswith("."))
     return sorted(f"{p.name}/" if p.is_dir() else p.name for p in listed if p not in images)
+
+
+def is_nifti(path: Path) -> bool:
+    """Tell by its name whether a file is a NIfTI volume."""
+    return path.name.casefold().endswith(VOLUME_SUFFIXES)
+
+
+def nifti_stem(path: Path) -> str:
+    """The name of a NIfTI file without .nii or .nii.gz."""
+    return re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+
+
+def is_dicom(path: Path) -> bool:
+    """Tell whether a file is DICOM: by the mark that it begins with, or else by its name."""
+    if path.name.startswith(".") or not path.is_file():
+        return False
+    if path.suffix.casefold() == ".dcm":
+        return True
+    offset, mark = _DICOM_MARK
+    try:
+        with path.open("rb") as file:
+            return file.read(offset + len(mark))[offset:] == mark
+    except OSError:
+        return False
 
 
 def case_name(image: Path, row: int) -> str:

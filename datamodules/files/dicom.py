@@ -1,4 +1,4 @@
-"""DICOM series as arrays, in the order in which their slices are stored.
+"""DICOM series and single pictures as arrays, in the order in which slices are stored.
 
 DICOM counts x to the patient's left and y to posterior (LPS); this is turned to RAS here and
 nowhere else. Lengths are millimeters.
@@ -7,6 +7,8 @@ nowhere else. Lengths are millimeters.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import pydicom
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from datamodules.files.volumes import Affine, Array
-from textseg.errors import UserError, first_line, refusing
+from textseg.errors import UserError, first_line, reason_of, refusing
 
 MAX_STEP = 1.5  # of the median step; at 2 a slice is missing
 MIN_STEP = 0.5  # of the median step; at 0 two slices coincide
@@ -32,11 +34,33 @@ class Series:
         values: [rows, columns, slices] float32, rescaled, slices in the order of their numbers.
         affine: [4, 4], from (row, column, slice) to RAS mm.
         files: each slice's file.
+        step: mm between slices; None of a single slice that does not say how thick it is.
+        window: center and width that the middle slice's header gives; None where it gives none.
     """
 
     values: Array
     affine: Affine
     files: tuple[Path, ...]
+    step: float | None
+    window: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class DicomPicture:
+    """A DICOM file without a position in the patient, such as a radiograph.
+
+    Args:
+        values: [rows, columns] float32, rescaled; or [rows, columns, 3] uint8 of a color picture.
+        inverted: whether the largest value is black.
+        spacing: mm between rows and between columns; of a radiograph without calibration, at the
+            detector. None where the file gives none.
+        window: center and width that the header gives; None where it gives none.
+    """
+
+    values: Array
+    inverted: bool
+    spacing: tuple[float, float] | None
+    window: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -58,6 +82,7 @@ class _Slice:
 # what pydicom raises beside the built-in errors of a broken element
 _PYDICOM_ERRORS = (AttributeError, BytesLengthException, InvalidDicomError, NotImplementedError)
 _LENGTHS = {"ImageOrientationPatient": 6, "ImagePositionPatient": 3, "PixelSpacing": 2}
+_THICKNESS = "SliceThickness"
 
 
 def read_dicom_series(folder: Path) -> Series:
@@ -76,14 +101,119 @@ def read_dicom_series(folder: Path) -> Series:
             f"{folder} holds {len(slices)} slice(s), and a volume needs two or more",
             "complete the download, or name the series' folder",
         )
+    return _series(slices)
+
+
+def read_dicom_slices(files: Sequence[Path]) -> Series:
+    """Read the files of one series, which may be a single slice, as `read_dicom_series` does.
+
+    Raises:
+        UserError: as `read_dicom_series` does.
+    """
+    return _series([_read_slice(file) for file in sorted(files, key=_name_numbers)])
+
+
+def _series(slices: list[_Slice]) -> Series:
     _check_alike(slices)
-    _check_steps(slices)
+    if len(slices) > 1:
+        _check_steps(slices)
     ordered = _in_order(slices)
     values = np.empty((len(ordered), *ordered[0].size), dtype=np.float32)
     for number, item in enumerate(ordered):
         values[number] = _pixels(item)
     of_slices = tuple(item.file for item in ordered)
-    return Series(np.moveaxis(values, 0, -1), _series_affine(ordered), of_slices)
+    step = _step(ordered)
+    affine = _series_affine(ordered, step or 1.0)
+    window = _window(ordered[len(ordered) // 2].dataset)
+    return Series(np.moveaxis(values, 0, -1), affine, of_slices, step, window)
+
+
+def read_header(file: Path) -> pydicom.Dataset:
+    """Read a DICOM file's elements without its pixels.
+
+    Raises:
+        UserError: it is no DICOM file, or is broken.
+    """
+    with _reading(file):
+        return pydicom.dcmread(file, stop_before_pixels=True)
+
+
+def has_position(dataset: pydicom.Dataset) -> bool:
+    """Tell whether a header places its picture in the patient."""
+    return all(dataset.get(keyword) for keyword in _LENGTHS)
+
+
+def find_pictures(files: Iterable[Path]) -> tuple[list[list[Path]], list[tuple[Path, str]]]:
+    """Sort DICOM files into series, and pictures without a position in the patient.
+
+    Args:
+        files: of one folder, or of several.
+
+    Returns:
+        the files of each series, or a single picture, by name; and the files that cannot be used,
+        each with the reason.
+    """
+    groups: dict[str, list[Path]] = {}
+    left_out: list[tuple[Path, str]] = []
+    for file in sorted(files, key=_name_numbers):
+        try:
+            header = read_header(file)
+            with _reading(file):
+                frames = int(header.get("NumberOfFrames") or 1)
+        except UserError as error:
+            left_out.append((file, reason_of(error)))
+            continue
+        if not header.get("Rows"):
+            left_out.append((file, f"holds no picture (Modality {header.get('Modality')})"))
+        elif frames > 1:
+            left_out.append((file, f"has {frames} frames (Modality {header.get('Modality')})"))
+        else:
+            key = str(header.get("SeriesInstanceUID")) if has_position(header) else str(file)
+            groups.setdefault(key, []).append(file)
+    return list(groups.values()), left_out
+
+
+def read_dicom_picture(file: Path) -> DicomPicture:
+    """Read one file as a picture, as viewers show it, wherever it lies in the patient.
+
+    Raises:
+        UserError: the file is broken, of several frames, or neither gray nor of 8-bit color.
+    """
+    with _reading(file):
+        dataset = pydicom.dcmread(file)
+        kind = str(dataset.get("PhotometricInterpretation"))
+        frames = int(dataset.get("NumberOfFrames") or 1)
+        slope = next(iter(_floats(dataset, "RescaleSlope")), 1.0)
+        intercept = next(iter(_floats(dataset, "RescaleIntercept")), 0.0)
+        lengths = _floats(dataset, "PixelSpacing") or _floats(dataset, "ImagerPixelSpacing")
+        color = kind.startswith(("RGB", "YBR")) and dataset.get("BitsAllocated") == 8
+    gray = kind in ("MONOCHROME1", "MONOCHROME2")
+    if "PixelData" not in dataset or frames > 1 or not (gray or color):
+        raise UserError(
+            f"{file} is not one picture (Modality {dataset.get('Modality')}, "
+            f"PhotometricInterpretation {kind}, NumberOfFrames {frames})",
+            "export single frames, gray or RGB",
+        )
+    values = _decoded(dataset, file)
+    if gray:
+        values = values * np.float32(slope) + np.float32(intercept)
+    sound = len(lengths) == 2 and min(lengths) > 0
+    spacing = (lengths[0], lengths[1]) if sound else None
+    return DicomPicture(values, kind == "MONOCHROME1", spacing, _window(dataset))
+
+
+def _window(dataset: pydicom.Dataset) -> tuple[float, float] | None:
+    """The first window that a header gives."""
+    try:
+        center, width = (_floats(dataset, f"Window{name}") for name in ("Center", "Width"))
+    except (TypeError, ValueError):
+        return None
+    return (center[0], width[0]) if center and width and width[0] > 0 else None
+
+
+def _reading(file: Path) -> AbstractContextManager[None]:
+    broken = (OSError, EOFError, LookupError, TypeError, ValueError, *_PYDICOM_ERRORS)
+    return refusing(broken, f"{file} cannot be read as DICOM", "download the file again")
 
 
 def _dicom_files(folder: Path) -> list[Path]:
@@ -100,8 +230,7 @@ def _name_numbers(file: Path) -> tuple[list[int], str]:
 
 def _read_slice(file: Path) -> _Slice:
     """Read one file, which must have gray values and a position in the patient."""
-    broken = (OSError, EOFError, LookupError, TypeError, ValueError, *_PYDICOM_ERRORS)
-    with refusing(broken, f"{file} cannot be read as DICOM", "download the file again"):
+    with _reading(file):
         dataset = pydicom.dcmread(file)
         kind = str(dataset.get("PhotometricInterpretation"))
         frames = int(dataset.get("NumberOfFrames") or 1)
@@ -208,13 +337,25 @@ def _in_order(slices: list[_Slice]) -> list[_Slice]:
     )
 
 
-def _series_affine(ordered: list[_Slice]) -> Affine:
-    """From (row, column, slice) to RAS mm."""
+def _step(ordered: list[_Slice]) -> float | None:
+    """mm between slices; of a single one, its thickness where that is given."""
+    if len(ordered) > 1:
+        depths = _depths(ordered)
+        return abs(float(depths[-1] - depths[0])) / (len(ordered) - 1)
+    lengths = (_floats(ordered[0].dataset, name) for name in ("SpacingBetweenSlices", _THICKNESS))
+    return next((length[0] for length in lengths if length and length[0] > 0), None)
+
+
+def _series_affine(ordered: list[_Slice], thickness: float) -> Affine:
+    """From (row, column, slice) to RAS mm; `thickness` is of a single slice."""
     first, last = ordered[0], ordered[-1]
     between_rows, between_columns = first.pixel_spacing
     along_columns = np.multiply(first.orientation[:3], between_columns)
     along_rows = np.multiply(first.orientation[3:], between_rows)
-    step = np.subtract(last.position, first.position) / (len(ordered) - 1)
+    if len(ordered) > 1:
+        step = np.subtract(last.position, first.position) / (len(ordered) - 1)
+    else:
+        step = np.cross(first.orientation[:3], first.orientation[3:]) * thickness
     affine = np.eye(4)
     affine[:3] = LPS_TO_RAS @ np.stack([along_rows, along_columns, step, first.position], axis=1)
     return affine
@@ -222,14 +363,20 @@ def _series_affine(ordered: list[_Slice]) -> Affine:
 
 def _pixels(item: _Slice) -> Array:
     """Rescaled values [rows, columns]."""
+    stored = _decoded(item.dataset, item.file)
+    return stored * np.float32(item.slope) + np.float32(item.intercept)
+
+
+def _decoded(dataset: pydicom.Dataset, file: Path) -> Array:
+    """Values as they are stored: [rows, columns], or [rows, columns, 3] in RGB."""
     try:
-        stored = item.dataset.pixel_array
+        stored: Array = dataset.pixel_array
     except (LookupError, TypeError, ValueError, RuntimeError, *_PYDICOM_ERRORS) as error:
-        syntax = item.dataset.file_meta.get("TransferSyntaxUID")
+        syntax = dataset.file_meta.get("TransferSyntaxUID")
         raise UserError(
-            f"{item.file}: the pixels cannot be decoded (transfer syntax "
+            f"{file}: the pixels cannot be decoded (transfer syntax "
             f"{getattr(syntax, 'name', syntax)}: {first_line(error)})",
             "download the file again if it is cut short; if it is compressed, install a decoder "
             "(pip install pylibjpeg[all]) or decompress the series, for example with dcmdjpeg",
         ) from error
-    return stored * np.float32(item.slope) + np.float32(item.intercept)
+    return stored

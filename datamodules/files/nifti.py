@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -12,22 +13,49 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import aff2axcodes
 from nibabel.spatialimages import HeaderDataError
 
-from datamodules.files.volumes import Affine, Volume, canonical, check_orientation, shape_text
+from datamodules.files.volumes import (
+    Affine,
+    Array,
+    Volume,
+    canonical,
+    check_orientation,
+    shape_text,
+)
 from textseg.errors import UserError, refusing
 
+# The fields of a header that say where the voxels lie.
+_GEOMETRY = (
+    *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
+)
 _BROKEN = (OSError, EOFError, ValueError, MemoryError, zlib.error, ImageFileError, HeaderDataError)
 
 
-def read_nifti(path: Path) -> Volume:
+def read_nifti(path: Path, channel: int | None = None) -> Volume:
     """Read a .nii or .nii.gz file; values keep its type, or are float32 where the file scales them.
+
+    Args:
+        path: of the file.
+        channel: which one of a file of several, along its fourth axis, counted from 0.
 
     Raises:
         UserError: the file is broken or cut short, not a 3-D volume of finite numbers, or says
             nothing certain of its orientation.
     """
-    image = _open_nifti(path)
+    values, affine = read_stored_nifti(path, channel)
+    return canonical(values, affine, where=str(path))
+
+
+def read_stored_nifti(path: Path, channel: int | None = None) -> tuple[Array, Affine]:
+    """Values [I, J, K] of a file in its own order, and their affine to RAS mm.
+
+    Raises:
+        UserError: as `read_nifti` does.
+    """
+    image = _open_nifti(path, channel)
     with _reading(path):
-        values = np.asarray(image.dataobj)
+        data = image.dataobj
+        values = np.asarray(data if channel is None else data[..., channel])
     if values.dtype == np.float64:
         values = values.astype(np.float32)
     if values.dtype.kind not in "biuf":
@@ -40,7 +68,34 @@ def read_nifti(path: Path) -> Volume:
             f"{path}: {np.count_nonzero(~np.isfinite(values))} voxels are not finite numbers",
             "replace them by the background's value",
         )
-    return canonical(values.reshape(values.shape[:3]), _affine(image, path), where=str(path))
+    return values.reshape(values.shape[:3]), _affine(image, path)
+
+
+def write_nifti_like(path: Path, values: Array, source: Path) -> None:
+    """Write a volume on another's grid, with its affines bit for bit and nothing else of it.
+
+    Args:
+        path: .nii or .nii.gz.
+        values: [I, J, K], in the order in which `source` is stored.
+        source: a NIfTI file; further axes of length 1 are kept.
+    """
+    header: Any = nibabel.load(source).header
+    shape = header.get_data_shape()
+    single = all(side == 1 for side in shape[3:])
+    image = nibabel.Nifti1Image(values.reshape(shape if single else values.shape), None)
+    for field in _GEOMETRY:
+        image.header[field] = header[field]
+    image.header["pixdim"][4:] = 1
+    nibabel.save(image, path)
+
+
+def write_nifti(path: Path, values: Array, affine: Affine) -> None:
+    """Write a volume [I, J, K] with its affine to RAS mm, as .nii or .nii.gz."""
+    image = nibabel.Nifti1Image(values, affine)
+    image.set_sform(affine, 1)
+    image.set_qform(affine, 1)
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, path)
 
 
 def _reading(path: Path) -> AbstractContextManager[None]:
@@ -48,18 +103,24 @@ def _reading(path: Path) -> AbstractContextManager[None]:
     return refusing(_BROKEN, cause, "download or export the file again")
 
 
-def _open_nifti(path: Path) -> nibabel.Nifti1Image:
-    """The header, checked for three axes."""
+def _open_nifti(path: Path, channel: int | None) -> nibabel.Nifti1Image:
+    """The header, checked for three axes, and a fourth where a channel of it is asked for."""
     if not path.name.casefold().endswith((".nii", ".nii.gz")):
         raise UserError(f"{path} is not named .nii or .nii.gz", "name a NIfTI file")
     with _reading(path):
         image = nibabel.load(path, mmap=False)
     assert isinstance(image, nibabel.Nifti1Image)
     shape = image.shape
-    if len(shape) < 3 or min(shape) < 1 or any(side > 1 for side in shape[3:]):
+    further = shape[3:] if channel is None else shape[4:]
+    if len(shape) < 3 or min(shape) < 1 or any(side > 1 for side in further):
         raise UserError(
             f"{path} is {shape_text(shape)}, not a 3-D volume",
-            "split a series in time, or channels, into one file each",
+            "choose one channel, or split a series in time into one file each",
+        )
+    if channel is not None and (len(shape) < 4 or not 0 <= channel < shape[3]):
+        raise UserError(
+            f"{path} is {shape_text(shape)} and has no channel {channel}",
+            "the fourth axis counts channels, from 0",
         )
     return image
 

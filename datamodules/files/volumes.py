@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+from nibabel.orientations import (
+    apply_orientation,
+    axcodes2ornt,
+    inv_ornt_aff,
+    io_orientation,
+    ornt_transform,
+)
 from numpy.typing import NDArray
 
 from textseg.errors import UserError
@@ -56,6 +62,20 @@ def canonical(values: Array, affine: Affine, *, where: str = "the volume") -> Vo
     return Volume(apply_orientation(values, turn), (x, y, z), turned)
 
 
+def as_stored(values: Array, affine: Affine) -> Array:
+    """Turn back what `canonical` turned.
+
+    Args:
+        values: [X, Y, Z], on the grid that `canonical` gave.
+        affine: [4, 4] of the volume as it is stored, which `canonical` was given.
+
+    Returns:
+        [I, J, K].
+    """
+    turn = ornt_transform(axcodes2ornt("RAS"), io_orientation(affine))
+    return np.ascontiguousarray(apply_orientation(values, turn))
+
+
 def axial_picture(values: Array, z: int) -> Array:
     """Show slice z of [X, Y, Z] as [rows, columns]: row 0 is anterior, column 0 patient's LEFT.
 
@@ -63,6 +83,11 @@ def axial_picture(values: Array, z: int) -> Array:
     picture's side, as everywhere in the suite.
     """
     return np.ascontiguousarray(values[:, ::-1, z].T)
+
+
+def set_axial_picture(values: Array, z: int, picture: Array) -> None:
+    """Write a picture [rows, columns] into slice z of [X, Y, Z], where `axial_picture` reads it."""
+    values[:, ::-1, z] = picture.T
 
 
 def check_same_grid(image: Volume, mask: Volume, image_path: Path, mask_path: Path) -> None:

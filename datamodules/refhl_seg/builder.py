@@ -9,23 +9,26 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
 
-from datamodules.cache.build_once import IDENTITY, build_once, sources_identity
+from datamodules.cache.build_once import build_once, sources_identity
 from datamodules.files.manifest import write_manifest
 from datamodules.files.nifti import read_nifti
 from datamodules.files.volumes import Volume, check_same_grid
-from datamodules.refhl_seg.slices import Row, Settings, SliceWriter, stable_number
-from datamodules.refhl_seg.sources import Case, Layout, Source, check_names, find_source
+from datamodules.refhl_seg.labels import check_names
+from datamodules.refhl_seg.slices import Row, Settings, SliceWriter
 from datamodules.refhl_seg.summary import write_summary
-from textseg.errors import UserError, check_at_least
+from datamodules.volumes.built_set import FEWEST_CASES, check_output, divide_cases
+from datamodules.volumes.sources import Case, Source, check_complete, find_source
+from textseg.errors import UserError, check_at_least, check_choice
 
 VERSION = 1  # raise it when a change here or in the wording gives another set
-HELD_OUT = 0.15  # of the cases, in val and in test each
-FEWEST_CASES = 3
 DARKEST = -50.0  # HU; every abdomen has fat, which is darker
+
+Layout = Literal["auto", "lits", "msd"]
 
 _BUILD = "refhl-build"
 
@@ -35,6 +38,7 @@ def build_refhl(
     output: Path,
     *,
     layout: Layout = "auto",
+    channel: int | str | None = None,
     lesion_label: int = 2,
     liver_label: int | None = 1,
     window_center: float = 40,
@@ -62,10 +66,12 @@ def build_refhl(
 
     Args:
         source: folder of LiTS (volume-<n>.nii and segmentation-<n>.nii, below it anywhere) or of
-            MSD Task03_Liver or Task08_HepaticVessel (imagesTr, labelsTr, dataset.json).
+            MSD Task03_Liver or Task08_HepaticVessel (imagesTr, labelsTr, dataset.json), also in
+            nnU-Net's form (Dataset*, a file for each channel, labels by name).
         output: a new or empty folder, or an earlier build, which is replaced where the source or a
             setting has changed.
         layout: lits or msd; auto takes the one that is there.
+        channel: number or name of the CT's channel, where the volumes have several.
         lesion_label: the lesions' label.
         liver_label: the liver's label without its lesions; null where it is not outlined, as in
             Task08, so that expressions name size and rank alone.
@@ -95,12 +101,19 @@ def build_refhl(
     )
     _check_settings(settings)
     source, output = Path(source).expanduser(), Path(output).expanduser()
-    _check_output(source, output)
-    volumes = find_source(source, layout)
+    check_output(source, output, _BUILD)
+    check_choice("layout", layout, Layout)
+    layouts = ("msd", "lits") if layout == "auto" else (layout,)
+    volumes = find_source(source, layouts, channel=channel)
+    check_complete(volumes)
     check_names(volumes, lesion_label=lesion_label, liver_label=liver_label)
     files = [path for case in volumes.cases for path in (case.image, case.labels)]
+    inside = volumes.cases[0].channel  # the files do not tell it
     digest = sources_identity(
-        [path.absolute() for path in files], VERSION, sorted(asdict(settings).items())
+        [path.absolute() for path in files],
+        VERSION,
+        sorted(asdict(settings).items()),
+        *([] if inside is None else [inside]),
     )
     return build_once(
         output,
@@ -130,24 +143,6 @@ def _check_settings(settings: Settings) -> None:
         )
 
 
-def _check_output(source: Path, output: Path) -> None:
-    """Refuse to replace the source, or anything but an earlier build."""
-    if source.resolve().is_relative_to(output.resolve()):
-        raise UserError(
-            f"source={source} lies in output={output}, which is replaced as a whole",
-            "choose an output folder beside the source",
-        )
-    if output.is_symlink() or (output.exists() and not output.is_dir()):
-        raise UserError(f"output={output} is not a folder", "name a new folder")
-    identity = output / IDENTITY
-    earlier = identity.is_file() and identity.read_bytes().startswith(f"{_BUILD} ".encode())
-    if output.exists() and any(output.iterdir()) and not earlier:
-        raise UserError(
-            f"output={output} is not empty and holds no earlier build",
-            "name a new folder, or remove this one if its files are no longer needed",
-        )
-
-
 # --- building
 
 
@@ -160,7 +155,7 @@ def _write(folder: Path, source: Source, settings: Settings) -> None:
     for case in tqdm(source.cases, "building the referring set", delay=2, unit="case"):
         rows += _add_case(writer, case, source, mirrored)
     _check_rows(source, settings, rows, writer.counts)
-    splits = _splits({row["case_id"] for row in rows})
+    splits = divide_cases(row["case_id"] for row in rows)
     for row in rows:
         row["split"] = splits[row["case_id"]]
     write_manifest(folder, rows)
@@ -183,7 +178,7 @@ def _add_case(writer: SliceWriter, case: Case, source: Source, mirrored: list[st
 
 def _read(case: Case, source: Source, settings: Settings) -> tuple[Volume, Volume]:
     """The volume in HU and its labels."""
-    image, labels = read_nifti(case.image), read_nifti(case.labels)
+    image, labels = read_nifti(case.image, case.channel), read_nifti(case.labels)
     check_same_grid(image, labels, case.image, case.labels)
     if image.values.min() > DARKEST:
         raise UserError(
@@ -235,11 +230,3 @@ def _check_rows(source: Source, settings: Settings, rows: list[Row], counts: Cou
             f"give at least {FEWEST_CASES}, one for each of train, val and test, or lower "
             "min_lesion_pixels",
         )
-
-
-def _splits(cases: set[str]) -> dict[str, str]:
-    """The split of each case, by rank of the digest of its name; none is empty."""
-    ordered = sorted(cases, key=lambda name: (stable_number(name), name))
-    held_out = max(1, round(HELD_OUT * len(ordered)))
-    parts = ["val"] * held_out + ["test"] * held_out + ["train"] * (len(ordered) - 2 * held_out)
-    return dict(zip(ordered, parts, strict=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from datamodules.refhl_seg.lesions import (
     expression,
     lesions_of,
 )
+from datamodules.volumes.built_set import stable_number
 from textseg.preprocess import Bytes, ct_window, resize_image, resize_mask
 
 MIN_DISTANCE = 10.0  # mm between two chosen slices of a case; nearer ones show nearly the same
@@ -149,8 +149,3 @@ def _by_preference(lesions: Flags, min_lesion_pixels: int) -> list[int]:
         if large:
             several[z] = large > 1
     return sorted(several, key=lambda z: (not several[z], -areas[z], z))
-
-
-def stable_number(name: str) -> int:
-    """Digest a name to 64 bits, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")

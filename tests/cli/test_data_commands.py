@@ -1,4 +1,4 @@
-"""`textseg data audit | prepare | build-refhl`, as a user types them."""
+"""`textseg data audit | prepare | build-refhl | slice`, as a user types them."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def qata(tmp_path: Path) -> Path:
 def test_the_main_help_lists_the_data_commands(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--help"])
     shown = capsys.readouterr().out
-    assert all(f"data {name}" in shown for name in ("audit", "prepare", "build-refhl"))
+    assert all(f"data {name}" in shown for name in ("audit", "prepare", "build-refhl", "slice"))
 
 
-@pytest.mark.parametrize("command", ["audit", "prepare", "build-refhl"])
+@pytest.mark.parametrize("command", ["audit", "prepare", "build-refhl", "slice"])
 def test_every_data_command_explains_itself(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,7 +36,8 @@ class Command:
         function: ``module:name`` of what it runs. None is Lightning's own, Trainer.fit and so on.
         takes: arguments that the command line makes and does not ask for: of an experiment model,
             datamodule, trainer, and variants (the changed captions of a probe); mirror_text; and
-            experiment, for which all options that are not its own are taken as those of fit.
+            experiment, for which all options that are not its own are taken as those of fit;
+            open_volumes.
         needs_checkpoint: whether --ckpt_path must be given; settings then come from its run.
         takes_run: whether the folder of a run may be given in place of --ckpt_path.
         positionals: arguments that are given by position; a list takes one or more.
@@ -69,6 +70,7 @@ class Datasets(NamedTuple):
     mirror_text: Callable[[str], str | None]  # a caption to that of the mirrored image
     write_folds: Callable[..., Path]  # of a cross-validation: (datamodule, folder, folds, seed)
     program: tuple[str, ...]  # what starts textseg in a process of its own
+    open_volumes: Callable[..., Any]  # see `textseg.segment.volumes.OpenVolumes`
 
 
 def load(path: str) -> Any:
@@ -122,9 +124,11 @@ def written_to(path: Path) -> str:
 def _segmented(folder: Path) -> str:
     from textseg.metrics.text import averaging_text
     from textseg.runs.folder import AVERAGING
+    from textseg.segment.volume_text import volumes_text
 
     averaged = averaging_text(json.loads((folder / AVERAGING).read_text(encoding="utf-8")))
-    return f"at test time: {averaged}\n" * bool(averaged) + written_to(folder)
+    lines = f"at test time: {averaged}\n" * bool(averaged)
+    return lines + volumes_text(folder) + written_to(folder)
 
 
 def _probe(result: Any) -> str:
@@ -157,9 +161,9 @@ COMMANDS: tuple[Command, ...] = (
     _of_checkpoint("predict", "Write a checkpoint's masks for the images of a dataset."),
     Command(
         "segment",
-        "Segment images by what a text names: one image, a folder of images, or a table.",
+        "Segment images or volumes by what a text names: one, a folder of them, or a table.",
         function="textseg.segment:segment",
-        takes=frozenset({"mirror_text"}),
+        takes=frozenset({"mirror_text", "open_volumes"}),
         positionals=("image", "text"),
         show=_segmented,
     ),

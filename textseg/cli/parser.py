@@ -81,6 +81,8 @@ def run_command(
         values["experiment"] = read_experiment(passed_on, datasets())
     if "mirror_text" in command.takes:
         values["mirror_text"] = lambda text: datasets().mirror_text(text)
+    if "open_volumes" in command.takes:
+        values["open_volumes"] = lambda path, **given: datasets().open_volumes(path, **given)
     for name, made in command.made.items():
         values[name] = load(made.maker)(values.pop(made.option))
     return function(**values)

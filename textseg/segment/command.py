@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tqdm import tqdm
 
@@ -29,16 +30,26 @@ def segment(
     threshold: Threshold = 0.5,
     temperature: Temperature = 1.0,
     mirror_text: Callable[[str], str | None] | None = None,
+    slices: str = "all",
+    window: str | None = None,
+    channel: int | None = None,
+    volume_format: Literal["nifti", "dicom-seg"] = "nifti",
+    open_volumes: Callable[..., Any] | None = None,
 ) -> Path:
-    """Segment images by what a text names: one image, a folder of images, or a table.
+    """Segment images or volumes by what a text names: one, a folder of them, or a table of images.
 
     Writes masks/ (PNG of 0 and 255, at each image's own size), overlays/ and, if asked,
     probabilities/. Files are named <image stem>__<row>.png; rows count from 0, in a folder by name.
     averaging.json says what logits were averaged over, and the threshold.
 
+    Of volumes it writes volumes/ (NIfTI of 0 and 1 on the source's own grid, or DICOM SEG),
+    overlays/ of every slice, found.csv (area and volume by slice) and volumes.json, which also
+    names the files left out. Slices are axial, anterior above, the patient's left on the left.
+
     Args:
-        image: an image; a folder, of which all images are taken; or a table (.csv with , or ;,
-            .xlsx, .jsonl) with the columns image and text.
+        image: an image; a folder, of which all images are taken; a table (.csv with , or ;, .xlsx,
+            .jsonl) with the columns image and text; a NIfTI volume, a DICOM file, or the folder of
+            a DICOM series or of several volumes.
         text: what to segment: one caption or expression for all images, where no table gives each
             its own. An image-only network needs none.
         ckpt_path: a checkpoint that `textseg fit` wrote, such as
@@ -59,32 +70,52 @@ def segment(
             textseg calibrate found. At threshold 0.5 it moves no mask.
         mirror_text: rewrites a text for the mirrored image, or gives None where it cannot; needed
             for tta by a network that reads words.
+        slices: of volumes, all, or numbers and ranges such as 12,40-60; they count from 0 at the
+            patient's feet.
+        window: of volumes, what becomes black and white: abdomen, bone, brain, lung or mediastinum;
+            center and width, as in 40,400; percentiles of each volume; or header, the DICOM file's
+            own. By default that of the set that `textseg data slice` made for the training, and
+            else the header's.
+        channel: of NIfTI volumes with several, the one that is taken, counted from 0.
+        volume_format: what the masks of volumes are written as; dicom-seg refers to the DICOM files
+            and needs the package highdicom.
+        open_volumes: opens volumes; the command line gives datamodules.volumes.opened.Volumes.
 
     Returns:
         the folder that was written.
 
     Raises:
         UserError: an image, a table, a text or the checkpoint cannot be used. Everything is checked
-            before the first mask is written.
+            before the first mask is written; of several volumes, only what they are.
     """
     from textseg.runs.outputs import write_averaging
     from textseg.segment.network import load
     from textseg.segment.rows import check_texts, read_rows
+    from textseg.segment.volumes import (
+        VolumeSettings,
+        check_no_picture_settings,
+        check_no_volume_settings,
+        holds_volumes,
+        open_all,
+        segment_volumes,
+    )
     from textseg.segment.written import write_masks
 
     check_at_least("batch_size", batch_size, 1)
+    of_volumes = VolumeSettings(slices, window, channel, volume_format)
+    of_network: dict[str, Any] = {"image_size": image_size, "device": device, "tta": tta}
+    of_network |= {"threshold": threshold, "temperature": temperature}
+    loaded = partial(load, ckpt_path, mirror_text=mirror_text, **of_network)
+    if holds_volumes(path := Path(image).expanduser()):
+        check_no_picture_settings(path, root=root, probabilities=probabilities)
+        first = ckpt_path if isinstance(ckpt_path, str) else ckpt_path[0]
+        volumes = open_all(path, of_volumes, open_volumes, first)
+        return segment_volumes(volumes, text, loaded, output, slices=slices, batch_size=batch_size)
+    check_no_volume_settings(image, of_volumes)
     rows = list(read_rows(Path(image), text, root))
     for path in tqdm(dict.fromkeys(row.image for row in rows), "check", delay=2, unit="image"):
         probe_size(path)
-    net = load(
-        ckpt_path,
-        image_size=image_size,
-        device=device,
-        tta=tta,
-        mirror_text=mirror_text,
-        threshold=threshold,
-        temperature=temperature,
-    )
+    net = loaded()
     if net.takes_text:
         check_texts(rows)
     cause = f"output={output!r} cannot be written to"

@@ -1,0 +1,1 @@
+"""CT and MR volumes: cut into slices with captions, or opened for a network and written back."""

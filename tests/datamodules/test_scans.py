@@ -1,0 +1,274 @@
+"""Scans as pictures and back: against numpy's own indexing of the phantom, and nibabel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+from datamodules.volumes.opened import Volumes
+from datamodules.volumes.scans import read_scan
+from datamodules.volumes.windows import Window, parse_window, window_for
+from tests.datamodules.contract import refused
+from tests.datamodules.scan_files import (
+    BLOCK,
+    INTERCEPT,
+    ORIENTATIONS,
+    SHAPE,
+    SLOPE,
+    SPACING,
+    block,
+    header,
+    ras_affine,
+    scan_values,
+    write_nifti,
+    write_series,
+)
+
+WINDOW = {"WindowCenter": [40, 50], "WindowWidth": [400, 80]}
+
+
+def hung(values: np.ndarray, z: int) -> np.ndarray:
+    """Slice z of [X, Y, Z] with the front above and the patient's left on the left."""
+    x, y, _ = values.shape
+    return np.array([[values[c, y - 1 - r, z] for c in range(x)] for r in range(y)])
+
+
+@pytest.mark.parametrize("codes", ORIENTATIONS)
+def test_a_nifti_volume_in_any_orientation_gives_the_same_pictures(
+    tmp_path: Path, codes: str
+) -> None:
+    scan = read_scan(write_nifti(tmp_path / "a.nii.gz", scan_values(), codes))
+    assert scan.slices == SHAPE[2]
+    np.testing.assert_allclose(scan.spacing, (SPACING[1], SPACING[0]), rtol=1e-6)
+    assert scan.step == pytest.approx(SPACING[2])
+    for z in range(scan.slices):
+        np.testing.assert_array_equal(scan.picture(z), hung(scan_values(), z))
+
+
+@pytest.mark.parametrize("rising", [False, True])
+def test_a_dicom_series_in_either_order_gives_hounsfield_units_and_the_same_pictures(
+    tmp_path: Path, rising: bool
+) -> None:
+    scan = read_scan(write_series(tmp_path / "ct", scan_values(), rising=rising, **WINDOW))
+    assert scan.window == (40, 400)
+    assert scan.step == pytest.approx(SPACING[2])
+    for z in range(SHAPE[2]):
+        np.testing.assert_array_equal(scan.picture(z), hung(scan_values(), z))
+    names = [path.name for path in scan.slice_files() if path is not None]
+    in_order = [f"IM{n:04d}" for n in range(1, SHAPE[2] + 1)]
+    assert names == (in_order if rising else in_order[::-1])
+
+
+@pytest.mark.parametrize("codes", ORIENTATIONS)
+def test_masks_of_pictures_come_back_to_the_voxels_of_the_file(tmp_path: Path, codes: str) -> None:
+    path = write_nifti(tmp_path / "a.nii.gz", scan_values(), codes)
+    scan = read_scan(path)
+    masks = {z: scan.picture(z) == 200 for z in (1, 2)}
+    wanted = np.asarray(nibabel.load(path).dataobj) == 200
+    labels = write_nifti(tmp_path / "m.nii.gz", block(), codes)
+    third = np.asarray(nibabel.load(labels).dataobj).astype(bool)
+    stored = scan.stored_mask(masks)
+    assert stored.shape == wanted.shape
+    assert stored.sum() == wanted.sum() * 2 // 3  # two of the block's three slices
+    assert not (stored.astype(bool) & ~third).any()
+
+
+def test_masks_of_a_series_lie_where_its_affine_says(tmp_path: Path) -> None:
+    scan = read_scan(write_series(tmp_path / "ct", scan_values()))
+    stored = scan.stored_mask({z: scan.picture(z) == 200 for z in range(SHAPE[2])})
+    assert scan.affine is not None
+    there = nibabel.affines.apply_affine(scan.affine, np.argwhere(stored))
+    wanted = nibabel.affines.apply_affine(ras_affine(), np.argwhere(block()))
+    np.testing.assert_allclose(sorted(map(tuple, there.round(3))), sorted(map(tuple, wanted)))
+
+
+def test_one_slice_of_a_series_is_a_scan_of_its_thickness(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "ct", scan_values())
+    scan = read_scan(folder / "IM0004")  # from the head, so slice 2 of 0 to 5
+    assert (scan.slices, scan.step) == (1, SPACING[2])
+    np.testing.assert_array_equal(scan.picture(0), hung(scan_values(), 2))
+    assert scan.affine is not None
+    np.testing.assert_allclose((scan.affine @ [0, 0, 0, 1])[2], 100 + 2 * SPACING[2])
+    thick = header(1, "1.2", hung(scan_values(), 0), SliceThickness=None)
+    thick.ImagePositionPatient, thick.ImageOrientationPatient = [0, 0, 0], [1, 0, 0, 0, 1, 0]
+    thick.save_as(tmp_path / "x.dcm", enforce_file_format=True)
+    assert read_scan(tmp_path / "x.dcm").step is None
+
+
+def test_a_slice_that_is_not_axial_is_one_picture_as_it_is_stored(tmp_path: Path) -> None:
+    stored = scan_values()[:, :, 2].T
+    dataset = header(1, "1.2", stored)
+    dataset.ImagePositionPatient, dataset.ImageOrientationPatient = [0, 0, 0], [0, 1, 0, 0, 0, -1]
+    dataset.save_as(tmp_path / "x.dcm", enforce_file_format=True)
+    scan = read_scan(tmp_path / "x.dcm")
+    np.testing.assert_array_equal(scan.picture(0), stored)
+    mask = stored == 200
+    np.testing.assert_array_equal(scan.stored_mask({0: mask})[..., 0].T, mask)
+
+
+def radiograph(path: Path, picture: np.ndarray, **changes: Any) -> Path:
+    dataset = header(1, "1.2", picture, **WINDOW)
+    del dataset.PixelSpacing, dataset.SliceThickness
+    for keyword, value in changes.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.mark.parametrize(("kind", "black"), [("MONOCHROME1", 255), ("MONOCHROME2", 0)])
+def test_a_radiograph_is_shown_as_viewers_do(tmp_path: Path, kind: str, black: int) -> None:
+    picture = scan_values()[:, :, 2].T
+    changes = {"PhotometricInterpretation": kind, "ImagerPixelSpacing": [0.2, 0.1]}
+    path = radiograph(tmp_path / "cr.dcm", picture, **changes)
+    volumes = Volumes(path)
+    opened = volumes.open(volumes.files[0])
+    gray = np.rint(np.clip((picture + 160) / 400, 0, 1) * 255)
+    np.testing.assert_array_equal(opened.picture(0), np.abs(black - gray))
+    assert opened.spacing == (0.2, 0.1)
+    assert opened.step is None
+
+
+def test_a_color_picture_keeps_its_colors(tmp_path: Path) -> None:
+    colors = np.random.default_rng(0).integers(0, 255, (9, 7, 3), dtype=np.uint8)
+    path = radiograph(
+        tmp_path / "us.dcm",
+        scan_values()[:, :, 0],
+        **{"Rows": 9, "Columns": 7, "SamplesPerPixel": 3, "PlanarConfiguration": 0},
+        **{"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelRepresentation": 0},
+        PhotometricInterpretation="RGB",
+        PixelData=colors.tobytes() + b"\0",
+    )
+    volumes = Volumes(path)
+    opened = volumes.open(volumes.files[0])
+    np.testing.assert_array_equal(opened.picture(0), colors)
+    assert opened.window == ""
+
+
+def test_a_file_of_several_channels_gives_the_one_that_is_asked_for(tmp_path: Path) -> None:
+    values = np.stack([scan_values(0), scan_values(1)], axis=-1)
+    image = nibabel.Nifti1Image(values, ras_affine())
+    nibabel.save(image, tmp_path / "a.nii")
+    np.testing.assert_array_equal(
+        read_scan(tmp_path / "a.nii", channel=1).picture(3), hung(scan_values(1), 3)
+    )
+    with refused("a.nii", "40x32x6x2", "channel"):
+        read_scan(tmp_path / "a.nii")
+    with refused("a.nii", "channel 2"):
+        read_scan(tmp_path / "a.nii", channel=2)
+
+
+def test_slices_acquired_in_another_plane_are_called_coarse(tmp_path: Path) -> None:
+    scan = read_scan(write_nifti(tmp_path / "a.nii", scan_values()))
+    assert not scan.coarse
+    image = nibabel.Nifti1Image(scan_values(), np.diag([5.0, 0.8, 0.8, 1.0]))
+    nibabel.save(image, tmp_path / "sagittal.nii")
+    assert read_scan(tmp_path / "sagittal.nii").coarse
+
+
+# --- windows
+
+
+@pytest.mark.parametrize(
+    ("written", "window"),
+    [
+        ("40,400", (40, 400)),
+        (" -600 1500 ", (-600, 1500)),
+        ("40.5/80", (40.5, 80)),
+        ("Lung", (-600, 1500)),
+    ],
+)
+def test_a_window_is_two_numbers_or_a_name(written: str, window: tuple[float, float]) -> None:
+    assert parse_window(written) == Window(*window)
+
+
+@pytest.mark.parametrize("written", ["", "40", "1,2,3", "40,0", "40,-400", "nan,4", "liver"])
+def test_anything_else_is_no_window(written: str) -> None:
+    with refused(f"window={written!r}", "abdomen"):
+        parse_window(written)
+
+
+def test_percentiles_are_numpys_and_the_header_is_the_files(tmp_path: Path) -> None:
+    values = scan_values()
+    low, high = np.percentile(values, (0.5, 99.5))
+    window = window_for("percentiles", values, None, "a")
+    assert (window.center - window.width / 2, window.center + window.width / 2) == (low, high)
+    assert window_for("header", values, (50, 90), "a") == Window(50, 90)
+    with refused("a.nii", "header", "percentiles"):
+        window_for("header", values, None, "a.nii")
+
+
+@pytest.mark.parametrize("values", [[0, 1], [3000, 4000], [-3000, -2000]])
+def test_a_window_that_shows_nothing_of_the_values_is_refused(values: list[int]) -> None:
+    with refused("a.nii", values[0], values[1], -160, 240):
+        window_for(Window(40, 400), np.array(values), None, "a.nii")
+
+
+# --- what lies in a folder
+
+
+def test_a_folder_gives_its_volumes_and_names_the_rest(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "a.nii.gz", scan_values())
+    write_nifti(tmp_path / "a.nii", scan_values())
+    (tmp_path / "._a.nii").write_bytes(b"left by a Mac")
+    write_series(tmp_path, scan_values(), **WINDOW)
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "broken.dcm").write_text("<html>")
+    (tmp_path / "below").mkdir()
+    report = header(1, "1.2", scan_values()[:, :, 0], Modality="SR")
+    del report.Rows
+    report.save_as(tmp_path / "report.dcm", enforce_file_format=True)
+    frames = header(1, "1.2", scan_values()[:, :, 0], Modality="SEG", NumberOfFrames=3)
+    frames.save_as(tmp_path / "seg.dcm", enforce_file_format=True)
+    volumes = Volumes(tmp_path)
+    assert [file.name for file in volumes.files] == ["a", "a_2", tmp_path.name]
+    assert len(volumes.files[2].files) == SHAPE[2]
+    left_out = {path.name: reason for path, reason in volumes.left_out}
+    assert left_out.keys() == {"notes.txt", "broken.dcm", "below", "report.dcm", "seg.dcm"}
+    assert "SR" in left_out["report.dcm"]
+    assert "3 frames" in left_out["seg.dcm"]
+
+
+def test_two_series_of_a_folder_are_two_volumes(tmp_path: Path) -> None:
+    write_series(tmp_path / "one", scan_values(), **WINDOW)
+    for path in write_series(tmp_path / "two", scan_values(1), **WINDOW).iterdir():
+        path.rename(tmp_path / "one" / f"second_{path.name}")
+    volumes = Volumes(tmp_path / "one")
+    assert [len(file.files) for file in volumes.files] == [SHAPE[2], SHAPE[2]]
+    pictures = [volumes.open(file).picture(3) for file in volumes.files]
+    assert not np.array_equal(*pictures)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"form": "png"}, "volume_format='png'"),
+        ({"window": "liver"}, "window='liver'"),
+        ({"form": "dicom-seg"}, "a.nii"),
+        ({"channel": 3}, "channel 3"),
+    ],
+)
+def test_a_wrong_setting_of_volumes_is_named(
+    tmp_path: Path, settings: dict[str, Any], words: str
+) -> None:
+    path = write_nifti(tmp_path / "a.nii", scan_values())
+    with refused(words):
+        volumes = Volumes(path, **{"window": "abdomen", **settings})
+        volumes.open(volumes.files[0])
+
+
+def test_a_folder_without_volumes_says_what_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("")
+    with refused(tmp_path, "notes.txt"):
+        Volumes(tmp_path)
+    with refused("absent.nii"):
+        Volumes(tmp_path / "absent.nii")
+
+
+def test_the_phantom_is_even_so_that_its_dicom_files_hold_it_exactly() -> None:
+    stored = (scan_values() - INTERCEPT) / SLOPE
+    np.testing.assert_array_equal(stored, stored.astype(np.int16))
+    assert (scan_values()[BLOCK] == 200).all()
