@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +17,9 @@ from PIL import Image
 
 import textseg
 import textseg.models
-from tests.models.stand_ins import write_bert
 from tests.segment.refusals import message
-from tests.tiny_run import (
-    ROWS,
-    SMALL,
-    call,
-    fingerprints,
-    masks_in,
-    merged,
-    only,
-    train_arguments,
-    write_experiment,
-    write_refhl,
-)
+from tests.segment.trained import Trained, train
+from tests.tiny_run import ROWS, call, fingerprints, masks_in
 from textseg.errors import UserError
 from textseg.metrics.case_table import resize_logits
 from textseg.preprocess import read_image, resize_image
@@ -43,44 +30,9 @@ from textseg.visualize.overlay import overlay
 TEXT = "the large lesion on the left"
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A fit on a BERT that is gone by now, its data and what predict wrote."""
-
-    run: Path
-    root: Path
-    predicted: dict[str, Any]
-
-    @property
-    def checkpoint(self) -> str:
-        return str(self.run / "checkpoints/best.ckpt")
-
-    def rows(self) -> list[dict[str, str]]:
-        return [json.loads(line) for line in (self.root / "manifest.jsonl").open()]
-
-    def image(self) -> str:
-        return str(self.root / self.rows()[0]["image"])
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    home = tmp_path_factory.mktemp("home")
-    root = write_refhl(home / "refhl")
-    write_bert(home / "bert")
-    # Not square, so that height and width cannot be confused.
-    changes = {
-        "model": merged(SMALL, {"init_args": {"text_encoder": str(home / "bert"), "warmup": 0.0}}),
-        "seed_everything": 2,  # its masks have both values
-        "data": {"init_args": {"image_size": [32, 64]}},
-    }
-    outcome = call(*train_arguments(write_experiment(home, **changes), root), cwd=home)
-    assert outcome.status == 0, outcome.err
-    run = only(home / "runs/tiny")
-    shutil.rmtree(home / "bert")
-    moved = shutil.copytree(run, home / "moved")
-    outcome = call("predict", "--ckpt_path", moved / "checkpoints/best.ckpt", cwd=home)
-    assert outcome.status == 0, outcome.err
-    return Trained(run, root, masks_in(moved / "predict"))
+    return train(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="module")
