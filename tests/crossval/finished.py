@@ -30,6 +30,7 @@ def write_training(
     overlaps: list[float],
     *,
     modes: tuple[str, ...] = CAPTION_MODES,
+    finished: bool = True,
     changes: Mapping[str, Any] | None = None,
 ) -> Run:
     """The run of a fold and a seed, tested on cases of its own; each two are of one patient."""
@@ -53,6 +54,8 @@ def write_training(
     (folder / "checkpoints/last.ckpt").touch()
     rows = "".join(f"{epoch},{epoch / 10 + fold}\n" for epoch in range(1 + fold))
     (folder / "metrics.csv").write_text(f"epoch,val/loss\n{rows}")
+    if finished:
+        plan.finish(fold, seed)
     return Run(folder)
 
 

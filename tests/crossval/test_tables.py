@@ -112,7 +112,7 @@ def test_the_result_is_written_once_and_told_again(plan: Crossval) -> None:
 
 def test_what_is_left_is_named_until_all_is_finished(plan: Crossval) -> None:
     write_training(plan, 1, 0, [0.5] * 6)
-    write_training(plan, 2, 0, [0.5] * 6, modes=("true", "empty"))
+    write_training(plan, 2, 0, [0.5] * 6, modes=("true", "empty"), finished=False)
     assert "1 of 4 trainings are finished" in _result(plan)
     assert "2,0, 1,1, 2,1" in _result(plan)
     with pytest.raises(UserError, match="3 of its 4 trainings") as caught:
@@ -176,6 +176,14 @@ def test_folds_that_were_tested_in_different_ways_are_refused(plan: Crossval) ->
     with pytest.raises(UserError, match=r"nsd_tolerance is 2\.0 .* and 3\.0"):
         write_seed(plan, 0)
     assert not plan.seed_run(0).folder.exists()
+
+
+def test_a_network_that_reads_no_captions_has_the_tests_of_true_ones_alone(plan: Crossval) -> None:
+    for fold, seed in plan.trainings:
+        write_training(plan, fold, seed, [0.5] * 6, modes=("true",))
+    assert plan.unfinished() == []
+    write_seed(plan, 0)
+    assert [f.name for f in plan.seed_run(0).tests_dir().iterdir()] == ["true"]
 
 
 def test_a_case_in_two_folds_is_refused(plan: Crossval) -> None:

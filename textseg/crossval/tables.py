@@ -42,7 +42,7 @@ def write_seed(plan: Crossval, seed: int) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     folds = [plan.tests(fold, seed) for fold in range(1, plan.folds + 1)]
     runs = [run for fold in range(1, plan.folds + 1) if (run := plan.run(fold, seed))]
-    for mode in CAPTION_MODES:
+    for mode in (m for m in CAPTION_MODES if all(m in tests for tests in folds)):
         _write_test(aside / "test" / mode, [tests[mode] for tests in folds], plan)
     _write_curves(aside / "metrics.csv", runs)
     settings = runs[0].settings()

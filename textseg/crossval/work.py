@@ -178,12 +178,15 @@ def _train(
             f"crossval: {what} ended with status {status}; what is finished is kept, and the same "
             "command goes on from there\n"
         )
-    elif not status and not plan.tests(fold, seed):
+    if status:
+        return status
+    plan.finish(fold, seed)
+    if not plan.tests(fold, seed):
         raise UserError(
             f"{what} ended without tests in {plan.home(fold, seed)}",
             "leave out what keeps a training from its end, such as trainer.fast_dev_run",
         )
-    return status
+    return 0
 
 
 def _remove_broken_tests(plan: Crossval, fold: int, seed: int) -> None:

@@ -3,6 +3,7 @@
 crossval.yaml                          what is cross-validated: `Crossval`
 folds-<number>-<digest>.csv            what each row of the dataset is for in each fold
 fold<k>_seed<s>/<config>/<time>/       a run, as of any other training
+fold<k>_seed<s>/finished               the caption modes that it was tested with at its end
 seed<s>/test/<captions>/               the tests of all folds put together: every case once
 """
 
@@ -17,10 +18,11 @@ from typing import Any
 import yaml
 
 from textseg.errors import UserError, refusing
-from textseg.runs.folder import CAPTION_MODES, Run
+from textseg.runs.folder import Run
 from textseg.runs.results import StoredTest, read_test
 
 PLAN = "crossval.yaml"
+FINISHED = "finished"
 
 
 @dataclass(frozen=True)
@@ -97,17 +99,30 @@ class Crossval:
         return Run(found[-1].parents[1]) if found else None
 
     def tests(self, fold: int, seed: int) -> dict[str, StoredTest]:
-        """The tests of a training by caption mode; {} unless there is one of every mode.
+        """The tests of a training by caption mode; {} unless it has come to its end with all.
 
-        Of several of a mode the first counts; one that was cut short does not.
+        A network that reads no captions is tested with true ones alone.
         """
+        tests = self._written(fold, seed)
+        finished = self.home(fold, seed) / FINISHED
+        wanted = finished.read_text(encoding="utf-8").split() if finished.is_file() else []
+        return tests if wanted and tests.keys() >= {*wanted} else {}
+
+    def _written(self, fold: int, seed: int) -> dict[str, StoredTest]:
+        """Of several tests of a mode the first counts; one that was cut short does not."""
         run = self.run(fold, seed)
         tests: dict[str, StoredTest] = {}
         for file in [] if run is None else sorted(run.tests_dir().glob("*/metrics.json")):
             with suppress(UserError):
                 test = read_test(file.parent)
                 tests.setdefault(test.caption_mode, test)
-        return tests if tests.keys() >= {*CAPTION_MODES} else {}
+        return tests
+
+    def finish(self, fold: int, seed: int) -> None:
+        """Record that a training has come to its end, with the tests that it has."""
+        modes = "".join(f"{mode}\n" for mode in self._written(fold, seed))
+        if modes:
+            (self.home(fold, seed) / FINISHED).write_text(modes, encoding="utf-8")
 
     def unfinished(self) -> list[tuple[int, int]]:
         """Fold and seed of every training that was not trained and tested to its end."""
