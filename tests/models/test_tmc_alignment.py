@@ -75,7 +75,9 @@ def numpy_cells(x: np.ndarray, side: int) -> np.ndarray:
 def numpy_points(feature: np.ndarray, model: TMC, stage: str) -> np.ndarray:
     """z [n, 256] of one image, of length 1."""
     C, H, W = feature.shape
-    z = numpy_linear(feature.reshape(C, -1).T, model.alignment.project_image[stage])
+    cells = feature.reshape(C, -1).T
+    normed = (cells - cells.mean(1, keepdims=True)) / np.sqrt(cells.var(1, keepdims=True) + 1e-5)
+    z = numpy_linear(normed, model.alignment.project_image[stage])
     place = model.alignment.position_embedding[stage]
     z = z + numpy_linear(numpy_code(H, W).reshape(H * W, -1), place)
     return np.stack([unit(row) for row in z])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import numpy as np
@@ -35,13 +34,15 @@ def test_the_gate_is_a_sigmoid_of_ten_times_the_similarity_at_the_start() -> Non
     )
 
 
-MASK = torch.tensor([[True, True, True, False, False]])
-
-
 def some_shared(count: int = 2, *, size: int = 7) -> Shared:
-    """p_l, t_l and five words, of which three are real."""
-    vectors = F.normalize(torch.randn(count, 6, 8), dim=-1)
-    return Shared(random_pixels(count, 8, size), vectors[:, 0], vectors[:, 1:])
+    """p_l and t_l."""
+    return Shared(random_pixels(count, 8, size), F.normalize(torch.randn(count, 8), dim=-1))
+
+
+def some_text(count: int = 2) -> TextFeatures:
+    """Five tokens of width 12, of which three are real."""
+    mask = torch.tensor([[True, True, True, False, False]]).repeat(count, 1)
+    return TextFeatures(torch.randn(count, 5, 12), mask, torch.randn(count, 12))
 
 
 def numpy_gate(shared: Shared) -> np.ndarray:
@@ -51,12 +52,12 @@ def numpy_gate(shared: Shared) -> np.ndarray:
 
 def test_the_modulation_is_the_one_computed_by_hand() -> None:
     torch.manual_seed(0)
-    block = LanguageGuidedTargetEnhancement(8, 8, 0.5)
+    block = LanguageGuidedTargetEnhancement(8, 12, 0.5)
     block.rho.data.zero_()  # the attention apart
-    feature, shared = torch.randn(2, 8, 7, 7), some_shared()
+    feature, shared, text = torch.randn(2, 8, 7, 7), some_shared(), some_text()
     with torch.no_grad():
-        result = block(feature, shared, MASK.repeat(2, 1)).numpy()
-        scale, shift = np.split(block.film(math.sqrt(8) * shared.text).numpy(), 2, axis=1)
+        result = block(feature, shared, text).numpy()
+        scale, shift = np.split(block.film(text.pooled).numpy(), 2, axis=1)
     w, gate = block.project.weight.detach().numpy()[:, :, 0, 0], numpy_gate(shared)
     for b in range(2):
         for y, x in ((0, 0), (3, 5), (6, 6)):
@@ -65,18 +66,18 @@ def test_the_modulation_is_the_one_computed_by_hand() -> None:
             np.testing.assert_allclose(result[b, :, y, x], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_attention_is_to_the_aligned_words_behind_the_gate() -> None:
+def test_the_attention_is_to_the_words_behind_the_gate_of_the_aligned_similarity() -> None:
     torch.manual_seed(0)
-    block = LanguageGuidedTargetEnhancement(8, 8, 0.5)
+    block = LanguageGuidedTargetEnhancement(8, 12, 0.5)
     block.alpha.data.zero_()  # the modulation apart
-    feature, shared = torch.randn(2, 8, 4, 4), some_shared(size=4)
+    feature, shared, text = torch.randn(2, 8, 4, 4), some_shared(size=4), some_text()
     with torch.no_grad():
-        change = (block(feature, shared, MASK.repeat(2, 1)) - feature).numpy()
+        change = (block(feature, shared, text) - feature).numpy()
         position = block.position_embedding(sincos_position_embedding_2d(4, 4, 64, feature))
         query = block.norm(feature.flatten(2).transpose(1, 2)) + position
     p = {name: value.detach().numpy() for name, value in block.attention.named_parameters()}
     for b in range(2):
-        words = math.sqrt(8) * shared.words[b, :3].numpy()
+        words = text.tokens[b, :3].numpy()
         q = query[b].numpy() @ p["to_query.weight"].T + p["to_query.bias"]
         scores = np.exp(q @ (words @ p["to_key.weight"].T).T / np.sqrt(8))
         values = words @ p["to_value.weight"].T + p["to_value.bias"]
@@ -87,33 +88,33 @@ def test_the_attention_is_to_the_aligned_words_behind_the_gate() -> None:
 
 def test_the_attention_tells_positions_of_equal_features_apart() -> None:
     torch.manual_seed(0)
-    block = LanguageGuidedTargetEnhancement(8, 8, 0.5)
+    block = LanguageGuidedTargetEnhancement(8, 12, 0.5)
     block.alpha.data.zero_()  # the modulation apart
-    feature, shared = torch.ones(1, 8, 4, 6), some_shared(1, size=4)
-    shared = shared._replace(pixels=shared.pixels[..., :1].expand(1, 8, 4, 6))
+    block.gate.gamma.data.zero_()  # it is a half everywhere
+    feature = torch.ones(1, 8, 4, 6)
+    shared = some_shared(1)._replace(pixels=torch.ones(1, 8, 4, 6))
     with torch.no_grad():
-        change = (block(feature, shared, MASK) - feature).flatten(2)[0].T
+        change = (block(feature, shared, some_text(1)) - feature).flatten(2)[0].T
     gaps = torch.cdist(change, change) + 9 * torch.eye(24)
     assert gaps.min() > 1e-4
 
 
-def test_the_shared_embedding_of_pixels_knows_place_and_words_take_the_way_of_the_text() -> None:
+def test_the_shared_embedding_of_pixels_knows_place() -> None:
     torch.manual_seed(0)
     embed = SharedEmbedding(6, 12, 8, position=True)
-    feature, tokens = torch.randn(1, 6, 3, 5), torch.randn(1, 4, 12)
-    text = TextFeatures(tokens, torch.ones(1, 4, dtype=torch.bool), tokens.mean(1))
+    feature, pooled = torch.randn(1, 6, 3, 5), torch.randn(1, 12)
     with torch.no_grad():
-        shared = embed(feature, text)
+        shared = embed(feature, pooled)
         code = sincos_position_embedding_2d(3, 5, 64, feature)[0].numpy()
     p = {name: value.detach().numpy() for name, value in embed.named_parameters()}
     for n in range(15):
-        z = p["phi.weight"][:, :, 0, 0] @ feature[0].flatten(1)[:, n].numpy() + p["phi.bias"]
-        z = z + p["position_embedding.weight"] @ code[n]
+        f = feature[0].flatten(1)[:, n].double().numpy()
+        f = (f - f.mean()) / np.sqrt(f.var() + 1e-5)
+        z = p["phi.weight"] @ f + p["phi.bias"] + p["position_embedding.weight"] @ code[n]
         found = shared.pixels[0].flatten(1)[:, n].numpy()
         np.testing.assert_allclose(found, z / np.linalg.norm(z), rtol=1e-4, atol=1e-5)
-    for found, read in ((shared.text[0], text.pooled[0]), (shared.words[0, 2], tokens[0, 2])):
-        t = p["psi.weight"] @ read.numpy() + p["psi.bias"]
-        np.testing.assert_allclose(found.numpy(), t / np.linalg.norm(t), rtol=1e-4, atol=1e-5)
+    t = p["psi.weight"] @ pooled[0].numpy() + p["psi.bias"]
+    np.testing.assert_allclose(shared.text[0].numpy(), t / np.linalg.norm(t), rtol=1e-4, atol=1e-5)
     assert len(list(SharedEmbedding(6, 12, 8, position=False).parameters())) == len(p) - 1
 
 

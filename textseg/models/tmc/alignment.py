@@ -35,9 +35,10 @@ MAX_CELLS = 14  # InfoNCE reads a map averaged down to that many a side, which s
 class MultiStageAlignment(nn.Module):
     """Embeddings and temperatures by stage, which both forms of MA Loss share.
 
-        z_i = P_i V_i + E_i P,   l_i = Q_i mean over the tokens of LN(W_i T)
+        z_i = P_i LN(V_i) + E_i P,   l_i = Q_i mean over the tokens of LN(W_i T)
 
-    P is the sine-cosine position embedding: captions say where, and the mean of a map does not.
+    P is the sine-cosine position embedding: captions say where, and the mean of a map does not. The
+    LN of V_i, over channels and without weights, keeps large features from drowning it.
 
     Args:
         channels: C_1..C_4.
@@ -53,6 +54,9 @@ class MultiStageAlignment(nn.Module):
         self.project_image, self.project_text = (
             nn.ModuleDict({str(i): nn.Linear(channels[i - 1], EMBEDDING_DIM) for i in stages})
             for _ in range(2)
+        )
+        self.norms = nn.ModuleDict(
+            {str(i): nn.LayerNorm(channels[i - 1], elementwise_affine=False) for i in stages}
         )
         self.position_embedding = nn.ModuleDict()
         for i in stages if position else ():
@@ -74,7 +78,7 @@ class MultiStageAlignment(nn.Module):
         i = str(stage)
         cells = self._reduced(feature)
         height, width = cells.shape[-2:]
-        pixels = self.project_image[i](to_tokens(cells))  # [B, n_i, P]
+        pixels = self.project_image[i](self.norms[i](to_tokens(cells)))  # [B, n_i, P]
         if i in self.position_embedding:
             code = sincos_position_embedding_2d(height, width, POSITION_DIM, pixels)
             pixels = pixels + self.position_embedding[i](code)

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from textseg.batch import TextFeatures
-from textseg.layers import sincos_position_embedding_2d, to_map
+from textseg.layers import sincos_position_embedding_2d, to_map, to_tokens
 from textseg.losses import ContrastiveTargets, soft_cross_entropy
 
 POSITION_DIM = 64
@@ -21,21 +20,21 @@ POSITION_DIM = 64
 class Shared(NamedTuple):
     """A level in the embedding that pixels and text share, each vector of length 1, in fp32.
 
-    pixels p_l [B, D, H_l, W_l]; text t_l [B, D]; words w_l [B, L, D].
+    pixels p_l [B, D, H_l, W_l]; text t_l [B, D].
     """
 
     pixels: Tensor
     text: Tensor
-    words: Tensor
 
 
 class SharedEmbedding(nn.Module):
     """phi_l and psi_l: project the pixels of level l and the text to one unit sphere.
 
-        p_l = norm(phi_l F_l + E_l P),   t_l = norm(psi_l pooled),   w_l = norm(psi_l tokens)
+        p_l = norm(phi_l LN(F_l) + E_l P),   t_l = norm(psi_l pooled text)
 
     P is the sine-cosine position embedding: captions say where, and an early level sees but a part
-    of the image, so that without E_l P a lesion on the left and one on the right are alike.
+    of the image, so that without E_l P a lesion on the left and one on the right are alike. LN is
+    over channels and without weights; some encoders' features are a dozen times as large as P.
 
     Args:
         channels: C_l.
@@ -46,21 +45,21 @@ class SharedEmbedding(nn.Module):
 
     def __init__(self, channels: int, text_dim: int, dim: int, *, position: bool) -> None:
         super().__init__()
-        self.phi = nn.Conv2d(channels, dim, 1)
+        self.norm = nn.LayerNorm(channels, elementwise_affine=False)
+        self.phi = nn.Linear(channels, dim)
         self.psi = nn.Linear(text_dim, dim)
         self.position_embedding = nn.Linear(POSITION_DIM, dim, bias=False) if position else None
 
-    def forward(self, feature: Tensor, text: TextFeatures) -> Shared:
-        """F_l [B, C_l, H_l, W_l] and the encoded caption -> p_l, t_l and w_l."""
-        pixels = self.phi(feature)
+    def forward(self, feature: Tensor, pooled: Tensor) -> Shared:
+        """F_l [B, C_l, H_l, W_l] and the pooled text [B, T] -> p_l and t_l."""
+        height, width = feature.shape[-2:]
+        pixels = self.phi(self.norm(to_tokens(feature)))  # [B, H_l W_l, D]
         if self.position_embedding is not None:
-            height, width = feature.shape[-2:]
             code = sincos_position_embedding_2d(height, width, POSITION_DIM, feature)
-            pixels = pixels + to_map(self.position_embedding(code), height, width)
+            pixels = pixels + self.position_embedding(code)
         return Shared(
-            F.normalize(pixels.float(), dim=1),
-            F.normalize(self.psi(text.pooled).float(), dim=-1),
-            F.normalize(self.psi(text.tokens).float(), dim=-1),
+            to_map(F.normalize(pixels.float(), dim=-1), height, width),
+            F.normalize(self.psi(pooled).float(), dim=-1),
         )
 
 

@@ -145,7 +145,7 @@ class TMCA(PyramidNetwork):
             )
         for n in sorted(enhancement_levels):
             self.enhancement[_key(n)] = LanguageGuidedTargetEnhancement(
-                channels[n - 1], alignment_dim, enhancement_scale
+                channels[n - 1], text_dim, enhancement_scale
             )
         self.decoder = SubPixelDecoder(channels)
         self.aligned = aligned
@@ -162,9 +162,9 @@ class TMCA(PyramidNetwork):
             """F_l -> the enhanced F_l, l = i + 1."""
             n = _key(i + 1)
             if n in self.embeddings:
-                shared[n] = self.embeddings[n](feature, text)
+                shared[n] = self.embeddings[n](feature, text.pooled)
             if n in self.enhancement:
-                feature = self.enhancement[n](feature, shared[n], text.mask)
+                feature = self.enhancement[n](feature, shared[n], text)
             return feature
 
         if self.enhancement_feeds_encoder:
