@@ -207,7 +207,7 @@ def _renamed(
         cells = {names[column]: value for column, value in row.items() if column in names}
         cells |= {_of_stratum(name): row.get(column) for name, column in of_strata.items()}
         renamed.append(
-            Row(cells, file, row.number, row.line, row.entry, decimal_comma=row.decimal_comma)
+            Row(cells, row.file, row.number, row.line, row.entry, decimal_comma=row.decimal_comma)
         )
     return renamed
 

@@ -18,6 +18,7 @@ import torch
 import wandb
 import yaml
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
 
 from tests.models.stand_ins import make_batch
 from tests.tiny_run import (
@@ -160,6 +161,7 @@ def validated(callback: SampleTables, *, epoch: int = 0, sanity: bool = False) -
         loggers=[logger],
         current_epoch=epoch,
         sanity_checking=sanity,
+        state=SimpleNamespace(fn=TrainerFn.FITTING),
         val_dataloaders=SimpleNamespace(dataset=range(4)),
     )
     module: Any = None
