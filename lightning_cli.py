@@ -29,6 +29,11 @@ def _referring_set(folder: Path) -> str:
     return f"{format_summary(read_summary(folder))}\nwritten to {folder}"
 
 
+_TOKENIZER = (
+    "whose tokens max_tokens counts, and whose unknown words: a local folder or hub name of a text "
+    "encoder; scratch counts words and marks, the fewest that any encoder needs, and what its "
+    "vocabulary of vocab_size leaves out."
+)
 COMMANDS = (
     *SUITE_COMMANDS,
     Command(
@@ -40,10 +45,15 @@ COMMANDS = (
             "count_tokens": Made(
                 "tokenizer",
                 default="scratch",
-                help="whose tokens max_tokens counts: a local folder or hub name of a text "
-                "encoder; scratch counts words and marks, the fewest that any encoder needs.",
+                help=_TOKENIZER,
                 maker="textseg.encoders:token_counter",
-            )
+            ),
+            "unknown_shares": Made(
+                "tokenizer",
+                default="scratch",
+                help=_TOKENIZER,
+                maker="textseg.encoders:share_counter",
+            ),
         },
     ),
     Command(

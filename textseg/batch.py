@@ -90,3 +90,6 @@ def stable_id(text: str) -> int:
 
 EMPTY_CAPTION_ID = stable_id("")
 """`caption_id` of a row without words."""
+
+UNKNOWN_BOUND = 0.05
+"""Mean share of [UNK] in the tokens of captions above which it is warned of."""

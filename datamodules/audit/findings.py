@@ -67,6 +67,10 @@ KINDS: dict[str, Kind] = {
     "named side against mask": Kind("note", "check which side the caption means"),
     "caption count against mask": Kind("warning", "check the count, or whether areas touch"),
     "truncated caption": Kind("warning", "raise max_tokens, or shorten the caption"),
+    "unknown language": Kind("warning", "give --language (data.language in training), or hflip: 0"),
+    "unknown words": Kind(
+        "warning", "choose a text encoder of their language, or raise vocab_size"
+    ),
     "another wording": Kind("note", "nothing to do if this is intended"),
 }
 

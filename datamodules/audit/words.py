@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from datamodules.audit.file_facts import MaskFacts
 from datamodules.audit.findings import Finding, finding
+from datamodules.captions.languages import LanguageSetting, language_of
 from datamodules.captions.lvit_template import (
     SIDES,
     Reading,
@@ -17,7 +18,7 @@ from datamodules.captions.lvit_template import (
     read_template,
     repaired,
 )
-from datamodules.captions.modes import normalize
+from datamodules.captions.modes import count_unmirrored, normalize
 from datamodules.records import Record
 
 # "nine" of MosMedData+ is nine and more: its formula has no higher word.
@@ -39,6 +40,7 @@ class CaptionChecks:
         count_tokens: the tokens of a caption; None leaves their number unchecked.
         max_tokens: tokens that a network takes.
         normalized: whether training repairs captions before it counts tokens.
+        language: of the captions, for the mirror.
     """
 
     def __init__(
@@ -48,11 +50,14 @@ class CaptionChecks:
         count_tokens: Callable[[str], int] | None,
         max_tokens: int,
         normalized: bool,
+        language: LanguageSetting = "auto",
     ) -> None:
         self.template = template
         self.count_tokens = count_tokens
         self.max_tokens = max_tokens
         self.normalized = normalized
+        self.language: LanguageSetting = language
+        self.texts: list[str] = []  # of all rows that have words
         self.findings: list[Finding] = []
         self.rows = 0
         self.longest = 0
@@ -68,6 +73,9 @@ class CaptionChecks:
         if not text.strip():
             self._add("empty caption", record, split, repr(text))
             return
+        self.texts.append(text)
+        if self.language == "auto" and language_of(text) is None:
+            self._add("unknown language", record, split, text)
         self._count_tokens(record, split)
         reading = read_template(text) if is_template_kind(text) else None
         if self.template is not None:
@@ -173,6 +181,9 @@ class CaptionChecks:
         if self.counts.total():
             name = "captions whose count is that of the mask's areas"
             facts[name] = f"{self.counts[True]} of {self.counts.total()}"
+        facts["captions that are never mirrored"] = (
+            f"{count_unmirrored(self.texts, self.language).rows} of {len(self.texts)}"
+        )
         if self.count_tokens is not None:
             facts["tokens of the longest caption"] = self.longest
         return facts

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from datamodules.captions.languages import LanguageSetting
+from datamodules.captions.languages.words import in_case_of, script_of
 from datamodules.captions.modes import (
     apply_caption_mode,
     if_changed,
-    in_case_of,
     key,
     seeded_by,
     swap_sides,
@@ -32,9 +33,9 @@ from textseg.errors import UserError
 # --- side and count ----------------------------------------------------------------------------
 
 
-def side_swapped(text: str) -> str | None:
+def side_swapped(text: str, language: LanguageSetting = "auto") -> str | None:
     """Exchange left and right; None where that is not safe, or changes nothing."""
-    return if_changed(text, swap_sides(text))
+    return if_changed(text, swap_sides(text, language))
 
 
 _PLURALS = {
@@ -102,7 +103,7 @@ def typos(text: str, *, seed: int) -> str | None:
     next. First letters stay, and no word becomes another that this module knows, so that "left"
     never turns into "right" or "eight" into "right".
     """
-    words = [w for w, _ in content_words(text) if w[0].isalpha() and len(w[0]) >= _SHORTEST]
+    words = [w for w, _ in content_words(text) if _is_spelled(w[0]) and len(w[0]) >= _SHORTEST]
     if not words:
         return None
     original, generator = text, seeded_by("misspelt", text, seed)  # the name is part of the seed
@@ -113,6 +114,11 @@ def typos(text: str, *, seed: int) -> str | None:
         if errors:
             text = text[: word.start()] + str(generator.choice(errors)) + text[word.end() :]
     return None if text == original else text
+
+
+def _is_spelled(word: str) -> bool:
+    """Whether a word is of letters; a Chinese character more or less is no typing error."""
+    return word.isalpha() and all(script_of(letter) != "CJK" for letter in word)
 
 
 def typing_errors(word: str) -> list[str]:
@@ -150,7 +156,11 @@ def other_patients(texts: Sequence[str], case_ids: Sequence[str], *, seed: int) 
 
 
 def caption_variants(
-    texts: Sequence[str], case_ids: Sequence[str], *, seed: int
+    texts: Sequence[str],
+    case_ids: Sequence[str],
+    *,
+    seed: int,
+    language: LanguageSetting = "auto",
 ) -> dict[str, list[str | None]]:
     """Make every perturbation of every caption of a split; None where one cannot be made.
 
@@ -162,6 +172,7 @@ def caption_variants(
         texts: the true captions, in row order.
         case_ids: patient or study of each row, "" where unknown.
         seed: of all choices.
+        language: of the captions, for their sides.
 
     Returns:
         by name, a text or None for each row; ``shuffled`` is None throughout where one caption
@@ -178,7 +189,7 @@ def caption_variants(
         "empty": ["" if text else None for text in texts],
         "shuffled": shuffled,
         "other_patient": other_patients(texts, case_ids, seed=seed),
-        "side_swapped": [side_swapped(text) for text in texts],
+        "side_swapped": [side_swapped(text, language) for text in texts],
         "count_changed": [count_changed(text, seed=seed) for text in texts],
         "typos": [typos(text, seed=seed) for text in texts],
         "paraphrased": [paraphrased(text, seed=seed) for text in texts],

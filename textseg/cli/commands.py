@@ -64,7 +64,7 @@ class Datasets(NamedTuple):
     """What the commands need of a package of datasets."""
 
     datamodule: type[Any]  # the base class of its DataModules
-    caption_variants: Callable[..., Any]  # changed captions of a probe: (texts, case_ids, seed=)
+    caption_variants: Callable[..., Any]  # changed captions of a probe
     mirror_text: Callable[[str], str | None]  # a caption to that of the mirrored image
 
 

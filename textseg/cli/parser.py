@@ -74,8 +74,9 @@ def run_command(
     values = settings.as_dict()
     if "mirror_text" in command.takes:
         values["mirror_text"] = lambda text: datasets().mirror_text(text)
+    given = {made.option: values.pop(made.option, None) for made in command.made.values()}
     for name, made in command.made.items():
-        values[name] = load(made.maker)(values.pop(made.option))
+        values[name] = load(made.maker)(given[made.option])
     return function(**values)
 
 
@@ -99,6 +100,6 @@ def command_parser(command: Command, function: Callable[..., Any]) -> CommandPar
             more |= {"nargs": "?", "default": default}
         parser.add_argument(name, help=helps[name], **more)
     parser.add_function_arguments(function, skip={*command.positionals, *own})
-    for made in command.made.values():
+    for made in {made.option: made for made in command.made.values()}.values():
         parser.add_argument(f"--{made.option}", default=made.default, help=made.help)
     return parser

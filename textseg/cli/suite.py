@@ -331,7 +331,8 @@ class SuiteCLI(LightningCLI):
         self.datamodule.prepare_data()
         rows = self.datamodule.records("test")
         texts, case_ids = [row.text for row in rows], [row.case_id for row in rows]
-        return self.datasets.caption_variants(texts, case_ids, seed=seed)
+        language = self.datamodule.language
+        return self.datasets.caption_variants(texts, case_ids, seed=seed, language=language)
 
     def before_fit(self) -> None:
         """Where a test follows, check its data before the training, not after."""
@@ -374,8 +375,7 @@ class SuiteCLI(LightningCLI):
         check_state_dict(self.model, weights)
         self.model.load_state_dict(weights)
         networks = [self.model, *map(network_from, self.others, self.other_paths)]
-        mirror_text = self.datasets.mirror_text
-        model = averaged(networks, paths, tta=tta, mirror_text=mirror_text)
+        model = averaged(networks, paths, tta=tta, mirror_text=self.datamodule.mirror_text)
         text = averaging_text({"tta": tta, "ensemble": model.ensemble})
         rank_zero_info(f"averaging at test time: {text}")
         return given | {"model": model, "ckpt_path": None}

@@ -46,6 +46,8 @@ class SegmentationModule(L.LightningModule):
             pretrained_lr_scale.
         unfreeze_text_layers: how many of the last layers of a frozen text encoder are trained; its
             captions are then encoded in every step.
+        vocab_size: rows of the vocabulary of text_encoder: scratch, learned from the training
+            captions; a warning says where they have more letters.
         stage_norm: put a LayerNorm on each stage of a timm encoder, whose ConvNeXt and Swin give
             the raw residual stream.
         schedule: course of the learning rate after the warm-up.
@@ -73,6 +75,7 @@ class SegmentationModule(L.LightningModule):
         pretrained_lr_scale: float = 0.1,
         text_lr_scale: float | None = None,
         unfreeze_text_layers: int = 0,
+        vocab_size: int = 512,
         stage_norm: bool = False,
         schedule: Schedule = "poly",
         warmup: float = 0.05,
@@ -100,6 +103,7 @@ class SegmentationModule(L.LightningModule):
         self.lr, self.weight_decay = lr, weight_decay
         self.pretrained_lr_scale, self.text_lr_scale = pretrained_lr_scale, text_lr_scale
         self.unfreeze_text_layers, self.stage_norm = unfreeze_text_layers, stage_norm
+        self.vocab_size = vocab_size
         self.schedule, self.warmup, self.min_lr_scale = schedule, warmup, min_lr_scale
         check_at_least("auxiliary_weight", auxiliary_weight, 0, "0.4 is usual; 0 is none")
         self.auxiliary_weight = auxiliary_weight
