@@ -20,6 +20,8 @@ def load(
     image_size: int | Sequence[int] | None = None,
     device: str = "auto",
     tta: Literal["none", "flip"] = "none",
+    window_size: int | None = None,
+    window_overlap: float = 0.25,
     mirror_text: Callable[[str], str | None] | None = None,
 ) -> Segmenter:
     """The network of a checkpoint: ``load("best.ckpt").segment(image, text)`` gives mask and probs.
@@ -30,5 +32,11 @@ def load(
     from textseg.segment.network import load as load_network
 
     return load_network(
-        ckpt_path, image_size=image_size, device=device, tta=tta, mirror_text=mirror_text
+        ckpt_path,
+        image_size=image_size,
+        device=device,
+        tta=tta,
+        window_size=window_size,
+        window_overlap=window_overlap,
+        mirror_text=mirror_text,
     )

@@ -74,7 +74,7 @@ def run_command(
     values = settings.as_dict()
     if "mirror_text" in command.takes:
         values["mirror_text"] = lambda text: datasets().mirror_text(text)
-    given = {made.option: values.pop(made.option, None) for made in command.made.values()}
+    given = {option: values.pop(option) for option in {m.option for m in command.made.values()}}
     for name, made in command.made.items():
         values[name] = load(made.maker)(given[made.option])
     return function(**values)

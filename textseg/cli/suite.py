@@ -45,6 +45,7 @@ from textseg.encoders import restoring
 from textseg.errors import UserError
 from textseg.metrics.text import averaging_text, format_results
 from textseg.models.base import SegmentationModule, check_state_dict, settings_of
+from textseg.models.windows import windows_of
 from textseg.runs.folder import (
     Run,
     data_identity,
@@ -53,7 +54,7 @@ from textseg.runs.folder import (
     remove_if_empty,
     runs_dir,
 )
-from textseg.runs.outputs import callbacks_of
+from textseg.runs.outputs import averaging_of, callbacks_of
 from textseg.training import Restart
 from textseg.training.checkpoint_files import (
     LAST,
@@ -165,6 +166,20 @@ class SuiteCLI(LightningCLI):
             default="none",
             help="validate, test, predict, probe and the tests after a fit: flip also runs the "
             "mirrored image, with left and right exchanged in its caption, and averages the two.",
+        )
+        parser.add_argument(
+            "--window_size",
+            type=int | None,
+            default=None,
+            help="test, predict and the tests after a fit: pictures with more pixels on a side are "
+            "seen through overlapping windows of so many, at their own resolution; for networks "
+            "trained on such pieces, and captions that name no place in the picture.",
+        )
+        parser.add_argument(
+            "--window_overlap",
+            type=float,
+            default=0.25,
+            help="share of a window that the next one covers too.",
         )
         parser.add_argument(
             "--test_after_fit",
@@ -362,10 +377,15 @@ class SuiteCLI(LightningCLI):
 
     def _averaged(self, given: dict[str, Any]) -> dict[str, Any]:
         """The model and ckpt_path of a command; of what averages logits, with its weights."""
-        tta = self.config[self.subcommand].tta
+        settings = self.config[self.subcommand]
+        tta, windows = settings.tta, windows_of(settings.window_size, settings.window_overlap)
         if tta != "none" and "ckpt_path" not in given:
             raise UserError(f"{self.subcommand} takes no tta={tta}", "leave tta out")
-        if tta == "none" and not self.others:
+        if windows is not None and self.subcommand not in ("fit", "test", "predict"):
+            raise UserError(
+                f"{self.subcommand} takes no window_size={windows.size}", "leave window_size out"
+            )
+        if tta == "none" and windows is None and not self.others:
             return given
         from textseg.segment.members import averaged
         from textseg.segment.network import network_from
@@ -375,8 +395,9 @@ class SuiteCLI(LightningCLI):
         check_state_dict(self.model, weights)
         self.model.load_state_dict(weights)
         networks = [self.model, *map(network_from, self.others, self.other_paths)]
-        model = averaged(networks, paths, tta=tta, mirror_text=self.datamodule.mirror_text)
-        text = averaging_text({"tta": tta, "ensemble": model.ensemble})
+        mirror_text = self.datamodule.mirror_text
+        model = averaged(networks, paths, tta=tta, windows=windows, mirror_text=mirror_text)
+        text = averaging_text(averaging_of(model, ()))
         rank_zero_info(f"averaging at test time: {text}")
         return given | {"model": model, "ckpt_path": None}
 

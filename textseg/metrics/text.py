@@ -74,10 +74,12 @@ def markdown_rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[st
 
 
 def averaging_text(result: Mapping[str, Any]) -> str:
-    """What logits were averaged over by `tta` and `ensemble` of a result, "" if over nothing."""
+    """What logits were averaged over, by `tta`, `ensemble` and windows of a result; or ""."""
     tta, members = result.get("tta") or "none", result.get("ensemble") or ()
+    size, overlap = result.get("window_size"), result.get("window_overlap")
     parts = [f"ensemble of {len(members)}"] if members else []
-    return ", ".join([*parts, *([f"tta {tta}"] if tta != "none" else [])])
+    parts += [f"tta {tta}"] if tta != "none" else []
+    return ", ".join([*parts, *([f"windows of {size}, overlap {overlap:g}"] if size else [])])
 
 
 def format_results(results: Mapping[str, Mapping[str, Any]]) -> str:

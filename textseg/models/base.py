@@ -27,6 +27,7 @@ from textseg.metrics.case_table import (
     without_border,
 )
 from textseg.metrics.scores import Protocol, mean_scores
+from textseg.models.windows import Windows
 from textseg.optim import Schedule, adamw, warmup_schedule
 
 
@@ -60,12 +61,13 @@ class SegmentationModule(L.LightningModule):
         protocol: how test masks are scored; "lvit" reproduces LViT's test and nothing else.
 
     Attributes:
-        tta, ensemble: what logits are averaged over in a test: "none" or "flip", and the names of
-            several networks; see `textseg.models.ensemble`.
+        tta, ensemble, windows: what logits are averaged over in a test: "none" or "flip", the names
+            of several networks, and windows of large pictures; see `textseg.models.ensemble`.
     """
 
     tta: str = "none"
     ensemble: tuple[str, ...] = ()
+    windows: Windows | None = None
 
     def __init__(
         self,
@@ -254,7 +256,7 @@ class SegmentationModule(L.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Tensor]]:
         """Score at each truth's own resolution; return the masks for callbacks."""
         output, _ = self._step(batch, self._test_prefix)
-        logits = without_border(output.logits, batch.get("frame"))
+        logits = self.picture_logits(output.logits, batch)
         preds = self.resize_and_threshold(logits, batch["original_size"])
         scored, truths = preds, [truth > 0 for truth in batch["truth"]]
         if self.protocol == "lvit":
@@ -265,8 +267,12 @@ class SegmentationModule(L.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Tensor]]:
         """Return masks at each image's original size: a list of B [H0, W0] bool."""
-        logits = without_border(self(batch["image"], batch["text"]).logits, batch.get("frame"))
+        logits = self.picture_logits(self(batch["image"], batch["text"]).logits, batch)
         return {"pred": self.resize_and_threshold(logits, batch["original_size"])}
+
+    def picture_logits(self, logits: Tensor, batch: Batch) -> Tensor | list[Tensor]:
+        """B logits [1, h, w] of pictures without borders, of logits [B, 1, H, W] of the input."""
+        return without_border(logits, batch.get("frame"))
 
     @staticmethod
     def resize_and_threshold(logits: Tensor | list[Tensor], sizes: Tensor) -> list[Tensor]:

@@ -81,16 +81,19 @@ def test_dir_name(trainer: L.Trainer) -> str:
 
 
 def averaging_of(network: SegmentationModule, captions: Sequence[str]) -> dict[str, Any]:
-    """What logits are averaged over: tta, the ensemble's names, and with tta what it left out."""
+    """What logits are averaged over: tta, with what it left out, the ensemble's names, windows."""
     found: dict[str, Any] = {"tta": network.tta, "ensemble": list(network.ensemble)}
     if network.tta != "none":
         found["unmirrored"] = network.unmirrored(captions)
+    if network.windows is not None:
+        found |= {"window_size": network.windows.size, "window_overlap": network.windows.overlap}
     return found
 
 
 def averaging_suffix(network: SegmentationModule) -> str:
-    """The end of the name of a folder of results: "", or _ensemble, _flip or both."""
+    """The end of the name of a folder of results: "", or _ensemble, _flip, _windows, or several."""
     parts = ["ensemble"] * bool(network.ensemble) + [network.tta] * (network.tta != "none")
+    parts += ["windows"] * (network.windows is not None)
     return "".join(f"_{part}" for part in parts)
 
 

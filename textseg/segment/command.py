@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tqdm import tqdm
 
-from textseg.errors import check_at_least, refusing
+from textseg.errors import PartialError, UserError, check_at_least, first_line, refusing
 from textseg.preprocess import probe_size
 from textseg.runs.folder import unique_dir
+
+if TYPE_CHECKING:
+    from textseg.segment.rows import Row
 
 
 def segment(
@@ -25,13 +28,16 @@ def segment(
     batch_size: int = 8,
     device: str = "auto",
     tta: Literal["none", "flip"] = "none",
+    window_size: int | None = None,
+    window_overlap: float = 0.25,
     mirror_text: Callable[[str], str | None] | None = None,
 ) -> Path:
     """Segment images by what a text names: one image, a folder of images, or a table.
 
     Writes masks/ (PNG of 0 and 255, at each image's own size), overlays/ and, if asked,
     probabilities/. Files are named <image stem>__<row>.png; rows count from 0, in a folder by name.
-    averaging.json says what logits were averaged over.
+    averaging.json says what logits were averaged over. Of several images, one that cannot be read
+    or segmented does not end the others: left_out.csv names it.
 
     Args:
         image: an image; a folder, of which all images are taken; or a table (.csv with , or ;,
@@ -50,6 +56,11 @@ def segment(
         device: auto, cpu, cuda, cuda:1, mps and so on.
         tta: flip also runs the mirrored image, with left and right exchanged in its text, and
             averages the logits of the two, in twice the time.
+        window_size: images with more pixels on a side are seen through overlapping windows of so
+            many, at their own resolution, each resized as a whole training image is. For networks
+            trained on such pieces, and texts that name no place in the image, which every window
+            would take for a place of its own.
+        window_overlap: share of a window that the next one covers too.
         mirror_text: rewrites a text for the mirrored image, or gives None where it cannot; needed
             for tta by a network that reads words.
 
@@ -57,19 +68,30 @@ def segment(
         the folder that was written.
 
     Raises:
-        UserError: an image, a table, a text or the checkpoint cannot be used. Everything is checked
-            before the first mask is written.
+        UserError: the table, a text or the checkpoint cannot be used, or no image can. All of that
+            is checked before the first mask is written.
+        PartialError: some images could not be segmented; the results of the others are there.
     """
     from textseg.runs.outputs import write_averaging
     from textseg.segment.network import load
     from textseg.segment.rows import check_texts, read_rows
-    from textseg.segment.written import write_masks
+    from textseg.segment.written import write_left_out, write_masks
 
     check_at_least("batch_size", batch_size, 1)
-    rows = list(read_rows(Path(image), text, root))
-    for path in tqdm(dict.fromkeys(row.image for row in rows), "check", delay=2, unit="image"):
-        probe_size(path)
-    net = load(ckpt_path, image_size=image_size, device=device, tta=tta, mirror_text=mirror_text)
+    listed = list(read_rows(Path(image), text, root))
+    left_out = _unreadable(listed)
+    rows = [row for row in listed if row.image not in left_out]
+    if not rows:
+        raise left_out[listed[0].image]
+    net = load(
+        ckpt_path,
+        image_size=image_size,
+        device=device,
+        tta=tta,
+        window_size=window_size,
+        window_overlap=window_overlap,
+        mirror_text=mirror_text,
+    )
     if net.takes_text:
         check_texts(rows)
     cause = f"output={output!r} cannot be written to"
@@ -78,10 +100,34 @@ def segment(
         for name in ("masks", "overlays", *["probabilities"] * probabilities):
             (folder / name).mkdir()
         write_averaging(folder, net.model, [row.text or "" for row in rows])
-        results = net.segment_all(
+        results = net.segment_each(
             [row.image for row in rows], [row.text for row in rows], batch_size=batch_size
         )
         bar = tqdm(results, "segment", len(rows), delay=2, unit="image")
         for row, result in zip(rows, bar, strict=True):
-            write_masks(folder, row, result, probabilities=probabilities)
+            if isinstance(result, UserError):
+                left_out[row.image] = result
+            else:
+                write_masks(folder, row, result, probabilities=probabilities)
+        if left_out:
+            write_left_out(folder, left_out)
+    if left_out:
+        path, error = next(iter(left_out.items()))
+        if all(row.image in left_out for row in listed):
+            raise error
+        raise PartialError(
+            f"{len(left_out)} images were left out, first {path}: {first_line(error)}",
+            f"the others are in {folder}; left_out.csv there names each with its reason",
+        )
     return folder
+
+
+def _unreadable(rows: Sequence[Row]) -> dict[Path, UserError]:
+    """The images that are cut short or no images, each with its error."""
+    found = {}
+    for path in tqdm(dict.fromkeys(row.image for row in rows), "check", delay=2, unit="image"):
+        try:
+            probe_size(path)
+        except UserError as error:
+            found[path] = error
+    return found

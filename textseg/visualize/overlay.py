@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from textseg.preprocess import Bytes, Size, resize_mask
+from textseg.preprocess import Bytes, Size, resize_image, resize_mask
 from textseg.visualize.sheet import Color, sheet_for
 
 Mask = NDArray[np.bool_]
@@ -23,6 +23,7 @@ MISS: Color = (250, 60, 130)
 TRUTH: Color = (250, 230, 70)
 PREDICTION: Color = (70, 220, 230)
 _MIN_HEIGHT = 256  # of a panel, pixels
+_MOST_PIXELS = 2048  # on a side of a panel
 _LEGEND = ((HIT, "found (TP)"), (FALSE_ALARM, "false alarm (FP)"), (MISS, "missed (FN)"))
 
 
@@ -52,7 +53,8 @@ def overlay(
     """Image | truth | prediction | agreement, with title lines above and the caption below.
 
     Panels have the image's own pixels, enlarged by a whole factor to 256 pixels of height or more.
-    Without a truth only image | prediction.
+    Of an image with more than 2048 pixels on a side they are reduced to that; a reduced pixel is
+    foreground where any of its own is. Without a truth only image | prediction.
 
     Args:
         image: [H, W, 3].
@@ -69,11 +71,16 @@ def overlay(
         ValueError: image, truth and pred differ in size.
     """
     size = image.shape[:2]
+    pred = _checked("pred", pred, size)
+    truth = None if truth is None else _checked("truth", truth, size)
+    if max(size) > _MOST_PIXELS:
+        image, truth, pred = _reduced(image), truth if truth is None else _any(truth), _any(pred)
+        size = image.shape[:2]
     factor = max(1, -(-_MIN_HEIGHT // size[0]))
-    picture, found = _enlarged(image, factor), _enlarged(_checked("pred", pred, size), factor)
+    picture, found = _enlarged(image, factor), _enlarged(pred, factor)
     panels = [("image", picture), ("prediction", painted(picture, found, PREDICTION))]
     if truth is not None:
-        true = _enlarged(_checked("truth", truth, size), factor)
+        true = _enlarged(truth, factor)
         panels.insert(1, ("truth", painted(picture, true, TRUTH)))
         panels.append(("agreement", _agreement(picture, true, found)))
     sheet = sheet_for(panels, len(panels), title)
@@ -92,6 +99,18 @@ def _checked(name: str, mask: NDArray[Any], size: tuple[int, ...]) -> Mask:
     if mask.shape != size:
         raise ValueError(f"{name} is {mask.shape}, but {size} is expected; resize the logits first")
     return mask
+
+
+def _reduced(image: Bytes) -> Bytes:
+    """An image [H, W, ...] with `_MOST_PIXELS` on its longer side."""
+    height, width = image.shape[:2]
+    scale = _MOST_PIXELS / max(height, width)
+    return resize_image(image, (max(1, round(height * scale)), max(1, round(width * scale))))
+
+
+def _any(mask: Mask) -> Mask:
+    """A mask reduced likewise: foreground where any pixel is, so that a small lesion stays."""
+    return _reduced(mask.astype(np.uint8) * 255) > 0
 
 
 def _enlarged(values: NDArray[Any], factor: int) -> NDArray[Any]:
