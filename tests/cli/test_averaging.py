@@ -219,6 +219,28 @@ def test_compare_and_report_tell_what_was_averaged(two: Two) -> None:
     assert names(two)[1] in page
 
 
+def test_windows_are_tested_predicted_and_named(two: Two) -> None:
+    single, windows = two.checkpoints[0], ["--window_size", "48", "--window_overlap", "0.5"]
+    said = {"window_size": 48, "window_overlap": 0.5}
+    with pytest.warns(UserWarning, match="windows of 48"):
+        two.call("predict", "--ckpt_path", single, *windows)
+    folder = two.runs[0] / "predict_windows"
+    assert said.items() <= read(folder / "averaging.json").items()
+    given: dict[str, Any] = {"device": "cpu", "mirror_text": swap_sides}
+    net = textseg.load(single, window_size=48, window_overlap=0.5, **given)
+    wanted = [net.segment(two.root / row["image"], row["text"]) for row in two.rows]
+    assert all(max(one.mask.shape) > 48 for one in wanted)
+    check_masks(folder, [one.mask.astype(np.uint8) * 255 for one in wanted])
+    whole = [loaded(single).segment(two.root / row["image"], row["text"]) for row in two.rows]
+    assert any(np.abs(a.probs - b.probs).max() > 1e-3 for a, b in zip(wanted, whole, strict=True))
+    outcome = two.call("test", "--ckpt_path", single, *windows)
+    assert "windows of 48, overlap 0.5" in outcome.out
+    metrics = read(two.runs[0] / "test/true_windows/metrics.json")
+    assert said.items() <= metrics.items()
+    plain = read(two.runs[0] / "test/true/metrics.json")
+    assert not said.keys() & plain.keys()
+
+
 # --- Python ------------------------------------------------------------------------------------
 
 
@@ -248,6 +270,14 @@ def test_python_segments_one_image_with_a_given_function_of_words(two: Two) -> N
         ("test", ["--ckpt_path", "[{0},{1}]", "--explain.pictures", "2"], "explain.pictures=2"),
         ("fit", ["--config", "tiny.yaml", "--ckpt_path", "[{0},{1}]"], "one checkpoint"),
         ("benchmark", ["--config", "tiny.yaml", "--tta", "flip"], "tta=flip"),
+        ("validate", ["--ckpt_path", "{0}", "--window_size", "64"], "window_size=64"),
+        ("probe", ["--ckpt_path", "{0}", "--window_size", "64"], "window_size=64"),
+        ("test", ["--ckpt_path", "{0}", "--window_size", "3"], "window_size=3"),
+        (
+            "test",
+            ["--ckpt_path", "{0}", "--window_size", "64", "--window_overlap", "1"],
+            "window_overlap=1",
+        ),
     ],
 )
 def test_bad_input_is_refused(two: Two, command: str, arguments: list[str], named: str) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
-from typing import get_args
+import warnings
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from datamodules import ManifestDataModule
 from datamodules.captions.languages import LANGUAGES, LanguageSetting, language_of
 from datamodules.captions.modes import count_unmirrored, swap_sides
 from datamodules.captions.perturbations import caption_variants, typos
 from datamodules.transforms import TrainAugmentation, report_unmirrored
+from textseg.errors import UserError
 
 MIRRORED = {
     "en": [
@@ -198,3 +204,58 @@ def test_a_side_swap_of_a_probe_and_a_typing_error_are_made_of_words_alone() -> 
     fixed = caption_variants(["Xylom li."], ["p"], seed=0, language="de")
     assert fixed["side_swapped"] == ["Xylom re."]
     assert typos("左侧病灶结节", seed=0) is None
+
+
+# --- a set in another language -----------------------------------------------------------------
+
+
+def own_set(folder: Path, texts: tuple[str, str], **settings: Any) -> ManifestDataModule:
+    """Pictures with a disc on each side; the mask is the left one under the first text."""
+    rows = []
+    for number in range(8):
+        image, mask = np.zeros((32, 32), np.uint8), np.zeros((32, 32), np.uint8)
+        image[10:20, 4:12] = image[10:20, 20:28] = 200
+        mask[10:20, 4:12] = 255
+        mask = mask[:, ::-1] if number % 2 else mask
+        for name, values in (("image", image), ("mask", mask)):
+            Image.fromarray(values).save(folder / f"{name}{number}.png")
+        row = {"image": f"image{number}.png", "mask": f"mask{number}.png"}
+        split = "val" if number > 5 else "train"
+        rows.append(row | {"text": texts[number % 2], "case_id": f"c{number}", "split": split})
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "manifest.jsonl").write_text(lines, encoding="utf-8")
+    module = ManifestDataModule(
+        str(folder), image_size=32, num_workers=0, cache=None, augmentation="none", **settings
+    )
+    module.setup("fit")
+    return module
+
+
+@pytest.mark.parametrize(
+    ("texts", "mirrored"),
+    [(("左侧病灶", "右侧病灶"), True), (("病変は左側", "病変は右側"), False)],
+)
+def test_the_side_of_a_training_caption_is_that_of_its_mask_in_every_epoch(
+    texts: tuple[str, str], mirrored: bool, tmp_path: Path
+) -> None:
+    module = own_set(tmp_path, texts, hflip=0.5)
+    dataset: Any = module.train_dataloader().dataset
+    rows = [dataset[(epoch, index)] for epoch in range(10) for index in range(len(dataset))]
+    left = [bool(row["mask"][0, :, :16].any()) for row in rows]
+    assert left == ["左" in row["text"] for row in rows]
+    moved = [row["text"] != module.records("train")[row["index"]].text for row in rows]
+    assert any(moved) == mirrored
+
+
+def test_a_set_whose_language_is_unknown_is_told_of_once_and_one_can_be_given(
+    tmp_path: Path,
+) -> None:
+    with pytest.warns(UserWarning, match=r"6 of 6 .* 6 .*data\.language"):
+        own_set(tmp_path, ("Xylom li.", "Xylom re."), hflip=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        own_set(tmp_path, ("Xylom li.", "Xylom re."), hflip=0.0)
+        german = own_set(tmp_path, ("Xylom li.", "Xylom re."), hflip=0.5, language="de")
+    assert german.mirror_text("Xylom li.") == "Xylom re."
+    with pytest.raises(UserError, match="language='sv'"):
+        ManifestDataModule(str(tmp_path), language="sv")  # type: ignore[arg-type]
