@@ -108,6 +108,7 @@ def test_a_language_that_is_set_needs_no_other_word_of_it() -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        *("cells of 5 µm", "TNF\u03b1 positive tumor", "tumor \u03b2"),
         *("polyp", "COVID-19", "CT", "T2, 2 cm", "", "a bilateral effusion next to the heart"),
         *("双侧胸腔积液", "左右两侧均见病灶", "口服左氧氟沙星后复查", "点状钙化"),
         *("regelrechter Befund", "rechteckige Läsion", "recht große Läsion", "der Tumor"),

@@ -1,4 +1,4 @@
-"""Ensemble: mean logits of one network or several, each over an image and its mirror image."""
+"""Ensemble: mean logits of one network or several, over mirror images, and over windows."""
 
 from __future__ import annotations
 

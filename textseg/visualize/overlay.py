@@ -73,10 +73,11 @@ def overlay(
     size = image.shape[:2]
     pred = _checked("pred", pred, size)
     truth = None if truth is None else _checked("truth", truth, size)
-    if max(size) > _MOST_PIXELS:
-        image, truth, pred = _reduced(image), truth if truth is None else _any(truth), _any(pred)
-        size = image.shape[:2]
     factor = max(1, -(-_MIN_HEIGHT // size[0]))
+    if max(size) > _MOST_PIXELS:
+        small, factor = _reduced_size(size), 1
+        image, pred = resize_image(image, small), _reduced(pred, small)
+        truth = None if truth is None else _reduced(truth, small)
     picture, found = _enlarged(image, factor), _enlarged(pred, factor)
     panels = [("image", picture), ("prediction", painted(picture, found, PREDICTION))]
     if truth is not None:
@@ -101,16 +102,18 @@ def _checked(name: str, mask: NDArray[Any], size: tuple[int, ...]) -> Mask:
     return mask
 
 
-def _reduced(image: Bytes) -> Bytes:
-    """An image [H, W, ...] with `_MOST_PIXELS` on its longer side."""
-    height, width = image.shape[:2]
-    scale = _MOST_PIXELS / max(height, width)
-    return resize_image(image, (max(1, round(height * scale)), max(1, round(width * scale))))
+def _reduced_size(size: tuple[int, ...]) -> Size:
+    """Height and width with `_MOST_PIXELS` on the longer side."""
+    scale = _MOST_PIXELS / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _any(mask: Mask) -> Mask:
-    """A mask reduced likewise: foreground where any pixel is, so that a small lesion stays."""
-    return _reduced(mask.astype(np.uint8) * 255) > 0
+def _reduced(mask: Mask, size: Size) -> Mask:
+    """A smaller mask, foreground where any pixel is, so that a small lesion stays."""
+    for axis in (0, 1):
+        starts = np.arange(size[axis]) * mask.shape[axis] // size[axis]
+        mask = np.logical_or.reduceat(mask, starts, axis=axis)
+    return mask
 
 
 def _enlarged(values: NDArray[Any], factor: int) -> NDArray[Any]:

@@ -43,6 +43,7 @@ _OTHER_SIDES = word_set(
     "eskuin dexter dextra dextrum dextri dextro sinister sinistrum",
 )
 _UNITS = word_set("mm cm ml mg kg hu px cc m g l ms kv ev")
+_SYMBOLS = "\u03b1\u03b2\u03b3\u03b4\u03bc\u00b5"  # alpha to delta and mu, as in micrometres
 _SHORT = 4  # letters of an abbreviation in capitals
 
 
@@ -60,7 +61,7 @@ def swapped(text: str, language: LanguageSetting = "auto") -> str | None:
         return None
     result = even
     for script in sorted(scripts):
-        languages = _languages(even, script, scripts, language)
+        languages = _languages(even, script, language)
         if languages is None:
             return None
         results = {one.swapped(result) for one in languages} or {result}
@@ -82,7 +83,7 @@ def language_of(text: str) -> str | None:
         return None
     found = []
     for script in sorted(scripts):
-        languages = _languages(even, script, scripts, "auto")
+        languages = _languages(even, script, "auto")
         if languages is None:
             return None
         found += [one.code for one in languages[:1]]
@@ -104,26 +105,21 @@ def _plain_letters(text: str) -> str:
 
 
 def _scripts(text: str) -> set[str] | None:
-    """The scripts of a text's letters; None where a character or a word of two scripts hides any.
-
-    A single Greek letter is a symbol.
-    """
+    """The scripts of a text's letters; None where a character or a mixed word may hide any."""
     if text.isascii():
         return {"LATIN"} if any(letter.isalpha() for letter in text) else set()
     if any(unicodedata.category(letter) in ("Cf", "Co", "Cn") for letter in text):
         return None
     scripts: set[str] = set()
     for word in WORD.findall(text):
-        own = {script_of(letter) for letter in word if letter.isalpha()}
+        own = {script_of(letter) for letter in word if letter not in _SYMBOLS}
         if own & {"LATIN", "CYRILLIC", "GREEK"} == own and len(own) > 1:
             return None  # such as "left" with a Cyrillic letter
-        scripts |= own if own != {"GREEK"} or len(word) > 1 else set()
+        scripts |= own
     return scripts if scripts <= {"LATIN", "CYRILLIC", "CJK"} else None
 
 
-def _languages(
-    text: str, script: str, scripts: set[str], language: LanguageSetting
-) -> Sequence[Language] | None:
+def _languages(text: str, script: str, language: LanguageSetting) -> Sequence[Language] | None:
     """The languages that the words of a script may be of; () for symbols, None if unknown."""
     words = [word for word in _words(text) if script_of(word[0]) == script]
     if language != "auto":
@@ -178,29 +174,45 @@ def _best(words: Sequence[str], languages: Sequence[Language]) -> Sequence[Langu
 
     A language fits that knows half of the words, or the word of a side. Those count threefold.
     """
-    plain = [folded(word) for word in words]
-    if any(word in _OTHER_SIDES for word in plain):
+    if any(folded(word) in _OTHER_SIDES for word in words):
         return None
+    facts = [_facts(word) for word in words]
     scores = {}
     for one in languages:
-        named = sum(map(one.names_side, plain))
-        known = sum(
-            _spelled(word, one) and (one.knows(other) or one.names_side(other))
-            for word, other in zip(words, plain, strict=True)
-        )
+        named = sum(fact[one.code] == _SIDE for fact in facts)
+        known = sum(fact[one.code] > _STRANGE for fact in facts)
         if named or 2 * known >= len(words):
             scores[one.code] = known + 2 * named
     if not scores:
         return None
     best = [one for one in languages if scores.get(one.code) == max(scores.values())]
+    others = [one.code for one in languages if one not in best]
     for one in best:
-        others = [other for other in languages if other not in best]
-        strange = [word for word in words if not _is_word_of(folded(word), one)]
-        if any(other.names_side(folded(word)) for other in others for word in strange):
+        strange = [n for n, fact in enumerate(facts) if fact[one.code] < _WORD]
+        if any(facts[n][other] == _SIDE for n in strange for other in others):
             return None
-        if one is not ENGLISH and any(map(english.is_doubtful, strange)):
+        if one is not ENGLISH and any(english.is_doubtful(words[n]) for n in strange):
             return None  # "rightlung" ends like a German word
     return best
+
+
+_STRANGE, _ENDING, _WORD, _SIDE = range(4)  # what a word is to a language
+
+
+@lru_cache(maxsize=65536)
+def _facts(word: str) -> dict[str, int]:
+    """By language: no word of it, one by its ending alone, a common word, or that of a side."""
+    plain, facts = folded(word), {}
+    for one in (*LATIN, RUSSIAN):
+        if one.names_side(plain):
+            facts[one.code] = _SIDE
+        elif not _spelled(word, one):
+            facts[one.code] = _STRANGE
+        elif plain in one.words:
+            facts[one.code] = _WORD
+        else:
+            facts[one.code] = _ENDING if one.endings.search(plain) else _STRANGE
+    return facts
 
 
 def _is_word_of(word: str, language: Language) -> bool:
