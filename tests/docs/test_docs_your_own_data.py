@@ -158,6 +158,7 @@ def test_the_fit_tests_on_the_own_data_three_ways(followed: Followed) -> None:
         "true",
         "empty",
         "shuffled",
+        "true_windows",
     }
 
 
