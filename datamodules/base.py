@@ -20,8 +20,14 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from datamodules.cache.build_once import build_once
 from datamodules.cache.pictures import CachedRows, PictureCache, open_cache
+from datamodules.captions.languages import LanguageSetting
 from datamodules.captions.lvit_template import Template
-from datamodules.captions.modes import CaptionMode, apply_caption_mode, normalize
+from datamodules.captions.modes import (
+    CaptionMode,
+    apply_caption_mode,
+    normalize,
+    swap_sides,
+)
 from datamodules.captions.rephrasing import check_rephrasings, rephrasings
 from datamodules.captions.word_classes import WordClasses
 from datamodules.dataset import EpochSampler, Sample, TextSegDataset, collate, to_batch
@@ -49,6 +55,7 @@ from datamodules.transforms import (
     TrainAugmentation,
     check_augmentation,
     mirror_probability,
+    report_unmirrored,
 )
 from textseg.batch import Batch, LoadedBatch
 from textseg.errors import Report, UserError, check_choice, check_probability, raise_error
@@ -100,6 +107,9 @@ class TextSegDataModule(LightningDataModule, ABC):
             or a list of albumentations' transforms (docs/your_own_data.md).
         hflip: probability that a training image is mirrored, with its mask and its words; by
             default 0.5, and 0 where augmentation is none.
+        language: of the captions, by which their sides are read: auto finds out for each, by its
+            script and words; en, zh, de, fr, es, it, pt, ru. A caption in another language, or with
+            words for sides that are not surely read, is never mirrored.
         paraphrase: probability that a training caption is put in other words, where it is of a kind
             that can be: LViT's, Duke's, referring expressions. `textseg probe` uses other ones.
         caption_dropout: probability that a training image comes with an empty caption, anew in
@@ -148,6 +158,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         normalize_captions: bool = False,
         augmentation: Augmentation = "standard",
         hflip: float | None = None,
+        language: LanguageSetting = "auto",
         paraphrase: float = 0.0,
         caption_dropout: float = 0.0,
         word_classes: dict[str, list[str]] | None = None,
@@ -163,6 +174,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         check_choice("resize", resize, Resize)
         check_augmentation(augmentation)
         mirror_probability(augmentation, hflip)
+        check_choice("language", language, LanguageSetting)
         check_probability("paraphrase", paraphrase)
         check_probability("caption_dropout", caption_dropout)
         WordClasses(word_classes)
@@ -181,6 +193,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         self.normalize_captions = normalize_captions
         self.augmentation = augmentation
         self.hflip = hflip
+        self.language: LanguageSetting = language
         self.paraphrase = paraphrase
         self.caption_dropout = caption_dropout
         self.word_classes = word_classes
@@ -298,6 +311,10 @@ class TextSegDataModule(LightningDataModule, ABC):
         texts = [record.text for record in self._checked[cast(Stage, split)]]
         apply_caption_mode(texts, mode, self.seed)
 
+    def mirror_text(self, text: str) -> str | None:
+        """Rewrite a caption for the mirrored picture; None where that is not safe."""
+        return swap_sides(text, self.language)
+
     def cached_rows(self, split: str) -> CachedRows | None:
         """Give the cached pictures and masks of a split's `records`; None without a cache."""
         records = self.records(split)
@@ -331,7 +348,9 @@ class TextSegDataModule(LightningDataModule, ABC):
         """Shuffle and augment; the loader's state is its position, from which a run goes on."""
         hflip = mirror_probability(self.augmentation, self.hflip)
         varied = self.augmentation != NONE or hflip > 0
-        augment = TrainAugmentation(self.augmentation, hflip) if varied else None
+        augment = None
+        if varied:
+            augment = TrainAugmentation(self.augmentation, hflip, language=self.language)
         dataset = self._dataset("train", augment)
         sampler = EpochSampler(dataset, seed=self.seed)
         if self.trainer is not None:  # Lightning starts a resumed epoch before it calls set_epoch
@@ -402,8 +421,12 @@ class TextSegDataModule(LightningDataModule, ABC):
             self._records[stage] = [
                 replace(row, text=text) for row, text in zip(rows, texts, strict=True)
             ]
-        if "train" in stages and self.paraphrase:
-            check_rephrasings(tuple(record.text for record in self._records["train"]))
+        if "train" in stages:
+            captions = tuple(record.text for record in self._records["train"])
+            if self.paraphrase:
+                check_rephrasings(captions)
+            if mirror_probability(self.augmentation, self.hflip):
+                report_unmirrored(captions, self.language)
 
     def _check(self, stages: Sequence[Stage]) -> None:
         """Find the usable rows of stages that were not checked before; the disk is read once."""

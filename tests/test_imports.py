@@ -26,7 +26,9 @@ CONFINED = {
     "timm": {f"textseg.encoders.{m}" for m in ("image", "timm_source")},
     "safetensors": {"textseg.encoders.weights"},
     "transformers": {"textseg.encoders.pretrained"},
-    "tokenizers": {f"textseg.encoders.{m}" for m in ("pretrained", "text", "vocabulary")},
+    "tokenizers": {
+        f"textseg.encoders.{m}" for m in ("pretrained", "text", "unknown_words", "vocabulary")
+    },
     "albumentations": {"datamodules.transforms"},
     "wandb": {f"textseg.callbacks.{m}" for m in ("sample_tables", "wandb_offline")},
     "jinja2": {"textseg.report.page"},

@@ -24,6 +24,13 @@ class UserError(ValueError):
         super().__init__(f"{cause}\n{remedy}" if remedy else cause)
 
 
+class PartialError(UserError):
+    """Some of many inputs failed, and the results of the others were written.
+
+    The command line prints it as any mistake of a user, and exits with status 1.
+    """
+
+
 class TableError(UserError):
     """A mistake in a table, found by a reader that could go on without the cell, row or column.
 

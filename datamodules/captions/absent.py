@@ -18,7 +18,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from datamodules.captions.modes import if_changed, in_case_of, key, seeded_by, swap_sides
+from datamodules.captions.languages.words import in_case_of
+from datamodules.captions.modes import if_changed, key, seeded_by, swap_sides
 from datamodules.captions.word_classes import BUILT_IN
 from textseg.batch import ABSENT, ABSENT_LESION
 
