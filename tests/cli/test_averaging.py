@@ -274,6 +274,7 @@ def test_python_segments_one_image_with_a_given_function_of_words(two: Two) -> N
         ("validate", ["--ckpt_path", "{0}", "--tile_size", "64"], "tile_size=64"),
         ("probe", ["--ckpt_path", "{0}", "--tile_size", "64"], "tile_size=64"),
         ("test", ["--ckpt_path", "{0}", "--tile_size", "3"], "tile_size=3"),
+        ("test", ["--ckpt_path", "{0}", "--tile_size", "64", "--threshold", "best"], "tile_size"),
         (
             "test",
             ["--ckpt_path", "{0}", "--tile_size", "64", "--tile_overlap", "1"],

@@ -155,6 +155,20 @@ def test_where_each_pixel_counts_alone_tiles_and_one_pass_agree(tmp_path: Path) 
     assert got[0].numpy() == pytest.approx(wanted, abs=1e-4)
 
 
+def test_a_threshold_holds_for_tiles(tmp_path: Path) -> None:
+    ensemble = Ensemble([tiny("ImageBaseline", CAPTIONS)], tiles=Tiles(64, 0.5))
+    ensemble.members = nn.ModuleList([Pointwise()])
+    ensemble.mask_threshold, ensemble.mask_temperature = 0.9, 0.5
+    image = picture(150, 70)
+    batch: Any = batch_of(tmp_path, [image], 64)
+    with torch.inference_mode():
+        (mask,) = ensemble.predict_step(batch, 0)["pred"]
+    probs = 1 / (1 + np.exp(-8 * (image[..., 0] / 255 - 0.5) / 0.5))
+    sure = np.abs(probs - 0.9) > 1e-4
+    assert 0 < mask.float().mean() < 1
+    assert np.array_equal(mask.numpy()[sure], probs[sure] > 0.9)
+
+
 def test_the_words_of_a_place_are_warned_of_with_a_count() -> None:
     network = tiny("LSMS", CAPTIONS)
     swapped = {"left": "right", "lesion": "lesion"}

@@ -76,6 +76,7 @@ def test_the_command_ends_with_status_1_where_some_were_left_out(
 ) -> None:
     outcome = call("segment", str(folder), "--ckpt_path", image_only, cwd=tmp_path)
     assert outcome.status == 1
+    assert str(tmp_path / "segmented") in outcome.out
     assert "b.png" in outcome.message()[0]
 
 
@@ -138,6 +139,23 @@ def test_a_picture_that_fits_a_tile_is_segmented_in_one_pass(
     one, other = (net.segment(tmp_path / "large.png") for net in (whole, tiled))
     assert other.probs.shape == (100, 100)
     assert np.abs(one.probs - other.probs).max() > 1e-3
+
+
+def test_threshold_and_temperature_hold_for_tiles(image_only: str, tmp_path: Path) -> None:
+    write_picture(tmp_path / "large.png", 100, 80)
+    plain, scaled = (
+        textseg.load(image_only, device="cpu", tile_size=64, **given).segment(
+            tmp_path / "large.png"
+        )
+        for given in ({}, {"threshold": 0.4, "temperature": 3.0})
+    )
+    logits = np.log(plain.probs.astype(np.float64) / (1 - plain.probs.astype(np.float64)))
+    wanted = 1 / (1 + np.exp(-logits / 3))
+    assert scaled.probs == pytest.approx(wanted, abs=1e-5)
+    sure = np.abs(wanted - 0.4) > 1e-5
+    assert np.array_equal(scaled.mask[sure], wanted[sure] > 0.4)
+    with pytest.raises(UserError, match="tile_size"):
+        textseg.load(image_only, device="cpu", tile_size=64, threshold="best")
 
 
 def test_tiles_are_named_where_results_are(image_only: str, tmp_path: Path) -> None:
