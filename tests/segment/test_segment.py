@@ -199,6 +199,17 @@ def test_texts_that_are_cut_are_told_of_once(
 # --- the command's function ------------------------------------------------------------------
 
 
+def test_the_share_of_unknown_words_is_told_of_networks_that_read_words(
+    net: Segmenter, image_only: str
+) -> None:
+    assert net.unknown_share("\u75c5") == 1  # a Chinese word, which the training has not
+    shares = [net.unknown_share(text) for text in (TEXT, f"{TEXT} \u75c5", None)]
+    assert shares[0] == shares[2] == 0
+    assert shares[1] is not None
+    assert 0 < shares[1] <= 0.5
+    assert textseg.load(image_only).unknown_share(TEXT) is None
+
+
 def test_one_image_gives_mask_overlay_and_probabilities_of_16_bit(
     trained: Trained, net: Segmenter, tmp_path: Path
 ) -> None:

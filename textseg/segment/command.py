@@ -160,6 +160,7 @@ def segment(
         raise PartialError(
             f"{len(left_out)} images were left out, first {path}: {first_line(error)}",
             f"the others are in {folder}; left_out.csv there names each with its reason",
+            folder,
         )
     return folder
 

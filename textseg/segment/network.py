@@ -25,7 +25,7 @@ from textseg.checkpoint import (
     subclasses_of,
     weights_digest,
 )
-from textseg.encoders import reads_text, restoring
+from textseg.encoders import TextEncoder, reads_text, restoring
 from textseg.errors import UserError, check_choice, first_line, refusing
 from textseg.metrics.case_table import resize_logits, threshold_logits, without_border
 from textseg.models.base import SegmentationModule, settings_of
@@ -162,6 +162,13 @@ class Segmenter:
             for picture in read:
                 yield picture if isinstance(picture, UserError) else next(results)
         _warn_of_range(oddities)
+
+    def unknown_share(self, text: str | None) -> float | None:
+        """Share of [UNK] in a text's tokens, the largest of all networks; None of none."""
+        networks = self.model.members if isinstance(self.model, Ensemble) else [self.model]
+        encoders = [getattr(network, "text_encoder", None) for network in networks]
+        own = [encoder for encoder in encoders if isinstance(encoder, TextEncoder)]
+        return max((encoder.unknown_shares([text or ""])[0] for encoder in own), default=None)
 
     def _checked_text(self, text: str | None) -> str:
         if self.takes_text and not (text or "").strip():
