@@ -209,4 +209,4 @@ def caption_variants(
     for name, given in (altered or {}).items():
         variants[f"altered:{name}"] = list(given)
     names = list(map(str, range(len(texts)))) if images is None else images
-    return variants | absent_captions(texts, names, seed=seed)
+    return variants | absent_captions(texts, names, seed=seed, language=language)
