@@ -47,7 +47,7 @@ def train(home: Path) -> Trained:
     # Not square, so that height and width cannot be confused.
     changes = {
         "model": merged(SMALL, {"init_args": {"text_encoder": str(home / "bert"), "warmup": 0.0}}),
-        "seed_everything": 2,  # its masks have both values
+        "seed_everything": 6,  # its masks have both values
         "data": {"init_args": {"image_size": [32, 64]}},
     }
     outcome = call(*train_arguments(write_experiment(home, **changes), root), cwd=home)
