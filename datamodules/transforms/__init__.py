@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from datamodules.captions.languages import LanguageSetting
 from datamodules.captions.modes import count_unmirrored, swap_sides
-from datamodules.transform_rules import built_transforms, set_state
+from datamodules.transforms.rules import built_transforms, set_state
 from textseg.errors import UserError, check_choice, check_probability
 from textseg.preprocess import Bytes
 
@@ -88,7 +88,7 @@ class TrainAugmentation:
 
     Args:
         augmentation: a preset, "none", or a list of albumentations' transforms, which
-            `datamodules.transform_rules` must allow.
+            `datamodules.transforms.rules` must allow.
         hflip: probability of mirroring.
         language: of the captions, for their sides.
     """
