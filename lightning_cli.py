@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +36,21 @@ def _volumes(path: Path, **settings: Any) -> Any:
     return Volumes(path, **settings)
 
 
-def _referring_set(folder: Path) -> str:
-    from datamodules.refhl_seg.summary import format_summary, read_summary
+def _written_set(package: str, folder: Path) -> str:
+    """What is printed of a set that was written: its summary, and where it is."""
+    summary = import_module(f"datamodules.{package}.summary")
+    return f"{summary.format_summary(summary.read_summary(folder))}\nwritten to {folder}"
 
-    return f"{format_summary(read_summary(folder))}\nwritten to {folder}"
 
-
-def _sliced_set(folder: Path) -> str:
-    from datamodules.volumes.summary import format_summary, read_summary
-
-    return f"{format_summary(read_summary(folder))}\nwritten to {folder}"
+def _of_tokenizer(maker: str) -> Made:
+    return Made(
+        "tokenizer",
+        default="scratch",
+        help="whose tokens max_tokens counts, and whose unknown words: a local folder or hub name "
+        "of a text encoder; scratch counts words and marks, the fewest that any encoder needs, and "
+        "what its vocabulary of vocab_size leaves out.",
+        maker=f"textseg.encoders:{maker}",
+    )
 
 
 COMMANDS = (
@@ -54,13 +61,8 @@ COMMANDS = (
         function="datamodules.commands:audit_dataset",
         positionals=("root",),
         made={
-            "count_tokens": Made(
-                "tokenizer",
-                default="scratch",
-                help="whose tokens max_tokens counts: a local folder or hub name of a text "
-                "encoder; scratch counts words and marks, the fewest that any encoder needs.",
-                maker="textseg.encoders:token_counter",
-            )
+            "count_tokens": _of_tokenizer("token_counter"),
+            "unknown_shares": _of_tokenizer("share_counter"),
         },
     ),
     Command(
@@ -74,14 +76,14 @@ COMMANDS = (
         "Build a referring set from liver CT volumes with lesion masks.",
         function="datamodules.refhl_seg.builder:build_refhl",
         positionals=("source", "output"),
-        show=_referring_set,
+        show=partial(_written_set, "refhl_seg"),
     ),
     Command(
         "data slice",
         "Cut NIfTI or DICOM volumes with labels into pictures, masks and captions.",
         function="datamodules.volumes.slicing:slice_volumes",
         positionals=("source", "output"),
-        show=_sliced_set,
+        show=partial(_written_set, "volumes"),
     ),
 )
 

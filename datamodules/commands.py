@@ -9,8 +9,9 @@ from inspect import isabstract
 from pathlib import Path
 from typing import Any
 
-from datamodules.audit import audit, format_audit, write_audit
+from datamodules.audit import UnknownShares, audit, format_audit, write_audit
 from datamodules.base import TextSegDataModule, setting_names
+from datamodules.captions.languages import LanguageSetting
 from datamodules.files.checks import report_missing, split_missing, without_caption
 from datamodules.folds import rows_to_divide, write_folds
 from textseg.errors import UserError
@@ -27,8 +28,11 @@ def audit_dataset(
     mask_values: list[int] | None = None,
     image_size: int | list[int] = 224,
     resize: Resize = "stretch",
+    language: LanguageSetting = "auto",
     max_tokens: int = 32,
     count_tokens: Callable[[str], int] | None = None,
+    vocab_size: int = 512,
+    unknown_shares: UnknownShares | None = None,
     output: str | None = None,
     cache: str = "data/cache",
 ) -> int:
@@ -46,8 +50,13 @@ def audit_dataset(
         image_size: side of the network's input, or [height, width]; lesions that vanish when their
             mask is resized to it are reported.
         resize: how masks come to that size: stretch, or pad, which keeps their aspect ratio.
+        language: of the captions, as in training; auto finds out for each, and those that are in no
+            known one, whose pictures are never mirrored, are reported.
         max_tokens: captions with more tokens than this, which a network would cut, are reported.
         count_tokens: the tokens of a caption; None leaves this check out.
+        vocab_size: rows of the vocabulary of scratch, as of the network.
+        unknown_shares: the share of unknown tokens of each caption, of the training captions, the
+            captions and vocab_size; None leaves this check out.
         output: folder for audit.json and findings.csv.
         cache: where the slices of volumes (Duke's NIfTI and DICOM) are kept, which are cut once,
             for the audit and for training; other datasets write nothing there.
@@ -68,8 +77,17 @@ def audit_dataset(
     for name in given.keys() - setting_names(kind):
         raise UserError(f"{kind.__name__} has no setting {name}", f"leave --{name} out")
     written = None if output is None else _new_folder(Path(output).expanduser())
-    datamodule = kind(str(folder), image_size=image_size, resize=resize, cache=cache, **given)
-    result = audit(datamodule, count_tokens=count_tokens, max_tokens=max_tokens)
+    given |= {"image_size": image_size, "resize": resize, "cache": cache}
+    if language != "auto":
+        given["language"] = language
+    datamodule = kind(str(folder), **given)
+    result = audit(
+        datamodule,
+        count_tokens=count_tokens,
+        max_tokens=max_tokens,
+        unknown_shares=unknown_shares,
+        vocab_size=vocab_size,
+    )
     print(f"{kind.__name__}, {folder}")
     print(format_audit(result))
     if written is not None:

@@ -50,6 +50,7 @@ class Sample(TypedDict, total=False):
     case_id: str
     original_size: Size
     frame: Frame
+    file: str
     spacing: tuple[float, float]
 
 
@@ -117,6 +118,8 @@ class TextSegDataset(Dataset[Sample]):
             original_size=original_size,
             spacing=record.spacing or UNKNOWN_SPACING,
         )
+        if self.stage in ("test", "predict"):
+            sample["file"] = str(record.image)
         if self.resize != "stretch":
             sample["frame"] = frame_of(original_size, self.size, self.resize)
         if self.stage == "predict":
@@ -201,6 +204,8 @@ def collate(samples: list[Sample]) -> LoadedBatch:
     )
     if "frame" in samples[0]:
         batch["frame"] = torch.tensor([s["frame"] for s in samples], dtype=torch.int64)
+    if "file" in samples[0]:
+        batch["file"] = [s["file"] for s in samples]
     if "mask" in samples[0]:
         batch["mask"] = torch.stack([s["mask"] for s in samples])  # [B, 1, H, W]
     if "truth" in samples[0]:

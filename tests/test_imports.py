@@ -26,7 +26,9 @@ CONFINED = {
     "timm": {f"textseg.encoders.{m}" for m in ("image", "timm_source")},
     "safetensors": {"textseg.encoders.weights"},
     "transformers": {"textseg.encoders.pretrained"},
-    "tokenizers": {f"textseg.encoders.{m}" for m in ("pretrained", "text", "vocabulary")},
+    "tokenizers": {
+        f"textseg.encoders.{m}" for m in ("pretrained", "text", "unknown_words", "vocabulary")
+    },
     "albumentations": {"datamodules.transforms"},
     "wandb": {f"textseg.callbacks.{m}" for m in ("sample_tables", "wandb_offline")},
     "jinja2": {"textseg.report.page"},
@@ -112,7 +114,7 @@ def test_a_module_imports_from_its_own_layer_or_from_below(module: str) -> None:
     assert above == []
 
 
-@pytest.mark.parametrize(("package", "most"), [("datamodules", 19), ("textseg", 25)])
+@pytest.mark.parametrize(("package", "most"), [("datamodules", 20), ("textseg", 25)])
 def test_a_package_is_few_rooms_without_a_circle(package: str, most: int) -> None:
     rooms = arrows(package, ROOT)
     assert len(rooms) <= most

@@ -60,6 +60,17 @@ def lab(color: tuple[int, int, int], vision: str) -> np.ndarray:
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
+def test_a_large_picture_is_reduced_and_a_lesion_of_one_pixel_stays() -> None:
+    pred = np.zeros((40, 9001), bool)
+    pred[7, 6543] = True
+    page = overlay(gray(40, 9001), None, pred, caption="a long strip")
+    assert page.shape[1] < 3 * 2048
+    assert contains(page, PREDICTION)
+    page = overlay(gray(9001, 40), None, pred.T, caption="a tall strip")
+    assert page.shape[0] < 2048 + 200
+    assert contains(page, PREDICTION)
+
+
 def test_agreement_colors_partition_the_two_masks() -> None:
     truth, pred = masks()
     colors = tp_fp_fn(truth, pred)

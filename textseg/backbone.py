@@ -33,6 +33,7 @@ class TextImageBackboneMixin(nn.Module):
     text_encoder: Any
     # Settings of SegmentationModule, which are known before `build_backbone`.
     unfreeze_text_layers: int = 0
+    vocab_size: int = 512
     stage_norm: bool = False
     auxiliary_weight: float = 0.0
 
@@ -71,7 +72,10 @@ class TextImageBackboneMixin(nn.Module):
             self.text_encoder = NoText()
         elif isinstance(text_encoder, str):
             self.text_encoder = TextEncoder(
-                text_encoder, pretrained=pretrained, max_tokens=max_tokens
+                text_encoder,
+                pretrained=pretrained,
+                max_tokens=max_tokens,
+                vocab_size=self.vocab_size,
             )
         else:
             self.text_encoder = _kept("text_encoder", text_encoder(), TEXT_PROMISES)

@@ -33,6 +33,7 @@ class Batch(_RequiredFields, total=False):
     | case | list of B | one row: `<image stem>__<row>`, safe as a file name |
     | case_id | list of B | patient or study; "" where unknown |
     | original_size | [B, 2] int64 | height and width on disk, pixels |
+    | file | list of B | path of each image; test and predict only |
     | spacing | [B, 2] float32 | millimetres per pixel, rows then columns; NaN where unknown |
     | mask | [B, 1, H, W] float32 | 0 or 1; absent in predict |
     | frame | [B, 4] int64 | top, left, height, width of a padded picture; absent without borders |
@@ -42,6 +43,7 @@ class Batch(_RequiredFields, total=False):
     mask: Tensor
     frame: Tensor
     truth: list[Tensor]
+    file: list[str]
 
 
 class LoadedBatch(_RequiredFields, total=False):
@@ -62,6 +64,7 @@ class LoadedBatch(_RequiredFields, total=False):
     mask: Tensor
     frame: Tensor
     truth: list[Tensor]
+    file: list[str]
 
 
 class TextFeatures(NamedTuple):
@@ -96,3 +99,5 @@ ABSENT = "absent:"
 
 ABSENT_LESION = f"{ABSENT}lesion"
 """The name of those that ask for a lesion where an image has none."""
+UNKNOWN_BOUND = 0.05
+"""Mean share of [UNK] in the tokens of captions above which it is warned of."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 Kind = TypeVar("Kind", bound=BaseException)
@@ -22,6 +23,23 @@ class UserError(ValueError):
 
     def __init__(self, cause: str, remedy: str = "") -> None:
         super().__init__(f"{cause}\n{remedy}" if remedy else cause)
+
+
+class PartialError(UserError):
+    """Some of many inputs failed, and the results of the others were written.
+
+    The command line says what was found in the others, prints it as any mistake of a user, and
+    exits with status 1.
+
+    Args:
+        cause: what failed, and why.
+        remedy: where the reasons are.
+        written: what the function would have returned without a failure.
+    """
+
+    def __init__(self, cause: str, remedy: str, written: Path) -> None:
+        super().__init__(cause, remedy)
+        self.written = written
 
 
 class TableError(UserError):

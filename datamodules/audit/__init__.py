@@ -23,6 +23,7 @@ from datamodules.audit.findings import (
     write_audit,
 )
 from datamodules.audit.rows import leaks, read_all, refusal, repetitions
+from datamodules.audit.unknown_words import UnknownShares, unknown_words
 from datamodules.audit.words import CaptionChecks
 from datamodules.base import TextSegDataModule
 from datamodules.captions.modes import key
@@ -32,7 +33,7 @@ from textseg.errors import UserError
 from textseg.preprocess import checked_size
 from textseg.tables import SPLITS
 
-__all__ = ["KINDS", "Audit", "Finding", "audit", "format_audit", "write_audit"]
+__all__ = ["KINDS", "Audit", "Finding", "UnknownShares", "audit", "format_audit", "write_audit"]
 
 
 def audit(
@@ -40,6 +41,8 @@ def audit(
     *,
     count_tokens: Callable[[str], int] | None = None,
     max_tokens: int = 32,
+    unknown_shares: UnknownShares | None = None,
+    vocab_size: int = 512,
 ) -> Audit:
     """Read every row, picture and mask, and report everything that is wrong, not the first fault.
 
@@ -50,6 +53,8 @@ def audit(
         datamodule: the dataset, with its split, on_missing, image_size and resize.
         count_tokens: the tokens of a caption, special ones included; None leaves this check out.
         max_tokens: captions with more are reported.
+        unknown_shares: the share of unknown tokens of each caption; None leaves this check out.
+        vocab_size: of a vocabulary that is learned from the training captions.
 
     Raises:
         UserError: root is unset or no folder, or image_size cannot be used.
@@ -70,6 +75,7 @@ def audit(
         count_tokens=count_tokens,
         max_tokens=max_tokens,
         normalized=datamodule.normalize_captions,
+        language=datamodule.language,
     )
     listed = [(split, record) for split, records in rows.items() for record in records]
     for split, record in tqdm(listed, "audit", delay=2, unit="row"):
@@ -89,6 +95,10 @@ def audit(
     facts = {**_facts(datamodule, rows, files), **words.facts()}
     if rows:
         facts |= datamodule.audit_facts(root)
+    if unknown_shares is not None and any(rows.values()):
+        shares, unknown = unknown_words(rows, unknown_shares, vocab_size)
+        facts |= shares
+        findings += unknown
     return Audit(in_order(findings), facts)
 
 

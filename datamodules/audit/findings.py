@@ -83,6 +83,10 @@ KINDS: dict[str, Kind] = {
         "warning", "score images with a lesion apart: a network may read the word, not the picture"
     ),
     "truncated caption": Kind("warning", "raise max_tokens, or shorten the caption"),
+    "unknown language": Kind("warning", "give --language (data.language in training), or hflip: 0"),
+    "unknown words": Kind(
+        "warning", "choose a text encoder of their language, or raise vocab_size"
+    ),
     "another wording": Kind("note", "nothing to do if this is intended"),
 }
 

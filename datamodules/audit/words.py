@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from datamodules.audit.file_facts import MaskFacts
 from datamodules.audit.findings import Finding, finding
+from datamodules.captions.languages import LanguageSetting, language_of
 from datamodules.captions.lvit_template import (
     SIDES,
     Reading,
@@ -17,7 +18,7 @@ from datamodules.captions.lvit_template import (
     read_template,
     repaired,
 )
-from datamodules.captions.modes import normalize
+from datamodules.captions.modes import count_unmirrored, normalize
 from datamodules.records import Record
 from textseg.preprocess import TellingWord, telling_word
 
@@ -40,6 +41,7 @@ class CaptionChecks:
         count_tokens: the tokens of a caption; None leaves their number unchecked.
         max_tokens: tokens that a network takes.
         normalized: whether training repairs captions before it counts tokens.
+        language: of the captions, for the mirror.
     """
 
     def __init__(
@@ -49,11 +51,14 @@ class CaptionChecks:
         count_tokens: Callable[[str], int] | None,
         max_tokens: int,
         normalized: bool,
+        language: LanguageSetting = "auto",
     ) -> None:
         self.template = template
         self.count_tokens = count_tokens
         self.max_tokens = max_tokens
         self.normalized = normalized
+        self.language: LanguageSetting = language
+        self.texts: list[str] = []  # of all rows that have words
         self.findings: list[Finding] = []
         self.rows = 0
         self.longest = 0
@@ -70,6 +75,9 @@ class CaptionChecks:
         if not text.strip():
             self._add("empty caption", record, split, repr(text))
             return
+        self.texts.append(text)
+        if self.language == "auto" and language_of(text) is None:
+            self._add("unknown language", record, split, text)
         self._count_tokens(record, split)
         reading = read_template(text) if is_template_kind(text) else None
         if self.template is not None:
@@ -185,6 +193,9 @@ class CaptionChecks:
         told = self._telling_word()
         if told is not None:
             facts["the word that best tells empty masks from others"] = str(told)
+        facts["captions that are never mirrored"] = (
+            f"{count_unmirrored(self.texts, self.language).rows} of {len(self.texts)}"
+        )
         if self.count_tokens is not None:
             facts["tokens of the longest caption"] = self.longest
         return facts

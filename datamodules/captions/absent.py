@@ -6,7 +6,8 @@ absent:side     the finding on the other side; of a row that names one side, whe
 absent:lesion   the finding of another image; of a row whose truth is empty, which the probe knows
 absent:letters  nothing: random consonants in the place of each word
 
-A caption that denies a finding ("no infection") asks for nothing; it has the last two alone.
+A caption that denies a finding ("no infection") asks for nothing; it has the last two alone. So has
+one in another language than English, whose denials are not known here.
 Whether the other side is free is told by captions: of a set in which not every lesion has one, some
 of these lesions may be there.
 """
@@ -18,7 +19,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from datamodules.captions.modes import if_changed, in_case_of, key, seeded_by, swap_sides
+from datamodules.captions.languages import LanguageSetting, language_of
+from datamodules.captions.languages.words import in_case_of
+from datamodules.captions.modes import if_changed, key, seeded_by, swap_sides
 from datamodules.captions.word_classes import BUILT_IN
 from textseg.batch import ABSENT, ABSENT_LESION
 
@@ -45,7 +48,7 @@ _CONSONANTS = "bcdfghjklmnpqrstvwxz"
 
 
 def absent_captions(
-    texts: Sequence[str], images: Sequence[str], *, seed: int
+    texts: Sequence[str], images: Sequence[str], *, seed: int, language: LanguageSetting = "auto"
 ) -> dict[str, list[str | None]]:
     """Make every request for something absent; None where a row has none.
 
@@ -53,23 +56,32 @@ def absent_captions(
         texts: the true captions of a split, in row order.
         images: what names the image of each row.
         seed: of all choices.
+        language: of the captions; "auto" finds out for each.
 
     Returns:
         by name, a text or None for each row.
     """
     assert len(texts) == len(images), (len(texts), len(images))
     noun, adjective = _foreign_organ(texts)
+    asking = [asks(text, language) for text in texts]
     return {
-        f"{ABSENT}organ": [in_another_organ(text, noun, adjective) for text in texts],
-        f"{ABSENT}side": _other_sides(texts, images),
-        ABSENT_LESION: _lesions_of_others(texts, images, seed),
+        f"{ABSENT}organ": [
+            in_another_organ(text, noun, adjective) if asked else None
+            for text, asked in zip(texts, asking, strict=True)
+        ],
+        f"{ABSENT}side": _other_sides(texts, images, asking, language),
+        ABSENT_LESION: _lesions_of_others(texts, images, asking, seed),
         f"{ABSENT}letters": [random_letters(text, seed=seed) for text in texts],
     }
 
 
-def asks(text: str) -> bool:
-    """Whether a caption asks for something: it has words, and none that denies a finding."""
-    return bool(text.strip()) and not _DENIAL.search(text)
+def asks(text: str, language: LanguageSetting = "auto") -> bool:
+    """Whether a caption asks for something: it has words, and none that denies a finding.
+
+    False of a caption in another language than English, which may deny one in words unknown here.
+    """
+    own = language_of(text) if language == "auto" else language
+    return bool(text.strip()) and own in (None, "", "en") and not _DENIAL.search(text)
 
 
 # --- another organ -----------------------------------------------------------------------------
@@ -110,26 +122,33 @@ def in_another_organ(text: str, noun: str, adjective: str) -> str | None:
 # --- the other side ----------------------------------------------------------------------------
 
 
-def _other_sides(texts: Sequence[str], images: Sequence[str]) -> list[str | None]:
+def _other_sides(
+    texts: Sequence[str],
+    images: Sequence[str],
+    asking: Sequence[bool],
+    language: LanguageSetting,
+) -> list[str | None]:
     """Captions of the other side, where all that is said of an image is of one side."""
     said: dict[str, set[str]] = {}
     for text, image in zip(texts, images, strict=True):
         sides = {side.lower() for side in _SIDE.findall(text)}
         said.setdefault(image, set()).update({"left", "right"} if _BOTH.search(text) else sides)
     return [
-        if_changed(text, swap_sides(text)) if asks(text) and len(said[image]) == 1 else None
-        for text, image in zip(texts, images, strict=True)
+        if_changed(text, swap_sides(text, language)) if asked and len(said[image]) == 1 else None
+        for text, image, asked in zip(texts, images, asking, strict=True)
     ]
 
 
 # --- a lesion of another row -------------------------------------------------------------------
 
 
-def _lesions_of_others(texts: Sequence[str], images: Sequence[str], seed: int) -> list[str | None]:
+def _lesions_of_others(
+    texts: Sequence[str], images: Sequence[str], asking: Sequence[bool], seed: int
+) -> list[str | None]:
     """A caption of another image that asks for something, unlike the row's own."""
     keys = [key(text) for text in texts]
-    asking = [row for row, text in enumerate(texts) if asks(text)]
-    order = [asking[i] for i in np.random.default_rng([seed, 2]).permutation(len(asking))]
+    rows = [row for row, asked in enumerate(asking) if asked]
+    order = [rows[i] for i in np.random.default_rng([seed, 2]).permutation(len(rows))]
     given: list[str | None] = []
     for row, own in enumerate(keys):
         # Each row starts elsewhere in this order, so that not all take the same caption.

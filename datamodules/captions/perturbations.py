@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from datamodules.captions.absent import absent_captions
+from datamodules.captions.languages import LanguageSetting
+from datamodules.captions.languages.words import in_case_of, script_of
 from datamodules.captions.modes import (
     apply_caption_mode,
     if_changed,
-    in_case_of,
     key,
     seeded_by,
     swap_sides,
@@ -27,9 +28,9 @@ from textseg.errors import UserError
 # --- side and count ----------------------------------------------------------------------------
 
 
-def side_swapped(text: str) -> str | None:
+def side_swapped(text: str, language: LanguageSetting = "auto") -> str | None:
     """Exchange left and right; None where that is not safe, or changes nothing."""
-    return if_changed(text, swap_sides(text))
+    return if_changed(text, swap_sides(text, language))
 
 
 _PLURALS = {
@@ -98,7 +99,7 @@ def typos(text: str, *, seed: int) -> str | None:
     never turns into "right" or "eight" into "right".
     """
     listed = BUILT_IN.content_words(text)
-    words = [w for w in listed if w.text.isalpha() and len(w.text) >= _SHORTEST]
+    words = [w for w in listed if _is_spelled(w.text) and len(w.text) >= _SHORTEST]
     if not words:
         return None
     original, generator = text, seeded_by("misspelt", text, seed)  # the name is part of the seed
@@ -109,6 +110,11 @@ def typos(text: str, *, seed: int) -> str | None:
         if errors:
             text = text[: word.start] + str(generator.choice(errors)) + text[word.end :]
     return None if text == original else text
+
+
+def _is_spelled(word: str) -> bool:
+    """Whether a word is of letters; a Chinese character more or less is no typing error."""
+    return word.isalpha() and all(script_of(letter) != "CJK" for letter in word)
 
 
 def typing_errors(word: str) -> list[str]:
@@ -153,6 +159,7 @@ def caption_variants(
     images: Sequence[str] | None = None,
     altered: Mapping[str, Sequence[str | None]] | None = None,
     word_classes: Mapping[str, Sequence[str]] | None = None,
+    language: LanguageSetting = "auto",
 ) -> dict[str, list[str | None]]:
     """Make every perturbation of every caption of a split; None where one cannot be made.
 
@@ -169,6 +176,7 @@ def caption_variants(
         images: what names the image of each row; None takes each for an image of its own.
         altered: by name, the dataset's own altered captions in row order, None where there is none.
         word_classes: the user's own classes, see `WordClasses`.
+        language: of the captions, for their sides.
 
     Returns:
         by name, a text or None for each row; ``shuffled`` is None throughout where one caption
@@ -188,7 +196,7 @@ def caption_variants(
         "empty": ["" if text else None for text in texts],
         "shuffled": shuffled,
         "other_patient": other_patients(texts, case_ids, seed=seed),
-        "side_swapped": [side_swapped(text) for text in texts],
+        "side_swapped": [side_swapped(text, language) for text in texts],
         "count_changed": [count_changed(text, seed=seed) for text in texts],
         "typos": [typos(text, seed=seed) for text in texts],
         "paraphrased": [paraphrased(text, seed=seed) for text in texts],
@@ -201,4 +209,4 @@ def caption_variants(
     for name, given in (altered or {}).items():
         variants[f"altered:{name}"] = list(given)
     names = list(map(str, range(len(texts)))) if images is None else images
-    return variants | absent_captions(texts, names, seed=seed)
+    return variants | absent_captions(texts, names, seed=seed, language=language)

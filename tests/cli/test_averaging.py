@@ -220,6 +220,28 @@ def test_compare_and_report_tell_what_was_averaged(two: Two) -> None:
     assert names(two)[1] in page
 
 
+def test_tiles_are_tested_predicted_and_named(two: Two) -> None:
+    single, tiles = two.checkpoints[0], ["--tile_size", "48", "--tile_overlap", "0.5"]
+    said = {"tile_size": 48, "tile_overlap": 0.5}
+    with pytest.warns(UserWarning, match="tiles of 48"):
+        two.call("predict", "--ckpt_path", single, *tiles)
+    folder = two.runs[0] / "predict_tiles"
+    assert said.items() <= read(folder / "averaging.json").items()
+    given: dict[str, Any] = {"device": "cpu", "mirror_text": swap_sides}
+    net = textseg.load(single, tile_size=48, tile_overlap=0.5, **given)
+    wanted = [net.segment(two.root / row["image"], row["text"]) for row in two.rows]
+    assert all(max(one.mask.shape) > 48 for one in wanted)
+    check_masks(folder, [one.mask.astype(np.uint8) * 255 for one in wanted])
+    whole = [loaded(single).segment(two.root / row["image"], row["text"]) for row in two.rows]
+    assert any(np.abs(a.probs - b.probs).max() > 1e-3 for a, b in zip(wanted, whole, strict=True))
+    outcome = two.call("test", "--ckpt_path", single, *tiles)
+    assert "tiles of 48, overlap 0.5" in outcome.out
+    metrics = read(two.runs[0] / "test/true_tiles/metrics.json")
+    assert said.items() <= metrics.items()
+    plain = read(two.runs[0] / "test/true/metrics.json")
+    assert not said.keys() & plain.keys()
+
+
 # --- Python ------------------------------------------------------------------------------------
 
 
@@ -249,6 +271,15 @@ def test_python_segments_one_image_with_a_given_function_of_words(two: Two) -> N
         ("test", ["--ckpt_path", "[{0},{1}]", "--explain.pictures", "2"], "explain.pictures=2"),
         ("fit", ["--config", "tiny.yaml", "--ckpt_path", "[{0},{1}]"], "one checkpoint"),
         ("benchmark", ["--config", "tiny.yaml", "--tta", "flip"], "tta=flip"),
+        ("validate", ["--ckpt_path", "{0}", "--tile_size", "64"], "tile_size=64"),
+        ("probe", ["--ckpt_path", "{0}", "--tile_size", "64"], "tile_size=64"),
+        ("test", ["--ckpt_path", "{0}", "--tile_size", "3"], "tile_size=3"),
+        ("test", ["--ckpt_path", "{0}", "--tile_size", "64", "--threshold", "best"], "tile_size"),
+        (
+            "test",
+            ["--ckpt_path", "{0}", "--tile_size", "64", "--tile_overlap", "1"],
+            "tile_overlap=1",
+        ),
     ],
 )
 def test_bad_input_is_refused(two: Two, command: str, arguments: list[str], named: str) -> None:

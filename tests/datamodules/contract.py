@@ -82,7 +82,8 @@ class DataModuleContract(ABC):
     def test_a_batch_has_exactly_the_fields_of_its_stage(
         self, ready: TextSegDataModule, split: str
     ) -> None:
-        extra = {"train": {"mask"}, "val": {"mask"}, "test": {"mask", "truth"}, "predict": set()}
+        extra = {"train": {"mask"}, "val": {"mask"}, "predict": {"file"}}
+        extra["test"] = {"mask", "truth", "file"}
         for batch in batches(ready, split):
             assert set(batch) == ALWAYS | extra[split]
 

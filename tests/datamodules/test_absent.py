@@ -80,6 +80,20 @@ def test_a_denial_asks_for_nothing(text: str) -> None:
     assert not asks(text)
 
 
+@pytest.mark.parametrize(
+    "text", ["keine Läsion in der Lunge", "pas de lésion", "\u672a\u89c1\u75c5\u7076"]
+)
+def test_what_a_caption_in_another_language_asks_for_is_not_known(text: str) -> None:
+    assert not asks(text)
+    made = absent_captions([text, TEMPLATE], ["a", "b"], seed=0)
+    assert [made[f"absent:{name}"][0] for name in ("organ", "side", "lesion")] == [
+        None,
+        None,
+        TEMPLATE,
+    ]
+    assert made["absent:lesion"][1] is None
+
+
 def test_a_subtype_denies_nothing() -> None:
     assert asks("triple-negative tumour")
 

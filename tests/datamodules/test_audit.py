@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +153,7 @@ def test_every_kind_is_planted_by_one_of_these_tests(phantoms: Path, tmp_path: P
     tested_below |= {"turned picture", "unequal spacing"}  # in test_pixel_checks.py
     tested_below |= {"faint mask values"}  # of every clean copy of MosMedData+
     tested_below |= {"captions tell empty masks"}  # in test_audit_facts.py
+    tested_below |= {"unknown language", "unknown words"}
     assert planted | tested_below == set(KINDS)
 
 
@@ -380,6 +381,37 @@ def test_a_caption_is_counted_in_tokens_once(phantoms: Path) -> None:
     assert [f.where for f in result.findings] == long
     assert "33 tokens, max_tokens=32" in result.findings[0].detail
     assert result.facts["tokens of the longest caption"] == 33
+
+
+def test_captions_that_are_never_mirrored_are_counted_and_an_unknown_language_is_named(
+    copy: Callable[[str], Path],
+) -> None:
+    root = copy("refhl")
+    rows = spoil.read_lines(root)
+    rows[2]["text"], rows[4]["text"] = "tumör till vänster", "LUL nodule"
+    spoil.write_lines(root, rows)
+    result = look(make("refhl", root))
+    assert found(result) == {("unknown language", spoil.manifest_case(rows, 2)): 1}
+    assert result.facts["captions that are never mirrored"] == f"2 of {len(rows)}"
+    assert not found(look(make("refhl", root, language="en")))
+
+
+def test_unknown_words_are_told_of_by_split_and_by_row(phantoms: Path) -> None:
+    rows = spoil.read_lines(phantoms / "refhl")
+    train = [row["text"] for row in rows if row["split"] == "train"]
+
+    def shares(training: Sequence[str], captions: Sequence[str], size: int) -> list[float]:
+        assert (list(training), size) == (train, 77)
+        return [1.0 if text == rows[-1]["text"] else 0.0 for text in captions]
+
+    datamodule = make("refhl", phantoms / "refhl")
+    result = audit(datamodule, unknown_shares=shares, vocab_size=77)
+    test = [row["text"] for row in rows if row["split"] == "test"]
+    assert result.facts["share of unknown words"]["test"] == pytest.approx(  # type: ignore[index]
+        sum(text == rows[-1]["text"] for text in test) / len(test)
+    )
+    named = {where for kind, where in found(result) if kind == "unknown words"}
+    assert {"test", spoil.manifest_case(rows, len(rows) - 1)} <= named
 
 
 def test_a_wrong_checksum_is_unreadable_as_in_training(copy: Callable[[str], Path]) -> None:

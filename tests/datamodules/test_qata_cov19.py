@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import datamodules
-from datamodules.base import _generator_digest
+from datamodules.base.rows import _generator_digest
 from datamodules.captions.modes import key
 from datamodules.qata_cov19.datamodule import QaTaCov19DataModule, subject
 from tests.datamodules import trees

@@ -17,9 +17,11 @@ from PIL import Image
 
 from datamodules import ManifestDataModule, MedCLIPSegDataModule
 from datamodules.base import setting_names
+from datamodules.captions.modes import swap_sides
 from datamodules.medclipseg.phantoms import write_medclipseg
 from tests.docs.page import read_page
 from tests.tiny_run import ROWS, Outcome, call, fingerprints, masks_in, only, write_refhl
+from textseg.models.base import SegmentationModule, settings_of
 
 PAGE = read_page("your_own_data.md")
 CLASSES = "classes"
@@ -76,6 +78,7 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
     for name in ("test", "predict"):
         outcomes[name] = call(*command(name, run.relative_to(home)), cwd=home)
         files[name] = fingerprints(run)
+    outcomes["tiles"] = call(*command("tiles", run.relative_to(home)), cwd=home)
     return Followed(home, run, outcomes, files)
 
 
@@ -83,8 +86,8 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
 
 
 def test_every_command_of_the_page_is_tested() -> None:
-    assert PAGE.named("bash") == ["busi", "audit", "fit", "test", "predict"]
-    assert PAGE.named("yaml") == [CLASSES, "my_data.yaml", *VARIATIONS]
+    assert PAGE.named("bash") == ["busi", "audit", "fit", "test", "predict", "tiles"]
+    assert PAGE.named("yaml") == [CLASSES, "language", "vocabulary", "my_data.yaml", *VARIATIONS]
 
 
 def test_the_mask_values_of_the_page_pick_classes(tmp_path: Path) -> None:
@@ -102,13 +105,29 @@ def test_the_mask_values_of_the_page_pick_classes(tmp_path: Path) -> None:
 def test_every_setting_of_the_page_makes_training_pictures(tmp_path: Path) -> None:
     """Each alone, and all of those that do not exclude each other together."""
     root, together = str(write_refhl(tmp_path)), {}
-    for name in VARIATIONS:
+    for name in ("language", *VARIATIONS):
         settings = yaml.safe_load(PAGE.tested[name])
         together |= settings
         for given in (settings, together):
             module = ManifestDataModule(root, image_size=32, num_workers=0, cache=None, **given)
             (batch,) = module.train_dataloader()
             assert batch["image"].shape == (ROWS["train"], 3, 32, 32)
+
+
+def test_the_networks_setting_of_the_page_exists() -> None:
+    assert set(yaml.safe_load(PAGE.tested["vocabulary"])) <= settings_of(SegmentationModule)
+
+
+def test_every_pair_of_the_page_is_exchanged_and_every_refusal_refused() -> None:
+    rows = re.findall(r"^\| (\w+(?:, \w+)?) \| (.+?) \| (.+?) \|$", PAGE.text, re.MULTILINE)
+    refused = [text for row in rows for text in re.findall(r'"([^"]+)"', row[2])]
+    assert len(refused) > 8
+    assert [text for text in refused if swap_sides(text) is not None] == []
+    assert swap_sides("poumon gauche") == "poumon droit"
+
+
+def test_tiles_are_named_in_a_folder_of_their_own(followed: Followed) -> None:
+    assert (followed.run / "test/true_tiles/metrics.json").is_file()
 
 
 def test_every_setting_that_the_page_names_exists() -> None:
@@ -156,6 +175,7 @@ def test_the_fit_tests_on_the_own_data_three_ways(followed: Followed) -> None:
         "true",
         "empty",
         "shuffled",
+        "true_tiles",
     }
 
 

@@ -35,6 +35,7 @@ TRAINING = {
     "pretrained_lr_scale": 0.1,
     "text_lr_scale": None,
     "unfreeze_text_layers": 0,
+    "vocab_size": 512,
     "stage_norm": False,
     "schedule": "poly",
     "warmup": 0.05,

@@ -193,10 +193,20 @@ def test_texts_that_are_cut_are_told_of_once(
     images = [trained.image()] * 3
     with pytest.warns(UserWarning, match=r"2 of 3 captions.*max_tokens") as warned:
         list(net.segment_all(images, [long, TEXT, long], batch_size=1))
-    assert len(warned) == 1
+    assert sum("max_tokens" in str(one.message) for one in warned) == 1
 
 
 # --- the command's function ------------------------------------------------------------------
+
+
+def test_the_share_of_unknown_words_is_told_of_networks_that_read_words(
+    net: Segmenter, image_only: str
+) -> None:
+    assert net.unknown_share("\u75c5") == 1  # a Chinese word, which the training has not
+    shares = [net.unknown_share(text) or 0.0 for text in ("", TEXT, f"{TEXT} \u75c5")]
+    assert shares[0] == 0
+    assert shares[1] < shares[2] < 1
+    assert textseg.load(image_only).unknown_share(TEXT) is None
 
 
 def test_one_image_gives_mask_overlay_and_probabilities_of_16_bit(

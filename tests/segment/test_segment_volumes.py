@@ -39,7 +39,7 @@ from tests.datamodules.scan_files import (
 from tests.datamodules.test_scans import hung
 from tests.segment.refusals import message
 from tests.tiny_run import call
-from textseg.errors import UserError
+from textseg.errors import PartialError, UserError
 from textseg.segment import segment
 from textseg.segment.network import Segmenter
 from textseg.segment.slice_numbers import chosen_slices
@@ -155,6 +155,7 @@ def test_the_table_has_areas_and_volumes_of_every_slice(
         assert int(row["area_pixels"]) == count
         assert float(row["area_mm2"]) == pytest.approx(count * SPACING[0] * SPACING[1], abs=0.01)
         assert float(row["volume_ml"]) == pytest.approx(count * VOXEL_ML, abs=1e-4)
+    assert {row["unknown_words"] for row in rows} == {""}  # the network reads none
     assert Path(rows[0]["slice_file"]).name == "IM0006"  # the feet come last
     assert f"{pixels.sum() * VOXEL_ML:.2f} ml in" in volumes_text(out)
 
@@ -264,7 +265,9 @@ def test_a_folder_of_volumes_is_gone_through_and_all_that_is_left_out_is_named(
     (folder / "b.nii.gz").write_bytes(b"broken")
     write_nifti(folder / "c.nii", scan_values(1)[..., :2])
     (folder / "notes.txt").write_text("")
-    out = run(folder, checkpoint, slices="2-3")
+    with pytest.raises(PartialError, match=r"2 of 3 volumes.*b\.nii\.gz") as partial:
+        run(folder, checkpoint, slices="2-3")
+    out = partial.value.written
     assert [path.name for path in (out / "volumes").iterdir()] == ["a.nii.gz"]
     said = volumes_text(out)
     report = json.loads((out / "volumes.json").read_text())
@@ -272,6 +275,10 @@ def test_a_folder_of_volumes_is_gone_through_and_all_that_is_left_out_is_named(
     assert left_out.keys() == {"b.nii.gz", "c.nii", "notes.txt"}
     assert "0-1" in left_out["c.nii"]
     assert all(name in said for name in left_out)
+    done = call(*("segment", folder, TEXT, "--ckpt", checkpoint, "--window", "bone"), cwd=tmp_path)
+    assert done.status == 1
+    assert " ml in " in done.out
+    assert "1 of 3" in done.message()[0]
     (folder / "a.nii.gz").unlink()
     with pytest.raises(UserError, match=r"none of 2 volumes.*c\.nii"):
         run(folder, checkpoint, slices="2-3")

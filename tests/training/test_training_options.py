@@ -378,7 +378,7 @@ def test_a_line_of_the_recipe_reaches_the_network(line: str, tmp_path: Path) -> 
 
 def test_the_recipe_has_a_line_for_each_shared_setting_of_learning() -> None:
     lined = {name for line in RECIPE for name in yaml.safe_load(line)}
-    elsewhere = {"lr", "weight_decay", "warmup", "protocol", "nsd_tolerance"}
+    elsewhere = {"lr", "weight_decay", "warmup", "protocol", "nsd_tolerance", "vocab_size"}
     assert lined == settings_of(SegmentationModule) - elsewhere
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from textseg.cli.arguments import add_working_folder
 from textseg.cli.commands import Command, Datasets, find, groups, overview
 from textseg.cli.messages import broken_yaml, config_files, exit_with, user_error
 from textseg.cli.parser import run_command
+from textseg.errors import PartialError
 
 
 def run(
@@ -38,7 +40,7 @@ def run(
 
             SuiteCLI(command, rest, datasets())
             return 0
-        result = run_command(command, rest, datasets)
+        result = _result(command, rest, datasets)
     except Exception as error:
         mistake = user_error(error)
         if mistake is None and isinstance(error, UnicodeDecodeError):
@@ -52,3 +54,13 @@ def run(
         print(command.show(result))
         return 0
     return result or 0
+
+
+def _result(command: Command, arguments: Sequence[str], datasets: Callable[[], Datasets]) -> Any:
+    """What a command gives; where a part of its inputs failed, the others' results are told of."""
+    try:
+        return run_command(command, arguments, datasets)
+    except PartialError as error:
+        if command.show:
+            print(command.show(error.written))
+        raise

@@ -81,10 +81,11 @@ def run_command(
         values["experiment"] = read_experiment(passed_on, datasets())
     if "mirror_text" in command.takes:
         values["mirror_text"] = lambda text: datasets().mirror_text(text)
+    given = {option: values.pop(option) for option in {m.option for m in command.made.values()}}
     if "open_volumes" in command.takes:
         values["open_volumes"] = lambda path, **given: datasets().open_volumes(path, **given)
     for name, made in command.made.items():
-        values[name] = load(made.maker)(values.pop(made.option))
+        values[name] = load(made.maker)(given[made.option])
     return function(**values)
 
 
@@ -126,6 +127,6 @@ def command_parser(command: Command, function: Callable[..., Any]) -> CommandPar
             more |= {"nargs": "?", "default": default}
         parser.add_argument(name, help=helps[name], **more)
     parser.add_function_arguments(function, skip={*command.positionals, *own})
-    for made in command.made.values():
+    for made in {made.option: made for made in command.made.values()}.values():
         parser.add_argument(f"--{made.option}", default=made.default, help=made.help)
     return parser

@@ -51,6 +51,7 @@ from textseg.encoders import reads_text, restoring
 from textseg.errors import UserError
 from textseg.metrics.text import averaging_text, format_results
 from textseg.models.base import SegmentationModule, check_state_dict, settings_of
+from textseg.models.tiles import Tiles, tiles_of
 from textseg.runs.calibration import (
     Temperature,
     Threshold,
@@ -82,6 +83,7 @@ from textseg.training.resume_checks import (
 
 CAPTION_MODES_AFTER_FIT = ("true", "empty", "shuffled")
 _USUAL = {"tta": "none", "threshold": 0.5, "temperature": 1.0}
+_TILED = ("fit", "test", "predict")  # commands that see large pictures through tiles
 
 
 class SuiteParser(CommandParser, LightningArgumentParser):
@@ -193,6 +195,20 @@ class SuiteCLI(LightningCLI):
             default=1.0,
             help="as --tta: what logits are divided by before they become probabilities; fitted "
             "takes what textseg calibrate found. At threshold 0.5 it moves no mask.",
+        )
+        parser.add_argument(
+            "--tile_size",
+            type=int | None,
+            default=None,
+            help="test, predict and the tests after a fit: pictures with more pixels on a side are "
+            "seen through overlapping tiles of so many, at their own resolution; for networks "
+            "trained on such pieces, and captions that name no place in the picture.",
+        )
+        parser.add_argument(
+            "--tile_overlap",
+            type=float,
+            default=0.25,
+            help="share of a tile that the next one covers too.",
         )
         parser.add_argument(
             "--test_after_fit",
@@ -369,6 +385,7 @@ class SuiteCLI(LightningCLI):
                 name: [by_case.get(row.case) for row in rows] for name, by_case in offered.items()
             },
             word_classes=self.datamodule.word_classes,
+            language=self.datamodule.language,
         )
 
     def before_fit(self) -> None:
@@ -420,6 +437,11 @@ class SuiteCLI(LightningCLI):
         settings = self.config[self.subcommand]
         wanted = {name: settings[name] for name in ("tta", "threshold", "temperature")}
         asked = [f"{k}={v}" for k, v in wanted.items() if v != _USUAL[k]]
+        tiles = tiles_of(settings.tile_size, settings.tile_overlap)
+        if tiles is not None:
+            asked.append(f"tile_size={tiles.size}")
+            if self.subcommand not in _TILED:
+                raise UserError(f"{self.subcommand} takes no {asked[-1]}", "leave tile_size out")
         if asked and "ckpt_path" not in given:
             what = ", ".join(asked)
             raise UserError(f"{self.subcommand} takes no {what}", "leave it out")
@@ -427,24 +449,24 @@ class SuiteCLI(LightningCLI):
             return given
         paths = [given["ckpt_path"], *self.other_paths]
         weights = read_checkpoint(paths[0])["state_dict"]
-        if wanted["tta"] != "none" or self.others:
-            given = given | {
-                "model": self._ensemble(paths, weights, wanted["tta"]),
-                "ckpt_path": None,
-            }
+        if wanted["tta"] != "none" or tiles is not None or self.others:
+            model = self._ensemble(paths, weights, wanted["tta"], tiles)
+            given = given | {"model": model, "ckpt_path": None}
         model = given["model"]
         digests = [weights_digest(w) for w in (weights, *(o["state_dict"] for o in self.others))]
         run, suffix = Run(self.run_folder), averaging_suffix(model)
         model.mask_threshold, model.mask_temperature = operating_point(
             wanted["threshold"],
             wanted["temperature"],
-            lambda: find_calibration(run, suffix, digests),
+            lambda: find_calibration(run, suffix, digests, tiled=tiles is not None),
         )
         text = averaging_text(averaging_of(model, [])) or f"threshold {model.mask_threshold}"
         rank_zero_info(f"at test time: {text}")
         return given
 
-    def _ensemble(self, paths: list[str], weights: Any, tta: Any) -> SegmentationModule:
+    def _ensemble(
+        self, paths: list[str], weights: Any, tta: Any, tiles: Tiles | None
+    ) -> SegmentationModule:
         """What averages the networks of some checkpoints, of which the first is the config's."""
         from textseg.segment.members import averaged
         from textseg.segment.network import network_from
@@ -452,8 +474,8 @@ class SuiteCLI(LightningCLI):
         check_state_dict(self.model, weights)
         self.model.load_state_dict(weights)
         networks = [self.model, *map(network_from, self.others, self.other_paths)]
-        mirror_text = self.datasets.mirror_text
-        return averaged(networks, paths, tta=tta, mirror_text=mirror_text)
+        mirror_text = self.datamodule.mirror_text
+        return averaged(networks, paths, tta=tta, tiles=tiles, mirror_text=mirror_text)
 
     def validate(self, **kwargs: Any) -> None:
         """Score the validation set."""

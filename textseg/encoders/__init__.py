@@ -33,6 +33,7 @@ from textseg.encoders.text import (
     token_counter,
 )
 from textseg.encoders.timm_source import timm_source
+from textseg.encoders.unknown_words import share_counter
 
 __all__ = [
     "IMAGENET",
@@ -52,6 +53,7 @@ __all__ = [
     "near_timm_names",
     "reads_text",
     "restoring",
+    "share_counter",
     "timm_no_weight_decay",
     "timm_source",
     "token_counter",

@@ -23,11 +23,11 @@ from textseg.encoders.pretrained import (
     takes_4d_mask,
 )
 from textseg.encoders.restore import restored_text_state
-from textseg.encoders.vocabulary import build_tokenizer, words_of
-from textseg.errors import UserError
+from textseg.encoders.unknown_words import unknown_shares, unknown_warning
+from textseg.encoders.vocabulary import SCRATCH, SPECIAL, build_tokenizer, least_size, words_of
+from textseg.errors import UserError, check_at_least
 from textseg.preprocess import word_spans
 
-SCRATCH = "scratch"
 CACHED_CAPTIONS = 8192
 
 
@@ -152,6 +152,7 @@ class TextEncoder(TextEncoderBase):
         depth: int = 2,
     ) -> None:
         super().__init__()
+        check_at_least("vocab_size", vocab_size, len(SPECIAL) + 1)
         self.name = name
         self.max_tokens = max_tokens
         self.pretrained = pretrained and name != SCRATCH
@@ -229,16 +230,34 @@ class TextEncoder(TextEncoderBase):
         return self._tokenizer is None
 
     def prepare_captions(self, captions: Sequence[str], *, training: bool) -> None:
-        """Learn a missing vocabulary from the training captions, and warn of cut captions."""
+        """Learn a missing vocabulary from the training captions; warn of cut and unknown words."""
         if self.needs_vocabulary and training:
             self.learn_vocabulary(captions)
-        count = 0 if self.needs_vocabulary else self.count_truncated(captions)
+        if self.needs_vocabulary:
+            return
+        count = self.count_truncated(captions)
         if count:
             warnings.warn(
                 f"{count} of {len(captions)} captions are longer than max_tokens={self.max_tokens} "
                 "and are cut; raise max_tokens to keep their ends",
                 stacklevel=2,
             )
+        unknown = unknown_warning(self._require_tokenizer(), captions)
+        if unknown is not None:
+            remedy = self._remedy(captions, training=training)
+            warnings.warn(f"{unknown}; {remedy}", stacklevel=2)
+
+    def _remedy(self, captions: Sequence[str], *, training: bool) -> str:
+        """What to do about unknown words."""
+        if self.name != SCRATCH:
+            return "give a text_encoder that was trained on their language"
+        if training and (least := least_size(captions)) > self.model.config.vocab_size:
+            return f"set vocab_size to {least} or more, which holds every letter"
+        return "use the words and the language of the captions that it was trained on"
+
+    def unknown_shares(self, captions: Sequence[str]) -> list[float]:
+        """Share of each caption's tokens that are [UNK], in [0, 1]."""
+        return unknown_shares(self._require_tokenizer(), captions)
 
     def learn_vocabulary(self, captions: Sequence[str]) -> None:
         """Build the word-piece vocabulary of ``scratch`` from the training captions."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+SCRATCH = "scratch"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 _NORMALIZER = normalizers.BertNormalizer(lowercase=True)
@@ -25,11 +26,7 @@ def build_tokenizer(captions: Sequence[str], vocab_size: int) -> Tokenizer:
     The same captions give the same vocabulary in any process, which tokenizers' own trainer does
     not: it breaks ties by hash order. A word that is not in it is split into letters.
     """
-    words = Counter(word for caption in sorted(set(captions)) for word in words_of(caption))
-    letters: Counter[str] = Counter()
-    for word, count in words.items():
-        for position, letter in enumerate(word):
-            letters[f"##{letter}" if position else letter] += count
+    letters, words = _pieces(captions)
     pieces = dict.fromkeys([*SPECIAL, *_by_frequency(letters), *_by_frequency(words)])
     vocabulary = {piece: row for row, piece in enumerate(list(pieces)[:vocab_size])}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
@@ -39,6 +36,21 @@ def build_tokenizer(captions: Sequence[str], vocab_size: int) -> Tokenizer:
         special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
     )
     return tokenizer
+
+
+def least_size(captions: Sequence[str]) -> int:
+    """The smallest vocabulary with every letter of the captions, so that no word is unknown."""
+    return len(SPECIAL) + len(_pieces(captions)[0])
+
+
+def _pieces(captions: Sequence[str]) -> tuple[Counter[str], Counter[str]]:
+    """How often each letter, and each word, stands in the captions, each counted once."""
+    words = Counter(word for caption in sorted(set(captions)) for word in words_of(caption))
+    letters: Counter[str] = Counter()
+    for word, count in words.items():
+        for position, letter in enumerate(word):
+            letters[f"##{letter}" if position else letter] += count
+    return letters, words
 
 
 def _by_frequency(counts: Counter[str]) -> list[str]:

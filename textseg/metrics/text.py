@@ -75,10 +75,15 @@ def markdown_rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[st
 
 
 def averaging_text(result: Mapping[str, Any]) -> str:
-    """How masks were made otherwise than from one network, one image and threshold 0.5, or ""."""
+    """How masks were made otherwise than from one network, one image and threshold 0.5, or "".
+
+    Read of a result: `tta`, `ensemble`, `tile_size` and `tile_overlap`, `threshold`, `temperature`.
+    """
     tta, members = result.get("tta") or "none", result.get("ensemble") or ()
+    size, overlap = result.get("tile_size"), result.get("tile_overlap")
     parts = [f"ensemble of {len(members)}"] if members else []
     parts += [f"tta {tta}"] if tta != "none" else []
+    parts += [f"tiles of {size}, overlap {overlap:g}"] if size else []
     for name, usual in (("threshold", 0.5), ("temperature", 1.0)):
         value = result.get(name)
         parts += [f"{name} {value:.4g}"] if value not in (None, usual) else []

@@ -30,6 +30,7 @@ from textseg.metrics.case_table import (
 )
 from textseg.metrics.pixel_table import PixelTable
 from textseg.metrics.scores import TOLERANCE, Protocol, mean_scores
+from textseg.models.tiles import Tiles
 from textseg.optim import Schedule, adamw, warmup_schedule
 
 
@@ -49,6 +50,8 @@ class SegmentationModule(L.LightningModule):
             pretrained_lr_scale.
         unfreeze_text_layers: how many of the last layers of a frozen text encoder are trained; its
             captions are then encoded in every step.
+        vocab_size: rows of the vocabulary of text_encoder: scratch, learned from the training
+            captions; a warning says where they have more letters.
         stage_norm: put a LayerNorm on each stage of a timm encoder, whose ConvNeXt and Swin give
             the raw residual stream.
         schedule: course of the learning rate after the warm-up.
@@ -63,8 +66,8 @@ class SegmentationModule(L.LightningModule):
             where the spacing is unknown; a dataset's readers' own disagreement is a good choice.
 
     Attributes:
-        tta, ensemble: what logits are averaged over in a test: "none" or "flip", and the names of
-            several networks; see `textseg.models.ensemble`.
+        tta, ensemble, tiles: what logits are averaged over in a test: "none" or "flip", the names
+            of several networks, and tiles of large pictures; see `textseg.models.ensemble`.
         mask_threshold: probability above which a pixel is outlined in a test or prediction.
         mask_temperature: what logits are divided by there before they become probabilities.
     """
@@ -73,6 +76,7 @@ class SegmentationModule(L.LightningModule):
     ensemble: tuple[str, ...] = ()
     mask_threshold: float = 0.5
     mask_temperature: float = 1.0
+    tiles: Tiles | None = None
 
     def __init__(
         self,
@@ -82,6 +86,7 @@ class SegmentationModule(L.LightningModule):
         pretrained_lr_scale: float = 0.1,
         text_lr_scale: float | None = None,
         unfreeze_text_layers: int = 0,
+        vocab_size: int = 512,
         stage_norm: bool = False,
         schedule: Schedule = "poly",
         warmup: float = 0.05,
@@ -110,6 +115,7 @@ class SegmentationModule(L.LightningModule):
         self.lr, self.weight_decay = lr, weight_decay
         self.pretrained_lr_scale, self.text_lr_scale = pretrained_lr_scale, text_lr_scale
         self.unfreeze_text_layers, self.stage_norm = unfreeze_text_layers, stage_norm
+        self.vocab_size = vocab_size
         self.schedule, self.warmup, self.min_lr_scale = schedule, warmup, min_lr_scale
         check_at_least("auxiliary_weight", auxiliary_weight, 0, "0.4 is usual; 0 is none")
         self.auxiliary_weight = auxiliary_weight
@@ -271,9 +277,11 @@ class SegmentationModule(L.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Tensor]]:
         """Score at each truth's own resolution; return the masks for callbacks."""
         output, _ = self._step(batch, self._test_prefix)
-        logits = without_border(output.logits, batch.get("frame"))
+        logits = self.picture_logits(output.logits, batch)
         planes = self.resized(logits, batch["original_size"])
         preds = [threshold_logits(plane, self.cut_logit) for plane in planes]
+        logits = self.picture_logits(output.logits, batch)
+        preds = self.resize_and_threshold(logits, batch["original_size"])
         scored, truths = preds, [truth > 0 for truth in batch["truth"]]
         if self.protocol == "lvit":
             pairs = map(lvit_pair, logits, batch["truth"], repeat(self.cut_logit))
@@ -285,8 +293,12 @@ class SegmentationModule(L.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Tensor]]:
         """Return masks at each image's original size: a list of B [H0, W0] bool."""
-        logits = without_border(self(batch["image"], batch["text"]).logits, batch.get("frame"))
+        logits = self.picture_logits(self(batch["image"], batch["text"]).logits, batch)
         return {"pred": self.resize_and_threshold(logits, batch["original_size"], self.cut_logit)}
+
+    def picture_logits(self, logits: Tensor, batch: Batch) -> Tensor | list[Tensor]:
+        """B logits [1, h, w] of pictures without borders, of logits [B, 1, H, W] of the input."""
+        return without_border(logits, batch.get("frame"))
 
     @staticmethod
     def resized(logits: Tensor | list[Tensor], sizes: Tensor) -> list[Tensor]:

@@ -1,18 +1,22 @@
-"""Ensemble: mean logits of one network or several, each over an image and its mirror image."""
+"""Ensemble: mean logits of one network or several, over mirror images, and over tiles."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from textseg.batch import SegmentationOutput, TextFeatures
+from textseg.batch import Batch, SegmentationOutput, TextFeatures
 from textseg.encoders import NoText, reads_text
 from textseg.errors import UserError, check_choice
 from textseg.models.base import SegmentationModule
+from textseg.models.tiles import Tiles, tile_logits, tiled_logits
+from textseg.preprocess import Bytes, Resize, read_image
 
 Tta = Literal["none", "flip"]
 MirrorText = Callable[[str], str | None]
@@ -35,6 +39,9 @@ class Ensemble(SegmentationModule):
             scores a test.
         names: of the members, for results.
         tta: test-time augmentation.
+        tiles: a larger picture is seen through them, at its own resolution, in tests and
+            predictions; each is read with the whole caption. The loss of a test stays that of the
+            whole picture.
         mirror_text: for tta="flip", such as `datamodules.captions.modes.swap_sides`.
 
     Raises:
@@ -47,6 +54,7 @@ class Ensemble(SegmentationModule):
         *,
         names: Sequence[str] = (),
         tta: Tta = "none",
+        tiles: Tiles | None = None,
         mirror_text: MirrorText | None = None,
     ) -> None:
         # Not by super(): Lightning would copy the members into hparams.
@@ -64,6 +72,7 @@ class Ensemble(SegmentationModule):
             )
         self.members = nn.ModuleList(members)
         self.tta = tta
+        self.tiles = tiles
         if len(members) > 1:
             self.ensemble = tuple(names or (member.network_name for member in members))
         if not reading:
@@ -87,6 +96,29 @@ class Ensemble(SegmentationModule):
             member, image, text, self._mirror_text if reads_text(member) else str
         )
 
+    def picture_logits(self, logits: Tensor, batch: Batch) -> Tensor | list[Tensor]:
+        """As of any network, but of pictures larger than a tile by their tiles: [1, H0, W0]."""
+        planes = super().picture_logits(logits, batch)
+        if self.tiles is None:
+            return planes
+        resize: Resize = "pad" if "frame" in batch else "stretch"
+        return [
+            self.tiled(read_image(Path(file)), text, like=batch["image"], resize=resize)[None]
+            if self.tiles.needed(size)
+            else plane
+            for plane, size, file, text in zip(
+                planes, batch["original_size"].tolist(), batch["file"], batch["text"], strict=True
+            )
+        ]
+
+    def tiled(
+        self, picture: Bytes, text: str, *, like: Tensor, resize: Resize, batch_size: int = 8
+    ) -> Tensor:
+        """Logits [H0, W0] of a picture [H0, W0, 3] by its tiles; see `tiled_logits`."""
+        assert self.tiles is not None
+        predict = partial(tile_logits, self, text=text, like=like, resize=resize)
+        return tiled_logits(picture, self.tiles, predict, device=like.device, batch_size=batch_size)
+
     def unmirrored(self, captions: Sequence[str]) -> int:
         """How many captions `tta` leaves unmirrored, because they cannot be rewritten."""
         if self.tta == "none" or not reads_text(self):
@@ -94,7 +126,7 @@ class Ensemble(SegmentationModule):
         return sum(self._mirror_text(caption) is None for caption in captions)
 
     def prepare_captions(self, captions: Sequence[str], *, training: bool) -> None:
-        """Show the captions to every text encoder, and say how many cannot be mirrored."""
+        """Show the captions to every text encoder; say what mirror and tiles do to them."""
         for member in self._networks():
             member.prepare_captions(captions, training=training)
         count = self.unmirrored(captions)
@@ -102,6 +134,13 @@ class Ensemble(SegmentationModule):
             rank_zero_warn(
                 f"tta={self.tta}: {count} of {len(captions)} captions could not be mirrored; their "
                 "images are not mirrored either"
+            )
+        if self.tiles is not None and reads_text(self):
+            named = sum(self._mirror_text(caption) != caption for caption in captions)
+            rank_zero_warn(
+                f"{self.tiles}: of a larger picture each is read with the whole caption, so that "
+                "words for a place in the picture (left, upper) are taken for a place in every "
+                f"tile; {named} of {len(captions)} captions name a side, or may"
             )
 
     def token_mask(self, text: Sequence[str], word: str | None) -> Tensor:

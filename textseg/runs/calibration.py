@@ -59,17 +59,25 @@ def operating_point(
     return OperatingPoint(float(threshold), scale)
 
 
-def find_calibration(run: Run, suffix: str, weights: Sequence[str]) -> dict[str, Any]:
+def find_calibration(
+    run: Run, suffix: str, weights: Sequence[str], *, tiled: bool = False
+) -> dict[str, Any]:
     """Read the run's newest calibration of these very weights.
 
     Args:
         run: the run of the checkpoint, of an ensemble that of the first.
         suffix: of the folder's name, which says what logits are averaged over.
         weights: digest of each network, see `textseg.checkpoint.weights_digest`.
+        tiled: whether large pictures are seen through tiles, of which there is no calibration.
 
     Raises:
         UserError: there is none, or its file is broken.
     """
+    if tiled:
+        raise UserError(
+            "a calibration is of whole pictures, and tile_size is given",
+            "give threshold and temperature as numbers, or leave tile_size out",
+        )
     name = re.compile(rf"{CALIBRATION}{re.escape(suffix)}(?:_(\d+))?")
     numbered = {
         int(match[1] or 1): path

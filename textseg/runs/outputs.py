@@ -96,16 +96,19 @@ def test_dir_name(trainer: L.Trainer) -> str:
 
 
 def averaging_of(network: SegmentationModule, captions: Sequence[str]) -> dict[str, Any]:
-    """How masks are made: tta, with what it left out, the ensemble's names, the threshold."""
+    """How masks are made: tta, with what it left out, ensemble, tiles, threshold, temperature."""
     found: dict[str, Any] = {"tta": network.tta, "ensemble": list(network.ensemble)}
     if network.tta != "none":
         found["unmirrored"] = network.unmirrored(captions)
+    if network.tiles is not None:
+        found |= {"tile_size": network.tiles.size, "tile_overlap": network.tiles.overlap}
     return found | {"threshold": network.mask_threshold, "temperature": network.mask_temperature}
 
 
 def averaging_suffix(network: SegmentationModule) -> str:
-    """The end of the name of a folder of results: "", or _ensemble, _flip, _threshold0.4, ..."""
+    """The end of the name of a folder of results: "", or _ensemble, _flip, _tiles, ..."""
     parts = ["ensemble"] * bool(network.ensemble) + [network.tta] * (network.tta != "none")
+    parts += ["tiles"] * (network.tiles is not None)
     parts += [f"threshold{network.mask_threshold:.4g}"] * (network.mask_threshold != 0.5)
     parts += [f"temperature{network.mask_temperature:.4g}"] * (network.mask_temperature != 1.0)
     return "".join(f"_{part}" for part in parts)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm import tqdm
 
-from textseg.errors import check_at_least, refusing
+from textseg.errors import PartialError, UserError, check_at_least, first_line, refusing
 from textseg.preprocess import probe_size
 from textseg.runs.calibration import Temperature, Threshold
 from textseg.runs.folder import unique_dir
+
+if TYPE_CHECKING:
+    from textseg.segment.rows import Row
 
 
 def segment(
@@ -29,6 +32,8 @@ def segment(
     tta: Literal["none", "flip"] = "none",
     threshold: Threshold = 0.5,
     temperature: Temperature = 1.0,
+    tile_size: int | None = None,
+    tile_overlap: float = 0.25,
     mirror_text: Callable[[str], str | None] | None = None,
     slices: str = "all",
     window: str | None = None,
@@ -40,11 +45,13 @@ def segment(
 
     Writes masks/ (PNG of 0 and 255, at each image's own size), overlays/ and, if asked,
     probabilities/. Files are named <image stem>__<row>.png; rows count from 0, in a folder by name.
-    averaging.json says what logits were averaged over, and the threshold.
+    averaging.json says what logits were averaged over, and the threshold. Of several images or
+    volumes, one that cannot be read or segmented does not end the others: left_out.csv (of volumes,
+    volumes.json) names it.
 
     Of volumes it writes volumes/ (NIfTI of 0 and 1 on the source's own grid, or DICOM SEG),
-    overlays/ of every slice, found.csv (area and volume by slice) and volumes.json, which also
-    names the files left out. Slices are axial, anterior above, the patient's left on the left.
+    overlays/ of every slice, found.csv (area and volume by slice) and volumes.json. Slices are
+    axial, anterior above, the patient's left on the left.
 
     Args:
         image: an image; a folder, of which all images are taken; a table (.csv with , or ;, .xlsx,
@@ -68,6 +75,11 @@ def segment(
             calibrate found on the validation rows of the run.
         temperature: what logits are divided by before they become probabilities; fitted takes what
             textseg calibrate found. At threshold 0.5 it moves no mask.
+        tile_size: images (of volumes, slices) with more pixels on a side are seen through
+            overlapping tiles of so many, at their own resolution, each resized as a whole training
+            image is. For networks trained on such pieces, and texts that name no place in the
+            image, which every tile would take for a place of its own.
+        tile_overlap: share of a tile that the next one covers too.
         mirror_text: rewrites a text for the mirrored image, or gives None where it cannot; needed
             for tta by a network that reads words.
         slices: of volumes, all, or numbers and ranges such as 12,40-60; they count from 0 at the
@@ -85,8 +97,11 @@ def segment(
         the folder that was written.
 
     Raises:
-        UserError: an image, a table, a text or the checkpoint cannot be used. Everything is checked
-            before the first mask is written; of several volumes, only what they are.
+        UserError: the table, a text or the checkpoint cannot be used, or no image or volume can.
+            All of that is checked before the first mask is written; of several volumes, only what
+            they are.
+        PartialError: some images or volumes could not be segmented; the results of the others are
+            there.
     """
     from textseg.runs.outputs import write_averaging
     from textseg.segment.network import load
@@ -99,12 +114,13 @@ def segment(
         open_all,
         segment_volumes,
     )
-    from textseg.segment.written import write_masks
+    from textseg.segment.written import write_left_out, write_masks
 
     check_at_least("batch_size", batch_size, 1)
     of_volumes = VolumeSettings(slices, window, channel, volume_format)
     of_network: dict[str, Any] = {"image_size": image_size, "device": device, "tta": tta}
     of_network |= {"threshold": threshold, "temperature": temperature}
+    of_network |= {"tile_size": tile_size, "tile_overlap": tile_overlap}
     loaded = partial(load, ckpt_path, mirror_text=mirror_text, **of_network)
     if holds_volumes(path := Path(image).expanduser()):
         check_no_picture_settings(path, root=root, probabilities=probabilities)
@@ -112,9 +128,11 @@ def segment(
         volumes = open_all(path, of_volumes, open_volumes, first)
         return segment_volumes(volumes, text, loaded, output, slices=slices, batch_size=batch_size)
     check_no_volume_settings(image, of_volumes)
-    rows = list(read_rows(Path(image), text, root))
-    for path in tqdm(dict.fromkeys(row.image for row in rows), "check", delay=2, unit="image"):
-        probe_size(path)
+    listed = list(read_rows(Path(image), text, root))
+    left_out = _unreadable(listed)
+    rows = [row for row in listed if row.image not in left_out]
+    if not rows:
+        raise left_out[listed[0].image]
     net = loaded()
     if net.takes_text:
         check_texts(rows)
@@ -124,10 +142,35 @@ def segment(
         for name in ("masks", "overlays", *["probabilities"] * probabilities):
             (folder / name).mkdir()
         write_averaging(folder, net.model, [row.text or "" for row in rows])
-        results = net.segment_all(
+        results = net.segment_each(
             [row.image for row in rows], [row.text for row in rows], batch_size=batch_size
         )
         bar = tqdm(results, "segment", len(rows), delay=2, unit="image")
         for row, result in zip(rows, bar, strict=True):
-            write_masks(folder, row, result, probabilities=probabilities)
+            if isinstance(result, UserError):
+                left_out[row.image] = result
+            else:
+                write_masks(folder, row, result, probabilities=probabilities)
+        if left_out:
+            write_left_out(folder, left_out)
+    if left_out:
+        path, error = next(iter(left_out.items()))
+        if all(row.image in left_out for row in listed):
+            raise error
+        raise PartialError(
+            f"{len(left_out)} images were left out, first {path}: {first_line(error)}",
+            f"the others are in {folder}; left_out.csv there names each with its reason",
+            folder,
+        )
     return folder
+
+
+def _unreadable(rows: Sequence[Row]) -> dict[Path, UserError]:
+    """The images that are cut short or no images, each with its error."""
+    found = {}
+    for path in tqdm(dict.fromkeys(row.image for row in rows), "check", delay=2, unit="image"):
+        try:
+            probe_size(path)
+        except UserError as error:
+            found[path] = error
+    return found

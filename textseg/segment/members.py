@@ -10,6 +10,7 @@ from textseg.checkpoint import ABOUT
 from textseg.errors import UserError, check_choice
 from textseg.models.base import SegmentationModule
 from textseg.models.ensemble import Ensemble, MirrorText, Tta
+from textseg.models.tiles import Tiles
 from textseg.runs import Run
 from textseg.runs.folder import nested
 
@@ -22,6 +23,7 @@ def averaged(
     paths: Sequence[str | Path],
     *,
     tta: Tta,
+    tiles: Tiles | None = None,
     mirror_text: MirrorText | None,
 ) -> SegmentationModule:
     """The mean of the networks' logits; where there is nothing to average, the one network itself.
@@ -29,14 +31,14 @@ def averaged(
     Args:
         networks: with their weights.
         paths: of their checkpoints, which name them in results.
-        tta: as of `Ensemble`.
+        tta, tiles: as of `Ensemble`.
         mirror_text: as of `Ensemble`.
     """
     check_choice("tta", tta, Tta)
-    if len(networks) == 1 and tta == "none":
+    if len(networks) == 1 and tta == "none" and tiles is None:
         return networks[0]
     names = [_name(path) for path in paths]
-    return Ensemble(networks, names=names, tta=tta, mirror_text=mirror_text)
+    return Ensemble(networks, names=names, tta=tta, tiles=tiles, mirror_text=mirror_text)
 
 
 def check_one_task(

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from numpy.typing import NDArray
+from torch import Tensor
 
 import textseg.models
 from textseg.checkpoint import (
@@ -24,11 +25,12 @@ from textseg.checkpoint import (
     subclasses_of,
     weights_digest,
 )
-from textseg.encoders import reads_text, restoring
-from textseg.errors import UserError, check_choice, refusing
+from textseg.encoders import TextEncoder, reads_text, restoring
+from textseg.errors import UserError, check_choice, first_line, refusing
 from textseg.metrics.case_table import resize_logits, threshold_logits, without_border
 from textseg.models.base import SegmentationModule, settings_of
-from textseg.models.ensemble import MirrorText, Tta
+from textseg.models.ensemble import Ensemble, MirrorText, Tta
+from textseg.models.tiles import tiles_of
 from textseg.preprocess import (
     NARROW,
     Bytes,
@@ -125,20 +127,48 @@ class Segmenter:
             texts: one for each image. All are checked before the first result.
             batch_size: images in one forward pass.
         """
+        for result in self.segment_each(images, texts, batch_size=batch_size):
+            if isinstance(result, UserError):
+                raise result
+            yield result
+
+    def segment_each(
+        self,
+        images: Sequence[Picture],
+        texts: Sequence[str | None],
+        *,
+        batch_size: int = 8,
+    ) -> Iterator[Segmentation | UserError]:
+        """As `segment_all`, with the error in the place of each image that cannot be segmented."""
         if len(images) != len(texts) or batch_size < 1:
             raise UserError(
                 f"{len(images)} images, {len(texts)} texts and batch_size={batch_size}",
                 "give one text for each image, and a batch_size of 1 or more",
             )
         words = [self._checked_text(text) for text in texts]
-        self.model.prepare_captions(words, training=False)  # warns of texts that are cut
+        self.model.prepare_captions(words, training=False)  # warns of cut and unknown words
         oddities: list[Oddities] = []
-        for first in range(0, len(images), batch_size):
-            part = slice(first, first + batch_size)
-            pictures = [pixels_of(image) for image in images[part]]
-            oddities += map(image_oddities, pictures)
-            yield from self._forward(pictures, words[part])
+        step = batch_size if self.model.tiles is None else 1  # tiles make a batch of their own
+        for first in range(0, len(images), step):
+            part = slice(first, first + step)
+            read = [_read(image) for image in images[part]]
+            sound = [
+                (picture, text)
+                for picture, text in zip(read, words[part], strict=True)
+                if not isinstance(picture, UserError)
+            ]
+            oddities += [image_oddities(picture) for picture, _ in sound]
+            results = self._results(sound, batch_size)
+            for picture in read:
+                yield picture if isinstance(picture, UserError) else next(results)
         _warn_of_range(oddities)
+
+    def unknown_share(self, text: str | None) -> float | None:
+        """Share of [UNK] in a text's tokens, the largest of all networks; None of none."""
+        networks = self.model.members if isinstance(self.model, Ensemble) else [self.model]
+        encoders = [getattr(network, "text_encoder", None) for network in networks]
+        own = [encoder for encoder in encoders if isinstance(encoder, TextEncoder)]
+        return max((encoder.unknown_shares([text or ""])[0] for encoder in own), default=None)
 
     def _checked_text(self, text: str | None) -> str:
         if self.takes_text and not (text or "").strip():
@@ -148,22 +178,85 @@ class Segmenter:
             )
         return text or ""
 
-    def _forward(self, pictures: list[Bytes], texts: list[str]) -> list[Segmentation]:
-        inputs = [to_tensor(p, self.image_size, self.resize) for p in pictures]
+    def _results(
+        self, rows: Sequence[tuple[Bytes, str]], batch_size: int
+    ) -> Iterator[Segmentation | UserError]:
+        """The results of pictures and texts that are one batch, each made when it is asked for."""
+        if not rows:
+            return
+        try:
+            planes = self._logits(rows, batch_size)
+        except _NO_MEMORY as error:
+            if not _is_memory(error):
+                raise
+            if len(rows) > 1:  # perhaps it is one of them
+                for row in rows:
+                    yield from self._results([row], batch_size)
+                return
+            yield _too_large(rows[0][0], error)
+            return
+        for plane, (picture, _) in zip(planes, rows, strict=True):
+            try:
+                result: Segmentation | UserError = self._segmentation(plane, picture)
+            except _NO_MEMORY as error:
+                if not _is_memory(error):
+                    raise
+                result = _too_large(picture, error)
+            yield result
+
+    def _logits(self, rows: Sequence[tuple[Bytes, str]], batch_size: int) -> list[Tensor]:
+        """B logits [1, h, w] at the network's size, or of tiles [1, H0, W0]."""
+        pictures, texts = [picture for picture, _ in rows], [text for _, text in rows]
         sizes = [(p.shape[0], p.shape[1]) for p in pictures]
-        frames = torch.tensor([frame_of(s, self.image_size, self.resize) for s in sizes])  # [B, 4]
-        image = torch.stack(inputs)  # [B, 3, H, W]
-        image = self._fabric.to_device(image).to(self._dtype)
-        results = []
+        tiles = self.model.tiles
         # As in `textseg predict`: Fabric's own forward would also round the image.
         with torch.inference_mode(), self._fabric.autocast():
-            logits = without_border(self.model(image, texts).logits, frames)  # B of [1, h, w]
-            for one, picture in zip(logits, pictures, strict=True):
-                plane = resize_logits(one, picture.shape[:2])[0]  # [H0, W0]
-                mask = threshold_logits(plane, self.model.cut_logit)
-                probs = (plane / self.model.mask_temperature).sigmoid()
-                results.append(Segmentation(mask.cpu().numpy(), probs.cpu().numpy(), picture))
-        return results
+            if tiles is not None and tiles.needed(sizes[0]):
+                assert isinstance(self.model, Ensemble)
+                assert len(rows) == 1
+                like = self._fabric.to_device(torch.empty(1, 3, *self.image_size)).to(self._dtype)
+                plane = self.model.tiled(
+                    *rows[0], like=like, resize=self.resize, batch_size=batch_size
+                )
+                return [plane[None]]
+            inputs = [to_tensor(p, self.image_size, self.resize) for p in pictures]
+            frames = torch.tensor([frame_of(s, self.image_size, self.resize) for s in sizes])
+            image = torch.stack(inputs)  # [B, 3, H, W]
+            image = self._fabric.to_device(image).to(self._dtype)
+            return list(without_border(self.model(image, texts).logits, frames))
+
+    @torch.inference_mode()
+    def _segmentation(self, plane: Tensor, picture: Bytes) -> Segmentation:
+        """Mask and probabilities at the picture's own size, of logits [1, h, w]."""
+        own = resize_logits(plane, picture.shape[:2])[0]  # [H0, W0]
+        mask = threshold_logits(own, self.model.cut_logit)
+        probs = (own / self.model.mask_temperature).sigmoid()
+        return Segmentation(mask.cpu().numpy(), probs.cpu().numpy(), picture)
+
+
+_NO_MEMORY = (MemoryError, RuntimeError)  # torch raises the second, with these words
+_MEMORY_WORDS = ("out of memory", "allocate memory", "not enough memory")
+
+
+def _is_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or any(w in str(error) for w in _MEMORY_WORDS)
+
+
+def _too_large(picture: Bytes, error: BaseException) -> UserError:
+    height, width = picture.shape[:2]
+    return UserError(
+        f"a picture of {height} x {width} takes more memory than there is ({first_line(error)})",
+        "make it smaller, or give a smaller batch_size",
+    )
+
+
+def _read(image: Picture) -> Bytes | UserError:
+    try:
+        return pixels_of(image)
+    except UserError as error:
+        return error
+    except MemoryError as error:
+        return UserError(f"{image} takes more memory than there is ({error})", "make it smaller")
 
 
 def load(
@@ -172,6 +265,8 @@ def load(
     image_size: int | Sequence[int] | None = None,
     device: str = "auto",
     tta: Tta = "none",
+    tile_size: int | None = None,
+    tile_overlap: float = 0.25,
     mirror_text: MirrorText | None = None,
     threshold: Threshold = 0.5,
     temperature: Temperature = 1.0,
@@ -190,6 +285,9 @@ def load(
         device: auto, cpu, cuda, cuda:1, mps and so on.
         tta: "flip" averages the logits of an image and its mirror image; see
             `textseg.models.ensemble.Ensemble`.
+        tile_size: pictures with more pixels on a side are seen through tiles of so many; see
+            `textseg.models.tiles`.
+        tile_overlap: share of a tile that the next one covers too.
         mirror_text: for "flip", unless no network reads words: rewrites a text for the mirrored
             image or gives None, such as `datamodules.captions.modes.swap_sides`.
         threshold: probability above which a pixel is outlined; "best" takes the one that
@@ -205,6 +303,7 @@ def load(
     paths = [ckpt_path] if isinstance(ckpt_path, (str, Path)) else list(ckpt_path)
     if not paths:
         raise UserError("ckpt_path=[] names no network", "give a checkpoint or several")
+    tiles = tiles_of(tile_size, tile_overlap)
     checkpoints = [read_checkpoint(path) for path in paths]
     check_one_task(paths, checkpoints, image_size_given=image_size is not None)
     run = Run.of_checkpoint(paths[0])
@@ -222,13 +321,13 @@ def load(
             "put the run's config.yaml there, or give image_size",
         )
     networks = list(map(network_from, checkpoints, paths))
-    model = averaged(networks, paths, tta=tta, mirror_text=mirror_text)
-    suffix, weights = (
-        averaging_suffix(model),
-        [weights_digest(c["state_dict"]) for c in checkpoints],
-    )
+    model = averaged(networks, paths, tta=tta, tiles=tiles, mirror_text=mirror_text)
+    suffix = averaging_suffix(model)
+    weights = [weights_digest(checkpoint["state_dict"]) for checkpoint in checkpoints]
     model.mask_threshold, model.mask_temperature = operating_point(
-        threshold, temperature, lambda: find_calibration(run, suffix, weights)
+        threshold,
+        temperature,
+        lambda: find_calibration(run, suffix, weights, tiled=tiles is not None),
     )
     return Segmenter(
         model,

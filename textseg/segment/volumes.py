@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from textseg import __version__, tables
-from textseg.errors import UserError, reason_of, refusing
+from textseg.errors import PartialError, UserError, reason_of, refusing
 from textseg.metrics.text import to_json
 from textseg.preprocess import Bytes
 from textseg.runs import Run
@@ -30,7 +30,7 @@ from textseg.segment.volume_text import REPORT
 from textseg.visualize.overlay import overlay
 
 FOUND = "found.csv"
-COLUMNS = ("file", "slice", "slice_file", "area_pixels", "area_mm2", "volume_ml")
+COLUMNS = ("file", "slice", "slice_file", "area_pixels", "area_mm2", "volume_ml", "unknown_words")
 WHOLE = "all"  # in the column slice: the sum of a volume's slices
 
 
@@ -217,6 +217,7 @@ def segment_volumes(
 
     Raises:
         UserError: no volume could be segmented, or the network reads words and there are none.
+        PartialError: some could not; the results of the others are there.
     """
     only = None
     if len(volumes.files) == 1:  # else what cannot be read is left out
@@ -229,7 +230,14 @@ def segment_volumes(
     cause = f"output={output!r} cannot be written to"
     with refusing(OSError, cause, "free space there, or give another folder"):
         folder = unique_dir(Path(output).expanduser().resolve())
-        _write_all(volumes, only, text, net, folder, slices, batch_size)
+        failed = _write_all(volumes, only, text, net, folder, slices, batch_size)
+    if failed:
+        file, reason = failed[0]
+        raise PartialError(
+            f"{len(failed)} of {len(volumes.files)} volumes were left out, first {file}: {reason}",
+            f"the others are in {folder}; {REPORT} there names each with its reason",
+            folder,
+        )
     return folder
 
 
@@ -241,10 +249,12 @@ def _write_all(
     folder: Path,
     slices: str,
     batch_size: int,
-) -> None:
+) -> list[tuple[Path, str]]:
+    """Write everything; gives the volumes that could not be segmented, each with the reason."""
     for name in ("volumes", "overlays"):
         (folder / name).mkdir()
-    left_out = list(volumes.left_out)
+    failed: list[tuple[Path, str]] = []
+    unknown = _rounded(net.unknown_share(text), 4)
     done: list[dict[str, Any]] = []
     pictures = 0
     with (folder / FOUND).open("w", newline="", encoding="utf-8") as file:
@@ -264,13 +274,14 @@ def _write_all(
             except UserError as error:
                 if only is not None:
                     raise
-                left_out.append((closed.path, reason_of(error)))
+                failed.append((closed.path, reason_of(error)))
                 continue
-            rows = _rows(closed.path, opened, masks)
+            rows = [row | {"unknown_words": unknown} for row in _rows(closed.path, opened, masks)]
             table.writerows(rows)
             done.append(_summary(closed.path, result, opened, masks, rows[-1]))
             pictures += len(masks)
     write_averaging(folder, net.model, [text or ""] * pictures)
+    left_out = [*volumes.left_out, *failed]
     report = {
         "text": text,
         "volumes": done,
@@ -279,11 +290,12 @@ def _write_all(
     }
     (folder / REPORT).write_text(to_json(report), encoding="utf-8")
     if not done:
-        last, reason = left_out[-1]
+        last, reason = failed[-1]
         raise UserError(
             f"none of {len(volumes.files)} volumes could be segmented; {last}: {reason}",
             f"{folder / REPORT} names the reason for each",
         )
+    return failed
 
 
 def _segmented(

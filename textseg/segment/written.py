@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from textseg.errors import UserError, first_line
 from textseg.preprocess import FULL_SCALE
 from textseg.segment.network import Segmentation
 from textseg.segment.rows import Row
 from textseg.visualize.overlay import overlay
+
+
+def write_left_out(folder: Path, errors: Mapping[Path, UserError]) -> None:
+    """Write left_out.csv: each image that has no results, and the reason."""
+    with (folder / "left_out.csv").open("w", encoding="utf-8", newline="") as lines:
+        table = csv.writer(lines)
+        table.writerow(("file", "reason"))
+        table.writerows((path, first_line(error)) for path, error in errors.items())
 
 
 def write_masks(folder: Path, row: Row, result: Segmentation, *, probabilities: bool) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textseg.metrics.scores import dice_from_counts
-from textseg.preprocess import Bytes, Size, resize_mask
+from textseg.preprocess import Bytes, Size, resize_image, resize_mask
 from textseg.visualize.sheet import Color, Sheet, sheet_for
 
 Mask = NDArray[np.bool_]
@@ -24,6 +24,7 @@ MISS: Color = (250, 60, 130)
 TRUTH: Color = (250, 230, 70)
 PREDICTION: Color = (70, 220, 230)
 _MIN_HEIGHT = 256  # of a panel, pixels
+_MOST_PIXELS = 2048  # on a side of a panel
 _LEGEND = ((HIT, "found (TP)"), (FALSE_ALARM, "false alarm (FP)"), (MISS, "missed (FN)"))
 
 
@@ -65,7 +66,8 @@ def overlay_sheet(
     """Image | truth | prediction | agreement, title lines above, Dice and the caption below.
 
     Panels have the image's own pixels, enlarged by a whole factor to 256 pixels of height or more.
-    Without a truth only image | prediction.
+    Of an image with more than 2048 pixels on a side they are reduced to that; a reduced pixel is
+    foreground where any of its own is. Without a truth only image | prediction.
 
     Args:
         image: [H, W, 3].
@@ -79,11 +81,18 @@ def overlay_sheet(
         ValueError: image, truth and pred differ in size.
     """
     size = image.shape[:2]
+    pred = _checked("pred", pred, size)
+    truth = None if truth is None else _checked("truth", truth, size)
+    found = outcome(truth, pred)  # of all pixels, before they are reduced
     factor = max(1, -(-_MIN_HEIGHT // size[0]))
-    picture, marked = _enlarged(image, factor), _enlarged(_checked("pred", pred, size), factor)
+    if max(size) > _MOST_PIXELS:
+        small, factor = _reduced_size(size), 1
+        image, pred = resize_image(image, small), _reduced(pred, small)
+        truth = None if truth is None else _reduced(truth, small)
+    picture, marked = _enlarged(image, factor), _enlarged(pred, factor)
     panels = [("image", picture), ("prediction", painted(picture, marked, PREDICTION))]
     if truth is not None:
-        true = _enlarged(_checked("truth", truth, size), factor)
+        true = _enlarged(truth, factor)
         panels.insert(1, ("truth", painted(picture, true, TRUTH)))
         panels.append(("agreement", _agreement(picture, true, marked)))
     sheet = sheet_for(panels, len(panels), title)
@@ -92,7 +101,6 @@ def overlay_sheet(
     if truth is not None:
         sheet.legend(_LEGEND)
         sheet.space()
-    found = outcome(truth, pred)
     if found:
         sheet.text(found)
     sheet.text(caption)
@@ -116,6 +124,20 @@ def _checked(name: str, mask: NDArray[Any], size: tuple[int, ...]) -> Mask:
     mask = np.asarray(mask, dtype=bool)
     if mask.shape != size:
         raise ValueError(f"{name} is {mask.shape}, but {size} is expected; resize the logits first")
+    return mask
+
+
+def _reduced_size(size: tuple[int, ...]) -> Size:
+    """Height and width with `_MOST_PIXELS` on the longer side."""
+    scale = _MOST_PIXELS / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _reduced(mask: Mask, size: Size) -> Mask:
+    """A smaller mask, foreground where any pixel is, so that a small lesion stays."""
+    for axis in (0, 1):
+        starts = np.arange(size[axis]) * mask.shape[axis] // size[axis]
+        mask = np.logical_or.reduceat(mask, starts, axis=axis)
     return mask
 
 

@@ -6,12 +6,14 @@ import os
 import random
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from datamodules.captions.modes import swap_sides
-from datamodules.transform_rules import built_transforms, set_state
+from datamodules.captions.languages import LanguageSetting
+from datamodules.captions.modes import count_unmirrored, swap_sides
+from datamodules.transforms.rules import built_transforms, set_state
 from textseg.errors import UserError, check_choice, check_probability
 from textseg.preprocess import Bytes
 
@@ -51,6 +53,25 @@ def mirror_probability(augmentation: Augmentation, hflip: float | None) -> float
     return hflip
 
 
+@lru_cache(maxsize=8)  # says it once of the same captions
+def report_unmirrored(texts: tuple[str, ...], language: LanguageSetting) -> None:
+    """Say how many training captions are never mirrored; warn where a language is not known."""
+    found = count_unmirrored(texts, language)
+    if not found.rows:
+        return
+    cause = f"hflip: {found.rows} of {len(texts)} training captions and their pictures are never "
+    if not found.unknown:
+        rank_zero_info(
+            f"{cause}mirrored, as their sides cannot be exchanged safely, such as {found.example!r}"
+        )
+        return
+    rank_zero_warn(
+        f"{cause}mirrored; {found.unknown} are in no language that is known here, such as "
+        f"{found.example!r}: set data.language if theirs is one of "
+        f"{', '.join(get_args(LanguageSetting)[1:])}"
+    )
+
+
 class TrainAugmentation:
     """Mirror image, mask and words together, then vary the picture.
 
@@ -67,13 +88,21 @@ class TrainAugmentation:
 
     Args:
         augmentation: a preset, "none", or a list of albumentations' transforms, which
-            `datamodules.transform_rules` must allow.
+            `datamodules.transforms.rules` must allow.
         hflip: probability of mirroring.
+        language: of the captions, for their sides.
     """
 
-    def __init__(self, augmentation: Augmentation = "standard", hflip: float = 0.5) -> None:
+    def __init__(
+        self,
+        augmentation: Augmentation = "standard",
+        hflip: float = 0.5,
+        *,
+        language: LanguageSetting = "auto",
+    ) -> None:
         check_augmentation(augmentation)
         self.hflip = hflip
+        self.language: LanguageSetting = language
         self._pipeline = None if augmentation == NONE else _pipeline(augmentation)
         self._is_preset = isinstance(augmentation, str)
         # Albumentations wants one of these as well. A preset's transforms draw from Python's alone,
@@ -93,7 +122,7 @@ class TrainAugmentation:
             Image and mask of the same height and width, and the caption of what is now seen.
         """
         draw = random.Random(seed)
-        mirrored = _swap_sides(text) if draw.random() < self.hflip else None
+        mirrored = _swap_sides(text, self.language) if draw.random() < self.hflip else None
         if mirrored is not None:
             image, mask, text = image[:, ::-1], mask[:, ::-1], mirrored
         if self._pipeline is None:

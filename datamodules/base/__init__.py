@@ -1,59 +1,39 @@
-"""What all DataModules share: checked records, caption modes, loaders, phantoms."""
+"""What all DataModules share: settings, caption modes and loaders of checked rows."""
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import os
 import signal
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import torch
-from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from datamodules.cache.build_once import build_once
-from datamodules.cache.pictures import CachedRows, PictureCache, open_cache
+from datamodules.base.rows import CheckedRows
+from datamodules.cache.pictures import CachedRows
+from datamodules.captions.languages import LanguageSetting
 from datamodules.captions.lvit_template import Template
-from datamodules.captions.modes import CaptionMode, apply_caption_mode, normalize
+from datamodules.captions.modes import CaptionMode, apply_caption_mode, swap_sides
 from datamodules.captions.rephrasing import check_rephrasings, rephrasings
 from datamodules.captions.word_classes import WordClasses
 from datamodules.dataset import EpochSampler, Sample, TextSegDataset, collate, to_batch
-from datamodules.files.checks import (
-    check_captions,
-    check_files,
-    report_missing,
-    split_missing,
-    warn_of_shared_cases,
-    without_caption,
-)
-from datamodules.files.copies import Copies
-from datamodules.files.pixel_checks import (
-    Oddity,
-    check_pixels,
-    look_at_files,
-    sampled,
-    warn_of,
-)
-from datamodules.folds import check_fold, in_fold
-from datamodules.records import Record, Splits, Stage
+from datamodules.files.checks import split_missing
+from datamodules.records import Record, Stage
 from datamodules.transforms import (
     NONE,
     Augmentation,
     TrainAugmentation,
     check_augmentation,
     mirror_probability,
+    report_unmirrored,
 )
 from textseg.batch import Batch, LoadedBatch
-from textseg.errors import Report, UserError, check_choice, check_probability, raise_error
-from textseg.preprocess import Resize, check_mask_values, checked_size
-from textseg.tables import SPLITS
+from textseg.errors import check_choice, check_probability
+from textseg.preprocess import Resize, checked_size
 
 # torchdata 0.11 calls it for every loader; torch 2.15 no longer wants it called.
 warnings.filterwarnings("ignore", message="'set_vital' is deprecated", category=UserWarning)
@@ -72,7 +52,7 @@ def _ignore_job_signals(worker: int) -> None:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
-class TextSegDataModule(LightningDataModule, ABC):
+class TextSegDataModule(CheckedRows):
     """Reads a dataset's captions and files, checks them all in `setup`, and yields batches.
 
     Loaders yield LoadedBatch, whose pixels are bytes; `on_after_batch_transfer` makes a Batch of it
@@ -100,6 +80,9 @@ class TextSegDataModule(LightningDataModule, ABC):
             or a list of albumentations' transforms (docs/your_own_data.md).
         hflip: probability that a training image is mirrored, with its mask and its words; by
             default 0.5, and 0 where augmentation is none.
+        language: of the captions, by which their sides are read: auto finds out for each, by its
+            script and words; en, zh, de, fr, es, it, pt, ru. A caption in another language, or with
+            words for sides that are not surely read, is never mirrored.
         paraphrase: probability that a training caption is put in other words, where it is of a kind
             that can be: LViT's, Duke's, referring expressions. `textseg probe` uses other ones.
         caption_dropout: probability that a training image comes with an empty caption, anew in
@@ -119,16 +102,8 @@ class TextSegDataModule(LightningDataModule, ABC):
 
     name: str | None = None
     """What `textseg data audit --dataset` calls it."""
-    recognized_by: ClassVar[str] = ""
-    """What `fits` looks for, in words; "" where a dataset cannot be told by its files."""
     caption_template: ClassVar[Template | None] = None
     """The template that captions follow; None where they are free."""
-    published_splits: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """By `split`: the parts that others divided, so that what they share is no mistake here."""
-    splits: ClassVar[tuple[str, ...]] = ()
-    """The values of `split`; () leaves the check to `read_records`."""
-    phantom_images: ClassVar[int] = 100
-    """Training images when `synthesize` is true."""
     mask_source: str = ""
     """What the masks are where they are not outlines, such as "boxes"."""
 
@@ -148,6 +123,7 @@ class TextSegDataModule(LightningDataModule, ABC):
         normalize_captions: bool = False,
         augmentation: Augmentation = "standard",
         hflip: float | None = None,
+        language: LanguageSetting = "auto",
         paraphrase: float = 0.0,
         caption_dropout: float = 0.0,
         word_classes: dict[str, list[str]] | None = None,
@@ -157,94 +133,37 @@ class TextSegDataModule(LightningDataModule, ABC):
         folds: str | None = None,
         fold: int | None = None,
     ) -> None:
-        super().__init__()
-        if self.splits:
-            check_choice("split", split, self.splits)
-        check_choice("resize", resize, Resize)
+        super().__init__(
+            root=root,
+            captions=captions,
+            split=split,
+            image_size=image_size,
+            resize=resize,
+            on_missing=on_missing,
+            synthesize=synthesize,
+            normalize_captions=normalize_captions,
+            cache=cache,
+            mask_values=mask_values,
+            folds=folds,
+            fold=fold,
+        )
         check_augmentation(augmentation)
         mirror_probability(augmentation, hflip)
+        check_choice("language", language, LanguageSetting)
         check_probability("paraphrase", paraphrase)
         check_probability("caption_dropout", caption_dropout)
         WordClasses(word_classes)
-        check_fold(folds, fold)
-        check_mask_values(mask_values)
-        self.root = root
-        self.captions_path = captions
-        self.split = split
-        self.image_size = image_size
-        self.resize: Resize = resize
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self.on_missing = on_missing
-        self.synthesize = synthesize
         self.caption_mode: CaptionMode = caption_mode
-        self.normalize_captions = normalize_captions
         self.augmentation = augmentation
         self.hflip = hflip
+        self.language: LanguageSetting = language
         self.paraphrase = paraphrase
         self.caption_dropout = caption_dropout
         self.word_classes = word_classes
-        self.cache = cache
-        self.mask_values = mask_values
         self.seed = seed
-        self.folds = folds
-        self.fold = fold
-        self._read: dict[str, list[Record]] = {}
-        self._unlisted: list[Path] = []
-        self._pictures: PictureCache | None = None
-        self._checked: dict[Stage, list[Record]] = {}
-        self._copies = Copies()
         self._records: dict[Stage, list[Record]] = {}
-
-    # --- what a subclass says ------------------------------------------------------------------
-
-    @abstractmethod
-    def read_records(self, root: Path, report: Report = raise_error) -> Splits:
-        """Read every row that the captions list; one without files names the expected paths.
-
-        Args:
-            root: the dataset's folder.
-            report: is called with each mistake. It raises in training; an audit's collects them, so
-                a reader that can go on after a mistake does.
-
-        Returns:
-            the rows by "train", "val" and "test", and "predict" if there is one.
-
-        Raises:
-            UserError: as `report` does, or where nothing can be read.
-        """
-
-    @abstractmethod
-    def write_phantoms(self, folder: Path, rows: int) -> None:
-        """Write `rows` training images, and val and test to match, in the dataset's own layout."""
-
-    @classmethod
-    def fits(cls, root: Path) -> bool:
-        """Tell by names alone whether a folder holds this dataset; nothing is opened or converted.
-
-        Raises:
-            UserError: it holds another dataset that is often taken for this one.
-        """
-        return False
-
-    def all_images(self, root: Path) -> Iterable[Path]:
-        """List the images in the dataset's own folders, to find those without a caption."""
-        return ()
-
-    def patient_of(self, record: Record) -> str:
-        """Name who must not be in two folds; "" where unknown, and then images are divided."""
-        return record.case_id
-
-    def audit_facts(self, root: Path) -> Mapping[str, object]:
-        """Give an audit what only this dataset has to say; plain values by name."""
-        return {}
-
-    def nothing_for(self, stage: Stage, root: Path) -> UserError:
-        """Explain a stage without rows."""
-        return UserError(
-            f"split={self.split} leaves no row for {stage} in root={root}",
-            "check that root and captions belong together and that no folder is empty",
-        )
 
     # --- what others use -----------------------------------------------------------------------
 
@@ -298,6 +217,10 @@ class TextSegDataModule(LightningDataModule, ABC):
         texts = [record.text for record in self._checked[cast(Stage, split)]]
         apply_caption_mode(texts, mode, self.seed)
 
+    def mirror_text(self, text: str) -> str | None:
+        """Rewrite a caption for the mirrored picture; None where that is not safe."""
+        return swap_sides(text, self.language)
+
     def cached_rows(self, split: str) -> CachedRows | None:
         """Give the cached pictures and masks of a split's `records`; None without a cache."""
         records = self.records(split)
@@ -331,7 +254,9 @@ class TextSegDataModule(LightningDataModule, ABC):
         """Shuffle and augment; the loader's state is its position, from which a run goes on."""
         hflip = mirror_probability(self.augmentation, self.hflip)
         varied = self.augmentation != NONE or hflip > 0
-        augment = TrainAugmentation(self.augmentation, hflip) if varied else None
+        augment = None
+        if varied:
+            augment = TrainAugmentation(self.augmentation, hflip, language=self.language)
         dataset = self._dataset("train", augment)
         sampler = EpochSampler(dataset, seed=self.seed)
         if self.trainer is not None:  # Lightning starts a resumed epoch before it calls set_epoch
@@ -402,131 +327,12 @@ class TextSegDataModule(LightningDataModule, ABC):
             self._records[stage] = [
                 replace(row, text=text) for row, text in zip(rows, texts, strict=True)
             ]
-        if "train" in stages and self.paraphrase:
-            check_rephrasings(tuple(record.text for record in self._records["train"]))
-
-    def _check(self, stages: Sequence[Stage]) -> None:
-        """Find the usable rows of stages that were not checked before; the disk is read once."""
-        root = self.folder()
-        self._read_once(root)
-        usable: dict[Stage, list[Record]] = {}
-        missing: list[Path] = []
-        for stage in stages:
-            rows = self._read.get(stage, [])
-            if stage == "predict" and not rows:
-                rows = self._read.get("test", [])
-            usable[stage], absent = split_missing(rows, scored=stage != "predict")
-            missing += absent
-        report_missing(missing, self._unlisted, root=root, on_missing=self.on_missing)
-        self._unlisted = []  # warned of once
-        for stage, kept in usable.items():
-            if not kept:
-                raise self.nothing_for(stage, root)
-        oddities: list[Oddity] = []
-        for stage, kept in usable.items():
-            oddities += self._check_files(stage, kept)
-            if self.normalize_captions:
-                kept = [_normalized(record) for record in kept]
-            if stage == "predict":
-                kept = [replace(record, mask=None) for record in kept]
-            self._checked[stage] = kept
-        warn_of(oddities)
-        self._copies.warn(self.published_splits.get(self.split, ()))
-
-    def _check_files(self, stage: Stage, rows: list[Record]) -> list[Oddity]:
-        """Check the files of a stage; without a cache, the pixels of some. Give what is odd."""
-        pictures = self._open_cache()
-        look = pictures.look if pictures else look_at_files(sampled(rows), self.mask_values)
-        scored = stage != "predict"
-        check_files(rows, scored=scored, what=stage, look=look)
-        if stage in SPLITS and pictures is None:
-            digests = {row.image: look(row.image, "image").digest for row in rows}
-            self._copies.add(stage, digests)
-        values = self.mask_values
-        return check_pixels(rows, scored=scored, what=stage, look=look, mask_values=values)
-
-    def _read_once(self, root: Path) -> None:
-        if not self._read:
-            splits = self.read_records(root)
-            if self.folds is not None and self.fold is not None:
-                splits = in_fold(splits, Path(self.folds).expanduser(), self.fold)
-            self._read = splits
-            check_captions(self._listed())
-            warn_of_shared_cases(self._read, self.published_splits.get(self.split, ()))
-            self._unlisted = without_caption(self.all_images(root), self._listed())
-
-    def _listed(self) -> list[Record]:
-        return [record for rows in self._read.values() for record in rows]
-
-    def _open_cache(self) -> PictureCache | None:
-        """The cache of all splits' files, built where it is first needed; None without one."""
-        if self.cache is not None and self._pictures is None:
-            self._pictures = open_cache(
-                Path(self.cache),
-                [record.image for record in self._listed()],
-                [record.mask for record in self._listed() if record.mask is not None],
-                size=checked_size(self.image_size),
-                resize=self.resize,
-                name=type(self).__name__,
-                mask_values=self.mask_values,
-            )
-            for split in SPLITS:
-                images = [record.image for record in self._read.get(split, ())]
-                self._copies.add(split, self._pictures.digests(images))
-        return self._pictures
-
-    def captions_file(self) -> Path | None:
-        """Give the path in `captions`; None where root is searched, as with phantoms.
-
-        Raises:
-            UserError: there is nothing of this path.
-        """
-        if self.synthesize or self.captions_path is None:
-            return None
-        path = Path(self.captions_path).expanduser()
-        if not path.exists():
-            remedy = "give the captions' table, or the folder that holds the tables"
-            raise UserError(f"captions={path} does not exist", remedy)
-        return path
-
-    def folder(self) -> Path:
-        """Give the dataset's folder: the phantoms' where `synthesize` is set, otherwise root.
-
-        Raises:
-            UserError: root is unset or is no folder.
-        """
-        if self.synthesize:
-            return self._build_phantoms()
-        if self.root is None:
-            raise UserError(
-                f"{type(self).__name__}: root is unset",
-                "set root to the dataset's folder, or synthesize=true to try without data",
-            )
-        root = Path(self.root).expanduser()
-        if not root.is_dir():
-            raise UserError(
-                f"root={self.root} is not a folder", "give the unpacked dataset's folder"
-            )
-        return Path(os.path.abspath(root))  # noqa: PTH100 - as tables.resolve_inside, follows no links
-
-    def _build_phantoms(self) -> Path:
-        """The phantoms' folder, written unless it is there."""
-        # True and 1 are equal, so only the type tells a default from a count.
-        rows = self.phantom_images if isinstance(self.synthesize, bool) else self.synthesize
-        if rows < 1:
-            raise UserError(f"synthesize={rows} is below 1", "give true or a number of images")
-        name = f"{type(self).__name__}-{rows}-{_generator_digest(type(self))}"
-        return build_once(
-            Path("data/phantoms") / name,
-            lambda aside: self.write_phantoms(aside, rows),
-            identity=name,
-            what="phantoms",
-        )
-
-
-def _normalized(record: Record) -> Record:
-    altered = {name: normalize(text) for name, text in record.altered.items()}
-    return replace(record, text=normalize(record.text), altered=altered)
+        if "train" in stages:
+            captions = tuple(record.text for record in self._records["train"])
+            if self.paraphrase:
+                check_rephrasings(captions)
+            if mirror_probability(self.augmentation, self.hflip):
+                report_unmirrored(captions, self.language)
 
 
 def setting_names(datamodule: type[TextSegDataModule]) -> set[str]:
@@ -539,13 +345,3 @@ def setting_names(datamodule: type[TextSegDataModule]) -> set[str]:
             if not any(p.kind is p.VAR_KEYWORD for p in parameters):
                 break
     return names - {"self"}
-
-
-def _generator_digest(datamodule: type, package: Path = Path(__file__).parent) -> str:
-    """Digest every module that may draw phantoms: the package's, and the class's own."""
-    sources = {source.relative_to(package).as_posix(): source for source in package.rglob("*.py")}
-    own = inspect.getsourcefile(datamodule)
-    if own is not None and package not in Path(own).parents:
-        sources[own] = Path(own)
-    text = "".join(f"{name}\n{sources[name].read_text('utf-8')}" for name in sorted(sources))
-    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
