@@ -43,6 +43,7 @@ TRAINING = {
     "segmentation_loss": {"dice": 1.0, "bce": 1.0},
     "auxiliary_weight": 0.0,
     "protocol": "standard",
+    "nsd_tolerance": 2.0,
 }
 
 
