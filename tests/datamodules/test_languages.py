@@ -216,6 +216,7 @@ def own_set(folder: Path, texts: tuple[str, str], **settings: Any) -> ManifestDa
     for number in range(8):
         image, mask = np.zeros((32, 32), np.uint8), np.zeros((32, 32), np.uint8)
         image[10:20, 4:12] = image[10:20, 20:28] = 200
+        image[0, number] = 255  # no two alike
         mask[10:20, 4:12] = 255
         mask = mask[:, ::-1] if number % 2 else mask
         for name, values in (("image", image), ("mask", mask)):

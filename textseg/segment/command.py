@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from tqdm import tqdm
 
 from textseg.errors import PartialError, UserError, check_at_least, first_line, refusing
-from textseg.preprocess import probe_size
 from textseg.runs.calibration import Temperature, Threshold
 from textseg.runs.folder import unique_dir
-
-if TYPE_CHECKING:
-    from textseg.segment.rows import Row
 
 
 def segment(
@@ -105,7 +101,7 @@ def segment(
     """
     from textseg.runs.outputs import write_averaging
     from textseg.segment.network import load
-    from textseg.segment.rows import check_texts, read_rows
+    from textseg.segment.rows import check_texts, read_rows, unreadable
     from textseg.segment.volumes import (
         VolumeSettings,
         check_no_picture_settings,
@@ -129,7 +125,7 @@ def segment(
         return segment_volumes(volumes, text, loaded, output, slices=slices, batch_size=batch_size)
     check_no_volume_settings(image, of_volumes)
     listed = list(read_rows(Path(image), text, root))
-    left_out = _unreadable(listed)
+    left_out = unreadable(listed)
     rows = [row for row in listed if row.image not in left_out]
     if not rows:
         raise left_out[listed[0].image]
@@ -163,14 +159,3 @@ def segment(
             folder,
         )
     return folder
-
-
-def _unreadable(rows: Sequence[Row]) -> dict[Path, UserError]:
-    """The images that are cut short or no images, each with its error."""
-    found = {}
-    for path in tqdm(dict.fromkeys(row.image for row in rows), "check", delay=2, unit="image"):
-        try:
-            probe_size(path)
-        except UserError as error:
-            found[path] = error
-    return found

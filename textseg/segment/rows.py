@@ -7,8 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tqdm import tqdm
+
 from textseg import tables
 from textseg.errors import UserError
+from textseg.preprocess import probe_size
 from textseg.segment.pictures import require_file
 
 _TABULAR = (".csv", ".xlsx", ".jsonl")
@@ -105,3 +108,14 @@ def check_texts(rows: Sequence[Row]) -> None:
                 'say what to look for: textseg segment IMAGE "text", or a table with a text in '
                 "each row",
             )
+
+
+def unreadable(rows: Sequence[Row]) -> dict[Path, UserError]:
+    """Find the images that are cut short or no images, each with its error."""
+    found = {}
+    for path in tqdm(dict.fromkeys(row.image for row in rows), "check", delay=2, unit="image"):
+        try:
+            probe_size(path)
+        except UserError as error:
+            found[path] = error
+    return found
