@@ -195,11 +195,7 @@ class DataModuleContract(ABC):
         kind = type(ready)
         assert known_datasets()[str(kind.name)] is kind
         shared = setting_names(TextSegDataModule)
-<<<<<<< HEAD
-        assert shared >= {"root", "image_size", "mask_values", "word_classes", "folds"}
-=======
         assert {"root", "language", "word_classes", "mask_values", "folds", "fold"} < shared
->>>>>>> wt_int18b
         assert setting_names(kind) >= shared | set(self.choices)
         with pytest.raises(TypeError, match="batch_sizee"):
             kind(batch_sizee=3)
