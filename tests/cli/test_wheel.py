@@ -55,7 +55,7 @@ def test_the_wheel_holds_no_data_and_is_small(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         suffixes = {Path(name).suffix for name in archive.namelist() if ".dist-info" not in name}
     assert suffixes <= {".py", ".typed", ".html", ".css"}
-    assert wheel.stat().st_size < 500_000
+    assert wheel.stat().st_size < 1_000_000  # code alone; data or pictures would be more
 
 
 def test_the_wheel_names_the_command_and_the_license(unzipped: Path) -> None:
