@@ -82,7 +82,8 @@ def test_a_killed_cross_validation_goes_on_to_the_same_tables(tmp_path: Path) ->
         for output in ("killed", "whole")
         for file in (tmp_path / output).glob("fold2_seed1/tiny/*/checkpoints/last.ckpt")
     )
-    different = [name for name in one if not torch.equal(one[name], two[name])]
+    tensors = [name for name, value in one.items() if isinstance(value, torch.Tensor)]
+    different = [name for name in tensors if not torch.equal(one[name], two[name])]
     assert different == [], "few steps may outline nothing, and then tables alone say little"
     for seed in (1, 2):
         one, two = (
