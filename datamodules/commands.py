@@ -11,9 +11,9 @@ from typing import Any
 
 from datamodules.audit import UnknownShares, audit, format_audit, write_audit
 from datamodules.base import TextSegDataModule, setting_names
+from datamodules.base.folds import rows_to_divide, write_folds
 from datamodules.captions.languages import LanguageSetting
 from datamodules.files.checks import report_missing, split_missing, without_caption
-from datamodules.folds import rows_to_divide, write_folds
 from textseg.errors import UserError
 from textseg.preprocess import Resize
 
@@ -181,7 +181,7 @@ def prepare_dataset(datamodule: TextSegDataModule) -> None:
 
 
 def divide_dataset(datamodule: TextSegDataModule, folder: Path, folds: int, seed: int) -> Path:
-    """Divide the patients of a dataset into folds, and write the table; see `datamodules.folds`.
+    """Divide the patients of a dataset into folds, and write the table (`datamodules.base.folds`).
 
     The rows of train, val and test are divided together, whatever `split` says of them. Rows that
     are only predicted stay out, and so do those without their files where on_missing is skip.

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 
 from lightning import LightningDataModule
 
+from datamodules.base.folds import check_fold, in_fold
 from datamodules.cache.build_once import build_once
 from datamodules.cache.pictures import PictureCache, open_cache
 from datamodules.captions.modes import normalize
@@ -32,7 +33,6 @@ from datamodules.files.pixel_checks import (
     sampled,
     warn_of,
 )
-from datamodules.folds import check_fold, in_fold
 from datamodules.records import Record, Splits, Stage
 from textseg.errors import Report, UserError, check_choice, raise_error
 from textseg.preprocess import Resize, check_mask_values, checked_size

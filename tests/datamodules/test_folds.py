@@ -16,8 +16,8 @@ from PIL import Image
 from sklearn.model_selection import StratifiedGroupKFold
 
 from datamodules import ManifestDataModule, MosMedDataModule
+from datamodules.base.folds import STRATA, divide, in_fold, rows_to_divide, write_folds
 from datamodules.commands import divide_dataset
-from datamodules.folds import STRATA, divide, in_fold, rows_to_divide, write_folds
 from datamodules.records import Record
 from tests.datamodules.contract import refused
 from tests.datamodules.test_manifest import save
