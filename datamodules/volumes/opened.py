@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 
 from datamodules.files.dicom import find_pictures
@@ -17,7 +18,7 @@ from datamodules.volumes.scans import Mask, Scan, read_scan
 from datamodules.volumes.sources import LeftOut
 from datamodules.volumes.summary import SUMMARY_FILE
 from datamodules.volumes.windows import HEADER, Window, parse_window, window_for
-from textseg.errors import UserError, check_choice
+from textseg.errors import UserError, check_choice, refusing
 from textseg.preprocess import Bytes
 from textseg.tables import is_dicom, is_nifti, nifti_stem
 
@@ -227,12 +228,25 @@ def _unlike(name: str, names: set[str]) -> str:
 
 
 def _window_of_set(root: Path | None) -> str | None:
-    """The window of a dataset that `textseg data slice` wrote; None where root is none."""
+    """The window of a dataset that `textseg data slice` wrote; None of any other.
+
+    Raises:
+        UserError: it was written, and cannot be read.
+    """
     if root is None:
         return None
-    file = root / SUMMARY_FILE
-    try:
-        window = json.loads(file.read_text(encoding="utf-8"))["window"]
-    except (OSError, ValueError, KeyError, TypeError):
+    if not root.is_dir():
+        rank_zero_warn(
+            f"{root}, which the network was trained on, is not there: volumes get the window of "
+            "their own headers; give --window if the training had another"
+        )
         return None
-    return window if isinstance(window, str) else None
+    file = root / SUMMARY_FILE
+    if not file.is_file():
+        return None
+    broken = (OSError, ValueError, KeyError, TypeError)
+    with refusing(broken, f"{file} does not tell the window", "give --window, or restore the file"):
+        window = json.loads(file.read_text(encoding="utf-8"))["window"]
+        if not isinstance(window, str):
+            raise TypeError(f"window is {window!r}")
+        return window

@@ -299,6 +299,16 @@ def test_a_volume_without_a_window_takes_that_of_the_data_it_was_trained_on(
     (tmp_path / "set/slices.json").write_text(json.dumps({"window": "60,300"}))
     out = run(path, str(trained / "best.ckpt"), window=None)
     assert "center 60, width 300" in volumes_text(out)
+    (tmp_path / "set/slices.json").write_text('{"window": 40}')
+    with pytest.raises(UserError, match=r"slices\.json") as error:
+        run(path, str(trained / "best.ckpt"), window=None)
+    assert "--window" in message(error)[1]
+    (tmp_path / "set").rename(tmp_path / "moved")
+    with (
+        pytest.warns(UserWarning, match=f"{tmp_path / 'set'}.*--window"),
+        pytest.raises(UserError, match="header"),
+    ):
+        run(path, str(trained / "best.ckpt"), window=None)
 
 
 @pytest.mark.parametrize(
