@@ -20,7 +20,7 @@ from textseg.batch import Batch, SegmentationOutput, TextFeatures
 from textseg.callbacks.explanation_writer import ExplanationWriter
 from textseg.callbacks.sample_tables import SampleTables
 from textseg.metrics.case_table import without_border
-from textseg.metrics.scores import mean_scores
+from textseg.metrics.summary import mean_scores
 from textseg.models.base import SegmentationModule
 from textseg.preprocess import Size, fit_image, fit_mask, frame_of, resize_image, resize_mask
 from textseg.runs.outputs import picture_of

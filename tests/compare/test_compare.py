@@ -14,7 +14,8 @@ from tests.run_folder import case_row, time_stamp, write_config, write_run, writ
 from textseg.compare import Comparison, compare, plain_table
 from textseg.compare.results import THESE_TWO, TRAININGS
 from textseg.errors import UserError
-from textseg.metrics.scores import SCORES, score_intervals
+from textseg.metrics.scores import SCORES
+from textseg.metrics.summary import score_intervals
 from textseg.runs import read_cases, table_rows
 from textseg.runs.folder import training_rows_line
 

@@ -22,7 +22,8 @@ from textseg.compare.statistics import (
     score_with_interval,
 )
 from textseg.metrics.bootstrap import SeedVariance, patient_ids, shape_of
-from textseg.metrics.scores import MAIN, mean_scores, score_intervals
+from textseg.metrics.scores import MAIN
+from textseg.metrics.summary import mean_scores, score_intervals
 
 Floats = NDArray[np.float64]
 

@@ -25,10 +25,8 @@ from textseg.metrics.bootstrap import (
 from textseg.metrics.bootstrap import (
     effective_degrees_of_freedom as freedom,
 )
-from textseg.metrics.scores import (
-    MAIN,
-    SCORES,
-    CaseTableRows,
+from textseg.metrics.scores import MAIN, SCORES, CaseTableRows
+from textseg.metrics.summary import (
     case_columns,
     mean_scores,
     patient_columns,

@@ -21,6 +21,7 @@ from tests.metrics.pairs import (
 )
 from textseg.metrics import bootstrap, case_table
 from textseg.metrics import scores as metrics
+from textseg.metrics import summary as test_set
 from textseg.metrics.case_table import CaseTable
 from textseg.metrics.scores import CaseTableRows
 
@@ -83,13 +84,13 @@ def test_every_mask_scores_as_in_scikit_learn_and_torchmetrics(seed: int) -> Non
         theirs = [score_of(p.flatten().long(), t.flatten().long()).item() for p, t in pairs]
         np.testing.assert_allclose(scores, theirs, atol=1e-6)
     pred, truth = (np.concatenate(parts) for parts in zip(*((p, t) for t, p in flat), strict=True))
-    assert metrics.mean_scores(rows)["dice_global"] == pytest.approx(
+    assert test_set.mean_scores(rows)["dice_global"] == pytest.approx(
         f1_score(truth, pred), rel=1e-12
     )
-    assert metrics.mean_scores(rows)["iou_global"] == pytest.approx(
+    assert test_set.mean_scores(rows)["iou_global"] == pytest.approx(
         jaccard_score(truth, pred), rel=1e-12
     )
-    assert metrics.mean_scores(rows)["miou"] == pytest.approx(metrics.iou(rows).mean())
+    assert test_set.mean_scores(rows)["miou"] == pytest.approx(metrics.iou(rows).mean())
 
 
 @pytest.mark.parametrize("masks", [0, 2])
@@ -97,8 +98,8 @@ def test_there_are_no_global_scores_of_a_set_without_a_lesion(masks: int) -> Non
     nothing, something = torch.zeros(4, 4, dtype=torch.bool), torch.ones(4, 4, dtype=torch.bool)
     for pred in (nothing, something):
         rows = metrics.select(tabulate([(pred, nothing)] * 2), np.arange(masks))
-        assert np.isnan(list(metrics.mean_scores(rows).values())[2:]).all()
-        result = metrics.summary(rows)
+        assert np.isnan(list(test_set.mean_scores(rows).values())[2:]).all()
+        result = test_set.summary(rows)
         assert np.isnan([result["dice_global"], result["dice_global_ci_low"]]).all()
 
 
@@ -110,9 +111,9 @@ def test_scores_equal_torchmetrics() -> None:
     rows = tabulate(pairs)
     pred, truth = (torch.stack(masks)[:, None] for masks in zip(*pairs, strict=True))
     mean = DiceScore(num_classes=1, average="micro", input_format="one-hot")
-    assert metrics.mean_scores(rows)["dice"] == pytest.approx(mean(pred, truth).item(), abs=1e-6)
+    assert test_set.mean_scores(rows)["dice"] == pytest.approx(mean(pred, truth).item(), abs=1e-6)
     pooled = BinaryJaccardIndex()(pred, truth.long()).item()
-    assert metrics.mean_scores(rows)["iou_global"] == pytest.approx(pooled, abs=1e-6)
+    assert test_set.mean_scores(rows)["iou_global"] == pytest.approx(pooled, abs=1e-6)
 
 
 def test_per_image_dice_equals_monai_also_for_empty_masks() -> None:
@@ -128,13 +129,13 @@ def test_empty_masks_score_one_together_and_zero_apart() -> None:
     assert metrics.dice(rows).tolist() == metrics.iou(rows).tolist() == [1.0, 0.0, 0.0]
     assert metrics.dice(rows, protocol="lvit").tolist() == [0.0, 0.0, 0.0]
     assert metrics.iou(rows, protocol="lvit").tolist() == [0.0, 0.0, 0.0]
-    assert metrics.summary(rows)["empty_cases"] == 1
-    assert metrics.summary(rows)["dice"] == pytest.approx(1 / 3)
-    assert metrics.summary(rows, protocol="lvit")["dice"] == 0
+    assert test_set.summary(rows)["empty_cases"] == 1
+    assert test_set.summary(rows)["dice"] == pytest.approx(1 / 3)
+    assert test_set.summary(rows, protocol="lvit")["dice"] == 0
 
 
 def test_iou_is_d_over_two_minus_d_for_global_scores_only() -> None:
-    scores = metrics.mean_scores(tabulate([blobs(seed) for seed in range(8)]))
+    scores = test_set.mean_scores(tabulate([blobs(seed) for seed in range(8)]))
     pooled, mean = scores["dice_global"], scores["dice"]
     assert scores["iou_global"] == pytest.approx(pooled / (2 - pooled), rel=1e-12)
     assert abs(scores["miou"] - mean / (2 - mean)) > 1e-4
@@ -148,7 +149,7 @@ def test_precision_counts_cases_whose_iou_exceeds_the_threshold() -> None:
         pred = torch.zeros(20, dtype=torch.bool)
         pred[:hits] = True
         preds.append(pred.reshape(4, 5))
-    result = metrics.summary(tabulate([(pred, truth) for pred in preds]))
+    result = test_set.summary(tabulate([(pred, truth) for pred in preds]))
     assert result["pixel_recall"] == pytest.approx(np.mean([0.4, 0.5, 0.6, 0.7, 1]))
     shares = [result[f"precision_at_{t}"] for t in (0.5, 0.6, 0.7, 0.8, 0.9)]
     assert shares == [0.6, 0.4, 0.2, 0.2, 0.2]
@@ -216,14 +217,14 @@ def squares(found: int, number: int = 10) -> list[Pair]:
 
 
 def test_five_of_ten_lesions_missed_and_the_others_perfect() -> None:
-    result = metrics.summary(tabulate(squares(5), surface=True))
+    result = test_set.summary(tabulate(squares(5), surface=True))
     assert result["dice"] == result["dice_with_lesion"] == result["nsd"] == 0.5
     assert result["hd95"] == result["hd95_median"] == 0
     assert result["surface_undefined"] == 5
     assert result["hd95_penalized"] == pytest.approx(50 / 2), "half the diagonal of 30 x 40"
     assert result["missed_rate"] == result["lesion_sensitivity"] == 0.5
     assert result["lesion_precision"] == 1
-    millimetres = metrics.summary(tabulate(squares(5), spacing=(2.0, 3.0), surface=True))
+    millimetres = test_set.summary(tabulate(squares(5), spacing=(2.0, 3.0), surface=True))
     assert millimetres["hd95_penalized"] == pytest.approx(np.hypot(60, 120) / 2)
     for name in ("nsd", "hd95_penalized", "lesion_sensitivity", "missed_rate", "area_error"):
         assert result[f"{name}_ci_low"] < result[name] < result[f"{name}_ci_high"]
@@ -239,7 +240,7 @@ def test_nsd_of_one_empty_mask_is_zero_as_in_monai_and_of_two_is_one() -> None:
         pair = pred[None, None], truth[None, None]
         assert compute_surface_dice(*pair, class_thresholds=[2.0]).item() == own
     assert np.isnan(rows.hd95[2:]).all()
-    result = metrics.summary(rows)
+    result = test_set.summary(rows)
     assert result["surface_undefined"] == 3
     assert result["hd95"] == pytest.approx(rows.hd95[:2].mean())
     sizes = [np.hypot(*truth.shape) for _, truth in pairs[3:]]
@@ -249,7 +250,7 @@ def test_nsd_of_one_empty_mask_is_zero_as_in_monai_and_of_two_is_one() -> None:
 
 def test_quartiles_of_hd95_are_those_of_the_defined_cases() -> None:
     rows = tabulate([blobs(seed) for seed in range(6)], surface=True)
-    result = metrics.summary(rows)
+    result = test_set.summary(rows)
     found = [result[f"hd95_{name}"] for name in ("q1", "median", "q3")]
     assert found == pytest.approx(np.percentile(rows.hd95, [25, 50, 75]).tolist())
 
@@ -279,7 +280,7 @@ def test_pixels_and_millimetres_are_never_averaged(spacings: list, unit: str) ->
     preds, truths = zip(blobs(0), blobs(1), strict=True)
     table = CaseTable(surface=True)
     table.update(preds, truths, torch.arange(2), torch.tensor(spacings))
-    result = metrics.summary(table.compute())
+    result = test_set.summary(table.compute())
     assert result["surface_unit"] == unit
     distances = [result[name] for name in ("hd95", "hd95_penalized", "nsd", "hd95_median")]
     assert np.isnan(distances).tolist() == [unit == "mixed"] * 4
@@ -291,7 +292,7 @@ def test_pixel_precision_and_recall_equal_scikit_learn(seed: int) -> None:
     from sklearn.metrics import precision_score, recall_score
 
     pairs = random_masks(seed)
-    result = metrics.summary(tabulate(pairs))
+    result = test_set.summary(tabulate(pairs))
     flat = [(t.flatten().numpy(), p.flatten().numpy()) for p, t in pairs]
     precision = [precision_score(t, p) for t, p in flat if p.any()]
     recall = [recall_score(t, p) for t, p in flat if t.any()]
@@ -303,7 +304,7 @@ def test_pixel_precision_and_recall_equal_scikit_learn(seed: int) -> None:
 
 def test_cases_with_and_without_a_lesion_are_scored_apart() -> None:
     pairs = random_masks(6)
-    result = metrics.summary(tabulate(pairs))
+    result = test_set.summary(tabulate(pairs))
     empty = [p.float().mean().item() for p, t in pairs if not t.any()]
     lesions = [(p, t) for p, t in pairs if t.any()]
     assert len(empty) > 5
@@ -311,15 +312,15 @@ def test_cases_with_and_without_a_lesion_are_scored_apart() -> None:
     assert result["false_alarm_rate"] == pytest.approx(np.mean([share > 0 for share in empty]))
     assert result["false_area"] == pytest.approx(np.mean(empty))
     assert result["missed_rate"] == pytest.approx(np.mean([not p.any() for p, _ in lesions]))
-    assert result["dice_with_lesion"] == metrics.summary(tabulate(lesions))["dice"]
-    none = metrics.summary(tabulate(lesions))
+    assert result["dice_with_lesion"] == test_set.summary(tabulate(lesions))["dice"]
+    none = test_set.summary(tabulate(lesions))
     assert np.isnan([none["false_alarm_rate"], none["false_area"]]).all()
 
 
 def test_surface_scores_are_absent_unless_asked_for() -> None:
     rows = tabulate([blobs(0), blobs(1)], spacing=(1.0, 1.0))
     assert np.isnan(rows.hd95).all()
-    assert not {"hd95", "nsd", "surface_unit", "lesion_f1"} & set(metrics.summary(rows))
+    assert not {"hd95", "nsd", "surface_unit", "lesion_f1"} & set(test_set.summary(rows))
 
 
 def test_the_cheap_counts_never_read_a_value_from_the_device() -> None:
@@ -363,7 +364,7 @@ def test_a_reset_table_has_no_cases_and_no_scores() -> None:
     table.reset()
     with pytest.warns(UserWarning, match="before the ``update``"):
         rows = table.compute()
-    result = metrics.summary(rows)
+    result = test_set.summary(rows)
     assert result["cases"] == 0
     assert np.isnan(result["dice"])
     assert np.isnan(result["dice_ci_low"])
@@ -378,7 +379,7 @@ def test_the_summary_has_the_names_that_are_logged() -> None:
         for groups in (None, list("aabbcc")):
             known = {name for name in scores if surface or not metrics.SCORES[name].masks}
             known -= set() if groups else {"dice_patient"}
-            result = metrics.summary(rows, groups)
+            result = test_set.summary(rows, groups)
             ends = {f"{name}_ci_{end}" for name in known for end in ("low", "high")}
             assert set(result) == known | ends | counts | (masks if surface else set())
             for name in known:
@@ -396,7 +397,7 @@ def correlated_rows() -> tuple[CaseTableRows, list[str]]:
 
 def test_the_interval_of_a_mean_is_that_of_dice() -> None:
     rows, groups = correlated_rows()
-    low, high = metrics.score_intervals(rows, groups, seed=5)["dice"]
+    low, high = test_set.score_intervals(rows, groups, seed=5)["dice"]
     found = bootstrap.mean_interval(metrics.dice(rows), groups, seed=5)
     assert (found.low, found.high) == pytest.approx((low, high))
     assert found.low < found.value < found.high
@@ -407,7 +408,7 @@ def test_the_interval_of_a_mean_is_that_of_dice() -> None:
 
 def test_the_bootstrap_interval_equals_a_plain_loop_over_patients() -> None:
     rows, groups = correlated_rows()
-    intervals = metrics.score_intervals(rows, groups)
+    intervals = test_set.score_intervals(rows, groups)
     expected = loop_interval(metrics.dice(rows), groups, 2000)
     width = expected[1] - expected[0]
     np.testing.assert_allclose(intervals["dice"], expected, atol=0.08 * width)
@@ -417,27 +418,27 @@ def test_the_bootstrap_interval_equals_a_plain_loop_over_patients() -> None:
 
 def test_drawing_whole_patients_widens_the_interval_of_correlated_slices() -> None:
     rows, groups = correlated_rows()
-    low, high = metrics.score_intervals(rows)["dice"]
-    grouped_low, grouped_high = metrics.score_intervals(rows, groups)["dice"]
+    low, high = test_set.score_intervals(rows)["dice"]
+    grouped_low, grouped_high = test_set.score_intervals(rows, groups)["dice"]
     assert grouped_high - grouped_low > 2 * (high - low)
-    assert metrics.summary(rows, groups)["bootstrap_units"] == 30
+    assert test_set.summary(rows, groups)["bootstrap_units"] == 30
 
 
 def test_cases_without_a_patient_are_drawn_alone() -> None:
     rows, groups = correlated_rows()
-    alone = metrics.score_intervals(rows)
-    assert metrics.score_intervals(rows, [""] * 240) == alone
-    assert metrics.score_intervals(rows, [None] * 240) == alone
+    alone = test_set.score_intervals(rows)
+    assert test_set.score_intervals(rows, [""] * 240) == alone
+    assert test_set.score_intervals(rows, [None] * 240) == alone
     some = [*groups[:16], *[""] * 224]
-    assert metrics.summary(rows, some)["bootstrap_units"] == 2 + 224
+    assert test_set.summary(rows, some)["bootstrap_units"] == 2 + 224
     with pytest.raises(ValueError, match="3 patients for 240 cases"):
-        metrics.score_intervals(rows, ["a", "b", "c"])
+        test_set.score_intervals(rows, ["a", "b", "c"])
 
 
 def test_a_stratum_scores_like_a_table_of_its_own() -> None:
     pairs = [blobs(seed) for seed in range(6)]
     part = metrics.select(tabulate(pairs), np.array([False, True] * 3))
-    assert metrics.mean_scores(part) == metrics.mean_scores(tabulate(pairs[1::2], [1, 3, 5]))
+    assert test_set.mean_scores(part) == test_set.mean_scores(tabulate(pairs[1::2], [1, 3, 5]))
 
 
 @pytest.mark.parametrize("leading", [(), (1,)])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tests.metrics.pairs import counted, tabulate
 from textseg.metrics.lesions import match_lesions
-from textseg.metrics.scores import mean_scores, score_intervals, summary
+from textseg.metrics.summary import mean_scores, score_intervals, summary
 
 Mask = NDArray[np.bool_]
 Pixels = set[tuple[int, int]]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tests.metrics.pairs import counted
-from textseg.metrics.scores import CaseTableRows, dice, score_intervals, select
+from textseg.metrics.scores import CaseTableRows, dice, select
 from textseg.metrics.strata import SIZES, by_stratum, describe_truth, number_class, size_classes
+from textseg.metrics.summary import score_intervals
 
 
 def mask(*rows: str) -> np.ndarray:

@@ -16,7 +16,7 @@ from textseg.metrics.bootstrap import Floats, Ints, bootstrap_warnings
 from textseg.metrics.calibration import calibration_errors
 from textseg.metrics.emptiness import emptiness_warnings
 from textseg.metrics.ranking import choose
-from textseg.metrics.scores import UNITS, CaseTableRows, Protocol, dice, iou, summary
+from textseg.metrics.scores import UNITS, CaseTableRows, Protocol, dice, iou
 from textseg.metrics.strata import (
     NUMBERS,
     SIDES,
@@ -27,6 +27,7 @@ from textseg.metrics.strata import (
     number_class,
     size_classes,
 )
+from textseg.metrics.summary import summary
 from textseg.metrics.text import to_json
 from textseg.models.base import SegmentationModule, caption_mode_of
 from textseg.preprocess import Bytes

@@ -35,7 +35,8 @@ from textseg.compare.words import word_use
 from textseg.errors import UserError, check_at_least, check_seed
 from textseg.metrics.bootstrap import RESAMPLES, Floats, bootstrap_warnings, patient_ids
 from textseg.metrics.emptiness import emptiness_warnings
-from textseg.metrics.scores import PRIMARY, SCORES, reported
+from textseg.metrics.scores import PRIMARY, SCORES
+from textseg.metrics.summary import reported
 from textseg.runs.cases import OUTLINES, CaseRow, table_rows
 
 __all__ = [

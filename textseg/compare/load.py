@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textseg.errors import UserError, refusing
-from textseg.metrics.scores import case_columns
+from textseg.metrics.summary import case_columns
 from textseg.runs import CaseRow, Run, StoredTest, read_test, table_rows
 from textseg.runs.crossval import runs_of
 
@@ -56,7 +56,7 @@ class Result:
         return self.test.folder
 
     def columns(self, order: Sequence[str], names: Sequence[str]) -> NDArray[np.float64]:
-        """`textseg.metrics.scores.case_columns` of the cases, in the order given: [N, 2 K]."""
+        """`textseg.metrics.summary.case_columns` of the cases, in the order given: [N, 2 K]."""
         rows = table_rows([self.cases[name] for name in order])
         return case_columns(rows, protocol=self.test.protocol, names=names)
 

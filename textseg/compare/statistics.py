@@ -1,8 +1,8 @@
 """Statistics of differences: bootstrap intervals, a paired permutation test, Holm's correction.
 
 All of it works on sums over patients. A run's patient is C sums over its cases, those of
-`textseg.metrics.scores.patient_columns`. Each of K scores of a set of patients is a function of the
-sums over the set (`scores_of_sums`), so a resample is one matrix product.
+`textseg.metrics.summary.patient_columns`. Each of K scores of a set of patients is a function of
+the sums over the set (`scores_of_sums`), so a resample is one matrix product.
 
 Patients are the unit that is drawn, each with all of its cases, and intervals are made as in a
 test: see `textseg.metrics.bootstrap`. What seeds add to the spread is computed, not drawn: two or
@@ -30,8 +30,8 @@ from textseg.metrics.bootstrap import (
     shape_of,
     t_adjusted_interval,
 )
-from textseg.metrics.scores import (
-    MAIN,
+from textseg.metrics.scores import MAIN
+from textseg.metrics.summary import (
     ends_at_a_bound,
     patient_columns,
     score_bounds,
@@ -90,8 +90,8 @@ def resample(
 ) -> Resampled:
     """Score M methods [S_m, N, C], of S_m runs each, on cases of the patients `patient` [N].
 
-    Columns are `textseg.metrics.scores.case_columns` of the K scores `names`; patients are numbered
-    from 0 to G - 1.
+    Columns are `textseg.metrics.summary.case_columns` of the K scores `names`; patients are
+    numbered from 0 to G - 1.
     """
     sums = [patient_sums(columns, patient, names) for columns in methods]
     runs = [run_scores(one, names) for one in sums]

@@ -13,6 +13,6 @@ is counted in `empty_cases`, an empty truth with any prediction scores 0; logits
 truth, the truth never is. `protocol="lvit"` follows LViT's test code (arXiv 2206.14718) instead,
 for comparison with its table only: empty with empty scores 0, and `lvit_pair` resizes the truth.
 
-Scores are in the module `scores`, their intervals in `bootstrap`; only `case_table`, which takes
-tensors, needs torch.
+Scores are defined in the module `scores`, made of a test set in `summary`, and have intervals by
+`bootstrap`; only `case_table`, which takes tensors, needs torch.
 """

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from textseg.metrics.bootstrap import count_patients
 from textseg.metrics.lesions import label_lesions
-from textseg.metrics.scores import CaseTableRows, Protocol, mean_scores, score_intervals, select
+from textseg.metrics.scores import CaseTableRows, Protocol, select
+from textseg.metrics.summary import mean_scores, score_intervals
 
 Side = Literal["none", "left", "right", "both"]
 SIZES = ("none", "small", "medium", "large")

@@ -29,7 +29,8 @@ from textseg.metrics.case_table import (
     without_border,
 )
 from textseg.metrics.pixel_table import PixelTable
-from textseg.metrics.scores import TOLERANCE, Protocol, mean_scores
+from textseg.metrics.scores import TOLERANCE, Protocol
+from textseg.metrics.summary import mean_scores
 from textseg.models.tiles import Tiles
 from textseg.optim import Schedule, adamw, warmup_schedule
 
