@@ -11,7 +11,7 @@ from typing import Any, Literal, NoReturn
 import lightning as L
 import yaml
 from lightning.pytorch.callbacks import LearningRateMonitor
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -35,7 +35,6 @@ from textseg.checkpoint import (
     read_checkpoint,
     same_class,
     subclasses_of,
-    weights_digest,
 )
 from textseg.cli.arguments import (
     config_name,
@@ -43,22 +42,22 @@ from textseg.cli.arguments import (
     with_first_checkpoint,
     with_run_config,
 )
+from textseg.cli.check_help import check_help
 from textseg.cli.commands import Command, Datasets, load
-from textseg.cli.messages import explain, options
+from textseg.cli.evaluation import EvaluationCLI
+from textseg.cli.messages import explain
 from textseg.cli.parser import CommandParser, ParseError, read_whole_numbers_as_int
 from textseg.cli.quiet import silence_noise
 from textseg.encoders import reads_text, restoring
 from textseg.errors import UserError
-from textseg.metrics.text import averaging_text, format_results
 from textseg.models.base import SegmentationModule, check_state_dict, settings_of
-from textseg.models.tiles import Tiles, tiles_of
 from textseg.runs.calibration import (
     Temperature,
     Threshold,
-    find_calibration,
     operating_point,
 )
 from textseg.runs.folder import (
+    CAPTION_MODES,
     Run,
     data_identity,
     experiment_of,
@@ -66,7 +65,6 @@ from textseg.runs.folder import (
     remove_if_empty,
     runs_dir,
 )
-from textseg.runs.outputs import averaging_of, averaging_suffix, callbacks_of
 from textseg.training import Restart
 from textseg.training.checkpoint_files import (
     LAST,
@@ -81,16 +79,12 @@ from textseg.training.resume_checks import (
     check_trainer_settings,
 )
 
-CAPTION_MODES_AFTER_FIT = ("true", "empty", "shuffled")
-_USUAL = {"tta": "none", "threshold": 0.5, "temperature": 1.0}
-_TILED = ("fit", "test", "predict")  # commands that see large pictures through tiles
-
 
 class SuiteParser(CommandParser, LightningArgumentParser):
     """Lightning's parser with errors that are raised."""
 
 
-class SuiteCLI(LightningCLI):
+class SuiteCLI(EvaluationCLI):
     """LightningCLI for one command of the table.
 
     Args:
@@ -396,7 +390,7 @@ class SuiteCLI(LightningCLI):
             return
         self.datamodule.prepare_data()
         self.datamodule.setup("test")
-        for mode in CAPTION_MODES_AFTER_FIT:
+        for mode in CAPTION_MODES:
             try:
                 self.datamodule.check_caption_mode("test", mode)
             except UserError as error:
@@ -418,7 +412,7 @@ class SuiteCLI(LightningCLI):
             )
         tested = self._averaged({"model": self.model, "ckpt_path": best})
         mode = self.datamodule.caption_mode
-        modes = [m for m in CAPTION_MODES_AFTER_FIT if m not in self.modes_left_out]
+        modes = [m for m in CAPTION_MODES if m not in self.modes_left_out]
         if not reads_text(self.model):
             modes = modes[:1]
             rank_zero_info(f"{self.model.network_name} reads no captions: tested once")
@@ -429,110 +423,9 @@ class SuiteCLI(LightningCLI):
         self.datamodule.caption_mode = mode
         self._print_results()
 
-    def _averaged(self, given: dict[str, Any]) -> dict[str, Any]:
-        """The model and ckpt_path of a command, with threshold and temperature.
-
-        What averages logits comes with its weights.
-        """
-        settings = self.config[self.subcommand]
-        wanted = {name: settings[name] for name in ("tta", "threshold", "temperature")}
-        asked = [f"{k}={v}" for k, v in wanted.items() if v != _USUAL[k]]
-        tiles = tiles_of(settings.tile_size, settings.tile_overlap)
-        if tiles is not None:
-            asked.append(f"tile_size={tiles.size}")
-            if self.subcommand not in _TILED:
-                raise UserError(f"{self.subcommand} takes no {asked[-1]}", "leave tile_size out")
-        if asked and "ckpt_path" not in given:
-            what = ", ".join(asked)
-            raise UserError(f"{self.subcommand} takes no {what}", "leave it out")
-        if not asked and not self.others:
-            return given
-        paths = [given["ckpt_path"], *self.other_paths]
-        weights = read_checkpoint(paths[0])["state_dict"]
-        if wanted["tta"] != "none" or tiles is not None or self.others:
-            model = self._ensemble(paths, weights, wanted["tta"], tiles)
-            given = given | {"model": model, "ckpt_path": None}
-        model = given["model"]
-        digests = [weights_digest(w) for w in (weights, *(o["state_dict"] for o in self.others))]
-        run, suffix = Run(self.run_folder), averaging_suffix(model)
-        model.mask_threshold, model.mask_temperature = operating_point(
-            wanted["threshold"],
-            wanted["temperature"],
-            lambda: find_calibration(run, suffix, digests, tiled=tiles is not None),
-        )
-        text = averaging_text(averaging_of(model, [])) or f"threshold {model.mask_threshold}"
-        rank_zero_info(f"at test time: {text}")
-        return given
-
-    def _ensemble(
-        self, paths: list[str], weights: Any, tta: Any, tiles: Tiles | None
-    ) -> SegmentationModule:
-        """What averages the networks of some checkpoints, of which the first is the config's."""
-        from textseg.segment.members import averaged
-        from textseg.segment.network import network_from
-
-        check_state_dict(self.model, weights)
-        self.model.load_state_dict(weights)
-        networks = [self.model, *map(network_from, self.others, self.other_paths)]
-        mirror_text = self.datamodule.mirror_text
-        return averaged(networks, paths, tta=tta, tiles=tiles, mirror_text=mirror_text)
-
-    def validate(self, **kwargs: Any) -> None:
-        """Score the validation set."""
-        self.trainer.validate(**self._averaged(kwargs))
-
-    def test(self, **kwargs: Any) -> None:
-        """Test, and print the scores of both conventions."""
-        self.trainer.test(**self._averaged(kwargs) | {"verbose": False, "weights_only": True})
-        self._print_results()
-
-    def predict(self, **kwargs: Any) -> None:
-        """Predict to disk; the masks are not kept in memory."""
-        given = self._averaged(kwargs)
-        self.trainer.predict(**given | {"return_predictions": False, "weights_only": True})
-
-    def _print_results(self) -> None:
-        (writer,) = callbacks_of(self.trainer, ResultsWriter)
-        if not writer.results:
-            raise UserError(
-                "the test saw no case", "give trainer.limit_test_batches a batch or more"
-            )
-        if self.trainer.is_global_zero:
-            print(format_results(writer.results))
-            for line in self.modes_left_out.values():
-                print(line)
-            print(f"written to {writer.folder.parent}")
-
 
 def _no_calibration_yet() -> NoReturn:
     raise UserError(
         "a fit has no calibration yet to take threshold=best or temperature=fitted from",
         "give numbers, or calibrate and test the run afterwards",
     )
-
-
-def check_help(command: str, arguments: Sequence[str], datamodule: type) -> None:
-    """Check that each `--model.help NAME`, `--data.help NAME` names a class of that kind.
-
-    Raises:
-        UserError: NAME is of another kind, or --trainer, which is one class, is given a NAME.
-    """
-    bases: dict[str, type] = {"model": SegmentationModule, "data": datamodule}
-    bases |= {"trainer.callbacks": L.Callback, "trainer.logger": Logger}
-    kinds: dict[str, str] = {
-        k.__name__: key for key, base in bases.items() for k in subclasses_of(base)
-    }
-    for flag, value in options(arguments):
-        key = flag.removeprefix("--").removesuffix(".help")
-        if not flag.endswith(".help") or key not in (*bases, "trainer"):
-            continue
-        name = value.rpartition(".")[2]
-        kind = kinds.get(name)
-        if kind not in (None, key):
-            raise UserError(f"{flag} {name}: {name} is no --{key}", f"give --{kind}.help {name}")
-        if key == "trainer":
-            raise UserError(
-                f"{flag} {name}: the trainer is always the same class",
-                f"see textseg {command} --help for its settings, and --trainer.callbacks.help or "
-                "--trainer.logger.help for those classes",
-            )
