@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -25,9 +25,14 @@ class CompiledTraining(L.Callback):
 
     Validation, tests and explanations run as they would without it. The first step takes a minute
     or more, in which the network is compiled.
+
+    Args:
+        backend: torch.compile's: ``inductor`` generates code and needs a C++ compiler (on GPUs
+            Triton); ``aot_eager`` only traces, to see whether a network of one's own compiles.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, backend: Literal["inductor", "aot_eager"] = "inductor") -> None:
+        self.backend = backend
         self._compiled: Callable[..., SegmentationOutput] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -49,7 +54,7 @@ class CompiledTraining(L.Callback):
         """Switch to the compiled tensor part."""
         if self._compiled is None:
             plain: Any = pl_module.forward_features
-            self._compiled = torch.compile(plain)
+            self._compiled = torch.compile(plain, backend=self.backend)
         pl_module.forward_features = self._compiled  # type: ignore[assignment]
 
     def on_train_batch_end(
