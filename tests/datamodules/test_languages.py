@@ -139,6 +139,10 @@ def test_a_caption_that_names_no_side_is_mirrored_as_it_is(text: str) -> None:
         *("right angle mass on the left", "linke Niere, rechter Winkel", "muscle grand droit"),
         # sides that are not surely read
         *("mass in OD", "RMLO view", "sein D", "pulmón D", "L侧病灶", "Mamma li", "truc gauche"),
+        # abbreviations of a side, or of a lobe or zone that has one
+        *("lésion dte", "opacité du poumon dt", "poumon ga.", "nodule du LSG", "Läsion l.", "ROL"),
+        *("masa en LII", "pulmón I", "addensamento al LID", "nódulo no LIE", "opacidade em HTD"),
+        *("образование л. почки", "пр. легкое", "в п. легком", "RUZ opacity", "LMZ", "rgt lung"),
         *(
             "lésion droit",
             "gauche",
