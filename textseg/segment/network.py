@@ -107,8 +107,15 @@ class Segmenter:
             text: the caption or expression; an image-only network needs none and reads none.
 
         Raises:
-            UserError: the image cannot be read, or a network that reads words is given none.
+            UserError: the image cannot be read, a network that reads words is given none, or there
+                are several images or texts.
         """
+        if isinstance(image, list | tuple) or not isinstance(text, str | None):
+            raise UserError(
+                f"segment takes one image and one text, not {type(image).__name__} and "
+                f"{type(text).__name__}",
+                "give several to segment_all(images, texts)",
+            )
         [result] = self.segment_all([image], [text])
         return result
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ __all__ = [
     "Caption",
     "Row",
     "case_name",
+    "files_below",
     "find_column",
     "images_in",
     "is_dicom",
@@ -81,6 +82,23 @@ def not_images_in(folder: Path) -> list[str]:
     images = set(images_in(folder))
     listed = (path for path in folder.iterdir() if not path.name.startswith("."))
     return sorted(f"{p.name}/" if p.is_dir() else p.name for p in listed if p not in images)
+
+
+def files_below(folder: Path, seen: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """The files of a folder and of the folders in it, by name; hidden ones apart.
+
+    Args:
+        folder: the folder.
+        seen: the folders that it lies in, so that a link to one of them is not followed.
+    """
+    inside = seen | {folder.resolve()}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if not path.is_dir():
+            yield path
+        elif path.resolve() not in inside:
+            yield from files_below(path, inside)
 
 
 def is_nifti(path: Path) -> bool:
