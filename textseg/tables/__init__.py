@@ -36,7 +36,11 @@ __all__ = [
 # Column names, compared without case: Image is one of them.
 IMAGE_COLUMNS = ("image", "filename", "image_path", "original_image_filename")
 TEXT_COLUMNS = ("text", "caption", "description", "sentence")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+# Of the formats that `textseg.preprocess.pixel_files` opens.
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".jp2"),
+    *(".pbm", ".pgm", ".ppm", ".pnm"),
+)
 VOLUME_SUFFIXES = (".nii", ".nii.gz")
 TABLE_SUFFIXES = (".csv", ".xlsx", ".jsonl", ".json")
 
