@@ -238,12 +238,10 @@ class Volumes:
 
 def _series_names(path: Path, series: Sequence[Sequence[Path]]) -> list[str]:
     """What the results of each series are called: by its folder, or by its first file."""
-    if len(series) == 1:
-        return [path.name]
     in_folder = Counter(files[0].parent for files in series)
     return [
-        "_".join(files[0].parent.relative_to(path).parts)
-        if in_folder[files[0].parent] == 1 and files[0].parent != path
+        "_".join(files[0].parent.relative_to(path).parts) or path.name
+        if in_folder[files[0].parent] == 1
         else files[0].stem
         for files in series
     ]

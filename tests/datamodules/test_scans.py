@@ -268,6 +268,8 @@ def test_series_in_folders_within_a_folder_are_read_as_archives_export_them(
         "ST1/SE2/report.pdf",
     }
     assert not holds_volumes(study / "ST1/SE2/report.pdf")
+    write_series(study / "ST1", scan_values(2), **WINDOW)
+    assert [file.name for file in Volumes(study).files] == ["ST1", "ST1_SE1", "ST1_SE2"]
 
 
 @pytest.mark.parametrize(
