@@ -23,6 +23,7 @@ MIRRORED = {
     "en": [
         ("a lesion in the upper left", "a lesion in the upper right"),
         ("all left lung", "all right lung"),
+        ("kidney_left, adrenal_gland_left", "kidney_right, adrenal_gland_right"),
         ("on the right next to the hilum", "on the left next to the hilum"),
     ],
     "zh": [
@@ -142,6 +143,7 @@ def test_a_caption_that_names_no_side_is_mirrored_as_it_is(text: str) -> None:
         # abbreviations of a side, or of a lobe or zone that has one
         *("lésion dte", "opacité du poumon dt", "poumon ga.", "nodule du LSG", "Läsion l.", "ROL"),
         *("masa en LII", "pulmón I", "addensamento al LID", "nódulo no LIE", "opacidade em HTD"),
+        *("heart_atrium_left", "lung_middle_lobe_right", "herz_links", "lobe_gauche", "all_right"),
         *("образование л. почки", "пр. легкое", "в п. легком", "RUZ opacity", "LMZ", "rgt lung"),
         *(
             "lésion droit",

@@ -70,7 +70,8 @@ class English(Language):
         text = _CLOCK.sub(_mirrored_clock, text)
         if not any(word.lower() in _MIRROR for word in words):
             return text
-        if _ASYMMETRIC.search(text) or _IDIOM.search(text):
+        apart = text.replace("_", " ")  # heart_atrium_left
+        if _ASYMMETRIC.search(apart) or _IDIOM.search(apart):
             return None
         return _LETTERS.sub(lambda m: in_case_of(m[0], _MIRROR.get(m[0].lower(), m[0])), text)
 
