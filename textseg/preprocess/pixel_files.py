@@ -188,7 +188,10 @@ def _open(data: bytes, path: Path) -> Image.Image:
     except UnidentifiedImageError as error:
         cause = f"{path} cannot be read as an image (it is no {', '.join(FORMATS)} file)"
         if data[128:132] == b"DICM" or path.name.endswith((".nii", ".nii.gz", ".nrrd", ".mha")):
-            raise UserError(cause, "cut volumes and DICOM files into pictures first") from error
+            remedy = (
+                "textseg data slice cuts volumes and DICOM files into pictures; textseg segment "
+            )
+            raise UserError(cause, f"{remedy}takes them as they are, by path") from error
         raise UserError(cause, "replace the file, or leave it out of the table") from error
 
 

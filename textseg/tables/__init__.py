@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from textseg.errors import Report, TableError, UserError, raise_error
@@ -19,6 +20,7 @@ __all__ = [
     "case_name",
     "files_below",
     "find_column",
+    "first_volume",
     "images_in",
     "is_dicom",
     "is_nifti",
@@ -127,6 +129,12 @@ def is_dicom(path: Path) -> bool:
             return file.read(offset + len(mark))[offset:] == mark
     except OSError:
         return False
+
+
+def first_volume(folder: Path) -> Path | None:
+    """The first NIfTI or DICOM file in a folder or in folders within it, of the first thousand."""
+    files = islice(files_below(folder) if folder.is_dir() else (), 1000)
+    return next((file for file in files if is_nifti(file) or is_dicom(file)), None)
 
 
 def case_name(image: Path, row: int) -> str:
