@@ -71,6 +71,10 @@ _QUARTER_TURNS = (5, 6, 7, 8)  # height and width change places
 # Where a PNG may say its orientation; without any, it need not be decoded to know.
 _PNG_MARKS = (b"eXIf", b"Raw profile type", b"tiff:Orientation")
 _WHITE_IS_ZERO, _PHOTOMETRIC = 0, 262  # of TIFF
+_OF_VOLUMES = (
+    "cut volumes and DICOM files into pictures (textseg data slice), or give the volume itself to "
+    "textseg segment"
+)
 
 Oddities = dict[str, str]
 """What is odd about one file, with a few words on it; most files have none.
@@ -188,10 +192,7 @@ def _open(data: bytes, path: Path) -> Image.Image:
     except UnidentifiedImageError as error:
         cause = f"{path} cannot be read as an image (it is no {', '.join(FORMATS)} file)"
         if data[128:132] == b"DICM" or path.name.endswith((".nii", ".nii.gz", ".nrrd", ".mha")):
-            remedy = (
-                "textseg data slice cuts volumes and DICOM files into pictures; textseg segment "
-            )
-            raise UserError(cause, f"{remedy}takes them as they are, by path") from error
+            raise UserError(cause, _OF_VOLUMES) from error
         raise UserError(cause, "replace the file, or leave it out of the table") from error
 
 

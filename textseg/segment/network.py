@@ -111,11 +111,8 @@ class Segmenter:
                 are several images or texts.
         """
         if isinstance(image, list | tuple) or not isinstance(text, str | None):
-            raise UserError(
-                f"segment takes one image and one text, not {type(image).__name__} and "
-                f"{type(text).__name__}",
-                "give several to segment_all(images, texts)",
-            )
+            cause = f"segment takes one image, not {type(image).__name__}, and one text, not "
+            raise UserError(f"{cause}{text!r}", "give several to segment_all(images, texts)")
         [result] = self.segment_all([image], [text])
         return result
 
