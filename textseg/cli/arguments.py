@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,10 +32,35 @@ def option(arguments: Sequence[str], *names: str) -> str | None:
     return next((value for name, value in options(arguments) if name in names), None)
 
 
-def config_name(arguments: Sequence[str]) -> str:
-    """The name of the experiment: its file's without suffix, or "run"."""
-    config = option(arguments, "--config", "-c")
-    return Path(config).stem if config else "run"
+def experiment_name(arguments: Sequence[str]) -> str:
+    """The name of the experiment, which all results bear: ``--name``, or that of its config.
+
+    A later config that brings a dataset of its own adds its name, and so does another class of
+    data: ``unet_refhl`` on ``my_data.yaml`` is ``unet_refhl+my_data``. Without a config: "run".
+
+    Raises:
+        UserError: ``--name`` could not be the name of a folder everywhere.
+    """
+    given = option(arguments, "--name")
+    if given is not None and not re.fullmatch(r"\w[\w.+-]{0,99}", given):
+        raise UserError(
+            f"--name {given!r} is no name for a folder",
+            "use up to 100 letters, digits, '_', '-', '+' and '.', the first no sign",
+        )
+    files = [file for _, file in _configs(arguments)]
+    if given or not files:
+        return given or "run"
+    first, *others = files
+    data = [_dict((_settings_of(file) or {}).get("data")) for file in (first, *others)]
+    added = [
+        Path(file).stem
+        for file, own in zip(others, data[1:], strict=True)
+        if "class_path" in own or "root" in _dict(own.get("init_args"))
+    ]
+    other_class = _short(option(arguments, "--data", "--data.class_path"))
+    if other_class not in (None, _short(data[0].get("class_path"))):
+        added.append(str(other_class))
+    return "+".join([Path(first).stem, *added[-1:]])
 
 
 def with_checkpoint_of_run(arguments: Sequence[str]) -> list[str]:
@@ -173,11 +199,19 @@ def _settings_of_configs(arguments: Sequence[str]) -> dict[str, Any] | None:
     """
     groups: dict[str, Any] = {}
     for _, file in _configs(arguments):
-        try:
-            groups |= _dict(yaml.safe_load(Path(file).read_text(encoding="utf-8")))
-        except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        found = _settings_of(file)
+        if found is None:
             return None
+        groups |= found
     return groups
+
+
+def _settings_of(file: str) -> dict[str, Any] | None:
+    """What a config file sets; None if it cannot be read."""
+    try:
+        return _dict(yaml.safe_load(Path(file).read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return None
 
 
 def data_part_of_configs(arguments: Sequence[str]) -> list[str]:

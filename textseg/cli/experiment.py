@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from textseg.cli.arguments import config_name
+from textseg.cli.arguments import experiment_name
 from textseg.cli.commands import COMMANDS, Datasets
 from textseg.cli.parser import CommandParser
 from textseg.cli.suite import SuiteCLI
@@ -48,7 +48,7 @@ def read_experiment(arguments: Sequence[str], datasets: Datasets) -> Experiment:
         return datasets.write_folds(datamodule, folder, folds, seed)
 
     return Experiment(
-        name=config_name(arguments),
+        name=experiment_name(arguments),
         arguments=tuple(arguments),
         settings=settings,
         program=datasets.program,

@@ -37,7 +37,7 @@ from textseg.checkpoint import (
     subclasses_of,
 )
 from textseg.cli.arguments import (
-    config_name,
+    experiment_name,
     with_checkpoint_of_run,
     with_first_checkpoint,
     with_run_config,
@@ -205,6 +205,13 @@ class SuiteCLI(EvaluationCLI):
             help="share of a tile that the next one covers too.",
         )
         parser.add_argument(
+            "--name",
+            type=str | None,
+            default=None,
+            help="fit only: what the run is called, as a folder below runs/ and in every table; by "
+            "default its config, and another config's that brings a dataset of its own.",
+        )
+        parser.add_argument(
             "--test_after_fit",
             type=bool,
             default=False,
@@ -278,10 +285,10 @@ class SuiteCLI(EvaluationCLI):
             return Run.of_checkpoint(self.checkpoint_path).folder
         if self.subcommand == "fit":
             return new_run_dir(self._runs(settings))
-        return runs_dir(None, config_name(self.arguments))
+        return runs_dir(None, experiment_name(self.arguments))
 
     def _runs(self, settings: Any) -> Path:
-        return runs_dir(settings.trainer.default_root_dir, config_name(self.arguments))
+        return runs_dir(settings.trainer.default_root_dir, experiment_name(self.arguments))
 
     def _tested_on(self, data: Any) -> str | None:
         """A name for the data where they are not those of the checkpoint's run."""
@@ -298,7 +305,7 @@ class SuiteCLI(EvaluationCLI):
         self.run_folder = self._run_folder(settings)
         self.keys = comparable_keys(
             settings,
-            experiment_of(self.run_folder) or config_name(self.arguments),
+            experiment_of(self.run_folder) or experiment_name(self.arguments),
             tested_on=self._tested_on(settings.data),
         )
         prepare_loggers(settings, self.keys, job=str(self.subcommand), run_folder=self.run_folder)
