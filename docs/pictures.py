@@ -94,7 +94,7 @@ def main() -> None:
         shutil.rmtree(run / name, ignore_errors=True)
     command("probe", run, "--pictures", "1", "--trainer.enable_progress_bar", "false")
     command("calibrate", run, "--trainer.enable_progress_bar", "false")
-    explained = ["--explain.pictures", "1", "--explain.word", "left"]
+    explained = ["--explain.pictures", "1", "--explain.word", "lesion"]
     command("predict", "--ckpt_path", best, *explained, "--trainer.enable_progress_bar", "false")
     command("report", run, "--output", PICTURES / "report.html")
     copied = {

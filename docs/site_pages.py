@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -59,6 +60,16 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     parts = re.split(r"(```.*?```)", markdown, flags=re.DOTALL)
     return "".join(part if part.startswith("```") else LINK.sub(pointed, part) for part in parts)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Refuse a page that would load anything from elsewhere."""
+    loaded = re.search(
+        r'<(?:script|link|img|iframe|source)[^>]*(?:src|href)="(https?:[^"]+)', output
+    )
+    if loaded:
+        raise PluginError(f"{page.file.src_uri} loads {loaded[1]}")
+    return output
 
 
 def page_of_notebook(notebook: Path) -> str:
