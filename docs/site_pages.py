@@ -27,6 +27,7 @@ PAGES = {
     "README.md": "index.md",
 }
 SHOWN = {page: source for source, page in PAGES.items() if page != "index.md"}
+LOADED = re.compile(r'<(?:script|link|img|iframe|source)[^>]*(?:src|href)="(https?:[^"]+)')
 LINK = re.compile(r"(?<!!)\[([^\]\n]+)\]\(([^)\s]+)\)")
 
 
