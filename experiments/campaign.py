@@ -214,6 +214,11 @@ def main() -> None:
     if given.list:
         list_rows(worker, rows)
         return
+    for row in rows:
+        other = campaign.other_terms(row)
+        if other:
+            cause = f"{row.name} was begun on other terms, see {', '.join(other)}"
+            fail(cause, f"give them back, another --out, or remove {campaign.note_file(row)}")
     trains = {"check", "prepare", *ROW_PARTS} & {*(given.part or PARTS)}
     if trains and not campaign.synthesize and not (campaign.root and campaign.root.is_dir()):
         fail(f"--root {campaign.root} is no folder", "give the unpacked dataset")

@@ -56,7 +56,8 @@ def write_job(worker: Worker, row: Row) -> Path:
     spaced = [part for part in command if len(part.split()) > 1]
     if spaced:
         raise FailedError(f"{spaced[0]!r} has a space, which the job script cannot take", "move it")
-    epochs = worker.epochs(found)  # after which there is a note
+    epochs = worker.epochs(found)
+    write(campaign.note_file(row), campaign.note(row) | {"terms": campaign.terms(found)})
     fit, *arguments = training_arguments(campaign, found, epochs)
     assert fit == "fit"  # which the job script gives
     own = {"TEXTSEG": " ".join(command), "RUNS": str(campaign.runs(row))}

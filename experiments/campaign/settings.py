@@ -184,6 +184,22 @@ class Campaign:
         given |= {"trainer.devices": 1, **row.arguments, "seed_everything": row.seed}
         return [*self.experiment(row), *as_arguments(given)]
 
+    def terms(self, row: Row) -> list[str]:
+        """`settings` without what may differ from machine to machine."""
+        given = self.settings(row)
+        pairs = zip(given[::2], given[1::2], strict=True)
+        paths = ("--data.root", "--data.captions", "--data.cache", "--data.num_workers")
+        home = f"{EXPERIMENTS}/"
+        return [f"{k} {v.removeprefix(home)}" for k, v in pairs if k not in paths]
+
+    def other_terms(self, row: Row) -> list[str]:
+        """What a row was begun with, or would be now, but not both."""
+        begun, found = self.note(row).get("terms"), self.resolved(row)
+        if begun is None or found is None:
+            return []
+        now = self.terms(found)
+        return [one for one in [*begun, *now] if (one in begun) != (one in now)]
+
     def data(self, row: Row) -> list[str]:
         """The arguments of `textseg data` commands: experiment and data alone."""
         given = self.settings(row)[len(self.experiment(row)) :]

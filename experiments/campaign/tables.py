@@ -93,7 +93,7 @@ def difference_table(campaign: Campaign) -> list[str]:
         for name in COMPARED:
             own = method["scores"][name]
             spread = "" if own["std"] is None else f" +- {own['std']:.4f}"
-            cells.append(f"{own['value']:.4f}{spread}")
+            cells.append(number(own["value"]) + spread)
             gap = [
                 one
                 for one in found["differences"]
@@ -205,13 +205,12 @@ def cost_table(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
 
 def size_of(campaign: Campaign, row: Row) -> dict[str, Any] | None:
     """A row's last line of its benchmark; None without one. Seeds have that of the first."""
-    same = [
-        one
-        for one in campaign.rows
-        if one.cost and (one.network, one.ablation) == (row.network, row.ablation)
-        if (one.image_size, one.words, one.stage) == (row.image_size, row.words, row.stage)
-    ]
-    for one in [row, *same]:
+
+    def network(one: Row) -> tuple[Any, ...]:
+        found = campaign.resolved(one)
+        return found and found.network, one.ablation, one.image_size, one.words, one.overlay
+
+    for one in [row, *(one for one in campaign.rows if network(one) == network(row))]:
         result = read(campaign.out / "benchmark" / f"{one.name}.json")
         if result is not None:
             return dict(result["networks"][-1])

@@ -63,7 +63,7 @@ class Worker:
             for task in todo:
                 with self.noted(row, task):
                     self.do(row, task)
-                if self.failed_lately(row):
+                if task == "train" and self.failed_lately(row):
                     break
         return bool(todo)
 
@@ -162,6 +162,8 @@ class Worker:
     def train(self, row: Row) -> None:
         """Train a row, from its last.ckpt if there is one."""
         arguments = training_arguments(self.campaign, row, self.epochs(row))
+        note = self.campaign.note(row) | {"terms": self.campaign.terms(row)}
+        write(self.campaign.note_file(row), note)
         self.run(row, "train", arguments, saves=True)
 
     def epochs(self, row: Row) -> int:

@@ -253,6 +253,31 @@ def test_a_network_that_fails_is_left_and_told_at_the_end(
     assert campaign.note(campaign.rows[0])["failed"] == {}
 
 
+def test_a_test_that_fails_keeps_no_other_from_being_done(tmp_path: Path, fake: FakeSuite) -> None:
+    fake.write("if '--data.caption_mode shuffled' in text: sys.exit('one caption')")
+    campaign = campaign_of(tmp_path, stages={"networks": ["lsms"]})
+    worker = worker_of(campaign)
+    worker.work(list(campaign.rows))
+    assert list(worker.failed) == ["test shuffled lsms"]
+    assert campaign.left(campaign.rows[0]) == ["test shuffled"]
+
+
+def test_a_row_is_not_mixed_of_two_settings(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fake: FakeSuite,
+) -> None:
+    campaign = campaign_of(tmp_path, stages={"networks": ["lsms"]})
+    worker_of(campaign, "train").work(list(campaign.rows))
+    given = [tmp_path / "tiny.yaml", "--out", campaign.out, "--part", "summary"]
+    campaign_of(tmp_path, arguments={"data.num_workers": 3}, stages={"networks": ["lsms"]})
+    assert run_main(monkeypatch, *given) == 0  # the machine's, not the row's
+    campaign_of(tmp_path, arguments={"data.batch_size": 3}, stages={"networks": ["lsms"]})
+    assert run_main(monkeypatch, *given) == 2
+    assert "--data.batch_size 3" in capsys.readouterr().err
+
+
 def test_an_untrained_row_is_not_tested(tmp_path: Path, fake: FakeSuite) -> None:
     campaign = campaign_of(tmp_path)
     worker = worker_of(campaign, "test")
