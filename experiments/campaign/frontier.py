@@ -10,8 +10,9 @@ from typing import Any
 from campaign.settings import Campaign, Row
 from campaign.tables import main_test, published, size_of
 
-AXES = {"gflops": "GFLOPs of one image", "cpu_hours": "CPU hours of the training"}
+AXES = {"gflops": "GFLOPs of one image (theirs at 224x224)", "cpu_hours": "CPU hours of a training"}
 DPI = 150
+MORE_MARKERS = "<>hp8d"  # theirs are all of one color
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,12 @@ def best_so_far(given: Sequence[Point], cost: str) -> list[Point]:
     return found
 
 
+def best_published(campaign: Campaign) -> list[dict[str, Any]]:
+    """The published figure with the highest dice whose code is public; none where none is known."""
+    known = [one for one in published(campaign) if one.get("dice") and one["code"]]
+    return sorted(known, key=lambda one: one["dice"])[-1:]
+
+
 def draw(campaign: Campaign, rows: Sequence[Row], file: Path) -> bool:
     """Write the picture as PNG; False where there is nothing of ours to draw."""
     given = points(campaign, rows)
@@ -74,6 +81,9 @@ def draw(campaign: Campaign, rows: Sequence[Row], file: Path) -> bool:
         figure = Figure(figsize=(10.5, 4.4), layout="constrained")
         for axes, cost in zip(figure.subplots(1, 2, sharey=True), AXES, strict=True):
             panel(axes, given, cost)
+            for one in best_published(campaign):
+                label = f"{one['name']}, best with public code (theirs)"
+                axes.axhline(one["dice"], color="#777777", linestyle="--", lw=0.8, label=label)
         figure.axes[0].set_ylabel("dice, mean over test images")
         handles, names = figure.axes[0].get_legend_handles_labels()
         known = dict(zip(names, handles, strict=True))
@@ -92,11 +102,13 @@ def panel(axes: Any, given: Sequence[Point], cost: str) -> None:
     from textseg.report.plots import COLORS, MARKERS
 
     ours = [point for point in given if not point.theirs]
-    for number, point in enumerate(given):
+    markers = MARKERS + MORE_MARKERS
+    for number, point in enumerate([*ours, *(point for point in given if point.theirs)]):
         at = getattr(point, cost)
         if not at:
             continue
-        look: dict[str, Any] = {"marker": MARKERS[number % len(MARKERS)], "linestyle": "none"}
+        place = number - len(ours) if point.theirs else number
+        look: dict[str, Any] = {"marker": markers[place % len(markers)], "linestyle": "none"}
         look["color"] = "#777777" if point.theirs else COLORS[number % len(COLORS)]
         look["markerfacecolor"] = "none" if point.theirs else look["color"]
         bars = None
@@ -108,8 +120,11 @@ def panel(axes: Any, given: Sequence[Point], cost: str) -> None:
     if len(line) > 1:
         costs = [getattr(point, cost) for point in line]
         axes.step(costs, [point.dice for point in line], where="post", color="#bbbbbb", zorder=0)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    if cost == "gflops":  # ours and theirs are decades apart
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.set_xlim(left=0)
     axes.set_xlabel(AXES[cost])
     axes.grid(alpha=0.25)

@@ -17,18 +17,20 @@ COMPARED = ("dice", "dice_global")
 
 
 def tables(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
-    """All tables, each below its heading."""
+    """All tables, each below its heading; the first has every row, others those that were begun."""
+    begun = [row for row in rows if campaign.note(row)["done"]]
+    begun = begun or [row for row in rows if row.stage == rows[0].stage]
     parts = {
         "Scores": score_table(campaign, rows),
         "Against the first": difference_table(campaign),
-        "What the words are worth": word_table(campaign, rows),
-        "The words by probe": probe_table(campaign, rows),
-        "Images with and without a lesion": lesion_table(campaign, rows),
-        "Calibration": calibration_table(campaign, rows),
-        "Cost": cost_table(campaign, rows),
-        "Speed": speed_table(campaign, rows),
+        "What the words are worth": word_table(campaign, begun),
+        "The words by probe": probe_table(campaign, begun),
+        "Images with and without a lesion": lesion_table(campaign, begun),
+        "Calibration": calibration_table(campaign, begun),
+        "Cost": cost_table(campaign, begun),
+        "Speed": speed_table(campaign, begun),
         "Theirs": published_table(campaign),
-        "Said by the commands": warnings(campaign, rows),
+        "Said by the commands": warnings(campaign, begun),
         "Left": left(campaign, rows),
     }
     lines = [machine(campaign), ""]
@@ -75,8 +77,12 @@ def score_table(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
     counts = sorted({(m["cases"], m["bootstrap_units"]) for m in found.values() if m})
     said = [f"{cases} test images, {units} patients or single images" for cases, units in counts]
     legend = "val/dice: the best epoch's and, in brackets, which. In brackets behind a score: 95% "
-    legend += f"interval by a bootstrap over patients. {'; '.join(said)}".strip()
-    return [*table(head, out), "", legend + "." * bool(said)]
+    legend += "interval by a bootstrap over patients."
+    units = {m["surface_unit"] for m in found.values() if m and m.get("surface_unit")}
+    limits = {m["nsd_tolerance"] for m in found.values() if m and m.get("nsd_tolerance")}
+    for unit, limit in zip(sorted(units), sorted(limits), strict=False):
+        legend += f" hd95 in {unit}, nsd at {limit:g} {unit}."
+    return [*table(head, out), "", " ".join([legend, *(f"{one}." for one in said)])]
 
 
 def difference_table(campaign: Campaign) -> list[str]:
@@ -277,10 +283,11 @@ def warnings(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
 
 def left(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
     """What is not done."""
-    todo = {row: campaign.left(row) for row in rows}
-    return [
-        f"* {campaign.title_of(row)}: {', '.join(tasks)}" for row, tasks in todo.items() if tasks
-    ]
+    begun = {row: bool(campaign.note(row)["done"]) for row in rows}
+    todo = [(campaign.title_of(row), campaign.left(row)) for row in rows if begun[row]]
+    lines = [f"* {title}: {', '.join(tasks)}" for title, tasks in todo if tasks]
+    names = [campaign.title_of(row) for row in rows if not begun[row]]
+    return lines + [f"* not trained: {'; '.join(names)}"] * bool(names)
 
 
 # --- cells ----------------------------------------------------------------------------------

@@ -245,7 +245,7 @@ def test_a_network_that_fails_is_left_and_told_at_the_end(
     assert "lsms" not in errors
     assert len(fake.calls("fit")) == 2
     assert not campaign.left(row_of(campaign, "lsms"))
-    assert "U-Net: train" in (campaign.out / "summary.md").read_text()
+    assert "* not trained: U-Net\n" in (campaign.out / "summary.md").read_text()
     fake.write()
     fake.forget()
     assert run_main(monkeypatch, *given) == 0  # tried anew
