@@ -129,19 +129,22 @@ class Campaign:
     def title_of(self, row: Row) -> str:
         """What tables call it: network, change, words, size and seed."""
         found = self.resolved(row)
-        if found is None:
-            return row.name
-        base = EXPERIMENTS / f"{found.network}_{self.dataset}.yaml"
-        called = yaml.safe_load(base.read_text(encoding="utf-8"))["model"]["class_path"]
-        same = [one.title for one in self.candidates() if one.network == found.network]
+        same = [one.title for one in self.candidates() if found and one.network == found.network]
         given = next(iter(same), None) if row.network == BEST else row.title
-        parts = [given or ("U-Net" if found.network == "unet" else called)]
+        parts = [given or (self._called(found.network) if found else "best network")]
         parts += [row.ablation] if row.ablation and not row.title else []
         if not (row.words or row.ablation):
-            parts.append(f"no words ({self.without_words.get(found.network, 'empty captions')})")
+            how = self.without_words.get(found.network, "empty captions") if found else ""
+            parts.append(f"no words ({how})" if how else "no words")
         if row.image_size not in (None, self.arguments.get("data.image_size")):
             parts.append(f"{row.image_size}x{row.image_size}")
         return ", ".join(parts + [f"seed {row.seed}"] * (row.seed != 1))
+
+    def _called(self, network: str) -> str:
+        if network in IMAGE_ONLY:
+            return "U-Net"
+        text = (EXPERIMENTS / f"{network}_{self.dataset}.yaml").read_text(encoding="utf-8")
+        return str(yaml.safe_load(text)["model"]["class_path"])
 
     def tests_of(self, row: Row) -> list[str]:
         """The tests of a row: once, where it reads no words."""

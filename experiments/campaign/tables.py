@@ -46,8 +46,9 @@ def machine(campaign: Campaign) -> str:
     named += [f"{found['cores']} cores, {campaign.threads or 'all'} used"] if found else []
     for name in ("driver", "torch", "lightning", "timm", "commit"):
         named += [f"{name} {found[name]}"] if found.get(name) else []
+    named.insert(0, f"`python experiments/campaign.py experiments/campaign/{campaign.name}.yaml`")
     data = f"{campaign.synthesize} phantoms, NO REAL DATA. " if campaign.synthesize else ""
-    return data + (", ".join(named) or "Not run yet") + "."
+    return data + ", ".join(named) + (": not run yet." if len(named) == 1 else ".")
 
 
 def main_test(campaign: Campaign, row: Row) -> dict[str, Any] | None:

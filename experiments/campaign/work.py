@@ -63,7 +63,8 @@ class Worker:
             for task in todo:
                 with self.noted(row, task):
                     self.do(row, task)
-                if task == "train" and self.failed_lately(row):
+                trained = "train" in self.campaign.note(row)["done"]
+                if not trained and self.failed_lately(row):
                     break
         return bool(todo)
 

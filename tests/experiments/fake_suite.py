@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.tiny_run import load_script
 from textseg.metrics.scores import SCORES
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 SCRIPT = EXPERIMENTS / "campaign.py"
+script = load_script(SCRIPT)  # whose parts are modules of the package `campaign` from now on
+from campaign import processes, settings  # noqa: E402
+from campaign.work import Worker  # noqa: E402
+
+FILES = sorted((EXPERIMENTS / "campaign").glob("*.yaml"))
 PYTHON = sys.executable  # before the stand-in takes its place
 
 # val/dice is of the network's place in `VALIDATED`, so that the best is known.
@@ -111,16 +119,52 @@ class FakeSuite:
         self.called.unlink(missing_ok=True)
 
 
-def campaign_script() -> Any:
-    """The module of the script; its parts are modules of the package `campaign`."""
-    return load_script(SCRIPT)
-
-
 def fake_suite(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSuite:
     """The stand-in in place of Python, for all that the script starts."""
-    from campaign import processes
-
     fake = FakeSuite(folder / "called", folder / "python")
     fake.write()
     monkeypatch.setattr(processes.sys, "executable", str(fake.python))
     return fake
+
+
+SETTINGS: dict[str, Any] = {
+    "title": "Phantoms",
+    "dataset": "qata",
+    "overlay": ["cpu"],
+    "synthesize": 8,
+    "arguments": {"data.num_workers": 0},
+    "stages": {"networks": ["unet", "lsms"]},
+}
+
+
+def campaign_of(tmp_path: Path, **changes: Any) -> Any:
+    """SETTINGS as a file that was read; `changes` replace their parts."""
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(SETTINGS | changes, sort_keys=False))
+    campaign = settings.read_campaign(file, out=tmp_path / "out", root=None, captions=None)
+    campaign.out.mkdir(exist_ok=True)
+    return campaign
+
+
+def worker_of(campaign: Any, *parts: str) -> Worker:
+    return Worker(campaign, parts or script.ROW_PARTS)
+
+
+def row_of(campaign: Any, name: str) -> Any:
+    (row,) = (row for row in campaign.rows if row.name == name)
+    return row
+
+
+def cells(lines: list[str], name: str) -> list[list[str]]:
+    return [
+        [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in lines
+        if line.startswith(f"| {name} |")
+    ]
+
+
+def wait_until(happened: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, f"nothing happened in {seconds} s"
+        time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""experiments/campaign.py: what it starts, skips, shares and writes; for real in the slow test."""
+"""experiments/campaign.py: what it starts and skips; for real in the slow test."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,51 +14,29 @@ import yaml
 
 from tests.experiments.fake_suite import (
     EXPERIMENTS,
+    FILES,
     PYTHON,
     SCRIPT,
+    SETTINGS,
     FakeSuite,
-    campaign_script,
+    campaign_of,
+    cells,
     fake_suite,
+    row_of,
+    script,
+    wait_until,
+    worker_of,
 )
 from tests.tiny_run import shell
 
-script = campaign_script()
-from campaign import check, cluster, locks, settings, tables  # noqa: E402
-from campaign.processes import BadSettingsError, FailedError  # noqa: E402
-from campaign.work import Worker  # noqa: E402
-
-FILES = sorted((EXPERIMENTS / "campaign").glob("*.yaml"))
-SETTINGS: dict[str, Any] = {
-    "title": "Phantoms",
-    "dataset": "qata",
-    "overlay": ["cpu"],
-    "synthesize": 8,
-    "arguments": {"data.num_workers": 0},
-    "stages": {"networks": ["unet", "lsms"]},
-}
+from campaign import settings, tables  # isort: skip
+from campaign.processes import BadSettingsError, FailedError, start  # isort: skip
+from campaign.work import Worker  # isort: skip
 
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSuite:
     return fake_suite(tmp_path, monkeypatch)
-
-
-def campaign_of(tmp_path: Path, **changes: Any) -> Any:
-    """SETTINGS as a file that was read; `changes` replace their parts."""
-    file = tmp_path / "tiny.yaml"
-    file.write_text(yaml.safe_dump(SETTINGS | changes, sort_keys=False))
-    campaign = settings.read_campaign(file, out=tmp_path / "out", root=None, captions=None)
-    campaign.out.mkdir(exist_ok=True)
-    return campaign
-
-
-def worker_of(campaign: Any, *parts: str) -> Worker:
-    return Worker(campaign, parts or script.ROW_PARTS)
-
-
-def row_of(campaign: Any, name: str) -> Any:
-    (row,) = (row for row in campaign.rows if row.name == name)
-    return row
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> Any:
@@ -212,19 +187,22 @@ def test_a_training_that_broke_off_before_its_first_checkpoint_leaves_nothing(
 
 
 def test_a_training_over_its_time_is_told_to_save(tmp_path: Path, fake: FakeSuite) -> None:
-    saved = tmp_path / "saved"
+    ready, saved = tmp_path / "ready", tmp_path / "saved"
     hook = f"""import signal
 def save(*_):
     Path({str(saved)!r}).touch()
     sys.exit(75)
 signal.signal(signal.SIGUSR1, save)
+Path({str(ready)!r}).touch()
 time.sleep(60)"""
     fake.write(hook)
-    campaign = settings.replace(campaign_of(tmp_path), limit=1.0)
-    worker = worker_of(campaign, "train")
-    worker.take(campaign.rows[0])
+    log = tmp_path / "logs/train.log"
+    running = start("train unet", ["fit"], log=log, environment=dict(os.environ), saves=True)
+    wait_until(ready.is_file)
+    with pytest.raises(FailedError) as error:
+        running.finish(0.0)
     assert saved.is_file()
-    cause, remedy = worker.failed["train unet"].args
+    cause, remedy = error.value.args
     assert "train unet" in cause
     assert "goes on" in remedy
 
@@ -283,87 +261,7 @@ def test_an_untrained_row_is_not_tested(tmp_path: Path, fake: FakeSuite) -> None
     worker = worker_of(campaign, "test")
     worker.work(list(campaign.rows))
     assert fake.calls() == []
-    assert set(worker.failed) == {"test true unet", "test true lsms"}
-
-
-# --- several workers -----------------------------------------------------------------------------
-
-
-def test_two_workers_do_nothing_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: FakeSuite
-) -> None:
-    fake.write("time.sleep(0.05)")
-    monkeypatch.setattr("campaign.work.WAIT", 0.05)
-    campaign = campaign_of(tmp_path, stages={"networks": ["unet", "lsms", "tmc"]})
-    workers = [worker_of(campaign) for _ in range(2)]
-    threads = [threading.Thread(target=one.work, args=[list(campaign.rows)]) for one in workers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert [one.failed for one in workers] == [{}, {}]
-    assert not any(campaign.left(row) for row in campaign.rows)
-    assert len(fake.calls("fit")) == 3
-    assert len(fake.calls("test")) == 1 + 4 + 4
-    assert not list((campaign.out / "locks").glob("[!t]*"))
-
-
-def owned(folder: Path, **changes: Any) -> Path:
-    """A row that a worker has, by default this process."""
-    folder.mkdir(parents=True)
-    locks._sign(folder)
-    own = json.loads((folder / "owner.json").read_text())
-    (folder / "owner.json").write_text(json.dumps(own | changes))
-    return folder
-
-
-def test_what_another_living_worker_has_is_not_taken(tmp_path: Path) -> None:
-    for name, changes in (("here", {}), ("there", {"host": "elsewhere", "pid": 1})):
-        folder = owned(tmp_path / name, **changes)
-        with locks.claim(folder) as mine:
-            assert not mine
-        assert locks.owner(folder) is not None
-        assert folder.is_dir()
-
-
-@pytest.mark.parametrize("case", ["gone", "other", "silent", "unnamed"])
-def test_what_a_dead_worker_had_is_taken_over(case: str, tmp_path: Path) -> None:
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    changes = {
-        "gone": {"pid": gone.pid},
-        "other": {"born": "1"},  # its number is another process's now
-        "silent": {"host": "elsewhere"},
-        "unnamed": {},
-    }[case]
-    folder = owned(tmp_path / "row", **changes)
-    old = time.time() - 2 * locks.SILENT
-    if case == "unnamed":
-        (folder / "owner.json").unlink()
-    for path in (folder, *folder.iterdir()):
-        os.utime(path, (old, old))
-    assert locks.owner(folder) is None
-    with locks.claim(folder) as mine:
-        assert mine
-        assert json.loads((folder / "owner.json").read_text())["pid"] == os.getpid()
-    assert not folder.exists()
-
-
-def test_a_row_of_another_worker_is_waited_for_and_then_done_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: FakeSuite
-) -> None:
-    monkeypatch.setattr("campaign.work.WAIT", 0.05)
-    campaign = campaign_of(tmp_path)
-    worker = worker_of(campaign, "train")
-    held = owned(worker.lock(campaign.rows[0]), host="elsewhere")
-    thread = threading.Thread(target=worker.work, args=[list(campaign.rows)])
-    thread.start()
-    wait_until(lambda: bool(fake.calls("fit")))
-    time.sleep(0.3)
-    assert [call[2] for call in fake.calls("fit")] == [str(EXPERIMENTS / "lsms_qata.yaml")]
-    os.utime(held / "owner.json", (0, 0))  # it is silent
-    thread.join(30)
-    assert len(fake.calls("fit")) == 2
+    assert list(worker.failed) == ["test true unet", "test true lsms"]
 
 
 # --- the best network, words taken away, budgets -------------------------------------------------
@@ -443,109 +341,6 @@ def test_cpu_hours_become_epochs_by_what_shares_of_an_epoch_cost(
     assert worker.epochs(campaign.rows[0]) == 1
 
 
-# --- tables, pictures, pages ---------------------------------------------------------------------
-
-
-def cells(lines: list[str], name: str) -> list[list[str]]:
-    return [
-        [cell.strip() for cell in line.split("|")[2:-1]]
-        for line in lines
-        if line.startswith(f"| {name} |")
-    ]
-
-
-def test_the_tables_hold_the_runs_own_numbers(tmp_path: Path, fake: FakeSuite) -> None:
-    campaign = campaign_of(tmp_path, arguments={"data.image_size": 64})
-    rows = list(campaign.rows)
-    worker_of(campaign).work(rows)
-    (scored,) = cells(tables.score_table(campaign, rows), "LSMS")
-    assert scored[:3] == ["1", "0.6000 (2)", "0.8000 [0.7900, 0.8200]"]
-    assert scored[-2:] == ["0.80 [0.79, 0.82]", "0.8000 [0.7900, 0.8200]"]  # hd95, nsd
-    (words,) = cells(tables.word_table(campaign, rows), "LSMS")
-    assert [cell.split()[0] for cell in words] == ["0.8000", "0.6000", "0.5000", "0.8100"]
-    assert not cells(tables.word_table(campaign, rows), "U-Net")
-    probed = tables.probe_table(campaign, rows)
-    ((change,),) = cells(probed, "dice, side_swapped (6 images)")
-    assert change == "-0.1250 [-0.2500, -0.0625]"
-    ((swap,),) = cells(probed, "side swapped: mask follows")
-    assert swap == "0.2500 [0.1250, 0.5000]"
-    (lesions,) = cells(tables.lesion_table(campaign, rows), "U-Net")
-    assert lesions[0] == "2"
-    (fitted,) = cells(tables.calibration_table(campaign, rows), "LSMS")
-    assert fitted == ["0.0110", "", "0.0300", "0.0200", "1.500", "0.40", "0.7100 (0.7000)"]
-    (cost,) = cells(tables.cost_table(campaign, rows), "LSMS")
-    assert cost[:5] == ["31.50", "9.25", "0.75", "0.50", "1"]
-    assert float(cost[5]) == pytest.approx((campaign.cost(rows[1]) or 0) / 3600, abs=0.005)
-    assert cost[7] == "1"
-    assert tables.warnings(campaign, rows) == ["* few (U-Net, LSMS)"]
-    assert tables.left(campaign, rows) == []
-
-
-def test_cells_of_what_was_not_run_are_empty(tmp_path: Path) -> None:
-    campaign = campaign_of(tmp_path)
-    for one in (tables.score_table, tables.word_table, tables.calibration_table, tables.cost_table):
-        lines = one(campaign, campaign.rows)
-        (row,) = cells(lines, "LSMS")
-        assert set(row) == {""}
-        assert len(row) == lines[0].count("|") - 2
-
-
-def test_published_rows_have_a_source_and_are_marked() -> None:
-    file = EXPERIMENTS / "published.yaml"
-    for rows in yaml.safe_load(file.read_text()).values():
-        for row in rows:
-            assert row["source"]
-            assert row["by"] in ("paper", "table", "re-scored")
-            assert row["code"] in (True, False, None)
-            found = [row[name] for name in ("dice", "dice_global") if name in row]
-            assert found
-            assert all(0.5 < value < 1 for value in found)
-    campaign = settings.read_campaign(FILES[2], out=Path(), root=None, captions=None)
-    lines = tables.published_table(campaign)
-    assert all("(theirs)" in line for line in lines[2:])
-    assert len({line.count("|") for line in lines}) == 1
-
-
-def test_the_frontier_holds_whom_nobody_beats_at_its_cost() -> None:
-    from campaign.frontier import Point, best_so_far
-
-    costs = [4.0, 1.0, 2.0, 2.0, 8.0, None]
-    dices = [0.7, 0.6, 0.65, 0.62, 0.69, 0.9]
-    given = [Point(str(n), d, gflops=c) for n, (d, c) in enumerate(zip(dices, costs, strict=True))]
-    known = [point for point in given if point.gflops]
-    beaten = {
-        one.name
-        for one in known
-        for other in known
-        if other is not one and other.dice >= one.dice and other.gflops <= one.gflops
-    }
-    found = [point.name for point in best_so_far(given, "gflops")]
-    assert found == ["1", "2", "0"]
-    assert set(found) == {point.name for point in known} - beaten
-
-
-def test_the_page_changes_between_its_markers_alone(tmp_path: Path, fake: FakeSuite) -> None:
-    from campaign.page import write_docs
-
-    campaign = campaign_of(tmp_path, published="qata")
-    page = tmp_path / "docs" / "results.md"
-    page.parent.mkdir()
-    write_docs(campaign, campaign.rows, page)
-    first = page.read_text()
-    assert first.startswith("# Results")
-    assert "frontier" not in first  # there is nothing of ours to draw
-    page.write_text(first + "\nWritten by hand.\n")
-    worker_of(campaign).work(list(campaign.rows))
-    write_docs(campaign, campaign.rows, page)
-    write_docs(campaign, campaign.rows, page)
-    text = page.read_text()
-    assert text.count("campaign tiny: begin") == text.count("campaign tiny: end") == 1
-    assert text.endswith("\nWritten by hand.\n")
-    assert "0.8000 [0.7900, 0.8200]" in text
-    assert "(results/tiny_frontier.png)" in text
-    assert (page.parent / "results/tiny_frontier.png").stat().st_size > 10_000
-
-
 def test_the_list_says_what_is_left_and_what_it_cost(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -567,142 +362,6 @@ def test_the_list_says_what_is_left_and_what_it_cost(
     assert "train" in lsms
     assert "1.50" in total
     assert fake.calls() == []
-
-
-# --- SLURM ---------------------------------------------------------------------------------------
-
-
-def test_a_training_is_one_slurm_job_which_workers_leave_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: FakeSuite
-) -> None:
-    sbatch = tmp_path / "bin" / "sbatch"
-    sbatch.parent.mkdir()
-    sbatch.write_text(
-        f'#!/usr/bin/env bash\nprintf "%s\\n" "$TEXTSEG" "$RUNS" "$@" > {tmp_path}/sent\necho 17\n'
-    )
-    sbatch.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{sbatch.parent}:{os.environ['PATH']}")
-    campaign = campaign_of(tmp_path, slurm=["--time=60"], stages={"networks": ["lsms"]})
-    (row,) = campaign.rows
-    cluster.make_jobs(worker_of(campaign), [row], submit=False)
-    assert not (tmp_path / "sent").exists()
-    cluster.make_jobs(worker_of(campaign), [row], submit=True)
-    command, runs, *sent = (tmp_path / "sent").read_text().splitlines()
-    assert command.split()[1:] == ["-m", "campaign.in_job", str(campaign.note_file(row))]
-    assert runs == str(campaign.runs(row))
-    at = sent.index(str(EXPERIMENTS / "slurm/train.sbatch"))
-    assert "--time=60" in sent[:at]
-    assert sent[at + 1 : at + 3] == ["--config", str(EXPERIMENTS / "lsms_qata.yaml")]
-    (tmp_path / "sent").unlink()
-    cluster.make_jobs(worker_of(campaign), [row], submit=True)
-    assert not (tmp_path / "sent").exists()
-    worker = worker_of(campaign)
-    worker.work([row])
-    assert fake.calls() == []
-    assert "17" in worker.failed["train lsms"].args[0]
-
-
-def test_a_job_notes_its_end_and_hands_on_signals_and_status(
-    tmp_path: Path, fake: FakeSuite
-) -> None:
-    campaign = campaign_of(tmp_path, stages={"networks": ["lsms"]})
-    (row,) = campaign.rows
-    worker_of(campaign).epochs(row)
-    there = tmp_path / "there"
-    waits = "import signal\nsignal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))\n"
-    waits += f"if '--ckpt_path' not in given:\n    Path({str(there)!r}).touch()\n    time.sleep(60)"
-    fake.write(waits)
-    code = f"import sys; sys.executable = {str(fake.python)!r}\n"
-    code += "from campaign.in_job import main; main()"
-    folder = campaign.runs(row) / "slurm-17/x/2026-01-01_00-00-00"
-    (folder / "checkpoints").mkdir(parents=True)
-    fit = ["fit", "--trainer.default_root_dir", str(folder.parents[1])]
-    command = [PYTHON, "-c", code, str(campaign.note_file(row)), *fit]
-    own = os.environ | {"PYTHONPATH": f"{EXPERIMENTS.parent}:{EXPERIMENTS}"}
-    running = subprocess.Popen(command, env=own)
-    wait_until(there.is_file)
-    running.send_signal(signal.SIGUSR1)
-    assert running.wait(20) == 75
-    assert "train" in campaign.left(row)
-    last = folder / "checkpoints/last.ckpt"
-    done = subprocess.run([*command, "--ckpt_path", str(last)], env=own, check=False)
-    assert done.returncode == 0
-    assert campaign.left(row)[0] == "test true"
-    assert len(campaign.note(row)["cost"]["train"]) == 2
-    assert campaign.run_folder(row) == folder
-
-
-# --- the GPU form --------------------------------------------------------------------------------
-
-
-def test_a_network_that_cannot_be_compiled_is_known_before_any_training(
-    tmp_path: Path, fake: FakeSuite
-) -> None:
-    """All are tried at once: the first to be started waits for the second."""
-    there = tmp_path / "there"
-    fake.write(f"""there = Path({str(there)!r})
-if "unet_qata" in text:
-    while not there.exists(): time.sleep(0.05)
-if "lsms_qata" in text:
-    there.touch()
-    sys.exit("no kernel")""")
-    campaign = campaign_of(tmp_path, device="gpu", overlay=["gpu"])
-    worker = worker_of(campaign, "train")
-    check.trial(worker, list(campaign.rows), {"gpu": "H100", "torch": "2"})
-    for name in ("unet", "lsms"):
-        (call,) = [call for call in fake.calls() if f"{name}_qata" in str(call)]
-        assert str(EXPERIMENTS / "gpu" / f"{name}.yaml") in call  # which has CompiledTraining
-        assert call[call.index("--trainer.accelerator") + 1] == "gpu"
-    assert list(worker.failed) == ["check lsms"]
-    assert "no kernel" in worker.failed["check lsms"].args[0]
-    assert json.loads((campaign.out / "trial/unet.json").read_text())["machine"]["gpu"] == "H100"
-    fake.forget()
-    worker.work(list(campaign.rows))
-    assert "lsms" not in str(fake.calls())
-    fake.forget()
-    check.trial(worker, list(campaign.rows), {"gpu": "H100", "torch": "2"})
-    assert "unet" not in str(fake.calls())  # which was tried on this machine
-
-
-def test_a_trial_has_a_time_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: FakeSuite
-) -> None:
-    fake.write("time.sleep(60)")
-    monkeypatch.setattr(check, "TRIAL_LIMIT", 0.5)
-    campaign = campaign_of(tmp_path)
-    worker = worker_of(campaign)
-    start = time.monotonic()
-    check.trial(worker, list(campaign.rows), {})
-    assert time.monotonic() - start < 20
-    assert list(worker.failed) == ["check unet", "check lsms"]
-
-
-@pytest.mark.slow  # torch is imported for real
-def test_a_machine_without_a_gpu_is_told_so_before_anything_is_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    campaign = campaign_of(tmp_path, device="gpu")
-    with pytest.raises(FailedError) as error:
-        check.check(worker_of(campaign), list(campaign.rows))
-    assert "sees no CUDA GPU" in error.value.args[0]
-    assert not (campaign.out / "logs").exists()
-
-
-def test_workers_are_of_the_cores_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 96)  # the machine's
-    found = []
-    for usable in (1, 8, 96):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, n=usable: set(range(n)))
-        found.append(settings.workers())
-    assert found == [1, 6, 16]
-
-
-def wait_until(happened: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, f"nothing happened in {seconds} s"
-        time.sleep(0.05)
 
 
 # --- for real ------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.experiments.fake_suite import campaign_script
+from tests.experiments.fake_suite import FILES, settings
 from tests.experiments.test_experiments import (
     EXPERIMENTS,
     class_named,
@@ -17,10 +17,6 @@ from tests.experiments.test_experiments import (
     parse_command,
 )
 
-campaign_script()
-from campaign import settings  # noqa: E402
-
-FILES = sorted((EXPERIMENTS / "campaign").glob("*.yaml"))
 OVERLAYS = sorted((EXPERIMENTS / "gpu").glob("*.yaml"))
 
 
