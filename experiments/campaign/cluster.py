@@ -60,6 +60,8 @@ def write_job(worker: Worker, row: Row) -> Path:
     write(campaign.note_file(row), campaign.note(row) | {"terms": campaign.terms(found)})
     fit, *arguments = training_arguments(campaign, found, epochs)
     assert fit == "fit"  # which the job script gives
+    if "--ckpt_path" in arguments:
+        say(f"{row.name}: goes on from an earlier start; such a job is not requeued, give it time")
     own = {"TEXTSEG": " ".join(command), "RUNS": str(campaign.runs(row))}
     all_of_it = environment(campaign)
     all_of_it["PYTHONPATH"] += f"{os.pathsep}{EXPERIMENTS}"

@@ -205,8 +205,13 @@ def cost_table(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
     legend += "multiply-add."
     given = [row for row in rows if row.cpu_hours is not None]
     for row in given:
-        of = f"those of {row.cpu_hours}" if isinstance(row.cpu_hours, str) else f"{row.cpu_hours}"
-        legend += f" {campaign.title_of(row)} is given CPU hours ({of}), not epochs."
+        of = f"as many as {row.cpu_hours}" if isinstance(row.cpu_hours, str) else f"{row.cpu_hours}"
+        legend += f" {campaign.title_of(row)} is given CPU hours ({of}), not epochs"
+        planned = campaign.note(row).get("budget")
+        if planned:
+            epoch = planned["cpu_seconds_of_an_epoch"] / 3600
+            legend += f": {planned['cpu_hours']:.2f}, an epoch being some {epoch:.2f}"
+        legend += "; whole epochs, one at least."
     return [*table(head, out), "", legend]
 
 
