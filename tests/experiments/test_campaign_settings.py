@@ -61,5 +61,5 @@ def test_every_row_of_a_settings_file_is_a_fit_that_the_command_line_takes(
         config = parse_command(["fit", *campaign.settings(row)])
         assert config.seed_everything == row.seed
         assert config.data.init_args.image_size == campaign.arguments["data.image_size"]
-        assert config.data.init_args.synthesize == campaign.synthesize
+        assert config.data.init_args.synthesize == (campaign.synthesize or False)
     assert seen
