@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -46,7 +47,9 @@ def machine(campaign: Campaign) -> str:
     named += [f"{found['cores']} cores, {campaign.threads or 'all'} used"] if found else []
     for name in ("driver", "torch", "lightning", "timm", "commit"):
         named += [f"{name} {found[name]}"] if found.get(name) else []
-    named.insert(0, f"`python experiments/campaign.py experiments/campaign/{campaign.name}.yaml`")
+    file = Path("campaign") / f"{campaign.name}.yaml"
+    given = f"experiments/{file}" if (EXPERIMENTS / file).is_file() else file.name
+    named.insert(0, f"`python experiments/campaign.py {given}`")
     data = f"{campaign.synthesize} phantoms, NO REAL DATA. " if campaign.synthesize else ""
     return data + ", ".join(named) + (": not run yet." if len(named) == 1 else ".")
 
