@@ -182,7 +182,7 @@ class Worker:
             note = campaign.note(row)  # which has the costs of the trials now
             note["epochs"] = max(1, int(3600 * hours / epoch))
             note["budget"] = {"cpu_hours": hours, "cpu_seconds_of_an_epoch": epoch}
-            say(f"train {row.name}: {hours:.2f} CPU hours are {note['epochs']} epochs")
+            say(f"train {row.name}: {hours:.4g} CPU hours are {note['epochs']} epochs")
         write(campaign.note_file(row), note)
         return int(note["epochs"])
 
