@@ -18,7 +18,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several workers would wait
 
 # A file runs in one process: the longest ones come first, so that none is left alone at the end.
 LONGEST = (
-    *("models/test_compile.py", "training/test_resume.py", "experiments/test_gpu_script.py"),
+    *("models/test_compile.py", "training/test_resume.py", "experiments/test_campaign.py"),
     *("training/test_ddp_equality.py", "metrics/test_bootstrap_coverage.py"),
     *("training/test_ddp.py", "cli/test_wheel.py", "callbacks/test_wandb.py"),
     *("cli/test_own_classes.py", "cli/test_cli.py", "callbacks/test_loggers_run.py"),

@@ -1,0 +1,336 @@
+"""The Markdown tables of a campaign; cells of what was not run are empty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from campaign.processes import read
+from campaign.settings import EXPERIMENTS, TESTS, Campaign, Row
+from textseg.metrics.scores import SCORES
+
+MAIN = ("dice", "miou", "dice_global", "dice_patient", "hd95", "nsd")
+OF_LESIONS = ("dice_with_lesion", "missed_rate", "false_alarm_rate", "false_area")
+COMPARED = ("dice", "dice_global")
+
+
+def tables(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
+    """All tables, each below its heading; the first has every row, others those that were begun."""
+    begun = [row for row in rows if campaign.note(row)["done"]]
+    begun = begun or [row for row in rows if row.stage == rows[0].stage]
+    parts = {
+        "Scores": score_table(campaign, rows),
+        "Against the first": difference_table(campaign),
+        "What the words are worth": word_table(campaign, begun),
+        "The words by probe": probe_table(campaign, begun),
+        "Images with and without a lesion": lesion_table(campaign, begun),
+        "Calibration": calibration_table(campaign, begun),
+        "Cost": cost_table(campaign, begun),
+        "Speed": speed_table(campaign, begun),
+        "Theirs": published_table(campaign),
+        "Said by the commands": warnings(campaign, begun),
+        "Left": left(campaign, rows),
+    }
+    lines = [machine(campaign), ""]
+    for heading, part in parts.items():
+        lines += [f"### {heading}", "", *part, ""] if part else []
+    return lines
+
+
+def machine(campaign: Campaign) -> str:
+    """A line that names machine, versions and commit."""
+    found = read(campaign.out / "machine.json") or {}
+    named = [str(found[one]) for one in ("gpu", "cpu") if found.get(one)]
+    named += [f"{found['cores']} cores, {campaign.threads or 'all'} used"] if found else []
+    for name in ("driver", "torch", "lightning", "timm", "commit"):
+        named += [f"{name} {found[name]}"] if found.get(name) else []
+    file = Path("campaign") / f"{campaign.name}.yaml"
+    given = f"experiments/{file}" if (EXPERIMENTS / file).is_file() else file.name
+    named.insert(0, f"`python experiments/campaign.py {given}`")
+    data = f"{campaign.synthesize} phantoms, NO REAL DATA. " if campaign.synthesize else ""
+    return data + ", ".join(named) + (": not run yet." if len(named) == 1 else ".")
+
+
+def main_test(campaign: Campaign, row: Row) -> dict[str, Any] | None:
+    """metrics.json of the test that a row is judged by: true captions, if it was trained so."""
+    return test_of(campaign, row, campaign.tests_of(row)[0])
+
+
+def test_of(campaign: Campaign, row: Row, name: str) -> dict[str, Any] | None:
+    """metrics.json of a finished test."""
+    if f"test {name}" not in campaign.note(row)["done"]:
+        return None
+    return campaign.results(row, f"test/{TESTS[name]}/metrics.json")
+
+
+def score_table(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
+    """The scores with their intervals over patients, or over images where none is known."""
+    found = {row: main_test(campaign, row) for row in rows}
+    names = [n for n in MAIN if n != "dice_patient" or any(n in (m or {}) for m in found.values())]
+    head = ["network", "epochs", "val/dice", *names]
+    out = []
+    for row, metrics in found.items():
+        note, best = campaign.note(row), campaign.validated(row)
+        cells = [campaign.title_of(row), str(note.get("epochs", ""))]
+        trained = "train" in note["done"] and best is not None
+        cells.append(f"{best[1]:.4f} ({best[0]})" if trained and best else "")
+        out.append(cells + [score(metrics, name) for name in names])
+    counts = sorted({(m["cases"], m["bootstrap_units"]) for m in found.values() if m})
+    said = [f"{cases} test images, {units} patients or single images" for cases, units in counts]
+    legend = "val/dice: the best epoch's and, in brackets, which. In brackets behind a score: 95% "
+    legend += "interval by a bootstrap over patients."
+    units = {m["surface_unit"] for m in found.values() if m and m.get("surface_unit")}
+    limits = {m["nsd_tolerance"] for m in found.values() if m and m.get("nsd_tolerance")}
+    for unit, limit in zip(sorted(units), sorted(limits), strict=False):
+        legend += f" hd95 in {unit}, nsd at {limit:g} {unit}."
+    return [*table(head, out), "", " ".join([legend, *(f"{one}." for one in said)])]
+
+
+def difference_table(campaign: Campaign) -> list[str]:
+    """What `textseg compare` found: means over seeds, and differences from the first."""
+    found = read(campaign.out / "compare" / "comparison.json")
+    if found is None:
+        return []
+    head = ["method", "seeds"]
+    for name in COMPARED:
+        head += [name, f"less {found['baseline']}", "p (Holm)"]
+    rows = []
+    for method in found["methods"]:
+        cells = [method["name"], str(len(method["runs"]))]
+        for name in COMPARED:
+            own = method["scores"][name]
+            spread = "" if own["std"] is None else f" +- {own['std']:.4f}"
+            cells.append(number(own["value"]) + spread)
+            gap = [
+                one
+                for one in found["differences"]
+                if one["method"] == method["name"] and one["score"] == name
+            ]
+            for one in gap:
+                cells += [estimate(one["value"], one["low"], one["high"], sign="+")]
+                cells += ["" if one["p_holm"] is None else f"{one['p_holm']:.4f}"]
+            cells += [] if gap else ["", ""]
+        rows.append(cells)
+    return table(head, rows)
+
+
+def word_table(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
+    """Dice with every kind of captions, of networks that read words."""
+    head = ["network", *(f"dice, {name}" for name in campaign.tests)]
+    out = []
+    for row in rows:
+        if len(campaign.tests_of(row)) > 1:
+            found = [test_of(campaign, row, name) for name in campaign.tests]
+            out.append([campaign.title_of(row), *(score(one, "dice") for one in found)])
+    return table(head, out) if out else []
+
+
+def probe_table(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
+    """What each change of the words costs: dice less that with true words, by network."""
+    found = {}
+    for row in rows:
+        result = campaign.results(row, "probe/probe.json")
+        if result is not None and "probe" in campaign.note(row)["done"]:
+            found[campaign.title_of(row)] = result
+    if not found:
+        return []
+    out = []
+    for name in (one for one in next(iter(found.values()))["variants"] if one != "true"):
+        variants = [one["variants"].get(name) or {"cases": 0} for one in found.values()]
+        cases = max(one["cases"] for one in variants)
+        cells = [of_interval(one, "difference", "+") if one["cases"] else "" for one in variants]
+        out += [[f"dice, {name} ({cases} images)", *cells]] if cases else []
+    shares = {
+        "side swapped: mask follows": ("side_swap", "share"),
+        "pairs of one image: both followed": ("pairs", "followed"),
+        "asked for what is absent: outlined": ("absent", "outlined"),
+    }
+    for title, (part, share) in shares.items():
+        if any(one.get(part) for one in found.values()):
+            out.append([title, *(of_interval(one.get(part), share) for one in found.values())])
+    return table(["change of the words", *found], out)
+
+
+def lesion_table(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
+    """Cases with and without a lesion apart, where there are any without."""
+    found = {row: main_test(campaign, row) for row in rows}
+    counts = [m["cases_without_lesion"] for m in found.values() if m]
+    if not any(counts):
+        return []
+    head = ["network", "images without a lesion", *OF_LESIONS]
+    out = []
+    for row, metrics in found.items():
+        count = str(metrics["cases_without_lesion"]) if metrics else ""
+        cells = [score(metrics, name) for name in OF_LESIONS]
+        out.append([campaign.title_of(row), count, *cells])
+    legend = [f"{name}: {SCORES[name].title.lower()}" for name in OF_LESIONS]
+    return [*table(head, out), "", "; ".join(legend) + "."]
+
+
+def calibration_table(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
+    """Calibration errors of the test, and what `textseg calibrate` fitted on validation rows."""
+    head = ["network", "ece", "ece_margin", "val ece", "with temperature", "temperature"]
+    head += ["best threshold", "val dice at it (at 0.5)"]
+    out = []
+    for row in rows:
+        metrics, cells = main_test(campaign, row) or {}, [campaign.title_of(row)]
+        cells += [number(metrics.get(name)) for name in ("ece", "ece_margin")]
+        fitted = campaign.results(row, "calibration/calibration.json")
+        if fitted is None or "calibrate" not in campaign.note(row)["done"]:
+            out.append(cells + [""] * 5)
+            continue
+        cells += [number(fitted[of]["ece"]) for of in ("measured", "scaled")]
+        cells += [f"{fitted['temperature']:.3f}", f"{fitted['threshold']:.2f}"]
+        out.append([*cells, f"{fitted['dice_best']:.4f} ({fitted['dice']:.4f})"])
+    return table(head, out)
+
+
+def cost_table(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
+    """What each training has cost, over all its starts, and what its network costs."""
+    head = ["network", "parameters M", "trainable M", "GFLOPs", "without text encoder", "epochs"]
+    head += ["CPU hours", "hours on the clock", "starts"]
+    out = []
+    for row in rows:
+        size, note = size_of(campaign, row), campaign.note(row)
+        cells = [campaign.title_of(row)]
+        of = ("parameters_m", "trainable_m", "gflops", "gflops_without_text_encoder")
+        cells += [f"{size[name]:.2f}" if size else "" for name in of]
+        trained = "train" in note["done"]
+        hours = [(campaign.cost(row, one) or 0) / 3600 for one in ("cpu_seconds", "seconds")]
+        cells += [str(note.get("epochs", "")) if trained else ""]
+        cells += [f"{hour:.2f}" if trained else "" for hour in hours]
+        out.append([*cells, str(len(note["cost"].get("train", []))) if trained else ""])
+    legend = "Hours are of all starts of the training, from the start of the command to its end, "
+    legend += "steps that a break lost included; tests are not. GFLOPs: of one image, 2 for each "
+    legend += "multiply-add."
+    given = [row for row in rows if row.cpu_hours is not None]
+    for row in given:
+        of = f"as many as {row.cpu_hours}" if isinstance(row.cpu_hours, str) else f"{row.cpu_hours}"
+        legend += f" {campaign.title_of(row)} is given CPU hours ({of}), not epochs"
+        planned = campaign.note(row).get("budget")
+        if planned:
+            epoch = planned["cpu_seconds_of_an_epoch"] / 3600
+            legend += f": {planned['cpu_hours']:.2f}, an epoch being some {epoch:.2f}"
+        legend += "; whole epochs, one at least."
+    return [*table(head, out), "", legend]
+
+
+def size_of(campaign: Campaign, row: Row) -> dict[str, Any] | None:
+    """A row's last line of its benchmark; None without one. Seeds have that of the first."""
+
+    def network(one: Row) -> tuple[Any, ...]:
+        found = campaign.resolved(one)
+        return found and found.network, one.ablation, one.image_size, one.words, one.overlay
+
+    for one in [row, *(one for one in campaign.rows if network(one) == network(row))]:
+        result = read(campaign.out / "benchmark" / f"{one.name}.json")
+        if result is not None:
+            return dict(result["networks"][-1])
+    return None
+
+
+def speed_table(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
+    """Steps in the first and the last mode of the benchmarks, where there are several modes."""
+    results = [(row, read(campaign.out / "benchmark" / f"{row.name}.json")) for row in rows]
+    modes = (campaign.benchmark or {}).get("modes") or []
+    if len(modes) < 2:
+        return []
+    head = ["network", f"step s, {modes[0]}", f"step s, {modes[-1]}", "speedup", "share of peak"]
+    out = []
+    for row, result in results:
+        if result is None:
+            out.append([campaign.title_of(row), *[""] * 5])
+            continue
+        first, last = result["networks"][0], result["networks"][-1]
+        memory = last["peak_memory_mib"]  # counted on a GPU alone
+        out.append(
+            [
+                campaign.title_of(row),
+                *(f"{one['step_s']:.4f} ({one['step_spread_s']:.4f})" for one in (first, last)),
+                f"{last['speedup']:.2f}",
+                f"{last['share_of_peak']:.1%}",
+                "-" if memory is None else f"{memory / 1024:.2f}",
+            ]
+        )
+    return table([*head, "peak memory GiB"], out)
+
+
+def published(campaign: Campaign) -> list[dict[str, Any]]:
+    """What others publish on the dataset."""
+    if campaign.published is None:
+        return []
+    file = EXPERIMENTS / "published.yaml"
+    return list(yaml.safe_load(file.read_text(encoding="utf-8"))[campaign.published])
+
+
+def published_table(campaign: Campaign) -> list[str]:
+    """The rows of published.yaml."""
+    words = {True: "public", False: "none", None: ""}
+    names = ("dice", "miou", "dice_global", "iou_global")
+    head = ["network", *names, "GFLOPs", "parameters M", "figure by", "source", "code"]
+    out = []
+    for one in published(campaign):
+        cells = [f"{one['name']} (theirs)", *(number(one.get(name)) for name in names)]
+        cells += [str(one.get(name, "")) for name in ("gflops", "parameters_m")]
+        out.append([*cells, one["by"], one["source"], words[one["code"]]])
+    return table(head, out) if out else []
+
+
+def warnings(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
+    """What tests and the comparison warn of, each once."""
+    said: dict[str, list[str]] = {}
+    for row in rows:
+        for text in (main_test(campaign, row) or {}).get("warnings", []):
+            said.setdefault(text, []).append(campaign.title_of(row))
+    for text in (read(campaign.out / "compare" / "comparison.json") or {}).get("warnings", []):
+        said.setdefault(text, []).append("the comparison")
+    return [f"* {text} ({', '.join(dict.fromkeys(names))})" for text, names in said.items()]
+
+
+def left(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
+    """What is not done."""
+    begun = {row: bool(campaign.note(row)["done"]) for row in rows}
+    todo = [(campaign.title_of(row), campaign.left(row)) for row in rows if begun[row]]
+    lines = [f"* {title}: {', '.join(tasks)}" for title, tasks in todo if tasks]
+    names = [campaign.title_of(row) for row in rows if not begun[row]]
+    return lines + [f"* not trained: {'; '.join(names)}"] * bool(names)
+
+
+# --- cells ----------------------------------------------------------------------------------
+
+
+def score(metrics: Mapping[str, Any] | None, name: str) -> str:
+    """A score with its 95% interval, if it has one; "-" where there is no such score."""
+    if metrics is None:
+        return ""
+    form = ".2f" if SCORES[name].form == ".1f" else ".4f"
+    ends = [metrics.get(f"{name}_ci_{end}") for end in ("low", "high")]
+    return estimate(metrics.get(name), *ends, form=form)
+
+
+def of_interval(values: Mapping[str, Any] | None, name: str, sign: str = "") -> str:
+    """A value of a probe with its interval."""
+    if not values:
+        return ""
+    return estimate(values[name], values[f"{name}_ci_low"], values[f"{name}_ci_high"], sign=sign)
+
+
+def estimate(value: Any, low: Any, high: Any, *, form: str = ".4f", sign: str = "") -> str:
+    """A number with its 95% interval, if it has one."""
+    interval = "" if low is None or high is None else f" [{low:{sign}{form}}, {high:{sign}{form}}]"
+    return "-" if value is None else f"{value:{sign}{form}}{interval}"
+
+
+def number(value: Any) -> str:
+    """A number; empty for none."""
+    return "" if value is None else f"{value:.4f}"
+
+
+def table(head: Iterable[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
+    names = list(head)
+    rule = f"|{'---|' * len(names)}"
+    return [f"| {' | '.join(names)} |", rule, *(f"| {' | '.join(row)} |" for row in rows)]

@@ -1,0 +1,65 @@
+"""The campaigns' settings and experiments/gpu: what each training is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.experiments.fake_suite import FILES, settings
+from tests.experiments.test_experiments import (
+    EXPERIMENTS,
+    class_named,
+    load,
+    network_of,
+    parse,
+    parse_command,
+)
+
+OVERLAYS = sorted((EXPERIMENTS / "gpu").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
+def test_an_overlay_trains_from_scratch_without_hub_and_wandb(overlay: Path) -> None:
+    base = EXPERIMENTS / f"{overlay.stem}_qata.yaml"
+    config = parse(base, overlay)
+    assert (config.trainer.precision, config.trainer.max_epochs) == ("bf16-mixed", 100)
+    assert config.trainer.benchmark is True
+    assert config.data.init_args.image_size == 224
+    assert config.data.init_args.split == "first80"
+    assert "WandbLogger" not in str(config.trainer.logger)
+    assert [one.class_path for one in config.trainer.callbacks] == [
+        "textseg.training.CompiledTraining"
+    ]
+    with torch.device("meta"):  # no memory
+        network = class_named(network_of(base))(**config.model.init_args.as_dict())
+    assert sum(p.numel() for p in network.parameters()) < 30e6
+    assert all(p.requires_grad for p in network.parameters())
+
+
+def test_the_overlays_train_every_network_on_equal_terms() -> None:
+    terms = [
+        (load(path)["trainer"], load(path)["data"], load(path)["model"]["init_args"]["lr"])
+        for path in OVERLAYS
+    ]
+    assert all(term == terms[0] for term in terms)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("smoke", [False, True], ids=["", "smoke"])
+def test_every_row_of_a_settings_file_is_a_fit_that_the_command_line_takes(
+    file: Path, smoke: bool, tmp_path: Path
+) -> None:
+    campaign = settings.read_campaign(file, smoke=smoke, out=tmp_path, root=tmp_path, captions=None)
+    seen = set()
+    for row in campaign.rows:
+        key = (row.network, row.ablation)
+        if row.network == settings.BEST or key in seen or (smoke and len(seen) > 1):
+            continue
+        seen.add(key)
+        config = parse_command(["fit", *campaign.settings(row)])
+        assert config.seed_everything == row.seed
+        assert config.data.init_args.image_size == campaign.arguments["data.image_size"]
+        assert config.data.init_args.synthesize == (campaign.synthesize or False)
+    assert seen
