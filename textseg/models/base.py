@@ -281,8 +281,6 @@ class SegmentationModule(L.LightningModule):
         logits = self.picture_logits(output.logits, batch)
         planes = self.resized(logits, batch["original_size"])
         preds = [threshold_logits(plane, self.cut_logit) for plane in planes]
-        logits = self.picture_logits(output.logits, batch)
-        preds = self.resize_and_threshold(logits, batch["original_size"])
         scored, truths = preds, [truth > 0 for truth in batch["truth"]]
         if self.protocol == "lvit":
             pairs = map(lvit_pair, logits, batch["truth"], repeat(self.cut_logit))
