@@ -65,13 +65,14 @@ from textseg.runs.folder import (
     remove_if_empty,
     runs_dir,
 )
-from textseg.training import Restart
+from textseg.training import FiniteTraining, Restart
 from textseg.training.checkpoint_files import (
     LAST,
     default_checkpoint_callbacks,
     last_checkpoint,
     with_atomic_checkpoints,
 )
+from textseg.training.finite import OnNan
 from textseg.training.resume import STATE
 from textseg.training.resume_checks import (
     check_same_settings,
@@ -205,6 +206,13 @@ class SuiteCLI(EvaluationCLI):
             help="share of a tile that the next one covers too.",
         )
         parser.add_argument(
+            "--on_nan",
+            type=OnNan,
+            default="stop",
+            help="fit only: at a step whose loss or gradient is not finite, stop and say where, "
+            "with exit status 3, or skip it, which is counted.",
+        )
+        parser.add_argument(
             "--test_after_fit",
             type=bool,
             default=False,
@@ -331,6 +339,7 @@ class SuiteCLI(EvaluationCLI):
         loggers = self._loggers(settings.logger, fitting) if lightnings_own else []
         callbacks: list[L.Callback] = [PredictionWriter(), ScoreLog(self.keys)]
         if fitting:
+            callbacks += [FiniteTraining(self._get(self.config_init, "on_nan"))]
             callbacks += default_checkpoint_callbacks(self.run_folder)
             callbacks += [LearningRateMonitor("step")] if loggers else []
             kwargs["plugins"] = with_atomic_checkpoints(settings.plugins)
