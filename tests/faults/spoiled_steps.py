@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -58,6 +60,19 @@ class Spoil(L.Callback):
         """Called before the next batch's gradients, so after the step."""
         if self.batch + 1 in self.batches and self.what == "weight":
             next(pl_module.parameters()).data[0] = self.value
+
+
+class KillProcess(L.Callback):
+    """SIGKILL to the process of one rank, in its second batch."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_rank == self.rank and trainer.fit_loop.total_batch_idx == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class SmallNetwork(SegmentationModule):

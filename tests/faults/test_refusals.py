@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from tests.faults.spoiled_steps import SmallNetwork
 from tests.models.stand_ins import make_batch
-from tests.tiny_run import NO_PICTURES, SMALL, Outcome, call, write_experiment, write_refhl
+from tests.tiny_run import NO_PICTURES, SMALL, Outcome, call, shell, write_experiment, write_refhl
 from textseg.callbacks.monitor_check import MonitorCheck, monitors
 from textseg.cli.refusals import lost_process, machine_fault, refusal
 from textseg.errors import UserError
@@ -222,6 +223,25 @@ def test_a_process_that_was_killed_is_named() -> None:
     cause = str(lost_process([0, -int(signal.SIGKILL)])).splitlines()[0]
     assert "process 2" in cause
     assert "SIGKILL" in cause
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_a_process_that_is_killed_ends_the_others_within_a_minute(home: Path) -> None:
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "1"]
+    killer = "--trainer.callbacks+=tests.faults.spoiled_steps.KillProcess"
+    began = time.monotonic()
+    done = shell(
+        *("-m", "lightning_cli", "fit", "--config", "tiny.yaml", *two),
+        *(killer, "--trainer.callbacks.rank", "1"),
+        cwd=home,
+    )
+    assert time.monotonic() - began < 300, "which is mostly imports on a busy machine"
+    assert done.returncode == 2, done.stderr
+    cause, remedy = (line for line in done.stderr.splitlines() if line.startswith(("err", "rem")))
+    assert "process 1" in cause
+    assert "SIGKILL" in cause
+    assert "last.ckpt" in remedy
 
 
 # --- bugs
