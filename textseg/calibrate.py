@@ -36,6 +36,7 @@ from textseg.metrics.pixel_table import PixelTable
 from textseg.metrics.text import aligned, averaging_text, one_line, to_json
 from textseg.models.base import SegmentationModule, check_state_dict
 from textseg.models.ensemble import Ensemble
+from textseg.models.odd_logits import check_logits
 from textseg.runs.calibration import CALIBRATION
 from textseg.runs.cases import OUTLINES
 from textseg.runs.folder import unique_dir
@@ -114,6 +115,7 @@ class _Counting(L.LightningModule):
         """Count the pixels of a batch."""
         frames = batch.get("frame")
         logits = without_border(self.model(batch["image"], batch["text"]).logits[:, 0], frames)
+        check_logits(logits, batch["case"])
         truths = without_border(batch["mask"][:, 0] > 0.5, frames)
         self.table.update(logits, truths, batch["index"])
 

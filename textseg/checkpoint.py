@@ -41,7 +41,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a Lightning checkpoint that holds tensors and plain values only; no code in it is run.
 
     Raises:
-        UserError: the file is missing, is no checkpoint, or holds more than weights and settings.
+        UserError: the file is missing, is no checkpoint, holds more than weights and settings, or
+            weights that are not finite.
     """
     checkpoint = load_plain(
         path,
@@ -50,7 +51,68 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     )
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path} holds no state_dict", "give a checkpoint that textseg wrote")
+    check_finite(checkpoint, path)
     return checkpoint
+
+
+def check_finite(checkpoint: Mapping[str, Any], path: str | Path = "the checkpoint") -> None:
+    """Check that weights and optimizer states hold no NaN and no infinity.
+
+    Args:
+        checkpoint: a Lightning checkpoint.
+        path: of it, for the message.
+
+    Raises:
+        UserError: they do.
+    """
+    odd = not_finite(checkpoint)
+    if odd is not None:
+        raise UserError(
+            f"{path} holds weights that are not finite: {odd}",
+            "the training that wrote it had failed: give an earlier checkpoint, or train again "
+            "with a lower model.lr",
+        )
+
+
+def not_finite(checkpoint: Mapping[str, Any]) -> str | None:
+    """The first tensor of a checkpoint's weights or optimizer states with NaN or infinity.
+
+    A mask of attention, of 0 and -inf alone, is meant to be so.
+
+    Returns:
+        its name, such as ``state_dict.head.weight``; None where all are finite.
+    """
+    named = [
+        (name, value)
+        for part in ("state_dict", "current_model_state", "optimizer_states")
+        for name, value in _tensors(checkpoint.get(part), part)
+    ]
+    if not named:
+        return None
+    # One read for all of them, where they are on a GPU.
+    first = named[0][1].device
+    finite = torch.stack([value.isfinite().all().to(first) for _, value in named]).tolist()
+    odd = (named[place] for place, sound in enumerate(finite) if not sound)
+    return next((name for name, value in odd if not _is_mask(value)), None)
+
+
+def _tensors(content: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor of floating numbers in a nest of mappings and lists, with its path."""
+    if isinstance(content, torch.Tensor):
+        if content.is_floating_point() and content.element_size() > 1:
+            yield name, content.detach()
+        return
+    entries: Any = ()
+    if isinstance(content, Mapping):
+        entries = content.items()
+    elif isinstance(content, list | tuple):
+        entries = enumerate(content)
+    for key, value in entries:
+        yield from _tensors(value, f"{name}.{key}")
+
+
+def _is_mask(values: torch.Tensor) -> bool:
+    return bool((values.isneginf() | (values == 0)).all()) and bool((values == 0).any())
 
 
 def is_plain(value: object) -> bool:

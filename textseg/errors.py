@@ -19,7 +19,12 @@ class UserError(ValueError):
     Args:
         cause: what is wrong, naming the file or field and the value found there.
         remedy: what the user can do about it.
+
+    Attributes:
+        status: with which the command line exits.
     """
+
+    status = 2
 
     def __init__(self, cause: str, remedy: str = "") -> None:
         super().__init__(f"{cause}\n{remedy}" if remedy else cause)
@@ -37,9 +42,17 @@ class PartialError(UserError):
         written: what the function would have returned without a failure.
     """
 
+    status = 1
+
     def __init__(self, cause: str, remedy: str, written: Path) -> None:
         super().__init__(cause, remedy)
         self.written = written
+
+
+class NotFiniteError(UserError):
+    """A loss, a gradient, weights or logits became NaN or infinite; the command exits with 3."""
+
+    status = 3
 
 
 class TableError(UserError):

@@ -111,6 +111,7 @@ def batch_of(folder: Path, images: list[NDArray[np.uint8]], side: int) -> dict[s
         "text": ["lesion"] * len(images),
         "original_size": torch.tensor([image.shape[:2] for image in images]),
         "file": [str(file) for file in files],
+        "case": [file.stem for file in files],
     }
 
 

@@ -154,6 +154,8 @@ class FakeGPUStrategy(SingleDeviceStrategy):
 
     def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         assert closure_loss.device == GPU
+        assert self.lightning_module is not None
+        self.precision_plugin.pre_backward(closure_loss, self.lightning_module)
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = torch.empty_like(parameter)

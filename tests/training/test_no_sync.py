@@ -24,6 +24,7 @@ from tests.training.fake_gpu import (
 )
 from textseg.batch import Batch
 from textseg.encoders import TextEncoder
+from textseg.training import finite
 
 OTHERS = ["lesion in the left", "large lesion", "small lesion", ""]  # as many as are in a batch
 
@@ -72,10 +73,13 @@ def plain_trainer(**settings: Any) -> L.Trainer:
     )
 
 
-def two_steps(network: Any, batch: Batch, device: torch.device, **settings: Any) -> L.Trainer:
+def two_steps(
+    network: Any, batch: Batch, device: torch.device, *callbacks: L.Callback, **settings: Any
+) -> L.Trainer:
     """Trains, the second step under NoWaiting and with new captions."""
     waiting = NoWaiting(watching=False)
-    trainer = plain_trainer(callbacks=[WatchSteps(waiting, device=device)], **settings)
+    watch = WatchSteps(waiting, device=device)
+    trainer = plain_trainer(callbacks=[watch, *callbacks], **settings)
     with waiting, pytest.raises(FinishedError):
         trainer.fit(network, Batches(batch, {**batch, "text": OTHERS}, batch))
     assert trainer.global_step == 2
@@ -112,6 +116,31 @@ def test_nothing_is_waited_for_in_the_log_the_clipping_and_the_optimizer_on_a_gp
     (optimizer,) = trainer.optimizers
     assert optimizer.defaults["fused"]
     assert {value.device for state in optimizer.state.values() for value in state.values()} == {GPU}
+
+
+@pytest.mark.parametrize("on_nan", ["stop", "skip"])
+def test_nothing_is_waited_for_to_keep_a_training_finite_on_a_gpu(
+    on_nan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the flag of the step before, which CUDA's own events tell of."""
+    found: list[Tensor] = []
+
+    class Readback:
+        here = False
+
+        def __init__(self, flag: Tensor) -> None:
+            found.append(flag)
+
+        def value(self) -> bool:
+            return False
+
+    monkeypatch.setattr(finite, "_Readback", Readback)
+    network, batch = made("ImageBaseline"), make_batch(4)
+    monkeypatch.setattr(network, "no_weight_decay", network.no_weight_decay().copy)
+    with fake_gpu(monkeypatch) as to_gpu:
+        callback = finite.FiniteTraining(on_nan)
+        two_steps(to_gpu(network), to_gpu(batch), GPU, callback, strategy=FakeGPUStrategy())
+    assert [flag.device for flag in found] == [GPU, GPU]
 
 
 @pytest.mark.parametrize("frozen", [False, True])

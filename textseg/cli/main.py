@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +12,8 @@ from textseg.cli.arguments import add_working_folder
 from textseg.cli.commands import Command, Datasets, find, groups, overview
 from textseg.cli.messages import broken_yaml, config_files, exit_with, user_error
 from textseg.cli.parser import run_command
+from textseg.cli.refusals import machine_fault
+from textseg.cli.signals import listening, stopped_lines
 from textseg.errors import PartialError
 
 
@@ -30,26 +34,43 @@ def run(
     words = [argument for argument in arguments if argument != "--debug"]
     words = ["--ckpt_path" if word == "--ckpt" else word for word in words]  # as people type it
     add_working_folder()
-    try:
-        if words[-1:] in (["-h"], ["--help"]) and words[:-1] in ([], *groups(commands)):
-            print(overview(commands, description, "".join(f"{word} " for word in words[:-1])))
-            return 0
-        command, rest = find(commands, words)
-        if command.trains:
-            from textseg.cli.suite import SuiteCLI
+    with listening() as ears:
+        try:
+            return _run(words, commands, datasets, description)
+        except BaseException as error:
+            stopped = ears.heard
+            if "--debug" in arguments and (stopped or not isinstance(error, SystemExit)):
+                traceback.print_exception(error)
+            if stopped is not None:  # whatever a library made of it
+                name = " ".join(words[:2] if words[:1] in groups(commands) else words[:1])
+                if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes one says it
+                    sys.stderr.write("\n".join([*stopped_lines(name, stopped), ""]))
+                return int(stopped.code or 0)
+            mistake = user_error(error) or machine_fault(error, {})
+            if mistake is None and isinstance(error, UnicodeDecodeError):
+                mistake = broken_yaml(config_files(words))
+            if mistake is None:
+                raise
+            exit_with(mistake)
 
-            SuiteCLI(command, rest, datasets())
-            return 0
-        result = _result(command, rest, datasets)
-    except Exception as error:
-        mistake = user_error(error)
-        if mistake is None and isinstance(error, UnicodeDecodeError):
-            mistake = broken_yaml(config_files(words))
-        if mistake is None:
-            raise
-        if "--debug" in arguments:
-            traceback.print_exception(error)
-        exit_with(mistake)
+
+def _run(
+    words: Sequence[str],
+    commands: Sequence[Command],
+    datasets: Callable[[], Datasets],
+    description: str,
+) -> int:
+    """Run a command line without what is handled before; returns the exit status."""
+    if words[-1:] in (["-h"], ["--help"]) and words[:-1] in ([], *groups(commands)):
+        print(overview(commands, description, "".join(f"{word} " for word in words[:-1])))
+        return 0
+    command, rest = find(commands, words)
+    if command.trains:
+        from textseg.cli.suite import SuiteCLI
+
+        SuiteCLI(command, rest, datasets())
+        return 0
+    result = _result(command, rest, datasets)
     if command.show:
         print(command.show(result))
         return 0

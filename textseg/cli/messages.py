@@ -16,7 +16,7 @@ from typing import NoReturn
 import yaml
 
 from textseg.cli.commands import Command
-from textseg.errors import PartialError, UserError, first_line
+from textseg.errors import UserError, first_line
 
 _UNKNOWN = re.compile(
     r"(?:Option '|does not accept option '|Unexpected keys: \{'|[Uu]nrecognized arguments: -*)"
@@ -153,8 +153,8 @@ def user_error(error: BaseException | None) -> UserError | None:
 
 
 def exit_with(error: UserError) -> NoReturn:
-    """Print cause and remedy to stderr and exit: 2, or 1 where some results were written."""
+    """Print cause and remedy to stderr, and exit with the error's status."""
     # Of an error in a worker process only its own words are kept, not the traceback it brought.
     cause, _, remedy = str(error).rsplit("UserError: ", 1)[-1].strip().partition("\n")
     sys.stderr.write(f"error: {cause}\n" + (f"remedy: {remedy}\n" if remedy else ""))
-    sys.exit(1 if isinstance(error, PartialError) else 2)
+    sys.exit(error.status)

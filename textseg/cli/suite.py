@@ -24,6 +24,7 @@ from textseg.callbacks.loggers import (
     prepare_loggers,
     with_csv_logger,
 )
+from textseg.callbacks.monitor_check import MonitorCheck
 from textseg.callbacks.prediction_writer import PredictionWriter
 from textseg.callbacks.results_writer import ResultsWriter
 from textseg.callbacks.run_config import RunConfig
@@ -45,9 +46,11 @@ from textseg.cli.arguments import (
 from textseg.cli.check_help import check_help
 from textseg.cli.commands import Command, Datasets, load
 from textseg.cli.evaluation import EvaluationCLI
-from textseg.cli.messages import explain
+from textseg.cli.messages import explain, user_error
 from textseg.cli.parser import CommandParser, ParseError, read_whole_numbers_as_int
 from textseg.cli.quiet import silence_noise
+from textseg.cli.refusals import lost_process, refusal, settings_by_name
+from textseg.cli.signals import Stopped, keep_sigterm
 from textseg.encoders import reads_text, restoring
 from textseg.errors import UserError
 from textseg.models.base import SegmentationModule, check_state_dict, settings_of
@@ -65,13 +68,14 @@ from textseg.runs.folder import (
     remove_if_empty,
     runs_dir,
 )
-from textseg.training import Restart
+from textseg.training import FiniteTraining, Restart
 from textseg.training.checkpoint_files import (
     LAST,
     default_checkpoint_callbacks,
     last_checkpoint,
     with_atomic_checkpoints,
 )
+from textseg.training.finite import OnNan
 from textseg.training.resume import STATE
 from textseg.training.resume_checks import (
     check_same_settings,
@@ -113,7 +117,33 @@ class SuiteCLI(EvaluationCLI):
             if isinstance(error, ParseError):
                 known = self._known_names()
                 raise explain(str(error), self.arguments, known, command) from error
+            self._end(error)
             raise
+
+    def _end(self, error: BaseException) -> None:
+        """End the processes that a stopped command started; say what is no bug in two lines.
+
+        Raises:
+            UserError: a library refused a setting, or the machine failed.
+        """
+        launcher = self.trainer.strategy.launcher if hasattr(self, "trainer") else None
+        if isinstance(error, Stopped):
+            if launcher is not None:
+                launcher.kill(error.number)
+            last = self.run_folder / LAST
+            if getattr(self, "subcommand", None) == "fit" and last.is_file():
+                error.left = f"{last} is whole; --ckpt_path last goes on from it"
+            return
+        if user_error(error) is not None or not isinstance(error, Exception):
+            return
+        # Those of Popen or of multiprocessing.
+        processes = getattr(launcher, "procs", [])
+        lost = lost_process([p.poll() if hasattr(p, "poll") else p.exitcode for p in processes])
+        config = getattr(self, "config", {})
+        settings = settings_by_name(config[self.subcommand]) if config else {}
+        refused = lost or refusal(error, settings, self.command.name)
+        if refused is not None:
+            raise refused from error
 
     def _run_cli(self) -> None:
         silence_noise()
@@ -210,6 +240,13 @@ class SuiteCLI(EvaluationCLI):
             default=None,
             help="fit only: what the run is called, as a folder below runs/ and in every table; by "
             "default its config, and another config's that brings a dataset of its own.",
+        )
+        parser.add_argument(
+            "--on_nan",
+            type=OnNan,
+            default="stop",
+            help="fit only: at a step whose loss or gradient is not finite, stop and say where, "
+            "with exit status 3, or skip it, which is counted.",
         )
         parser.add_argument(
             "--test_after_fit",
@@ -338,12 +375,15 @@ class SuiteCLI(EvaluationCLI):
         loggers = self._loggers(settings.logger, fitting) if lightnings_own else []
         callbacks: list[L.Callback] = [PredictionWriter(), ScoreLog(self.keys)]
         if fitting:
+            callbacks += [FiniteTraining(self._get(self.config_init, "on_nan")), MonitorCheck()]
             callbacks += default_checkpoint_callbacks(self.run_folder)
             callbacks += [LearningRateMonitor("step")] if loggers else []
             kwargs["plugins"] = with_atomic_checkpoints(settings.plugins)
         self.trainer_defaults["callbacks"] = callbacks
         kwargs |= {"default_root_dir": str(self.run_folder), "logger": loggers or False}
         trainer = super().instantiate_trainer(**kwargs)
+        if not fitting:
+            keep_sigterm(trainer)
         check_trainer(trainer, sync_batchnorm=settings.sync_batchnorm)
         return trainer
 

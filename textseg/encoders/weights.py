@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from textseg.checkpoint import load_plain
+from textseg.checkpoint import check_finite, load_plain
 from textseg.encoders.recognize import recognize
 from textseg.errors import UserError, first_line
 
@@ -58,7 +58,7 @@ def read_tensors(path: str | Path, wanted: str = WANTED) -> Tensors:
         wanted: what to give instead, for messages.
 
     Raises:
-        UserError: the file is missing, cut short, holds code, or holds no tensors.
+        UserError: the file is missing, cut short, holds code, no tensors, or NaN.
     """
     if Path(path).suffix == ".safetensors" and Path(path).is_file():
         from safetensors.torch import load_file
@@ -81,6 +81,7 @@ def read_tensors(path: str | Path, wanted: str = WANTED) -> Tensors:
     tensors = {str(name): value for name, value in named if isinstance(value, Tensor)}
     if not tensors:
         raise UserError(f"{FIELD}={str(path)!r} holds no tensors by name", f"give {wanted}")
+    check_finite({"state_dict": tensors}, f"{FIELD}={str(path)!r}")
     return tensors
 
 

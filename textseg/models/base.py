@@ -16,8 +16,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from textseg.batch import Batch, SegmentationOutput, TextFeatures
-from textseg.checkpoint import ABOUT, is_plain
-from textseg.errors import UserError, check_at_least, check_choice
+from textseg.checkpoint import ABOUT, check_finite, is_plain, not_finite
+from textseg.errors import NotFiniteError, UserError, check_at_least, check_choice
 from textseg.explain import eval_mode, normalize_map, saliency
 from textseg.layers import resize_map
 from textseg.losses import DICE_BCE, check_segmentation_loss, segmentation_loss
@@ -31,6 +31,7 @@ from textseg.metrics.case_table import (
 from textseg.metrics.pixel_table import PixelTable
 from textseg.metrics.scores import TOLERANCE, Protocol
 from textseg.metrics.summary import mean_scores
+from textseg.models.odd_logits import OddCases, check_logits
 from textseg.models.tiles import Tiles
 from textseg.optim import Schedule, adamw, warmup_schedule
 
@@ -104,6 +105,9 @@ class SegmentationModule(L.LightningModule):
         self.save_hyperparameters(logger=False, ignore=sorted(fixed))
         if not 0 <= warmup < 1:
             raise UserError(f"warmup={warmup} is no share of the steps", "give a value in [0, 1)")
+        check_at_least("lr", lr, 0, "3e-4 is the default")
+        check_at_least("weight_decay", weight_decay, 0, "0.05 is the default")
+        check_at_least("pretrained_lr_scale", pretrained_lr_scale, 0, "0.1 is the default")
         check_at_least("text_lr_scale", text_lr_scale or 0, 0)
         check_at_least("unfreeze_text_layers", unfreeze_text_layers, 0)
         if not 0 <= min_lr_scale <= 1:
@@ -128,6 +132,7 @@ class SegmentationModule(L.LightningModule):
             )
         self.protocol, self.nsd_tolerance = protocol, nsd_tolerance
         self.val_cases = CaseTable()
+        self._odd_cases = OddCases()
         self.test_cases = CaseTable(surface=protocol == "standard", tolerance=nsd_tolerance)
         self.test_pixels = PixelTable()
 
@@ -269,7 +274,8 @@ class SegmentationModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor | list[Tensor]]:
         """Score at the network's resolution; return the B masks [H, W] for callbacks."""
-        output, _ = self._step(batch, "val")
+        output, loss = self._step(batch, "val")
+        self._odd_cases.update(output.logits, loss, batch["case"])
         masks = threshold_logits(output.logits, self.cut_logit)[:, 0], batch["mask"][:, 0] > 0.5
         preds, truths = (without_border(mask, batch.get("frame")) for mask in masks)
         self.val_cases.update(preds, truths, batch["index"], batch["spacing"])
@@ -280,9 +286,8 @@ class SegmentationModule(L.LightningModule):
         output, _ = self._step(batch, self._test_prefix)
         logits = self.picture_logits(output.logits, batch)
         planes = self.resized(logits, batch["original_size"])
+        check_logits(planes, batch["case"])
         preds = [threshold_logits(plane, self.cut_logit) for plane in planes]
-        logits = self.picture_logits(output.logits, batch)
-        preds = self.resize_and_threshold(logits, batch["original_size"])
         scored, truths = preds, [truth > 0 for truth in batch["truth"]]
         if self.protocol == "lvit":
             pairs = map(lvit_pair, logits, batch["truth"], repeat(self.cut_logit))
@@ -295,6 +300,7 @@ class SegmentationModule(L.LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Tensor]]:
         """Return masks at each image's original size: a list of B [H0, W0] bool."""
         logits = self.picture_logits(self(batch["image"], batch["text"]).logits, batch)
+        check_logits(logits, batch["case"])
         return {"pred": self.resize_and_threshold(logits, batch["original_size"], self.cut_logit)}
 
     def picture_logits(self, logits: Tensor, batch: Batch) -> Tensor | list[Tensor]:
@@ -330,11 +336,14 @@ class SegmentationModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Empty the table of validation cases."""
+        self._odd_cases = OddCases()
         self.val_cases.reset()
 
     def on_validation_epoch_end(self) -> None:
-        """Log the epoch's mean scores."""
+        """Log the epoch's mean scores; nan where logits were not finite, so never the best."""
         scores = mean_scores(self.val_cases.compute())
+        if self._odd_cases.report(self.trainer):
+            scores = dict.fromkeys(scores, math.nan)
         self.log_dict({f"val/{name}": value for name, value in scores.items()})
         self.log("val_dice", scores["dice"], prog_bar=True, logger=False)
 
@@ -381,12 +390,13 @@ class SegmentationModule(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Refuse a checkpoint of another network before any weight is changed.
+        """Refuse a checkpoint of another network, or with NaN, before any weight is changed.
 
         Of a run with averaged weights (EMA), `state_dict` is the average, and Lightning's callback
         would put the training's own weights in its place for a test right after the fit too.
         """
         check_state_dict(self, checkpoint["state_dict"])
+        check_finite(checkpoint)
         fitting = self._trainer is None or self.trainer.state.fn == TrainerFn.FITTING
         if "current_model_state" in checkpoint and not fitting:
             assert isinstance(checkpoint, dict)
@@ -398,7 +408,17 @@ class SegmentationModule(L.LightningModule):
         Averaged weights (EMA) come from a copy made before `setup` learned the vocabulary, which is
         added too. Settings that are no plain values, such as a function, are left out: they could
         not be loaded without running code.
+
+        Raises:
+            NotFiniteError: the weights hold NaN or infinity; the checkpoint on disk stays as it is.
         """
+        odd = not_finite(checkpoint)
+        if odd is not None:
+            raise NotFiniteError(
+                f"after step {checkpoint['global_step']} {odd} is not finite: no checkpoint is "
+                "written",
+                "go on from the last one that was, with --ckpt_path last; or lower model.lr",
+            )
         own = self.state_dict()
         for name in checkpoint["state_dict"]:
             if not isinstance(own[name], Tensor):

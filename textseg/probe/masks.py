@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from textseg.batch import ABSENT_LESION, Batch
 from textseg.metrics.case_table import without_border
 from textseg.models.base import SegmentationModule
+from textseg.models.odd_logits import check_logits
 from textseg.preprocess import Bytes
 from textseg.runs.outputs import (
     PackedMask,
@@ -144,6 +145,7 @@ class Probe(L.LightningModule):
         """B masks [H0, W0] at each truth's own resolution."""
         full = [mine if text is None else text for text, mine in zip(texts, own, strict=True)]
         logits = without_border(self.model(batch["image"], full).logits, batch.get("frame"))
+        check_logits(logits, batch["case"])
         sizes, cut = batch["original_size"], self.model.cut_logit
         masks = self.model.resize_and_threshold(logits, sizes, cut)
         return [mask_bytes(mask).astype(bool) for mask in masks]

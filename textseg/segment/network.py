@@ -26,10 +26,11 @@ from textseg.checkpoint import (
     weights_digest,
 )
 from textseg.encoders import TextEncoder, reads_text, restoring
-from textseg.errors import UserError, check_choice, first_line, refusing
+from textseg.errors import NotFiniteError, UserError, check_choice, first_line, refusing
 from textseg.metrics.case_table import resize_logits, threshold_logits, without_border
 from textseg.models.base import SegmentationModule, settings_of
 from textseg.models.ensemble import Ensemble, MirrorText, Tta
+from textseg.models.odd_logits import check_logits
 from textseg.models.tiles import tiles_of
 from textseg.preprocess import (
     NARROW,
@@ -202,6 +203,8 @@ class Segmenter:
         for plane, (picture, _) in zip(planes, rows, strict=True):
             try:
                 result: Segmentation | UserError = self._segmentation(plane, picture)
+            except NotFiniteError as error:
+                result = error
             except _NO_MEMORY as error:
                 if not _is_memory(error):
                     raise
@@ -232,6 +235,7 @@ class Segmenter:
     @torch.inference_mode()
     def _segmentation(self, plane: Tensor, picture: Bytes) -> Segmentation:
         """Mask and probabilities at the picture's own size, of logits [1, h, w]."""
+        check_logits([plane], [f"a picture of {picture.shape[0]} x {picture.shape[1]}"])
         own = resize_logits(plane, picture.shape[:2])[0]  # [H0, W0]
         mask = threshold_logits(own, self.model.cut_logit)
         probs = (own / self.model.mask_temperature).sigmoid()

@@ -5,7 +5,8 @@ the weights, as tensors and plain values: random states and the position in the 
 process (Lightning keeps the first one's position alone). The names below are class paths in YAML.
 """
 
+from textseg.training.finite import FiniteTraining
 from textseg.training.options import CompiledTraining, GradientCheckpointing
 from textseg.training.resume import Restart
 
-__all__ = ["CompiledTraining", "GradientCheckpointing", "Restart"]
+__all__ = ["CompiledTraining", "FiniteTraining", "GradientCheckpointing", "Restart"]

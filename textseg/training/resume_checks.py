@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import WeightAveraging
 
-from textseg.errors import UserError
+from textseg.errors import UserError, check_at_least
 from textseg.runs import Run
 from textseg.runs.outputs import callbacks_of
 
@@ -27,11 +27,16 @@ MAY_CHANGE = {
 
 
 def check_trainer_settings(trainer: Mapping[str, Any]) -> None:
-    """Check that the trainer's settings let a fit write its checkpoints.
+    """Check that the trainer's settings let a fit write its checkpoints, count and clip.
 
     Raises:
-        UserError: they switch checkpoints off.
+        UserError: they switch checkpoints off, count by less than 1, or clip at less than 0.
     """
+    for name in ("check_val_every_n_epoch", "accumulate_grad_batches"):  # Lightning divides by it
+        value = trainer.get(name)
+        check_at_least(f"trainer.{name}", 1 if value is None else value, 1)
+    remedy = "give a number above 0, or leave it out"
+    check_at_least("trainer.gradient_clip_val", trainer.get("gradient_clip_val") or 0, 0, remedy)
     for name, wrong in (("enable_checkpointing", False), ("barebones", True)):
         if trainer.get(name) is wrong:
             raise UserError(
