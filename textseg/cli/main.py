@@ -11,6 +11,7 @@ from textseg.cli.commands import Command, Datasets, find, groups, overview
 from textseg.cli.messages import broken_yaml, config_files, exit_with, user_error
 from textseg.cli.parser import run_command
 from textseg.errors import PartialError
+from textseg.output import disk_error
 
 
 def run(
@@ -42,7 +43,7 @@ def run(
             return 0
         result = _result(command, rest, datasets)
     except Exception as error:
-        mistake = user_error(error)
+        mistake = user_error(error) or disk_error(error)
         if mistake is None and isinstance(error, UnicodeDecodeError):
             mistake = broken_yaml(config_files(words))
         if mistake is None:
