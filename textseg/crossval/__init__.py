@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,8 +176,10 @@ def _result(plan: Crossval) -> str:
 def _is_reported(plan: Crossval) -> bool:
     """Whether a report of all seeds was written to its end, and is there."""
     for file in plan.folder.glob(f"{REPORT}*/comparison.json"):
-        if not is_incomplete(file.parent):
+        if is_incomplete(file.parent):
+            continue
+        with suppress(OSError, ValueError, KeyError, TypeError):  # one that was edited is none
             (method,) = json.loads(file.read_text(encoding="utf-8"))["methods"]
-            if len(method["folders"]) == plan.seeds:
+            if len(method["runs"]) == plan.seeds:
                 return True
     return False

@@ -53,23 +53,22 @@ def disk_error(error: BaseException | None, path: Path | None = None) -> UserErr
 
 
 @contextmanager
-def writing(path: Path, remedy: str = "") -> Iterator[None]:
+def writing(path: Path, remedy: str = "", *, new: bool = False) -> Iterator[None]:
     """Raise a UserError for errors of the disk, each naming what was being written.
-
-    A FileExistsError stays as it is.
 
     Args:
         path: what is named where an error names nothing.
         remedy: where the usual one of an error does not fit.
+        new: a FileExistsError stays as it is.
 
     Raises:
         UserError: the file or folder cannot be written.
     """
     try:
         yield
-    except FileExistsError:
-        raise
     except OSError as error:
+        if new and isinstance(error, FileExistsError):
+            raise
         found = disk_error(error, path)
         if found is None:
             cause = f"{path} cannot be written ({error.strerror or error})"

@@ -36,7 +36,7 @@ def whole_file(path: Path, *, flush: bool = True, new: bool = False) -> Iterator
     """
     part = path.with_name(_part_name(path.name))
     try:
-        with writing(path):
+        with writing(path, new=new):
             yield part
             if flush:
                 _flush(part)

@@ -14,7 +14,6 @@ import shlex
 import shutil
 import socket
 import sys
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,7 +29,6 @@ _HEAD = (
     "This folder is not complete: the command below is at it, or was ended before it was done.\n"
     "The same command takes it up again.\n"
 )
-_STALE = 60  # seconds after which a folder without a name and a marker is a killed process's
 # A lock of lockf goes with the process, not with those that it forks, such as a loader's workers;
 # but it is lost when any descriptor of the file is closed, so a held marker is not opened again.
 _held: dict[Path, tuple[int, int]] = {}  # marker -> process, descriptor
@@ -190,6 +188,8 @@ def _created(folder: Path, work: str) -> bool:
         _lock(descriptor)
         _write(descriptor, work)
         aside.replace(folder)  # another's folder has a marker: it is not empty
+    except FileNotFoundError:  # another process has cleared it while it was empty
+        return _created(folder, work)
     except BaseException as error:
         if descriptor >= 0:
             os.close(descriptor)
@@ -260,12 +260,10 @@ def _clear_nameless(folder: Path) -> None:
         if not aside.is_dir():
             continue
         with suppress(OSError):
-            marker = aside / INCOMPLETE
-            if not marker.exists():
-                if time.time() - aside.stat().st_mtime > _STALE:
-                    aside.rmdir()
+            if not any(aside.iterdir()):
+                aside.rmdir()
                 continue
-            descriptor = os.open(marker, os.O_RDWR)
+            descriptor = os.open(aside / INCOMPLETE, os.O_RDWR)
             try:
                 if _lock(descriptor):
                     shutil.rmtree(aside)
