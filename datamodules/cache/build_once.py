@@ -126,6 +126,7 @@ def _build(
             folder.replace(old)
         aside.replace(folder)
     except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)  # before the room on the disk is looked at
         refused = disk_error(error, folder if error.filename is None else None)
         if refused is None:
             raise

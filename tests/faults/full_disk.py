@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from textseg.errors import UserError
 
 
 class SmallDisk:
@@ -49,3 +52,11 @@ def small_disk(root: Path, size: str) -> Iterator[SmallDisk]:
         yield SmallDisk(root)
     finally:
         subprocess.run(["umount", "-l", str(root)], check=True)
+
+
+def two_lines(write: Callable[[], Any]) -> str:
+    """The message of a user's error, which has two lines."""
+    with pytest.raises(UserError) as caught:
+        write()
+    assert len(str(caught.value).splitlines()) == 2
+    return str(caught.value)

@@ -35,16 +35,18 @@ def whole_file(path: Path, *, flush: bool = True, new: bool = False) -> Iterator
         UserError: the disk is full, read-only, and so on.
     """
     part = path.with_name(_part_name(path.name))
-    try:
-        with writing(path, new=new):
+    with writing(path, new=new):
+        try:
+            if new and path.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
             yield part
             if flush:
                 _flush(part)
             (_link if new else os.replace)(part, path)
-    except BaseException:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise
+        except BaseException:  # before the room on the disk is looked at
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager
@@ -86,8 +88,6 @@ def write_new(path: Path, content: bytes) -> None:
         FileExistsError: there is one.
         UserError: it cannot be written.
     """
-    if path.exists():
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     with whole_file(path, new=True) as part:
         part.write_bytes(content)
 

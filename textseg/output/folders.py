@@ -102,7 +102,11 @@ def claim_folder(folder: Path, work: str, *, goes_on: bool = False) -> OutputFol
             if _created(candidate, work):
                 return OutputFolder(candidate)
             if _taken_up(candidate, work):
-                (_clear_parts if goes_on else _empty)(candidate)
+                if goes_on:
+                    _clear_parts(candidate)
+                else:
+                    sys.stderr.write(f"{candidate} was left incomplete and is begun anew\n")
+                    _empty(candidate)
                 return OutputFolder(candidate, goes_on=goes_on)
     raise UserError(f"{folder} exists ten thousand times", "clear out old results")
 
@@ -189,6 +193,8 @@ def _created(folder: Path, work: str) -> bool:
         _write(descriptor, work)
         aside.replace(folder)  # another's folder has a marker: it is not empty
     except FileNotFoundError:  # another process has cleared it while it was empty
+        if descriptor >= 0:
+            os.close(descriptor)
         return _created(folder, work)
     except BaseException as error:
         if descriptor >= 0:

@@ -52,10 +52,9 @@ class Run:
             UserError: the folder is that of a test that was ended.
         """
         folder = Path(given).expanduser().resolve()
+        check_complete(folder)
         if (folder / "cases.csv").is_file():
             return cls(folder.parents[1]), folder
-        if is_incomplete(folder):
-            check_complete(folder)
         return cls(folder), None
 
     @property

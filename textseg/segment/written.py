@@ -42,9 +42,10 @@ def write_masks(folder: Path, row: Row, result: Segmentation, *, probabilities: 
 def work_of(rows: Sequence[Row], ckpt_paths: Sequence[str], *settings: object) -> str:
     """What a folder is of: an ended command's goes on for the same texts, files and settings."""
     digest = hashlib.blake2b(repr(settings).encode(errors="replace"), digest_size=16)
-    for path in (*map(Path, ckpt_paths), *(row.image for row in rows)):
+    for file in (*map(Path, ckpt_paths), *(row.image for row in rows)):
+        path = file.expanduser().absolute()
         state = path.stat()
-        told = f"{path.absolute()}\0{state.st_size}\0{state.st_mtime_ns}\0"
+        told = f"{path}\0{state.st_size}\0{state.st_mtime_ns}\0"
         digest.update(told.encode(errors="surrogateescape"))
     for row in rows:
         digest.update(f"{row.case}\0{row.text}\0".encode(errors="replace"))

@@ -65,6 +65,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 def _date_after_others(part: Path, path: Path) -> None:
     """Give a last.ckpt a time after those of other runs, whatever the clock says now."""
+    path = path.absolute()
     others = [file for file in path.parents[2].glob(f"*/{LAST}") if file != path]
     latest = max((file.stat().st_mtime_ns for file in others), default=0)
     if part.stat().st_mtime_ns <= latest:
