@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import lightning as L
 import torch
 
 from tests.run_folder import write_config
@@ -23,7 +24,9 @@ def write_untrained(run: Path, data: Path) -> Path:
     hyper = {**model.hparams, "_class_path": "textseg.models.ImageBaseline"}
     file = run / "checkpoints" / "best.ckpt"
     file.parent.mkdir(parents=True)
-    torch.save({"state_dict": model.state_dict(), "hyper_parameters": hyper}, file)
+    content = {"state_dict": model.state_dict(), "hyper_parameters": hyper}
+    content |= {"pytorch-lightning_version": L.__version__, "epoch": 0, "global_step": 0}
+    torch.save(content, file)
     sizes = {"image_size": 32, "batch_size": 2, "num_workers": 0, "cache": None}
     write_config(
         run,
