@@ -37,7 +37,7 @@ def write_untrained(run: Path, data: Path) -> Path:
         },
         data={
             "class_path": "datamodules.RefHLSegDataModule",
-            "init_args": {"root": str(data), **sizes},
+            "init_args": {"root": str(data), "split": "manifest", **sizes},
         },
     )
     return file
