@@ -165,7 +165,7 @@ def moments(job: Job, words: list[str], home: Path, seed: int) -> Iterator[dict[
     generator = random.Random(seed)
     for kill in range(KILLS):
         if kill % 2:
-            yield {"after": generator.uniform(seconds / 3, seconds)}
+            yield {"after": generator.uniform(seconds / 5, seconds * 0.7)}
         else:
             first, last = kill * changes // KILLS, (kill + 2) * changes // KILLS
             yield {"number": generator.randrange(first, max(last, first + 1))}
