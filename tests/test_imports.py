@@ -43,7 +43,7 @@ CONFINED = {
 # Modules of textseg, from those that all may import to those that none of the others may. A name
 # that is not here, such as cli, belongs to the last layer.
 LAYERS = [
-    {"batch", "errors"},
+    {"batch", "errors", "output"},
     {"preprocess", "tables"},
     {"layers", "losses", "metrics", "optim", "visualize", "checkpoint", "explain"},
     {"encoders"},
@@ -53,7 +53,9 @@ LAYERS = [
     {"compare", "probe", "segment", "benchmark", "calibrate"},
     {"report"},
 ]
-DATAMODULES_MAY_USE = {f"textseg.{m}" for m in ("batch", "errors", "preprocess", "tables")}
+DATAMODULES_MAY_USE = {
+    f"textseg.{m}" for m in ("batch", "errors", "output", "preprocess", "tables")
+}
 
 
 def within(name: str, module: str) -> bool:
@@ -114,7 +116,7 @@ def test_a_module_imports_from_its_own_layer_or_from_below(module: str) -> None:
     assert above == []
 
 
-@pytest.mark.parametrize(("package", "most"), [("datamodules", 17), ("textseg", 25)])
+@pytest.mark.parametrize(("package", "most"), [("datamodules", 17), ("textseg", 26)])
 def test_a_package_is_few_rooms_without_a_circle(package: str, most: int) -> None:
     rooms = arrows(package, ROOT)
     assert len(rooms) <= most

@@ -6,6 +6,7 @@ Pixels are those of the network's input, without borders, as validation scores t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,9 @@ from textseg.metrics.text import aligned, averaging_text, one_line, to_json
 from textseg.models.base import SegmentationModule, check_state_dict
 from textseg.models.ensemble import Ensemble
 from textseg.models.odd_logits import check_logits
+from textseg.output import output_folder, write_text
 from textseg.runs.calibration import CALIBRATION
 from textseg.runs.cases import OUTLINES
-from textseg.runs.folder import unique_dir
 from textseg.runs.outputs import (
     averaging_of,
     averaging_suffix,
@@ -130,6 +131,7 @@ def calibrate(
     *,
     trainer: L.Trainer,
     ckpt_path: str | None = None,
+    draw: Callable[[Mapping[str, Any], Path], None] | None = None,
 ) -> Calibration:
     """Fit the temperature and the threshold of a network on its validation rows.
 
@@ -142,6 +144,7 @@ def calibrate(
         datamodule: whose validation rows are run; with its true captions.
         trainer: gives devices and precision; of its callbacks only a progress bar runs.
         ckpt_path: weights to load first; null keeps those of the model.
+        draw: writes pictures of what calibration.json holds into the folder that it is given.
 
     Raises:
         UserError: the captions are changed ones, or no validation row has a lesion.
@@ -174,10 +177,11 @@ def calibrate(
         return result
     tests, folder = test_dir_name(trainer), Path(trainer.default_root_dir)
     folder = folder if tests == "test" else folder / tests
-    folder = unique_dir(folder / f"{CALIBRATION}{averaging_suffix(model)}")
-    text = to_json(result.as_json())
-    (folder / f"{CALIBRATION}.json").write_text(text, encoding="utf-8")
-    return replace(result, output=folder)
+    with output_folder(folder / f"{CALIBRATION}{averaging_suffix(model)}", CALIBRATION) as claimed:
+        write_text(claimed.path / f"{CALIBRATION}.json", to_json(result.as_json()))
+        if draw is not None:
+            draw(result.as_json(), claimed.path)
+    return replace(result, output=claimed.path)
 
 
 def _evaluated(

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from textseg.output import marked, whole_text, write_text, writing
+
 Severity = Literal["error", "warning", "note"]
 
 _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
@@ -193,7 +195,8 @@ def _shown(value: object) -> str:
 
 def write_audit(audit: Audit, folder: Path) -> None:
     """Write audit.json (exit status, counts, facts) and findings.csv (each finding a row)."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     counts = Counter((found.severity, found.kind) for found in audit.findings)
     summary = {
         "exit_status": audit.exit_status,
@@ -204,8 +207,9 @@ def write_audit(audit: Audit, folder: Path) -> None:
         "facts": audit.facts,
     }
     text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / "audit.json").write_text(text + "\n", encoding="utf-8")
-    with (folder / "findings.csv").open("w", encoding="utf-8", newline="") as lines:
-        table = csv.DictWriter(lines, [field.name for field in fields(Finding)])
-        table.writeheader()
-        table.writerows(asdict(found) for found in audit.findings)
+    with marked(folder):
+        write_text(folder / "audit.json", text + "\n")
+        with whole_text(folder / "findings.csv", newline="") as lines:
+            table = csv.DictWriter(lines, [field.name for field in fields(Finding)])
+            table.writeheader()
+            table.writerows(asdict(found) for found in audit.findings)

@@ -32,6 +32,7 @@ from tqdm import tqdm
 from datamodules.files.checks import preview, split_missing
 from datamodules.records import Record, Splits
 from textseg.errors import UserError, check_at_least, check_seed, refusing
+from textseg.output import write_bytes
 from textseg.preprocess import read_mask
 from textseg.tables import SPLITS
 
@@ -88,9 +89,7 @@ def write_folds(
     content = text.getvalue().encode()
     digest = hashlib.blake2b(content, digest_size=4).hexdigest()
     file = folder / f"folds-{folds}-{digest}.csv"
-    aside = file.with_suffix(".part")
-    aside.write_bytes(content)
-    aside.replace(file)
+    write_bytes(file, content)
     return file
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
@@ -15,10 +14,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_info
 
-from textseg.errors import UserError, refusing
+from textseg.errors import UserError, reason_of, refusing
+from textseg.output import disk_error, flush_tree, write_text
 
 IDENTITY = ".identity"  # in every folder built here
-_FULL = (errno.ENOSPC, errno.EDQUOT)  # no space, or none of the user's share
 
 
 def build_once(
@@ -121,17 +120,18 @@ def _build(
     try:
         aside.mkdir()
         write(aside)
-        (aside / IDENTITY).write_text(identity, encoding="utf-8")
+        write_text(aside / IDENTITY, identity)
+        flush_tree(aside)  # a power cut must not leave a complete folder of empty files
         if folder.exists():
             folder.replace(old)
         aside.replace(folder)
     except OSError as error:
-        if error.errno not in _FULL:
+        shutil.rmtree(aside, ignore_errors=True)  # before the room on the disk is looked at
+        refused = disk_error(error, folder if error.filename is None else None)
+        if refused is None:
             raise
-        raise UserError(
-            f"the disk of {folder.parent} is full; {what} was not written",
-            f"free some space, or {elsewhere}",
-        ) from error
+        cause = f"{what} was not written: {reason_of(refused)}"
+        raise UserError(cause, f"free space, or {elsewhere}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

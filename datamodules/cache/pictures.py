@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -271,8 +270,6 @@ def _write(
                 _append(file, decoded.pixels)
                 start += decoded.pixels.size
                 bar.update()
-        file.flush()
-        os.fsync(file.fileno())  # a power cut must not leave a complete folder of empty pages
     (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
 
 

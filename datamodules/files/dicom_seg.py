@@ -19,6 +19,7 @@ from pydicom import Dataset
 from datamodules.files.dicom import read_header
 from datamodules.files.volumes import Array
 from textseg.errors import UserError, refusing
+from textseg.output import whole_file
 
 COPIED = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
@@ -104,7 +105,8 @@ def write_dicom_seg(path: Path, sources: Sequence[Path], frames: Array, text: Se
         headers = [_reduced(read_header(source)) for source in sources]
         dataset = _segmentation(headers, (np.asarray(frames) > 0).astype(np.uint8), text)
     dataset.SpecificCharacterSet = "ISO_IR 192"  # UTF-8, for a label in any language
-    dataset.save_as(path)
+    with whole_file(path, flush=False) as part:
+        dataset.save_as(part)
     return path
 
 

@@ -31,6 +31,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from datamodules.files.checks import preview
 from datamodules.records import Record, Splits
 from textseg.errors import Report, TableError, UserError, raise_error
+from textseg.output import write_text
 from textseg.tables import (
     FILL_IN,
     SPLITS,
@@ -162,7 +163,7 @@ def write_manifest(folder: Path, rows: Iterable[Mapping[str, object]]) -> Path:
         assert row["split"] in SPLITS, f"split={row['split']!r}"
         lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
     file = folder / MANIFEST_NAMES[0]
-    file.write_text("".join(lines), encoding="utf-8", newline="\n")
+    write_text(file, "".join(lines), newline="\n")
     return file
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from textseg.output import write_text
 from textseg.tables import SPLITS
 
 SUMMARY_FILE = "summary.json"
@@ -39,7 +40,7 @@ def write_summary(
         "liver_on_the_left": list(mirrored),
     }
     text = json.dumps(summary, indent=1) + "\n"
-    (folder / SUMMARY_FILE).write_text(text, encoding="utf-8")
+    write_text(folder / SUMMARY_FILE, text)
 
 
 def read_summary(output: Path) -> dict[str, Any]:

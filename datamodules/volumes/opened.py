@@ -10,7 +10,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
-from PIL import Image
 
 from datamodules.files.dicom import find_pictures
 from datamodules.files.dicom_seg import COPIED, SegmentText, check_source, write_dicom_seg
@@ -20,6 +19,7 @@ from datamodules.volumes.sources import LeftOut
 from datamodules.volumes.summary import SUMMARY_FILE
 from datamodules.volumes.windows import HEADER, Window, parse_window, window_for
 from textseg.errors import UserError, check_choice, refusing
+from textseg.output import whole_file, write_picture
 from textseg.preprocess import Bytes
 from textseg.tables import files_below, is_dicom, is_nifti, nifti_stem
 
@@ -79,13 +79,14 @@ class OpenedVolume:
             return write_dicom_seg(folder / f"{name}.dcm", scan.files, frames, text)
         if scan.affine is None:
             path = folder / f"{name}.png"
-            Image.fromarray(stored * np.uint8(255)).save(path)
+            write_picture(path, stored * np.uint8(255))
             return path
         path = folder / f"{name}.nii.gz"
-        if is_nifti(scan.files[0]):
-            write_nifti_like(path, stored, scan.files[0])
-        else:
-            write_nifti(path, stored, scan.affine)
+        with whole_file(path, flush=False) as part:
+            if is_nifti(scan.files[0]):
+                write_nifti_like(part, stored, scan.files[0])
+            else:
+                write_nifti(part, stored, scan.affine)
         return path
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.files.checks import preview
+from textseg.output import write_text
 from textseg.tables import SPLITS
 
 SUMMARY_FILE = "slices.json"
@@ -45,7 +46,7 @@ def write_summary(
         "notes": list(notes),
     }
     text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
-    (folder / SUMMARY_FILE).write_text(text, encoding="utf-8")
+    write_text(folder / SUMMARY_FILE, text)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(
 
     with monkeypatch.context() as patch:
         patch.setattr(cache_module, "_append", fill)
-        with pytest.raises(UserError, match=r"disk of .*cache is full.*\n.*cache=null"):
+        with pytest.raises(UserError, match=r"the cache of PngFolder.*\n.*cache=null"):
             make(root).setup()
     assert len(written) == 11
     assert list((root.parent / "cache").iterdir()) == []

@@ -41,6 +41,7 @@ from textseg.benchmark.timing import (
 from textseg.encoders import TextEncoder
 from textseg.errors import UserError, check_at_least, check_choice, check_choices
 from textseg.models.base import SegmentationModule
+from textseg.output import write_text
 from textseg.preprocess import checked_size
 
 MemoryFormat = Literal["channels_first", "channels_last"]  # the keys of MEMORY_FORMATS
@@ -146,7 +147,7 @@ def benchmark(
         }
     result["networks"] = with_ratios(result["networks"], reference)
     if output is not None:
-        Path(output).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_text(Path(output), json.dumps(result, indent=2) + "\n")
     return result
 
 

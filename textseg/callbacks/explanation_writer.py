@@ -7,7 +7,6 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
-from PIL import Image
 from torch import Tensor
 
 from textseg.batch import Batch
@@ -16,6 +15,7 @@ from textseg.errors import UserError, check_at_least
 from textseg.explain import normalize_map
 from textseg.metrics.case_table import without_border
 from textseg.models.base import SegmentationModule
+from textseg.output import OutputFolder, write_picture, writing
 from textseg.preprocess import Bytes
 from textseg.runs.outputs import (
     evenly_spaced,
@@ -52,6 +52,7 @@ class ExplanationWriter(L.Callback):
         self.pictures = pictures
         self.word = word
         self.folder = Path()
+        self._claimed = OutputFolder(self.folder)
         self._drawn: set[int] = set()
         self._outcomes: dict[int, bool] = {}  # by index: whether the caption holds the word
 
@@ -65,14 +66,18 @@ class ExplanationWriter(L.Callback):
         if not self.pictures:
             return
         report = report_of(trainer)
-        self.folder = (new_test_dir(trainer) if report is None else report.folder) / "explain"
-        self.folder.mkdir(exist_ok=True)
+        if report is None:
+            self._claimed = new_test_dir(trainer)
+        self.folder = (self._claimed.path if report is None else report.folder) / "explain"
+        with writing(self.folder):
+            self.folder.mkdir(exist_ok=True)
 
     def on_predict_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose the cases, and claim a folder of the run."""
         self._choose(pl_module, trainer.predict_dataloaders)
         if self.pictures:
-            self.folder = new_output_dir(trainer, "explain")
+            self._claimed = new_output_dir(trainer, "explain")
+            self.folder = self._claimed.path
 
     def on_test_batch_end(
         self,
@@ -103,6 +108,18 @@ class ExplanationWriter(L.Callback):
         )
 
     on_predict_epoch_end = on_test_epoch_end
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remove the mark that a folder of its own is not complete."""
+        self._claimed.finish()
+
+    on_predict_end = on_test_end
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Leave a folder of its own marked as incomplete, for the next one to begin anew."""
+        self._claimed.release()
 
     def _choose(self, pl_module: L.LightningModule, loader: Any) -> None:
         self._check_that_words_are_read(pl_module)
@@ -143,5 +160,5 @@ class ExplanationWriter(L.Callback):
             word=self.word,
             title=[batch["case"][row]],
         )
-        Image.fromarray(page).save(self.folder / f"{batch['case'][row]}.png")
+        write_picture(self.folder / f"{batch['case'][row]}.png", page)
         return True

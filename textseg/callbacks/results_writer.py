@@ -30,6 +30,7 @@ from textseg.metrics.strata import (
 from textseg.metrics.summary import summary
 from textseg.metrics.text import to_json
 from textseg.models.base import SegmentationModule, caption_mode_of
+from textseg.output import OutputFolder, write_text, writing
 from textseg.preprocess import Bytes
 from textseg.runs.cases import OUTLINES, CaseRow, write_cases
 from textseg.runs.outputs import (
@@ -63,7 +64,8 @@ class _Case(NamedTuple):
 class ResultsWriter(L.Callback):
     """Writes test/<caption mode>/: metrics.json, cases.csv, overlays/ and, if asked, masks/.
 
-    A second test of the same checkpoint writes beside the first, never over it. A test on other
+    A second test of the same checkpoint writes beside the first, never over it; one that was ended
+    before it was complete, which the file INCOMPLETE says, is begun anew. A test on other
     data than the run's own writes test_on_<dataset folder>/<caption mode>/. Where the truth is no
     outline (the DataModule's `mask_source`, such as "boxes"), each of them says so. So does
     metrics.json, and the folder's name, where logits are averaged (tta, ensemble).
@@ -82,6 +84,7 @@ class ResultsWriter(L.Callback):
         self.save_masks = save_masks
         self.results: dict[str, dict[str, Any]] = {}
         self.folder = Path()
+        self._claimed = OutputFolder(self.folder)
         self._drawn: set[int] = set()
         self._strata: dict[str, list[str]] = {}  # of the user's own, by row of the test set
         self._cases: dict[int, _Case] = {}
@@ -91,10 +94,11 @@ class ResultsWriter(L.Callback):
         """Create the test's folder, and choose the cases to draw."""
         self.mode = caption_mode_of(trainer)
         self.truth = mask_source_of(trainer)
-        self.folder = new_test_dir(trainer)
-        (self.folder / "overlays").mkdir(exist_ok=True)
-        if self.save_masks:
-            (self.folder / "masks").mkdir(exist_ok=True)
+        self._claimed = new_test_dir(trainer)
+        self.folder = self._claimed.path
+        for name in ("overlays", *["masks"] * self.save_masks):
+            with writing(self.folder / name):
+                (self.folder / name).mkdir(exist_ok=True)
         self._drawn = evenly_spaced(self.overlays, rows_in(trainer.test_dataloaders))
         strata_of = getattr(getattr(trainer, "datamodule", None), "strata_of", None)
         self._strata = strata_of("test") if strata_of else {}
@@ -157,9 +161,19 @@ class ResultsWriter(L.Callback):
         self.results[self.mode] = result
         self._draw_ranked(trainer, rows, dice(rows, protocol=pl_module.protocol))
         if trainer.is_global_zero:
-            (self.folder / "metrics.json").write_text(to_json(result), encoding="utf-8")
+            write_text(self.folder / "metrics.json", to_json(result))
             table = _case_rows(rows, cases, sizes, pl_module.protocol, self.truth)
             write_cases(self.folder / "cases.csv", table)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remove the mark that the test is not complete: every process has written by now."""
+        self._claimed.finish()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the test marked as incomplete, for the next one to begin anew."""
+        self._claimed.release()
 
     def _draw(self, trainer: L.Trainer, batch: Batch, row: int, pred: Bytes) -> None:
         case = batch["case"][row]

@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from textseg.callbacks.loggers import without_wandb_defaults
 from textseg.encoders.weights import sha256_of
+from textseg.output import whole_file, writing
 from textseg.runs.folder import RUN_CONFIG, training_rows_line
 
 WEIGHTS = "image_weights"  # the setting whose file is told by its digest
@@ -42,20 +43,16 @@ class RunConfig(SaveConfigCallback):
         """Write the run's config.yaml, and send the settings to W&B."""
         if stage == "fit":
             folder = Path(trainer.default_root_dir)
-            folder.mkdir(parents=True, exist_ok=True)
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
             config = without_wandb_defaults(self.config, folder.parent.name)
             file = folder / RUN_CONFIG
             digest = self._digest(file, resumed=trainer.ckpt_path is not None)
             # A run that is resumed brings its own folder, and perhaps a new length.
-            self.parser.save(config, file, skip_none=False, overwrite=True)
-            text = file.read_text(encoding="utf-8")
-            if digest:
-                line = rf"\g<1># sha256 {digest}\n\g<0>"
-                text = _WEIGHTS_LINE.sub(line, text, count=1)
-            records = getattr(getattr(trainer, "datamodule", None), "records", None)
-            if records is not None:
-                text = training_rows_line(len(records("train"))) + text
-            file.write_text(text, encoding="utf-8")
+            with whole_file(file) as part:
+                self.parser.save(config, part, skip_none=False, overwrite=True)
+                text = _with_comments(part.read_text(encoding="utf-8"), digest, trainer)
+                part.write_text(text, encoding="utf-8")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_hyperparams(self.config.as_dict())
@@ -72,3 +69,12 @@ class RunConfig(SaveConfigCallback):
         settings: Any = self.config.model.get("init_args") or {}
         weights = settings.get(WEIGHTS)
         return sha256_of(weights) if weights else None
+
+
+def _with_comments(text: str, digest: str | None, trainer: L.Trainer) -> str:
+    """A config with the number of training rows and the digest of the image weights, if known."""
+    if digest:
+        line = rf"\g<1># sha256 {digest}\n\g<0>"
+        text = _WEIGHTS_LINE.sub(line, text, count=1)
+    records = getattr(getattr(trainer, "datamodule", None), "records", None)
+    return text if records is None else training_rows_line(len(records("train"))) + text

@@ -15,6 +15,7 @@ from textseg.cli.parser import run_command
 from textseg.cli.refusals import machine_fault
 from textseg.cli.signals import listening, stopped_lines
 from textseg.errors import PartialError
+from textseg.output import disk_error
 
 
 def run(
@@ -46,7 +47,7 @@ def run(
                 if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes one says it
                     sys.stderr.write("\n".join([*stopped_lines(name, stopped), ""]))
                 return int(stopped.code or 0)
-            mistake = user_error(error) or machine_fault(error, {})
+            mistake = user_error(error) or disk_error(error) or machine_fault(error, {})
             if mistake is None and isinstance(error, UnicodeDecodeError):
                 mistake = broken_yaml(config_files(words))
             if mistake is None:

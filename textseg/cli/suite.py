@@ -61,6 +61,7 @@ from textseg.runs.calibration import (
 )
 from textseg.runs.folder import (
     CAPTION_MODES,
+    LAST,
     Run,
     data_identity,
     experiment_of,
@@ -70,7 +71,6 @@ from textseg.runs.folder import (
 )
 from textseg.training import FiniteTraining, Restart
 from textseg.training.checkpoint_files import (
-    LAST,
     default_checkpoint_callbacks,
     last_checkpoint,
     with_atomic_checkpoints,

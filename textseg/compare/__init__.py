@@ -37,6 +37,7 @@ from textseg.metrics.bootstrap import RESAMPLES, Floats, bootstrap_warnings, pat
 from textseg.metrics.emptiness import emptiness_warnings
 from textseg.metrics.scores import PRIMARY, SCORES
 from textseg.metrics.summary import reported
+from textseg.output import is_incomplete
 from textseg.runs.cases import OUTLINES, CaseRow, table_rows
 
 __all__ = [
@@ -254,7 +255,8 @@ def _warnings(methods: dict[str, list[Result]], cases: Sequence[CaseRow]) -> tup
     if partial:
         warnings.append(f"not every test has strata by {', '.join(partial)}: they are left out")
     for folder in (result.folder for result in results):
-        again = sorted(path.name for path in folder.parent.glob(f"{folder.name}_[0-9]*"))
+        others = folder.parent.glob(f"{folder.name}_[0-9]*")
+        again = sorted(path.name for path in others if not is_incomplete(path))
         if again:
             warnings.append(f"{folder} was tested again ({', '.join(again)}): first used")
     return tuple(warnings)

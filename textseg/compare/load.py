@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from textseg.errors import UserError, refusing
 from textseg.metrics.summary import case_columns
+from textseg.output import is_incomplete
 from textseg.runs import CaseRow, Run, StoredTest, read_test, table_rows
 from textseg.runs.crossval import runs_of
 
@@ -95,7 +96,7 @@ def _result(given: str, captions: str, data: str | None, name: str | None) -> Re
     """The results in a run's folder, or in the very folder of a test."""
     run, single_test = Run.of_folder(given)
     folder = single_test or run.tests_dir(data) / captions
-    if not (folder / "cases.csv").is_file():
+    if not (folder / "cases.csv").is_file() or is_incomplete(folder):
         raise run.not_tested(captions, data)
     test = read_test(folder)
     method = name or run.experiment
@@ -109,7 +110,8 @@ def _result(given: str, captions: str, data: str | None, name: str | None) -> Re
 def same_run_test(result: Result, mode: str) -> Result | None:
     """The test of the same run over the same cases with other captions; None if there is none."""
     folder = result.folder.with_name(result.folder.name.replace("true", mode, 1))
-    if folder == result.folder or not (folder / "cases.csv").is_file():
+    missing = not (folder / "cases.csv").is_file() or is_incomplete(folder)
+    if folder == result.folder or missing:
         return None
     test = read_test(folder)
     other = Result(result.run, test, result.method, {row.case: row for row in test.cases})

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from textseg.crossval.experiment import Experiment, differences
 from textseg.crossval.work import LOCK, locked, train
 from textseg.errors import UserError, check_at_least, check_seed
+from textseg.output import PART, is_incomplete
 from textseg.runs.crossval import PLAN, Crossval
 from textseg.runs.folder import remove_if_empty, runs_dir
 
@@ -114,11 +117,11 @@ def _begun(plan: Crossval, experiment: Experiment) -> Crossval:
     """
     was = Crossval.in_folder(plan.folder)
     if was is None:
-        own = {LOCK, f".{PLAN}.part"}
+        own = {LOCK}
         others = sorted(
             file.name
             for file in plan.folder.iterdir()
-            if file.name not in own and not file.name.startswith("folds-")
+            if file.name not in own and not file.name.startswith(("folds-", PART))
         )
         if others:
             raise UserError(
@@ -163,8 +166,20 @@ def _result(plan: Crossval) -> str:
         write_seed(plan, seed)
     found = score(str(plan.folder))
     lines = [plain_table(found), "", by_fold(plan), ""]
-    if new:
-        lines.append(f"written to {write_comparison(found, plan.folder / REPORT)}")
-    else:
+    if _is_reported(plan):
         lines.append(f"all is finished in {plan.folder}")
+    else:
+        lines.append(f"written to {write_comparison(found, plan.folder / REPORT)}")
     return "\n".join(lines)
+
+
+def _is_reported(plan: Crossval) -> bool:
+    """Whether a report of all seeds was written to its end, and is there."""
+    for file in plan.folder.glob(f"{REPORT}*/comparison.json"):
+        if is_incomplete(file.parent):
+            continue
+        with suppress(OSError, ValueError, KeyError, TypeError):  # one that was edited is none
+            (method,) = json.loads(file.read_text(encoding="utf-8"))["methods"]
+            if len(method["runs"]) == plan.seeds:
+                return True
+    return False

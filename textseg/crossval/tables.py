@@ -18,6 +18,7 @@ import yaml
 
 from textseg.errors import UserError
 from textseg.metrics.text import aligned, to_json
+from textseg.output import whole_text, write_text, writing
 from textseg.runs import CaseRow, Run, StoredTest, table_rows, write_cases
 from textseg.runs.crossval import Crossval
 from textseg.runs.folder import CAPTION_MODES, RUN_CONFIG
@@ -47,8 +48,9 @@ def write_seed(plan: Crossval, seed: int) -> None:
     _write_curves(aside / "metrics.csv", runs)
     settings = runs[0].settings()
     settings["data"]["init_args"]["fold"] = None
-    (aside / RUN_CONFIG).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    aside.replace(folder)
+    write_text(aside / RUN_CONFIG, yaml.safe_dump(settings, sort_keys=False))
+    with writing(folder):
+        aside.replace(folder)
 
 
 def _write_test(folder: Path, tests: Sequence[StoredTest], plan: Crossval) -> None:
@@ -81,7 +83,7 @@ def _write_test(folder: Path, tests: Sequence[StoredTest], plan: Crossval) -> No
     folder.mkdir(parents=True)
     rows = [replace(case, lesion_size=size) for case, size in zip(cases, sizes, strict=True)]
     write_cases(folder / "cases.csv", rows)
-    (folder / "metrics.json").write_text(to_json(metrics), encoding="utf-8")
+    write_text(folder / "metrics.json", to_json(metrics))
     for kind in ("overlays", "explain"):
         for picture in chain.from_iterable(test.pictures(kind).values() for test in tests):
             (folder / kind).mkdir(exist_ok=True)
@@ -110,7 +112,7 @@ def _write_curves(file: Path, runs: Sequence[Run]) -> None:
             for epoch, value in points:
                 values.setdefault(epoch, {}).setdefault(key, []).append(value)
     keys = list(dict.fromkeys(key for row in values.values() for key in row))
-    with file.open("w", newline="", encoding="utf-8") as stream:
+    with whole_text(file, newline="") as stream:
         writer = csv.DictWriter(stream, ["epoch", *keys])
         writer.writeheader()
         for epoch in sorted(values):

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
-from PIL import Image
 
 from textseg.batch import ABSENT
 from textseg.checkpoint import read_checkpoint
@@ -16,6 +15,7 @@ from textseg.errors import UserError, check_at_least, check_seed
 from textseg.metrics.bootstrap import Estimate, bootstrap_warnings, count_patients
 from textseg.metrics.text import to_json
 from textseg.models.base import SegmentationModule, check_state_dict
+from textseg.output import output_folder, write_picture, write_text, writing
 from textseg.probe.masks import TRUE, Probe, ProbedCase, Variants, distinct_texts
 from textseg.probe.pictures import Panel, probe_picture
 from textseg.probe.results import (
@@ -32,7 +32,6 @@ from textseg.probe.results import (
 )
 from textseg.probe.tables import markdown_table, plain_table, write_cases
 from textseg.runs.cases import OUTLINES
-from textseg.runs.folder import unique_dir
 from textseg.runs.outputs import (
     averaging_suffix,
     mask_source_of,
@@ -93,9 +92,9 @@ def probe(
         return result
     tests, folder = test_dir_name(trainer), Path(trainer.default_root_dir)
     folder = folder if tests == "test" else folder / tests
-    folder = unique_dir(folder / f"probe{averaging_suffix(model)}")
-    _write(folder, result, run.cases, variants)
-    return replace(result, output=folder)
+    with output_folder(folder / f"probe{averaging_suffix(model)}", "probe") as claimed:
+        _write(claimed.path, result, run.cases, variants)
+    return replace(result, output=claimed.path)
 
 
 def _check_variants(datamodule: L.LightningDataModule, variants: Variants) -> None:
@@ -191,20 +190,21 @@ def _warnings(
 def _write(
     folder: Path, result: ProbeResult, cases: Mapping[int, ProbedCase], variants: Variants
 ) -> None:
-    (folder / "probe.json").write_text(to_json(result.as_json()), encoding="utf-8")
+    write_text(folder / "probe.json", to_json(result.as_json()))
     table = markdown_table(result, cases, variants)
-    (folder / "probe.md").write_text(table, encoding="utf-8")
+    write_text(folder / "probe.md", table)
     write_cases(folder / "probe.csv", cases, variants)
     for index, case in cases.items():
         if case.image is None:
             continue
-        (folder / "pictures").mkdir(exist_ok=True)
+        with writing(folder):
+            (folder / "pictures").mkdir(exist_ok=True)
         panels = []
         for name, mask in case.masks.items():
             text = variants[name][index] or ""
             panels.append(Panel(name, unpack_mask(mask), text, _note(case, name)))
         page = probe_picture(case.image, unpack_mask(case.truth), panels, title=case.case)
-        Image.fromarray(page).save(folder / "pictures" / f"{case.case}.png")
+        write_picture(folder / "pictures" / f"{case.case}.png", page)
 
 
 def _note(case: ProbedCase, name: str) -> str:

@@ -17,6 +17,7 @@ from textseg.metrics.text import (
     one_line,
     with_interval,
 )
+from textseg.output import whole_text
 from textseg.probe.masks import TRUE, ProbedCase, Variants
 from textseg.probe.results import (
     Absent,
@@ -87,7 +88,7 @@ def write_cases(path: Path, cases: Mapping[int, ProbedCase], variants: Variants)
     The truth of a request for something absent is nothing, so it has neither dice nor mask_change.
     """
     columns = ["case", "case_id", "variant", "text", "dice", "mask_change", "predicted", "pixels"]
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with whole_text(path, newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         for index, case in cases.items():

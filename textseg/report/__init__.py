@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from textseg.errors import UserError, check_at_least
+from textseg.output import write_new, writing
 from textseg.runs import Run
 from textseg.runs.folder import create_unique
 
@@ -71,15 +72,6 @@ def report(
 def _write_new(page: str, file: Path) -> Path:
     # A name may hold half of a surrogate pair, which is no UTF-8; it shows as a question mark.
     content = page.encode("utf-8", errors="replace")
-
-    def write(path: Path) -> None:
-        with path.open("xb") as stream:
-            stream.write(content)
-
-    try:
+    with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        return create_unique(file, write, file.suffix)
-    except OSError as error:
-        raise UserError(
-            f"{file} cannot be written ({error.strerror})", "give another output"
-        ) from error
+        return create_unique(file, lambda path: write_new(path, content), file.suffix)

@@ -22,6 +22,7 @@ from textseg.compare.results import Comparison
 from textseg.compare.tables import worst_cases
 from textseg.metrics.bootstrap import Floats
 from textseg.metrics.text import one_line
+from textseg.output import write_bytes
 from textseg.report.blocks import Picture
 from textseg.report.embedded_images import data_uri
 
@@ -58,9 +59,17 @@ def write_plots(comparison: Comparison, folder: Path) -> None:
         for number, name in enumerate(comparison.own_strata, start=1):
             figures[f"dice_by_stratum_{number}"] = partial(dice_by_class, name=name)
         for name, draw in figures.items():
-            figure = draw(comparison)
-            figure.savefig(folder / f"{name}.png", dpi=_DPI)
-            figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+            _save(draw(comparison), folder, name)
+
+
+def _save(figure: Figure, folder: Path, name: str) -> None:
+    """Write a figure as <name>.png and <name>.pdf."""
+    kinds: dict[str, dict[str, Any]] = {"png": {"dpi": _DPI}, "pdf": {}}
+    kinds["pdf"]["metadata"] = {"CreationDate": None}
+    for kind, options in kinds.items():
+        stream = io.BytesIO()
+        figure.savefig(stream, format=kind, **options)
+        write_bytes(folder / f"{name}.{kind}", stream.getvalue())
 
 
 def plot(draw: Callable[[], Figure], alt: str, caption: str) -> Picture:
@@ -256,9 +265,7 @@ def _color(number: int) -> str:
 def write_reliability(calibration: Mapping[str, Any], folder: Path) -> None:
     """Write reliability.png and reliability.pdf of what calibration.json holds."""
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
-        figure = reliability_diagram(calibration)
-        figure.savefig(folder / "reliability.png", dpi=_DPI)
-        figure.savefig(folder / "reliability.pdf", metadata={"CreationDate": None})
+        _save(reliability_diagram(calibration), folder, "reliability")
 
 
 def reliability_diagram(calibration: Mapping[str, Any]) -> Figure:

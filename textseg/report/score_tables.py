@@ -9,6 +9,7 @@ from typing import Any
 from textseg.metrics.calibration import ERRORS
 from textseg.metrics.scores import MAIN, SCORES
 from textseg.metrics.text import coverage_text, quartiles_text, with_interval
+from textseg.output import is_incomplete
 from textseg.report.blocks import Block, Caution, Cell, Group, Table, Text
 from textseg.runs.results import StoredTest, read_scores
 
@@ -150,13 +151,16 @@ def probe_blocks(run: Path) -> list[Block]:
         UserError: probe.json is broken or of another version.
     """
     file = run / "probe" / "probe.json"
+    if is_incomplete(file.parent):
+        return [Caution(f"{file.parent} is not complete: its probe was ended, or is running.")]
     if not file.is_file():
         return []
     from textseg.probe.tables import ABSENT_NOTES, NOTES  # torch takes seconds
 
     stored = read_scores(file, ["variants"])
     blocks: list[Block] = [Caution(str(text)) for text in stored.get("warnings") or []]
-    later = sorted(path.name for path in run.glob("probe_[0-9]*/probe.json"))
+    again = run.glob("probe_[0-9]*/probe.json")
+    later = [path for path in again if not is_incomplete(path.parent)]
     if later:
         blocks.append(Text(f"Probed again {len(later)} times since: the first probe is shown."))
     head = ["captions", "cases", *_PROBE_SCORES, "masks changed"]

@@ -32,7 +32,6 @@ def calibrate_run(
     Raises:
         UserError: the captions are changed ones, or no validation row has a lesion.
     """
-    result = calibrate(model, datamodule, trainer=trainer, ckpt_path=ckpt_path)
-    if result.output is not None:
-        write_reliability(result.as_json(), result.output)
-    return result
+    return calibrate(
+        model, datamodule, trainer=trainer, ckpt_path=ckpt_path, draw=write_reliability
+    )

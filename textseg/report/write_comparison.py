@@ -10,7 +10,9 @@ from textseg.compare import compare
 from textseg.compare.results import Comparison
 from textseg.compare.tables import latex_table, markdown_table, plain_table
 from textseg.metrics.text import to_json
-from textseg.runs.folder import unique_dir
+from textseg.output import output_folder, write_bytes, write_text
+
+COMPARISON = "comparison"  # what is written: folders of an ended one are taken up
 
 
 def compare_runs(runs: list[str], *, output: str | None = None, **settings: Any) -> str:
@@ -38,7 +40,8 @@ def write_comparison(comparison: Comparison, folder: str | Path) -> Path:
     """Write comparison.json, .md and .tex, the plots, and all of it as one page, report.html.
 
     Returns:
-        The folder that was written to: one that exists is not written over, <folder>_2 is taken.
+        The folder that was written to: one that exists is not written over, <folder>_2 is taken,
+        unless it was left incomplete by an ended comparison.
 
     Raises:
         UserError: the folder cannot be made, or a picture of a run is broken.
@@ -46,7 +49,7 @@ def write_comparison(comparison: Comparison, folder: str | Path) -> Path:
     from textseg.report.comparison_page import comparison_page  # matplotlib takes a second
     from textseg.report.plots import write_plots
 
-    output = unique_dir(Path(folder))
+    page = comparison_page(comparison).encode("utf-8", errors="replace")
     numbers = {
         "baseline": comparison.baseline,
         "captions": comparison.captions,
@@ -59,10 +62,10 @@ def write_comparison(comparison: Comparison, folder: str | Path) -> Path:
         "terms": comparison.terms,
         "strata": [asdict(stratum) for stratum in comparison.strata],
     }
-    (output / "comparison.json").write_text(to_json(numbers), encoding="utf-8")
-    (output / "comparison.md").write_text(markdown_table(comparison), encoding="utf-8")
-    (output / "comparison.tex").write_text(latex_table(comparison), encoding="utf-8")
-    write_plots(comparison, output)
-    page = comparison_page(comparison)
-    (output / "report.html").write_text(page, encoding="utf-8", errors="replace")
-    return output
+    with output_folder(Path(folder), COMPARISON) as claimed:
+        write_text(claimed.path / "comparison.json", to_json(numbers))
+        write_text(claimed.path / "comparison.md", markdown_table(comparison))
+        write_text(claimed.path / "comparison.tex", latex_table(comparison))
+        write_plots(comparison, claimed.path)
+        write_bytes(claimed.path / "report.html", page)
+    return claimed.path

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from textseg.errors import UserError, refusing
+from textseg.output import is_incomplete
 from textseg.runs.folder import Run
 
 CALIBRATION = "calibration"  # the folder, and the file in it
@@ -82,7 +83,7 @@ def find_calibration(
     numbered = {
         int(match[1] or 1): path
         for path in run.folder.glob(f"{CALIBRATION}*")
-        if (match := name.fullmatch(path.name))
+        if (match := name.fullmatch(path.name)) and not is_incomplete(path)
     }
     for _, folder in sorted(numbered.items(), reverse=True):
         values = read_calibration(folder)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from textseg.errors import UserError, first_line
 from textseg.metrics.scores import UNITS, CaseTableRows, Protocol, dice_from_counts
 from textseg.metrics.strata import SIDES, SIZES
+from textseg.output import whole_text
 
 OUTLINES = "outlines"  # what `truth` is unless the DataModule says otherwise
 TEST_AGAIN = "test the run again: textseg test --ckpt_path RUN/checkpoints/best.ckpt"
@@ -84,7 +85,7 @@ _KINDS = {
 def write_cases(path: Path, rows: Iterable[CaseRow]) -> None:
     """Write cases.csv, one line for each row in the order given; all have the same strata."""
     table = [_cells(row) for row in rows]
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with whole_text(path, newline="") as file:
         writer = csv.DictWriter(file, table[0] if table else COLUMNS)
         writer.writeheader()
         writer.writerows(table)  # None is an empty cell

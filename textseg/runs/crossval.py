@@ -5,6 +5,7 @@ folds-<number>-<digest>.csv            what each row of the dataset is for in ea
 fold<k>_seed<s>/<config>/<time>/       a run, as of any other training
 fold<k>_seed<s>/finished               the caption modes that it was tested with at its end
 seed<s>/test/<captions>/               the tests of all folds put together: every case once
+report/                                the comparison of all seeds
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import Any
 import yaml
 
 from textseg.errors import UserError, refusing
-from textseg.runs.folder import Run
+from textseg.output import write_text
+from textseg.runs.folder import Run, last_written
 from textseg.runs.results import StoredTest, read_test
 
 PLAN = "crossval.yaml"
@@ -74,9 +76,7 @@ class Crossval:
     def write(self) -> None:
         """Write the plan; a file that is there is replaced in one step."""
         values = {k: v for k, v in asdict(self).items() if k != "folder"}
-        aside = self.folder / f".{PLAN}.part"
-        aside.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-        aside.replace(self.folder / PLAN)
+        write_text(self.folder / PLAN, yaml.safe_dump(values, sort_keys=False))
 
     @property
     def all_seeds(self) -> range:
@@ -93,10 +93,8 @@ class Crossval:
         return self.folder / f"fold{fold}_seed{seed}"
 
     def run(self, fold: int, seed: int) -> Run | None:
-        """The run of a training: the newest that can be gone on from; None where it never began."""
-        runs = self.home(fold, seed) / self.experiment
-        found = sorted(runs.glob("*/checkpoints/last.ckpt"), key=lambda file: file.parents[1].name)
-        return Run(found[-1].parents[1]) if found else None
+        """The run of a training, that it goes on with; None where it never began."""
+        return last_written(self.home(fold, seed) / self.experiment)
 
     def tests(self, fold: int, seed: int) -> dict[str, StoredTest]:
         """The tests of a training by caption mode; {} unless it has come to its end with all.
@@ -122,7 +120,7 @@ class Crossval:
         """Record that a training has come to its end, with the tests that it has."""
         modes = "".join(f"{mode}\n" for mode in self._written(fold, seed))
         if modes:
-            (self.home(fold, seed) / FINISHED).write_text(modes, encoding="utf-8")
+            write_text(self.home(fold, seed) / FINISHED, modes)
 
     def unfinished(self) -> list[tuple[int, int]]:
         """Fold and seed of every training that was not trained and tested to its end."""

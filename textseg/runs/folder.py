@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from typing import Any
 import yaml
 
 from textseg.errors import UserError, refusing
+from textseg.output import PART, check_complete, is_incomplete, write_text, writing
 from textseg.runs.results import StoredTest, read_test
 
 RUN_CONFIG = "config.yaml"
@@ -26,6 +29,7 @@ TIME_STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?")  # a run's fol
 VARIANTS = ("captions_from", "slices", "phases", "layout", "mask_values", "folds", "fold")
 _TRAINING_ROWS = re.compile(r"^# trained on (\d+) rows\b", re.MULTILINE)
 CAPTION_MODES = ("true", "empty", "shuffled")
+LAST = Path("checkpoints") / "last.ckpt"  # in a run's folder
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,13 @@ class Run:
 
     @classmethod
     def of_folder(cls, given: str) -> tuple[Run, Path | None]:
-        """Take a run by its folder, or by that of one of its tests, which is given back then."""
+        """Take a run by its folder, or by that of one of its tests, which is given back then.
+
+        Raises:
+            UserError: the folder is that of a test that was ended.
+        """
         folder = Path(given).expanduser().resolve()
+        check_complete(folder)
         if (folder / "cases.csv").is_file():
             return cls(folder.parents[1]), folder
         return cls(folder), None
@@ -115,12 +124,10 @@ class Run:
             return self.tests_dir()
         for number in count(1):
             folder = self.tests_dir(name if number == 1 else f"{name}_{number}")
-            if not folder.exists() or _tested_data(folder) == data:
+            if not folder.exists():
+                _create_for(folder, data)
+            if _tested_data(folder) == data:
                 break
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            text = json.dumps(data, indent=2) + "\n"
-            (folder / TESTED_DATA).write_text(text, encoding="utf-8")
         return folder
 
     def tests_dir(self, data: str | None = None) -> Path:
@@ -130,20 +137,27 @@ class Run:
         return self.folder / (data if data.startswith("test_on_") else f"test_on_{data}")
 
     def tests(self, data: str | None = None) -> dict[str, StoredTest]:
-        """Read every test on some data by name, the caption modes in their usual order.
+        """Read every complete test on some data by name, the caption modes in their usual order.
 
         Raises:
             UserError: a file of a test is broken.
         """
         folder = self.tests_dir(data)
-        names = [path.parent.name for path in sorted(folder.glob("*/metrics.json"))]
+        found = [path.parent for path in sorted(folder.glob("*/metrics.json"))]
+        names = [path.name for path in found if not is_incomplete(path)]
         names.sort(key=lambda name: (*CAPTION_MODES, name).index(name))
         return {name: read_test(folder / name) for name in names}
 
     def not_tested(self, captions: str, data: str | None) -> UserError:
-        """The error of a run that lacks a test; it names the tests that there are."""
+        """The error of a run that lacks a test; it names the tests that there are.
+
+        Raises:
+            UserError: the test was begun and not ended.
+        """
+        check_complete(self.tests_dir(data) / captions)
         files = self.folder.glob("test*/*/cases.csv")
-        tests = sorted(file.parent.relative_to(self.folder).as_posix() for file in files)
+        whole = [file.parent for file in files if not is_incomplete(file.parent)]
+        tests = sorted(folder.relative_to(self.folder).as_posix() for folder in whole)
         return UserError(
             f"{self.folder} has no test {captions} in {self.tests_dir(data).name} (tests found: "
             f"{', '.join(tests) or 'none'})",
@@ -205,6 +219,16 @@ def new_run_dir(runs: Path) -> Path:
     return unique_dir(runs / time.strftime("%Y-%m-%d_%H-%M-%S"))
 
 
+def last_written(runs: Path) -> Run | None:
+    """The run below a folder whose last.ckpt was written last; None where none has one.
+
+    A clock that was set back does not matter: `textseg.training.checkpoint_files` gives each
+    last.ckpt a time after those of the runs beside it.
+    """
+    found = [(file.stat().st_mtime_ns, file.parents[1]) for file in runs.glob(f"*/{LAST}")]
+    return Run(max(found)[1]) if found else None
+
+
 def remove_if_empty(run: Path) -> None:
     """Remove the folder of a run that was refused before it wrote anything."""
     with suppress(OSError):
@@ -218,14 +242,13 @@ def experiment_of(run: Path) -> str | None:
 
 
 def unique_dir(folder: Path) -> Path:
-    """Create `folder`, or the first of `folder_2`, `folder_3`, ... that does not exist."""
-    try:
+    """Create `folder`, or the first of `folder_2`, `folder_3`, ... that does not exist.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    with writing(folder):
         return create_unique(folder, lambda candidate: candidate.mkdir(parents=True))
-    except OSError as error:
-        raise UserError(
-            f"the folder {folder} cannot be made ({error.strerror})",
-            "give a folder that can be written to",
-        ) from error
 
 
 def create_unique(path: Path, create: Callable[[Path], None], suffix: str = "") -> Path:
@@ -261,6 +284,21 @@ def _short_data_name(data: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     if {**data, "split": None} == {**own, "split": None}:
         parts.append(str(data["split"]))
     return re.sub(r"[^\w.+-]", "_", "-".join(parts))
+
+
+def _create_for(folder: Path, data: Mapping[str, Any]) -> None:
+    """Create a folder of tests together with data.json; nothing, where another process has."""
+    with writing(folder):
+        aside = folder.with_name(f"{PART}{uuid.uuid4().hex[:8]}-{folder.name}")
+        aside.mkdir(parents=True)
+        try:
+            write_text(aside / TESTED_DATA, json.dumps(data, indent=2) + "\n")
+            aside.replace(folder)
+        except OSError:
+            if not folder.exists():
+                raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _tested_data(folder: Path) -> Any:

@@ -14,16 +14,16 @@ import torch.distributed
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from textseg.batch import Batch
 from textseg.metrics.case_table import without_border
 from textseg.metrics.text import to_json
 from textseg.models.base import SegmentationModule, caption_mode_of
+from textseg.output import OutputFolder, claim_folder, write_picture, write_text
 from textseg.preprocess import Bytes, read_image, resize_image
 from textseg.runs.cases import OUTLINES
-from textseg.runs.folder import AVERAGING, VARIANTS, Run, data_identity, unique_dir
+from textseg.runs.folder import AVERAGING, VARIANTS, Run, data_identity
 
 T = TypeVar("T")
 Kind = TypeVar("Kind", bound=L.Callback)
@@ -60,20 +60,21 @@ def gather_by_index(cases: dict[int, T]) -> dict[int, T]:
     return {index: case for part in parts for index, case in part.items()}
 
 
-def new_output_dir(trainer: L.Trainer, name: str) -> Path:
-    """Create a new folder `name` in the run, the same on every process.
+def new_output_dir(trainer: L.Trainer, name: str) -> OutputFolder:
+    """Create a new folder `name` in the run, the same on every process, marked as incomplete.
 
-    Of logits that are averaged the name says so, such as test/true_ensemble_flip.
+    One that an ended command left incomplete is begun anew. Of logits that are averaged the name
+    says so, such as test/true_ensemble_flip. The first process alone can finish it.
     """
     network = trainer.lightning_module
     assert isinstance(network, SegmentationModule)
     folder = Path(trainer.default_root_dir) / f"{name}{averaging_suffix(network)}"
-    if trainer.is_global_zero:
-        folder = unique_dir(folder)
-    return Path(trainer.strategy.broadcast(str(folder)))
+    claimed = claim_folder(folder, name) if trainer.is_global_zero else OutputFolder(folder)
+    claimed.path = Path(trainer.strategy.broadcast(str(claimed.path)))
+    return claimed
 
 
-def new_test_dir(trainer: L.Trainer) -> Path:
+def new_test_dir(trainer: L.Trainer) -> OutputFolder:
     """Create a new folder for a test with the trainer's data and captions."""
     return new_output_dir(trainer, f"{test_dir_name(trainer)}/{caption_mode_of(trainer)}")
 
@@ -117,7 +118,7 @@ def averaging_suffix(network: SegmentationModule) -> str:
 def write_averaging(folder: Path, network: SegmentationModule, captions: Sequence[str]) -> None:
     """Write averaging.json beside masks: `averaging_of` the network, and the number of cases."""
     found = averaging_of(network, captions) | {"cases": len(captions)}
-    (folder / AVERAGING).write_text(to_json(found), encoding="utf-8")
+    write_text(folder / AVERAGING, to_json(found))
 
 
 def mask_source_of(trainer: L.Trainer) -> str:
@@ -164,7 +165,7 @@ def mask_bytes(mask: Tensor) -> Bytes:
 
 def write_mask(mask: Tensor, path: Path) -> None:
     """Write a mask [H, W] as an 8-bit PNG of 0 and 255."""
-    Image.fromarray(mask_bytes(mask) * 255).save(path)
+    write_picture(path, mask_bytes(mask) * 255)
 
 
 class PackedMask(NamedTuple):

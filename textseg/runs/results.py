@@ -12,6 +12,7 @@ from typing import Any, get_args
 from textseg.errors import UserError, refusing
 from textseg.metrics.scores import Protocol
 from textseg.metrics.text import averaging_text
+from textseg.output import check_complete
 from textseg.runs.cases import TEST_AGAIN, CaseRow, read_cases
 
 # Of values in metrics.json and probe.json; all else is a number or null, or a mapping by its depth.
@@ -76,8 +77,9 @@ def read_test(folder: Path) -> StoredTest:
     """Read metrics.json and cases.csv of one test.
 
     Raises:
-        UserError: either is missing, broken, or of another version.
+        UserError: either is missing, broken, or of another version, or the test was ended.
     """
+    check_complete(folder)
     file = folder / "metrics.json"
     metrics = read_scores(
         file, ("dice", "miou", "cases", "empty_cases", "caption_mode", "protocol")

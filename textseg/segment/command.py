@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from textseg.errors import PartialError, UserError, check_at_least, first_line, refusing
+from textseg.errors import PartialError, UserError, check_at_least, first_line
+from textseg.output import output_folder, writing
 from textseg.runs.calibration import Temperature, Threshold
-from textseg.runs.folder import unique_dir
 
 
 def segment(
@@ -58,7 +58,9 @@ def segment(
         ckpt_path: a checkpoint that `textseg fit` wrote, such as
             runs/<config>/<time>/checkpoints/best.ckpt; or several, [A,B], of networks that were
             trained on the same data: an ensemble, whose logits are averaged.
-        output: folder for the results; where it exists, <output>_2 and so on is taken.
+        output: folder for the results; where it exists, <output>_2 and so on is taken. One that an
+            ended command left, which the file INCOMPLETE in it says, is gone on with by a command
+            of the same images, texts and settings (of volumes, begun anew).
         root: folder that a table's paths start from; by default the table's own.
         probabilities: also write the probability of each pixel as a 16-bit PNG: value / 65535.
         image_size: side of the network's square input, or [height, width]; by default that of the
@@ -101,7 +103,7 @@ def segment(
         PartialError: some images or volumes could not be segmented; the results of the others are
             there.
     """
-    from textseg.runs.outputs import write_averaging
+    from textseg.runs.outputs import averaging_of, write_averaging
     from textseg.segment.network import load
     from textseg.segment.rows import check_texts, read_rows, unreadable
     from textseg.segment.volumes import (
@@ -112,7 +114,7 @@ def segment(
         open_all,
         segment_volumes,
     )
-    from textseg.segment.written import write_left_out, write_masks
+    from textseg.segment.written import is_done, work_of, write_left_out, write_masks
 
     check_at_least("batch_size", batch_size, 1)
     of_volumes = VolumeSettings(slices, window, channel, volume_format)
@@ -134,17 +136,26 @@ def segment(
     net = loaded()
     if net.takes_text:
         check_texts(rows)
-    cause = f"output={output!r} cannot be written to"
-    with refusing(OSError, cause, "free space there, or give another folder"):
-        folder = unique_dir(Path(output).expanduser().resolve())
-        for name in ("masks", "overlays", *["probabilities"] * probabilities):
-            (folder / name).mkdir()
+    kinds = ("masks", "overlays", *["probabilities"] * probabilities)
+    paths = [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path
+    averaging = averaging_of(net.model, [])
+    work = work_of(rows, paths, net.image_size, kinds, averaging)
+    target = Path(output).expanduser().resolve()
+    with output_folder(target, work, goes_on=True) as claimed:
+        folder = claimed.path
+        for name in kinds:
+            with writing(folder / name):
+                (folder / name).mkdir(exist_ok=True)
         write_averaging(folder, net.model, [row.text or "" for row in rows])
+        left = rows
+        if claimed.goes_on:
+            left = [row for row in rows if not is_done(folder, row, kinds)]
+            print(f"goes on in {folder}: {len(rows) - len(left)} of {len(rows)} are there")
         results = net.segment_each(
-            [row.image for row in rows], [row.text for row in rows], batch_size=batch_size
+            [row.image for row in left], [row.text for row in left], batch_size=batch_size
         )
-        bar = tqdm(results, "segment", len(rows), delay=2, unit="image")
-        for row, result in zip(rows, bar, strict=True):
+        bar = tqdm(results, "segment", len(left), delay=2, unit="image")
+        for row, result in zip(left, bar, strict=True):
             if isinstance(result, UserError):
                 left_out[row.image] = result
             else:

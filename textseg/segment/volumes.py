@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any, Protocol, overload
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from textseg import __version__, tables
-from textseg.errors import PartialError, UserError, reason_of, refusing
+from textseg.errors import PartialError, UserError, reason_of
 from textseg.metrics.text import to_json
+from textseg.output import output_folder, whole_text, write_picture, write_text, writing
 from textseg.preprocess import Bytes
 from textseg.runs import Run
-from textseg.runs.folder import nested, unique_dir
+from textseg.runs.folder import nested
 from textseg.runs.outputs import write_averaging
 from textseg.segment.network import Segmenter
 from textseg.segment.rows import Row, check_texts
@@ -234,9 +234,8 @@ def segment_volumes(
     net = load_network()
     if net.takes_text:
         check_texts([Row(volumes.files[0].path, text, "", str(volumes.files[0].path))])
-    cause = f"output={output!r} cannot be written to"
-    with refusing(OSError, cause, "free space there, or give another folder"):
-        folder = unique_dir(Path(output).expanduser().resolve())
+    with output_folder(Path(output).expanduser().resolve(), "segment volumes") as claimed:
+        folder = claimed.path
         failed = _write_all(volumes, only, text, net, folder, slices, batch_size)
     if failed:
         file, reason = failed[0]
@@ -259,12 +258,13 @@ def _write_all(
 ) -> list[tuple[Path, str]]:
     """Write everything; gives the volumes that could not be segmented, each with the reason."""
     for name in ("volumes", "overlays"):
-        (folder / name).mkdir()
+        with writing(folder / name):
+            (folder / name).mkdir()
     failed: list[tuple[Path, str]] = []
     unknown = _rounded(net.unknown_share(text), 4)
     done: list[dict[str, Any]] = []
     pictures = 0
-    with (folder / FOUND).open("w", newline="", encoding="utf-8") as file:
+    with whole_text(folder / FOUND, newline="") as file:
         table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
         for closed in tqdm(volumes.files, "segment", delay=2, unit="volume"):
@@ -295,7 +295,7 @@ def _write_all(
         "left_out": [{"file": str(file), "reason": reason} for file, reason in left_out],
         "copied": list(volumes.copied),
     }
-    (folder / REPORT).write_text(to_json(report), encoding="utf-8")
+    write_text(folder / REPORT, to_json(report))
     if not done:
         last, reason = failed[-1]
         raise UserError(
@@ -323,7 +323,7 @@ def _segmented(
         masks[z] = result.mask
         title = f"{name}, slice {z}"
         page = overlay(result.image, None, result.mask, caption=text or "(no text)", title=[title])
-        Image.fromarray(page).save(folder / "overlays" / f"{name}_z{z:03d}.png")
+        write_picture(folder / "overlays" / f"{name}_z{z:03d}.png", page)
     return masks
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from textseg.errors import UserError, first_line
+from textseg.output import is_whole_png, whole_text, write_picture
 from textseg.preprocess import FULL_SCALE
 from textseg.segment.network import Segmentation
 from textseg.segment.rows import Row
@@ -18,18 +19,39 @@ from textseg.visualize.overlay import overlay
 
 def write_left_out(folder: Path, errors: Mapping[Path, UserError]) -> None:
     """Write left_out.csv: each image that has no results, and the reason."""
-    with (folder / "left_out.csv").open("w", encoding="utf-8", newline="") as lines:
+    with whole_text(folder / "left_out.csv", newline="") as lines:
         table = csv.writer(lines)
         table.writerow(("file", "reason"))
         table.writerows((path, first_line(error)) for path, error in errors.items())
 
 
 def write_masks(folder: Path, row: Row, result: Segmentation, *, probabilities: bool) -> None:
-    """Write masks/, overlays/ and, if asked, probabilities/ of a row, named by its case."""
+    """Write masks/, overlays/ and, if asked, probabilities/ of a row, named by its case.
+
+    The mask comes last: where there is one, the row is done.
+    """
     name, caption = f"{row.case}.png", row.text or "(no text)"
-    Image.fromarray(result.mask.astype(np.uint8) * 255).save(folder / "masks" / name)
-    page = overlay(result.image, None, result.mask, caption=caption, title=[row.case])
-    Image.fromarray(page).save(folder / "overlays" / name)
     if probabilities:
         levels = (result.probs.astype(np.float64) * FULL_SCALE).round().astype(np.uint16)
-        Image.fromarray(levels).save(folder / "probabilities" / name)
+        write_picture(folder / "probabilities" / name, levels)
+    page = overlay(result.image, None, result.mask, caption=caption, title=[row.case])
+    write_picture(folder / "overlays" / name, page)
+    write_picture(folder / "masks" / name, result.mask.astype(np.uint8) * 255)
+
+
+def work_of(rows: Sequence[Row], ckpt_paths: Sequence[str], *settings: object) -> str:
+    """What a folder is of: an ended command's goes on for the same texts, files and settings."""
+    digest = hashlib.blake2b(repr(settings).encode(errors="replace"), digest_size=16)
+    for file in (*map(Path, ckpt_paths), *(row.image for row in rows)):
+        path = file.expanduser().absolute()
+        state = path.stat()
+        told = f"{path}\0{state.st_size}\0{state.st_mtime_ns}\0"
+        digest.update(told.encode(errors="surrogateescape"))
+    for row in rows:
+        digest.update(f"{row.case}\0{row.text}\0".encode(errors="replace"))
+    return f"segment {digest.hexdigest()}"
+
+
+def is_done(folder: Path, row: Row, kinds: Sequence[str]) -> bool:
+    """Whether a row has all its pictures, from a command that was ended later on."""
+    return all(is_whole_png(folder / kind / f"{row.case}.png") for kind in kinds)

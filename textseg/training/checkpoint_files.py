@@ -15,9 +15,11 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
-from textseg.errors import UserError, wrapped_error
+from textseg.errors import UserError, reason_of, wrapped_error
+from textseg.output import disk_error, whole_text
+from textseg.runs.folder import LAST, last_written
 
-LAST = Path("checkpoints") / "last.ckpt"  # in a run's folder
+_SECOND = 10**9  # nanoseconds; some disks keep whole seconds
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -44,6 +46,8 @@ class AtomicCheckpoints(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())  # or the name may reach the disk before the content
+            if path.parts[-2:] == LAST.parts:
+                _date_after_others(part, path)
             part.replace(path)
         except (OSError, RuntimeError) as error:
             cause = wrapped_error(error, OSError)  # torch.save hides it behind its own
@@ -51,10 +55,21 @@ class AtomicCheckpoints(TorchCheckpointIO):
                 raise
             with suppress(OSError):
                 part.unlink(missing_ok=True)
+            known = disk_error(cause, path)
+            why = f"{path} cannot be written ({cause.strerror})"
             raise UserError(
-                f"{path} cannot be written ({cause.strerror})",
+                why if known is None else reason_of(known),
                 "make room on that disk; --ckpt_path last then goes on from the last.ckpt there is",
             ) from error
+
+
+def _date_after_others(part: Path, path: Path) -> None:
+    """Give a last.ckpt a time after those of other runs, whatever the clock says now."""
+    path = path.absolute()
+    others = [file for file in path.parents[2].glob(f"*/{LAST}") if file != path]
+    latest = max((file.stat().st_mtime_ns for file in others), default=0)
+    if part.stat().st_mtime_ns <= latest:
+        os.utime(part, ns=(latest + _SECOND, latest + _SECOND))
 
 
 def with_atomic_checkpoints(plugins: Any) -> list[Any]:
@@ -90,18 +105,18 @@ def default_checkpoint_callbacks(run_folder: Path) -> list[L.Callback]:
 
 
 def last_checkpoint(runs: Path) -> Path:
-    """The last.ckpt of the newest run below `runs`, the folder of one config's runs.
+    """The last.ckpt that was written last below `runs`, the folder of one config's runs.
 
     Raises:
         UserError: there is none.
     """
-    found = sorted(runs.glob(f"*/{LAST.as_posix()}"), key=lambda path: path.parents[1].name)
-    if not found:
+    run = last_written(runs)
+    if run is None:
         raise UserError(
             f"ckpt_path=last, but no run in {runs} has a {LAST.as_posix()}",
             "start without --ckpt_path, or name the checkpoint to go on from",
         )
-    return found[-1]
+    return run.folder / LAST
 
 
 def resume_metrics_csv(table: CSVLogger, step: int) -> None:
@@ -120,12 +135,10 @@ def resume_metrics_csv(table: CSVLogger, step: int) -> None:
             names = list(reader.fieldnames or [])
             # A line that was cut short has no step.
             rows = [row for row in reader if (row.get("step") or "").isdigit()]
-        part = aside.with_suffix(".part")
-        with part.open("w", newline="", encoding="utf-8") as lines:
+        with whole_text(aside, newline="") as lines:
             writer = csv.DictWriter(lines, names)
             writer.writeheader()
             writer.writerows(row for row in rows if int(row["step"]) < step)
-        part.replace(aside)
     if aside.exists():
         file.unlink(missing_ok=True)  # its rows are kept aside; and now nothing warns of them
         written = table.experiment

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from textseg.output import write_picture
 from textseg.preprocess import Bytes, word_spans
 
 Color = tuple[int, int, int]
@@ -114,7 +115,7 @@ class Sheet:
         """Write a PNG that also tells `boxes`, for `panel_boxes`."""
         about = PngInfo()
         about.add_text(_BOXES, json.dumps(self.boxes))
-        Image.fromarray(self.joined()).save(path, pnginfo=about)
+        write_picture(path, self.joined(), pnginfo=about)
 
 
 def panel_boxes(image: Image.Image) -> dict[str, Box]:
