@@ -43,7 +43,7 @@ CONFINED = {
 # Modules of textseg, from those that all may import to those that none of the others may. A name
 # that is not here, such as cli, belongs to the last layer.
 LAYERS = [
-    {"batch", "errors"},
+    {"batch", "errors", "limits"},
     {"preprocess", "tables"},
     {"layers", "losses", "metrics", "optim", "visualize", "checkpoint", "explain"},
     {"encoders"},
@@ -53,7 +53,9 @@ LAYERS = [
     {"compare", "probe", "segment", "benchmark", "calibrate"},
     {"report"},
 ]
-DATAMODULES_MAY_USE = {f"textseg.{m}" for m in ("batch", "errors", "preprocess", "tables")}
+DATAMODULES_MAY_USE = {
+    f"textseg.{m}" for m in ("batch", "errors", "limits", "preprocess", "tables")
+}
 
 
 def within(name: str, module: str) -> bool:

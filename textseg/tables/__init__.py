@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from textseg.errors import Report, TableError, UserError, raise_error
-from textseg.tables.rows import FILL_IN, SPLITS, Row, read_rows, split_name, workbook_rows
+from textseg.tables.rows import (
+    FILL_IN,
+    SPLITS,
+    Row,
+    parse_json,
+    read_rows,
+    split_name,
+    workbook_rows,
+)
 
 __all__ = [
     "FILL_IN",
@@ -25,6 +33,7 @@ __all__ = [
     "matching_columns",
     "nifti_stem",
     "not_images_in",
+    "parse_json",
     "read_captions",
     "read_rows",
     "resolve_inside",
