@@ -207,4 +207,5 @@ def write_audit(audit: Audit, folder: Path) -> None:
     with (folder / "findings.csv").open("w", encoding="utf-8", newline="") as lines:
         table = csv.DictWriter(lines, [field.name for field in fields(Finding)])
         table.writeheader()
-        table.writerows(asdict(found) for found in audit.findings)
+        for found in audit.findings:
+            table.writerow({k: spreadsheet_cell(v) for k, v in asdict(found).items()})

@@ -20,6 +20,10 @@ KEPT_FOR_OTHER_DATA = (
 )
 
 
+# Packages whose classes a run's config may name; the last has the transforms of training images.
+_SUITE = ("textseg", "datamodules", "albumentations")
+
+
 def add_working_folder() -> None:
     """Make modules of the working folder importable, as `python -m` does, after all others."""
     if not {"", str(Path.cwd())} & set(sys.path):
@@ -80,8 +84,9 @@ def with_run_config(arguments: Sequence[str]) -> list[str]:
     """With a checkpoint, the model and data settings of its run, unless a config has a model.
 
     Raises:
-        UserError: the run's config is missing or broken, or the run's captions would be read for
-            the images of another root.
+        UserError: the run's config is missing or broken, it names a class that is neither the
+            suite's nor named on the command line, or the run's captions would be read for the
+            images of another root.
     """
     checkpoint, configs = option(arguments, "--ckpt_path"), _settings_of_configs(arguments)
     if checkpoint is None or configs is None or "model" in configs:
@@ -99,9 +104,44 @@ def with_run_config(arguments: Sequence[str]) -> list[str]:
         key: stored[key] for key in ("seed_everything", "model", "data") if key in stored
     }
     kept["trainer"] = {"precision": _dict(stored.get("trainer")).get("precision")}
+    _check_classes_named(kept, arguments, configs, run.config)
     if "data" in kept:
         kept["data"] = _data_of_test(_dict(kept["data"]), _requested_data(arguments, configs))
     return ["--config", yaml.safe_dump(kept), *arguments]
+
+
+def _check_classes_named(
+    kept: Any, arguments: Sequence[str], configs: dict[str, Any], file: Path
+) -> None:
+    """Check that no class is imported by the word of a run's config alone, which may be anybody's.
+
+    Raises:
+        UserError: it names a class that is neither the suite's, nor on the command line or in a
+            config that is given there.
+    """
+    named = {value for _, value in options(arguments)} | set(_class_paths(configs))
+    named |= {value for value in configs.values() if isinstance(value, str)}
+    for group in ("model", "data"):
+        for path in _class_paths({"class_path": kept.get(group)}):
+            if "." in path and path.split(".")[0] not in _SUITE and path not in named:
+                raise UserError(
+                    f"{file} names the class {path}, which is none of the suite's, and no file "
+                    "decides what is imported",
+                    f"if you know it, name it on the command line: --{group} {path}, or --config "
+                    "with its experiment",
+                )
+
+
+def _class_paths(settings: Any, key: str = "") -> Iterator[str]:
+    """Every class that settings name, at any depth."""
+    if isinstance(settings, dict):
+        for name, value in settings.items():
+            yield from _class_paths(value, name)
+    elif isinstance(settings, list):
+        for value in settings:
+            yield from _class_paths(value)
+    elif isinstance(settings, str) and key == "class_path":
+        yield settings
 
 
 def _dict(value: Any) -> dict[str, Any]:

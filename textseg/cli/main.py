@@ -10,7 +10,8 @@ from textseg.cli.arguments import add_working_folder
 from textseg.cli.commands import Command, Datasets, find, groups, overview
 from textseg.cli.messages import broken_yaml, config_files, exit_with, user_error
 from textseg.cli.parser import run_command
-from textseg.errors import PartialError
+from textseg.cli.quiet import show_warnings_plainly
+from textseg.errors import PartialError, printable
 
 
 def run(
@@ -30,6 +31,7 @@ def run(
     words = [argument for argument in arguments if argument != "--debug"]
     words = ["--ckpt_path" if word == "--ckpt" else word for word in words]  # as people type it
     add_working_folder()
+    show_warnings_plainly()
     try:
         if words[-1:] in (["-h"], ["--help"]) and words[:-1] in ([], *groups(commands)):
             print(overview(commands, description, "".join(f"{word} " for word in words[:-1])))
@@ -51,7 +53,7 @@ def run(
             traceback.print_exception(error)
         exit_with(mistake)
     if command.show:
-        print(command.show(result))
+        print(printable(command.show(result)))
         return 0
     return result or 0
 
@@ -62,5 +64,5 @@ def _result(command: Command, arguments: Sequence[str], datasets: Callable[[], D
         return run_command(command, arguments, datasets)
     except PartialError as error:
         if command.show:
-            print(command.show(error.written))
+            print(printable(command.show(error.written)))
         raise

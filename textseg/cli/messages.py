@@ -16,7 +16,7 @@ from typing import NoReturn
 import yaml
 
 from textseg.cli.commands import Command
-from textseg.errors import PartialError, UserError, first_line
+from textseg.errors import PartialError, UserError, first_line, printable
 
 _UNKNOWN = re.compile(
     r"(?:Option '|does not accept option '|Unexpected keys: \{'|[Uu]nrecognized arguments: -*)"
@@ -145,6 +145,7 @@ def user_error(error: BaseException | None) -> UserError | None:
 def exit_with(error: UserError) -> NoReturn:
     """Print cause and remedy to stderr and exit: 2, or 1 where some results were written."""
     # Of an error in a worker process only its own words are kept, not the traceback it brought.
-    cause, _, remedy = str(error).rsplit("UserError: ", 1)[-1].strip().partition("\n")
+    text = printable(str(error)).rsplit("UserError: ", 1)[-1].strip()
+    cause, _, remedy = text.partition("\n")
     sys.stderr.write(f"error: {cause}\n" + (f"remedy: {remedy}\n" if remedy else ""))
     sys.exit(1 if isinstance(error, PartialError) else 2)

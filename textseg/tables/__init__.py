@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from textseg.tables.rows import (
     split_name,
     workbook_rows,
 )
+from textseg.tables.spreadsheets import cell_text, spreadsheet_cell
 
 __all__ = [
     "FILL_IN",
@@ -25,7 +27,9 @@ __all__ = [
     "Caption",
     "Row",
     "case_name",
+    "cell_text",
     "find_column",
+    "identity",
     "images_in",
     "is_dicom",
     "is_nifti",
@@ -38,6 +42,7 @@ __all__ = [
     "read_rows",
     "resolve_inside",
     "split_name",
+    "spreadsheet_cell",
     "workbook_rows",
 ]
 
@@ -70,13 +75,25 @@ class Caption:
 def match_key(name: str) -> str:
     """Reduce a file name to what an image, its mask and its caption have in common.
 
-    Folders, case, one leading ``mask_`` and a known image extension are dropped.
+    Folders, case, one leading ``mask_`` and a known image extension are dropped; accents are
+    composed, as they are in tables but not in the names that a Mac writes.
     """
+    name = name if name.isascii() else unicodedata.normalize("NFC", name)
     base = name.strip().replace("\\", "/").rsplit("/", 1)[-1].casefold().removeprefix("mask_")
     for suffix in IMAGE_SUFFIXES:
         if base.endswith(suffix):
             return base.removesuffix(suffix)
     return base
+
+
+def identity(name: str) -> str:
+    """A name in the one way of writing it that Unicode has, without what is not seen of it.
+
+    Composed and decomposed accents, full-width letters and zero-width characters so make no second
+    patient of one (NFKC, without characters of the category "format").
+    """
+    seen = "".join(c for c in name if unicodedata.category(c) != "Cf")
+    return unicodedata.normalize("NFKC", seen).strip()
 
 
 def images_in(folder: Path) -> list[Path]:
