@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from textseg.tables import spreadsheet_cell
+
 Severity = Literal["error", "warning", "note"]
 
 _ORDER: tuple[Severity, ...] = ("error", "warning", "note")

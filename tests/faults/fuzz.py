@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -36,11 +35,11 @@ CLASSES = ("right", "refused", "silent", "raw", "hang", "memory", "false refusal
 
 Kind = Callable[[st.DataObject, Path], bool]
 """Draws and reads one variant in an empty folder: True where the value is right; a UserError of a
-valid variant is turned into `FalseRefusal` by `valid`."""
+valid variant is turned into `FalseRefusalError` by `valid`."""
 KINDS: dict[str, Kind] = {}
 
 
-class FalseRefusal(AssertionError):
+class FalseRefusalError(AssertionError):
     """A valid variant was refused."""
 
 
@@ -48,7 +47,7 @@ class Hang(BaseException):
     """A variant took too long; no reader's `except Exception` takes it for a broken file."""
 
 
-class TooMuchMemory(AssertionError):
+class TooMuchMemoryError(AssertionError):
     """A variant took too much memory."""
 
 
@@ -64,7 +63,7 @@ def valid() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise FalseRefusal(str(error)) from error
+        raise FalseRefusalError(str(error)) from error
 
 
 @contextmanager
@@ -87,7 +86,7 @@ def _limited() -> Iterator[None]:
             signal.signal(one, handler)
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     if grown > MEMORY:
-        raise TooMuchMemory(f"{grown} bytes")
+        raise TooMuchMemoryError(f"{grown} bytes")
 
 
 def classify(read: Kind, data: st.DataObject, folder: Path) -> str:
@@ -97,14 +96,14 @@ def classify(read: Kind, data: st.DataObject, folder: Path) -> str:
             return "right" if read(data, folder) else "silent"
     except UserError as error:
         cause, *remedy = str(error).splitlines()
-        assert cause, "a refusal without a cause"
-        assert len(remedy) <= 1, f"a refusal of more than two lines: {error}"
+        if not cause or len(remedy) > 1:
+            raise RuntimeError(f"a refusal that is not two lines: {error}") from error
         return "refused"
 
 
 def fault_class(error: BaseException) -> str:
     """The class of what `classify` raised."""
-    faults = {FalseRefusal: "false refusal", Hang: "hang", TooMuchMemory: "memory"}
+    faults = {FalseRefusalError: "false refusal", Hang: "hang", TooMuchMemoryError: "memory"}
     faults |= {MemoryError: "memory"}
     return faults.get(type(error), "raw")
 

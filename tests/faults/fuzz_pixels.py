@@ -172,7 +172,9 @@ TYPES = ("uint8", "int16", "uint16", "int32", "float32", "float64")
 @kind
 def nifti_valid(data: st.DataObject, folder: Path) -> bool:
     """Any type, orientation and scale: what nibabel gives in its canonical order."""
-    values = np.random.default_rng(data.draw(st.integers(0, 99))).integers(0, 200, data.draw(SHAPES))
+    values = np.random.default_rng(data.draw(st.integers(0, 99))).integers(
+        0, 200, data.draw(SHAPES)
+    )
     affine = np.eye(4)
     axes = data.draw(st.permutations((0, 1, 2)))
     affine[:3, :3] = np.eye(3)[:, axes] * [data.draw(st.sampled_from((-1.5, 1, 2))) for _ in "xyz"]
@@ -232,7 +234,9 @@ def real_dicom() -> bytes:
 def dicom_spoiled(data: st.DataObject, folder: Path) -> bool:
     """Spoiled bytes of a DICOM file: a picture of the size that its header gives, or refused."""
     content = real_dicom()
-    (folder / "a.dcm").write_bytes(spoiled(data.draw, content, start=data.draw(st.sampled_from((0, 132)))))
+    (folder / "a.dcm").write_bytes(
+        spoiled(data.draw, content, start=data.draw(st.sampled_from((0, 132))))
+    )
     found = read_dicom_picture(folder / "a.dcm")
     says = read_header(folder / "a.dcm")
     return found.values.shape[:2] == (says.Rows, says.Columns)

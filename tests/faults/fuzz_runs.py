@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from datamodules import ManifestDataModule
 from datamodules.base import TextSegDataModule
+from tests.faults.fuzz import kind, valid
+from tests.faults.fuzz_tables import CAPTION, PLAIN, TEXT, spoiled
 from textseg.checkpoint import read_checkpoint
 from textseg.cli.arguments import with_run_config
 from textseg.cli.commands import COMMANDS
@@ -25,8 +27,6 @@ from textseg.metrics.scores import dice_from_counts
 from textseg.runs import Run
 from textseg.runs.cases import CaseRow, read_cases, write_cases
 from textseg.runs.results import read_scores
-from tests.faults.fuzz import kind, valid
-from tests.faults.fuzz_tables import CAPTION, PLAIN, TEXT, spoiled
 
 
 def case_row(number: int, caption: str, case_id: str = "") -> CaseRow:
@@ -121,9 +121,7 @@ def run_config_of_any_shape(data: st.DataObject, folder: Path) -> bool:
     value = data.draw(
         st.one_of(
             PLAIN,
-            st.fixed_dictionaries(
-                {}, optional={name: PLAIN for name in ("model", "data", "trainer")}
-            ),
+            st.fixed_dictionaries({}, optional=dict.fromkeys(("model", "data", "trainer"), PLAIN)),
             st.fixed_dictionaries(
                 {"data": st.fixed_dictionaries({"class_path": PLAIN, "init_args": PLAIN})}
             ),
@@ -219,5 +217,3 @@ def checkpoint_of_any_values(data: st.DataObject, folder: Path) -> bool:
     torch.save(data.draw(PLAIN), folder / "best.ckpt")
     read_checkpoint(folder / "best.ckpt")
     return False
-
-

@@ -6,12 +6,14 @@ import csv
 import io
 import json
 import os
+import random
 import unicodedata
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import openpyxl
+from hypothesis import note
 from hypothesis import strategies as st
 
 from datamodules.captions.languages import LanguageSetting
@@ -28,15 +30,29 @@ from textseg.tables import read_captions, read_rows
 
 TEXT = st.text(
     st.one_of(
-        st.sampled_from("aleft ,;\t\"'=+-@\n\r\u2028\u0085\u200b\ufeff左ä<&|\\$%#_^~{}"),
+        st.sampled_from("left ,;\t\"'=+-@\n\r\u2028\u0085\u200b\ufeff左ä<&|\\$%#_^~{}"),
         st.characters(codec="utf-8", exclude_characters="\0"),
     ),
     max_size=30,
 )
-WORDS = "disc on the left, right lung; 左侧 病灶 gauche Läsion links linke Lunge two lesions".split()
-CAPTION = st.one_of(
-    TEXT, st.lists(st.sampled_from(WORDS), min_size=1, max_size=6).map(" ".join)
-)
+WORDS = [
+    "disc",
+    "on",
+    "the",
+    "left,",
+    "right",
+    "lung;",
+    "左侧",
+    "病灶",
+    "gauche",
+    "Läsion",
+    "links",
+    "linke",
+    "Lunge",
+    "two",
+    "lesions",
+]
+CAPTION = st.one_of(TEXT, st.lists(st.sampled_from(WORDS), min_size=1, max_size=6).map(" ".join))
 
 
 def filled(text: str) -> bool:
@@ -52,11 +68,12 @@ def written(rows: list[list[str]], separator: str) -> str:
 def spoiled(draw: Any, content: bytes, *, start: int = 0) -> bytes:
     """Bytes with some changed, put in, left out, doubled, or cut off."""
     some = bytearray(content)
-    for _ in range(draw(st.integers(1, 3))):
-        where = draw(st.integers(min(start, len(some)), max(start, len(some) - 1)))
-        how = draw(st.sampled_from(("change", "insert", "delete", "double", "cut")))
-        byte = draw(st.one_of(st.sampled_from(b'",;\n\r\t\0\xff{}[]:0'), st.integers(0, 255)))
-        length = draw(st.integers(1, 8))
+    dice = random.Random(draw(st.integers(0, 2**32 - 1)))  # Hypothesis would favor the start
+    for _ in range(dice.randint(1, 3)):
+        where = dice.randint(min(start, len(some)), max(start, len(some) - 1))
+        how = dice.choice(("change", "change", "insert", "delete", "double", "cut"))
+        byte = dice.choice((*b'",;\n\r\t\0\xff{}[]:0', *[dice.randrange(256)] * 9))
+        length = dice.randint(1, 8)
         if how == "change":
             some[where : where + 1] = bytes([byte])
         elif how == "insert":
@@ -67,6 +84,7 @@ def spoiled(draw: Any, content: bytes, *, start: int = 0) -> bytes:
             some[where:where] = some[where : where + length]
         else:
             del some[where:]
+    note(f"spoiled: {bytes(some[:2000])!r}")
     return bytes(some)
 
 
@@ -246,7 +264,10 @@ def workbook_spoiled(data: st.DataObject, folder: Path) -> bool:
         (folder / "a.xlsx").write_bytes(spoiled(data.draw, (folder / "whole.xlsx").read_bytes()))
         found = read_rows(folder / "a.xlsx")
         return [list(row.values()) for row in found] == rows[1:]
-    with zipfile.ZipFile(folder / "whole.xlsx") as whole, zipfile.ZipFile(folder / "a.xlsx", "w") as a:
+    with (
+        zipfile.ZipFile(folder / "whole.xlsx") as whole,
+        zipfile.ZipFile(folder / "a.xlsx", "w") as a,
+    ):
         part = data.draw(st.sampled_from(sorted(whole.namelist())))
         for name in whole.namelist():
             content = whole.read(name)
@@ -258,7 +279,7 @@ def workbook_spoiled(data: st.DataObject, folder: Path) -> bool:
 @kind
 def workbook_far_cell(data: st.DataObject, folder: Path) -> bool:
     """One cell far away in a small workbook: read or refused, in bounded memory."""
-    row, column = data.draw(st.sampled_from(((1_048_576, 2), (3, 16_384), (1_048_576, 16_384))))
+    row, column = data.draw(st.sampled_from(((50_000, 2), (3, 16_384), (50_000, 16_384))))
     book = openpyxl.Workbook()
     book.active.append(["image", "text"])
     book.active.append(["p0.png", "disc"])
@@ -307,6 +328,7 @@ def manifest_valid(data: st.DataObject, folder: Path) -> bool:
     return found == {row["image"]: row["text"] for row in rows}
 
 
+LETTERS = "aéöñか゛\uff21\uff3a\uff11"  # the last three are full-width
 PATHS = st.one_of(
     st.text(st.sampled_from("ab./\\ ä:\0\n"), min_size=1, max_size=12),
     st.sampled_from(("../a.png", "/etc/passwd", "a/../../b", "C:\\a.png", "a" * 300, "~/a.png")),
@@ -341,7 +363,7 @@ def manifest_spacing(data: st.DataObject, folder: Path) -> bool:
 @kind
 def manifest_identities(data: st.DataObject, folder: Path) -> bool:
     """One patient under two ways of writing the name, in two splits, is refused."""
-    name = data.draw(st.text(st.sampled_from("aéöñか゛ＡＺ１"), min_size=1, max_size=5))
+    name = data.draw(st.text(st.sampled_from(LETTERS), min_size=1, max_size=5))
     change = data.draw(st.sampled_from(("NFC", "NFD", "NFKC", "NFKD", "zero", "mark", "space")))
     other = name
     if change.startswith("NF"):

@@ -1,7 +1,7 @@
 """Hostile input in many variants, each read right or refused in two lines.
 
-`TEXTSEG_FUZZ_SEED=7 pytest -m slow -s tests/faults/test_fuzz.py` tries fresh variants and prints the
-table of kinds and counts; TEXTSEG_FUZZ_VARIANTS sets how many of each kind.
+`TEXTSEG_FUZZ_SEED=7 pytest -m slow -s tests/faults/test_fuzz.py` tries fresh variants and prints
+the table of kinds and counts; TEXTSEG_FUZZ_VARIANTS sets how many of each kind.
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ def test_thousands_of_variants_are_read_right_or_refused(tmp_path: Path) -> None
     faults: list[str] = []
     for name in sorted(KINDS):
         (tmp_path / name).mkdir()
-        counts[name], found = fuzz(
-            name, tmp_path / name, variants=MANY, start=SEED, stop=False
-        )
+        counts[name], found = fuzz(name, tmp_path / name, variants=MANY, start=SEED, stop=False)
         faults += [f"{name}: {fault}" for fault in found]
     text = table(counts)
     (tmp_path / "kinds.md").write_text(text)

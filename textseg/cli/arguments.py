@@ -104,10 +104,31 @@ def with_run_config(arguments: Sequence[str]) -> list[str]:
         key: stored[key] for key in ("seed_everything", "model", "data") if key in stored
     }
     kept["trainer"] = {"precision": _dict(stored.get("trainer")).get("precision")}
+    _check_shape(kept, run.config, remedy)
     _check_classes_named(kept, arguments, configs, run.config)
     if "data" in kept:
         kept["data"] = _data_of_test(_dict(kept["data"]), _requested_data(arguments, configs))
     return ["--config", yaml.safe_dump(kept), *arguments]
+
+
+def _check_shape(kept: dict[str, Any], file: Path, remedy: str) -> None:
+    """Check that model and data are classes with settings, as a training writes them.
+
+    Raises:
+        UserError: they are not.
+    """
+    for group in ("model", "data"):
+        settings = kept.get(group, {})
+        own = _dict(settings).get("init_args") or {}
+        wrong = {group: settings} if not isinstance(settings, dict | str | None) else {}
+        if not isinstance(own, dict):
+            wrong = {f"{group}.init_args": own}
+        texts = {"class_path": _dict(settings).get("class_path")}
+        if group == "data":
+            texts |= {name: _dict(own).get(name) for name in ("root", "captions")}
+        wrong |= {f"{group}.{k}": v for k, v in texts.items() if not isinstance(v, str | None)}
+        for name, value in wrong.items():
+            raise UserError(f"{file}: {name} is {str(value)[:60]!r}", remedy)
 
 
 def _check_classes_named(
@@ -215,7 +236,7 @@ def _settings_of_configs(arguments: Sequence[str]) -> dict[str, Any] | None:
     for _, file in _configs(arguments):
         try:
             groups |= _dict(yaml.safe_load(Path(file).read_text(encoding="utf-8")))
-        except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        except (OSError, yaml.YAMLError, ValueError, RecursionError):
             return None
     return groups
 
@@ -234,7 +255,7 @@ def data_part_of_configs(arguments: Sequence[str]) -> list[str]:
             raise UserError(
                 f"{file} cannot be read ({error.strerror})", "check --config"
             ) from error
-        except (yaml.YAMLError, UnicodeDecodeError):
+        except (yaml.YAMLError, ValueError, RecursionError):
             broken = broken_yaml([Path(file)])
             assert broken is not None
             raise broken from None

@@ -8,7 +8,13 @@ from typing import Any
 
 from textseg.cli.arguments import add_working_folder
 from textseg.cli.commands import Command, Datasets, find, groups, overview
-from textseg.cli.messages import broken_yaml, config_files, exit_with, user_error
+from textseg.cli.messages import (
+    broken_yaml,
+    config_files,
+    exit_with,
+    repeated_key,
+    user_error,
+)
 from textseg.cli.parser import run_command
 from textseg.cli.quiet import show_warnings_plainly
 from textseg.errors import PartialError, printable
@@ -37,6 +43,8 @@ def run(
             print(overview(commands, description, "".join(f"{word} " for word in words[:-1])))
             return 0
         command, rest = find(commands, words)
+        if repeated := repeated_key(config_files(rest)):
+            raise repeated
         if command.trains:
             from textseg.cli.suite import SuiteCLI
 

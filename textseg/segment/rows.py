@@ -117,7 +117,9 @@ def unreadable(rows: Sequence[Row]) -> dict[Path, UserError]:
     for path in tqdm(dict.fromkeys(row.image for row in rows), "check", delay=2, unit="image"):
         try:
             if not path.is_file():  # of a folder; else it was refused before
-                raise UserError(f"{path} is no file, but a folder or a link to nothing", "")
+                raise UserError(
+                    f"{path} is a folder or a link to nothing", "replace it, or remove it"
+                )
             probe_size(path)
         except UserError as error:
             found[path] = error

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from textseg.errors import UserError, first_line
 
-_REMEDY = "close the quote, or write it twice (\"\") within a text that stands between quotes"
+_REMEDY = 'close the quote, or write it twice ("") within a text that stands between quotes'
 _LONGEST_CELL = 1_000_000  # characters; csv's own limit, 131,072, has no word on the remedy
 
 
