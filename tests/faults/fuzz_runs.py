@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from datamodules import ManifestDataModule
 from datamodules.base import TextSegDataModule
+from tests.faults.case_rows import case_row
 from tests.faults.fuzz import kind, valid
 from tests.faults.fuzz_tables import CAPTION, PLAIN, TEXT, spoiled
 from textseg.checkpoint import read_checkpoint
@@ -23,37 +24,9 @@ from textseg.cli.commands import COMMANDS
 from textseg.cli.messages import broken_yaml, explain
 from textseg.cli.parser import CommandParser, ParseError
 from textseg.errors import UserError
-from textseg.metrics.scores import dice_from_counts
 from textseg.runs import Run
-from textseg.runs.cases import CaseRow, read_cases, write_cases
+from textseg.runs.cases import read_cases, write_cases
 from textseg.runs.results import read_scores
-
-
-def case_row(number: int, caption: str, case_id: str = "") -> CaseRow:
-    return CaseRow(
-        case=f"c{number}",
-        case_id=case_id,
-        patient=case_id or f"c{number}",
-        caption=caption,
-        dice=float(dice_from_counts(2, 4, 3)),
-        iou=0.4,
-        intersection=2,
-        predicted=4,
-        true=3,
-        pixels=100,
-        hd95=None,
-        nsd=None,
-        diagonal=None,
-        surface_unit="",
-        lesion_size="small",
-        lesion_number=1,
-        lesions_predicted=1,
-        lesions_matched=1,
-        lesions_matched_half=1,
-        lesion_side="left",
-        truth="outlines",
-        strata={"scanner": caption},
-    )
 
 
 @kind

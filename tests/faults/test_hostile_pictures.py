@@ -76,7 +76,7 @@ def test_a_huge_picture_is_refused_by_its_header(
 
     monkeypatch.setattr(Image.Image, "load", decoded)
     for side in (13_000, 2**31 - 1):
-        (tmp_path / "x.png").write_bytes(png(side, side, rows=1))
+        (tmp_path / "x.png").write_bytes(png(side, side))
         refused(lambda: read(tmp_path / "x.png"), "x.png", f"{side * side:,}", PIXELS.variable)
 
 
