@@ -25,6 +25,7 @@ from textseg.cli.messages import exit_with, repeated_key
 from textseg.cli.quiet import show_warnings_plainly
 from textseg.errors import UserError, printable
 from textseg.limits import CELLS, TABLE_BYTES
+from textseg.preprocess import checked_size
 from textseg.runs.cases import read_cases, write_cases
 from textseg.tables import cell_text, identity, match_key, read_rows, spreadsheet_cell
 
@@ -281,3 +282,26 @@ def test_a_tag_in_a_runs_config_makes_nothing(tmp_path: Path, tag: str) -> None:
     (tmp_path / "config.yaml").write_text(f"model: {tag}\n")
     refused(lambda: with_run_config(["--ckpt_path", str(tmp_path / "best.ckpt")]), "config.yaml")
     assert not Path("made").exists()
+
+
+# --- settings ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [None, [], [None, 32], [32, 32, 32], 33, "224", 0.5])
+def test_a_size_that_is_none_is_refused_by_its_value(given: object) -> None:
+    refused(lambda: checked_size(given), f"image_size={given!r}")  # type: ignore[arg-type]
+
+
+def test_a_runs_config_of_another_shape_is_refused(tmp_path: Path) -> None:
+    words = ["--ckpt_path", str(tmp_path / "best.ckpt"), "--data.root", "a"]
+    for settings in (
+        {"data": 3},
+        {"data": {"class_path": 3}},
+        {"data": {"class_path": "A", "init_args": 3}},
+        {"data": {"class_path": "A", "init_args": {"root": 3}}},
+        {"model": [1]},
+    ):
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+        refused(lambda: with_run_config(words), "config.yaml")
+    (tmp_path / "config.yaml").write_text("since: 2001-13-01\n")  # a date of no month
+    refused(lambda: with_run_config(words), "config.yaml")
