@@ -305,3 +305,9 @@ def test_a_runs_config_of_another_shape_is_refused(tmp_path: Path) -> None:
         refused(lambda: with_run_config(words), "config.yaml")
     (tmp_path / "config.yaml").write_text("since: 2001-13-01\n")  # a date of no month
     refused(lambda: with_run_config(words), "config.yaml")
+
+
+@pytest.mark.parametrize("entry", [".", "images/..", "./"])
+def test_root_itself_is_no_file_of_a_row(tmp_path: Path, entry: str) -> None:
+    row = {"image": entry, "mask": "m.png", "text": "t", "case_id": "c", "split": "train"}
+    refused(lambda: read_manifest(tmp_path, write_manifest(tmp_path, [row])), repr(entry))

@@ -239,9 +239,11 @@ def resolve_inside(
         report(row.error(detail, "have the columns of images and of texts changed places?"))
         return None
     path = os.path.abspath(os.path.join(base, plain))  # noqa: PTH100, PTH118
-    below = os.path.join(path, "").startswith(os.path.join(base, ""))  # noqa: PTH118
+    below = path.startswith(os.path.join(base, ""))  # noqa: PTH118
     if re.match(r"[A-Za-z]:", entry) or not below:
         detail = f"{entry!r} lies outside root={base}"
+        if path == base:
+            detail = f"{entry!r} is root={base} itself, and no file"
         report(row.error(detail, "name files by their path below root", kind="outside root"))
         return None
     return Path(path)
