@@ -14,8 +14,10 @@ from datamodules.base import TextSegDataModule, setting_names
 from datamodules.base.folds import rows_to_divide, write_folds
 from datamodules.captions.languages import LanguageSetting
 from datamodules.files.checks import report_missing, split_missing, without_caption
+from datamodules.files.manifest import SLICE
 from textseg.errors import UserError
 from textseg.preprocess import Resize
+from textseg.tables import first_volume
 
 
 def audit_dataset(
@@ -117,6 +119,8 @@ def detect_dataset(root: Path) -> type[TextSegDataModule]:
     if fitting:
         names = ", ".join(datamodule.__name__ for datamodule in fitting)
         raise UserError(f"root={root} could be more than one dataset: {names}", remedy)
+    if volume := first_volume(root):
+        raise UserError(f"root={root} holds volumes, such as {volume.name}, and no dataset", SLICE)
     searched = "; ".join(filter(None, (datamodule.recognized_by for datamodule in datasets)))
     cause = f"root={root} is not recognized as a dataset; looked for {searched}"
     raise UserError(cause, remedy)

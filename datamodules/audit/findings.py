@@ -54,7 +54,8 @@ KINDS: dict[str, Kind] = {
         "error", "invert the masks, or mask_values=[0]; if they are right, mask_values=[255]"
     ),
     "narrow range": Kind(
-        "error", "scale the whole set alike: 12-bit values by 16, others to 0..255"
+        "error",
+        "scale the whole set alike: 12-bit values by 16, 14-bit ones by 4, others to 0..255",
     ),
     "case in two splits": Kind("error", "give all rows of a patient or study the same split"),
     "image in two splits": Kind("error", "list every image in one split only"),

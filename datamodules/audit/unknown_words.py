@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 from datamodules.audit.findings import Finding, finding
 from datamodules.records import Splits
@@ -17,10 +18,12 @@ def unknown_words(
 ) -> tuple[dict[str, object], list[Finding]]:
     """Measure each split's mean share of unknown tokens, of the captions that have words.
 
+    A set that is not trained on gives a vocabulary of all its captions.
+
     Returns:
         the facts, and a finding for each split above the bound and each row of nothing else.
     """
-    training = [record.text for record in rows.get("train", ())]
+    training = [record.text for record in rows.get("train") or chain(*rows.values())]
     shares: dict[str, object] = {}
     findings = []
     for split, records in rows.items():

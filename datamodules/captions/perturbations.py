@@ -7,12 +7,14 @@ made or would leave the caption as it is. Equal captions are changed equally, in
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.captions.absent import absent_captions
-from datamodules.captions.languages import LanguageSetting
+from datamodules.captions.languages import LanguageSetting, language_of
 from datamodules.captions.languages.words import in_case_of, script_of
 from datamodules.captions.modes import (
     apply_caption_mode,
@@ -151,6 +153,29 @@ def other_patients(texts: Sequence[str], case_ids: Sequence[str], *, seed: int) 
     return taken
 
 
+def _english(texts: Sequence[str], language: LanguageSetting) -> list[bool]:
+    """Tell which captions are taken for English, and warn of the others with their number."""
+    languages = [language_of(text) if language == "auto" else language for text in texts]
+    others = Counter(one for one in languages if one not in (None, "", "en"))
+    unknown = [text for text, one in zip(texts, languages, strict=True) if one is None]
+    if others or unknown:
+        named = ", ".join(f"{code} {count}" for code, count in others.most_common())
+        parts = [
+            f"{others.total()} in other languages ({named}), of which only sides, letters and "
+            "words of your own word_classes are changed"
+        ] * bool(others)
+        parts += [
+            f"{len(unknown)} in none that is known here, which are taken for English, such "
+            f"as {unknown[0]!r}"
+            for _ in unknown[:1]
+        ]
+        rank_zero_warn(
+            f"a probe changes English captions in every way, and of {len(texts)} captions there "
+            f"are {'; '.join(parts)}"
+        )
+    return [one in (None, "", "en") for one in languages]
+
+
 def caption_variants(
     texts: Sequence[str],
     case_ids: Sequence[str],
@@ -168,6 +193,11 @@ def caption_variants(
     of the user, ``altered:<name>`` for captions that the dataset offers, and the requests for
     something absent of `absent_captions`. A row has one removal for a class: all its words of that
     class (`WordClasses.removed`).
+
+    Sides are swapped in all languages that are known here, and the user's own words are removed in
+    any; other counts, paraphrases, the removal of this package's words and most requests are of
+    English captions alone. A warning counts the others. Captions of an unknown language are taken
+    for English.
 
     Args:
         texts: the true captions, in row order.
@@ -191,19 +221,31 @@ def caption_variants(
         shuffled = list(apply_caption_mode(texts, "shuffled", seed))
     except UserError:  # one caption stands on too many rows
         shuffled = [None] * len(texts)
+    english = _english(texts, language)
     variants: dict[str, list[str | None]] = {
         "true": list(texts),
         "empty": ["" if text else None for text in texts],
         "shuffled": shuffled,
         "other_patient": other_patients(texts, case_ids, seed=seed),
         "side_swapped": [side_swapped(text, language) for text in texts],
-        "count_changed": [count_changed(text, seed=seed) for text in texts],
+        "count_changed": [
+            count_changed(text, seed=seed) if known else None
+            for text, known in zip(texts, english, strict=True)
+        ],
         "typos": [typos(text, seed=seed) for text in texts],
-        "paraphrased": [paraphrased(text, seed=seed) for text in texts],
+        "paraphrased": [
+            paraphrased(text, seed=seed) if known else None
+            for text, known in zip(texts, english, strict=True)
+        ],
     }
-    classes = WordClasses(word_classes)
+    classes, own = WordClasses(word_classes), WordClasses(word_classes, english=False)
     for name in classes.names:
-        removed = [classes.removed(text, name) for text in texts]
+        removed = [
+            (classes if known else own).removed(text, name)
+            if known or name in classes.own_names
+            else None
+            for text, known in zip(texts, english, strict=True)
+        ]
         if name in classes.own_names or any(text is not None for text in removed):
             variants[f"word_removed:{name}"] = removed
     for name, given in (altered or {}).items():

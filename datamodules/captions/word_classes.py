@@ -73,14 +73,18 @@ class WordClasses:
     Args:
         own: words and phrases by class, compared without case. A word that is listed belongs to
             that class alone; a class named as one of `WORD_CLASSES` gains words.
+        english: whether this module's words count; they are English.
 
     Raises:
         UserError: `own` is no lists of words by name, or lists a word twice.
     """
 
-    def __init__(self, own: Mapping[str, Sequence[str]] | None = None) -> None:
+    def __init__(
+        self, own: Mapping[str, Sequence[str]] | None = None, *, english: bool = True
+    ) -> None:
         self._own = _checked(own or {})
-        self._patterns = {name: re.compile(p, re.IGNORECASE) for name, p in _CLASSES.items()}
+        known = _CLASSES if english else {}
+        self._patterns = {name: re.compile(p, re.IGNORECASE) for name, p in known.items()}
         phrases = sorted(self._own, key=len, reverse=True)
         listed = [_whole(phrase) for phrase in phrases]
         self._unit = re.compile("|".join([*listed, _UNIT]), re.IGNORECASE)

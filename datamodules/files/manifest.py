@@ -37,11 +37,13 @@ from textseg.tables import (
     TEXT_COLUMNS,
     Row,
     case_name,
+    first_volume,
     read_rows,
     resolve_inside,
     split_name,
 )
 
+SLICE = "cut them into a set: textseg data slice VOLUMES OUTPUT, and give OUTPUT as the root"
 MANIFEST_NAMES = ("manifest.jsonl", "manifest.csv", "manifest.xlsx")
 PREDICT = "predict"  # rows without truth
 UNSPLIT = "unsplit"  # rows of a manifest that names no splits
@@ -85,9 +87,11 @@ def find_manifest(root: Path, file: Path | None) -> Path:
         )
     if found:
         return root / found[0]
+    cause = f"root={root} has neither {', '.join(MANIFEST_NAMES[:-1])} nor {MANIFEST_NAMES[-1]}"
+    if volume := first_volume(root):
+        raise UserError(f"{cause}, but volumes, such as {volume.name}", SLICE)
     raise UserError(
-        f"root={root} has neither {', '.join(MANIFEST_NAMES[:-1])} nor {MANIFEST_NAMES[-1]}",
-        f"write one with the columns {', '.join(REQUIRED)}, or set captions to it",
+        cause, f"write one with the columns {', '.join(REQUIRED)}, or set captions to it"
     )
 
 

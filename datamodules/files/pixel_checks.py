@@ -15,6 +15,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from datamodules.records import Record
 from textseg.errors import UserError
 from textseg.preprocess import (
+    NARROW,
+    NARROW_DEEP,
     Kind,
     Oddities,
     Size,
@@ -106,10 +108,12 @@ def judge_images(oddities: Mapping[Path, Oddities]) -> list[Verdict]:
     for deep in (True, False):
         files = [path for path in narrow if ("deep" in oddities[path]) == deep]
         if files:
-            text = f"never fill more than 16 of 255 levels ({_first(files, oddities, 'narrow')})"
-            text += ", as 12-bit values that are read as 16 bits" if deep else ""
+            bound = NARROW_DEEP if deep else NARROW
+            shown = _first(files, oddities, "narrow")
+            text = f"never fill more than {bound} of 255 levels ({shown})"
+            text += ", as values of 12 or 14 bits that are read as 16" if deep else ""
             remedy = f"scale the whole set alike to 0..{65535 if deep else 255}"
-            remedy += " (12-bit values by 16)" if deep else ""
+            remedy += " (12-bit values by 16, 14-bit ones by 4)" if deep else ""
             verdicts.append(Verdict("narrow range", files, text, remedy))
     return verdicts
 

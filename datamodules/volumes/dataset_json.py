@@ -57,7 +57,7 @@ def read_description(folder: Path) -> Description:
     cause = f"{file} does not name the labels"
     remedy = 'it must hold "labels": {"0": "background", "1": ...} or {"background": 0, ...}'
     with refusing((OSError, LookupError, TypeError, ValueError, *_ODD), cause, remedy):
-        content = parse_json(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_bytes())  # in UTF-8 or 16, with its mark or without
         regions = _regions(content["labels"])
         channels = content.get("channel_names") or content.get("modality") or {}
         names = {int(number): str(name) for number, name in channels.items()}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -20,7 +21,7 @@ from datamodules.volumes.summary import SUMMARY_FILE
 from datamodules.volumes.windows import HEADER, Window, parse_window, window_for
 from textseg.errors import UserError, check_choice, refusing
 from textseg.preprocess import Bytes
-from textseg.tables import is_dicom, is_nifti, nifti_stem
+from textseg.tables import files_below, is_dicom, is_nifti, nifti_stem
 
 FileFormat = Literal["nifti", "dicom-seg"]
 
@@ -107,6 +108,7 @@ class Volumes:
 
     Args:
         path: a NIfTI volume, a DICOM file, the folder of one or more DICOM series, or of volumes.
+            Series may lie in folders within it, NIfTI volumes may not.
         window: which values become black and white; see `parse_window`. None takes that of
             `trained_on`, where `textseg data slice` wrote it, and else the header's.
         trained_on: folder of the data that the network was trained on.
@@ -206,15 +208,43 @@ class Volumes:
                 yield VolumeFile(file, _unlike(nifti_stem(file), names), ())
             elif is_dicom(file):
                 dicom.append(file)
+            elif file.is_dir() and not file.name.startswith("."):
+                dicom += self._dicom_below(file, path)
             elif not file.name.startswith("."):
-                reason = "a folder" if file.is_dir() else "neither NIfTI nor DICOM"
-                self.left_out.append((file, reason))
+                self.left_out.append((file, "neither NIfTI nor DICOM"))
         series, unusable = find_pictures(dicom)
         self.left_out += unusable
-        for files in series:
-            one = path.name if len(series) == 1 else files[0].stem
-            at = path if len(files) > 1 else files[0]
-            yield VolumeFile(at, _unlike(one, names), tuple(files))
+        for files, name in zip(series, _series_names(path, series), strict=True):
+            at = files[0].parent if len(files) > 1 else files[0]
+            yield VolumeFile(at, _unlike(name, names), tuple(files))
+
+    def _dicom_below(self, folder: Path, given: Path) -> list[Path]:
+        """The DICOM files of a folder within the one that was given; what else it holds is noted.
+
+        NIfTI files there may be labels, as TotalSegmentator's are.
+        """
+        files = list(files_below(folder, frozenset({given.resolve()})))
+        dicom = [file for file in files if is_dicom(file)]
+        if not dicom:
+            self.left_out.append((folder, "a folder without DICOM files"))
+            return []
+        others = sorted(set(files) - set(dicom))
+        self.left_out += [
+            (file, "NIfTI in a folder within" if is_nifti(file) else "neither NIfTI nor DICOM")
+            for file in others
+        ]
+        return dicom
+
+
+def _series_names(path: Path, series: Sequence[Sequence[Path]]) -> list[str]:
+    """What the results of each series are called: by its folder, or by its first file."""
+    in_folder = Counter(files[0].parent for files in series)
+    return [
+        "_".join(files[0].parent.relative_to(path).parts) or path.name
+        if in_folder[files[0].parent] == 1
+        else files[0].stem
+        for files in series
+    ]
 
 
 def _unlike(name: str, names: set[str]) -> str:

@@ -35,7 +35,7 @@ from datamodules.files.volumes import (
 )
 from datamodules.volumes.sources import LeftOut
 from textseg.errors import UserError
-from textseg.tables import is_dicom, is_nifti
+from textseg.tables import files_below, is_dicom, is_nifti
 
 COARSE = 1.5  # times: pixels so much longer than wide show that slices were not axial
 
@@ -167,10 +167,12 @@ def read_scan(path: Path, *, channel: int | None = None, files: Sequence[Path] =
 def find_series(folder: Path) -> tuple[list[Path], list[LeftOut]]:
     """The files of the one DICOM series of a folder, and the files that are none of its slices.
 
+    They may lie in folders within it.
+
     Raises:
         UserError: the folder holds no series, or more than one.
     """
-    files = [file for file in sorted(folder.iterdir()) if not file.name.startswith(".")]
+    files = list(files_below(folder))
     dicom = [file for file in files if is_dicom(file)]
     series, unusable = find_pictures(dicom)
     if len(series) != 1:

@@ -25,7 +25,7 @@ from datamodules.volumes.sources import LOOKED_FOR, Case, Source, find_source
 from datamodules.volumes.summary import write_summary
 from datamodules.volumes.windows import HEADER, parse_window, window_for
 from textseg.errors import UserError, check_at_least, reason_of
-from textseg.tables import nifti_stem
+from textseg.tables import files_below, nifti_stem
 
 VERSION = 1  # raise it when a change here gives another set
 ROUNDED = 1e-3  # of a slice; headers are rounded
@@ -76,7 +76,8 @@ def slice_volumes(
 
     Args:
         source: a folder with images/ and labels/ (<case>.nii.gz, or a folder <case>/, which in
-            images/ holds a DICOM series and in labels/ one NIfTI file for each region); or one
+            images/ holds a DICOM series, in it or in folders within it, and in labels/ one NIfTI
+            file for each region); or one
             of MSD or nnU-Net (Task*, Dataset*), LiTS, or TotalSegmentator
             (<case>/segmentations/).
         output: a new or empty folder, or an earlier build, which is replaced where the source or a
@@ -127,7 +128,7 @@ def slice_volumes(
 def _files(found: Source) -> Iterator[Path]:
     for case in found.cases:
         for path in (case.image, case.labels):
-            yield from sorted(path.iterdir()) if path.is_dir() else [path]
+            yield from files_below(path) if path.is_dir() else [path]
 
 
 def _named_regions(found: Source, settings: Settings) -> Regions:

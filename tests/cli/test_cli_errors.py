@@ -361,6 +361,18 @@ def test_a_typo_on_the_command_line_is_named_with_the_likely_word(
     assert meant in remedy
 
 
+@pytest.mark.parametrize("given", ["--model", "--model.class_path", "--data"])
+def test_a_class_that_cannot_be_imported_is_told_of_as_that(home: Path, given: str) -> None:
+    for name, reason in (("no_such_module.Own", "no_such_module"), ("json.Own", "json")):
+        outcome = call("fit", "--config", home / "tiny.yaml", given, name, cwd=home)
+        assert outcome.status == 2
+        cause, remedy = outcome.message()
+        assert name in cause
+        assert "Expected a path" not in cause
+        assert f"'{reason}'" in cause.partition("(")[2]
+        assert "module.Class" in remedy
+
+
 def test_a_wrong_value_in_a_config_is_named_with_its_file_and_line(home: Path) -> None:
     (home / "over.yaml").write_text("# An overlay.\ntrainer:\n  max_epochs: many\n")
     cause, _ = refused(home, *FIT.split(), "--config", "over.yaml")

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import norm, permutation_test, t
+from scipy.stats import binomtest, norm, permutation_test, t
 
 from tests.metrics.pairs import counted
 from textseg.compare.statistics import (
@@ -175,6 +175,28 @@ def test_p_is_below_a_twentieth_exactly_where_the_interval_leaves_out_zero(
         assert ((interval_test(gap) < 0.05) == outside).all()
         decided += outside.tolist()
     assert 0.1 < np.mean(decided) < 0.9, "an example that could not tell"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "patients"), [(1, 1, 30), (0, 0, 30), (1, 0, 30), (0, 1, 8), (1, 0, 2)]
+)
+def test_all_or_none_of_both_methods_leaves_a_difference_its_doubt(
+    one: int, other: int, patients: int
+) -> None:
+    area = np.full(patients, 100.0)
+    tables = [columns(np.full((1, patients), float(value)), area) for value in (one, other)]
+    gap = score_with_interval(resample(tables, np.arange(patients), resamples=99, seed=0), 0, 1)
+    limits = [
+        binomtest(value * patients, patients).proportion_ci(method="exact")
+        for value in (one, other)
+    ]
+    below = np.hypot(one - limits[0].low, limits[1].high - other)
+    above = np.hypot(limits[0].high - one, other - limits[1].low)
+    ends = max(-1, one - other - below), min(1, one - other + above)
+    assert (gap.low[0], gap.high[0]) == pytest.approx(ends)
+    outside = gap.low[0] > 0 or gap.high[0] < 0
+    assert (interval_test(gap)[0] < 0.05) == outside
+    assert outside == (one != other and patients > 2)
 
 
 def test_p_of_a_normal_spread_is_that_of_students_t(generator: np.random.Generator) -> None:

@@ -120,6 +120,16 @@ def test_an_empty_folder_is_told_what_was_looked_for(tmp_path: Path) -> None:
         detect_dataset(tmp_path)
 
 
+@pytest.mark.parametrize("file", ["images/a.nii.gz", "p1/ST1/IM0001"])
+def test_a_folder_of_volumes_is_told_how_to_make_a_set_of_it(tmp_path: Path, file: str) -> None:
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_bytes(bytes(128) + b"DICM")
+    with refused(str(tmp_path), Path(file).name, "textseg data slice"):
+        detect_dataset(tmp_path)
+    with refused("manifest.csv", Path(file).name, "textseg data slice"):
+        ManifestDataModule(str(tmp_path)).setup("fit")
+
+
 def test_mosmeddatas_volumes_are_told_from_mosmeddata_plus(tmp_path: Path) -> None:
     (tmp_path / "CT-0").mkdir()
     with refused("CT-0", "1110", "MosMedData+"):

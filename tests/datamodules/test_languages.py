@@ -23,6 +23,7 @@ MIRRORED = {
     "en": [
         ("a lesion in the upper left", "a lesion in the upper right"),
         ("all left lung", "all right lung"),
+        ("kidney_left, adrenal_gland_left", "kidney_right, adrenal_gland_right"),
         ("on the right next to the hilum", "on the left next to the hilum"),
     ],
     "zh": [
@@ -139,6 +140,11 @@ def test_a_caption_that_names_no_side_is_mirrored_as_it_is(text: str) -> None:
         *("right angle mass on the left", "linke Niere, rechter Winkel", "muscle grand droit"),
         # sides that are not surely read
         *("mass in OD", "RMLO view", "sein D", "pulmón D", "L侧病灶", "Mamma li", "truc gauche"),
+        # abbreviations of a side, or of a lobe or zone that has one
+        *("lésion dte", "opacité du poumon dt", "poumon ga.", "nodule du LSG", "Läsion l.", "ROL"),
+        *("masa en LII", "pulmón I", "addensamento al LID", "nódulo no LIE", "opacidade em HTD"),
+        *("heart_atrium_left", "lung_middle_lobe_right", "herz_links", "lobe_gauche", "all_right"),
+        *("образование л. почки", "пр. легкое", "в п. легком", "RUZ opacity", "LMZ", "rgt lung"),
         *(
             "lésion droit",
             "gauche",
@@ -205,6 +211,32 @@ def test_a_side_swap_of_a_probe_and_a_typing_error_are_made_of_words_alone() -> 
     fixed = caption_variants(["Xylom li."], ["p"], seed=0, language="de")
     assert fixed["side_swapped"] == ["Xylom re."]
     assert typos("左侧病灶结节", seed=0) is None
+
+
+def test_a_probe_changes_other_languages_by_what_it_knows_of_them_and_counts_them() -> None:
+    massa = "massa medial no pulmão direito, dense, 2 cm"
+    texts = [massa, "zwei Herde links, 2 lesions, 3 cm", "laesie linksboven", "two dense lesions"]
+    own = {"side": ["direito", "links"], "shape": ["medial"]}
+    with pytest.warns(
+        UserWarning, match=r"4 captions .* 2 .*\((pt 1, de 1|de 1, pt 1)\).*1 .*laesie"
+    ):
+        variants = caption_variants(texts, list("pqrs"), seed=0, word_classes=own)
+    changed = {name: column[:2] for name, column in variants.items() if any(column[:2])}
+    assert variants["side_swapped"][0] == massa.replace("direito", "esquerdo")
+    assert changed["word_removed:side"][0] == massa.replace(" direito", "")
+    assert changed["word_removed:shape"] == [massa.replace("medial ", ""), None]
+    names = {name.partition(":")[0] for name in changed} - {"true", "empty", "shuffled"}
+    assert names == {"other_patient", "side_swapped", "typos", "word_removed", "absent"}
+    assert {n for n in changed if n.startswith("word_")} == {
+        "word_removed:side",
+        "word_removed:shape",
+    }
+    assert variants["count_changed"][3] is not None
+    assert variants["word_removed:density"] == [None, None, None, "two lesions"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        caption_variants(["two dense lesions", "", "3 cm"], list("pqr"), seed=0)
+        caption_variants(["laesie linksboven"], ["p"], seed=0, language="en")
 
 
 # --- a set in another language -----------------------------------------------------------------

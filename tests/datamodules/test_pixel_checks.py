@@ -182,6 +182,11 @@ def bits12(picture: np.ndarray, path: Path) -> None:
     save(picture.astype(np.uint16) * 16, path)
 
 
+def bits14(picture: np.ndarray, path: Path) -> None:
+    """As of a radiograph: 0 to 16383."""
+    save(picture.astype(np.uint16) * 64, path)
+
+
 def offset12(picture: np.ndarray, path: Path) -> None:
     """CT numbers as scanners' tools store them: 12 bits and an offset."""
     save(picture.astype(np.uint16) * 16 + 32768, path)
@@ -193,7 +198,7 @@ def shares(picture: np.ndarray, path: Path) -> None:
 
 
 @CACHES
-@pytest.mark.parametrize("write", [bits12, offset12, shares])
+@pytest.mark.parametrize("write", [bits12, bits14, offset12, shares])
 def test_pictures_of_another_range_are_an_error_of_an_audit_and_warned_of_in_every_stage(
     tmp_path: Path, write: Any, cache: str | None
 ) -> None:

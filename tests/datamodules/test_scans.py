@@ -27,6 +27,7 @@ from tests.datamodules.scan_files import (
     write_nifti,
     write_series,
 )
+from textseg.segment.volumes import holds_volumes
 
 WINDOW = {"WindowCenter": [40, 50], "WindowWidth": [400, 80]}
 
@@ -240,6 +241,35 @@ def test_two_series_of_a_folder_are_two_volumes(tmp_path: Path) -> None:
     assert [len(file.files) for file in volumes.files] == [SHAPE[2], SHAPE[2]]
     pictures = [volumes.open(file).picture(3) for file in volumes.files]
     assert not np.array_equal(*pictures)
+
+
+def test_series_in_folders_within_a_folder_are_read_as_archives_export_them(
+    tmp_path: Path,
+) -> None:
+    study = tmp_path / "study"
+    write_series(study / "ST1/SE1", scan_values(), **WINDOW)
+    write_series(study / "ST1/SE2", scan_values(1), **WINDOW)
+    (study / "ST1/SE2/report.pdf").write_text("")
+    (study / "ST1/again").symlink_to(study)
+    (study / "._ST1").write_bytes(b"left by a Mac")
+    write_nifti(study / "ST1/a.nii", scan_values())
+    write_nifti(study / "segmentations/liver.nii.gz", scan_values())
+    assert holds_volumes(study)
+    volumes = Volumes(study)
+    assert [file.name for file in volumes.files] == ["ST1_SE1", "ST1_SE2"]
+    assert [file.path for file in volumes.files] == [study / "ST1/SE1", study / "ST1/SE2"]
+    for file, seed in zip(volumes.files, (0, 1), strict=True):
+        alone = Volumes(file.path)
+        pictures = [one.open(one.files[n]).picture(3) for one, n in ((volumes, seed), (alone, 0))]
+        np.testing.assert_array_equal(*pictures)
+    assert {path.relative_to(study).as_posix() for path, _ in volumes.left_out} == {
+        "segmentations",
+        "ST1/a.nii",
+        "ST1/SE2/report.pdf",
+    }
+    assert not holds_volumes(study / "ST1/SE2/report.pdf")
+    write_series(study / "ST1", scan_values(2), **WINDOW)
+    assert [file.name for file in Volumes(study).files] == ["ST1", "ST1_SE1", "ST1_SE2"]
 
 
 @pytest.mark.parametrize(

@@ -267,6 +267,18 @@ def test_a_build_is_kept_until_its_source_or_a_setting_changes(source: Path) -> 
         slice_volumes(source, source, window="abdomen", labels=REGIONS)
 
 
+def test_a_series_may_lie_in_folders_within_its_cases(source: Path) -> None:
+    flat = rows_of(build(source))
+    (source / "images/p4").rename(source / "SE1")
+    (source / "images/p4/ST1").mkdir(parents=True)
+    (source / "SE1").rename(source / "images/p4/ST1/SE1")
+    assert rows_of(build(source)) == flat
+    write_series(source / "images/p4/ST1/SE2", scan_values(5))
+    built = build(source)  # two series: not guessed between
+    assert {row["case_id"] for row in rows_of(built)} == {"p0", "p1", "p2", "p3"}
+    assert "2 DICOM series" in (built / "slices.json").read_text()
+
+
 def test_the_phantom_lies_at_the_patients_left() -> None:
     center = np.argwhere(block()).mean(axis=0)
     middle = (np.array(SHAPE) - 1) / 2

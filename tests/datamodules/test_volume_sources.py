@@ -77,6 +77,14 @@ def test_a_description_that_cannot_be_read_is_named(tmp_path: Path, content: str
         read_description(tmp_path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_description_is_read_as_editors_save_it(tmp_path: Path, encoding: str) -> None:
+    content = {**NNUNET, "labels": {"background": 0, "Läsion": 1}}
+    text = json.dumps(content, ensure_ascii=False)
+    (tmp_path / "dataset.json").write_text(text, encoding=encoding)
+    assert read_description(tmp_path).regions == {"Läsion": (1,)}
+
+
 def test_volumes_of_another_format_are_refused_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text(json.dumps({**NNUNET, "file_ending": ".nrrd"}))
     with refused("dataset.json", ".nrrd", ".nii.gz"):

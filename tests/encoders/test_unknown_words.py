@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from datamodules.audit.unknown_words import unknown_words
+from datamodules.records import Record
 from tests.encoders.tiny_text import SMALL, scratch
 from tests.models.tiny import tiny
 from textseg.encoders import TextEncoder, share_counter
@@ -67,6 +71,19 @@ def test_an_audit_counts_by_the_vocabulary_that_the_training_captions_give() -> 
     count = share_counter("scratch")
     assert count(["abc"], ["abc", "xyz"], 512) == [0, 1]
     assert count(["abc"], ["abc"], len(SPECIAL) + 1) == [1], "one letter of three"
+
+
+def test_a_set_without_training_rows_is_counted_by_a_vocabulary_of_its_own_captions() -> None:
+    row = Record(image=Path("a.png"), mask=None, text="abc xyz", case="a", case_id="", row=0)
+    facts, findings = unknown_words({"test": [row]}, share_counter("scratch"), 512)
+    assert facts == {"share of unknown words": {"test": 0.0}}
+    assert findings == []
+    train = replace(row, text="uvw")
+    facts, findings = unknown_words(
+        {"train": [train], "test": [row]}, share_counter("scratch"), 512
+    )
+    assert facts == {"share of unknown words": {"train": 0.0, "test": 1.0}}
+    assert [finding.kind for finding in findings] == ["unknown words"] * 2
 
 
 @pytest.mark.parametrize("size", [0, 5])

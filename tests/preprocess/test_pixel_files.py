@@ -22,6 +22,8 @@ from textseg.preprocess import (
     read_mask,
     rgb_values,
 )
+from textseg.preprocess.pixel_files import FORMATS
+from textseg.tables import IMAGE_SUFFIXES, images_in, match_key
 
 GRAY = np.random.default_rng(0).integers(0, 256, (12, 20), dtype=np.uint8)
 MASK = np.zeros((12, 20), np.uint8)
@@ -136,9 +138,9 @@ def png16(values: np.ndarray, color: int) -> bytes:
     return out
 
 
-@pytest.mark.parametrize("scale", [257, 16])
+@pytest.mark.parametrize("scale", [257, 64, 16])
 @pytest.mark.parametrize("color", [False, True])
-def test_12_bits_in_16_are_noticed_in_gray_and_in_color(
+def test_12_and_14_bits_in_16_are_noticed_in_gray_and_in_color(
     tmp_path: Path, scale: int, color: bool
 ) -> None:
     path = tmp_path / "a.png"
@@ -147,7 +149,7 @@ def test_12_bits_in_16_are_noticed_in_gray_and_in_color(
     pixels, oddities = examine_image(path)
     assert np.abs(pixels[..., 0] - values / 65535 * 255).max() <= 1
     assert "deep" in oddities
-    assert ("narrow" in oddities) == (scale == 16)
+    assert ("narrow" in oddities) == (scale < 257)
 
 
 def test_16_bit_gray_is_scaled_over_its_whole_range(tmp_path: Path) -> None:
@@ -231,6 +233,17 @@ def test_other_modes_are_read_as_their_colors(tmp_path: Path, mode: str, name: s
     most = {"1": 0, "CMYK": 0, "YCbCr": 6}.get(mode, 60)  # of a palette of 216 colors
     assert np.abs(read_image(path).astype(int) - wanted).max() <= most
     assert read_image(path).std() > 20
+
+
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_a_folder_is_searched_for_every_format_that_is_opened(suffix: str, tmp_path: Path) -> None:
+    formats = Image.registered_extensions()
+    assert {formats[one] for one in IMAGE_SUFFIXES} == {*FORMATS}
+    mode = "1" if suffix == ".pbm" else "L"
+    Image.new(mode, (8, 8), 1).save(tmp_path / f"a{suffix}")
+    (found,) = images_in(tmp_path)
+    assert read_image(found).shape == (8, 8, 3)
+    assert match_key(f"mask_A{suffix}") == "a"
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA", "P", "L"])

@@ -28,6 +28,7 @@ from textseg.errors import UserError
 from textseg.metrics.shares import wilson_interval
 from textseg.models import LSMS
 from textseg.models.base import SegmentationModule
+from textseg.preprocess.pixel_files import read_image
 from textseg.probe import ProbeResult, plain_table, probe
 from textseg.probe.masks import Probe, ProbedCase
 from textseg.probe.pictures import Panel, probe_picture
@@ -450,7 +451,16 @@ def test_a_long_caption_makes_a_picture_taller_and_none_wider() -> None:
     assert (long[-10:] == 255).all(), "the last line is not cut"
 
 
-def test_a_real_network_is_probed_and_learns_no_word(tmp_path: Path) -> None:
+def test_a_real_network_is_probed_and_learns_no_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[NDArray[np.uint8]] = []
+
+    def draw(image: NDArray[np.uint8], *rest: Any, **named: Any) -> NDArray[np.uint8]:
+        drawn.append(image)
+        return probe_picture(image, *rest, **named)
+
+    monkeypatch.setattr("textseg.probe.probe_picture", draw)
     root = write_refhl(tmp_path / "data")
     data = RefHLSegDataModule(str(root), image_size=32, batch_size=2, num_workers=0, cache=None)
     torch.manual_seed(0)
@@ -467,3 +477,5 @@ def test_a_real_network_is_probed_and_learns_no_word(tmp_path: Path) -> None:
     assert swapped.cases == 5
     assert result.output is not None
     assert len(list((result.output / "pictures").iterdir())) == 1
+    files = [read_image(data.root / row.image) for row in rows]
+    assert any(np.array_equal(drawn[0], file) for file in files), "not the network's small input"

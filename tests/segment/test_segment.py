@@ -149,6 +149,15 @@ def test_values_of_another_type_or_shape_are_refused(net: Segmenter, image: Any)
     assert "uint8" in remedy
 
 
+def test_several_images_are_told_of_the_function_that_takes_them(
+    trained: Trained, net: Segmenter
+) -> None:
+    two = [trained.image()] * 2
+    for image, text in ((two, ["a", "b"]), (two, "a"), (two[0], ["a"])):
+        with pytest.raises(UserError, match="segment_all"):
+            net.segment(image, text)  # type: ignore[arg-type]
+
+
 def test_a_missing_or_broken_file_is_named(net: Segmenter, tmp_path: Path) -> None:
     (tmp_path / "note.png").write_text("no picture")
     for name in ("missing.png", "note.png"):

@@ -67,7 +67,7 @@ class Datasets(NamedTuple):
 
     datamodule: type[Any]  # the base class of its DataModules
     caption_variants: Callable[..., Any]  # of a probe; see datamodules.captions.perturbations
-    mirror_text: Callable[[str], str | None]  # a caption to that of the mirrored image
+    mirror_text: Callable[..., str | None]  # see `datamodules.captions.modes.swap_sides`
     write_folds: Callable[..., Path]  # of a cross-validation: (datamodule, folder, folds, seed)
     program: tuple[str, ...]  # what starts textseg in a process of its own
     open_volumes: Callable[..., Any]  # see `textseg.segment.volumes.OpenVolumes`

@@ -23,6 +23,10 @@ _UNKNOWN = re.compile(
     r"([\w.]+)"
 )
 _UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
+_NO_SUCH_CLASS = re.compile(
+    r"Problem with given class_path '([\w.]+)(?<!\.yaml)(?<!\.yml)':\s*"
+    r"(No module named '[^']*'|module '[^']*' has no attribute '[^']*')"
+)
 _KEY = re.compile(r'Parser key "([\w.]+)":\s*(.*)')
 _FRAME = (  # lines that say where an error was passed on, not what it is
     "Does not validate",
@@ -60,6 +64,12 @@ def explain(
             near = difflib.get_close_matches(part, names - {part}, n=2, cutoff=0.6)
             remedy = f"did you mean {' or '.join(near)}?" if near else f"see {help_of}"
             return UserError(f"unknown {what} {part!r}{_line_of(part, files)}", remedy)
+    if found := _NO_SUCH_CLASS.search(message):
+        return UserError(
+            f"{found[1]} cannot be imported{_line_of(found[1], files)} ({found[2]})",
+            "a class of your own is module.Class, of a module that is installed or lies in the "
+            "folder where textseg is started",
+        )
     if "Problems parsing config" in message and (broken := broken_yaml(files)):
         return broken
     cause, key = _innermost(message)

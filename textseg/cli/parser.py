@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any, NoReturn, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser
@@ -11,6 +12,7 @@ from jsonargparse import ArgumentParser
 from textseg.cli.arguments import data_part_of_configs
 from textseg.cli.commands import Command, Datasets, load
 from textseg.cli.messages import explain
+from textseg.runs.folder import Run, nested
 
 
 class ParseError(BaseException):
@@ -80,13 +82,33 @@ def run_command(
 
         values["experiment"] = read_experiment(passed_on, datasets())
     if "mirror_text" in command.takes:
-        values["mirror_text"] = lambda text: datasets().mirror_text(text)
+        values["mirror_text"] = mirror_of_run(values["ckpt_path"], datasets)
     given = {option: values.pop(option) for option in {m.option for m in command.made.values()}}
     if "open_volumes" in command.takes:
         values["open_volumes"] = lambda path, **given: datasets().open_volumes(path, **given)
     for name, made in command.made.items():
         values[name] = load(made.maker)(given[made.option])
     return function(**values)
+
+
+def mirror_of_run(
+    ckpt_path: str | list[str], datasets: Callable[[], Datasets]
+) -> Callable[[str], str | None]:
+    """What rewrites a text for the mirrored image, in the language that the training was set to.
+
+    Args:
+        ckpt_path: the checkpoint; of several the first, whose run's settings count.
+        datasets: gives the datasets' side; called for the first text.
+    """
+
+    @cache
+    def in_its_language() -> Callable[[str], str | None]:
+        run = Run.of_checkpoint(ckpt_path if isinstance(ckpt_path, str) else ckpt_path[0])
+        language = nested(run.settings(), "data", "init_args", "language")
+        given = {} if language is None else {"language": language}
+        return partial(datasets().mirror_text, **given)
+
+    return lambda text: in_its_language()(text)
 
 
 def own_options(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[list[str], list[str]]:

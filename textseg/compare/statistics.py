@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from textseg.metrics.bootstrap import (
+    ALPHA,
     Bounds,
     Floats,
     Ints,
@@ -32,6 +33,7 @@ from textseg.metrics.bootstrap import (
 )
 from textseg.metrics.scores import MAIN
 from textseg.metrics.summary import (
+    difference_of_bounds,
     ends_at_a_bound,
     patient_columns,
     score_bounds,
@@ -167,10 +169,11 @@ def score_with_interval(found: Resampled, method: int, less: int | None = None) 
     spreads = [(found.runs[side], found.draws[side]) for side in sides]
     seeds = [seed_variance(runs, drawn) for runs, drawn in spreads if len(runs) > 1]
     one = estimated(value, draws, left_out, seeds, bounds=bounds)
-    if less is not None:
-        return one
-    sums = found.sums[method].mean(axis=0)
-    low, high = ends_at_a_bound(value, one.low, one.high, sums, found.names)
+    sums = [found.sums[side].mean(axis=0) for side in sides]
+    if less is None:
+        low, high = ends_at_a_bound(value, one.low, one.high, sums[0], found.names)
+    else:
+        low, high = difference_of_bounds(value, one.low, one.high, (sums[0], sums[1]), found.names)
     return one._replace(low=low, high=high)
 
 
@@ -237,14 +240,17 @@ def interval_test(one: Estimated) -> Floats:
     """Two-sided p of each of K differences, from the statistic of its interval: [K].
 
     p < 0.05 exactly where the 95% interval leaves out 0, so that it holds the luck of trainings
-    wherever the interval does.
+    wherever the interval does. NaN where all draws are alike and yet 0 lies in the interval: one
+    method has everything, the other nothing, in too few patients to say more.
     """
     found = []
     for number, (draws, value) in enumerate(zip(one.draws.T, one.value, strict=True)):
         shape = Shape(*(part[number : number + 1] for part in one.shape))
         variance = float(one.seed_variance[number])
         found.append(interval_p_value(draws, float(value), shape, seed_variance=variance))
-    return np.array(found)
+    p = np.array(found)
+    unsure = (p < ALPHA) & (one.low <= 0) & (one.high >= 0)
+    return np.where(unsure, np.nan, p)
 
 
 def paired_test(

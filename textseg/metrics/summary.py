@@ -98,13 +98,44 @@ def ends_at_a_bound(
         sums: of `patient_columns`, [G, 2 K]; n are the patients that a score sums.
         names: of the scores.
     """
-    patients = np.maximum((sums[:, 1::2] > 0).sum(axis=0), 1)
-    reach = 1 - (ALPHA / 2) ** (1 / patients)
+    reach = _reach(sums)
     shares = np.array([SCORES[name].highest == 1 for name in names])
     alike = shares & np.isclose(low, high, rtol=0, atol=1e-12)
     low = np.where(alike & np.isclose(estimate, 1, rtol=0, atol=1e-12), 1 - reach, low)
     high = np.where(alike & np.isclose(estimate, 0, rtol=0, atol=1e-12), reach, high)
     return low, high
+
+
+def _reach(sums: Floats) -> Floats:
+    """How far from 0 or 1 the true score may lie, that is 0 or 1 in every patient: [K]."""
+    patients = np.maximum((sums[:, 1::2] > 0).sum(axis=0), 1)
+    return np.asarray(1 - (ALPHA / 2) ** (1 / patients))
+
+
+def difference_of_bounds(
+    difference: Floats, low: Floats, high: Floats, sums: tuple[Floats, Floats], names: Sequence[str]
+) -> tuple[Floats, Floats]:
+    """Give an interval to K differences of scores that are 0 or 1 in every patient of both methods.
+
+    Both have the limits of `ends_at_a_bound`, and from the difference an end is as far as the two
+    together, their distances added in squares (Newcombe, Interval estimation for the difference
+    between independent proportions, 1998). Other intervals stay.
+
+    Args:
+        difference, low, high: [K].
+        sums: of the `patient_columns` of the one and of the other, [G, 2 K] each.
+        names: of the scores.
+    """
+    one, other = (scores_of_sums(part.sum(axis=0), names) for part in sums)
+    shares = np.array([SCORES[name].highest == 1 for name in names])
+    alike = shares & np.isclose(low, high, rtol=0, atol=1e-12)
+    for score in (one, other):
+        alike &= np.isclose(score * (1 - score), 0, rtol=0, atol=1e-12)
+    reach, its = (_reach(part) for part in sums)
+    below = np.hypot(np.where(one > 0.5, reach, 0), np.where(other > 0.5, 0, its))
+    above = np.hypot(np.where(one > 0.5, 0, reach), np.where(other > 0.5, its, 0))
+    low = np.where(alike, np.maximum(difference - below, -1), low)
+    return low, np.where(alike, np.minimum(difference + above, 1), high)
 
 
 def mean_scores(

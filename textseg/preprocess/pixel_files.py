@@ -46,10 +46,11 @@ Kind = Literal["image", "mask"]
 BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 # Raise it when a change below gives other pixels: caches built before are then built anew.
-PIXELS_VERSION = 2
+PIXELS_VERSION = 3
 FULL_SCALE = 65535  # of 16-bit gray
 _DEEPEST = 8  # bytes of a pixel: color and opacity of 16 bits
 NARROW = 16  # of 255: 12-bit values that are read as 16 bits fill no more
+NARROW_DEEP = 64  # and 14-bit values, as of radiographs
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "JPEG2000", "PPM")
 
 GRAY, DEEP, PALETTE, COLOR = "gray", "deep", "palette", "color"
@@ -73,11 +74,16 @@ _QUARTER_TURNS = (5, 6, 7, 8)  # height and width change places
 # Where a PNG may say its orientation; without any, it need not be decoded to know.
 _PNG_MARKS = (b"eXIf", b"Raw profile type", b"tiff:Orientation")
 _WHITE_IS_ZERO, _PHOTOMETRIC = 0, 262  # of TIFF
+_OF_VOLUMES = (
+    "cut volumes and DICOM files into pictures (textseg data slice), or give the volume itself to "
+    "textseg segment"
+)
 
 Oddities = dict[str, str]
 """What is odd about one file, with a few words on it; most files have none.
 
-Images: "turned" (by EXIF), "constant", "narrow" (at most 16 of 255 levels apart), "deep" (16 bits).
+Images: "turned" (by EXIF), "constant", "narrow" (at most 16 of 255 levels apart, in 16 bits 64),
+"deep" (16 bits).
 Masks: "empty", "erased" (values, but none above 127), "classes" (several values fill areas),
 "faint" (values below 32 do, beside foreground), "inverted" (all corners and most of the picture),
 "turned".
@@ -195,7 +201,7 @@ def _open(data: bytes, path: Path) -> Image.Image:
     except UnidentifiedImageError as error:
         cause = f"{path} cannot be read as an image (it is no {', '.join(FORMATS)} file)"
         if data[128:132] == b"DICM" or path.name.endswith((".nii", ".nii.gz", ".nrrd", ".mha")):
-            raise UserError(cause, "cut volumes and DICOM files into pictures first") from error
+            raise UserError(cause, _OF_VOLUMES) from error
         raise UserError(cause, "replace the file, or leave it out of the table") from error
 
 
@@ -323,10 +329,11 @@ def image_pixels(file: PixelFile) -> Bytes:
 def image_oddities(pixels: Bytes, file: PixelFile | None = None) -> Oddities:
     """What is odd about an image [H, W, 3]."""
     low, high = int(pixels.min()), int(pixels.max())
+    bound = NARROW_DEEP if file is not None and file.deep else NARROW
     odd: Oddities = {}
     if low == high:
         odd["constant"] = f"every value is {low}"
-    elif high - low <= NARROW:
+    elif high - low <= bound:
         odd["narrow"] = f"{low} to {high} of 255"
     if file is not None and file.deep:
         odd["deep"] = "16 bits"
@@ -336,7 +343,7 @@ def image_oddities(pixels: Bytes, file: PixelFile | None = None) -> Oddities:
 
 
 def all_narrow(oddities: Sequence[Oddities]) -> list[int]:
-    """Positions of the images whose kind (8 or 16 bits) never fills more than 16 of 255 levels.
+    """Positions of the images whose kind (8 or 16 bits) is narrow throughout.
 
     Images of one value tell nothing; where there is no other, none is listed.
     """

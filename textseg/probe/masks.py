@@ -18,8 +18,8 @@ from textseg.runs.outputs import (
     evenly_spaced,
     gather_by_index,
     mask_bytes,
+    original_picture,
     pack_mask,
-    picture_of,
     rows_in,
 )
 
@@ -46,8 +46,8 @@ class Measured:
 class ProbedCase:
     """One row of the test set: its masks measured by variant.
 
-    `masks` holds the mask of true words, and where the case is drawn, which an `image` [H0, W0, 3]
-    shows, those of all variants.
+    `masks` holds the mask of true words, and where the case is drawn, which its file's `image`
+    [H0, W0, 3] shows, those of all variants.
     """
 
     case: str
@@ -112,7 +112,9 @@ class Probe(L.LightningModule):
         for position, row in enumerate(rows):
             having = [name for name in by_variant if given[name][position] is not None]
             masks = {name: by_variant[name][position] for name in having}
-            self.cases[row] = _probed(batch, position, truths[position], masks, row in self._drawn)
+            drawn = row in self._drawn
+            picture = original_picture(self.trainer, batch, position) if drawn else None
+            self.cases[row] = _probed(batch, position, truths[position], masks, picture)
 
     def on_test_epoch_end(self) -> None:
         """Gather the cases of all processes, in the order of the test set.
@@ -157,7 +159,7 @@ def _probed(
     position: int,
     truth: NDArray[np.bool_],
     masks: Mapping[str, NDArray[np.bool_]],
-    drawn: bool,
+    picture: Bytes | None,
 ) -> ProbedCase:
     own = masks[TRUE]
     assert own.shape == truth.shape, (own.shape, truth.shape)
@@ -167,9 +169,13 @@ def _probed(
         image_id=int(batch["image_id"][position]),
         true=int(truth.sum()),
         truth=pack_mask(truth),
-        masks={name: pack_mask(mask) for name, mask in masks.items() if drawn or name == TRUE},
+        masks={
+            name: pack_mask(mask)
+            for name, mask in masks.items()
+            if picture is not None or name == TRUE
+        },
         measured={name: _measured(mask, own, truth) for name, mask in masks.items()},
-        image=picture_of(batch, position) if drawn else None,
+        image=picture,
     )
 
 

@@ -53,7 +53,7 @@ def segment(
     Args:
         image: an image; a folder, of which all images are taken; a table (.csv with , or ;, .xlsx,
             .jsonl) with the columns image and text; a NIfTI volume, a DICOM file, or the folder of
-            a DICOM series or of several volumes.
+            a DICOM series, of a study's series in folders of their own, or of several volumes.
         text: what to segment: one caption or expression for all images, where no table gives each
             its own. An image-only network needs none.
         ckpt_path: a checkpoint that `textseg fit` wrote, such as
@@ -69,7 +69,9 @@ def segment(
         batch_size: images in one forward pass.
         device: auto, cpu, cuda, cuda:1, mps and so on.
         tta: flip also runs the mirrored image, with left and right exchanged in its text, and
-            averages the logits of the two, in twice the time.
+            averages the logits of the two, in twice the time. Sides are read in the language that
+            the training was set to; a text whose sides are not surely read is not mirrored, and
+            that is said.
         threshold: probability above which a pixel is outlined; best takes the one that textseg
             calibrate found on the validation rows of the run.
         temperature: what logits are divided by before they become probabilities; fitted takes what

@@ -107,8 +107,12 @@ class Segmenter:
             text: the caption or expression; an image-only network needs none and reads none.
 
         Raises:
-            UserError: the image cannot be read, or a network that reads words is given none.
+            UserError: the image cannot be read, a network that reads words is given none, or there
+                are several images or texts.
         """
+        if isinstance(image, list | tuple) or not isinstance(text, str | None):
+            cause = f"segment takes one image, not {type(image).__name__}, and one text, not "
+            raise UserError(f"{cause}{text!r}", "give several to segment_all(images, texts)")
         [result] = self.segment_all([image], [text])
         return result
 

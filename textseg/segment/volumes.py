@@ -107,10 +107,17 @@ class VolumeSettings:
 
 
 def holds_volumes(path: Path) -> bool:
-    """Tell whether a path is a volume, or a folder of volumes or DICOM files and no pictures."""
-    if path.is_dir():
-        return not tables.images_in(path) and any(map(_is_volume, sorted(path.iterdir())))
-    return _is_volume(path)
+    """Tell whether a path is a volume, or a folder of volumes or DICOM files and no pictures.
+
+    DICOM files may lie in folders within the folder, as archives give the series of a study.
+    """
+    if not path.is_dir():
+        return _is_volume(path)
+    if tables.images_in(path):
+        return False
+    return any(map(_is_volume, sorted(path.iterdir()))) or any(
+        _is_volume(file) and not tables.is_nifti(file) for file in tables.files_below(path)
+    )
 
 
 def _is_volume(path: Path) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from textseg.errors import Report, TableError, UserError, raise_error
@@ -28,7 +29,9 @@ __all__ = [
     "Row",
     "case_name",
     "cell_text",
+    "files_below",
     "find_column",
+    "first_volume",
     "identity",
     "images_in",
     "is_dicom",
@@ -49,7 +52,11 @@ __all__ = [
 # Column names, compared without case: Image is one of them.
 IMAGE_COLUMNS = ("image", "filename", "image_path", "original_image_filename")
 TEXT_COLUMNS = ("text", "caption", "description", "sentence")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+# Of the formats that `textseg.preprocess.pixel_files` opens.
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".jp2"),
+    *(".pbm", ".pgm", ".ppm", ".pnm"),
+)
 VOLUME_SUFFIXES = (".nii", ".nii.gz")
 TABLE_SUFFIXES = (".csv", ".xlsx", ".jsonl", ".json")
 
@@ -109,6 +116,23 @@ def not_images_in(folder: Path) -> list[str]:
     return sorted(f"{p.name}/" if p.is_dir() else p.name for p in listed if p not in images)
 
 
+def files_below(folder: Path, seen: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """The files of a folder and of the folders in it, by name; hidden ones apart.
+
+    Args:
+        folder: the folder.
+        seen: the folders that it lies in, so that a link to one of them is not followed.
+    """
+    inside = seen | {folder.resolve()}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if not path.is_dir():
+            yield path
+        elif path.resolve() not in inside:
+            yield from files_below(path, inside)
+
+
 def is_nifti(path: Path) -> bool:
     """Tell by its name whether a file is a NIfTI volume."""
     return path.name.casefold().endswith(VOLUME_SUFFIXES)
@@ -131,6 +155,12 @@ def is_dicom(path: Path) -> bool:
             return file.read(offset + len(mark))[offset:] == mark
     except OSError:
         return False
+
+
+def first_volume(folder: Path) -> Path | None:
+    """The first NIfTI or DICOM file in a folder or in folders within it, of the first thousand."""
+    files = islice(files_below(folder) if folder.is_dir() else (), 1000)
+    return next((file for file in files if is_nifti(file) or is_dicom(file)), None)
 
 
 def case_name(image: Path, row: int) -> str:

@@ -246,7 +246,7 @@ def _csv(file: Path) -> Iterator[_Cells]:
         yield found._replace(decimal_comma=separator in ";\t")
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str | bytes) -> Any:
     """Parse JSON in which no object has a key twice: of two values, none is the right one.
 
     Raises:

@@ -9,6 +9,7 @@ two languages in which the caption would become different texts.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
@@ -42,6 +43,9 @@ _OTHER_SIDES = word_set(
     "phải kushoto kulia kaliwa kairė kairys dešinė kreisais labais vasak majtë djathtë ezker",
     "eskuin dexter dextra dextrum dextri dextro sinister sinistrum",
 )
+# Sides as a letter of an abbreviation: lobes (French LSG, Spanish LII, German ROL), halves of the
+# chest (Portuguese HTE).
+_LETTERED = re.compile("L[SMI][DEGIS]|[LR][MOU]L|HT[DE]")
 _UNITS = word_set("mm cm ml mg kg hu px cc m g l ms kv ev")
 _SYMBOLS = "\u03b1\u03b2\u03b3\u03b4\u03bc\u00b5"  # alpha to delta and mu, as in micrometres
 _SHORT = 4  # letters of an abbreviation in capitals
@@ -57,7 +61,7 @@ def swapped(text: str, language: LanguageSetting = "auto") -> str | None:
     """
     even = _plain_letters(text)
     scripts = _scripts(even)
-    if scripts is None:
+    if scripts is None or any(map(_LETTERED.fullmatch, WORD.findall(even))):
         return None
     result = even
     for script in sorted(scripts):

@@ -25,9 +25,9 @@ _PLAIN = re.compile(
     "fights?|tight|might|fright|wright|clefts?|loft|lent|lest|let|heft|deft|weft"
 )
 # A side written as a letter or abbreviation, such as that of a lobe or quadrant.
-_SHORT_SIDE = re.compile("[lr]t?|[lr][ul]l|rml|[lr][ul]q")
+_SHORT_SIDE = re.compile("[lr]t?|rgt|[lr][uml][lz]|[lr][ul]q")
 # The same in capitals alone: views of a breast, eyes, chambers and vessels of the heart.
-_SHORT_CAPITALS = re.compile("[LR](CC|MLO|ML|A|V|K|LL|LN)|LAD|LCX|[LR]CA|O[DS]")
+_SHORT_CAPITALS = re.compile("[LR](CC|MLO|ML|A|V|VOT|K|LL|LN)|LAD|LCX|[LR]CA|O[DS]")
 _LATIN = re.compile("(laevo|levo|dextro|sinistr|dextr)\\w*|sinister|dexter")
 # "what is left", "all right": words of a side that name none, or may not.
 _IDIOM = re.compile(
@@ -70,7 +70,8 @@ class English(Language):
         text = _CLOCK.sub(_mirrored_clock, text)
         if not any(word.lower() in _MIRROR for word in words):
             return text
-        if _ASYMMETRIC.search(text) or _IDIOM.search(text):
+        apart = text.replace("_", " ")  # heart_atrium_left
+        if _ASYMMETRIC.search(apart) or _IDIOM.search(apart):
             return None
         return _LETTERS.sub(lambda m: in_case_of(m[0], _MIRROR.get(m[0].lower(), m[0])), text)
 

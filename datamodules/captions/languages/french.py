@@ -60,7 +60,9 @@ FRENCH = French(
         "doi[ts]|endroits?|adroit\\w*|maladroit\\w*|etroit\\w*|froids?|croit|broit|gaucher(e|s)?|"
         "gach(e|es|er)|trois|detroit"
     ),
-    doubtful=re.compile("gauch\\w*|droit\\w*|(dextr|senestr|sinistr)\\w*|drte?|gche?"),
+    doubtful=re.compile(
+        "gauch\\w*|droit\\w*|(dextr|senestr|sinistr)\\w*|drte?|dte?s?|dr|gch?e?|gau?"
+    ),
     letter_sides="GDLR",
     unclear=re.compile(
         r"\btout droit\b|\bangles? droits?\b|\blignes? droites?\b|\bgrands? droits?\b|"

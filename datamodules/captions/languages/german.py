@@ -26,6 +26,7 @@ GERMAN = Language(
         "rechtzeitig\\w*|rechnen|linsen?|linsenformig\\w*|lini(e|en)|(s|w|bl|z|h)inken|flinke\\w*|klinker|rechen|echt\\w*"
     ),
     doubtful=re.compile("(links|rechts|linker|rechter)\\w+|\\w+(links|rechts)|link|lin|rech|[lr]t"),
+    letter_sides="LRlr",
     unclear=re.compile(
         r"\brecht(er|en) winkel|\brechte und pflichten|lappens?\b|"
         r"\b\w*(vorhof|vorhofe|ventrikel|kammer|herz|koronar|pfortader|lebervene|kolon|flexur|"

@@ -15,7 +15,7 @@ SPANISH = Language(
     doubtful=re.compile(
         "izq\\w*|izd[ao]s?|dch[ao]s?|derech\\w*|(siniestr|diestr|dextr|zurd)\\w*|levo\\w+"
     ),
-    letter_sides="DLR",
+    letter_sides="DILR",
     unclear=re.compile(
         r"\bderechos? (a|de|al|del)\b(?= (la salud|el paciente|los pacientes|pacientes?))|"
         r"\btodo derecho\b|\bde derecho\b|\bl[oó]bulos?\b|\blobar(es)?\b|"

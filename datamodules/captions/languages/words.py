@@ -116,7 +116,7 @@ class Language:
 
     def _rewritten(self, text: str) -> str | None:
         pieces, at = [], 0
-        plain = WORD.sub(lambda match: folded(match[0]), text)
+        plain = WORD.sub(lambda match: folded(match[0]), text.replace("_", " "))
         if self.clock.search(plain):
             return None
         for match in WORD.finditer(text):
