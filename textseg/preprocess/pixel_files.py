@@ -43,7 +43,10 @@ Bytes = NDArray[np.uint8]
 Kind = Literal["image", "mask"]
 
 # What Pillow raises for a file that is cut short, spoiled, or claims to be gigantic.
-BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+BROKEN = (
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError),
+    *(struct.error, Image.DecompressionBombError),
+)
 
 # Raise it when a change below gives other pixels: caches built before are then built anew.
 PIXELS_VERSION = 3
