@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from textseg.tables import identity
+
 Stage = Literal["train", "val", "test", "predict"]
 
 
@@ -19,7 +21,7 @@ class Record:
         mask: file of the mask; None only where nothing is scored.
         text: the expression.
         case: names the row; safe as a file name.
-        case_id: patient or study; "" where unknown.
+        case_id: patient or study, as `textseg.tables.identity` writes it; "" where unknown.
         row: number in the caption table, from 0.
         spacing: millimeters per pixel, rows then columns; None where unknown.
         strata: its classes by the columns that `data.strata` names, in their order.
@@ -36,6 +38,11 @@ class Record:
     spacing: tuple[float, float] | None = None
     strata: tuple[str, ...] = ()
     altered: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        """Write `case_id` in one way, so that one patient is one patient."""
+        if not self.case_id.isascii():
+            object.__setattr__(self, "case_id", identity(self.case_id))
 
 
 Splits = dict[str, list[Record]]

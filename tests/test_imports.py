@@ -43,7 +43,7 @@ CONFINED = {
 # Modules of textseg, from those that all may import to those that none of the others may. A name
 # that is not here, such as cli, belongs to the last layer.
 LAYERS = [
-    {"batch", "errors", "output"},
+    {"batch", "errors", "limits", "output"},
     {"preprocess", "tables"},
     {"layers", "losses", "metrics", "optim", "visualize", "checkpoint", "explain"},
     {"encoders"},
@@ -54,7 +54,7 @@ LAYERS = [
     {"report"},
 ]
 DATAMODULES_MAY_USE = {
-    f"textseg.{m}" for m in ("batch", "errors", "output", "preprocess", "tables")
+    f"textseg.{m}" for m in ("batch", "errors", "limits", "output", "preprocess", "tables")
 }
 
 

@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 def load(
     ckpt_path: str | Path | Sequence[str | Path],
     *,
+    model: str | None = None,
     image_size: int | Sequence[int] | None = None,
     device: str = "auto",
     tta: Literal["none", "flip"] = "none",
@@ -35,6 +36,7 @@ def load(
 
     return load_network(
         ckpt_path,
+        model=model,
         image_size=image_size,
         device=device,
         tta=tta,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from textseg.errors import UserError, refusing
+from textseg.limits import CHECKPOINT_BYTES
 
 ABOUT = "textseg"  # the key of a checkpoint under which class, input size and precision stand
 
@@ -24,17 +26,33 @@ def load_plain(path: str | Path, *, field: str, wanted: str) -> Any:
         wanted: what to give instead, for messages.
 
     Raises:
-        UserError: the file is missing, cut short, or holds code, which is never run.
+        UserError: the file is missing, cut short, unpacks to too much, or holds code, which is
+            never run.
     """
     if not Path(path).is_file():
         raise UserError(f"{field}={str(path)!r} does not exist", f"give {wanted}")
     cause = f"{field}={str(path)!r} cannot be read as weights"
     remedy = f"it is cut short, or holds code, which is never run: give {wanted}"
     with refusing(Exception, cause, remedy):  # a file fails in as many ways as it can be broken
+        _check_unpacked(Path(path))
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except UnpicklingError as error:  # torch says how to run the code, which none should
             raise UserError(cause, remedy) from error
+
+
+def _check_unpacked(path: Path) -> None:
+    """Check by an archive's directory that it unpacks to no more than it is, or than is allowed.
+
+    torch compresses nothing, so only a file that was made to grow does; records that lie over each
+    other grow too.
+    """
+    if not zipfile.is_zipfile(path):  # torch's older form, which has no directory
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(record.file_size for record in archive.infolist())
+    if unpacked > path.stat().st_size:
+        CHECKPOINT_BYTES.check(unpacked, path)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

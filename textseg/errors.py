@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 Kind = TypeVar("Kind", bound=BaseException)
+# Control characters, those that turn the direction of writing, and halves of characters.
+_UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Text that a terminal shows and does not obey: control characters are written as \\x1b.
+
+    Line breaks and tabs stay.
+    """
+    return _UNSHOWN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class UserError(ValueError):
@@ -27,7 +38,9 @@ class UserError(ValueError):
     status = 2
 
     def __init__(self, cause: str, remedy: str = "") -> None:
-        super().__init__(f"{cause}\n{remedy}" if remedy else cause)
+        if remedy:  # without, the text may be both lines, of an error that was pickled
+            cause, remedy = (printable(text).replace("\n", "\\n") for text in (cause, remedy))
+        super().__init__(f"{cause}\n{remedy}" if remedy else printable(cause))
 
 
 class PartialError(UserError):

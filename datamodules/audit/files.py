@@ -9,6 +9,7 @@ from pathlib import Path
 from datamodules.audit.file_facts import ImageFacts, MaskFacts, inspect_image, inspect_mask
 from datamodules.audit.findings import Finding, Severity, finding
 from datamodules.files.checks import preview
+from datamodules.files.links import link_fault
 from datamodules.files.pixel_checks import judge_images, judge_masks, unequal_spacing
 from datamodules.records import Record, Splits
 from textseg.errors import UserError
@@ -82,6 +83,9 @@ class FileChecks:
             return self.images[path]
         self.split_of[path] = split
         self.images[path] = None
+        if fault := link_fault(path, self.root):
+            self._add("outside root", split, path, fault)
+            return None
         if not path.is_file():
             self._add("caption without image", split, path, "not there", severity=self.missing)
             if record.mask is not None and record.mask.is_file():
@@ -102,6 +106,9 @@ class FileChecks:
         if path in self.masks:
             return self.masks[path]
         self.masks[path] = None
+        if fault := link_fault(path, self.root):
+            self._add("outside root", split, path, fault)
+            return None
         if not path.is_file():
             if record.image.is_file():
                 detail = f"{self.shown(path)} is not there"

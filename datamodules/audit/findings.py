@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from textseg.output import marked, whole_text, write_text, writing
+from textseg.tables import spreadsheet_cell
 
 Severity = Literal["error", "warning", "note"]
 
@@ -212,4 +213,5 @@ def write_audit(audit: Audit, folder: Path) -> None:
         with whole_text(folder / "findings.csv", newline="") as lines:
             table = csv.DictWriter(lines, [field.name for field in fields(Finding)])
             table.writeheader()
-            table.writerows(asdict(found) for found in audit.findings)
+            for found in audit.findings:
+                table.writerow({k: spreadsheet_cell(v) for k, v in asdict(found).items()})

@@ -34,7 +34,7 @@ from datamodules.records import Record, Splits
 from textseg.errors import UserError, check_at_least, check_seed, refusing
 from textseg.output import write_bytes
 from textseg.preprocess import read_mask
-from textseg.tables import SPLITS
+from textseg.tables import SPLITS, cell_text, spreadsheet_cell
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -85,7 +85,8 @@ def write_folds(
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*_FACTS, *map(_column, range(1, folds + 1))])
     for row, (_, name), number, stratum in zip(rows, units, patient, strata, strict=True):
-        writer.writerow([row.case, name, STRATA[stratum], *parts[number]])
+        names = map(spreadsheet_cell, (row.case, name))
+        writer.writerow([*names, STRATA[stratum], *parts[number]])
     content = text.getvalue().encode()
     digest = hashlib.blake2b(content, digest_size=4).hexdigest()
     file = folder / f"folds-{folds}-{digest}.csv"
@@ -290,12 +291,12 @@ def _read_table(file: Path, fold: int) -> tuple[dict[str, str], dict[str, set[st
     table: dict[str, str] = {}
     patients: dict[str, set[str]] = {split: set() for split in SPLITS}
     for number, row in enumerate(rows, start=2):
-        case, part = row["case"], row[_column(fold)]
+        case, part = cell_text(row["case"] or ""), row[_column(fold)]
         if part not in SPLITS or case in table:
             fault = f"{case} twice" if case in table else f"{_column(fold)}={part!r}"
             raise UserError(f"{file}, line {number}: {fault}", remedy)
         table[case] = part
-        patients[part].add(row["patient"])
+        patients[part].add(cell_text(row["patient"] or ""))
     _check_apart(file, fold, patients)
     return table, patients
 

@@ -26,6 +26,7 @@ from datamodules.files.checks import (
     without_caption,
 )
 from datamodules.files.copies import Copies
+from datamodules.files.links import check_links
 from datamodules.files.pixel_checks import (
     Oddity,
     check_pixels,
@@ -208,7 +209,10 @@ class CheckedRows(LightningDataModule, ABC):
             rows = self._read.get(stage, [])
             if stage == "predict" and not rows:
                 rows = self._read.get("test", [])
-            usable[stage], absent = split_missing(rows, scored=stage != "predict")
+            scored = stage != "predict"
+            files = [f for row in rows for f in (row.image, row.mask if scored else None) if f]
+            check_links(files, root)
+            usable[stage], absent = split_missing(rows, scored=scored)
             missing += absent
         report_missing(missing, self._unlisted, root=root, on_missing=self.on_missing)
         self._unlisted = []  # warned of once

@@ -6,7 +6,9 @@ nowhere else. Lengths are millimeters.
 
 from __future__ import annotations
 
+import math
 import re
+import zlib
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,9 +18,11 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from datamodules.files.volumes import Affine, Array
 from textseg.errors import UserError, first_line, reason_of, refusing
+from textseg.limits import PIXELS, VOXELS
 
 MAX_STEP = 1.5  # of the median step; at 2 a slice is missing
 MIN_STEP = 0.5  # of the median step; at 0 two slices coincide
@@ -83,6 +87,8 @@ class _Slice:
 _PYDICOM_ERRORS = (AttributeError, BytesLengthException, InvalidDicomError, NotImplementedError)
 _LENGTHS = {"ImageOrientationPatient": 6, "ImagePositionPatient": 3, "PixelSpacing": 2}
 _THICKNESS = "SliceThickness"
+_DEEPEST = 8  # bytes of a pixel, with the elements beside it
+_META_START = 144  # preamble, mark and the length of the elements about the file, bytes
 
 
 def read_dicom_series(folder: Path) -> Series:
@@ -118,6 +124,7 @@ def _series(slices: list[_Slice]) -> Series:
     if len(slices) > 1:
         _check_steps(slices)
     ordered = _in_order(slices)
+    VOXELS.check(len(ordered) * math.prod(ordered[0].size), ordered[0].file.parent)
     values = np.empty((len(ordered), *ordered[0].size), dtype=np.float32)
     for number, item in enumerate(ordered):
         values[number] = _pixels(item)
@@ -135,7 +142,7 @@ def read_header(file: Path) -> pydicom.Dataset:
         UserError: it is no DICOM file, or is broken.
     """
     with _reading(file):
-        return pydicom.dcmread(file, stop_before_pixels=True)
+        return _dataset(file, stop_before_pixels=True)
 
 
 def has_position(dataset: pydicom.Dataset) -> bool:
@@ -180,7 +187,7 @@ def read_dicom_picture(file: Path) -> DicomPicture:
         UserError: the file is broken, of several frames, or neither gray nor of 8-bit color.
     """
     with _reading(file):
-        dataset = pydicom.dcmread(file)
+        dataset = _dataset(file)
         kind = str(dataset.get("PhotometricInterpretation"))
         frames = int(dataset.get("NumberOfFrames") or 1)
         slope = next(iter(_floats(dataset, "RescaleSlope")), 1.0)
@@ -212,7 +219,7 @@ def _window(dataset: pydicom.Dataset) -> tuple[float, float] | None:
 
 
 def _reading(file: Path) -> AbstractContextManager[None]:
-    broken = (OSError, EOFError, LookupError, TypeError, ValueError, *_PYDICOM_ERRORS)
+    broken = (OSError, EOFError, LookupError, TypeError, ValueError, zlib.error, *_PYDICOM_ERRORS)
     return refusing(broken, f"{file} cannot be read as DICOM", "download the file again")
 
 
@@ -231,7 +238,7 @@ def _name_numbers(file: Path) -> tuple[list[int], str]:
 def _read_slice(file: Path) -> _Slice:
     """Read one file, which must have gray values and a position in the patient."""
     with _reading(file):
-        dataset = pydicom.dcmread(file)
+        dataset = _dataset(file)
         kind = str(dataset.get("PhotometricInterpretation"))
         frames = int(dataset.get("NumberOfFrames") or 1)
         geometry = {keyword: _floats(dataset, keyword) for keyword in _LENGTHS}
@@ -367,8 +374,24 @@ def _pixels(item: _Slice) -> Array:
     return stored * np.float32(item.slope) + np.float32(item.intercept)
 
 
+def _dataset(file: Path, **options: Any) -> pydicom.Dataset:
+    """Read a file with pydicom, which inflates a deflated one as a whole."""
+    about = pydicom.filereader.read_file_meta_info(file)
+    if about.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        most = _DEEPEST * PIXELS.most
+        start = _META_START + int(about.FileMetaInformationGroupLength)
+        inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(
+            file.read_bytes()[start:], most + 1
+        )
+        if len(inflated) > most:
+            PIXELS.check(len(inflated), f"{file}, which is deflated,")
+    return pydicom.dcmread(file, **options)
+
+
 def _decoded(dataset: pydicom.Dataset, file: Path) -> Array:
     """Values as they are stored: [rows, columns], or [rows, columns, 3] in RGB."""
+    with _reading(file):
+        PIXELS.check(int(dataset.get("Rows") or 0) * int(dataset.get("Columns") or 0), file)
     try:
         stored: Array = dataset.pixel_array
     except (LookupError, TypeError, ValueError, RuntimeError, *_PYDICOM_ERRORS) as error:

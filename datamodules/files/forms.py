@@ -31,7 +31,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from datamodules.files.checks import preview
 from datamodules.files.manifest import ALTERED
 from textseg.errors import Report, UserError, first_line, raise_error
-from textseg.tables import SPLITS, TEXT_COLUMNS, Row, images_in, split_name
+from textseg.tables import SPLITS, TEXT_COLUMNS, Row, images_in, parse_json, split_name
 
 RECOGNIZED_BY = (
     "medvlsm's anns/{train,val,test}.json, <prefix>_{train,val,test}.json of image_path and "
@@ -165,7 +165,7 @@ def _first_entry(file: Path) -> dict[str, Any]:
         with file.open(encoding="utf-8-sig") as lines:
             head = lines.read(_HEAD).lstrip()
         entry = json.JSONDecoder().raw_decode(head, head.index("{"))[0] if head[:1] == "[" else {}
-    except (ValueError, OSError):  # no json, another encoding, or no such file
+    except (ValueError, OSError, RecursionError):  # no json, another encoding, or no such file
         return {}
     return entry if isinstance(entry, dict) else {}
 
@@ -211,8 +211,8 @@ def _entries(file: Path) -> list[dict[str, Any]]:
         UserError: it is no list of objects, or cannot be read.
     """
     try:
-        entries = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (ValueError, OSError) as error:
+        entries = parse_json(file.read_text(encoding="utf-8-sig"))
+    except (ValueError, OSError, RecursionError) as error:
         cause = f"{file} cannot be read ({first_line(error)})"
         raise UserError(cause, "download it again") from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -304,10 +304,10 @@ def _biomedparse_rows(form: Form, report: Report) -> list[Row]:
 def _annotated(file: Path, report: Report) -> Iterator[_Target]:
     """Every sentence of the masks that a json lists."""
     try:
-        annotations = json.loads(file.read_text(encoding="utf-8-sig"))["annotations"]
+        annotations = parse_json(file.read_text(encoding="utf-8-sig"))["annotations"]
         rows = [Row(annotation, file, number) for number, annotation in enumerate(annotations)]
         sentences = [[s.get("sent") or s["raw"] for s in row.get("sentences", ())] for row in rows]
-    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError) as error:
         cause = f"{file} cannot be read as a list of annotations ({first_line(error)})"
         raise UserError(cause, "make it anew by BiomedParse's script, or remove it") from error
     for row, texts in zip(rows, sentences, strict=True):

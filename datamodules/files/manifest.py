@@ -76,13 +76,18 @@ def find_manifest(root: Path, file: Path | None) -> Path:
     """Return `file`, or the manifest that lies in root.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or more than one.
     """
     if file is not None:
         return file
-    for name in MANIFEST_NAMES:
-        if (root / name).is_file():
-            return root / name
+    found = [name for name in MANIFEST_NAMES if (root / name).is_file()]
+    if len(found) > 1:
+        raise UserError(
+            f"root={root} holds {' and '.join(found)}: which of them is meant?",
+            "remove the others, or set captions to it",
+        )
+    if found:
+        return root / found[0]
     cause = f"root={root} has neither {', '.join(MANIFEST_NAMES[:-1])} nor {MANIFEST_NAMES[-1]}"
     if volume := first_volume(root):
         raise UserError(f"{cause}, but volumes, such as {volume.name}", SLICE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,6 +23,7 @@ from datamodules.files.volumes import (
     shape_text,
 )
 from textseg.errors import UserError, refusing
+from textseg.limits import VOXELS
 
 # The fields of a header that say where the voxels lie.
 _GEOMETRY = (
@@ -40,7 +42,7 @@ def read_nifti(path: Path, channel: int | None = None) -> Volume:
 
     Raises:
         UserError: the file is broken or cut short, not a 3-D volume of finite numbers, or says
-            nothing certain of its orientation.
+            nothing certain of its orientation; or it has more voxels than `textseg.limits` allows.
     """
     values, affine = read_stored_nifti(path, channel)
     return canonical(values, affine, where=str(path))
@@ -122,6 +124,7 @@ def _open_nifti(path: Path, channel: int | None) -> nibabel.Nifti1Image:
             f"{path} is {shape_text(shape)} and has no channel {channel}",
             "the fourth axis counts channels, from 0",
         )
+    VOXELS.check(math.prod(map(int, shape[:3])), path)
     return image
 
 

@@ -11,15 +11,16 @@ Either direction of the labels is taken, whatever else the file holds.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from textseg.errors import UserError, refusing
+from textseg.tables import parse_json
 
 DATASET_JSON = "dataset.json"
 _ENDINGS = (".nii", ".nii.gz")
+_ODD = (AttributeError, RecursionError)
 _IGNORE = "ignore"  # nnU-Net's name of what was not annotated
 
 
@@ -55,8 +56,8 @@ def read_description(folder: Path) -> Description:
         return Description(file, {}, {})
     cause = f"{file} does not name the labels"
     remedy = 'it must hold "labels": {"0": "background", "1": ...} or {"background": 0, ...}'
-    with refusing((OSError, KeyError, TypeError, ValueError, AttributeError), cause, remedy):
-        content = json.loads(file.read_bytes())  # in UTF-8 or 16, with its mark or without
+    with refusing((OSError, LookupError, TypeError, ValueError, *_ODD), cause, remedy):
+        content = parse_json(file.read_bytes())  # in UTF-8 or 16, with its mark or without
         regions = _regions(content["labels"])
         channels = content.get("channel_names") or content.get("modality") or {}
         names = {int(number): str(name) for number, name in channels.items()}

@@ -148,14 +148,16 @@ def outcomes(home: Path) -> dict[str, Outcome]:
     run, other = (only(home / "runs" / name).relative_to(home) for name in ("own", "wide"))
     data = only(home / "data/phantoms").relative_to(home)
     image = data / "test/0.png"
+    own = ("--model", "hospital.network.HospitalNet")  # no file's word imports it
+    named = (*own, "--data", "hospital.data.HospitalDataModule")
     best = ("--ckpt_path", run / "checkpoints/best.ckpt")
     bar, quick = ("--trainer.enable_progress_bar", "false"), ("--rounds", "2")
     commands: dict[str, list[str | Path]] = {
-        "validate": ["validate", *best, *bar],
-        "test": ["test", *best, *bar],
-        "predict": ["predict", *best, *bar],
-        "segment": ["segment", image, "lesion 0 on the left", *best, "--output", "segmented"],
-        "probe": ["probe", run, *bar],
+        "validate": ["validate", *best, *named, *bar],
+        "test": ["test", *best, *named, *bar],
+        "predict": ["predict", *best, "--config", "own.yaml", *bar],
+        "segment": ["segment", image, "lesion 0 on the left", *best, *own, "--output", "segmented"],
+        "probe": ["probe", run, *named, *bar],
         "benchmark": ["benchmark", "--config", "own.yaml", "--compare_with", "[wide.yaml]", *quick],
         "audit": ["data", "audit", data, "--dataset", "hospital.data.HospitalDataModule"],
         "prepare": ["data", "prepare", "--config", "own.yaml"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -13,7 +12,17 @@ import yaml
 from tests.forked import command
 from tests.tiny_run import masks_in, write_refhl
 
-OWN = "from textseg.models import ImageBaseline\n\nclass OwnNet(ImageBaseline):\n    pass\n"
+OWN = """
+from pathlib import Path
+
+from textseg.models import ImageBaseline
+
+Path("imported").touch()
+
+
+class OwnNet(ImageBaseline):
+    pass
+"""
 
 
 @pytest.fixture(scope="module")
@@ -41,30 +50,29 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def segment(home: Path, checkpoint: Path, cwd: Path) -> CompletedProcess[str]:
+def segment(home: Path, cwd: Path, *named: str) -> CompletedProcess[str]:
     """In a process of its own, whose first entry of sys.path is not the working folder."""
-    image = home / "refhl/images/test0.png"
-    return command("segment", image, "--ckpt", checkpoint, "--image_size", "32", cwd=cwd)
+    image, checkpoint = home / "refhl/images/test0.png", home / "run/checkpoints/best.ckpt"
+    words = ("segment", image, "--ckpt", checkpoint, "--image_size", "32", *named)
+    return command(*words, cwd=cwd)
 
 
-def test_the_config_beside_the_checkpoint_is_followed(home: Path) -> None:
-    done = segment(home, home / "run/checkpoints/best.ckpt", home)
+def test_the_class_that_the_command_line_names_is_imported(home: Path) -> None:
+    done = segment(home, home, "--model", "own.OwnNet")
     assert done.returncode == 0, done.stderr
     assert len(masks_in(home / "segmented/masks")) == 1
+    assert (home / "imported").exists()
 
 
-@pytest.mark.parametrize("config", ["", "own.OwnNet", "own.OtherNet"])
+@pytest.mark.parametrize("named", [(), ("--model", "own.OtherNet"), ("--model", "own.OwnNet")])
 def test_a_class_that_cannot_be_found_is_named_in_two_lines(
-    home: Path, tmp_path: Path, config: str
+    home: Path, tmp_path: Path, named: tuple[str, ...]
 ) -> None:
-    """Without a config, from a folder without own.py, and with the config of another network."""
-    checkpoint = Path(shutil.copy(home / "run/checkpoints/best.ckpt", tmp_path))
-    if config:
-        settings = {"model": {"class_path": config}}
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
-    done = segment(home, checkpoint, tmp_path if config == "own.OwnNet" else home)
+    """Not named, named wrongly, and named in a folder without own.py."""
+    (home / "imported").unlink(missing_ok=True)
+    done = segment(home, tmp_path if named[-1:] == ("own.OwnNet",) else home, *named)
     assert done.returncode == 2
     cause, remedy = done.stderr.splitlines()
-    assert "own.OwnNet" in cause
-    assert ("config.yaml" in cause) == (config == "own.OwnNet")
-    assert "module" in remedy
+    assert (named[-1] if named else "own.OwnNet") in cause
+    assert remedy
+    assert named or not (home / "imported").exists()  # the config beside the checkpoint names it

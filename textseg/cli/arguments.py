@@ -21,6 +21,10 @@ KEPT_FOR_OTHER_DATA = (
 )
 
 
+# Packages whose classes a run's config may name; the last has the transforms of training images.
+_SUITE = ("textseg", "datamodules", "albumentations")
+
+
 def add_working_folder() -> None:
     """Make modules of the working folder importable, as `python -m` does, after all others."""
     if not {"", str(Path.cwd())} & set(sys.path):
@@ -106,8 +110,9 @@ def with_run_config(arguments: Sequence[str]) -> list[str]:
     """With a checkpoint, the model and data settings of its run, unless a config has a model.
 
     Raises:
-        UserError: the run's config is missing or broken, or the run's captions would be read for
-            the images of another root.
+        UserError: the run's config is missing or broken, it names a class that is neither the
+            suite's nor named on the command line, or the run's captions would be read for the
+            images of another root.
     """
     checkpoint, configs = option(arguments, "--ckpt_path"), _settings_of_configs(arguments)
     if checkpoint is None or configs is None or "model" in configs:
@@ -125,9 +130,65 @@ def with_run_config(arguments: Sequence[str]) -> list[str]:
         key: stored[key] for key in ("seed_everything", "model", "data") if key in stored
     }
     kept["trainer"] = {"precision": _dict(stored.get("trainer")).get("precision")}
+    _check_shape(kept, run.config, remedy)
+    _check_classes_named(kept, arguments, configs, run.config)
     if "data" in kept:
         kept["data"] = _data_of_test(_dict(kept["data"]), _requested_data(arguments, configs))
     return ["--config", yaml.safe_dump(kept), *arguments]
+
+
+def _check_shape(kept: dict[str, Any], file: Path, remedy: str) -> None:
+    """Check that model and data are classes with settings, as a training writes them.
+
+    Raises:
+        UserError: they are not.
+    """
+    for group in ("model", "data"):
+        settings = kept.get(group, {})
+        own = _dict(settings).get("init_args") or {}
+        wrong = {group: settings} if not isinstance(settings, dict | str | None) else {}
+        if not isinstance(own, dict):
+            wrong = {f"{group}.init_args": own}
+        texts = {"class_path": _dict(settings).get("class_path")}
+        if group == "data":
+            texts |= {name: _dict(own).get(name) for name in ("root", "captions")}
+        wrong |= {f"{group}.{k}": v for k, v in texts.items() if not isinstance(v, str | None)}
+        for name, value in wrong.items():
+            raise UserError(f"{file}: {name} is {str(value)[:60]!r}", remedy)
+
+
+def _check_classes_named(
+    kept: Any, arguments: Sequence[str], configs: dict[str, Any], file: Path
+) -> None:
+    """Check that no class is imported by the word of a run's config alone, which may be anybody's.
+
+    Raises:
+        UserError: it names a class that is neither the suite's, nor on the command line or in a
+            config that is given there.
+    """
+    named = {value for _, value in options(arguments)} | set(_class_paths(configs))
+    named |= {value for value in configs.values() if isinstance(value, str)}
+    for group in ("model", "data"):
+        for path in _class_paths({"class_path": kept.get(group)}):
+            if "." in path and path.split(".")[0] not in _SUITE and path not in named:
+                raise UserError(
+                    f"{file} names the class {path}, which is none of the suite's, and no file "
+                    "decides what is imported",
+                    f"if you know it, name it on the command line: --{group} {path}, or --config "
+                    "with its experiment",
+                )
+
+
+def _class_paths(settings: Any, key: str = "") -> Iterator[str]:
+    """Every class that settings name, at any depth."""
+    if isinstance(settings, dict):
+        for name, value in settings.items():
+            yield from _class_paths(value, name)
+    elif isinstance(settings, list):
+        for value in settings:
+            yield from _class_paths(value)
+    elif isinstance(settings, str) and key == "class_path":
+        yield settings
 
 
 def _dict(value: Any) -> dict[str, Any]:
@@ -210,7 +271,7 @@ def _settings_of(file: str) -> dict[str, Any] | None:
     """What a config file sets; None if it cannot be read."""
     try:
         return _dict(yaml.safe_load(Path(file).read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+    except (OSError, yaml.YAMLError, ValueError, RecursionError):
         return None
 
 
@@ -228,7 +289,7 @@ def data_part_of_configs(arguments: Sequence[str]) -> list[str]:
             raise UserError(
                 f"{file} cannot be read ({error.strerror})", "check --config"
             ) from error
-        except (yaml.YAMLError, UnicodeDecodeError):
+        except (yaml.YAMLError, ValueError, RecursionError):
             broken = broken_yaml([Path(file)])
             assert broken is not None
             raise broken from None

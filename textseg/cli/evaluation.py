@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from textseg.callbacks.results_writer import ResultsWriter
 from textseg.checkpoint import read_checkpoint, weights_digest
-from textseg.errors import UserError
+from textseg.errors import UserError, printable
 from textseg.metrics.text import averaging_text, format_results
 from textseg.models.base import SegmentationModule, check_state_dict
 from textseg.models.tiles import Tiles, tiles_of
@@ -105,7 +105,7 @@ class EvaluationCLI(LightningCLI):
                 "the test saw no case", "give trainer.limit_test_batches a batch or more"
             )
         if self.trainer.is_global_zero:
-            print(format_results(writer.results))
+            print(printable(format_results(writer.results)))
             for line in self.modes_left_out.values():
                 print(line)
             print(f"written to {writer.folder.parent}")

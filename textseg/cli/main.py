@@ -10,11 +10,18 @@ from typing import Any
 
 from textseg.cli.arguments import add_working_folder
 from textseg.cli.commands import Command, Datasets, find, groups, overview
-from textseg.cli.messages import broken_yaml, config_files, exit_with, user_error
+from textseg.cli.messages import (
+    broken_yaml,
+    config_files,
+    exit_with,
+    repeated_key,
+    user_error,
+)
 from textseg.cli.parser import run_command
+from textseg.cli.quiet import show_warnings_plainly
 from textseg.cli.refusals import machine_fault
 from textseg.cli.signals import listening, stopped_lines
-from textseg.errors import PartialError
+from textseg.errors import PartialError, printable
 from textseg.output import disk_error
 
 
@@ -35,6 +42,7 @@ def run(
     words = [argument for argument in arguments if argument != "--debug"]
     words = ["--ckpt_path" if word == "--ckpt" else word for word in words]  # as people type it
     add_working_folder()
+    show_warnings_plainly()
     with listening() as ears:
         try:
             return _run(words, commands, datasets, description)
@@ -66,6 +74,8 @@ def _run(
         print(overview(commands, description, "".join(f"{word} " for word in words[:-1])))
         return 0
     command, rest = find(commands, words)
+    if repeated := repeated_key(config_files(rest)):
+        raise repeated
     if command.trains:
         from textseg.cli.suite import SuiteCLI
 
@@ -73,7 +83,7 @@ def _run(
         return 0
     result = _result(command, rest, datasets)
     if command.show:
-        print(command.show(result))
+        print(printable(command.show(result)))
         return 0
     return result or 0
 
@@ -84,5 +94,5 @@ def _result(command: Command, arguments: Sequence[str], datasets: Callable[[], D
         return run_command(command, arguments, datasets)
     except PartialError as error:
         if command.show:
-            print(command.show(error.written))
+            print(printable(command.show(error.written)))
         raise

@@ -16,7 +16,7 @@ from typing import NoReturn
 import yaml
 
 from textseg.cli.commands import Command
-from textseg.errors import UserError, first_line
+from textseg.errors import UserError, first_line, printable
 
 _UNKNOWN = re.compile(
     r"(?:Option '|does not accept option '|Unexpected keys: \{'|[Uu]nrecognized arguments: -*)"
@@ -99,8 +99,40 @@ def broken_yaml(files: Iterable[Path]) -> UserError | None:
             mark = error.problem_mark
             at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
             return UserError(f"{path}{at}: {error.problem}", "correct the YAML there")
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as the month 13
             return UserError(f"{path}: {first_line(error)}", "save it as YAML in UTF-8")
+    return None
+
+
+def repeated_key(files: Iterable[Path]) -> UserError | None:
+    """An error for the first key that a file gives twice in one place; None if there is none.
+
+    YAML takes the last of the two, so that the first is not followed without a word. Files that are
+    no YAML are left to `broken_yaml`.
+    """
+    for path in files:
+        try:
+            nodes = [yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)]
+        except (yaml.YAMLError, ValueError, RecursionError):
+            continue
+        seen: set[int] = set()  # an anchor's node may stand in many places
+        while nodes:
+            node = nodes.pop()
+            if node is None or id(node) in seen:
+                continue
+            seen.add(id(node))
+            if isinstance(node, yaml.SequenceNode):
+                nodes += node.value
+            if not isinstance(node, yaml.MappingNode):
+                continue
+            lines: dict[str, int] = {}
+            for key, value in node.value:
+                name, line = str(key.value), key.start_mark.line + 1
+                if isinstance(key, yaml.ScalarNode) and name in lines and name != "<<":
+                    cause = f"{path}, line {line}: {name} is there already, in line {lines[name]}"
+                    return UserError(cause, "join the two, or leave one out")
+                lines[name] = line
+                nodes.append(value)
     return None
 
 
@@ -155,6 +187,7 @@ def user_error(error: BaseException | None) -> UserError | None:
 def exit_with(error: UserError) -> NoReturn:
     """Print cause and remedy to stderr, and exit with the error's status."""
     # Of an error in a worker process only its own words are kept, not the traceback it brought.
-    cause, _, remedy = str(error).rsplit("UserError: ", 1)[-1].strip().partition("\n")
+    text = printable(str(error)).rsplit("UserError: ", 1)[-1].strip()
+    cause, _, remedy = text.partition("\n")
     sys.stderr.write(f"error: {cause}\n" + (f"remedy: {remedy}\n" if remedy else ""))
     sys.exit(error.status)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
+from typing import TextIO
+
+from textseg.errors import printable
 
 # The start of a warning and its class; above it, why it is of no use.
 _WARNINGS = {
@@ -30,5 +34,23 @@ def silence_noise() -> None:
         log.addFilter(_no_advertisement)
 
 
+def show_warnings_plainly() -> None:
+    """Show warnings without what a terminal would obey, as a file's name may hold it."""
+    warnings.showwarning = _show_plainly
+
+
+def _show_plainly(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    text = warnings.formatwarning(message, category, filename, lineno, line)
+    (file or sys.stderr).write(printable(text))
+
+
 def _no_advertisement(record: logging.LogRecord) -> bool:
-    return "\N{ELECTRIC LIGHT BULB} Tip:" not in str(record.msg)
+    record.msg = printable(str(record.msg))  # it may name files
+    return "\N{ELECTRIC LIGHT BULB} Tip:" not in record.msg

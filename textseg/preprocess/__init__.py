@@ -99,9 +99,14 @@ def checked_size(image_size: int | tuple[int, int] | list[int]) -> Size:
     Raises:
         UserError: a side is not a positive multiple of 32, the deepest stride of the encoders.
     """
-    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    given = image_size if isinstance(image_size, list | tuple) else (image_size, image_size)
+    sides = tuple(side for side in given if isinstance(side, int))  # null is none
+    if len(given) != len(sides):
+        raise UserError(
+            f"image_size={image_size!r} is no size", "give one side or [height, width], or leave it"
+        )
     if len(sides) != 2 or any(side <= 0 or side % 32 for side in sides):
-        nearest = [max(32, round(side / 32) * 32) for side in sides[:2]]
+        nearest = [max(32, round(side / 32) * 32) for side in sides[:2]] or [224]
         raise UserError(
             f"image_size={image_size!r} is not divisible by 32",
             f"give one side or [height, width] in multiples of 32, for example {nearest[0]}",

@@ -4,6 +4,7 @@ Whoever reads, checks, caches, audits or segments files does it by this table:
 
 | a file's | as an image | as a mask |
 |---|---|---|
+| size | at most `textseg.limits.PIXELS`, by its header | the same |
 | format | PNG, JPEG, BMP, TIFF, GIF, WebP, JPEG 2000, PNM; no other is opened | the same |
 | frames | one; of a camera's JPEG with several (MPO) the first | the same |
 | orientation (EXIF, XMP) | turned as viewers show it | the same |
@@ -23,8 +24,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -35,17 +36,22 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from textseg.errors import UserError, refusing
+from textseg.limits import PIXELS
 
 Size = tuple[int, int]  # height, width
 Bytes = NDArray[np.uint8]
 Kind = Literal["image", "mask"]
 
 # What Pillow raises for a file that is cut short, spoiled, or claims to be gigantic.
-BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+BROKEN = (
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError),
+    *(struct.error, Image.DecompressionBombError),
+)
 
 # Raise it when a change below gives other pixels: caches built before are then built anew.
 PIXELS_VERSION = 3
 FULL_SCALE = 65535  # of 16-bit gray
+_DEEPEST = 8  # bytes of a pixel: color and opacity of 16 bits
 NARROW = 16  # of 255: 12-bit values that are read as 16 bits fill no more
 NARROW_DEEP = 64  # and 14-bit values, as of radiographs
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "JPEG2000", "PPM")
@@ -178,6 +184,9 @@ def decode(path: Path, kind: Kind = "image", *, verify: bool = False) -> PixelFi
 
 def _data(path: Path) -> bytes:
     with _reading(path):
+        size = path.stat().st_size
+        if size > _DEEPEST * PIXELS.most:  # more than the largest picture that is taken has
+            PIXELS.check(size // _DEEPEST, path)
         return path.read_bytes()
 
 
@@ -188,12 +197,25 @@ def _reading(path: Path) -> AbstractContextManager[None]:
 
 def _open(data: bytes, path: Path) -> Image.Image:
     try:
-        return Image.open(BytesIO(data), formats=FORMATS)
+        with _pillow_without_limit():
+            image = Image.open(BytesIO(data), formats=FORMATS)
+        PIXELS.check(image.width * image.height, path)
+        return image
     except UnidentifiedImageError as error:
         cause = f"{path} cannot be read as an image (it is no {', '.join(FORMATS)} file)"
         if data[128:132] == b"DICM" or path.name.endswith((".nii", ".nii.gz", ".nrrd", ".mha")):
             raise UserError(cause, _OF_VOLUMES) from error
         raise UserError(cause, "replace the file, or leave it out of the table") from error
+
+
+@contextmanager
+def _pillow_without_limit() -> Iterator[None]:
+    """Open, which decodes nothing, without Pillow's own limit: it would warn below ours."""
+    usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = usual
 
 
 def _verify(data: bytes, path: Path) -> None:

@@ -26,6 +26,7 @@ from textseg.probe.results import (
     case_dice,
     case_mask_change,
 )
+from textseg.tables import spreadsheet_cell
 
 _HEAD = (
     *("captions", "cases", "dice", "dice, true words", "difference", "mask change"),
@@ -98,7 +99,8 @@ def write_cases(path: Path, cases: Mapping[int, ProbedCase], variants: Variants)
                     scores = tuple(float(f([case], name)[0]) for f in (case_dice, case_mask_change))
                 areas = case.measured[name].predicted, case.pixels
                 text = variants[name][index]
-                writer.writerow([case.case, case.case_id, name, text, *scores, *areas])
+                texts = map(spreadsheet_cell, (case.case, case.case_id, name, text))
+                writer.writerow([*texts, *scores, *areas])
 
 
 def _summary(result: ProbeResult) -> str:

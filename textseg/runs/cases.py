@@ -16,6 +16,7 @@ from textseg.errors import UserError, first_line
 from textseg.metrics.scores import UNITS, CaseTableRows, Protocol, dice_from_counts
 from textseg.metrics.strata import SIDES, SIZES
 from textseg.output import whole_text
+from textseg.tables import cell_text, spreadsheet_cell
 
 OUTLINES = "outlines"  # what `truth` is unless the DataModule says otherwise
 TEST_AGAIN = "test the run again: textseg test --ckpt_path RUN/checkpoints/best.ckpt"
@@ -94,7 +95,8 @@ def write_cases(path: Path, rows: Iterable[CaseRow]) -> None:
 def _cells(row: CaseRow) -> dict[str, Any]:
     cells = asdict(row)
     own = cells.pop("strata")
-    return cells | {f"{STRATUM}{name}": value for name, value in own.items()}
+    cells |= {f"{STRATUM}{name}": value for name, value in own.items()}
+    return {name: spreadsheet_cell(value) for name, value in cells.items()}
 
 
 def read_cases(path: Path, protocol: Protocol = "standard") -> list[CaseRow]:
@@ -156,14 +158,14 @@ def _row(where: str, cells: Mapping[str, str | None], protocol: Protocol) -> Cas
         name, kind = one.name, str(one.type)
         if name == "strata":
             continue
-        text = cells[name] or ""
+        text = cell_text(cells[name] or "") if kind == "str" else cells[name] or ""
         try:
             values[name] = None if not text and "None" in kind else _KINDS[kind](text)
             if kind != "str" and not math.isfinite(values[name] or 0):
                 raise ValueError
         except ValueError as error:
             raise UserError(f"{where}: {name}={cells[name]!r} is no number", _EDITED) from error
-    own = {name: text or "" for name, text in cells.items() if name and name.startswith(STRATUM)}
+    own = {n: cell_text(text or "") for n, text in cells.items() if n and n.startswith(STRATUM)}
     row = CaseRow(**values, strata={k.removeprefix(STRATUM): text for k, text in own.items()})
     contradiction = _contradiction(row, protocol)
     if contradiction:

@@ -86,7 +86,7 @@ class Run:
         """
         if not self.config.is_file():
             return {}
-        broken = (OSError, UnicodeDecodeError, yaml.YAMLError)
+        broken = (OSError, ValueError, RecursionError, yaml.YAMLError)
         with refusing(broken, f"{self.config} is no YAML", remedy):
             settings = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         if not isinstance(settings, dict):
@@ -106,7 +106,7 @@ class Run:
         try:
             data = self.settings()["data"]
             return data_identity(data["class_path"], data["init_args"])
-        except (UserError, KeyError, TypeError):
+        except (UserError, KeyError, TypeError, AttributeError, ValueError):
             return None
 
     def name_of_other_data(self, data: Mapping[str, Any]) -> str | None:

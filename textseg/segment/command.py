@@ -19,6 +19,7 @@ def segment(
     text: str | None = None,
     *,
     ckpt_path: str | list[str],
+    model: str | None = None,
     output: str = "segmented",
     root: str | None = None,
     probabilities: bool = False,
@@ -58,6 +59,8 @@ def segment(
         ckpt_path: a checkpoint that `textseg fit` wrote, such as
             runs/<config>/<time>/checkpoints/best.ckpt; or several, [A,B], of networks that were
             trained on the same data: an ensemble, whose logits are averaged.
+        model: class of a network of your own, such as my_package.MyNet, whose module is imported;
+            the suite's own are known.
         output: folder for the results; where it exists, <output>_2 and so on is taken. One that an
             ended command left, which the file INCOMPLETE in it says, is gone on with by a command
             of the same images, texts and settings (of volumes, begun anew).
@@ -121,7 +124,7 @@ def segment(
     of_network: dict[str, Any] = {"image_size": image_size, "device": device, "tta": tta}
     of_network |= {"threshold": threshold, "temperature": temperature}
     of_network |= {"tile_size": tile_size, "tile_overlap": tile_overlap}
-    loaded = partial(load, ckpt_path, mirror_text=mirror_text, **of_network)
+    loaded = partial(load, ckpt_path, model=model, mirror_text=mirror_text, **of_network)
     if holds_volumes(path := Path(image).expanduser()):
         check_no_picture_settings(path, root=root, probabilities=probabilities)
         first = ckpt_path if isinstance(ckpt_path, str) else ckpt_path[0]

@@ -270,6 +270,7 @@ def _read(image: Picture) -> Bytes | UserError:
 def load(
     ckpt_path: str | Path | Sequence[str | Path],
     *,
+    model: str | None = None,
     image_size: int | Sequence[int] | None = None,
     device: str = "auto",
     tta: Tta = "none",
@@ -281,13 +282,14 @@ def load(
 ) -> Segmenter:
     """The network of a checkpoint, or the mean of several, ready for images and texts.
 
-    A network of your own is found if its module was imported before, or if the config.yaml of the
-    checkpoint's run names its class.
+    A network of your own is found if its module was imported before, or if `model` names its class:
+    no file decides what is imported.
 
     Args:
         ckpt_path: a checkpoint of `textseg fit` or of a Trainer. No code in it is run. Several, of
             networks trained on the same data, are an ensemble; image size and precision are those
             of the first.
+        model: class of a network of your own, such as my_package.MyNet, whose module is imported.
         image_size: side of the network's square input, or (height, width); by default that of the
             config.yaml in the checkpoint's run, or of the checkpoint where there is no config.yaml.
         device: auto, cpu, cuda, cuda:1, mps and so on.
@@ -311,6 +313,8 @@ def load(
     paths = [ckpt_path] if isinstance(ckpt_path, (str, Path)) else list(ckpt_path)
     if not paths:
         raise UserError("ckpt_path=[] names no network", "give a checkpoint or several")
+    if model is not None:
+        _import_network(model)
     tiles = tiles_of(tile_size, tile_overlap)
     checkpoints = [read_checkpoint(path) for path in paths]
     check_one_task(paths, checkpoints, image_size_given=image_size is not None)
@@ -329,16 +333,16 @@ def load(
             "put the run's config.yaml there, or give image_size",
         )
     networks = list(map(network_from, checkpoints, paths))
-    model = averaged(networks, paths, tta=tta, tiles=tiles, mirror_text=mirror_text)
-    suffix = averaging_suffix(model)
+    network = averaged(networks, paths, tta=tta, tiles=tiles, mirror_text=mirror_text)
+    suffix = averaging_suffix(network)
     weights = [weights_digest(checkpoint["state_dict"]) for checkpoint in checkpoints]
-    model.mask_threshold, model.mask_temperature = operating_point(
+    network.mask_threshold, network.mask_temperature = operating_point(
         threshold,
         temperature,
         lambda: find_calibration(run, suffix, weights, tiled=tiles is not None),
     )
     return Segmenter(
-        model,
+        network,
         image_size=checked_size(size if isinstance(size, int) else list(size)),
         resize=resize,
         precision=precision,
@@ -395,28 +399,35 @@ def network_from(checkpoint: Mapping[str, Any], path: str | Path) -> Segmentatio
     return model
 
 
-def _network_class(class_path: str, path: str | Path) -> type[SegmentationModule]:
-    """The class of a checkpoint's network: an imported one, or the one that its run's config names.
-
-    A checkpoint alone imports nothing; config.yaml is the user's own file, as it is for a test.
+def _import_network(class_path: str) -> None:
+    """Import the module of a network that the user names.
 
     Raises:
-        UserError: there is no such network, or its module cannot be imported.
+        UserError: it cannot be imported, or has no such network.
     """
-    run = Run.of_checkpoint(path)
+    module, _, name = class_path.rpartition(".")
+    remedy = "run this in the folder that holds its module, or install the module"
+    with refusing((ImportError, ValueError), f"model={class_path} cannot be imported", remedy):
+        found = getattr(import_module(module), name, None)
+    if not (isinstance(found, type) and issubclass(found, SegmentationModule)):
+        raise UserError(
+            f"model={class_path} is no network", "name a subclass of textseg's SegmentationModule"
+        )
+
+
+def _network_class(class_path: str, path: str | Path) -> type[SegmentationModule]:
+    """The class of a checkpoint's network, which must be imported already: no file imports any.
+
+    Raises:
+        UserError: there is no such network.
+    """
     network = _imported_network(class_path)
-    if network is None and nested(run.settings(), "model", "class_path") == class_path:
-        cause = f"{run.config} names {class_path}, which cannot be imported"
-        remedy = "run this in the folder that holds its module, or install the module"
-        with refusing(ImportError, cause, remedy):
-            import_module(class_path.rpartition(".")[0])
-        network = _imported_network(class_path)
     if network is None:
         own = [name for name in textseg.models.__all__ if name != SegmentationModule.__name__]
         raise UserError(
             f"{path} is of {class_path}, which is no network that is known here",
-            f"known are {', '.join(own)}; for a network of your own, put the config.yaml of its "
-            "run beside the checkpoint, or in Python import its module before textseg.load",
+            f"known are {', '.join(own)}; if it is a network of your own, name it: --model "
+            f"{class_path}, or in Python textseg.load(..., model={class_path!r})",
         )
     return network
 

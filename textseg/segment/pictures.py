@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from textseg.errors import UserError, refusing
-from textseg.preprocess import Bytes, Resize, Size, fit_image, read_image, rgb_values
+from textseg.preprocess import BROKEN, Bytes, Resize, Size, fit_image, read_image, rgb_values
 
 # A file, a PIL image, or values [H, W] or [H, W, 3].
 Picture: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
@@ -52,8 +52,7 @@ def pixels_of(image: Picture) -> Bytes:
 def _converted(image: Image.Image) -> Bytes:
     if not image.width * image.height:
         raise UserError("the PIL image has no pixels", "give a picture")
-    late = (OSError, SyntaxError, ValueError)  # Pillow reads the file only now
-    with refusing(late, "the PIL image cannot be read", "replace its file"):
+    with refusing(BROKEN, "the PIL image cannot be read", "replace its file"):  # only now
         return rgb_values(image)
 
 

@@ -55,7 +55,8 @@ def read_rows(image: Path, text: str | None, root: str | None) -> Iterator[Row]:
             stacklevel=2,
         )
     for number, path in enumerate(files):
-        require_file(path)
+        if not image.is_dir():
+            require_file(path)
         yield Row(path, text, tables.case_name(path, number), str(path))
 
 
@@ -115,6 +116,10 @@ def unreadable(rows: Sequence[Row]) -> dict[Path, UserError]:
     found = {}
     for path in tqdm(dict.fromkeys(row.image for row in rows), "check", delay=2, unit="image"):
         try:
+            if not path.is_file():  # of a folder; else it was refused before
+                raise UserError(
+                    f"{path} is a folder or a link to nothing", "replace it, or remove it"
+                )
             probe_size(path)
         except UserError as error:
             found[path] = error

@@ -27,6 +27,7 @@ from textseg.segment.network import Segmenter
 from textseg.segment.rows import Row, check_texts
 from textseg.segment.slice_numbers import chosen_slices
 from textseg.segment.volume_text import REPORT
+from textseg.tables import spreadsheet_cell
 from textseg.visualize.overlay import overlay
 
 FOUND = "found.csv"
@@ -284,7 +285,7 @@ def _write_all(
                 failed.append((closed.path, reason_of(error)))
                 continue
             rows = [row | {"unknown_words": unknown} for row in _rows(closed.path, opened, masks)]
-            table.writerows(rows)
+            table.writerows({k: spreadsheet_cell(v) for k, v in row.items()} for row in rows)
             done.append(_summary(closed.path, result, opened, masks, rows[-1]))
             pictures += len(masks)
     write_averaging(folder, net.model, [text or ""] * pictures)

@@ -14,6 +14,7 @@ from textseg.output import is_whole_png, whole_text, write_picture
 from textseg.preprocess import FULL_SCALE
 from textseg.segment.network import Segmentation
 from textseg.segment.rows import Row
+from textseg.tables import spreadsheet_cell
 from textseg.visualize.overlay import overlay
 
 
@@ -22,7 +23,8 @@ def write_left_out(folder: Path, errors: Mapping[Path, UserError]) -> None:
     with whole_text(folder / "left_out.csv", newline="") as lines:
         table = csv.writer(lines)
         table.writerow(("file", "reason"))
-        table.writerows((path, first_line(error)) for path, error in errors.items())
+        rows = ((str(path), first_line(error)) for path, error in errors.items())
+        table.writerows(map(spreadsheet_cell, row) for row in rows)
 
 
 def write_masks(folder: Path, row: Row, result: Segmentation, *, probabilities: bool) -> None:

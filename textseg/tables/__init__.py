@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from textseg.errors import Report, TableError, UserError, raise_error
-from textseg.tables.rows import FILL_IN, SPLITS, Row, read_rows, split_name, workbook_rows
+from textseg.tables.rows import (
+    FILL_IN,
+    SPLITS,
+    Row,
+    parse_json,
+    read_rows,
+    split_name,
+    workbook_rows,
+)
+from textseg.tables.spreadsheets import cell_text, spreadsheet_cell
 
 __all__ = [
     "FILL_IN",
@@ -18,9 +28,11 @@ __all__ = [
     "Caption",
     "Row",
     "case_name",
+    "cell_text",
     "files_below",
     "find_column",
     "first_volume",
+    "identity",
     "images_in",
     "is_dicom",
     "is_nifti",
@@ -28,10 +40,12 @@ __all__ = [
     "matching_columns",
     "nifti_stem",
     "not_images_in",
+    "parse_json",
     "read_captions",
     "read_rows",
     "resolve_inside",
     "split_name",
+    "spreadsheet_cell",
     "workbook_rows",
 ]
 
@@ -68,13 +82,25 @@ class Caption:
 def match_key(name: str) -> str:
     """Reduce a file name to what an image, its mask and its caption have in common.
 
-    Folders, case, one leading ``mask_`` and a known image extension are dropped.
+    Folders, case, one leading ``mask_`` and a known image extension are dropped; accents are
+    composed, as they are in tables but not in the names that a Mac writes.
     """
+    name = name if name.isascii() else unicodedata.normalize("NFC", name)
     base = name.strip().replace("\\", "/").rsplit("/", 1)[-1].casefold().removeprefix("mask_")
     for suffix in IMAGE_SUFFIXES:
         if base.endswith(suffix):
             return base.removesuffix(suffix)
     return base
+
+
+def identity(name: str) -> str:
+    """A name in the one way of writing it that Unicode has, without what is not seen of it.
+
+    Composed and decomposed accents, full-width letters and zero-width characters so make no second
+    patient of one (NFKC, without characters of the category "format").
+    """
+    seen = "".join(c for c in name if unicodedata.category(c) != "Cf")
+    return unicodedata.normalize("NFKC", seen).strip()
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -243,9 +269,11 @@ def resolve_inside(
         report(row.error(detail, "have the columns of images and of texts changed places?"))
         return None
     path = os.path.abspath(os.path.join(base, plain))  # noqa: PTH100, PTH118
-    below = os.path.join(path, "").startswith(os.path.join(base, ""))  # noqa: PTH118
+    below = path.startswith(os.path.join(base, ""))  # noqa: PTH118
     if re.match(r"[A-Za-z]:", entry) or not below:
         detail = f"{entry!r} lies outside root={base}"
+        if path == base:
+            detail = f"{entry!r} is root={base} itself, and no file"
         report(row.error(detail, "name files by their path below root", kind="outside root"))
         return None
     return Path(path)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import codecs
-import csv
 import io
 import json
 import re
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from textseg.errors import Report, TableError, UserError, first_line, raise_error
+from textseg.limits import CELLS, TABLE_BYTES
+from textseg.tables.quotes import read_separated
 
 SPLITS = ("train", "val", "test")
 _SPLIT_OF = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
@@ -164,10 +166,12 @@ def _under_header(file: Path, table: Sequence[Sequence[str]]) -> Iterator[_Cells
     if not table:
         return
     header = [name.strip() or f"{_UNNAMED}{column}" for column, name in enumerate(table[0])]
-    repeated = sorted({name for name in header if header.count(name) > 1})
+    names = [name.casefold() for name in header]
+    repeated = sorted({name for name in header if names.count(name.casefold()) > 1})
     if repeated:
         raise UserError(
-            f"{file} has more than one column {', '.join(repeated)}", "keep one of each name"
+            f"{file} has more than one column {', '.join(repeated)}",
+            "keep one of each name (upper and lower case are one)",
         )
     lines = enumerate(table[1:], start=2)
     rows = {line: cells for line, cells in lines if any(cell.strip() for cell in cells)}
@@ -206,6 +210,7 @@ def _text_of(file: Path) -> str:
     Raises:
         UserError: it is in another encoding, or a workbook.
     """
+    TABLE_BYTES.check(file.stat().st_size, file)
     data = file.read_bytes()
     if data.startswith(_ZIP):
         raise UserError(f"{file} is a workbook, not text", "name it .xlsx")
@@ -236,9 +241,26 @@ def _csv(file: Path) -> Iterator[_Cells]:
     if told:
         text = text[len(header) :]
     separator = told[1] if told else max(",;\t", key=header.count)
-    table = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+    table = read_separated(text, separator, file)
     for found in _under_header(file, table):
         yield found._replace(decimal_comma=separator in ";\t")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON in which no object has a key twice: of two values, none is the right one.
+
+    Raises:
+        ValueError: it is no JSON, or has a key twice.
+    """
+    return json.loads(text, object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"the key {', '.join(map(repr, repeated))} is given twice")
+    return dict(pairs)
 
 
 def _jsonl(file: Path) -> Iterator[_Cells]:
@@ -247,8 +269,8 @@ def _jsonl(file: Path) -> Iterator[_Cells]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except ValueError as error:
+            row = parse_json(line)
+        except (ValueError, RecursionError) as error:
             cause = f"{file}, line {number} is no JSON ({first_line(error)})"
             raise UserError(cause, _REMEDIES[".jsonl"]) from error
         if not isinstance(row, dict):
@@ -258,7 +280,7 @@ def _jsonl(file: Path) -> Iterator[_Cells]:
 
 def _sgseg(file: Path) -> Iterator[_Cells]:
     """``{"train": [{...}], "valid": [...], "test": [...]}``; each row gets its split's name."""
-    splits = json.loads(_text_of(file))
+    splits = parse_json(_text_of(file))
     if not isinstance(splits, dict) or not set(map(split_name, splits)) <= set(SPLITS):
         raise ValueError("not an object with the keys train, valid and test")
     for split, rows in splits.items():
@@ -272,8 +294,12 @@ def _sgseg(file: Path) -> Iterator[_Cells]:
 def _xlsx(file: Path) -> Iterator[_Cells]:
     from openpyxl.cell.cell import ERROR_CODES  # type: ignore[import-untyped]
 
-    table = list(workbook_rows(file))
-    width = max(map(len, table), default=0)
+    table: list[list[str]] = []
+    width = 0
+    for row in workbook_rows(file):
+        width = max(width, len(row))
+        table.append(row)
+        CELLS.check(width * len(table), file)
     cells = [["" if cell in ERROR_CODES else cell for cell in row] for row in table]
     return _under_header(file, [row + [""] * (width - len(row)) for row in cells])
 
@@ -300,6 +326,8 @@ def workbook_rows(file: Path, sheet: str | None = None) -> Iterator[list[str]]:
         _refuse_old_workbook(file, start)
         if not start.startswith(_ZIP[:2]):
             raise UserError(f"{file} is no workbook", "name it .csv if it is text, or save it anew")
+        with zipfile.ZipFile(file) as archive:
+            TABLE_BYTES.check(sum(part.file_size for part in archive.infolist()), file)
         book = openpyxl.load_workbook(file, read_only=True, data_only=True)
         cells = _sheet(file, book, sheet)
         width = 0
