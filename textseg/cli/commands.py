@@ -131,6 +131,12 @@ def _segmented(folder: Path) -> str:
     return lines + volumes_text(folder) + written_to(folder)
 
 
+def _exported(folder: Path) -> str:
+    from textseg.export.command import what_was_exported
+
+    return what_was_exported(folder)
+
+
 def _probe(result: Any) -> str:
     from textseg.probe import plain_table
 
@@ -166,6 +172,12 @@ COMMANDS: tuple[Command, ...] = (
         takes=frozenset({"mirror_text", "open_volumes"}),
         positionals=("image", "text"),
         show=_segmented,
+    ),
+    Command(
+        "export",
+        "Write a checkpoint as files that run without the suite: ONNX, or torch.export.",
+        function="textseg.export:export",
+        show=_exported,
     ),
     _of_checkpoint(
         "probe",
