@@ -216,6 +216,13 @@ COMMANDS: tuple[Command, ...] = (
         show=written_to,
     ),
     Command(
+        "card",
+        "Write a run as a folder for a model hub: weights, settings, tokenizer, model card.",
+        function="textseg.card:card",
+        positionals=("run",),
+        show=written_to,
+    ),
+    Command(
         "benchmark",
         "Measure cost and speed of networks, in one table.",
         function="textseg.benchmark.measure:benchmark",

@@ -56,8 +56,8 @@ def segment(
         text: what to segment: one caption or expression for all images, where no table gives each
             its own. An image-only network needs none.
         ckpt_path: a checkpoint that `textseg fit` wrote, such as
-            runs/<config>/<time>/checkpoints/best.ckpt, or the folder of textseg export;
-            or several, [A,B], of networks that were trained on the same data: an
+            runs/<config>/<time>/checkpoints/best.ckpt, or the folder of textseg export or
+            textseg card; or several, [A,B], of networks that were trained on the same data: an
             ensemble, whose logits are averaged.
         output: folder for the results; where it exists, <output>_2 and so on is taken.
         root: folder that a table's paths start from; by default the table's own.

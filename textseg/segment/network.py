@@ -273,7 +273,7 @@ def load(
 
     Args:
         ckpt_path: a checkpoint of `textseg fit` or of a Trainer, of which no code is run; or the
-            folder of `textseg export`, which runs on the CPU in fp32.
+            folder of `textseg card`, or of `textseg export`, which runs on the CPU in fp32.
             Several, of networks trained on the same data, are an ensemble; image size and precision
             are those of the first.
         image_size: side of the network's square input, or (height, width); by default that of the

@@ -12,6 +12,7 @@ from textseg.preprocess import Resize, Size, checked_size
 from textseg.runs import Run
 from textseg.runs.folder import nested
 from textseg.segment.exported import MANIFEST, is_export, read_manifest
+from textseg.segment.published import DESCRIPTION, is_published, read_published
 
 EXPORT = "textseg_export"  # the key under which an export's manifest stands
 
@@ -24,11 +25,13 @@ def read_stored(path: str | Path) -> dict[str, Any]:
     """
     if not Path(path).is_dir():
         return read_checkpoint(path)
+    if is_published(path):
+        return read_published(Path(path))
     if not is_export(path):
         raise UserError(
-            f"ckpt_path={str(path)!r} is a folder without {MANIFEST}",
+            f"ckpt_path={str(path)!r} is a folder without {MANIFEST} or {DESCRIPTION}",
             "give a checkpoint such as runs/<config>/<time>/checkpoints/best.ckpt, or the folder "
-            "of textseg export",
+            "of textseg export or textseg card",
         )
     manifest = read_manifest(Path(path))
     image = manifest["image"]
