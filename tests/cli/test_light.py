@@ -11,7 +11,7 @@ from lightning_cli import COMMANDS
 from tests.tiny_run import call, shell
 
 HEAVY = {"torch", "lightning", "transformers", "timm", "wandb", "albumentations", "matplotlib"}
-LIGHT = ["", "data", "segment", "crossval", "compare", "report", "dashboard"]
+LIGHT = ["", "data", "segment", "export", "card", "crossval", "compare", "report", "dashboard"]
 
 
 @pytest.mark.parametrize("command", LIGHT)

@@ -131,6 +131,12 @@ def _segmented(folder: Path) -> str:
     return lines + volumes_text(folder) + written_to(folder)
 
 
+def _exported(folder: Path) -> str:
+    from textseg.export.command import what_was_exported
+
+    return what_was_exported(folder)
+
+
 def _probe(result: Any) -> str:
     from textseg.probe import plain_table
 
@@ -167,6 +173,12 @@ COMMANDS: tuple[Command, ...] = (
         positionals=("image", "text"),
         show=_segmented,
     ),
+    Command(
+        "export",
+        "Write a checkpoint as files that run without the suite: ONNX, or torch.export.",
+        function="textseg.export:export",
+        show=_exported,
+    ),
     _of_checkpoint(
         "probe",
         "Measure how far masks move when the words are changed.",
@@ -201,6 +213,13 @@ COMMANDS: tuple[Command, ...] = (
         "Write a run, or a comparison of several, as one HTML page.",
         function="textseg.report:report",
         positionals=("runs",),
+        show=written_to,
+    ),
+    Command(
+        "card",
+        "Write a run as a folder for a model hub: weights, settings, tokenizer, model card.",
+        function="textseg.card:card",
+        positionals=("run",),
         show=written_to,
     ),
     Command(

@@ -23,6 +23,7 @@ from textseg.encoders.image import (
     near_timm_names,
     timm_no_weight_decay,
 )
+from textseg.encoders.ready import ReadyTextEncoder
 from textseg.encoders.restore import is_restoring, restoring
 from textseg.encoders.text import (
     NoText,
@@ -41,6 +42,7 @@ __all__ = [
     "ImageEncoder",
     "NoText",
     "Normalize",
+    "ReadyTextEncoder",
     "TextEncoder",
     "TextEncoderBase",
     "check_image_size",

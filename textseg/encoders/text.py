@@ -141,6 +141,8 @@ class TextEncoder(TextEncoderBase):
         UserError: the name can be neither found locally nor fetched.
     """
 
+    model: Any
+
     def __init__(
         self,
         name: str,
@@ -153,14 +155,7 @@ class TextEncoder(TextEncoderBase):
     ) -> None:
         super().__init__()
         check_at_least("vocab_size", vocab_size, len(SPECIAL) + 1)
-        self.name = name
-        self.max_tokens = max_tokens
-        self.pretrained = pretrained and name != SCRATCH
-        self._random = not self.pretrained  # until it is trained or loaded
-        self._tokenizer: Tokenizer | None = None
-        self._cache: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
-        self._unfrozen: tuple[nn.Module, ...] = ()  # trained parts of an encoder that is frozen
-        self.model: Any
+        self._begin(name, max_tokens, pretrained=pretrained)
         tokenizer: Tokenizer | None = None
         state = restored_text_state()
         if state is not None:
@@ -180,6 +175,16 @@ class TextEncoder(TextEncoderBase):
         if tokenizer is not None:
             self._set_tokenizer(tokenizer)
         self.dim: int = self.model.config.hidden_size
+
+    def _begin(self, name: str, max_tokens: int, *, pretrained: bool) -> None:
+        """What there is before a model and a tokenizer."""
+        self.name = name
+        self.max_tokens = max_tokens
+        self.pretrained = pretrained and name != SCRATCH
+        self._random = not self.pretrained  # until it is trained or loaded
+        self._tokenizer: Tokenizer | None = None
+        self._cache: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+        self._unfrozen: tuple[nn.Module, ...] = ()  # trained parts of an encoder that is frozen
 
     def requires_grad_(self, requires_grad: bool = True) -> TextEncoder:
         """Train the parameters or not, except that random weights cannot be frozen; see `freeze`.
@@ -263,6 +268,10 @@ class TextEncoder(TextEncoderBase):
         """Build the word-piece vocabulary of ``scratch`` from the training captions."""
         self._set_tokenizer(build_tokenizer(captions, self.model.config.vocab_size))
 
+    def vocabulary(self) -> list[str]:
+        """Words and pieces of words that the tokenizer knows, special tokens included."""
+        return list(self._require_tokenizer().get_vocab())
+
     def count_truncated(self, captions: Sequence[str]) -> int:
         """How many captions are longer than `max_tokens`."""
         tokenizer = self._require_tokenizer()
@@ -328,9 +337,13 @@ class TextEncoder(TextEncoderBase):
         host = host.pin_memory() if on_gpu else host  # or the copy would wait for the GPU's work
         ids, real = host.to(self.model.device, non_blocking=on_gpu)  # [B, L] each
         mask = real.bool()
+        return self.encode_ids(ids, mask), mask
+
+    def encode_ids(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Features [B, L, D] of token ids [B, L] and their mask [B, L], True for a real token."""
         attend = mask[:, None, None, :].expand(-1, 1, mask.shape[1], -1) if self._mask_4d else mask
-        tokens = self.model(input_ids=ids, attention_mask=attend).last_hidden_state  # [B, L, D]
-        return tokens, mask
+        tokens: Tensor = self.model(input_ids=ids, attention_mask=attend).last_hidden_state
+        return tokens
 
     def _cached(self, text: Sequence[str]) -> tuple[Tensor, Tensor]:
         device = self.model.device

@@ -50,12 +50,13 @@ class Mismatch(NamedTuple):
 # --- reading
 
 
-def read_tensors(path: str | Path, wanted: str = WANTED) -> Tensors:
+def read_tensors(path: str | Path, wanted: str = WANTED, *, field: str = FIELD) -> Tensors:
     """The tensors of a weights file by name: torch's formats, or .safetensors.
 
     Args:
         path: the file.
         wanted: what to give instead, for messages.
+        field: the setting that names it, for messages.
 
     Raises:
         UserError: the file is missing, cut short, holds code, no tensors, or NaN.
@@ -67,11 +68,11 @@ def read_tensors(path: str | Path, wanted: str = WANTED) -> Tensors:
             content: Any = load_file(path)
         except Exception as error:  # its errors share no class
             raise UserError(
-                f"{FIELD}={str(path)!r} cannot be read as safetensors ({first_line(error)})",
+                f"{field}={str(path)!r} cannot be read as safetensors ({first_line(error)})",
                 f"it is cut short, or of another format: give {wanted}",
             ) from error
     else:
-        content = load_plain(path, field=FIELD, wanted=wanted)
+        content = load_plain(path, field=field, wanted=wanted)
     while isinstance(content, Mapping):
         inner = [content[k] for k in WRAPPERS if isinstance(content.get(k), Mapping)]
         if not inner:
@@ -80,9 +81,17 @@ def read_tensors(path: str | Path, wanted: str = WANTED) -> Tensors:
     named = content.items() if isinstance(content, Mapping) else ()
     tensors = {str(name): value for name, value in named if isinstance(value, Tensor)}
     if not tensors:
-        raise UserError(f"{FIELD}={str(path)!r} holds no tensors by name", f"give {wanted}")
-    check_finite({"state_dict": tensors}, f"{FIELD}={str(path)!r}")
+        raise UserError(f"{field}={str(path)!r} holds no tensors by name", f"give {wanted}")
+    check_finite({"state_dict": tensors}, f"{field}={str(path)!r}")
     return tensors
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors by name as .safetensors, each a copy: the format knows no shared memory."""
+    from safetensors.torch import save_file
+
+    copies = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+    save_file(copies, path, metadata={"format": "pt"})
 
 
 def sha256_of(path: str | Path) -> str:

@@ -40,7 +40,12 @@ class Run:
 
     @classmethod
     def of_checkpoint(cls, path: str | Path) -> Run:
-        """Take the run that a checkpoint belongs to: the folder above checkpoints/, or its own."""
+        """Take the run that a checkpoint belongs to: the folder above checkpoints/, or its own.
+
+        A folder in place of a checkpoint, such as an export, is its own.
+        """
+        if Path(path).is_dir():
+            return cls(Path(path).resolve())
         folder = Path(path).resolve().parent
         return cls(folder.parent if folder.name == "checkpoints" else folder)
 

@@ -57,8 +57,9 @@ def segment(
         text: what to segment: one caption or expression for all images, where no table gives each
             its own. An image-only network needs none.
         ckpt_path: a checkpoint that `textseg fit` wrote, such as
-            runs/<config>/<time>/checkpoints/best.ckpt; or several, [A,B], of networks that were
-            trained on the same data: an ensemble, whose logits are averaged.
+            runs/<config>/<time>/checkpoints/best.ckpt, or the folder of textseg export or
+            textseg card; or several, [A,B], of networks that were trained on the same data: an
+            ensemble, whose logits are averaged.
         model: class of a network of your own, such as my_package.MyNet, whose module is imported;
             the suite's own are known.
         output: folder for the results; where it exists, <output>_2 and so on is taken. One that an

@@ -17,16 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import textseg.models
-from textseg.checkpoint import (
-    ABOUT,
-    class_path_of,
-    read_checkpoint,
-    same_class,
-    subclasses_of,
-    weights_digest,
-)
+from textseg.checkpoint import class_path_of, same_class, subclasses_of
 from textseg.encoders import TextEncoder, reads_text, restoring
-from textseg.errors import NotFiniteError, UserError, check_choice, first_line, refusing
+from textseg.errors import NotFiniteError, UserError, first_line, refusing
 from textseg.metrics.case_table import resize_logits, threshold_logits, without_border
 from textseg.models.base import SegmentationModule, settings_of
 from textseg.models.ensemble import Ensemble, MirrorText, Tta
@@ -39,7 +32,6 @@ from textseg.preprocess import (
     Resize,
     Size,
     all_narrow,
-    checked_size,
     frame_of,
     image_oddities,
 )
@@ -50,10 +42,11 @@ from textseg.runs.calibration import (
     find_calibration,
     operating_point,
 )
-from textseg.runs.folder import nested
 from textseg.runs.outputs import averaging_suffix
+from textseg.segment.exported import ExportedNetwork
 from textseg.segment.members import averaged, check_one_task
 from textseg.segment.pictures import Picture, pixels_of, to_tensor
+from textseg.segment.stored import EXPORT, digest_of, read_stored, shown_images
 
 
 @dataclass(frozen=True)
@@ -98,7 +91,8 @@ class Segmenter:
         self.takes_text = reads_text(model)
         self._fabric = _fabric(device, precision)
         self._fabric.setup_module(model)  # moves it, and casts it for bf16-true and the like
-        self._dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+        own = (p.dtype for p in model.parameters() if p.is_floating_point())
+        self._dtype = next(own, torch.float32)  # an export has none
 
     def segment(self, image: Picture, text: str | None = None) -> Segmentation:
         """Segment what `text` names in `image`.
@@ -286,9 +280,10 @@ def load(
     no file decides what is imported.
 
     Args:
-        ckpt_path: a checkpoint of `textseg fit` or of a Trainer. No code in it is run. Several, of
-            networks trained on the same data, are an ensemble; image size and precision are those
-            of the first.
+        ckpt_path: a checkpoint of `textseg fit` or of a Trainer, of which no code is run; or the
+            folder of `textseg card`, or of `textseg export`, which runs on the CPU in fp32.
+            Several, of networks trained on the same data, are an ensemble; image size and precision
+            are those of the first.
         model: class of a network of your own, such as my_package.MyNet, whose module is imported.
         image_size: side of the network's square input, or (height, width); by default that of the
             config.yaml in the checkpoint's run, or of the checkpoint where there is no config.yaml.
@@ -316,36 +311,25 @@ def load(
     if model is not None:
         _import_network(model)
     tiles = tiles_of(tile_size, tile_overlap)
-    checkpoints = [read_checkpoint(path) for path in paths]
+    checkpoints = [read_stored(path) for path in paths]
     check_one_task(paths, checkpoints, image_size_given=image_size is not None)
-    run = Run.of_checkpoint(paths[0])
-    if run.config.is_file():
-        trained_size, resize, precision = _run_settings(run)
-    else:
-        about = checkpoints[0].get(ABOUT) or {}  # of a Trainer
-        trained_size, precision = about.get("image_size"), about.get("precision")
-        resize = about.get("resize", "stretch")
-    size = trained_size if image_size is None else image_size
-    if size is None:
-        raise UserError(
-            f"the input size of {paths[0]} is unknown: neither {run.config} nor the checkpoint "
-            "sets image_size",
-            "put the run's config.yaml there, or give image_size",
-        )
+    shown = shown_images(checkpoints[0], paths[0], image_size)
     networks = list(map(network_from, checkpoints, paths))
     network = averaged(networks, paths, tta=tta, tiles=tiles, mirror_text=mirror_text)
     suffix = averaging_suffix(network)
-    weights = [weights_digest(checkpoint["state_dict"]) for checkpoint in checkpoints]
+    weights = list(map(digest_of, checkpoints))
     network.mask_threshold, network.mask_temperature = operating_point(
         threshold,
         temperature,
-        lambda: find_calibration(run, suffix, weights, tiled=tiles is not None),
+        lambda: find_calibration(
+            Run.of_checkpoint(paths[0]), suffix, weights, tiled=tiles is not None
+        ),
     )
     return Segmenter(
         network,
-        image_size=checked_size(size if isinstance(size, int) else list(size)),
-        resize=resize,
-        precision=precision,
+        image_size=shown.size,
+        resize=shown.resize,
+        precision=shown.precision,
         device=device,
     )
 
@@ -369,12 +353,14 @@ def network_from(checkpoint: Mapping[str, Any], path: str | Path) -> Segmentatio
     """The network that a checkpoint describes, with its weights; nothing is fetched.
 
     Args:
-        checkpoint: what `read_checkpoint` gives.
+        checkpoint: what `read_stored` gives.
         path: of the checkpoint, for messages.
 
     Raises:
         UserError: it names no known network, or its settings or weights are another version's.
     """
+    if EXPORT in checkpoint:
+        return ExportedNetwork(Path(path), checkpoint[EXPORT])
     stored = checkpoint.get("hyper_parameters")
     settings = dict(stored) if isinstance(stored, dict) else {}
     class_path = class_path_of(checkpoint)
@@ -439,20 +425,6 @@ def _imported_network(class_path: str) -> type[SegmentationModule] | None:
         if same_class(class_path, f"{network.__module__}.{network.__name__}"):
             found = network  # of a class that was defined again, the last
     return found
-
-
-def _run_settings(run: Run) -> tuple[int | list[int] | None, Resize, str | int | None]:
-    """Image size, resize and precision of a run; None for what its config.yaml does not tell."""
-    stored = run.settings("restore it, or move it away and give image_size")
-    size = nested(stored, "data", "init_args", "image_size")
-    sides = size if isinstance(size, list) else [size]
-    if size is not None and not all(isinstance(side, int) for side in sides):
-        raise UserError(
-            f"{run.config}: image_size={size!r} is no size", "write one side or [height, width]"
-        )
-    resize: Any = nested(stored, "data", "init_args", "resize") or "stretch"
-    check_choice(f"{run.config}: resize", resize, Resize)
-    return size, resize, nested(stored, "trainer", "precision")
 
 
 def _fabric(device: str, precision: Any) -> L.Fabric:
