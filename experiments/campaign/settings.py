@@ -83,7 +83,7 @@ class Campaign:
             cpu_hours are.
         device: cpu or gpu.
         threads: of each command; null leaves it to torch.
-        published: part of experiments/published.yaml to set beside.
+        published: part of experiments/campaign/published.yaml to set beside.
         slurm: options of sbatch.
         smoke: settings in their place for `--smoke`.
     """

@@ -262,7 +262,7 @@ def published(campaign: Campaign) -> list[dict[str, Any]]:
     """What others publish on the dataset."""
     if campaign.published is None:
         return []
-    file = EXPERIMENTS / "published.yaml"
+    file = EXPERIMENTS / "campaign" / "published.yaml"
     return list(yaml.safe_load(file.read_text(encoding="utf-8"))[campaign.published])
 
 

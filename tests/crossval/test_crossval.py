@@ -338,7 +338,8 @@ def test_a_run_of_a_fold_is_tested_again_on_its_own_fold(
 ) -> None:
     run = only(home / "runs/crossval/own/fold2_seed1/own")
     best = run.relative_to(home) / "checkpoints/best.ckpt"
-    outcome = call("test", "--ckpt_path", best, cwd=home)
+    own = ("--model", "hospital.network.HospitalNet", "--data", "hospital.data.HospitalDataModule")
+    outcome = call("test", "--ckpt_path", best, *own, cwd=home)
     assert outcome.status == 0, outcome.err
     assert (run / "test/true_2/cases.csv").read_bytes() == (
         run / "test/true/cases.csv"

@@ -109,9 +109,10 @@ def test_a_full_disk_is_a_user_error_and_leaves_nothing(tmp_path: Path, number: 
 
     with pytest.raises(UserError) as error:
         build_once(tmp_path / "x/result", fill, identity="1", what="a test", elsewhere="go away")
-    assert str(error.value) == (
-        f"the disk of {tmp_path / 'x'} is full; a test was not written\nfree some space, or go away"
-    )
+    cause, remedy = str(error.value).splitlines()
+    assert "a test" in cause
+    assert str(tmp_path / "x/result") in cause
+    assert "go away" in remedy
     assert list((tmp_path / "x").iterdir()) == []
 
 

@@ -22,7 +22,9 @@ script = load_script(SCRIPT)  # whose parts are modules of the package `campaign
 from campaign import processes, settings  # noqa: E402
 from campaign.work import Worker  # noqa: E402
 
-FILES = sorted((EXPERIMENTS / "campaign").glob("*.yaml"))
+FILES = sorted(
+    {*(EXPERIMENTS / "campaign").glob("*.yaml")} - {EXPERIMENTS / "campaign/published.yaml"}
+)
 PYTHON = sys.executable  # before the stand-in takes its place
 
 # val/dice is of the network's place in `VALIDATED`, so that the best is known.

@@ -62,7 +62,7 @@ def test_cells_of_what_was_not_run_are_empty(tmp_path: Path) -> None:
 
 
 def test_published_rows_have_a_source_and_are_marked() -> None:
-    file = EXPERIMENTS / "published.yaml"
+    file = EXPERIMENTS / "campaign" / "published.yaml"
     for rows in yaml.safe_load(file.read_text()).values():
         for row in rows:
             assert row["source"]

@@ -30,7 +30,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 def nifti(path: Path) -> None:
     with whole_file(path) as part:
-        write_nifti(part, np.random.default_rng(0).normal(size=(40, 40, 40)), np.eye(4))
+        write_nifti(part, np.random.default_rng(0).normal(size=(20, 20, 40)), np.eye(4))
 
 
 def checkpoint(path: Path) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
-from typing import TextIO
+from collections.abc import Callable
+from typing import Any
 
 from textseg.errors import printable
 
@@ -26,6 +26,7 @@ _WARNINGS = {
 
 def silence_noise() -> None:
     """Leave out advertisements, and warnings that no setting would mend."""
+    show_warnings_plainly()
     for start, kind in _WARNINGS.items():
         warnings.filterwarnings("ignore", message=start, category=kind)
     # Lightning's messages come from this logger; those with a light bulb praise other products.
@@ -35,20 +36,24 @@ def silence_noise() -> None:
 
 
 def show_warnings_plainly() -> None:
-    """Show warnings without what a terminal would obey, as a file's name may hold it."""
-    warnings.showwarning = _show_plainly
+    """Show warnings without what a terminal would obey, as a file's name may hold it.
+
+    Lightning replaces how warnings are written when it is imported: call this after it as well.
+    """
+    written = warnings.formatwarning
+    if isinstance(written, _PlainWarnings):
+        return
+    warnings.formatwarning = _PlainWarnings(written)
 
 
-def _show_plainly(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    text = warnings.formatwarning(message, category, filename, lineno, line)
-    (file or sys.stderr).write(printable(text))
+class _PlainWarnings:
+    """What writes warnings, of another such function."""
+
+    def __init__(self, written: Callable[..., str]) -> None:
+        self.written = written
+
+    def __call__(self, *given: Any, **named: Any) -> str:
+        return printable(self.written(*given, **named))
 
 
 def _no_advertisement(record: logging.LogRecord) -> bool:
