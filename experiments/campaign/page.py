@@ -23,7 +23,7 @@ HEAD = """# Results
 Written by `experiments/campaign.py SETTINGS --write_docs`: text between two markers is replaced by
 the next start, all else is left alone. An empty cell has not been run. Rows marked "theirs" are
 published figures (`experiments/campaign/published.yaml`), not runs of this suite. How scores are
-defined is in [scores.md](scores.md), what calibration errors are in [calibration.md](calibration.md).
+defined is in [scores.md](scores.md); [calibration.md](calibration.md) has the calibration errors.
 """
 
 
