@@ -205,6 +205,7 @@ def _segment(home: Path, checkpoint: Path, err: Path) -> None:
 
     network.Segmenter._logits = slowly  # type: ignore[method-assign]
     given = ["refhl/images", "the lesion", "--ckpt_path", str(checkpoint), "--batch_size", "1"]
+    given += ["--output", str(err.parent / "found")]  # of no command before
     lightning_cli.main(["segment", *given])
 
 
