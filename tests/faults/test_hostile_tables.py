@@ -151,15 +151,16 @@ def test_a_cell_is_read_back_as_it_was(text: str) -> None:
 
 
 def test_escape_sequences_of_a_name_do_not_reach_the_terminal(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "a\x1b]0;title\x07\x9b2J\u202egnp\n\udc80.png"
     with pytest.raises(SystemExit):
         exit_with(UserError(f"{name} does not exist", "give another"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
+    for written in (warnings.formatwarning, lambda *given: f"by a library: {given[0]}\n"):
+        monkeypatch.setattr(warnings, "formatwarning", written)
         show_warnings_plainly()
-        warnings.warn(name, stacklevel=1)
+        show_warnings_plainly()
+        sys.stderr.write(warnings.formatwarning(name, UserWarning, "a.py", 1))
     shown = capsys.readouterr().err
     assert shown.splitlines()[:2] == [
         r"error: a\x1b]0;title\x07\x9b2J\u202egnp\n\udc80.png does not exist",
