@@ -25,6 +25,8 @@ def records(path: Path) -> Iterator[Any]:
             position += left
             continue
         size = int.from_bytes(data[position + 4 : position + 6], "little")
+        if position + HEADER + size > len(data):
+            return  # it is still being written
         parts.append(data[position + HEADER : position + HEADER + size])
         if data[position + 6] in (WHOLE, LAST):
             record = wandb_internal_pb2.Record()
