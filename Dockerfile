@@ -1,9 +1,9 @@
 # CPU:   docker build -t textseg .
 # CUDA:  docker build --build-arg TORCH=cuda -t textseg:cuda .
-# Use:   docker run --rm -v "$PWD:/work" textseg fit --config /opt/textseg/experiments/quickstart.yaml
+# Use:   docker run --rm -v "$PWD:/data" textseg fit --config /opt/textseg/experiments/quickstart.yaml
 FROM python:3.11-slim-bookworm
 ARG TORCH=cpu
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1 HF_HOME=/work/.cache/huggingface
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1 HF_HOME=/data/.cache/huggingface
 WORKDIR /opt/textseg
 # Dependencies change less often than the code: torch has a layer of its own. The registry's own
 # wheels are those for CUDA.
@@ -18,8 +18,8 @@ COPY datamodules datamodules
 COPY experiments experiments
 RUN pip install '.[dicom-seg]' \
  && useradd --create-home --uid 1000 textseg \
- && install -d -o textseg /work
+ && install -d -o textseg /data
 USER 1000
-WORKDIR /work
+WORKDIR /data
 ENTRYPOINT ["textseg"]
 CMD ["--help"]

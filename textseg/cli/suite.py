@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import lightning as L
 import yaml
@@ -47,6 +47,7 @@ from textseg.cli.check_help import check_help
 from textseg.cli.commands import Command, Datasets, load
 from textseg.cli.evaluation import EvaluationCLI
 from textseg.cli.messages import explain, user_error
+from textseg.cli.options import add_options, check_fit_alone
 from textseg.cli.parser import CommandParser, ParseError, read_whole_numbers_as_int
 from textseg.cli.quiet import silence_noise
 from textseg.cli.refusals import lost_process, refusal, settings_by_name
@@ -55,8 +56,6 @@ from textseg.encoders import reads_text, restoring
 from textseg.errors import UserError
 from textseg.models.base import SegmentationModule, check_state_dict, settings_of
 from textseg.runs.calibration import (
-    Temperature,
-    Threshold,
     operating_point,
 )
 from textseg.runs.folder import (
@@ -75,7 +74,6 @@ from textseg.training.checkpoint_files import (
     last_checkpoint,
     with_atomic_checkpoints,
 )
-from textseg.training.finite import OnNan
 from textseg.training.resume import STATE
 from textseg.training.resume_checks import (
     check_same_settings,
@@ -147,6 +145,7 @@ class SuiteCLI(EvaluationCLI):
 
     def _run_cli(self) -> None:
         silence_noise()
+        check_fit_alone(self.command.name, self.arguments)
         check_help(self.command.name, self.arguments, self.datasets.datamodule)
         arguments = self.arguments
         if self.command.needs_checkpoint:
@@ -199,62 +198,7 @@ class SuiteCLI(EvaluationCLI):
             "trainer.logger.init_args.save_dir",
             compute_fn=lambda base: base or "runs",
         )
-        parser.add_argument(
-            "--tta",
-            type=Literal["none", "flip"],
-            default="none",
-            help="validate, test, predict, probe and the tests after a fit: flip also runs the "
-            "mirrored image, with left and right exchanged in its caption, and averages the two.",
-        )
-        parser.add_argument(
-            "--threshold",
-            type=Threshold,
-            default=0.5,
-            help="as --tta: probability above which a pixel is outlined; best takes the one that "
-            "textseg calibrate found on the validation rows.",
-        )
-        parser.add_argument(
-            "--temperature",
-            type=Temperature,
-            default=1.0,
-            help="as --tta: what logits are divided by before they become probabilities; fitted "
-            "takes what textseg calibrate found. At threshold 0.5 it moves no mask.",
-        )
-        parser.add_argument(
-            "--tile_size",
-            type=int | None,
-            default=None,
-            help="test, predict and the tests after a fit: pictures with more pixels on a side are "
-            "seen through overlapping tiles of so many, at their own resolution; for networks "
-            "trained on such pieces, and captions that name no place in the picture.",
-        )
-        parser.add_argument(
-            "--tile_overlap",
-            type=float,
-            default=0.25,
-            help="share of a tile that the next one covers too.",
-        )
-        parser.add_argument(
-            "--name",
-            type=str | None,
-            default=None,
-            help="fit only: what the run is called, as a folder below runs/ and in every table; by "
-            "default its config, and another config's that brings a dataset of its own.",
-        )
-        parser.add_argument(
-            "--on_nan",
-            type=OnNan,
-            default="stop",
-            help="fit only: at a step whose loss or gradient is not finite, stop and say where, "
-            "with exit status 3, or skip it, which is counted.",
-        )
-        parser.add_argument(
-            "--test_after_fit",
-            type=bool,
-            default=False,
-            help="fit only: then test the best checkpoint with true, empty and shuffled captions; "
-            "once, where the network reads none.",
-        )
+        add_options(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; Lightning's own would warn of a sys.argv beside `args`."""
