@@ -18,7 +18,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several workers would wait
 
 # A file runs in one process: the longest ones come first, so that none is left alone at the end.
 LONGEST = (
-    *("models/test_compile.py", "training/test_resume.py", "experiments/test_campaign.py"),
+    *("export/test_export.py", "training/test_resume.py", "experiments/test_campaign.py"),
+    *("crossval/test_killed.py", "models/test_compile.py", "models/test_tmca_phantoms.py"),
     *("training/test_ddp_equality.py", "metrics/test_bootstrap_coverage.py"),
     *("training/test_ddp.py", "cli/test_wheel.py", "callbacks/test_wandb.py"),
     *("cli/test_own_classes.py", "cli/test_cli.py", "callbacks/test_loggers_run.py"),
@@ -30,6 +31,11 @@ LONGEST = (
 
 def pytest_configure(config: pytest.Config) -> None:
     config.option.loadscopereorder = False  # xdist's own order, by the number of tests
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """One process more than cores for the slow tests, which often wait for programs they started."""
+    return (os.cpu_count() or 1) + 1 if config.option.markexpr == "slow" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
