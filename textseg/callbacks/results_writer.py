@@ -29,7 +29,8 @@ from textseg.metrics.strata import (
 )
 from textseg.metrics.summary import summary
 from textseg.metrics.text import to_json
-from textseg.models.base import SegmentationModule, caption_mode_of
+from textseg.models.base import SegmentationModule
+from textseg.models.scoring import caption_mode_of
 from textseg.output import OutputFolder, write_text, writing
 from textseg.preprocess import Bytes
 from textseg.runs.cases import OUTLINES, CaseRow, write_cases

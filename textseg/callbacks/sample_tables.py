@@ -18,7 +18,7 @@ from textseg.callbacks.score_log import report_of
 from textseg.errors import UserError, check_at_least
 from textseg.metrics.case_table import without_border
 from textseg.metrics.scores import dice_from_counts
-from textseg.models.base import test_prefix
+from textseg.models.scoring import test_prefix
 from textseg.preprocess import Bytes, resize_image
 from textseg.runs.cases import read_cases
 from textseg.runs.outputs import (

@@ -14,7 +14,7 @@ from textseg.callbacks.loggers import EpochTable
 from textseg.callbacks.results_writer import ResultsWriter
 from textseg.metrics.scores import MAIN
 from textseg.metrics.strata import GROUPINGS
-from textseg.models.base import test_prefix
+from textseg.models.scoring import test_prefix
 from textseg.runs.outputs import callbacks_of
 
 WORDS = (

@@ -19,7 +19,8 @@ from torch import Tensor
 from textseg.batch import Batch
 from textseg.metrics.case_table import without_border
 from textseg.metrics.text import to_json
-from textseg.models.base import SegmentationModule, caption_mode_of
+from textseg.models.base import SegmentationModule
+from textseg.models.scoring import caption_mode_of
 from textseg.output import OutputFolder, claim_folder, write_picture, write_text
 from textseg.preprocess import Bytes, read_image, resize_image
 from textseg.runs.cases import OUTLINES
