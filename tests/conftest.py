@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """One process more than cores for the slow tests, which often wait for programs they started."""
+    """One process more than cores for the slow tests, which often wait for other programs."""
     return (os.cpu_count() or 1) + 1 if config.option.markexpr == "slow" else None
 
 
