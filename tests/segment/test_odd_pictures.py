@@ -105,6 +105,26 @@ def test_what_a_folder_holds_beside_images_is_named_and_hidden_files_are_not(
     assert len(list((out / "masks").iterdir())) == 2
 
 
+def test_masks_beside_their_images_are_left_out_with_their_names_and_number(
+    image_only: str, tmp_path: Path
+) -> None:
+    """BUSI's names among them; a picture that is only called a mask is none without its image."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    masks = ["benign (1)_mask.png", "benign (1)_mask_1.png", "mask_b.png", "c-Seg.tif"]
+    images = ["benign (1).png", "b.jpg", "C.png", "skin_mask.png"]
+    for name in masks + images:
+        write(folder / name, PICTURE)
+    with pytest.warns(UserWarning, match="4 of 8 images") as warned:
+        out = segment(str(folder), ckpt_path=image_only, output=str(tmp_path / "out"))
+    (message,) = {str(warning.message) for warning in warned}
+    assert all(name in message for name in masks)
+    assert not any(name in message.replace("benign (1)_", "") for name in images)
+    assert len(list((out / "masks").iterdir())) == len(images)
+    again = segment(str(folder / masks[0]), ckpt_path=image_only, output=str(tmp_path / "one"))
+    assert len(list((again / "masks").iterdir())) == 1, "it was given itself"
+
+
 def test_a_folder_without_any_image_names_what_it_holds(image_only: str, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     (tmp_path / "none/c.xyz").write_text("no picture")
