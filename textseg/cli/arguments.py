@@ -77,6 +77,9 @@ def with_checkpoint_of_run(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     checkpoint = Path(arguments[0]).expanduser() / "checkpoints/best.ckpt"
     if not checkpoint.is_file():
+        from textseg.checkpoint import refuse_folder
+
+        refuse_folder(Path(arguments[0]).expanduser())  # of an export or a card, it says so
         raise UserError(
             f"{checkpoint} does not exist",
             "give the folder of a run, runs/<config>/<time>; or --ckpt_path and a checkpoint",
