@@ -7,8 +7,9 @@ Needs the extra [export]. The checkpoint is exported as ONNX into a folder that 
 The test rows of the phantoms (of 320 training images, as experiments/quickstart.yaml has, 226 rows)
 are segmented by both, each at the picture's own size. Pixels that one outlines and the other does
 not are counted, and those among them whose logit is further from 0 than the export's tolerance, of
-which there should be none: exit status 1 where there are. Times are of one image at a time, from
-the file to the mask, the two in turn; the first images, which warm both up, are not counted.
+which there should be none: exit status 1 where there are. Times are CPU time, so that other work on
+the machine does not count, of one image at a time from its file to its mask, the two in turn; the
+first images, which warm both up, are left out.
 """
 
 from __future__ import annotations
@@ -73,19 +74,21 @@ class Differences:
 
 @dataclass
 class Times:
-    """Seconds of each image."""
+    """CPU seconds of each image."""
 
     seconds: list[float] = field(default_factory=list)
 
     def take(self, net: Segmenter, row: Record) -> None:
         """Segment an image, from its file to its mask, and note how long it took."""
-        begun = time.perf_counter()
+        begun = time.process_time()
         net.segment(row.image, row.text)
-        self.seconds.append(time.perf_counter() - begun)
+        self.seconds.append(time.process_time() - begun)
 
     def __str__(self) -> str:
         low, middle, high = 1000 * np.quantile(self.seconds[WARM_UP:], [0.1, 0.5, 0.9])
-        return f"{middle:.1f} ms an image (median; a tenth under {low:.1f}, over {high:.1f})"
+        return (
+            f"{middle:.1f} ms an image (median; a tenth under {low:.1f}, a tenth over {high:.1f})"
+        )
 
 
 @torch.inference_mode()

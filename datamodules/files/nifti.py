@@ -82,10 +82,10 @@ def read_slabs(path: Path) -> Iterator[Array]:
     """
     shape = _open_nifti(path, None).shape
     with _reading(path):  # open, or each slab of a packed file would be unpacked from the start
-        stored = nibabel.load(path, mmap=False, keep_file_open=True).dataobj
+        image: Any = nibabel.load(path, mmap=False, keep_file_open=True)
     for k in range(shape[2]):
         with _reading(path):
-            yield np.asarray(stored[:, :, k]).reshape(shape[:2])
+            yield np.asarray(image.dataobj[:, :, k]).reshape(shape[:2])
 
 
 def write_nifti_like(path: Path, values: Array, source: Path) -> None:

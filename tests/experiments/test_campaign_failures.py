@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -119,7 +120,8 @@ def test_what_they_have_in_common_is_told_beside_the_others(done: Any) -> None:
         f"{fmean(c.dice - empty[c.case].dice for c in part):+.3f}" for part in parts
     ]
     (said,) = [line for line in lines if "The word" in line]
-    assert f"{small[0]:.0f}%" in said
+    assert small[1] == 0
+    assert re.findall(r"\d+%", said) == [f"{100 - small[0]:.0f}%", "100%"], "large, not small"
 
 
 def test_no_name_and_no_caption_of_a_patient_is_written(done: Any, tmp_path: Path) -> None:
