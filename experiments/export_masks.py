@@ -86,9 +86,7 @@ class Times:
 
     def __str__(self) -> str:
         low, middle, high = 1000 * np.quantile(self.seconds[WARM_UP:], [0.1, 0.5, 0.9])
-        return (
-            f"{middle:.1f} ms an image (median; a tenth under {low:.1f}, a tenth over {high:.1f})"
-        )
+        return f"{middle:.1f} ms an image (median; 10% and 90%: {low:.1f}, {high:.1f})"
 
 
 @torch.inference_mode()
