@@ -139,6 +139,13 @@ def test_a_word_is_found_whole_and_in_any_case_and_spacing(word: str, found: lis
     assert [text[a:b] for a, b in word_spans(text, word)] == found
 
 
+@pytest.mark.parametrize("word", ["left", "gland left", "gland_left", "LEFT"])
+def test_a_word_is_found_among_words_that_underscores_join(word: str) -> None:
+    text = "adrenal_gland_left, leftmost"
+    (span,) = word_spans(text, word)
+    assert text[slice(*span)] == ("left" if len(word) == 4 else "gland_left")
+
+
 # --- saliency -------------------------------------------------------------------------------------
 
 

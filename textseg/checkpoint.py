@@ -15,6 +15,10 @@ from textseg.errors import UserError, refusing
 from textseg.limits import CHECKPOINT_BYTES
 
 ABOUT = "textseg"  # the key of a checkpoint under which class, input size and precision stand
+EXPORT_MANIFEST = "manifest.json"  # a file that the folder of `textseg export` is known by
+CARD_DESCRIPTION = "textseg.json"  # and that of `textseg card`
+_MADE_BY = {EXPORT_MANIFEST: "textseg export", CARD_DESCRIPTION: "textseg card"}
+_CHECKPOINT = "runs/<config>/<time>/checkpoints/best.ckpt"
 
 
 def load_plain(path: str | Path, *, field: str, wanted: str) -> Any:
@@ -62,15 +66,32 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         UserError: the file is missing, is no checkpoint, holds more than weights and settings, or
             weights that are not finite.
     """
-    checkpoint = load_plain(
-        path,
-        field="ckpt_path",
-        wanted="a file such as runs/<config>/<time>/checkpoints/best.ckpt",
-    )
+    refuse_folder(path)
+    checkpoint = load_plain(path, field="ckpt_path", wanted=f"a file such as {_CHECKPOINT}")
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path} holds no state_dict", "give a checkpoint that textseg wrote")
     check_finite(checkpoint, path)
     return checkpoint
+
+
+def refuse_folder(path: str | Path) -> None:
+    """Refuse a folder in place of a checkpoint, with what it is and what takes it.
+
+    Raises:
+        UserError: it is a folder.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return
+    cause, remedy = f"ckpt_path={str(path)!r} is a folder", f"give a file such as {_CHECKPOINT}"
+    for file, command in _MADE_BY.items():
+        if (folder / file).is_file():
+            cause += f" that {command} wrote, which textseg segment and textseg.load alone take"
+            remedy = f"give the checkpoint that it was made of, such as {_CHECKPOINT}"
+    own = folder / "checkpoints/best.ckpt"
+    if own.is_file():
+        cause, remedy = f"{cause}, that of a run", f"give its checkpoint: {own}"
+    raise UserError(cause, remedy)
 
 
 def check_finite(checkpoint: Mapping[str, Any], path: str | Path = "the checkpoint") -> None:

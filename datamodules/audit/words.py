@@ -20,7 +20,7 @@ from datamodules.captions.lvit_template import (
 )
 from datamodules.captions.modes import count_unmirrored, normalize
 from datamodules.records import Record
-from textseg.preprocess import TellingWord, telling_word
+from textseg.preprocess import TellingWord, telling_word, words_apart
 
 # "nine" of MosMedData+ is nine and more: its formula has no higher word.
 _MOST = {"mosmed": 9}
@@ -144,7 +144,7 @@ class CaptionChecks:
     def _check_emptiness(
         self, reading: Reading | None, record: Record, split: str, mask: MaskFacts
     ) -> None:
-        none = reading.count == 0 if reading else bool(_NOTHING.search(record.text))
+        none = reading.count == 0 if reading else bool(_NOTHING.search(words_apart(record.text)))
         if not mask.area and not none and not mask.other_values:
             self._add("empty mask, caption names lesions", record, split, record.text)
         # "no" in free text may be about something else than the lesion.
@@ -203,6 +203,7 @@ class CaptionChecks:
 
 def _paired_side(text: str) -> str | None:
     """The side of a free caption that names one alone, as that of a paired organ."""
-    sides = {word.lower() for word in _SIDE.findall(text)}
-    paired = {match[0].lower() for match in _PAIRED.findall(text)}
+    plain = words_apart(text)
+    sides = {word.lower() for word in _SIDE.findall(plain)}
+    paired = {match[0].lower() for match in _PAIRED.findall(plain)}
     return sides.pop() if len(sides) == 1 and sides == paired else None

@@ -24,6 +24,7 @@ from datamodules.captions.languages.words import in_case_of
 from datamodules.captions.modes import if_changed, key, seeded_by, swap_sides
 from datamodules.captions.word_classes import BUILT_IN
 from textseg.batch import ABSENT, ABSENT_LESION
+from textseg.preprocess import words_apart
 
 _DENIAL = re.compile(
     r"(?<![\w-])(no|none|without|zero|normal|healthy|nothing|negative|absence|absent)(?![\w-])",
@@ -81,7 +82,7 @@ def asks(text: str, language: LanguageSetting = "auto") -> bool:
     False of a caption in another language than English, which may deny one in words unknown here.
     """
     own = language_of(text) if language == "auto" else language
-    return bool(text.strip()) and own in (None, "", "en") and not _DENIAL.search(text)
+    return bool(text.strip()) and own in (None, "", "en") and not _DENIAL.search(words_apart(text))
 
 
 # --- another organ -----------------------------------------------------------------------------
@@ -91,7 +92,7 @@ def _foreign_organ(texts: Sequence[str]) -> tuple[str, str]:
     """Noun and adjective of the first organ that no caption is about."""
     for noun, adjective, near in _ORGANS[:-1]:
         named = re.compile(rf"\b(?:{near})\b", re.IGNORECASE)
-        if not any(named.search(text) for text in texts):
+        if not any(named.search(words_apart(text)) for text in texts):
             return noun, adjective
     return _ORGANS[-1][:2]
 
@@ -131,8 +132,9 @@ def _other_sides(
     """Captions of the other side, where all that is said of an image is of one side."""
     said: dict[str, set[str]] = {}
     for text, image in zip(texts, images, strict=True):
-        sides = {side.lower() for side in _SIDE.findall(text)}
-        said.setdefault(image, set()).update({"left", "right"} if _BOTH.search(text) else sides)
+        plain = words_apart(text)
+        sides = {side.lower() for side in _SIDE.findall(plain)}
+        said.setdefault(image, set()).update({"left", "right"} if _BOTH.search(plain) else sides)
     return [
         if_changed(text, swap_sides(text, language)) if asked and len(said[image]) == 1 else None
         for text, image, asked in zip(texts, images, asking, strict=True)
@@ -168,7 +170,7 @@ def random_letters(text: str, *, seed: int) -> str | None:
     Words of three letters and more become as many consonants, so that none is a word.
     """
     generator = seeded_by("letters", text, seed)
-    words = re.findall(r"\w+", text)
+    words = re.findall(r"\w+", words_apart(text))
     if not words:
         return None
     drawn = (generator.choice(list(_CONSONANTS), max(3, len(word))) for word in words)

@@ -26,6 +26,7 @@ from datamodules.captions.modes import (
 from datamodules.captions.paraphrases import paraphrased
 from datamodules.captions.word_classes import BUILT_IN, NUMBER_WORDS, WordClasses
 from textseg.errors import UserError
+from textseg.preprocess import words_apart
 
 # --- side and count ----------------------------------------------------------------------------
 
@@ -59,7 +60,7 @@ def count_changed(text: str, *, seed: int) -> str | None:
     becomes "one", which datasets write in different ways, and "zero" stays, which the rest of such
     a caption repeats.
     """
-    found = _COUNTED.search(text)
+    found = _COUNTED.search(words_apart(text))
     if found is None:
         return None
     written = found["count"]
@@ -74,7 +75,9 @@ def count_changed(text: str, *, seed: int) -> str | None:
     before, after = text[: found.start()], text[found.end() :]
     ranks = _OF_TWO if own == 2 else _OF_MORE if number == 2 else {}
     before = re.sub(r"\w+(?= of (?:the )?$)", lambda m: ranks.get(m.group(), m.group()), before)
-    return f"{before}{word}{found['between']} {in_case_of(noun, plural)}{after}"
+    start, end = found.span("between")
+    joint = text[end] if text[end] == "_" else " "
+    return f"{before}{word}{text[start:end]}{joint}{in_case_of(noun, plural)}{after}"
 
 
 # --- typing errors -----------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from datamodules.captions.lvit_template import COUNTS
 from textseg.errors import UserError
+from textseg.preprocess import words_apart
 
 _HYPHEN = "[-\u2010\u2011]"
 _HOURS = r"\d{1,2}(?::\d\d)?"
@@ -70,6 +71,8 @@ class ContentWord(NamedTuple):
 class WordClasses:
     """Knows the class of a word: this module's, and classes of the user's own.
 
+    Underscores part words as spaces do; a hyphenated word is one.
+
     Args:
         own: words and phrases by class, compared without case. A word that is listed belongs to
             that class alone; a class named as one of `WORD_CLASSES` gains words.
@@ -113,10 +116,11 @@ class WordClasses:
 
     def content_words(self, text: str) -> list[ContentWord]:
         """Find the caption's words that have content, in order."""
+        plain = words_apart(text)
         return [
             ContentWord(start, end, text[start:end], classes)
-            for unit in self._unit.finditer(text)
-            for start, end, classes in self._classified(text, unit)
+            for unit in self._unit.finditer(plain)
+            for start, end, classes in self._classified(plain, unit)
             if classes
         ]
 
@@ -168,7 +172,7 @@ def _whole(phrase: str) -> str:
 
 
 def _key(word: str) -> str:
-    return " ".join(word.casefold().split())
+    return " ".join(words_apart(word).casefold().split())
 
 
 def _checked(own: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -193,6 +197,8 @@ def _checked(own: Mapping[str, Sequence[str]]) -> dict[str, str]:
 
 def _tidied(text: str, *, capital: bool) -> str:
     """Spaces and marks as they would be written, where words were taken out."""
+    text = re.sub(r"_(?:\s+_)+", "_", text)  # a word from between others: gland_left_upper
+    text = re.sub(r"(?<![^\W_])_+|_+(?![^\W_])", "", text)
     text = " ".join(re.sub(r"(?<!\w)-|-(?!\w)", "", text).split())
     text = re.sub(r"\s+([,.;:])", r"\1", text)
     text = re.sub(r"[,;:][\s,;:]*(?=\.)", "", text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,20 @@ def read_stored_nifti(path: Path, channel: int | None = None) -> tuple[Array, Af
             "replace them by the background's value",
         )
     return values.reshape(values.shape[:3]), _affine(image, path)
+
+
+def read_slabs(path: Path) -> Iterator[Array]:
+    """Yield a file's values [I, J], one after the other along its third axis, as they are stored.
+
+    Raises:
+        UserError: as `read_nifti` does where the file is broken or no 3-D volume.
+    """
+    shape = _open_nifti(path, None).shape
+    with _reading(path):  # open, or each slab of a packed file would be unpacked from the start
+        image: Any = nibabel.load(path, mmap=False, keep_file_open=True)
+    for k in range(shape[2]):
+        with _reading(path):
+            yield np.asarray(image.dataobj[:, :, k]).reshape(shape[:2])
 
 
 def write_nifti_like(path: Path, values: Array, source: Path) -> None:

@@ -15,14 +15,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from datamodules.records import Record
 from textseg.errors import UserError
 from textseg.preprocess import (
-    NARROW,
-    NARROW_DEEP,
     Kind,
     Oddities,
     Size,
-    all_narrow,
     examine_image,
     examine_mask,
+    narrow_ranges,
     probe,
 )
 
@@ -103,19 +101,11 @@ class Verdict(NamedTuple):
 def judge_images(oddities: Mapping[Path, Oddities]) -> list[Verdict]:
     """Judge the images of a set."""
     paths = list(oddities)
-    narrow = [paths[number] for number in all_narrow(list(oddities.values()))]
-    verdicts = []
-    for deep in (True, False):
-        files = [path for path in narrow if ("deep" in oddities[path]) == deep]
-        if files:
-            bound = NARROW_DEEP if deep else NARROW
-            shown = _first(files, oddities, "narrow")
-            text = f"never fill more than {bound} of 255 levels ({shown})"
-            text += ", as values of 12 or 14 bits that are read as 16" if deep else ""
-            remedy = f"scale the whole set alike to 0..{65535 if deep else 255}"
-            remedy += " (12-bit values by 16, 14-bit ones by 4)" if deep else ""
-            verdicts.append(Verdict("narrow range", files, text, remedy))
-    return verdicts
+    found = narrow_ranges([path.name for path in paths], list(oddities.values()))
+    return [
+        Verdict("narrow range", [paths[n] for n in images], text, remedy)
+        for images, text, remedy in found
+    ]
 
 
 def judge_masks(

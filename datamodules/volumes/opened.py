@@ -11,9 +11,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
+from datamodules.files.checks import preview
 from datamodules.files.dicom import find_pictures
 from datamodules.files.dicom_seg import COPIED, SegmentText, check_source, write_dicom_seg
 from datamodules.files.nifti import write_nifti, write_nifti_like
+from datamodules.volumes.labels import is_label_volume
 from datamodules.volumes.scans import Mask, Scan, read_scan
 from datamodules.volumes.sources import LeftOut
 from datamodules.volumes.summary import SUMMARY_FILE
@@ -109,7 +111,8 @@ class Volumes:
 
     Args:
         path: a NIfTI volume, a DICOM file, the folder of one or more DICOM series, or of volumes.
-            Series may lie in folders within it, NIfTI volumes may not.
+            Series may lie in folders within it, NIfTI volumes may not. Of a folder, volumes of
+            labels are left out, which is warned of; as the path itself one is taken.
         window: which values become black and white; see `parse_window`. None takes that of
             `trained_on`, where `textseg data slice` wrote it, and else the header's.
         trained_on: folder of the data that the network was trained on.
@@ -204,10 +207,11 @@ class Volumes:
             return
         dicom: list[Path] = []
         names: set[str] = set()
+        yield from self._volumes_in(path, names)
         for file in sorted(path.iterdir()):
-            if is_nifti(file) and not file.name.startswith("."):
-                yield VolumeFile(file, _unlike(nifti_stem(file), names), ())
-            elif is_dicom(file):
+            if is_nifti(file):
+                continue
+            if is_dicom(file):
                 dicom.append(file)
             elif file.is_dir() and not file.name.startswith("."):
                 dicom += self._dicom_below(file, path)
@@ -218,6 +222,21 @@ class Volumes:
         for files, name in zip(series, _series_names(path, series), strict=True):
             at = files[0].parent if len(files) > 1 else files[0]
             yield VolumeFile(at, _unlike(name, names), tuple(files))
+
+    def _volumes_in(self, folder: Path, names: set[str]) -> Iterator[VolumeFile]:
+        """The NIfTI volumes of a folder but those of labels, which are noted and warned of."""
+        files = [f for f in sorted(folder.iterdir()) if is_nifti(f) and f.name[:1] != "."]
+        labels = [file for file in files if is_label_volume(file)]
+        if labels:
+            self.left_out += [(file, "labels, and no image") for file in labels]
+            rank_zero_warn(
+                f"{len(labels)} of {len(files)} volumes of {folder} are left out, as labels and no "
+                f"images: {preview([file.name for file in labels])}; one that is given itself, and "
+                "not its folder, is segmented all the same"
+            )
+        for file in files:
+            if file not in labels:
+                yield VolumeFile(file, _unlike(nifti_stem(file), names), ())
 
     def _dicom_below(self, folder: Path, given: Path) -> list[Path]:
         """The DICOM files of a folder within the one that was given; what else it holds is noted.

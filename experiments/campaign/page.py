@@ -6,17 +6,21 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from campaign.failures import failures
 from campaign.frontier import draw
+from campaign.phantoms import draw_phantoms
 from campaign.settings import EXPERIMENTS, Campaign, Row
 from campaign.tables import tables
 
 PAGE = EXPERIMENTS.parent / "docs" / "results.md"
-FRONTIER = "frontier.png"
+FRONTIER, PHANTOMS = "frontier.png", "phantoms.png"
 PLOTS = ("dice_distribution.png", "difference_by_size.png")  # of `textseg compare`
 WORDS = {
     FRONTIER: "Dice against GFLOPs and against CPU hours; the line joins the best of ours so far.",
     PLOTS[0]: "Dice of every test image; line: median, diamond: mean.",
     PLOTS[1]: "Difference of Dice from the first network, by size of the lesion.",
+    PHANTOMS: "What the data are like: phantoms of the suite, their true masks and their words. "
+    "Pictures of patients are not shown.",
 }
 HEAD = """# Results
 
@@ -29,7 +33,7 @@ defined is in [scores.md](scores.md); [calibration.md](calibration.md) has the c
 
 def write_summary(campaign: Campaign, rows: Sequence[Row]) -> str:
     """Write OUT/summary.md and the picture beside it; returns the text."""
-    lines = [f"## {campaign.title}", "", *tables(campaign, rows)]
+    lines = page_lines(campaign, rows)
     for name in pictures(campaign, rows):
         lines += [f"![{WORDS[name]}]({picture(campaign, name).relative_to(campaign.out)})", ""]
         lines += [WORDS[name], ""]
@@ -40,7 +44,7 @@ def write_summary(campaign: Campaign, rows: Sequence[Row]) -> str:
 
 def write_docs(campaign: Campaign, rows: Sequence[Row], page: Path = PAGE) -> None:
     """Put the tables and pictures between the campaign's markers in docs/results.md."""
-    lines = [f"## {campaign.title}", "", *tables(campaign, rows)]
+    lines = page_lines(campaign, rows)
     for name in pictures(campaign, rows):
         copy = page.parent / "results" / f"{campaign.name}_{name}"
         copy.parent.mkdir(exist_ok=True)
@@ -54,12 +58,20 @@ def write_docs(campaign: Campaign, rows: Sequence[Row], page: Path = PAGE) -> No
     page.write_text((before if found else f"{text.rstrip()}\n\n") + part + after, encoding="utf-8")
 
 
+def page_lines(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
+    """The heading and all tables."""
+    return [f"## {campaign.title}", "", *tables(campaign, rows), *failures(campaign, rows)]
+
+
 def pictures(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
-    """The pictures that there are: of numbers, never of patients."""
+    """The pictures that there are: of numbers and phantoms, never of patients."""
     drawn = draw(campaign, rows, picture(campaign, FRONTIER))
-    return [*[FRONTIER] * drawn, *(name for name in PLOTS if picture(campaign, name).is_file())]
+    if not picture(campaign, PHANTOMS).is_file():
+        draw_phantoms(campaign, picture(campaign, PHANTOMS))
+    plots = [name for name in PLOTS if picture(campaign, name).is_file()]
+    return [PHANTOMS, *[FRONTIER] * drawn, *plots]
 
 
 def picture(campaign: Campaign, name: str) -> Path:
     """The file of a picture in OUT."""
-    return campaign.out / name if name == FRONTIER else campaign.out / "compare" / name
+    return campaign.out / "compare" / name if name in PLOTS else campaign.out / name

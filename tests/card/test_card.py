@@ -51,6 +51,16 @@ def run_of(home: Path) -> Path:
     return home / "runs/own/2026-01-01_10-00-00"
 
 
+@pytest.mark.parametrize("words", ["test --ckpt_path", "probe", "calibrate --ckpt_path"])
+def test_commands_that_need_the_run_say_what_the_folder_is(home: Path, words: str) -> None:
+    outcome = call(*words.split(), home / "card", cwd=home)
+    assert outcome.status == 2
+    cause, remedy = outcome.message()
+    assert "textseg card" in cause
+    assert "textseg segment" in cause
+    assert "best.ckpt" in remedy
+
+
 def test_the_folder_gives_the_masks_of_the_checkpoint(home: Path, tmp_path: Path) -> None:
     """Also where the run is gone and the folder is elsewhere, by load and by segment."""
     moved = shutil.copytree(home / "card", tmp_path / "moved")

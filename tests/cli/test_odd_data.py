@@ -52,7 +52,7 @@ def test_a_control_that_cannot_be_is_left_out_before_the_training_and_the_others
 
 def test_scores_of_a_test_set_without_foreground_say_so(one_caption: tuple[Path, Outcome]) -> None:
     run, outcome = one_caption
-    (note,) = [line for line in outcome.out.splitlines() if "no truth has foreground" in line]
+    (note,) = [line for line in outcome.out.splitlines() if "nothing was outlined" in line]
     stored = json.loads((run / "test/true/metrics.json").read_text())["warnings"]
     assert note.removeprefix("warning: ") in stored
 

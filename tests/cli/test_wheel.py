@@ -1,8 +1,9 @@
-"""The wheel holds three names and works from any folder."""
+"""The wheel holds three names and works from any folder; the sdist holds what it is made of."""
 
 from __future__ import annotations
 
 import shutil
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -23,10 +24,10 @@ def ignored(folder: str, names: list[str]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, so that the tree stays as it is."""
+    """Built with the sdist, and from that, from a copy, so that the tree stays as it is."""
     folder = tmp_path_factory.mktemp("wheel")
     copy = shutil.copytree(ROOT, folder / "tree", ignore=ignored)
-    build = ["-m", "build", "--wheel", "--no-isolation", "--outdir", folder / "dist"]
+    build = ["-m", "build", "--no-isolation", "--outdir", folder / "dist"]
     done = shell(*build, cwd=copy)
     assert done.returncode == 0, done.stdout + done.stderr
     return only(folder / "dist", "*.whl")
@@ -59,6 +60,17 @@ def test_the_wheel_holds_no_data_and_is_small(wheel: Path) -> None:
     assert {Path(name).suffix for name in files} <= {".py", ".typed", ".html", ".css"}
     assert max(files.values()) < 32_000, "a file of code of the usual length"
     assert wheel.stat().st_size < 1_000_000
+
+
+def test_the_sdist_holds_all_that_the_tests_read(wheel: Path) -> None:
+    with tarfile.open(only(wheel.parent, "*.tar.gz")) as archive:
+        files = {Path(*Path(one.name).parts[1:]) for one in archive if one.isfile()}
+    for folder in ("textseg", "datamodules", "tests", "experiments", "docs"):
+        for kind in ("*.py", "*.yaml", "*.txt", "*.md"):
+            ours = {path.relative_to(ROOT) for path in (ROOT / folder).rglob(kind)}
+            assert ours <= files, folder
+    assert {Path(name) for name in ("README.md", "CHANGELOG.md", "CITATION.cff")} <= files
+    assert not any(path.suffix == ".pyc" or path.parts[0] in WRITTEN for path in files)
 
 
 def test_the_wheel_names_the_command_and_the_license(unzipped: Path) -> None:

@@ -116,6 +116,8 @@ COUNT = "caption count against mask"
         (None, "B one infected area, all right lung", {}, ["extent against lungs"]),
         (None, "the lesion in the right breast", {}, ["named side against mask"]),
         (None, "the lesion in the left breast", {}, []),
+        (None, "right_lung", {}, ["named side against mask"]),
+        (None, "no_lesion", {"area": 0, "center": None}, []),
         (None, "B one infected area, all lung and all right lung", {}, []),
         (None, "the lesion in the right lobe of the liver", {}, []),
         (None, "right breast, the left part", {}, []),

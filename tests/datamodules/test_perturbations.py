@@ -9,6 +9,12 @@ from typing import Any
 
 import pytest
 
+from datamodules.captions.absent import (
+    absent_captions,
+    asks,
+    in_another_organ,
+    random_letters,
+)
 from datamodules.captions.expressions import WORDS
 from datamodules.captions.lvit_template import COUNTS, read_template
 from datamodules.captions.paraphrases import paraphrased
@@ -257,6 +263,42 @@ def test_a_hyphenated_word_stays_whole_but_for_two_directions(
     text: str, name: str, without: str | None
 ) -> None:
     assert BUILT_IN.removed(text, name) == without
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "without"),
+    [
+        ("kidney_left", "side", "kidney"),
+        ("kidney_left", "anatomy", "left"),
+        ("Lung_upper_lobe_left, no_lesion", "vertical", "Lung_lobe_left, no_lesion"),
+        ("Lung_upper_lobe_left, no_lesion", "anatomy", "Upper_left, no_lesion"),
+        ("lung_upper_lobe_left_5_mm", "size", "lung_upper_lobe_left"),
+        ("kidney_upper-left", "side", "kidney_upper"),
+    ],
+)
+def test_words_joined_by_underscores_are_left_out_alone(
+    text: str, name: str, without: str | None
+) -> None:
+    assert BUILT_IN.removed(text, name) == without
+
+
+def test_a_users_phrase_is_found_with_underscores_and_without() -> None:
+    classes = WordClasses({"organ": ["adrenal_gland", "portal vein"]})
+    assert classes.removed("adrenal_gland_left", "organ") == "left"
+    assert classes.removed("left adrenal gland", "organ") == "left"
+    assert classes.removed("portal_vein_and_splenic_vein", "organ") == "and_splenic_vein"
+    with pytest.raises(UserError, match="'adrenal gland' under"):
+        WordClasses({"a": ["adrenal_gland"], "b": ["adrenal gland"]})
+
+
+def test_other_changes_read_words_joined_by_underscores_too() -> None:
+    assert (count_changed("two_infected_areas_left", seed=0) or "").endswith("_infected_areas_left")
+    assert typos("kidney_left", seed=0) is not None
+    assert len((random_letters("kidney_left", seed=0) or "").split()) == 2
+    assert not asks("no_lesion")
+    assert in_another_organ("kidney_left", "brain", "cerebral") == "brain_left"
+    texts, images = ["lung_left", "lung_left", "lung_right"], ["a", "b", "b"]
+    assert absent_captions(texts, images, seed=0)["absent:side"] == ["lung_right", None, None]
 
 
 def test_words_of_a_users_class_are_of_that_class_alone() -> None:

@@ -233,6 +233,45 @@ def test_a_folder_gives_its_volumes_and_names_the_rest(tmp_path: Path) -> None:
     assert "3 frames" in left_out["seg.dcm"]
 
 
+def smooth(levels: int) -> np.ndarray:
+    """An image without noise and of few values: gray that rises along two axes."""
+    ramp = np.add.outer(np.arange(SHAPE[0]), np.arange(SHAPE[1])) % levels
+    return np.repeat(ramp[..., None], SHAPE[2], axis=2)
+
+
+LABELS = {
+    "liver": block(),  # of any name
+    "organs": block().astype(np.float32) * 117,
+    "nothing": block() * 0,
+    "case_seg": smooth(4).astype(np.int16),  # no areas, but called so
+}
+IMAGES = {
+    "ct": scan_values(),
+    "mask_of_what": scan_values(),  # values below 0, whatever it is called
+    "few": smooth(7).astype(np.uint8),
+    "share": block() / np.float32(3),
+    "bytes": np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8),
+}
+
+
+def test_labels_in_a_folder_are_left_out_with_their_names_and_number(tmp_path: Path) -> None:
+    for name, values in (LABELS | IMAGES).items():
+        write_nifti(tmp_path / "all" / f"{name}.nii.gz", values)
+    with pytest.warns(UserWarning, match=f"{len(LABELS)} of {len(LABELS | IMAGES)} volumes") as one:
+        volumes = Volumes(tmp_path / "all")
+    assert {file.name for file in volumes.files} == IMAGES.keys()
+    assert {file.name.removesuffix(".nii.gz") for file, _ in volumes.left_out} == LABELS.keys()
+    assert all(f"{name}.nii.gz" in str(one[0].message) for name in LABELS)
+    alone = tmp_path / "all/liver.nii.gz"
+    assert [file.path for file in Volumes(alone).files] == [alone], "it was given itself"
+
+
+def test_a_folder_of_labels_alone_says_that_they_are_some(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "one/liver.nii", block())
+    with pytest.warns(UserWarning, match="1 of 1"), refused("liver.nii: labels"):
+        Volumes(tmp_path / "one")
+
+
 def test_two_series_of_a_folder_are_two_volumes(tmp_path: Path) -> None:
     write_series(tmp_path / "one", scan_values(), **WINDOW)
     for path in write_series(tmp_path / "two", scan_values(1), **WINDOW).iterdir():

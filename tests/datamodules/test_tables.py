@@ -231,12 +231,22 @@ def test_the_line_ends_of_an_old_mac_are_line_ends(tmp_path: Path) -> None:
     assert [(c.name, c.text) for c in read_captions(tmp_path / "t.csv")] == WANTED
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "mac-roman", "utf-16-le"])
+@pytest.mark.parametrize(
+    ("encoding", "mark"),
+    [
+        ("cp1252", ""),
+        ("mac-roman", ""),
+        ("utf-16-le", ""),
+        ("utf-32-le", ""),
+        ("utf-32-le", "\ufeff"),  # begins with the mark of UTF-16
+        ("utf-32-be", "\ufeff"),
+    ],
+)
 @pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.json"])
 def test_text_in_another_encoding_is_named_and_not_guessed(
-    tmp_path: Path, encoding: str, name: str
+    tmp_path: Path, encoding: str, mark: str, name: str
 ) -> None:
-    (tmp_path / name).write_bytes(TEXT.encode(encoding))
+    (tmp_path / name).write_bytes((mark + TEXT).encode(encoding))
     with pytest.raises(UserError, match="UTF-8") as error:
         read_captions(tmp_path / name)
     cause, remedy = str(error.value).splitlines()

@@ -63,3 +63,25 @@ def test_every_row_of_a_settings_file_is_a_fit_that_the_command_line_takes(
         assert config.data.init_args.image_size == campaign.arguments["data.image_size"]
         assert config.data.init_args.synthesize == (campaign.synthesize or False)
     assert seen
+
+
+def test_the_plan_of_qata_holds_every_claim_in_the_order_of_its_worth() -> None:
+    campaign = settings.read_campaign(FILES[2], out=Path(), root=None, captions=None)
+    planned = [row.ablation or row.name for row in campaign.rows]
+    networks = ["unet", "tmca", "tmc", "lavt", "languidemedseg", "lsms", "lvit"]
+    further = ["best_no_words", "best_224", "best_seed2", "best_seed3", "unet_seed2", "unet_seed3"]
+    strips = [f"lsms_qata_strips_{sides}" for sides in ("none", "7", "7_11")]
+    variants = ["lsms_qata_no_text", *strips, "lsms_qata_shared"]
+    without = {
+        "MCM": "tmc_qata_ma_only",
+        "MA loss": "tmc_qata_mcm_only",
+        "alignment": "tmca_qata_enhancement",
+        "enhancement": "tmca_qata_target_1234",
+        "FSD": "lsms_qata_no_fsd",
+        "L_con": "lsms_qata_no_contrast",
+    }
+    assert planned == [*networks, *further, *variants, *without.values()]
+    titles = {row.ablation: row.title for row in campaign.rows}
+    for part, ablation in without.items():
+        assert (titles[ablation] or "").endswith(f"without {part}")
+    assert {row.words for row in campaign.rows if row.name == "best_no_words"} == {False}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from textseg.errors import UserError
 from textseg.metrics.case_table import resize_logits
-from textseg.preprocess import fit_image, frame_of, read_image
+from textseg.preprocess import examine_image, fit_image, frame_of, read_image
 
 run = pytest.importorskip("textseg.export.run", reason="needs the extra [export]")
 
@@ -68,6 +69,20 @@ def test_an_image_file_has_the_same_pixels(name: str, tmp_path: Path) -> None:
     found = run.read_image(tmp_path / name)
     assert np.array_equal(found, read_image(tmp_path / name))
     assert found.shape in ((20, 31, 3), (31, 20, 3))
+
+
+@pytest.mark.parametrize(("bits", "kind"), [(12, "png"), (14, "tif"), (4, "png"), (8, "png")])
+def test_a_file_of_another_range_is_warned_of_where_the_suite_does(
+    bits: int, kind: str, tmp_path: Path
+) -> None:
+    deep = GRAY.astype(np.uint16) * 2 ** max(0, bits - 8)
+    Image.fromarray(deep if bits > 8 else GRAY // 2 ** (8 - bits)).save(tmp_path / f"a.{kind}")
+    odd = examine_image(tmp_path / f"a.{kind}").oddities
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run.read_image(tmp_path / f"a.{kind}")
+    assert ("narrow" in odd) == (bits != 8)
+    assert [odd["narrow"] in str(one.message) for one in caught] == [True] * (bits != 8)
 
 
 @pytest.mark.parametrize("name", REFUSED)

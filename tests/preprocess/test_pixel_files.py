@@ -17,10 +17,11 @@ from textseg.errors import UserError
 from textseg.preprocess import (
     examine_image,
     examine_mask,
+    image_pixels,
     probe,
     read_image,
     read_mask,
-    rgb_values,
+    turned_picture,
 )
 from textseg.preprocess.pixel_files import FORMATS
 from textseg.tables import IMAGE_SUFFIXES, images_in, match_key
@@ -85,7 +86,7 @@ def test_every_orientation_is_read_as_viewers_show_it(
     assert ("turned" in examine_image(path).oddities) == (number != 1)
     # Not by path: Pillow garbles an uncompressed TIFF of orientation 5 to 8 that it maps.
     with Image.open(io.BytesIO(path.read_bytes())) as image:
-        assert np.array_equal(rgb_values(image), read_image(path))
+        assert np.array_equal(image_pixels(turned_picture(image)), read_image(path))
 
 
 def test_a_mask_with_an_orientation_is_turned_too(tmp_path: Path) -> None:
@@ -163,7 +164,7 @@ def test_gray_beyond_16_bits_is_refused_with_its_range(tmp_path: Path, values: n
     path = saved(tmp_path, Image.fromarray(values), "a.tif")
     refused(read_image, path, f"{values.min():g} to {values.max():g}", "window")
     with pytest.raises(UserError, match="the PIL image"):
-        rgb_values(Image.fromarray(values))
+        image_pixels(turned_picture(Image.fromarray(values)))
 
 
 @pytest.mark.parametrize("read", [read_image, read_mask, probe, examine_image, examine_mask])

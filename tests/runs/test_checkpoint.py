@@ -73,6 +73,27 @@ def test_a_missing_file_or_a_folder_is_a_user_error(tmp_path: Path, name: str) -
         load_plain(tmp_path / name, field="ckpt_path", wanted="another")
 
 
+@pytest.mark.parametrize(
+    ("holds", "said"),
+    [
+        ("manifest.json", ("textseg export", "textseg segment")),
+        ("textseg.json", ("textseg card", "textseg segment")),
+        ("checkpoints/best.ckpt", ("of a run", "checkpoints/best.ckpt")),
+        ("notes.txt", ("is a folder", "best.ckpt")),
+    ],
+)
+def test_a_folder_is_named_for_what_it_is(
+    tmp_path: Path, holds: str, said: tuple[str, str]
+) -> None:
+    folder = tmp_path / "given"
+    (folder / holds).parent.mkdir(parents=True)
+    (folder / holds).touch()
+    with pytest.raises(UserError) as error:
+        read_checkpoint(folder)
+    assert str(folder) in str(error.value)
+    assert all(words in str(error.value) for words in said)
+
+
 @pytest.mark.parametrize("content", [[1, 2], {"weights": {}}, torch.zeros(2)])
 def test_a_file_without_a_state_dict_is_no_checkpoint(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "a.ckpt")

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 import textseg
+from datamodules.files.pixel_checks import check_pixels, look_at_files
+from datamodules.records import Record
 from textseg.errors import UserError
 from textseg.segment import segment
 
@@ -42,21 +44,29 @@ def write(path: Path, values: np.ndarray) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["12 bits", "numbers from 0 to 1"])
-def test_pictures_of_another_range_are_warned_of_with_their_number(
-    image_only: str, tmp_path: Path, kind: str
+@pytest.mark.parametrize("bits", [10, 12, 14, 1])
+def test_pictures_of_another_range_are_warned_of_in_the_words_of_training(
+    image_only: str, tmp_path: Path, bits: int
 ) -> None:
-    dark = PICTURE.astype(np.uint16) * 16 if kind == "12 bits" else PICTURE // 200
+    """10, 12 and 14 bits are stored as 16, numbers from 0 to 1 as 8."""
+    dark = PICTURE // 200 if bits == 1 else PICTURE.astype(np.uint16) * 2 ** (bits - 8)
     paths = [write(tmp_path / f"{n}.png", dark[::-1] if n else dark) for n in range(3)]
     net = textseg.load(image_only)
-    with pytest.warns(UserWarning, match=r"3 of 3 pictures .*16 of 255") as warned:
+    with pytest.warns(UserWarning, match="3 of 3 images") as warned:
         list(net.segment_all(paths, [""] * 3, batch_size=2))
     assert len(warned) == 1
-    with pytest.warns(UserWarning, match="1 of 1 pictures"):
-        net.segment(paths[0])
+    look = look_at_files(set(paths), None)
+    rows = [Record(path, None, "", path.stem, "", 0) for path in paths]
+    (of_training,) = check_pixels(rows, scored=False, what="train", look=look, mask_values=None)
+    assert str(warned[0].message) == f"3 of 3 images {of_training.text}"
+    for image in (paths[0], Image.open(paths[0])):
+        with pytest.warns(UserWarning, match="1 of 1 images"):
+            net.segment(image)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        list(net.segment_all([*paths, PICTURE], [""] * 4))  # dark ones among others
+        bright = PICTURE if bits == 1 else PICTURE.astype(np.uint16) * 257
+        paths.append(write(tmp_path / "bright.png", bright))
+        list(net.segment_all(paths, [""] * 4))  # dark ones among others
         net.segment(PICTURE * 0)
 
 
@@ -93,6 +103,26 @@ def test_what_a_folder_holds_beside_images_is_named_and_hidden_files_are_not(
     assert "._" not in message
     assert ".DS_Store" not in message
     assert len(list((out / "masks").iterdir())) == 2
+
+
+def test_masks_beside_their_images_are_left_out_with_their_names_and_number(
+    image_only: str, tmp_path: Path
+) -> None:
+    """BUSI's names among them; a picture that is only called a mask is none without its image."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    masks = ["benign (1)_mask.png", "benign (1)_mask_1.png", "mask_b.png", "c-Seg.tif"]
+    images = ["benign (1).png", "b.jpg", "C.png", "skin_mask.png"]
+    for name in masks + images:
+        write(folder / name, PICTURE)
+    with pytest.warns(UserWarning, match="4 of 8 images") as warned:
+        out = segment(str(folder), ckpt_path=image_only, output=str(tmp_path / "out"))
+    (message,) = {str(warning.message) for warning in warned}
+    assert all(name in message for name in masks)
+    assert not any(name in message.replace("benign (1)_", "") for name in images)
+    assert len(list((out / "masks").iterdir())) == len(images)
+    again = segment(str(folder / masks[0]), ckpt_path=image_only, output=str(tmp_path / "one"))
+    assert len(list((again / "masks").iterdir())) == 1, "it was given itself"
 
 
 def test_a_folder_without_any_image_names_what_it_holds(image_only: str, tmp_path: Path) -> None:

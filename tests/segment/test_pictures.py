@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from textseg.preprocess import read_image
-from textseg.segment.pictures import pixels_of
+from textseg.segment.pictures import read_picture
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
@@ -21,4 +21,4 @@ def test_a_pil_image_is_converted_as_the_same_image_in_a_file(mode: str, tmp_pat
         picture = Image.fromarray(gray).convert(mode)
     assert picture.mode == mode
     picture.save(tmp_path / "a.png")
-    assert np.array_equal(pixels_of(picture), read_image(tmp_path / "a.png"))
+    assert np.array_equal(read_picture(picture).pixels, read_image(tmp_path / "a.png"))

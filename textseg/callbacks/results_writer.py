@@ -220,10 +220,6 @@ def scored_cases(
     scores: dict[str, Any] = summary(rows, groups, protocol=protocol)
     scores["warnings"] = bootstrap_warnings(groups, len(cases))
     scores["warnings"] += emptiness_warnings([case.caption for case in cases], rows.true.tolist())
-    if not rows.true.any():
-        scores["warnings"].append(
-            "no truth has foreground: a score of 1 says only that nothing was outlined"
-        )
     scores["size_cuts"] = cuts
     scores["strata"] = {
         name: by_stratum(rows, groups, classes, order, protocol=protocol)

@@ -77,6 +77,9 @@ def with_checkpoint_of_run(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     checkpoint = Path(arguments[0]).expanduser() / "checkpoints/best.ckpt"
     if not checkpoint.is_file():
+        from textseg.checkpoint import refuse_folder
+
+        refuse_folder(Path(arguments[0]).expanduser())  # of an export or a card, it says so
         raise UserError(
             f"{checkpoint} does not exist",
             "give the folder of a run, runs/<config>/<time>; or --ckpt_path and a checkpoint",
@@ -110,13 +113,17 @@ def with_run_config(arguments: Sequence[str]) -> list[str]:
     """With a checkpoint, the model and data settings of its run, unless a config has a model.
 
     Raises:
-        UserError: the run's config is missing or broken, it names a class that is neither the
-            suite's nor named on the command line, or the run's captions would be read for the
-            images of another root.
+        UserError: the checkpoint is a folder, the run's config is missing or broken, it names a
+            class that is neither the suite's nor named on the command line, or the run's captions
+            would be read for the images of another root.
     """
     checkpoint, configs = option(arguments, "--ckpt_path"), _settings_of_configs(arguments)
     if checkpoint is None or configs is None or "model" in configs:
         return list(arguments)
+    if Path(checkpoint).is_dir():  # perhaps with a config.yaml of its own, as a card's
+        from textseg.checkpoint import refuse_folder
+
+        refuse_folder(checkpoint)
     run, remedy = Run.of_checkpoint(checkpoint), "give --config with the experiment's file"
     stored = run.settings(remedy)
     if not stored:

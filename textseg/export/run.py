@@ -32,6 +32,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "JPEG2000", "PPM")
 DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes of 16-bit gray
 SHALLOW = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 FULL_SCALE = 65535
+NARROW, NARROW_DEEP = 16, 64  # of 255 levels: what 12 and 14 bits read as 16 do not exceed
 ORIENTATION, PHOTOMETRIC, WHITE_IS_ZERO = 0x0112, 262, 0
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -192,12 +193,16 @@ def read_image(path: Path) -> np.ndarray:
             check_header(image, path)
             turn = orientation_of(image)
             tiff = image.format == "TIFF"  # Pillow turns this one by itself
+            deep = is_deep(image)
             image.load()
-            return pixels_of(image.transpose(TURNS[turn]) if turn and not tiff else image, path)
+            turned = image.transpose(TURNS[turn]) if turn and not tiff else image
+            pixels = pixels_of(turned, path)
     except InputError:
         raise
     except BROKEN as error:
         raise InputError(f"{path} cannot be read as an image ({error})") from error
+    warn_of_range(pixels, path, deep=deep)
+    return pixels
 
 
 def check_header(image: Image.Image, path: Path) -> None:
@@ -233,6 +238,24 @@ def pixels_of(image: Image.Image, path: Path) -> np.ndarray:
     if image.has_transparency_data and (np.asarray(image.convert("RGBA"))[..., 3] < 255).any():
         raise InputError(f"{path} has transparent pixels")
     return np.asarray(image.convert("RGB"))
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether a picture that is not decoded yet has 16 bits a color or gray."""
+    tiles: list[Any] = list(getattr(image, "tile", ()))
+    return image.mode in DEEP or any(";16" in str(tile[3]) for tile in tiles)
+
+
+def warn_of_range(pixels: np.ndarray, path: Path, *, deep: bool) -> None:
+    """Warn of values that stay within a few levels, as those of another range do."""
+    low, high = int(pixels.min()), int(pixels.max())
+    bound, scale = (NARROW_DEEP, FULL_SCALE) if deep else (NARROW, 255)
+    if 0 < high - low <= bound:
+        warnings.warn(
+            f"{path} fills no more than {bound} of 255 levels ({low} to {high} of 255); scale the "
+            f"whole set alike to 0..{scale}",
+            stacklevel=3,
+        )
 
 
 def frame(own: tuple[int, int], size: tuple[int, int], resize: str) -> tuple[int, int, int, int]:

@@ -16,7 +16,7 @@ def emptiness_warnings(captions: Sequence[str], true: Sequence[int]) -> list[str
     """
     if not any(true):
         return [
-            "no image has a lesion: the scores say only in how many of them nothing is outlined"
+            "no image has a lesion: a score of 1 says only that nothing was outlined in any of them"
         ]
     found = telling_word(captions, true)
     if found is None or not found.tells:

@@ -27,34 +27,32 @@ from textseg.preprocess.mask_files import (
 from textseg.preprocess.pixel_files import (
     BROKEN,
     FULL_SCALE,
-    NARROW,
-    NARROW_DEEP,
     PIXELS_VERSION,
     Bytes,
+    Examined,
     Kind,
     Oddities,
     PixelFile,
     Probe,
     Size,
-    all_narrow,
     decode,
     examine_image,
     image_oddities,
     image_pixels,
+    narrow_ranges,
     probe,
     probe_size,
     read_image,
-    rgb_values,
+    turned_picture,
 )
 
 __all__ = [
     "BROKEN",
     "FULL_SCALE",
     "MASK_THRESHOLD",
-    "NARROW",
-    "NARROW_DEEP",
     "PIXELS_VERSION",
     "Bytes",
+    "Examined",
     "Frame",
     "Kind",
     "Mask",
@@ -63,7 +61,6 @@ __all__ = [
     "Probe",
     "Resize",
     "Size",
-    "all_narrow",
     "check_mask_values",
     "checked_size",
     "ct_window",
@@ -76,14 +73,16 @@ __all__ = [
     "frame_of",
     "image_oddities",
     "image_pixels",
+    "narrow_ranges",
     "probe",
     "probe_size",
     "read_image",
     "read_mask",
     "resize_image",
     "resize_mask",
-    "rgb_values",
+    "turned_picture",
     "word_spans",
+    "words_apart",
 ]
 
 Frame = tuple[int, int, int, int]  # top, left, height, width
@@ -190,12 +189,17 @@ def ct_window(hounsfield: NDArray[np.floating], center: float = 40, width: float
     return (scaled.clip(0, 1) * 255).round().astype(np.uint8)
 
 
+def words_apart(text: str) -> str:
+    """A text, as long as before, in which underscores part words: those of kidney_left are two."""
+    return text.replace("_", " ")
+
+
 def word_spans(text: str, word: str) -> list[tuple[int, int]]:
     """Spans [start, end) of a whole word or phrase in a text, in any case and spacing."""
-    phrase = r"\s+".join(re.escape(part) for part in word.split())
+    phrase = r"\s+".join(re.escape(part) for part in words_apart(word).split())
     if not phrase:
         return []
-    matches = re.finditer(rf"(?<!\w){phrase}(?!\w)", text, re.IGNORECASE)
+    matches = re.finditer(rf"(?<!\w){phrase}(?!\w)", words_apart(text), re.IGNORECASE)
     return [match.span() for match in matches]
 
 
@@ -242,7 +246,7 @@ def telling_word(captions: Sequence[str], true: Sequence[int]) -> TellingWord | 
     counts: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
     images: Counter[bool] = Counter()
     for caption, pixels in zip(captions, true, strict=True):
-        words = set(re.findall(r"\w+", caption.lower())) or {""}
+        words = set(re.findall(r"\w+", words_apart(caption).lower())) or {""}
         counts[pixels > 0].update(words)
         images[pixels > 0] += 1
     if min(images[True], images[False]) < LEAST_IMAGES:

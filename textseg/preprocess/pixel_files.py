@@ -287,11 +287,11 @@ def read_image(path: Path) -> Bytes:
     return image_pixels(decode(path))
 
 
-def rgb_values(image: Image.Image) -> Bytes:
-    """An image in Pillow's hands as `read_image` gives its file.
+def turned_picture(image: Image.Image) -> PixelFile:
+    """An image in Pillow's hands as `decode` gives its file.
 
     Raises:
-        UserError: as `read_image` does.
+        UserError: the table of this module refuses it.
     """
     _check_header(image, "the PIL image", "image")
     orientation = _exif_orientation(image)
@@ -299,7 +299,7 @@ def rgb_values(image: Image.Image) -> Bytes:
     image.load()
     if orientation in _TURNS and not already:
         image = image.transpose(_TURNS[orientation])
-    return image_pixels(PixelFile(image, "the PIL image", orientation, deep))
+    return PixelFile(image, "the PIL image", orientation, deep)
 
 
 def image_pixels(file: PixelFile) -> Bytes:
@@ -345,18 +345,42 @@ def image_oddities(pixels: Bytes, file: PixelFile | None = None) -> Oddities:
     return odd
 
 
-def all_narrow(oddities: Sequence[Oddities]) -> list[int]:
-    """Positions of the images whose kind (8 or 16 bits) is narrow throughout.
+class NarrowRange(NamedTuple):
+    """Images of a set that all stay within a few of 255 levels, as those of another range do.
+
+    Args:
+        images: their positions.
+        text: what they do, after "3 of 8 images".
+        remedy: what to do.
+    """
+
+    images: list[int]
+    text: str
+    remedy: str
+
+
+def narrow_ranges(names: Sequence[str], oddities: Sequence[Oddities]) -> list[NarrowRange]:
+    """Judge a set's images of 16 bits, and those of 8, by whether all of a kind are narrow.
 
     Images of one value tell nothing; where there is no other, none is listed.
+
+    Args:
+        names: of N images, for messages.
+        oddities: of each.
     """
-    found: list[int] = []
-    for deep in (False, True):
+    found = []
+    for deep, bound in ((True, NARROW_DEEP), (False, NARROW)):
         own = [n for n, odd in enumerate(oddities) if ("deep" in odd) == deep]
         telling = [n for n in own if "constant" not in oddities[n]]
-        if telling and all("narrow" in oddities[n] for n in telling):
-            found += telling
-    return sorted(found)
+        if not telling or not all("narrow" in oddities[n] for n in telling):
+            continue
+        shown = f"{names[telling[0]]}: {oddities[telling[0]]['narrow']}"
+        text = f"never fill more than {bound} of 255 levels ({shown})"
+        text += ", as values of 12 or 14 bits that are read as 16" if deep else ""
+        remedy = f"scale the whole set alike to 0..{FULL_SCALE if deep else 255}"
+        remedy += " (12-bit values by 16, 14-bit ones by 4)" if deep else ""
+        found.append(NarrowRange(telling, text, remedy))
+    return found
 
 
 class Examined(NamedTuple):

@@ -53,7 +53,9 @@ def segment(
     Args:
         image: an image; a folder, of which all images are taken; a table (.csv with , or ;, .xlsx,
             .jsonl) with the columns image and text; a NIfTI volume, a DICOM file, or the folder of
-            a DICOM series, of a study's series in folders of their own, or of several volumes.
+            a DICOM series, of a study's series in folders of their own, or of several volumes. Of a
+            folder, masks that lie beside their images (a_mask.png) and volumes of labels are left
+            out with a warning.
         text: what to segment: one caption or expression for all images, where no table gives each
             its own. An image-only network needs none.
         ckpt_path: a checkpoint that `textseg fit` wrote, such as

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from textseg.batch import SegmentationOutput, TextFeatures
+from textseg.checkpoint import EXPORT_MANIFEST as MANIFEST
 from textseg.encoders import NoText, ReadyTextEncoder
 from textseg.errors import UserError, refusing
 from textseg.models.base import SegmentationModule
 
-MANIFEST = "manifest.json"
 NETWORK, TEXT_ENCODER, TOKENIZER = "network", "text_encoder", "tokenizer.json"
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
 NETWORK_INPUTS = ("image", "tokens", "mask")

@@ -25,16 +25,7 @@ from textseg.models.base import SegmentationModule, settings_of
 from textseg.models.ensemble import Ensemble, MirrorText, Tta
 from textseg.models.odd_logits import check_logits
 from textseg.models.tiles import tiles_of
-from textseg.preprocess import (
-    NARROW,
-    Bytes,
-    Oddities,
-    Resize,
-    Size,
-    all_narrow,
-    frame_of,
-    image_oddities,
-)
+from textseg.preprocess import Bytes, Examined, Oddities, Resize, Size, frame_of, narrow_ranges
 from textseg.runs import Run
 from textseg.runs.calibration import (
     Temperature,
@@ -45,7 +36,7 @@ from textseg.runs.calibration import (
 from textseg.runs.outputs import averaging_suffix
 from textseg.segment.exported import ExportedNetwork
 from textseg.segment.members import averaged, check_one_task
-from textseg.segment.pictures import Picture, pixels_of, to_tensor
+from textseg.segment.pictures import Picture, name_of, read_picture, to_tensor
 from textseg.segment.stored import EXPORT, digest_of, read_stored, shown_images
 
 
@@ -146,21 +137,22 @@ class Segmenter:
             )
         words = [self._checked_text(text) for text in texts]
         self.model.prepare_captions(words, training=False)  # warns of cut and unknown words
+        names: list[str] = []
         oddities: list[Oddities] = []
         step = batch_size if self.model.tiles is None else 1  # tiles make a batch of their own
         for first in range(0, len(images), step):
-            part = slice(first, first + step)
-            read = [_read(image) for image in images[part]]
-            sound = [
-                (picture, text)
-                for picture, text in zip(read, words[part], strict=True)
-                if not isinstance(picture, UserError)
-            ]
-            oddities += [image_oddities(picture) for picture, _ in sound]
+            given = list(images[first : first + step])  # volumes read their slices only now
+            read = [_read(image) for image in given]
+            sound = []
+            for number, (image, picture) in enumerate(zip(given, read, strict=True), first):
+                if not isinstance(picture, UserError):
+                    sound.append((picture.pixels, words[number]))
+                    names.append(name_of(image, number))
+                    oddities.append(picture.oddities)
             results = self._results(sound, batch_size)
             for picture in read:
                 yield picture if isinstance(picture, UserError) else next(results)
-        _warn_of_range(oddities)
+        _warn_of_range(names, oddities)
 
     def unknown_share(self, text: str | None) -> float | None:
         """Share of [UNK] in a text's tokens, the largest of all networks; None of none."""
@@ -252,9 +244,9 @@ def _too_large(picture: Bytes, error: BaseException) -> UserError:
     )
 
 
-def _read(image: Picture) -> Bytes | UserError:
+def _read(image: Picture) -> Examined | UserError:
     try:
-        return pixels_of(image)
+        return read_picture(image)
     except UserError as error:
         return error
     except MemoryError as error:
@@ -334,16 +326,11 @@ def load(
     )
 
 
-def _warn_of_range(oddities: Sequence[Oddities]) -> None:
-    """Warn where all pictures stay within a few levels, as those of another range do."""
-    narrow = all_narrow(oddities)
-    if narrow:
-        warnings.warn(
-            f"{len(narrow)} of {len(oddities)} pictures never fill more than {NARROW} of 255 levels"
-            f" (the first: {oddities[narrow[0]]['narrow']}): is their range another one than that "
-            "of the training pictures? Scale them alike",
-            stacklevel=3,
-        )
+def _warn_of_range(names: Sequence[str], oddities: Sequence[Oddities]) -> None:
+    """Warn where images stay within a few levels, as those of another range do."""
+    for narrow in narrow_ranges(names, oddities):
+        count = f"{len(narrow.images)} of {len(oddities)} images"
+        warnings.warn(f"{count} {narrow.text}; {narrow.remedy}", stacklevel=3)
 
 
 # --- the network -------------------------------------------------------------------------------

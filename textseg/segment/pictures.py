@@ -12,7 +12,19 @@ from PIL import Image
 from torch import Tensor
 
 from textseg.errors import UserError, refusing
-from textseg.preprocess import BROKEN, Bytes, Resize, Size, fit_image, read_image, rgb_values
+from textseg.preprocess import (
+    BROKEN,
+    Bytes,
+    Examined,
+    PixelFile,
+    Resize,
+    Size,
+    decode,
+    fit_image,
+    image_oddities,
+    image_pixels,
+    turned_picture,
+)
 
 # A file, a PIL image, or values [H, W] or [H, W, 3].
 Picture: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
@@ -31,11 +43,11 @@ def require_file(path: Path, where: str = "") -> None:
         )
 
 
-def pixels_of(image: Picture) -> Bytes:
-    """Any accepted image as [H0, W0, 3] uint8, as `read_image` gives a file."""
+def read_picture(image: Picture) -> Examined:
+    """Any accepted image as [H0, W0, 3] uint8, as `read_image` gives a file, and what is odd."""
     if isinstance(image, (str, Path)):
         require_file(Path(image))
-        return read_image(Path(image))
+        return _examined(decode(Path(image)))
     if isinstance(image, Image.Image):
         return _converted(image)
     values = np.asarray(image)
@@ -46,14 +58,25 @@ def pixels_of(image: Picture) -> Bytes:
             "give uint8 values [H, W] or [H, W, 3] (RGB); scale others to 0..255 as the training "
             "images were",
         )
-    return np.repeat(values[..., None], 3, axis=2) if values.ndim == 2 else values
+    pixels = np.repeat(values[..., None], 3, axis=2) if values.ndim == 2 else values
+    return Examined(pixels, image_oddities(pixels))
 
 
-def _converted(image: Image.Image) -> Bytes:
+def name_of(image: Picture, number: int) -> str:
+    """What messages call an image: the file's name, or its number among others."""
+    return Path(image).name if isinstance(image, (str, Path)) else f"image {number}"
+
+
+def _examined(file: PixelFile) -> Examined:
+    pixels = image_pixels(file)
+    return Examined(pixels, image_oddities(pixels, file))
+
+
+def _converted(image: Image.Image) -> Examined:
     if not image.width * image.height:
         raise UserError("the PIL image has no pixels", "give a picture")
     with refusing(BROKEN, "the PIL image cannot be read", "replace its file"):  # only now
-        return rgb_values(image)
+        return _examined(turned_picture(image))
 
 
 def to_tensor(picture: Bytes, size: Size, resize: Resize = "stretch") -> Tensor:

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from textseg.checkpoint import ABOUT
+from textseg.checkpoint import CARD_DESCRIPTION as DESCRIPTION
 from textseg.encoders.weights import read_tensors
 from textseg.errors import UserError, refusing
 
-WEIGHTS, DESCRIPTION, TOKENIZER = "model.safetensors", "textseg.json", "tokenizer.json"
+WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.json"
 KEPT = ("class_path", "hyper_parameters", ABOUT, "states")  # of textseg.json
 TOKENIZER_STATE = "tokenizer"  # the part of a text encoder's state that is a file of its own
 _REMEDY = "make the card again: textseg card RUN"

@@ -40,24 +40,41 @@ def read_rows(image: Path, text: str | None, root: str | None) -> Iterator[Row]:
     if tabular:
         yield from _table_rows(image, text, root)
         return
-    files = tables.images_in(image) if image.is_dir() else [image]
-    others = tables.not_images_in(image) if image.is_dir() else []
+    if not image.is_dir():
+        require_file(image)
+    for number, path in enumerate(_images_of(image) if image.is_dir() else [image]):
+        yield Row(path, text, tables.case_name(path, number), str(path))
+
+
+def _images_of(folder: Path) -> list[Path]:
+    """The images of a folder by name, without masks that lie beside their images.
+
+    Raises:
+        UserError: there is none.
+    """
+    files, others = tables.images_in(folder), tables.not_images_in(folder)
     if not files:
         raise UserError(
-            f"{image} holds no image (of the kinds {', '.join(tables.IMAGE_SUFFIXES)})"
+            f"{folder} holds no image (of the kinds {', '.join(tables.IMAGE_SUFFIXES)})"
             + f", but {', '.join(others)}" * bool(others),
             "give the folder that the images lie in directly, or a table of their paths",
         )
     if others:
         warnings.warn(
-            f"{len(others)} of {len(files) + len(others)} entries of {image} are left out, as no "
+            f"{len(others)} of {len(files) + len(others)} entries of {folder} are left out, as no "
             f"images: {', '.join(others)}",
             stacklevel=2,
         )
-    for number, path in enumerate(files):
-        if not image.is_dir():
-            require_file(path)
-        yield Row(path, text, tables.case_name(path, number), str(path))
+    masks = frozenset(tables.masks_among(files))
+    if masks:
+        names = ", ".join(sorted(path.name for path in masks))
+        warnings.warn(
+            f"{len(masks)} of {len(files)} images of {folder} are left out, as masks of others by "
+            f"their names: {names}; one that is given itself, or in a table, is segmented all the "
+            "same",
+            stacklevel=2,
+        )
+    return [path for path in files if path not in masks]
 
 
 def _table_rows(file: Path, text: str | None, root: str | None) -> Iterator[Row]:

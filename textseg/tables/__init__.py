@@ -36,6 +36,7 @@ __all__ = [
     "images_in",
     "is_dicom",
     "is_nifti",
+    "masks_among",
     "match_key",
     "matching_columns",
     "nifti_stem",
@@ -60,6 +61,8 @@ IMAGE_SUFFIXES = (
 VOLUME_SUFFIXES = (".nii", ".nii.gz")
 TABLE_SUFFIXES = (".csv", ".xlsx", ".jsonl", ".json")
 
+_MASK = "(?:masks?|labels?|seg(?:mentation)?)"
+_MASK_NAME = re.compile(rf"^{_MASK}[ _-]+|[ _-]+{_MASK}(?:[ _-]*\d+)?$", re.IGNORECASE)
 _LONGEST_NAME = 255  # bytes, of the file systems in use
 _LONGEST_PATH = 4095
 _DICOM_MARK = (128, b"DICM")  # offset and bytes that a DICOM file begins with
@@ -107,6 +110,16 @@ def images_in(folder: Path) -> list[Path]:
     """List the image files of a folder by name; "._a.png" is what a Mac leaves beside a.png."""
     listed = (path for path in folder.iterdir() if not path.name.startswith("."))
     return sorted(path for path in listed if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def masks_among(images: Sequence[Path]) -> list[Path]:
+    """The images of a folder that are called as the mask of another: a_mask.png beside a.png."""
+    stems = {image.stem.casefold() for image in images}
+    return [
+        image
+        for image in images
+        if (bare := _MASK_NAME.sub("", image.stem)) != image.stem and bare.casefold() in stems
+    ]
 
 
 def not_images_in(folder: Path) -> list[str]:

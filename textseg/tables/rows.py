@@ -196,7 +196,9 @@ _REMEDIES = {
     ".jsonl": 'write one object a line: {"image": .., "text": ..}',
     ".json": "give SGSeg's annotation.json, complete, or a table as .csv, .xlsx or .jsonl",
 }
-_MARKS = (
+_MARKS = (  # of UTF-32 first: its mark begins as that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),  # Excel's "Unicode text"
     (codecs.BOM_UTF16_BE, "utf-16-be"),
@@ -216,8 +218,9 @@ def _text_of(file: Path) -> str:
         raise UserError(f"{file} is a workbook, not text", "name it .xlsx")
     _refuse_old_workbook(file, data)
     mark, encoding = next((m for m in _MARKS if data.startswith(m[0])), (b"", "utf-8"))
-    if not mark and 4 * data[:400].count(0) > len(data[:400]):
-        raise UserError(f"{file} is in UTF-16 or no text", _UTF8_REMEDY)
+    if encoding == "utf-32" or (not mark and 4 * data[:400].count(0) > len(data[:400])):
+        found = "UTF-32" if mark else "UTF-16 or UTF-32 without a mark, or no text"
+        raise UserError(f"{file} is in {found}", _UTF8_REMEDY)
     try:
         return data[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
