@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import TypeAlias
 
 import numpy as np
@@ -12,10 +14,23 @@ from PIL import Image
 from torch import Tensor
 
 from textseg.errors import UserError, refusing
-from textseg.preprocess import BROKEN, Bytes, Resize, Size, fit_image, read_image, rgb_values
+from textseg.preprocess import (
+    BROKEN,
+    Bytes,
+    Oddities,
+    Resize,
+    Size,
+    fit_image,
+    image_oddities,
+    read_image,
+    rgb_values,
+)
+from textseg.segment.pipeline import THREADS, ReadAhead
 
 # A file, a PIL image, or values [H, W] or [H, W, 3].
 Picture: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
+# A picture's pixels and what is odd about them, or why it cannot be read.
+Read: TypeAlias = tuple[Bytes, Oddities] | UserError
 
 
 def require_file(path: Path, where: str = "") -> None:
@@ -60,3 +75,29 @@ def to_tensor(picture: Bytes, size: Size, resize: Resize = "stretch") -> Tensor:
     """[H0, W0, 3] -> [3, H, W] in [0, 1], bit for bit what the DataModules give."""
     channels_first = fit_image(picture, size, resize).transpose(2, 0, 1)
     return torch.from_numpy(np.ascontiguousarray(channels_first, dtype=np.float32)).div_(255)
+
+
+def read_ahead(images: Sequence[Picture], batch_size: int) -> ReadAhead[Read]:
+    """Read pictures in threads, a batch and a few before their turn."""
+    fetching = Lock()  # what makes a picture when it is asked for need not be ready for threads
+
+    def read(number: int) -> Read:
+        with fetching:
+            image = images[number]
+        return _read(image)
+
+    return ReadAhead(read, len(images), weigh=_bytes, most=batch_size + THREADS)
+
+
+def _bytes(read: Read) -> int:
+    return 0 if isinstance(read, UserError) else read[0].nbytes
+
+
+def _read(image: Picture) -> Read:
+    try:
+        pixels = pixels_of(image)
+        return pixels, image_oddities(pixels)
+    except UserError as error:
+        return error
+    except MemoryError as error:
+        return UserError(f"{image} takes more memory than there is ({error})", "make it smaller")
