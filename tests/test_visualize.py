@@ -22,6 +22,7 @@ from textseg.visualize.overlay import (
     outcome,
     overlay,
     overlay_sheet,
+    painted,
     tp_fp_fn,
 )
 from textseg.visualize.sheet import panel_boxes
@@ -116,6 +117,31 @@ def test_a_picture_without_a_truth_makes_no_claim_about_agreement() -> None:
     picture = overlay(gray(64, 64), None, masks()[1], caption="two lesions")
     assert contains(picture, PREDICTION)
     assert not any(contains(picture, c) for c in (HIT, FALSE_ALARM, MISS, TRUTH))
+
+
+def test_a_mask_is_a_quarter_of_its_color_over_the_tissue_within_a_solid_contour() -> None:
+    """Against float arithmetic; the contour is what two steps of a cross do not leave inside."""
+    picture = np.random.default_rng(2).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    mask = np.zeros((40, 50), bool)
+    mask[5:30, 10:45] = mask[0:8, 0:9] = True
+    wanted = picture.astype(np.float64)
+    wanted[mask] = np.rint(0.75 * wanted[mask] + 0.25 * np.array(PREDICTION))
+    inside = np.array(
+        [
+            [
+                all(
+                    0 <= y + dy < 40 and 0 <= x + dx < 50 and mask[y + dy, x + dx]
+                    for dy in range(-2, 3)
+                    for dx in range(-2, 3)
+                    if abs(dy) + abs(dx) <= 2
+                )
+                for x in range(50)
+            ]
+            for y in range(40)
+        ]
+    )
+    wanted[mask & ~inside] = PREDICTION
+    assert np.array_equal(painted(picture, mask, PREDICTION), wanted.astype(np.uint8))
 
 
 def test_tissue_under_a_mask_stays_visible() -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, norm, permutation_test, t
 
 from tests.metrics.pairs import counted
+from textseg.compare import statistics
 from textseg.compare.statistics import (
     bootstrap,
     estimated,
@@ -316,6 +317,18 @@ def test_a_drawn_p_is_never_zero_and_counts_the_data_themselves() -> None:
     )
     found = paired_test(one, other, permutations=999, seed=0)
     assert found.tolist() == pytest.approx([1 / 1000] * 4)
+
+
+def test_smaller_parts_draw_the_same_exchanges(
+    generator: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quality = generator.random((2, 40)) * 0.3 + np.array([[0.55], [0.5]])
+    area = np.full(40, 100.0)
+    one, other = (patient_sums(columns(q[None], area), np.arange(40)) for q in quality)
+    whole = paired_test(one, other, permutations=999, seed=0)
+    assert 1 / 1000 < whole[0] < 1
+    monkeypatch.setattr(statistics, "_MOST_SIGNS", 7 * 40)
+    assert paired_test(one, other, permutations=999, seed=0).tolist() == whole.tolist()
 
 
 def test_equal_methods_have_a_p_of_one() -> None:

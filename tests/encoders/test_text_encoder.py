@@ -17,7 +17,7 @@ from transformers import BertForMaskedLM, BertModel
 from tests.encoders.tiny_text import scratch
 from tests.models.stand_ins import CAPTIONS, WORDS, write_bert
 from textseg import encoders
-from textseg.encoders import TextEncoder, restoring
+from textseg.encoders import TextEncoder, restoring, unknown_words
 from textseg.errors import UserError
 
 
@@ -227,6 +227,23 @@ def test_cut_captions_are_counted_and_warned_of_once() -> None:
         encoder.prepare_captions(captions, training=False)
     assert len(caught) == 1
     assert "2 of 4 captions" in str(caught[0].message)
+
+
+def test_repeated_captions_count_each_time_and_few_are_encoded_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoder, sizes = scratch(max_tokens=6), []
+    tokenizer = encoder._require_tokenizer()
+
+    class Noting:
+        def encode_batch(self, captions: list[str]) -> list[Any]:
+            sizes.append(len(captions))
+            return tokenizer.encode_batch(captions)
+
+    monkeypatch.setattr(encoder, "_require_tokenizer", Noting)
+    monkeypatch.setattr(unknown_words, "_AT_ONCE", 2)
+    assert encoder.count_truncated(["small lesion", *CAPTIONS, *CAPTIONS, "lesion", "right"]) == 4
+    assert sizes == [2, 2, 1]
 
 
 def test_a_caption_of_exactly_max_tokens_is_not_cut(bert: Path) -> None:

@@ -72,6 +72,14 @@ class Cluster:
         os.utime(file, (time.time() - seconds_ago,) * 2)
         return file.relative_to(self.home)
 
+    def elsewhere(self, *, seconds_ago: float) -> Path:
+        """The last.ckpt of a run that is not of this job."""
+        file = self.home / "my runs/slurm-3/tiny/a" / LAST
+        file.parent.mkdir(parents=True)
+        file.touch()
+        os.utime(file, (time.time() - seconds_ago,) * 2)
+        return file
+
     def start(self, script: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             ["bash", str(script), *arguments],
@@ -215,6 +223,30 @@ def test_training_that_saved_and_asks_to_be_resumed_is_requeued(cluster: Cluster
     status, said = cluster.run(TRAIN, TRAINING=f"{SAVE} exit {RESUME_ME}")
     assert status == 0, said
     assert cluster.called("scontrol") == ["requeue 17"]
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_training_that_goes_on_in_another_folder_is_requeued_and_goes_on_there(
+    cluster: Cluster, joined: bool
+) -> None:
+    saved = cluster.elsewhere(seconds_ago=90)
+    words = [f"--ckpt_path={saved}"] if joined else ["--ckpt_path", str(saved)]
+    training = {"TRAINING": f"{SAVE} exit {RESUME_ME}", "SAVED": str(saved)}
+    status, said = cluster.run(TRAIN, *words, **training)
+    assert status == 0, said
+    assert cluster.called("scontrol") == ["requeue 17"]
+    status, said = cluster.run(TRAIN, *words, SLURM_RESTART_COUNT="1")
+    assert status == 0, said
+    assert f"from {saved}" in said
+
+
+def test_training_that_saved_nothing_in_the_other_folder_is_not_requeued_for_ever(
+    cluster: Cluster,
+) -> None:
+    saved = cluster.elsewhere(seconds_ago=90)
+    status, _ = cluster.run(TRAIN, "--ckpt_path", str(saved), TRAINING=f"exit {RESUME_ME}")
+    assert status == 1
+    assert not cluster.called("scontrol")
 
 
 def test_a_job_that_saved_nothing_since_it_started_is_not_requeued_for_ever(

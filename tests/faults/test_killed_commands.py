@@ -157,6 +157,7 @@ def state(path: Path) -> dict[str, str]:
 def moments(job: Job, words: list[str], home: Path, seed: int) -> Iterator[dict[str, Any]]:
     """When to kill."""
     count = home.parent / "count"
+    start(int).join()  # else the time has the imports of the process that all are forked from
     begun = time.monotonic()
     process = start(work, home, words, -1, count)
     process.join(SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from textseg.output import (
     INCOMPLETE,
     OutputFolder,
     claim_folder,
+    clear_leftovers,
     is_incomplete,
     marked,
     output_folder,
@@ -67,6 +69,29 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path:
         fail()
     assert file.read_text() == "old"
     assert [*tmp_path.iterdir()] == [file]
+
+
+def test_what_killed_writers_left_is_removed_once_nobody_can_be_at_it(tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    for _ in range(2):
+        killed, _ = in_child(lambda: write_text(file, "new"), 1, tmp_path)  # before it is renamed
+        assert killed
+    old, young = tmp_path.glob(PARTS)
+    os.utime(old, (time.time() - 3600,) * 2)
+    other = tmp_path / ".part-of-mine"
+    other.touch()
+    os.utime(other, (0, 0))
+    clear_leftovers(tmp_path)
+    assert {*tmp_path.iterdir()} == {young, other}
+
+
+def test_a_folder_is_claimed_and_what_was_cut_beside_it_is_gone(tmp_path: Path) -> None:
+    cut = tmp_path / ".part-0123abcd-report.html"
+    cut.write_text("half")
+    os.utime(cut, (time.time() - 3600,) * 2)
+    with output_folder(tmp_path / "out", "work"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_what_a_library_is_given_to_write_to_has_the_suffixes_of_the_file(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import os
 import random
 import shutil
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +30,7 @@ from textseg.errors import UserError
 from textseg.training import Restart, resume
 from textseg.training.checkpoint_files import (
     AtomicCheckpoints,
+    clear_cut_files,
     last_checkpoint,
     resume_metrics_csv,
     with_atomic_checkpoints,
@@ -276,6 +279,17 @@ def test_a_full_disk_is_named_and_leaves_the_old_checkpoint(tmp_path: Path) -> N
         AtomicCheckpoints().save_checkpoint({"a": torch.zeros(100_000)}, path)
     assert torch.load(path, weights_only=True) == {"a": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_what_a_killed_fit_was_writing_is_removed_when_it_goes_on(tmp_path: Path) -> None:
+    whole = [tmp_path / "config.yaml", tmp_path / "checkpoints/best.ckpt"]
+    cut = [tmp_path / "checkpoints/.best.ckpt.part", tmp_path / ".part-0123abcd-config.yaml"]
+    whole[1].parent.mkdir()
+    for file in whole + cut:
+        file.touch()
+        os.utime(file, (time.time() - 3600,) * 2)
+    clear_cut_files(tmp_path)
+    assert [file.exists() for file in whole + cut] == [True, True, False, False]
 
 
 def test_a_users_own_way_of_writing_checkpoints_counts() -> None:

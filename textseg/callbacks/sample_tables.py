@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
-from PIL import Image
 from torch import Tensor
 
 from textseg.batch import Batch
@@ -19,7 +17,7 @@ from textseg.errors import UserError, check_at_least
 from textseg.metrics.case_table import without_border
 from textseg.metrics.scores import dice_from_counts
 from textseg.models.scoring import test_prefix
-from textseg.preprocess import Bytes, resize_image
+from textseg.preprocess import Bytes, read_image, resize_image
 from textseg.runs.cases import read_cases
 from textseg.runs.outputs import (
     evenly_spaced,
@@ -179,7 +177,7 @@ class SampleTables(L.Callback):
                 index, step = row["index"], trainer.global_step
                 _draw(board, f"{key}/{index}", row["picture"], row["caption"], step)
                 if index in explained:
-                    page = np.asarray(Image.open(explained[index]).convert("RGB"))
+                    page = read_image(explained[index])
                     board.experiment.add_image(
                         f"{key}/{index}/explanation", page, step, dataformats="HWC"
                     )
@@ -196,7 +194,7 @@ class SampleTables(L.Callback):
             if self.upload:
                 page = explained.get(row["index"])
                 cells["picture"] = _masked(row["picture"]) if row["picture"] else None
-                cells["explanation"] = wandb.Image(str(page)) if page else None
+                cells["explanation"] = wandb.Image(read_image(page)) if page else None
             data.append([cells[column] for column in columns])
         return wandb.Table(columns=columns, data=data)
 

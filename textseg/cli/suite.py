@@ -70,6 +70,7 @@ from textseg.runs.folder import (
 )
 from textseg.training import FiniteTraining, Restart
 from textseg.training.checkpoint_files import (
+    clear_cut_files,
     default_checkpoint_callbacks,
     last_checkpoint,
     with_atomic_checkpoints,
@@ -311,6 +312,8 @@ class SuiteCLI(EvaluationCLI):
         if self.checkpoint:  # before a logger goes on with the files of the run
             check_state_dict(self.model, self.checkpoint["state_dict"])
         fitting = self.subcommand == "fit"
+        if self.continued:
+            clear_cut_files(self.run_folder)
         settings = self._get(self.config_init, "trainer")
         if fitting:
             check_trainer_settings(settings)

@@ -41,7 +41,8 @@ from textseg.metrics.summary import (
     sum_by_patient,
 )
 
-_CHUNK = 256  # exchanges at once: what bounds the memory
+# Exchanges at once, and signs in them: what bounds the memory.
+_CHUNK, _MOST_SIGNS = 256, 4_000_000
 
 
 class Resampled(NamedTuple):
@@ -295,9 +296,10 @@ def paired_test(
         return _defined((differences(1.0 - 2.0 * bits) >= least).mean(axis=0), least)
     generator = np.random.default_rng(seed)
     reached = np.zeros(len(names))
-    starts = range(0, permutations, _CHUNK)
+    rows = max(1, min(_CHUNK, _MOST_SIGNS // patients))
+    starts = range(0, permutations, rows)
     for start in tqdm(starts, "paired test", delay=2, unit="part", leave=False):
-        size = (min(_CHUNK, permutations - start), patients)
+        size = (min(rows, permutations - start), patients)
         signs = generator.integers(0, 2, size=size) * 2.0 - 1.0
         reached += (differences(signs) >= least).sum(axis=0)
     return _defined((reached + 1) / (permutations + 1), least)

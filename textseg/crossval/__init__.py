@@ -11,7 +11,7 @@ from pathlib import Path
 from textseg.crossval.experiment import Experiment, differences
 from textseg.crossval.work import LOCK, locked, train
 from textseg.errors import UserError, check_at_least, check_seed
-from textseg.output import PART, is_incomplete
+from textseg.output import PART, clear_leftovers, is_incomplete
 from textseg.runs.crossval import PLAN, Crossval
 from textseg.runs.folder import remove_if_empty, runs_dir
 
@@ -143,6 +143,7 @@ def _begun(plan: Crossval, experiment: Experiment) -> Crossval:
             f"seeds={plan.seeds}, but {plan.folder} has {was.seeds}",
             f"give --seeds {was.seeds} or more, or --output another folder",
         )
+    clear_leftovers(plan.folder)
     plan = replace(plan, table=was.table)
     plan.write()
     return plan

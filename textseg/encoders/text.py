@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,7 +23,7 @@ from textseg.encoders.pretrained import (
     takes_4d_mask,
 )
 from textseg.encoders.restore import restored_text_state
-from textseg.encoders.unknown_words import unknown_shares, unknown_warning
+from textseg.encoders.unknown_words import encoded_once, unknown_shares, unknown_warning
 from textseg.encoders.vocabulary import SCRATCH, SPECIAL, build_tokenizer, least_size, words_of
 from textseg.errors import UserError, check_at_least
 from textseg.preprocess import word_spans
@@ -274,8 +274,9 @@ class TextEncoder(TextEncoderBase):
 
     def count_truncated(self, captions: Sequence[str]) -> int:
         """How many captions are longer than `max_tokens`."""
-        tokenizer = self._require_tokenizer()
-        return sum(bool(e.overflowing) for e in tokenizer.encode_batch(list(captions)))
+        times = Counter(captions)
+        encoded = encoded_once(self._require_tokenizer(), times)
+        return sum(times[caption] for caption, encoding in encoded if encoding.overflowing)
 
     def forward(self, text: Sequence[str]) -> TextFeatures:
         """B captions to tokens [B, L, D], mask [B, L] and pooled [B, D], L = max_tokens.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -22,14 +22,19 @@ def unknown_shares(tokenizer: Tokenizer, captions: Sequence[str]) -> list[float]
     Tokens are those that the network sees: what the tokenizer cuts off does not count, nor do
     special tokens.
     """
-    distinct = list(dict.fromkeys(captions))
     shares: dict[str, float] = {}
+    for caption, encoding in encoded_once(tokenizer, captions):
+        unknown = _unknown_flags(tokenizer, encoding)
+        shares[caption] = sum(unknown) / len(unknown) if unknown else 0.0
+    return [shares[caption] for caption in captions]
+
+
+def encoded_once(tokenizer: Tokenizer, captions: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """Each distinct caption with its encoding, of which few are held at once."""
+    distinct = list(dict.fromkeys(captions))
     for first in range(0, len(distinct), _AT_ONCE):
         part = distinct[first : first + _AT_ONCE]
-        for caption, encoding in zip(part, tokenizer.encode_batch(part), strict=True):
-            unknown = _unknown_flags(tokenizer, encoding)
-            shares[caption] = sum(unknown) / len(unknown) if unknown else 0.0
-    return [shares[caption] for caption in captions]
+        yield from zip(part, tokenizer.encode_batch(part), strict=True)
 
 
 def _unknown_flags(tokenizer: Tokenizer, encoding: Any) -> list[bool]:

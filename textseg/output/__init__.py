@@ -7,6 +7,7 @@ INCOMPLETE, from before its first file until after its last.
 from textseg.output.disk import disk_error, writing
 from textseg.output.files import (
     PART,
+    clear_leftovers,
     flush_tree,
     is_whole_png,
     whole_file,
@@ -32,6 +33,7 @@ __all__ = [
     "OutputFolder",
     "check_complete",
     "claim_folder",
+    "clear_leftovers",
     "disk_error",
     "flush_tree",
     "is_incomplete",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from typing import Any, TextIO
 from textseg.output.disk import writing
 
 PART = ".part-"  # what names of files begin with that are being written
+_STALE = 600  # seconds after which nobody is writing a file that has not changed
 _LONGEST = 255  # bytes of a file's name
 _MANY = 64  # files, above which the system flushes all in one go faster
 
@@ -119,6 +121,18 @@ def is_whole_png(path: Path) -> bool:
             return stream.read() == b"\0\0\0\0IEND\xaeB`\x82"
     except OSError:
         return False
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove from a folder the files that were being written when their process was killed.
+
+    Those that changed within the last ten minutes stay: a living process may be at them. Folders
+    within the folder are not looked at.
+    """
+    for file in folder.glob(f"{PART}????????-*"):
+        with suppress(OSError):  # another process removes it too
+            if file.is_file() and time.time() - file.stat().st_mtime > _STALE:
+                file.unlink()
 
 
 def flush_tree(folder: Path) -> None:

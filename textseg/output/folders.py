@@ -22,7 +22,7 @@ from pathlib import Path
 
 from textseg.errors import UserError
 from textseg.output.disk import writing
-from textseg.output.files import PART, flush_tree
+from textseg.output.files import PART, clear_leftovers, flush_tree
 
 INCOMPLETE = "INCOMPLETE"
 _HEAD = (
@@ -97,6 +97,7 @@ def claim_folder(folder: Path, work: str, *, goes_on: bool = False) -> OutputFol
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         _clear_nameless(folder)
+        clear_leftovers(folder.parent)
         for number in range(1, 10_000):
             candidate = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
             if _created(candidate, work):

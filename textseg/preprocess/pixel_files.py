@@ -29,6 +29,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -77,6 +78,7 @@ _QUARTER_TURNS = (5, 6, 7, 8)  # height and width change places
 # Where a PNG may say its orientation; without any, it need not be decoded to know.
 _PNG_MARKS = (b"eXIf", b"Raw profile type", b"tiff:Orientation")
 _WHITE_IS_ZERO, _PHOTOMETRIC = 0, 262  # of TIFF
+_pillow_limit = Lock()  # Pillow's is one for all threads
 _OF_VOLUMES = (
     "cut volumes and DICOM files into pictures (textseg data slice), or give the volume itself to "
     "textseg segment"
@@ -211,11 +213,12 @@ def _open(data: bytes, path: Path) -> Image.Image:
 @contextmanager
 def _pillow_without_limit() -> Iterator[None]:
     """Open, which decodes nothing, without Pillow's own limit: it would warn below ours."""
-    usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = usual
+    with _pillow_limit:
+        usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = usual
 
 
 def _verify(data: bytes, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from textseg.errors import UserError, check_at_least
-from textseg.output import write_new, writing
+from textseg.output import clear_leftovers, write_new, writing
 from textseg.runs import Run
 from textseg.runs.folder import create_unique
 
@@ -74,4 +74,5 @@ def _write_new(page: str, file: Path) -> Path:
     content = page.encode("utf-8", errors="replace")
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(file.parent)
         return create_unique(file, lambda path: write_new(path, content), file.suffix)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm import tqdm
 
 from textseg.errors import PartialError, UserError, check_at_least, first_line
 from textseg.output import output_folder, writing
 from textseg.runs.calibration import Temperature, Threshold
+
+if TYPE_CHECKING:
+    from textseg.segment.network import Segmenter
+    from textseg.segment.rows import Row
 
 
 def segment(
@@ -23,6 +28,7 @@ def segment(
     output: str = "segmented",
     root: str | None = None,
     probabilities: bool = False,
+    overlays: bool = True,
     image_size: int | list[int] | None = None,
     batch_size: int = 8,
     device: str = "auto",
@@ -69,6 +75,7 @@ def segment(
             of the same images, texts and settings (of volumes, begun anew).
         root: folder that a table's paths start from; by default the table's own.
         probabilities: also write the probability of each pixel as a 16-bit PNG: value / 65535.
+        overlays: write overlays/, pictures with what was outlined; false saves their time.
         image_size: side of the network's square input, or [height, width]; by default that of the
             config.yaml in the checkpoint's run.
         batch_size: images in one forward pass.
@@ -120,7 +127,7 @@ def segment(
         open_all,
         segment_volumes,
     )
-    from textseg.segment.written import is_done, work_of, write_left_out, write_masks
+    from textseg.segment.written import is_done, work_of, write_left_out
 
     check_at_least("batch_size", batch_size, 1)
     of_volumes = VolumeSettings(slices, window, channel, volume_format)
@@ -132,7 +139,8 @@ def segment(
         check_no_picture_settings(path, root=root, probabilities=probabilities)
         first = ckpt_path if isinstance(ckpt_path, str) else ckpt_path[0]
         volumes = open_all(path, of_volumes, open_volumes, first)
-        return segment_volumes(volumes, text, loaded, output, slices=slices, batch_size=batch_size)
+        of_results: dict[str, Any] = {"slices": slices, "overlays": overlays}
+        return segment_volumes(volumes, text, loaded, output, batch_size=batch_size, **of_results)
     check_no_volume_settings(image, of_volumes)
     listed = list(read_rows(Path(image), text, root))
     left_out = unreadable(listed)
@@ -142,7 +150,7 @@ def segment(
     net = loaded()
     if net.takes_text:
         check_texts(rows)
-    kinds = ("masks", "overlays", *["probabilities"] * probabilities)
+    kinds = ("masks", *["overlays"] * overlays, *["probabilities"] * probabilities)
     paths = [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path
     averaging = averaging_of(net.model, [])
     work = work_of(rows, paths, net.image_size, kinds, averaging)
@@ -157,15 +165,7 @@ def segment(
         if claimed.goes_on:
             left = [row for row in rows if not is_done(folder, row, kinds)]
             print(f"goes on in {folder}: {len(rows) - len(left)} of {len(rows)} are there")
-        results = net.segment_each(
-            [row.image for row in left], [row.text for row in left], batch_size=batch_size
-        )
-        bar = tqdm(results, "segment", len(left), delay=2, unit="image")
-        for row, result in zip(left, bar, strict=True):
-            if isinstance(result, UserError):
-                left_out[row.image] = result
-            else:
-                write_masks(folder, row, result, probabilities=probabilities)
+        left_out |= _write_all(net, left, folder, kinds, batch_size)
         if left_out:
             write_left_out(folder, left_out)
     if left_out:
@@ -178,3 +178,25 @@ def segment(
             folder,
         )
     return folder
+
+
+def _write_all(
+    net: Segmenter, rows: Sequence[Row], folder: Path, kinds: Sequence[str], batch_size: int
+) -> dict[Path, UserError]:
+    """Write the results of rows; gives the images that could not be segmented, with the errors."""
+    from textseg.segment.pipeline import Writers
+    from textseg.segment.written import write_masks
+
+    left_out = {}
+    images, texts = [row.image for row in rows], [row.text for row in rows]
+    with (
+        closing(net.segment_each(images, texts, batch_size=batch_size)) as results,
+        Writers() as writers,
+    ):
+        bar = tqdm(results, "segment", len(rows), delay=2, unit="image")
+        for row, result in zip(rows, bar, strict=True):
+            if isinstance(result, UserError):
+                left_out[row.image] = result
+            else:
+                writers.write(result.nbytes, write_masks, folder, row, result, kinds)
+    return left_out

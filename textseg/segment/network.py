@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -25,7 +26,7 @@ from textseg.models.base import SegmentationModule, settings_of
 from textseg.models.ensemble import Ensemble, MirrorText, Tta
 from textseg.models.odd_logits import check_logits
 from textseg.models.tiles import tiles_of
-from textseg.preprocess import Bytes, Examined, Oddities, Resize, Size, frame_of, narrow_ranges
+from textseg.preprocess import Bytes, Oddities, Resize, Size, frame_of, narrow_ranges
 from textseg.runs import Run
 from textseg.runs.calibration import (
     Temperature,
@@ -36,7 +37,7 @@ from textseg.runs.calibration import (
 from textseg.runs.outputs import averaging_suffix
 from textseg.segment.exported import ExportedNetwork
 from textseg.segment.members import averaged, check_one_task
-from textseg.segment.pictures import Picture, name_of, read_picture, to_tensor
+from textseg.segment.pictures import Picture, read_ahead, to_tensor
 from textseg.segment.stored import EXPORT, digest_of, read_stored, shown_images
 
 
@@ -51,6 +52,11 @@ class Segmentation:
     mask: NDArray[np.bool_]
     probs: NDArray[np.float32]
     image: Bytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its arrays."""
+        return self.mask.nbytes + self.probs.nbytes + self.image.nbytes
 
 
 class Segmenter:
@@ -108,19 +114,20 @@ class Segmenter:
         texts: Sequence[str | None],
         *,
         batch_size: int = 8,
-    ) -> Iterator[Segmentation]:
+    ) -> Generator[Segmentation, None, None]:
         """Segment images of any sizes, each by its own text, in their order.
 
         Args:
-            images: as for `segment`; a file is read when its turn comes. After the last, a warning
-                tells if all stay within a few of 255 levels.
+            images: as for `segment`; a file is read a little before its turn, in a thread. After
+                the last, a warning tells if all stay within a few of 255 levels.
             texts: one for each image. All are checked before the first result.
             batch_size: images in one forward pass.
         """
-        for result in self.segment_each(images, texts, batch_size=batch_size):
-            if isinstance(result, UserError):
-                raise result
-            yield result
+        with closing(self.segment_each(images, texts, batch_size=batch_size)) as results:
+            for result in results:
+                if isinstance(result, UserError):
+                    raise result
+                yield result
 
     def segment_each(
         self,
@@ -128,7 +135,7 @@ class Segmenter:
         texts: Sequence[str | None],
         *,
         batch_size: int = 8,
-    ) -> Iterator[Segmentation | UserError]:
+    ) -> Generator[Segmentation | UserError, None, None]:
         """As `segment_all`, with the error in the place of each image that cannot be segmented."""
         if len(images) != len(texts) or batch_size < 1:
             raise UserError(
@@ -140,18 +147,22 @@ class Segmenter:
         names: list[str] = []
         oddities: list[Oddities] = []
         step = batch_size if self.model.tiles is None else 1  # tiles make a batch of their own
-        for first in range(0, len(images), step):
-            given = list(images[first : first + step])  # volumes read their slices only now
-            read = [_read(image) for image in given]
-            sound = []
-            for number, (image, picture) in enumerate(zip(given, read, strict=True), first):
-                if not isinstance(picture, UserError):
-                    sound.append((picture.pixels, words[number]))
-                    names.append(name_of(image, number))
-                    oddities.append(picture.oddities)
-            results = self._results(sound, batch_size)
-            for picture in read:
-                yield picture if isinstance(picture, UserError) else next(results)
+        ahead = read_ahead(images, step)
+        try:
+            for first in range(0, len(images), step):
+                read = ahead.take(step)
+                sound = []
+                for one, text in zip(read, words[first : first + step], strict=True):
+                    if not isinstance(one, UserError):
+                        name, picture = one
+                        sound.append((picture.pixels, text))
+                        names.append(name)
+                        oddities.append(picture.oddities)
+                results = self._results(sound, batch_size)
+                for one in read:
+                    yield one if isinstance(one, UserError) else next(results)
+        finally:
+            ahead.close()
         _warn_of_range(names, oddities)
 
     def unknown_share(self, text: str | None) -> float | None:
@@ -242,15 +253,6 @@ def _too_large(picture: Bytes, error: BaseException) -> UserError:
         f"a picture of {height} x {width} takes more memory than there is ({first_line(error)})",
         "make it smaller, or give a smaller batch_size",
     )
-
-
-def _read(image: Picture) -> Examined | UserError:
-    try:
-        return read_picture(image)
-    except UserError as error:
-        return error
-    except MemoryError as error:
-        return UserError(f"{image} takes more memory than there is ({error})", "make it smaller")
 
 
 def load(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import TypeAlias
 
 import numpy as np
@@ -25,9 +27,12 @@ from textseg.preprocess import (
     image_pixels,
     turned_picture,
 )
+from textseg.segment.pipeline import THREADS, ReadAhead
 
 # A file, a PIL image, or values [H, W] or [H, W, 3].
 Picture: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
+# What was read of an image, with its name, or why it cannot be read.
+Read: TypeAlias = tuple[str, Examined] | UserError
 
 
 def require_file(path: Path, where: str = "") -> None:
@@ -83,3 +88,28 @@ def to_tensor(picture: Bytes, size: Size, resize: Resize = "stretch") -> Tensor:
     """[H0, W0, 3] -> [3, H, W] in [0, 1], bit for bit what the DataModules give."""
     channels_first = fit_image(picture, size, resize).transpose(2, 0, 1)
     return torch.from_numpy(np.ascontiguousarray(channels_first, dtype=np.float32)).div_(255)
+
+
+def read_ahead(images: Sequence[Picture], batch_size: int) -> ReadAhead[Read]:
+    """Read pictures in threads, a batch and a few before their turn."""
+    fetching = Lock()  # what makes a picture when it is asked for need not be ready for threads
+
+    def read(number: int) -> Read:
+        with fetching:
+            image = images[number]
+        return _read(image, number)
+
+    return ReadAhead(read, len(images), weigh=_bytes, most=batch_size + THREADS)
+
+
+def _bytes(read: Read) -> int:
+    return 0 if isinstance(read, UserError) else read[1].pixels.nbytes
+
+
+def _read(image: Picture, number: int) -> Read:
+    try:
+        return name_of(image, number), read_picture(image)
+    except UserError as error:
+        return error
+    except MemoryError as error:
+        return UserError(f"{image} takes more memory than there is ({error})", "make it smaller")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, overload
@@ -18,17 +19,18 @@ from tqdm import tqdm
 from textseg import __version__, tables
 from textseg.errors import PartialError, UserError, reason_of
 from textseg.metrics.text import to_json
-from textseg.output import output_folder, whole_text, write_picture, write_text, writing
+from textseg.output import output_folder, whole_text, write_text, writing
 from textseg.preprocess import Bytes
 from textseg.runs import Run
 from textseg.runs.folder import nested
 from textseg.runs.outputs import write_averaging
 from textseg.segment.network import Segmenter
+from textseg.segment.pipeline import Writers
 from textseg.segment.rows import Row, check_texts
 from textseg.segment.slice_numbers import chosen_slices
 from textseg.segment.volume_text import REPORT
+from textseg.segment.written import write_overlay
 from textseg.tables import spreadsheet_cell
-from textseg.visualize.overlay import overlay
 
 FOUND = "found.csv"
 COLUMNS = ("file", "slice", "slice_file", "area_pixels", "area_mm2", "volume_ml", "unknown_words")
@@ -205,6 +207,7 @@ def segment_volumes(
     output: str,
     *,
     slices: str,
+    overlays: bool,
     batch_size: int,
 ) -> Path:
     """Segment volumes one by one, and write what was found and what was left out.
@@ -218,6 +221,7 @@ def segment_volumes(
         output: folder for volumes/, overlays/, found.csv, volumes.json and averaging.json; where it
             exists, <output>_2 and so on is taken.
         slices: as `chosen_slices` reads them.
+        overlays: whether overlays/ are written.
         batch_size: pictures in one forward pass.
 
     Returns:
@@ -237,7 +241,8 @@ def segment_volumes(
         check_texts([Row(volumes.files[0].path, text, "", str(volumes.files[0].path))])
     with output_folder(Path(output).expanduser().resolve(), "segment volumes") as claimed:
         folder = claimed.path
-        failed = _write_all(volumes, only, text, net, folder, slices, batch_size)
+        pages = folder / "overlays" if overlays else None
+        failed = _write_all(volumes, only, text, net, folder, slices, batch_size, pages)
     if failed:
         file, reason = failed[0]
         raise PartialError(
@@ -256,11 +261,12 @@ def _write_all(
     folder: Path,
     slices: str,
     batch_size: int,
+    pages: Path | None,
 ) -> list[tuple[Path, str]]:
     """Write everything; gives the volumes that could not be segmented, each with the reason."""
-    for name in ("volumes", "overlays"):
-        with writing(folder / name):
-            (folder / name).mkdir()
+    for home in filter(None, (folder / "volumes", pages)):
+        with writing(home):
+            home.mkdir()
     failed: list[tuple[Path, str]] = []
     unknown = _rounded(net.unknown_share(text), 4)
     done: list[dict[str, Any]] = []
@@ -272,7 +278,7 @@ def _write_all(
             try:
                 opened = only or volumes.open(closed)
                 numbers = chosen_slices(slices, opened.slices, closed.path)
-                masks = _segmented(net, opened, numbers, text, batch_size, folder, closed.name)
+                masks = _segmented(net, opened, numbers, text, batch_size, pages, closed.name)
                 result = volumes.write(
                     *(opened, folder / "volumes", closed.name, masks),
                     label=text or "finding",
@@ -312,19 +318,20 @@ def _segmented(
     numbers: Sequence[int],
     text: str | None,
     batch_size: int,
-    folder: Path,
+    pages: Path | None,
     name: str,
 ) -> dict[int, Any]:
-    """The mask of each slice by its number; overlays are written."""
+    """The mask of each slice by its number; overlays are written to `pages`, if there are any."""
     shown = _Pictures(opened, numbers)
-    results = net.segment_all(shown, [text] * len(numbers), batch_size=batch_size)
     masks = {}
-    bar = tqdm(zip(numbers, results, strict=True), name, len(numbers), delay=2, unit="slice")
-    for z, result in bar:
-        masks[z] = result.mask
-        title = f"{name}, slice {z}"
-        page = overlay(result.image, None, result.mask, caption=text or "(no text)", title=[title])
-        write_picture(folder / "overlays" / f"{name}_z{z:03d}.png", page)
+    results = net.segment_all(shown, [text] * len(numbers), batch_size=batch_size)
+    with closing(results), Writers() as writers:
+        bar = tqdm(results, name, len(numbers), delay=2, unit="slice")
+        for z, result in zip(numbers, bar, strict=True):
+            masks[z] = result.mask
+            if pages is not None:
+                file, title = pages / f"{name}_z{z:03d}.png", f"{name}, slice {z}"
+                writers.write(result.nbytes, write_overlay, file, result, text, title)
     return masks
 
 

@@ -27,18 +27,24 @@ def write_left_out(folder: Path, errors: Mapping[Path, UserError]) -> None:
         table.writerows(map(spreadsheet_cell, row) for row in rows)
 
 
-def write_masks(folder: Path, row: Row, result: Segmentation, *, probabilities: bool) -> None:
-    """Write masks/, overlays/ and, if asked, probabilities/ of a row, named by its case.
+def write_masks(folder: Path, row: Row, result: Segmentation, kinds: Sequence[str]) -> None:
+    """Write masks/ and, of `kinds`, overlays/ and probabilities/ of a row, named by its case.
 
     The mask comes last: where there is one, the row is done.
     """
-    name, caption = f"{row.case}.png", row.text or "(no text)"
-    if probabilities:
+    name = f"{row.case}.png"
+    if "probabilities" in kinds:
         levels = (result.probs.astype(np.float64) * FULL_SCALE).round().astype(np.uint16)
         write_picture(folder / "probabilities" / name, levels)
-    page = overlay(result.image, None, result.mask, caption=caption, title=[row.case])
-    write_picture(folder / "overlays" / name, page)
+    if "overlays" in kinds:
+        write_overlay(folder / "overlays" / name, result, row.text, row.case)
     write_picture(folder / "masks" / name, result.mask.astype(np.uint8) * 255)
+
+
+def write_overlay(file: Path, result: Segmentation, text: str | None, title: str) -> None:
+    """Write a picture of what was outlined, under a title and over the text."""
+    caption = text or "(no text)"
+    write_picture(file, overlay(result.image, None, result.mask, caption=caption, title=[title]))
 
 
 def work_of(rows: Sequence[Row], ckpt_paths: Sequence[str], *settings: object) -> str:

@@ -16,7 +16,7 @@ from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
 from textseg.errors import UserError, reason_of, wrapped_error
-from textseg.output import disk_error, whole_text
+from textseg.output import clear_leftovers, disk_error, whole_text
 from textseg.runs.folder import LAST, last_written
 
 _SECOND = 10**9  # nanoseconds; some disks keep whole seconds
@@ -61,6 +61,20 @@ class AtomicCheckpoints(TorchCheckpointIO):
                 why if known is None else reason_of(known),
                 "make room on that disk; --ckpt_path last then goes on from the last.ckpt there is",
             ) from error
+
+
+def clear_cut_files(run: Path) -> None:
+    """Remove what a killed fit left of the files that it was writing in its run's folder.
+
+    The first process alone does. A checkpoint is written by the run's one fit, which now goes on;
+    of other files those that a living process may be at stay (`textseg.output.clear_leftovers`).
+    """
+    if getattr(rank_zero_only, "rank", 0):
+        return
+    clear_leftovers(run)
+    for part in (run / LAST.parent).glob(".*.ckpt.part"):
+        with suppress(OSError):
+            part.unlink()
 
 
 def _date_after_others(part: Path, path: Path) -> None:

@@ -153,9 +153,10 @@ def resized_mask(mask: NDArray[Any], size: Size) -> Mask:
 
 def outlined(picture: Bytes, outlines: Sequence[tuple[Color, str, Mask]]) -> Bytes:
     """The picture with the contour of each mask in its color; the names are for a legend."""
+    drawn = picture.copy()
     for color, _, mask in outlines:
-        picture = _blend(picture, np.array(color), _contour(mask), 1.0)
-    return picture
+        drawn[_contour(mask)] = color
+    return drawn
 
 
 def painted(picture: Bytes, mask: Mask, color: Color) -> Bytes:
@@ -184,5 +185,7 @@ def _contour(mask: Mask) -> Mask:
 
 def _blend(picture: Bytes, colors: NDArray[Any], where: Mask, share: float) -> Bytes:
     """`share` of one color or of [H, W, 3] colors over the picture [H, W, 3] in a mask [H, W]."""
-    mixed = picture * (1 - share) + colors * share
-    return np.where(where[..., None], mixed.round(), picture).astype(np.uint8)
+    mixed = picture.copy()
+    own = colors[where] if colors.ndim == 3 else colors
+    mixed[where] = (picture[where] * (1 - share) + own * share).round()
+    return mixed
