@@ -146,8 +146,9 @@ class Tab:
 
     def key(self, key: str, code: int) -> None:
         """Press and release a key."""
-        for kind in ("rawKeyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code)
+        typed = {"type": "keyDown", "text": "\r"} if key == "Enter" else {"type": "rawKeyDown"}
+        for kind in (typed, {"type": "keyUp"}):
+            self.call("Input.dispatchKeyEvent", key=key, windowsVirtualKeyCode=code, **kind)
 
     def send(self, files: Sequence[Path]) -> None:
         """Choose files in the page's field for files."""

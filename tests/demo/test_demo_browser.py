@@ -49,8 +49,14 @@ class Served:
     temporary: Path
     process: subprocess.Popen[str]
 
+    def folders(self) -> list[Path]:
+        """Of what visitors send."""
+        return list(self.temporary.glob("textseg_demo_*"))
+
     def files(self) -> list[Path]:
-        return [path for path in self.temporary.rglob("*") if path.is_file()]
+        """What is in it; gradio leaves names without content."""
+        files = [path for path in self.folders()[0].rglob("*") if path.is_file()]
+        return [path for path in files if path.stat().st_size]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +90,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def chromium(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with browser(tmp_path_factory.mktemp("chromium")) as (running, log):
         yield running
-        assert running.failures == []
+        assert [fault for fault in running.failures if not fault.startswith("413")] == []
         assert running.requests
         assert {r for r in running.requests if not r.startswith(served.address)} == set()
     asked = [address for address in logged_requests(log) if not address.startswith("data:")]
@@ -191,7 +197,7 @@ def test_what_is_broken_or_too_large_is_refused_in_two_lines(tab: Tab, tmp_path:
     (tmp_path / "large.png").write_bytes(bytes(MOST_BYTES + 1))
     tab.send([tmp_path / "large.png"])
     tab.wait(f"document.body.innerText.includes('{UPLOAD_BYTES.variable}')")
-    assert f"{FIGURES} == 1", "what was open stays"
+    assert tab.value(FIGURES) == 1, "what was open stays"
     shots(tab, tmp_path, "refused")
     assert "Traceback" not in tab.text()
 
@@ -222,7 +228,7 @@ def test_two_visitors_at_once_see_each_their_own(
 def test_a_signal_ends_it_and_nothing_stays(served: Served) -> None:
     """The last one, as it ends the page of the others."""
     assert served.process.poll() is None
-    assert [path.name[:13] for path in served.temporary.iterdir()] == ["textseg_demo_"]
+    assert len(served.folders()) == 1
     served.process.send_signal(signal.SIGTERM)
     assert served.process.wait(60) == 143
-    assert list(served.temporary.iterdir()) == []
+    assert served.folders() == []

@@ -166,8 +166,8 @@ class Page:
         named = self._answer(self._name_window, self._windowed)
         self.window.input(named, [self.window], windowed, **own)
         numbers = [self.level.submit, self.level.blur, self.width.submit, self.width.blur]
-        set_to = self._answer(self._set_window, self._windowed)
-        gr.on(numbers, set_to, [self.level, self.width], windowed, **own)
+        set_to = self._answer(self._set_window, self._shown)  # the other one may be typed by now
+        gr.on(numbers, set_to, [self.level, self.width], [*seen, self.window], **own)
         explained = self._answer(self._explain, lambda session: {})
         self.word.input(explained, [self.word], [self.maps, self.error], **own)
         blocks.unload(self._leave)

@@ -51,9 +51,11 @@ def temporary_uploads() -> Iterator[Path]:
         settings = {"GRADIO_TEMP_DIR": name, **_QUIET}
         before = {variable: os.environ.get(variable) for variable in settings}
         os.environ.update(settings)
+        usual, tempfile.tempdir = tempfile.tempdir, name  # half an upload is a temporary file too
         try:
             yield Path(name)
         finally:
+            tempfile.tempdir = usual
             for variable, value in before.items():
                 os.environ.pop(variable)
                 os.environ |= {} if value is None else {variable: value}
