@@ -136,7 +136,7 @@ class Tab:
         """Type into the field with a label, as a hand would: its old text is gone."""
         found = (
             "[...document.querySelectorAll('label')].find(l => l.innerText.trim()"
-            f".startsWith({label!r})).querySelector('input, textarea')"
+            f".startsWith({label!r}))?.querySelector('input, textarea')"
         )
         self.wait(f"!!{found}")
         self.value(f"{found}.focus(), {found}.select()")

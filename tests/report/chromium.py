@@ -73,7 +73,7 @@ def logged_requests(log: Path) -> list[str]:
     """Every URL beyond files in a log of Chromium's that it did not ask for by itself."""
     content = json.loads(log.read_text(encoding="utf-8"))
     start = content["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
-    begun = [event["params"] for event in content["events"] if event["type"] == start]
+    begun = [event.get("params", {}) for event in content["events"] if event["type"] == start]
     begun = [params for params in begun if "url" in params]
     return [params["url"] for params in begun if params.get("initiator") != _BROWSERS_OWN]
 
