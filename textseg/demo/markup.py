@@ -52,7 +52,7 @@ def error_box(error: UserError) -> str:
     """The two lines of a user's error, which a screen reader says at once."""
     cause, _, remedy = str(error).partition("\n")
     remedy = f"<span>{text_of(remedy)}</span>" if remedy else ""
-    return f'<div class="error" role="alert"><strong>{text_of(cause)}</strong>{remedy}</div>'
+    return f'<div class="refusal" role="alert"><strong>{text_of(cause)}</strong>{remedy}</div>'
 
 
 def status_box(lines: Sequence[str]) -> str:

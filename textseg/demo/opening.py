@@ -182,7 +182,7 @@ class Opener:
         except UserError as error:
             opened = self._by_percentiles(path, channel, error)
             notes.append(
-                f"No window: {reason_of(error).replace(f'{path.parent}/', '')}. It is shown from "
+                f"No window: {reason_of(error).replace(f'{path.parent}/', '')}. It was opened from "
                 "the 0.5th to the 99.5th percentile; choose the window that the training had."
             )
         notes += [_COARSE] if opened.coarse else []

@@ -95,7 +95,7 @@ class Page:
         names = markup.text_of("; ".join(self.networks.names))
         gr.HTML(
             f'<div class="head"><h1>{TITLE}</h1><p>{names} (textseg {__version__})</p></div>'
-            f'<div class="warning" role="note">{NOTICE}</div>'
+            f'<div class="caution" role="note">{NOTICE}</div>'
         )
 
     def _picture(self) -> None:

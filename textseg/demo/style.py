@@ -23,17 +23,17 @@ CSS = f"""
 footer {{ display: none !important; }}
 .head {{ display: flex; flex-wrap: wrap; gap: .4rem 1.25rem; align-items: baseline; }}
 .head p {{ color: var(--faint); }}
-.warning {{
+.caution {{
   background: #fff4dc; color: #4a3200; border-left: 4px solid #d99400;
   padding: .5rem .75rem; margin-top: .5rem; border-radius: 4px;
 }}
-.dark .warning {{ background: #362a10; color: #ffe9b8; }}
-.error {{
+.dark .caution {{ background: #362a10; color: #ffe9b8; }}
+.refusal {{
   background: #fdecea; color: #7a1010; border-left: 4px solid #c62828;
   padding: .6rem .8rem; border-radius: 4px; overflow-wrap: anywhere;
 }}
-.error strong, .error span {{ display: block; color: inherit; }}
-.dark .error {{ background: #3a1414; color: #ffd9d6; }}
+.refusal strong, .refusal span {{ display: block; color: inherit; }}
+.dark .refusal {{ background: #3a1414; color: #ffd9d6; }}
 .status, .empty, .note {{ color: var(--faint); font-size: .9rem; }}
 .status, .note {{ overflow-wrap: anywhere; }}
 .empty {{
