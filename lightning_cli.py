@@ -23,11 +23,11 @@ def datasets() -> Datasets:
     from datamodules.captions.modes import swap_sides
     from datamodules.captions.perturbations import caption_variants
     from datamodules.commands import divide_dataset
+    from datamodules.refhl_seg.phantoms import draw_phantom
 
     program = (sys.executable, str(Path(__file__).resolve()))
-    return Datasets(
-        TextSegDataModule, caption_variants, swap_sides, divide_dataset, program, _volumes
-    )
+    captions = (caption_variants, swap_sides)
+    return Datasets(TextSegDataModule, *captions, divide_dataset, program, _volumes, draw_phantom)
 
 
 def _volumes(path: Path, **settings: Any) -> Any:

@@ -7,6 +7,7 @@
 | TEXTSEG_MAX_TABLE_BYTES | 256 MiB | a table; of a workbook, its unpacked sheets |
 | TEXTSEG_MAX_CELLS | 20 million | a table, rows times columns |
 | TEXTSEG_MAX_CHECKPOINT_BYTES | 1 GiB | what a compressed checkpoint unpacks to |
+| TEXTSEG_MAX_UPLOAD_BYTES | 1 GiB | what the page of `textseg demo` is sent at once |
 
 torch compresses no checkpoint: of those that it wrote, the last limit refuses none.
 """
@@ -73,4 +74,5 @@ VOXELS = Limit("TEXTSEG_MAX_VOXELS", 512 * 512 * 2048, "voxels")
 TABLE_BYTES = Limit("TEXTSEG_MAX_TABLE_BYTES", 256 * 2**20, "bytes")
 CELLS = Limit("TEXTSEG_MAX_CELLS", 20_000_000, "cells")
 CHECKPOINT_BYTES = Limit("TEXTSEG_MAX_CHECKPOINT_BYTES", 2**30, "bytes when it is unpacked")
-LIMITS = (PIXELS, VOXELS, TABLE_BYTES, CELLS, CHECKPOINT_BYTES)
+UPLOAD_BYTES = Limit("TEXTSEG_MAX_UPLOAD_BYTES", 2**30, "bytes")
+LIMITS = (PIXELS, VOXELS, TABLE_BYTES, CELLS, CHECKPOINT_BYTES, UPLOAD_BYTES)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -25,8 +26,12 @@ from datamodules.captions.expressions import (
 )
 from datamodules.files.manifest import write_manifest
 from datamodules.phantoms.common import check_counts, new_folder, random_stream, save_mask
-from datamodules.refhl_seg.abdomen import Traits, draw_patient, draw_slice
+from datamodules.refhl_seg.abdomen import Lesion, Traits, draw_patient, draw_slice
+from textseg.errors import check_at_least
+from textseg.preprocess import Bytes
 from textseg.tables import SPLITS
+
+IMAGE_SIZE = 128  # side in pixels
 
 
 def expression(rng: np.random.Generator, traits: Traits, others: list[Traits]) -> str:
@@ -50,33 +55,68 @@ def _slices(seed: int, split: int) -> Iterator[tuple[int, int]]:
             yield case, number + 1
 
 
+class DrawnSlice(NamedTuple):
+    """A phantom slice in memory.
+
+    `picture` is [S, S] uint8, `spacing` mm between rows and between columns; each of the lesions
+    has the expression of the same position, which is true of it and of none of the others.
+    """
+
+    picture: Bytes
+    spacing: tuple[float, float]
+    lesions: list[Lesion]
+    expressions: list[str]
+
+
+def _draw(seed: int, split: int, index: int, case: int, image_size: int) -> DrawnSlice:
+    """Draw image `index` of a split, a slice of a case."""
+    case_rng, rng = random_stream(seed, split, case, 2), random_stream(seed, split, index, 3)
+    patient = draw_patient(case_rng)
+    spacing = round(float(case_rng.uniform(360, 420)) / image_size, 3)  # field of view, mm
+    picture, lesions = draw_slice(rng, patient, int(rng.integers(2, 5)), image_size)
+    expressions = [
+        expression(rng, lesion.traits, [other.traits for other in lesions if other is not lesion])
+        for lesion in lesions
+    ]
+    return DrawnSlice(picture, (spacing, spacing), lesions, expressions)
+
+
+def draw_phantom(number: int) -> DrawnSlice:
+    """Draw slice `number`, from 0, of the test split that `write_refhl` writes by its defaults.
+
+    Raises:
+        UserError: the number is negative.
+    """
+    check_at_least("phantom", number, 0)
+    split = SPLITS.index("test")
+    case, _ = next(islice(_slices(0, split), number, None))
+    return _draw(0, split, number, case, IMAGE_SIZE)
+
+
 def _write_slice(
     folder: Path, seed: int, split: int, index: int, numbers: tuple[int, int], image_size: int
 ) -> list[dict[str, object]]:
     """Image and masks of one slice; returns its rows for the manifest."""
     case, number = numbers
-    case_rng, rng = random_stream(seed, split, case, 2), random_stream(seed, split, index, 3)
-    patient = draw_patient(case_rng)
-    spacing = round(float(case_rng.uniform(360, 420)) / image_size, 3)  # field of view, mm
-    picture, lesions = draw_slice(rng, patient, int(rng.integers(2, 5)), image_size)
+    drawn = _draw(seed, split, index, case, image_size)
     case_id = f"{SPLITS[split]}{case:04d}"
     stem = f"{case_id}_{number:02d}"
     image = f"images/{stem}.png"
-    Image.fromarray(picture).save(folder / image)
+    Image.fromarray(drawn.picture).save(folder / image)
     rows: list[dict[str, object]] = []
-    for lesion_id, lesion in enumerate(lesions, start=1):
+    pairs = zip(drawn.lesions, drawn.expressions, strict=True)
+    for lesion_id, (lesion, text) in enumerate(pairs, start=1):
         mask = f"masks/{stem}_lesion{lesion_id}.png"
         save_mask(lesion.mask, folder / mask)
-        others = [other.traits for other in lesions if other is not lesion]
         rows.append(
             {
                 "image": image,
                 "mask": mask,
-                "text": expression(rng, lesion.traits, others),
+                "text": text,
                 "case_id": case_id,
                 "split": SPLITS[split],
                 "lesion_id": lesion_id,
-                "spacing": [spacing, spacing],
+                "spacing": list(drawn.spacing),
                 "attributes": lesion.traits._asdict(),
             }
         )
@@ -84,7 +124,7 @@ def _write_slice(
 
 
 def write_refhl(
-    folder: Path, *, train: int, val: int, test: int, image_size: int = 128, seed: int = 0
+    folder: Path, *, train: int, val: int, test: int, image_size: int = IMAGE_SIZE, seed: int = 0
 ) -> None:
     """Write abdominal phantoms with `manifest.jsonl`, one row a lesion.
 

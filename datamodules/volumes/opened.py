@@ -44,6 +44,7 @@ class OpenedVolume:
         self.step = scan.step
         self.coarse = scan.coarse
         self.window = "" if window is None else str(window)
+        self.center_width = None if window is None else (window.center, window.width)
         self.slice_files = scan.slice_files()
 
     def picture(self, z: int) -> Bytes:
@@ -53,6 +54,17 @@ class OpenedVolume:
             return np.asarray(values, dtype=np.uint8)
         gray = self._window.gray(values)
         return 255 - gray if self._scan.inverted else gray
+
+    def under(self, window: str) -> OpenedVolume:
+        """The same volume under another window, as `parse_window` reads it; colors have none.
+
+        Raises:
+            UserError: it is no window, or there is nothing to see under it.
+        """
+        if self._window is None:
+            return self
+        scan, chosen = self._scan, parse_window(window)
+        return OpenedVolume(scan, window_for(chosen, scan.values, scan.window, scan.files[0].name))
 
     def write(
         self,

@@ -11,7 +11,19 @@ from lightning_cli import COMMANDS
 from tests.tiny_run import call, shell
 
 HEAVY = {"torch", "lightning", "transformers", "timm", "wandb", "albumentations", "matplotlib"}
-LIGHT = ["", "data", "segment", "export", "card", "crossval", "compare", "report", "dashboard"]
+HEAVY |= {"gradio", "fastapi", "uvicorn"}
+LIGHT = [
+    "",
+    "data",
+    "segment",
+    "demo",
+    "export",
+    "card",
+    "crossval",
+    "compare",
+    "report",
+    "dashboard",
+]
 
 
 @pytest.mark.parametrize("command", LIGHT)

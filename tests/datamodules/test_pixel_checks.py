@@ -33,7 +33,7 @@ def make(root: Path, **settings: Any) -> ManifestDataModule:
     return ManifestDataModule(str(root), **{**defaults, **settings})
 
 
-def setup(datamodule: ManifestDataModule, stage: str = "fit") -> list[str]:
+def set_up(datamodule: ManifestDataModule, stage: str = "fit") -> list[str]:
     """What a stage warns of."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -96,11 +96,11 @@ def test_masks_that_are_misread_are_refused_by_every_stage_that_scores(
     root = write_discs(tmp_path / "discs", mask=write)
     for stage, count in (("fit", "8 of 8"), ("validate", "2 of 2"), ("test", "2 of 2")):
         with refused(f"{count} masks of", value, "mask_values"):
-            setup(make(root, cache=cache), stage)
-    assert setup(make(root, cache=cache), "predict") == []
+            set_up(make(root, cache=cache), stage)
+    assert set_up(make(root, cache=cache), "predict") == []
     assert kinds(root)["error", kind] == ALL
     datamodule = make(root, cache=cache, mask_values=right)
-    assert setup(datamodule) == []
+    assert set_up(datamodule) == []
     assert kinds(root, mask_values=right) == Counter()
     plain = write_discs(tmp_path / "plain")
     assert areas(datamodule) == areas(make(plain)) != {0.0}
@@ -114,7 +114,7 @@ def test_a_few_masks_that_are_misread_are_warned_of_once_with_their_number(
     for number in (1, 2, 4):  # two of train, one of val
         path = root / f"masks/p{number:02}.png"
         save(np.asarray(Image.open(path)) // 255, path)
-    [warning] = setup(make(root, cache=cache))
+    [warning] = set_up(make(root, cache=cache))
     assert "2 of 8 masks of train, 1 of 2 masks of val" in warning
     assert "p01.png: 1" in warning
     assert kinds(root)["error", "mask erased by the threshold"] == 3
@@ -126,7 +126,7 @@ def test_values_that_no_mask_holds_are_refused_with_those_it_holds(
 ) -> None:
     root = write_discs(tmp_path / "discs", mask=void)
     with refused("8 of 8 masks of train", "[7]", "0, 1, 255"):
-        setup(make(root, cache=cache, mask_values=[7]))
+        set_up(make(root, cache=cache, mask_values=[7]))
     assert kinds(root, mask_values=[7])["error", "no foreground"] == 3
 
 
@@ -171,7 +171,7 @@ def test_images_that_cannot_be_read_right_are_refused_with_their_own_remedy(
     root = write_discs(tmp_path / "discs", image=write)
     for stage in ("fit", "test", "predict"):
         with refused("rows of", "p0", word, remedy):
-            setup(make(root, cache=cache), stage)
+            set_up(make(root, cache=cache), stage)
     assert kinds(root)["error", "unreadable image"] == ALL
 
 
@@ -204,7 +204,7 @@ def test_pictures_of_another_range_are_an_error_of_an_audit_and_warned_of_in_eve
 ) -> None:
     root = write_discs(tmp_path / "discs", image=write)
     for stage, count in (("fit", "8 of 8"), ("test", "2 of 2"), ("predict", "2 of 2")):
-        [warning] = setup(make(root, cache=cache), stage)
+        [warning] = set_up(make(root, cache=cache), stage)
         assert f"{count} images of" in warning
         assert ("0..255" if write is shares else "0..65535") in warning
     assert kinds(root) == Counter({("error", "narrow range"): ALL})
@@ -219,7 +219,7 @@ def test_dark_pictures_among_others_and_16_bits_well_used_are_nothing(
         save(deep // 20 if path.stem == "p01" else deep, path)
 
     root = write_discs(tmp_path / "discs", image=mixed)
-    assert setup(make(root, cache=cache)) == []
+    assert set_up(make(root, cache=cache)) == []
     assert kinds(root) == Counter()
 
 
@@ -228,7 +228,7 @@ def test_12_bits_beside_8_bits_are_told_apart(tmp_path: Path) -> None:
         (bits12 if path.stem < "p03" else save)(picture, path)
 
     root = write_discs(tmp_path / "discs", image=mixed)
-    [warning] = setup(make(root))
+    [warning] = set_up(make(root))
     assert "3 of 8 images of train" in warning
     assert kinds(root)["error", "narrow range"] == 3
 
@@ -246,14 +246,14 @@ def test_a_turned_picture_lies_on_its_mask_and_is_warned_of(
 ) -> None:
     root = write_discs(tmp_path / "discs", image=turned)
     datamodule = make(root, cache=cache)
-    [warning] = setup(datamodule)
+    [warning] = set_up(datamodule)
     assert "8 of 8 images of train, 2 of 2 images of val" in warning
     assert "EXIF" in warning
     sample: Any = datamodule.train_dataloader().dataset[0, 0]  # type: ignore[index]
     assert sample["image"][0][sample["mask"][0] > 0].float().mean() > 175
     assert kinds(root) == Counter({("warning", "turned picture"): ALL})
     both = write_discs(tmp_path / "both", image=turned, mask=turned)
-    assert setup(make(both, cache=cache)) == []
+    assert set_up(make(both, cache=cache)) == []
     assert kinds(both) == Counter()
 
 
@@ -268,7 +268,7 @@ def test_a_picture_turned_by_a_quarter_is_refused_with_the_reason(tmp_path: Path
 
     root = write_discs(tmp_path / "discs", image=quarter, mask=upright)
     with refused("48x30", "30x48", "EXIF"):
-        setup(make(root))
+        set_up(make(root))
     found = audit(make(root)).findings
     assert {finding.kind for finding in found} >= {"size mismatch"}
     assert all("EXIF" in f.detail for f in found if f.kind == "size mismatch")
@@ -286,7 +286,7 @@ def test_masks_in_doubt_are_warned_of(
     tmp_path: Path, write: Any, kind: str, words: str, cache: str | None
 ) -> None:
     root = write_discs(tmp_path / "discs", mask=write)
-    [warning] = setup(make(root, cache=cache))
+    [warning] = set_up(make(root, cache=cache))
     assert words in warning
     assert kinds(root)["warning", kind] in (3, ALL)
 
@@ -294,7 +294,7 @@ def test_masks_in_doubt_are_warned_of(
 def test_spacings_that_differ_by_more_than_three_are_warned_of(tmp_path: Path) -> None:
     for spacing, expected in (("0.5 1.5", 0), ("0.5 1.6", ALL), ("5 0.5", ALL), ("4", 0)):
         root = write_discs(tmp_path / spacing, spacing=spacing)
-        found = setup(make(root))
+        found = set_up(make(root))
         assert len(found) == bool(expected)
         assert all("8 of 8 rows of train, 2 of 2 rows of val" in warning for warning in found)
         assert kinds(root)["warning", "unequal spacing"] == expected
@@ -310,7 +310,7 @@ def test_one_picture_under_two_names_in_two_splits_is_warned_of(
     root = write_discs(tmp_path / "discs")
     shutil.copy(root / "images/p00.png", root / "images/p04.png")  # train and val
     shutil.copy(root / "images/p01.png", root / "images/p02.png")  # both train
-    [warning] = setup(make(root, cache=cache))
+    [warning] = set_up(make(root, cache=cache))
     assert "1 pictures" in warning
     assert "p04.png = p00.png" in warning
     assert kinds(root)["error", "duplicate image across splits"] == 1
@@ -321,7 +321,7 @@ def test_black_pictures_are_not_each_others_copies(tmp_path: Path, cache: str | 
     root = write_discs(tmp_path / "discs")
     for number in (0, 4):
         save(np.zeros((SIDE, SIDE), np.uint8), root / f"images/p{number:02}.png")
-    assert setup(make(root, cache=cache)) == []
+    assert set_up(make(root, cache=cache)) == []
 
 
 def test_a_patient_in_train_and_test_is_warned_of_in_training(tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ def test_every_file_is_read_once_for_a_cache_and_never_again(
     monkeypatch.setattr(Path, "read_bytes", reading)
     for _ in range(2):
         with refused("8 of 8 masks of train"):
-            setup(make(root, cache="cache"))
+            set_up(make(root, cache="cache"))
     assert +read == Counter(root.glob("*/*.png"))
 
 

@@ -20,7 +20,7 @@ PATH = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.wh
 
 needs_chromium = pytest.mark.skipif(PATH is None, reason="no chromium on PATH")
 
-_FLAGS = (
+FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
     *("--no-proxy-server", "--host-resolver-rules=MAP * ~NOTFOUND", "--no-pings"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -33,7 +33,7 @@ _POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
 def _run(page: Path, folder: Path, *flags: str) -> str:
     assert PATH is not None
     done = subprocess.run(
-        [PATH, *_FLAGS, f"--user-data-dir={folder / 'profile'}", *flags, page.as_uri()],
+        [PATH, *FLAGS, f"--user-data-dir={folder / 'profile'}", *flags, page.as_uri()],
         capture_output=True,
         text=True,
         timeout=60,
@@ -66,9 +66,14 @@ def requests_of(page: Path, folder: Path) -> list[str]:
     """Every URL beyond files that the page itself, as it is, made the browser ask for."""
     log = folder / "net.json"
     _run(page, folder, f"--log-net-log={log}", "--net-log-capture-mode=Everything", "--dump-dom")
+    return logged_requests(log)
+
+
+def logged_requests(log: Path) -> list[str]:
+    """Every URL beyond files in a log of Chromium's that it did not ask for by itself."""
     content = json.loads(log.read_text(encoding="utf-8"))
     start = content["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
-    begun = [event["params"] for event in content["events"] if event["type"] == start]
+    begun = [event.get("params", {}) for event in content["events"] if event["type"] == start]
     begun = [params for params in begun if "url" in params]
     return [params["url"] for params in begun if params.get("initiator") != _BROWSERS_OWN]
 

@@ -11,7 +11,7 @@ import lightning as L
 import pytest
 import torch
 
-import textseg.models.base as base
+import textseg.models.scoring as scoring
 from tests.tiny_run import SMALL, call, only, train_arguments, write_experiment, write_refhl
 from textseg.training.checkpoint_files import default_checkpoint_callbacks
 
@@ -30,12 +30,12 @@ def home(tmp_path_factory: pytest.TempPathFactory, patch: pytest.MonkeyPatch) ->
     home = tmp_path_factory.mktemp("home")
     write_refhl(home / "refhl")
     write_experiment(home, model=SMALL)
-    scores = base.mean_scores
+    scores = scoring.mean_scores
 
     def never_better(*arguments: Any, **settings: Any) -> dict[str, torch.Tensor]:
         return scores(*arguments, **settings) | {"dice": torch.tensor(0.5)}
 
-    patch.setattr(base, "mean_scores", never_better)
+    patch.setattr(scoring, "mean_scores", never_better)
     return home
 
 

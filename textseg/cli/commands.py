@@ -37,7 +37,7 @@ class Command:
         takes: arguments that the command line makes and does not ask for: of an experiment model,
             datamodule, trainer, and variants (the changed captions of a probe); mirror_text; and
             experiment, for which all options that are not its own are taken as those of fit;
-            open_volumes.
+            open_volumes; draw_phantom.
         needs_checkpoint: whether --ckpt_path must be given; settings then come from its run.
         takes_run: whether the folder of a run may be given in place of --ckpt_path.
         positionals: arguments that are given by position; a list takes one or more.
@@ -71,6 +71,7 @@ class Datasets(NamedTuple):
     write_folds: Callable[..., Path]  # of a cross-validation: (datamodule, folder, folds, seed)
     program: tuple[str, ...]  # what starts textseg in a process of its own
     open_volumes: Callable[..., Any]  # see `textseg.segment.volumes.OpenVolumes`
+    draw_phantom: Callable[[int], Any]  # see `textseg.demo.opening.Phantom`
 
 
 def load(path: str) -> Any:
@@ -172,6 +173,12 @@ COMMANDS: tuple[Command, ...] = (
         takes=frozenset({"mirror_text", "open_volumes"}),
         positionals=("image", "text"),
         show=_segmented,
+    ),
+    Command(
+        "demo",
+        "Open a page on this machine, to try words on an image, a volume or a phantom.",
+        function="textseg.demo:demo",
+        takes=frozenset({"open_volumes", "draw_phantom"}),
     ),
     Command(
         "export",

@@ -86,6 +86,8 @@ def run_command(
     given = {option: values.pop(option) for option in {m.option for m in command.made.values()}}
     if "open_volumes" in command.takes:
         values["open_volumes"] = lambda path, **given: datasets().open_volumes(path, **given)
+    if "draw_phantom" in command.takes:
+        values["draw_phantom"] = lambda number: datasets().draw_phantom(number)
     for name, made in command.made.items():
         values[name] = load(made.maker)(given[made.option])
     return function(**values)

@@ -37,7 +37,7 @@ def averaged(
     check_choice("tta", tta, Tta)
     if len(networks) == 1 and tta == "none" and tiles is None:
         return networks[0]
-    names = [_name(path) for path in paths]
+    names = [checkpoint_name(path) for path in paths]
     return Ensemble(networks, names=names, tta=tta, tiles=tiles, mirror_text=mirror_text)
 
 
@@ -88,6 +88,6 @@ def _task(path: str | Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     return task
 
 
-def _name(path: str | Path) -> str:
+def checkpoint_name(path: str | Path) -> str:
     """The end of a checkpoint's path, without what belongs to the machine."""
     return f"{Run.of_checkpoint(path).short_name}/{Path(path).name}"

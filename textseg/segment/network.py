@@ -167,10 +167,17 @@ class Segmenter:
 
     def unknown_share(self, text: str | None) -> float | None:
         """Share of [UNK] in a text's tokens, the largest of all networks; None of none."""
+        shares = (encoder.unknown_shares([text or ""])[0] for encoder in self._text_encoders())
+        return max(shares, default=None)
+
+    def is_cut(self, text: str | None) -> bool:
+        """Whether a text is longer than one of the networks reads."""
+        return any(encoder.count_truncated([text or ""]) for encoder in self._text_encoders())
+
+    def _text_encoders(self) -> list[TextEncoder]:
         networks = self.model.members if isinstance(self.model, Ensemble) else [self.model]
         encoders = [getattr(network, "text_encoder", None) for network in networks]
-        own = [encoder for encoder in encoders if isinstance(encoder, TextEncoder)]
-        return max((encoder.unknown_shares([text or ""])[0] for encoder in own), default=None)
+        return [encoder for encoder in encoders if isinstance(encoder, TextEncoder)]
 
     def _checked_text(self, text: str | None) -> str:
         if self.takes_text and not (text or "").strip():

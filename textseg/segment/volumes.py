@@ -46,6 +46,7 @@ class Opened(Protocol):
         step: mm between pictures; None where unknown.
         coarse: whether the volume was acquired in slices of another direction.
         window: what was black and white, in words; "" of color pictures.
+        center_width: the same as numbers; None of color pictures.
         slice_files: the DICOM file of each picture; None where it has none of its own.
     """
 
@@ -54,10 +55,14 @@ class Opened(Protocol):
     step: float | None
     coarse: bool
     window: str
+    center_width: tuple[float, float] | None
     slice_files: Sequence[Path | None]
 
     def picture(self, z: int) -> Bytes:
         """Picture z: [H, W], or [H, W, 3] in color."""
+
+    def under(self, window: str) -> Opened:
+        """The same volume under another window, which is read as the setting `window` is."""
 
 
 class Closed(Protocol):

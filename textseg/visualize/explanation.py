@@ -71,7 +71,7 @@ def explanation(
         outlines.insert(0, (TRUTH, "truth", resized_mask(truth, size)))
     panels = [("image", outlined(picture, outlines))]
     for name in _reading_order(maps):
-        panels.append((name, outlined(_heat_over(picture, maps[name]), outlines[-1:])))
+        panels.append((name, outlined(heat_over(picture, maps[name]), outlines[-1:])))
 
     columns = even_columns(len(panels))
     sheet = sheet_for(panels, columns, title)
@@ -96,8 +96,13 @@ def _reading_order(maps: Mapping[str, NDArray[Any]]) -> list[str]:
     return list(chain(*groups[:1], whole, *groups[1:]))
 
 
-def _heat_over(picture: Bytes, values: NDArray[Any]) -> Bytes:
-    """Heat over the dimmed gray of the picture, so that only the map can be bright."""
+def heat_over(picture: Bytes, values: NDArray[Any]) -> Bytes:
+    """Heat over the dimmed gray of the picture, so that only the map can be bright.
+
+    Args:
+        picture: [H, W, 3].
+        values: [h, w] in [0, 1] of any size.
+    """
     height, width = picture.shape[:2]
     plane = Image.fromarray(np.asarray(values, dtype=np.float32))
     resized = np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR)).clip(0, 1)

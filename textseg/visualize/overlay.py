@@ -87,12 +87,12 @@ def overlay_sheet(
     factor = max(1, -(-_MIN_HEIGHT // size[0]))
     if max(size) > _MOST_PIXELS:
         small, factor = _reduced_size(size), 1
-        image, pred = resize_image(image, small), _reduced(pred, small)
-        truth = None if truth is None else _reduced(truth, small)
-    picture, marked = _enlarged(image, factor), _enlarged(pred, factor)
+        image, pred = resize_image(image, small), reduced_mask(pred, small)
+        truth = None if truth is None else reduced_mask(truth, small)
+    picture, marked = enlarged(image, factor), enlarged(pred, factor)
     panels = [("image", picture), ("prediction", painted(picture, marked, PREDICTION))]
     if truth is not None:
-        true = _enlarged(truth, factor)
+        true = enlarged(truth, factor)
         panels.insert(1, ("truth", painted(picture, true, TRUTH)))
         panels.append(("agreement", _agreement(picture, true, marked)))
     sheet = sheet_for(panels, len(panels), title)
@@ -133,7 +133,7 @@ def _reduced_size(size: tuple[int, ...]) -> Size:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _reduced(mask: Mask, size: Size) -> Mask:
+def reduced_mask(mask: Mask, size: Size) -> Mask:
     """A smaller mask, foreground where any pixel is, so that a small lesion stays."""
     for axis in (0, 1):
         starts = np.arange(size[axis]) * mask.shape[axis] // size[axis]
@@ -141,7 +141,7 @@ def _reduced(mask: Mask, size: Size) -> Mask:
     return mask
 
 
-def _enlarged(values: NDArray[Any], factor: int) -> NDArray[Any]:
+def enlarged(values: NDArray[Any], factor: int) -> NDArray[Any]:
     """Every pixel as factor x factor equal ones."""
     return values.repeat(factor, axis=0).repeat(factor, axis=1)
 
