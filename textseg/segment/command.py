@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from tqdm import tqdm
-
-from textseg.errors import PartialError, UserError, check_at_least, first_line
+from textseg.errors import PartialError, check_at_least, first_line
 from textseg.output import output_folder, writing
 from textseg.runs.calibration import Temperature, Threshold
-
-if TYPE_CHECKING:
-    from textseg.segment.network import Segmenter
-    from textseg.segment.rows import Row
 
 
 def segment(
@@ -127,7 +120,7 @@ def segment(
         open_all,
         segment_volumes,
     )
-    from textseg.segment.written import is_done, work_of, write_left_out
+    from textseg.segment.written import is_done, work_of, write_each, write_left_out
 
     check_at_least("batch_size", batch_size, 1)
     of_volumes = VolumeSettings(slices, window, channel, volume_format)
@@ -165,7 +158,7 @@ def segment(
         if claimed.goes_on:
             left = [row for row in rows if not is_done(folder, row, kinds)]
             print(f"goes on in {folder}: {len(rows) - len(left)} of {len(rows)} are there")
-        left_out |= _write_all(net, left, folder, kinds, batch_size)
+        left_out |= write_each(net, left, folder, kinds, batch_size)
         if left_out:
             write_left_out(folder, left_out)
     if left_out:
@@ -178,25 +171,3 @@ def segment(
             folder,
         )
     return folder
-
-
-def _write_all(
-    net: Segmenter, rows: Sequence[Row], folder: Path, kinds: Sequence[str], batch_size: int
-) -> dict[Path, UserError]:
-    """Write the results of rows; gives the images that could not be segmented, with the errors."""
-    from textseg.segment.pipeline import Writers
-    from textseg.segment.written import write_masks
-
-    left_out = {}
-    images, texts = [row.image for row in rows], [row.text for row in rows]
-    with (
-        closing(net.segment_each(images, texts, batch_size=batch_size)) as results,
-        Writers() as writers,
-    ):
-        bar = tqdm(results, "segment", len(rows), delay=2, unit="image")
-        for row, result in zip(rows, bar, strict=True):
-            if isinstance(result, UserError):
-                left_out[row.image] = result
-            else:
-                writers.write(result.nbytes, write_masks, folder, row, result, kinds)
-    return left_out

@@ -1,18 +1,21 @@
-"""The files of one segmented image."""
+"""The files of segmented images."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from textseg.errors import UserError, first_line
 from textseg.output import is_whole_png, whole_text, write_picture
 from textseg.preprocess import FULL_SCALE
-from textseg.segment.network import Segmentation
+from textseg.segment.network import Segmentation, Segmenter
+from textseg.segment.pipeline import Writers
 from textseg.segment.rows import Row
 from textseg.tables import spreadsheet_cell
 from textseg.visualize.overlay import overlay
@@ -63,3 +66,22 @@ def work_of(rows: Sequence[Row], ckpt_paths: Sequence[str], *settings: object) -
 def is_done(folder: Path, row: Row, kinds: Sequence[str]) -> bool:
     """Whether a row has all its pictures, from a command that was ended later on."""
     return all(is_whole_png(folder / kind / f"{row.case}.png") for kind in kinds)
+
+
+def write_each(
+    net: Segmenter, rows: Sequence[Row], folder: Path, kinds: Sequence[str], batch_size: int
+) -> dict[Path, UserError]:
+    """Write the results of rows; return the images that could not be segmented, with the errors."""
+    left_out = {}
+    images, texts = [row.image for row in rows], [row.text for row in rows]
+    with (
+        closing(net.segment_each(images, texts, batch_size=batch_size)) as results,
+        Writers() as writers,
+    ):
+        bar = tqdm(results, "segment", len(rows), delay=2, unit="image")
+        for row, result in zip(rows, bar, strict=True):
+            if isinstance(result, UserError):
+                left_out[row.image] = result
+            else:
+                writers.write(result.nbytes, write_masks, folder, row, result, kinds)
+    return left_out
