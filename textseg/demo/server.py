@@ -203,7 +203,7 @@ class Guard:
         try:
             self._limit.check(length, "what was sent")
         except UserError as error:
-            return str(error)
+            return "; ".join(str(error).splitlines())  # the browser shows it as one line
         raise AssertionError(length)
 
     def _counted(self, scope: Mapping[str, Any], receive: Any) -> Any:
