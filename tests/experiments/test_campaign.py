@@ -377,7 +377,7 @@ def test_every_part_runs_for_real_and_a_killed_start_goes_on(tmp_path: Path) -> 
             **{"data.image_size": 64, "data.batch_size": 4, "data.num_workers": 0},
             **{"restart.every_n_steps": 1, "trainer.enable_progress_bar": False},
         },
-        tests=["true", "tta"],
+        tests=["true"],
         probe={"pictures": 0},
         benchmark={"rounds": 1, "batch_size": 2, "image_size": 64},
     )
