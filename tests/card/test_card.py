@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ from tests.export.checkpoints import SIZE, write_checkpoint
 from tests.models.stand_ins import CAPTIONS, write_bert
 from tests.report.reported_run import write_reported_run
 from tests.tiny_run import ROOT, call, masks_in
+from textseg.card.failures import failure_blocks, words_failures
 from textseg.errors import UserError
+from textseg.report.blocks import Table, Text
+from textseg.runs import Run
 
 PICTURE = np.random.default_rng(1).integers(0, 256, (50, 90, 3), dtype=np.uint8)
 
@@ -80,7 +84,9 @@ def test_the_folder_gives_the_masks_of_the_checkpoint(home: Path, tmp_path: Path
 def test_weights_are_plain_safetensors(home: Path) -> None:
     state = torch.load(run_of(home) / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
     wanted = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
-    found = load_file(home / "card/model.safetensors")
+    file = home / "card/model.safetensors"
+    assert file.stat().st_mode == file.with_name("config.yaml").stat().st_mode, "others read it too"
+    found = load_file(file)
     assert found.keys() == wanted.keys()
     assert all(np.array_equal(found[name], wanted[name].numpy()) for name in wanted)
 
@@ -101,6 +107,9 @@ def test_the_card_has_the_hubs_head_and_the_numbers_of_the_test(home: Path) -> N
     for name in ("dice", "dice_global", "dice_patient"):
         low, high = (stored[f"{name}_ci_{end}"] for end in ("low", "high"))
         assert f"{stored[name]:.3f} \\[{low:.3f}, {high:.3f}\\]" in text, name
+    assert f"{stored['dice']:.3f}" in text.partition("## ")[0], (
+        "the first lines hold the first number"
+    )
     worst = min(stored["strata"]["size"].values(), key=lambda values: values["dice"])
     assert f"{worst['dice']:.3f}" in text.partition("## Known failures")[2].partition("## ")[0]
     for said in (
@@ -117,6 +126,23 @@ def test_what_was_not_measured_is_said(home: Path) -> None:
     _, text = head_and_text(home)
     for section in ("## Use of the text", "## Calibration"):
         assert "Not measured" in text.partition(section)[2].partition("## ")[0]
+
+
+def test_failures_name_what_words_cost() -> None:
+    typos = {"difference": -0.125, "difference_ci_low": -0.25, "difference_ci_high": 0.0}
+    absent = {"requests": 9, "outlined": 0.75, "outlined_ci_low": 0.5, "outlined_ci_high": 0.875}
+    stored = {"variants": {"typos": typos}, "absent": absent}
+    texts = [block.text for block in words_failures(stored) if isinstance(block, Text)]
+    assert "-0.125 [-0.250, +0.000]" in texts[0]
+    assert "0.750 [0.500, 0.875] of 9 requests" in texts[1]
+    assert words_failures({}) == []
+
+
+def test_a_stratum_of_one_class_has_no_worst(home: Path) -> None:
+    test = Run(run_of(home)).tests()["true"]
+    strata = {"size": {"large": {"dice": 0.5, "cases": 3}}}
+    blocks = failure_blocks(replace(test, metrics={**test.metrics, "strata": strata}))
+    assert not [block for block in blocks if isinstance(block, Table)]
 
 
 def test_no_patient_case_caption_or_path_of_the_machine_is_in_the_folder(home: Path) -> None:

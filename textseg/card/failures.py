@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from textseg.metrics.text import with_interval
@@ -28,15 +29,39 @@ def failure_blocks(test: StoredTest) -> list[Block]:
         else "How often an image without a lesion is outlined was not measured: there was none."
     )
     rows = [
-        [Cell(name), Cell(label), Cell(str(values["cases"])), Cell(_dice(values))]
+        [Cell(name), Cell(label), Cell(str(values["cases"])), Cell(_with_interval(values, "dice"))]
         for name, classes in (test.metrics.get("strata") or {}).items()
         for label, values in [_worst(classes)]
-        if label
+        if label and len(classes) > 1  # of one class alone there is no worst
     ]
     if not rows:
         return [Text(text), Text("Strata were not measured.")]
     head = ["stratum", "worst class", "cases", "dice"]
     return [Text(text), Table("The class with the lowest Dice of each stratum", head, rows)]
+
+
+def words_failures(probe: Mapping[str, Any]) -> list[Block]:
+    """What misspelled words cost, and how often what an image does not show is outlined.
+
+    Args:
+        probe: the content of probe.json.
+    """
+    texts: list[Block] = []
+    typos = (probe.get("variants") or {}).get("typos") or {}
+    if typos.get("difference") is not None:
+        lost = _with_interval(typos, "difference", "+.3f")
+        texts.append(Text(f"Misspelled words change dice by {lost}."))
+    absent = probe.get("absent") or {}
+    if absent.get("outlined") is not None:
+        share = _with_interval(absent, "outlined")
+        texts.append(
+            Text(
+                f"Asked for what an image does not show, it outlines something in a share of "
+                f"{share} of {absent['requests']} requests: a mask is no sign that the words are "
+                "right."
+            )
+        )
+    return texts
 
 
 def _worst(classes: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -50,5 +75,6 @@ def _worst(classes: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return name, known.get(name, {})
 
 
-def _dice(values: dict[str, Any]) -> str:
-    return with_interval(values["dice"], values.get("dice_ci_low"), values.get("dice_ci_high"))
+def _with_interval(values: Mapping[str, Any], score: str, form: str = ".3f") -> str:
+    low, high = (values.get(f"{score}_ci_{bound}") for bound in ("low", "high"))
+    return with_interval(values[score], low, high, form)

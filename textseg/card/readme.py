@@ -7,20 +7,27 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from inspect import cleandoc
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
 from textseg import __version__
-from textseg.card.failures import failure_blocks
+from textseg.card.failures import failure_blocks, words_failures
 from textseg.card.markdown import paragraphs
 from textseg.card.portable import public_settings
-from textseg.metrics.text import escape_markdown
+from textseg.metrics.text import escape_markdown, with_interval
 from textseg.report.blocks import Block, Cell, Picture, Table, Text
 from textseg.report.calibration_section import calibration_blocks
 from textseg.report.run_page import flat_settings
-from textseg.report.score_tables import MEANING, probe_blocks, results_blocks, strata_blocks
+from textseg.report.score_tables import (
+    MEANING,
+    first_probe,
+    probe_blocks,
+    results_blocks,
+    strata_blocks,
+)
 from textseg.runs import Run, StoredTest
+from textseg.runs.folder import CAPTION_MODES
 
 UNSTATED = "not stated by whoever made this card"
 _USE = (
@@ -60,14 +67,14 @@ def readme(
         ("Intended use and limits", list(_USE)),
         ("Data", _data(run, known, tests.get("true"), stated, dataset)),
         ("Results", _results(tests)),
-        ("Known failures", _failures(tests.get("true"))),
+        ("Known failures", _failures(run, tests.get("true"))),
         ("Use of the text, and what images do not show", _probe(run)),
         ("Calibration", _calibration(run)),
         ("Training", _training(known, weights)),
         ("Use", _use(network)),
         ("Citation", _citation(class_path)),
     ]
-    body = [f"# {network} on {dataset}"]
+    body = [f"# {network} on {dataset}", _lead(tests)]
     for title, texts in sections:
         body += [f"## {title}", *texts]
     return _head(dataset, stated) + "\n\n".join(body) + "\n"
@@ -83,6 +90,22 @@ def _head(dataset: str, stated: Stated) -> str:
         "metrics": ["dice", "mean_iou"],
     }
     return f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n"
+
+
+def _lead(tests: Mapping[str, StoredTest]) -> str:
+    """What it does and how well, in two sentences."""
+    purpose = "Outlines in a medical image what words name."
+    if "true" not in tests:
+        return f"{purpose} It was not tested with true captions."
+    dice = {mode: _dice(tests[mode].metrics) for mode in CAPTION_MODES if mode in tests}
+    others = [f"{value} with {mode} captions" for mode, value in dice.items() if mode != "true"]
+    cases = len(tests["true"].cases)
+    text = f"{purpose} Mean Dice over {cases} test images: {', '.join([dice['true'], *others])}."
+    return escape_markdown(text)
+
+
+def _dice(metrics: Mapping[str, Any]) -> str:
+    return with_interval(metrics["dice"], metrics.get("dice_ci_low"), metrics.get("dice_ci_high"))
 
 
 def _network(class_path: str) -> list[str]:
@@ -145,8 +168,10 @@ def _results(tests: Mapping[str, StoredTest]) -> list[str]:
     return _as_texts(blocks)
 
 
-def _failures(test: StoredTest | None) -> list[str]:
-    return ["Not measured."] if test is None else _as_texts(failure_blocks(test))
+def _failures(run: Run, test: StoredTest | None) -> list[str]:
+    blocks = [] if test is None else failure_blocks(test)
+    blocks += words_failures(first_probe(run.folder))
+    return _as_texts(blocks) or ["Not measured."]
 
 
 def _probe(run: Run) -> list[str]:

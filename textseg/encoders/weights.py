@@ -91,7 +91,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
     copies = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+    path.touch()
+    mode = path.stat().st_mode  # as the user's other files: safetensors writes for its owner alone
     save_file(copies, path, metadata={"format": "pt"})
+    path.chmod(mode)
 
 
 def sha256_of(path: str | Path) -> str:

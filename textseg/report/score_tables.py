@@ -144,20 +144,31 @@ _MORE: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
 )
 
 
+def first_probe(run: Path) -> dict[str, Any]:
+    """Read probe.json of a run's first probe; empty where it was not probed to the end.
+
+    Raises:
+        UserError: the file is broken or of another version.
+    """
+    file = run / "probe" / "probe.json"
+    if is_incomplete(file.parent) or not file.is_file():
+        return {}
+    return read_scores(file, ["variants"])
+
+
 def probe_blocks(run: Path) -> list[Block]:
     """Build the table of changes and what follows from it; empty where the run was not probed.
 
     Raises:
         UserError: probe.json is broken or of another version.
     """
-    file = run / "probe" / "probe.json"
-    if is_incomplete(file.parent):
-        return [Caution(f"{file.parent} is not complete: its probe was ended, or is running.")]
-    if not file.is_file():
+    if is_incomplete(run / "probe"):
+        return [Caution(f"{run / 'probe'} is not complete: its probe was ended, or is running.")]
+    stored = first_probe(run)
+    if not stored:
         return []
     from textseg.probe.tables import ABSENT_NOTES, NOTES  # torch takes seconds
 
-    stored = read_scores(file, ["variants"])
     blocks: list[Block] = [Caution(str(text)) for text in stored.get("warnings") or []]
     again = run.glob("probe_[0-9]*/probe.json")
     later = [path for path in again if not is_incomplete(path.parent)]
