@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor
 
 import textseg.models
-from tests.experiments.test_experiments import parse
+from tests.experiments.test_experiments import parse_command
 from tests.models.stand_ins import CAPTIONS, BatchesInMemory, make_batch, quiet_trainer
 from tests.models.tiny import NETWORKS
 from tests.tiny_run import (
@@ -367,12 +367,17 @@ LINES = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 RECIPE = re.findall(r"^\| `(\w+: .+?)` \|", PAGE, re.MULTILINE)
 
 
+def parse(experiment: str, overlay: Path) -> Any:
+    base = ROOT / f"experiments/{experiment}.yaml"
+    return parse_command(["fit", "--config", str(base), "--config", str(overlay)])
+
+
 @pytest.mark.parametrize("line", RECIPE)
 def test_a_line_of_the_recipe_reaches_the_network(line: str, tmp_path: Path) -> None:
     settings = yaml.safe_load(line)
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text(yaml.safe_dump({"model": {"init_args": settings}}))
-    found = parse(ROOT / "experiments/tmc_qata.yaml", overlay).model.init_args
+    found = parse("tmc_qata", overlay).model.init_args
     assert {name: found[name] for name in settings} == settings
 
 
@@ -390,7 +395,7 @@ def test_the_page_has_a_line_for_each_option() -> None:
 def test_a_line_of_the_page_is_accepted_beside_an_experiment(line: str, tmp_path: Path) -> None:
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text(line)
-    settings = parse(ROOT / "experiments/lsms_qata.yaml", overlay).trainer
+    settings = parse("lsms_qata", overlay).trainer
     wanted = yaml.safe_load(line)["trainer"]
     for name, value in wanted.items():
         if name == "callbacks+":
