@@ -23,6 +23,9 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+# Before torch: a fork of a process that has OpenMP's threads waits for them for ever.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import lightning as L
 import numpy as np
 import torch
