@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -166,8 +168,22 @@ def test_the_addresses_of_this_machine_alone_are_known(host: str, own: bool) -> 
     assert not is_loopback("workstation")
 
 
+class Printed(io.StringIO):
+    """What is printed, and whether the line about the page is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = threading.Event()
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        if "Ctrl+C" in text:
+            self.told.set()
+        return written
+
+
 def serve_until(name: str) -> None:
-    """Serve a page of one word, which gets a signal once it answers.
+    """Serve a page of one word, which gets a signal once it answers and its address is printed.
 
     Args:
         name: of the signal.
@@ -187,9 +203,11 @@ def serve_until(name: str) -> None:
                 break
             except ConnectionError:
                 time.sleep(0.05)
+        printed.told.wait(60)
         os.kill(os.getpid(), signal.Signals[name])
 
     answered: list[bytes] = []
+    printed: Any = sys.stdout
     with listening_socket("127.0.0.1", 0) as bound:
         visitor = threading.Thread(target=visit, args=(bound.getsockname()[1],))
         visitor.start()
@@ -203,15 +221,17 @@ def serve_until(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_signal_ends_it_as_it_ends_any_command(
-    name: str, status: int, capsys: pytest.CaptureFixture[str]
+    name: str, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("uvicorn", reason="uvicorn is not installed: textseg[demo]")
+    printed, said = Printed(), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", printed)
+    monkeypatch.setattr(sys, "stderr", said)
     own = Command("demo", "x", function=f"{__name__}:serve_until", positionals=("name",))
     nothing: Any = SimpleNamespace
     assert run(["demo", name], [own], nothing, "") == status
-    told = capsys.readouterr()
-    assert "http://127.0.0.1:" in told.out
-    first, second = told.err.splitlines()[-2:]
+    assert "http://127.0.0.1:" in printed.getvalue()
+    first, second = said.getvalue().splitlines()[-2:]
     assert name in first
     assert "deleted" in second
 
