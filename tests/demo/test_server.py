@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
 import os
 import signal
 import socket
@@ -225,11 +226,19 @@ def test_a_signal_ends_it_as_it_ends_any_command(
 ) -> None:
     pytest.importorskip("uvicorn", reason="uvicorn is not installed: textseg[demo]")
     printed, said = Printed(), io.StringIO()
+    closed: list[str] = []
+
+    class Handler(logging.Handler):  # of another library, as absl's, which closes its stream
+        def close(self) -> None:
+            closed.append("closed")
+
+    kept = Handler()  # as long as the page is served
     monkeypatch.setattr(sys, "stdout", printed)
     monkeypatch.setattr(sys, "stderr", said)
     own = Command("demo", "x", function=f"{__name__}:serve_until", positionals=("name",))
     nothing: Any = SimpleNamespace
     assert run(["demo", name], [own], nothing, "") == status
+    assert closed == [], f"{kept} is not the page's"
     assert "http://127.0.0.1:" in printed.getvalue()
     first, second = said.getvalue().splitlines()[-2:]
     assert name in first

@@ -97,6 +97,7 @@ def serve(application: Any, bound: socket.socket, host: str) -> None:
 
     config = uvicorn.Config(
         Guard(application, host),
+        log_config=None,  # its own would close what other libraries log to
         log_level="warning",
         access_log=False,
         server_header=False,
