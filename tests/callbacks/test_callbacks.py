@@ -108,6 +108,7 @@ def again(run: Path, command: str, *more: str) -> Outcome:
     return outcome
 
 
+@pytest.mark.slow
 def test_each_way_of_testing_writes_the_first_and_the_last_case_into_its_own_folder(
     explained: tuple[Path, Outcome],
 ) -> None:

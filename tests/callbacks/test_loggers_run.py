@@ -27,6 +27,8 @@ from tests.tiny_run import (
 )
 from textseg.callbacks.score_log import flat_numbers
 
+pytestmark = pytest.mark.slow
+
 SAMPLES = {"class_path": "SampleTables", "init_args": {"every_n_epochs": 2, "samples": 1}}
 SECRETS = [b"lesion on the", b"test-p0", b"test0__", b"train0", b"val0"]
 

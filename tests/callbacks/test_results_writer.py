@@ -37,6 +37,7 @@ def test_json_has_null_for_what_it_has_no_number_for() -> None:
     assert json.loads(to_json(nested)) == {"a": None, "b": [1.5, None], "c": {"d": [None, 2]}}
 
 
+@pytest.mark.slow
 def test_the_ranked_cases_are_drawn_as_a_picture_of_the_running_test_would_be(
     tmp_path: Path,
 ) -> None:

@@ -19,6 +19,7 @@ import textseg
 from datamodules.captions.modes import swap_sides
 from tests.tiny_run import (
     ROWS,
+    SMALL,
     Outcome,
     call,
     masks_in,
@@ -72,7 +73,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Two:
     saving = ["--results_writer.save_masks", "true"]
     saving += ["--results_writer.overlays", "0", "--results_writer.ranked", "0"]
     fit = ["--test_after_fit", "true", "--tta", "flip", *saving]
-    outcome = call(*train_arguments(write_experiment(home), root, *fit), cwd=home)
+    outcome = call(*train_arguments(write_experiment(home, model=SMALL), root, *fit), cwd=home)
     assert outcome.status == 0, outcome.err
     first = only(home / "runs/tiny")
     second = home / "runs/tiny/2026-01-01_00-00-00"
@@ -200,7 +201,7 @@ def test_validate_and_probe_take_them_too(two: Two) -> None:
     outcome = two.call("probe", "--ckpt_path", two.both, "--tta", "flip", "--pictures", "0")
     assert "ensemble of 2, tta flip" in outcome.out
     result = read(two.runs[0] / "probe_ensemble_flip/probe.json")
-    assert (result["network"], result["tta"], result["ensemble"]) == ("LSMS", "flip", names(two))
+    assert (result["network"], result["tta"], result["ensemble"]) == ("TMCA", "flip", names(two))
     assert result["unmirrored"] >= 1
     tested = read(two.runs[0] / "test/true_ensemble_flip/metrics.json")
     assert result["variants"]["true"]["dice"] == pytest.approx(tested["dice"], abs=1e-3)

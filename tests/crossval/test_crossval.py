@@ -301,6 +301,7 @@ def outcomes(home: Path, trained: list[list[str]]) -> list[Outcome]:
     return [start(home, trained) for _ in range(2)]
 
 
+@pytest.mark.slow
 def test_own_classes_are_cross_validated_and_a_second_start_trains_nothing(
     home: Path, outcomes: list[Outcome], trained: list[list[str]]
 ) -> None:

@@ -16,6 +16,8 @@ from datamodules.audit import KINDS
 from tests.datamodules import spoil
 from tests.datamodules.test_audit import QUIET, look
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.real_data
 @QUIET

@@ -201,6 +201,7 @@ def sides_named(position: str) -> set[str]:
     return {s.upper() for s in re.findall(r"(?<![A-Za-z])([LRlr])(?![A-Za-z])", position)}
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_sides_of_all_real_rows_are_those_of_the_sheet(rows: pd.DataFrame) -> None:
     counts: Counter[str] = Counter()

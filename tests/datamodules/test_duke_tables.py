@@ -244,6 +244,7 @@ def test_a_mapping_without_phases_is_an_error(tmp_path: Path) -> None:
 # --- real sheets
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_every_real_clinical_row_is_read_as_pandas_reads_it(real_data: Path) -> None:
     file = real_data / "duke_tables" / "Clinical_and_Other_Features.xlsx"

@@ -348,6 +348,7 @@ def test_real_altered_captions_belong_to_their_pictures(busi: Path) -> None:
     assert len(altered) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_an_audit_of_real_busi_finds_the_picture_under_two_names(busi: Path) -> None:
     result = audit(make(busi))
@@ -378,6 +379,7 @@ def write_busi_manifest(folder: Path, busi: Path) -> ManifestDataModule:
     return ManifestDataModule(str(busi.parent), str(file), **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_busi_and_a_manifest_of_it_have_the_same_rows_and_the_same_scores(
     busi: Path, tmp_path: Path

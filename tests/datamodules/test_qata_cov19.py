@@ -389,6 +389,7 @@ def test_the_real_sample_agrees_with_its_manifest(real_data: Path) -> None:
     assert [len(rows) for rows in expected.values()] == [640, 160, 200]
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 @pytest.mark.filterwarnings("ignore:left out")
 def test_all_1000_real_pairs_load_with_their_own_text(real_data: Path) -> None:
@@ -421,6 +422,7 @@ def test_all_1000_real_pairs_load_with_their_own_text(real_data: Path) -> None:
             assert np.array_equal(sample[field][0].numpy(), pixels // unit)
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 @pytest.mark.filterwarnings("ignore:left out")
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ def run_cells(name: str) -> dict[str, Any]:
     return names
 
 
+@pytest.mark.slow
 def test_a_folder_is_trained_on_and_one_of_its_images_segmented_and_explained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,7 +69,7 @@ def done(tmp_path: Path, fake: FakeSuite) -> Any:
         "seeds": [{"network": "unet", "seeds": [2]}],
     }
     campaign = campaign_of(tmp_path, tests=TESTS, stages=stages)
-    worker_of(campaign).work(list(campaign.rows))
+    worker_of(campaign, "train", "test").work(list(campaign.rows))
     for row in campaign.rows:
         run = campaign.run_folder(row)
         for name in campaign.tests_of(row):

@@ -14,6 +14,8 @@ from tests.export.checkpoints import write_checkpoint
 from tests.models.stand_ins import write_bert
 from tests.tiny_run import ROOT, load_script
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("onnxscript", reason="needs the extra [export]")
 script: Any = load_script(ROOT / "experiments/export_masks.py")
 
