@@ -70,7 +70,7 @@ def test_trained_on_phantoms_the_similarity_finds_the_lesion_the_words_name(
         schedule="cosine",
         warmup=0.1,
     )
-    trainer = quiet_trainer(max_epochs=4, limit_val_batches=0, default_root_dir=tmp_path)
+    trainer = quiet_trainer(max_epochs=3, limit_val_batches=0, default_root_dir=tmp_path)
     trainer.fit(model, datamodule=datamodule)
     datamodule.setup("test")
     model.eval()
