@@ -120,7 +120,7 @@ def segment(
         open_all,
         segment_volumes,
     )
-    from textseg.segment.written import is_done, work_of, write_each, write_left_out
+    from textseg.segment.written import left_of, work_of, write_each, write_left_out
 
     check_at_least("batch_size", batch_size, 1)
     of_volumes = VolumeSettings(slices, window, channel, volume_format)
@@ -156,7 +156,7 @@ def segment(
         write_averaging(folder, net.model, [row.text or "" for row in rows])
         left = rows
         if claimed.goes_on:
-            left = [row for row in rows if not is_done(folder, row, kinds)]
+            left = left_of(rows, folder, kinds, batch_size)
             print(f"goes on in {folder}: {len(rows) - len(left)} of {len(rows)} are there")
         left_out |= write_each(net, left, folder, kinds, batch_size)
         if left_out:

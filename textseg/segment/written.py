@@ -63,9 +63,17 @@ def work_of(rows: Sequence[Row], ckpt_paths: Sequence[str], *settings: object) -
     return f"segment {digest.hexdigest()}"
 
 
-def is_done(folder: Path, row: Row, kinds: Sequence[str]) -> bool:
-    """Whether a row has all its pictures, from a command that was ended later on."""
-    return all(is_whole_png(folder / kind / f"{row.case}.png") for kind in kinds)
+def left_of(rows: Sequence[Row], folder: Path, kinds: Sequence[str], batch_size: int) -> list[Row]:
+    """Rows that an ended command has left, in whole batches, with what is done in those.
+
+    In another batch the last bits of a probability may differ.
+    """
+
+    def is_done(row: Row) -> bool:
+        return all(is_whole_png(folder / kind / f"{row.case}.png") for kind in kinds)
+
+    batches = [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
+    return [row for batch in batches if not all(map(is_done, batch)) for row in batch]
 
 
 def write_each(
