@@ -94,7 +94,8 @@ def _head(dataset: str, stated: Stated) -> str:
 
 def _lead(tests: Mapping[str, StoredTest]) -> str:
     """What it does and how well, in two sentences."""
-    purpose = "Outlines in a medical image what words name."
+    guided = {"empty", "shuffled"} & tests.keys()  # an image-only network is tested once
+    purpose = f"Outlines regions in medical images{' that words name' if guided else ''}."
     if "true" not in tests:
         return f"{purpose} It was not tested with true captions."
     dice = {mode: _dice(tests[mode].metrics) for mode in CAPTION_MODES if mode in tests}
