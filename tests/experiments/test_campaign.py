@@ -377,7 +377,6 @@ def test_every_part_runs_for_real_and_a_killed_start_goes_on(tmp_path: Path) -> 
             **{"data.image_size": 64, "data.batch_size": 4, "data.num_workers": 0},
             **{"restart.every_n_steps": 1, "trainer.enable_progress_bar": False},
         },
-        stages={"networks": ["lsms"]},
         tests=["true"],
         probe={"pictures": 0},
         benchmark={"rounds": 1, "batch_size": 2, "image_size": 64},
@@ -385,24 +384,26 @@ def test_every_part_runs_for_real_and_a_killed_start_goes_on(tmp_path: Path) -> 
     given = [str(tmp_path / "tiny.yaml"), "--out", str(campaign.out)]
     own = os.environ | {"PYTHONPATH": str(EXPERIMENTS.parent), "OMP_NUM_THREADS": "1"}
     running = subprocess.Popen([PYTHON, str(SCRIPT), *given], env=own, cwd=tmp_path)
-    (lsms,) = campaign.rows
+    unet, lsms = campaign.rows
     try:
-        wait_until(lambda: bool([*campaign.runs(lsms).glob("*/*/checkpoints/last.ckpt")]), 300)
+        wait_until(lambda: bool([*campaign.runs(unet).glob("*/*/checkpoints/last.ckpt")]), 300)
     finally:
         running.kill()
         running.wait()
     done = shell(SCRIPT, *given, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert len([*campaign.runs(lsms).glob("*/*")]) == 1
-    assert len(campaign.note(lsms)["cost"]["train"]) == 2
-    assert not campaign.left(lsms)
-    metrics = tables.main_test(campaign, lsms)
-    assert metrics is not None
+    assert len([*campaign.runs(unet).glob("*/*")]) == 1
+    assert len(campaign.note(unet)["cost"]["train"]) == 2
     lines = (campaign.out / "summary.md").read_text().splitlines()
-    (own_row,) = cells(lines, "LSMS")[:1]
-    assert own_row[2].startswith(f"{metrics['dice']:.4f}")
-    assert own_row[4].startswith(f"{metrics['dice_global']:.4f}")
+    for row, name in ((unet, "U-Net"), (lsms, "LSMS")):
+        assert not campaign.left(row)
+        metrics = tables.main_test(campaign, row)
+        assert metrics is not None
+        own_row = cells(lines, name)[0]
+        assert own_row[2].startswith(f"{metrics['dice']:.4f}")
+        assert own_row[4].startswith(f"{metrics['dice_global']:.4f}")
     assert (campaign.out / "frontier.png").is_file()
+    assert [*(campaign.out / "compare").glob("*.json")]
     again = shell(SCRIPT, *given, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert " textseg " not in again.stdout

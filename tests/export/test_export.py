@@ -106,8 +106,9 @@ def test_logits_of_every_network_are_those_of_pytorch(name: str, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_the_torch_form_of_a_network_gives_its_logits(tmp_path: Path) -> None:
-    check_logits(exported(tmp_path, "LSMS", "torch_export"))
+@pytest.mark.parametrize("name", ["LSMS", "TMC"])  # of any size, and of one
+def test_the_torch_form_of_a_network_gives_its_logits(name: str, tmp_path: Path) -> None:
+    check_logits(exported(tmp_path, name, "torch_export"))
 
 
 def check_masks(found: np.ndarray, net: Any, text: str | None) -> None:
