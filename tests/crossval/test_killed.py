@@ -27,7 +27,7 @@ def crossval(home: Path, output: str) -> None:
     os.chdir(home)
     torch.set_num_threads(1)
     Worker.run = run_forked  # type: ignore[method-assign]
-    options = ["--config", "tiny.yaml", "--folds", "2", "--seeds", "2", "--output", output]
+    options = ["--config", "tiny.yaml", "--folds", "3", "--seeds", "2", "--output", output]
     lightning_cli.main(["crossval", *options])
 
 
