@@ -13,7 +13,7 @@ from PIL import Image
 
 from textseg.errors import UserError
 from textseg.metrics.case_table import resize_logits
-from textseg.preprocess import examine_image, fit_image, frame_of, read_image
+from textseg.preprocess import BROKEN, examine_image, fit_image, frame_of, read_image
 
 run = pytest.importorskip("textseg.export.run", reason="needs the extra [export]")
 
@@ -111,3 +111,7 @@ def test_logits_are_resized_as_torch_does(size: tuple[int, int]) -> None:
     plane = RNG.normal(size=(32, 64)).astype(np.float32) * 5
     wanted = resize_logits(torch.from_numpy(plane), size).numpy()
     np.testing.assert_allclose(run.resize_logits(plane, size), wanted, rtol=0, atol=2e-5)
+
+
+def test_what_breaks_a_reading_is_the_same_in_both() -> None:
+    assert set(run.BROKEN) == set(BROKEN)

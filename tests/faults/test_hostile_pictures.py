@@ -191,6 +191,15 @@ def test_a_deflated_dicom_file_is_inflated_no_further_than_a_picture_is_large(
     refused(lambda: read_dicom_picture(tmp_path / "x.dcm"), "deflated", PIXELS.variable)
 
 
+def test_a_dicom_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "x.dcm"
+    slice_of(4, 4).save_as(file, enforce_file_format=True)
+    content = file.read_bytes()
+    for end in range(len(content)):
+        file.write_bytes(content[:end])
+        refused(lambda: read_dicom_picture(file), str(file))
+
+
 # --- checkpoints -------------------------------------------------------------------------------
 
 

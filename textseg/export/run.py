@@ -18,6 +18,7 @@ import argparse
 import hashlib
 import json
 import math
+import struct
 import sys
 import warnings
 from pathlib import Path
@@ -44,7 +45,11 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 UNKNOWN = ("[UNK]", "<unk>")
-BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+# What Pillow raises for a file that is cut short, spoiled, or claims to be gigantic.
+BROKEN = (
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError),
+    *(struct.error, Image.DecompressionBombError),
+)
 
 
 class InputError(ValueError):
