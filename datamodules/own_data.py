@@ -34,7 +34,7 @@ from datamodules.files.manifest import (
 )
 from datamodules.records import Record, Splits, Stage
 from textseg.batch import stable_id
-from textseg.errors import Report, UserError, raise_error
+from textseg.errors import Report, UserError, check_distinct, raise_error
 from textseg.tables import SPLITS
 
 MOST_CLASSES = 30  # of a column of strata
@@ -78,7 +78,8 @@ class ManifestDataModule(TextSegDataModule):
     ) -> None:
         super().__init__(root, captions, split=split, **kwargs)
         self.prompt_level = prompt_level
-        self.strata = list(dict.fromkeys(strata or ()))
+        self.strata = list(strata or ())
+        check_distinct("strata", self.strata)
         taken = [name for name in self.strata if name.casefold() in _TAKEN]
         if taken:
             raise UserError(

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pytest
 
-from textseg.errors import UserError, check_choice, refusing
+from textseg.errors import UserError, check_choice, check_distinct, refusing
 
 
 @pytest.mark.parametrize("choices", [Literal["a", "b"], ("a", "b"), ["a", "b"], {"a": 1, "b": 2}])
@@ -17,6 +17,12 @@ def test_a_value_outside_a_literal_or_a_sequence_is_refused_with_its_choices(cho
     cause, remedy = str(caught.value).splitlines()
     assert "mode='c'" in cause
     assert "['a', 'b']" in remedy
+
+
+def test_a_list_that_gives_one_value_twice_is_refused() -> None:
+    check_distinct("strata", ["a", "b"])
+    with pytest.raises(UserError, match=r"strata=\['a', 'b', 'a'\] lists 'a' twice"):
+        check_distinct("strata", ["a", "b", "a"])
 
 
 def test_an_error_of_ours_inside_a_library_call_is_not_wrapped_again() -> None:

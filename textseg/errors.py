@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -172,6 +172,23 @@ def check_choices(
         raise UserError(
             f"{name}={list(values)} has other values than {list(choices)}, one twice, or too few",
             f"give each value once, for example {list(choices[-2:])}",
+        )
+
+
+def check_distinct(name: str, values: Sequence[Hashable]) -> None:
+    """Check that a setting lists nothing twice, which would be a slip for something else.
+
+    Args:
+        name: of the setting.
+        values: what was given.
+
+    Raises:
+        UserError: a value is listed twice.
+    """
+    twice = [value for number, value in enumerate(values) if value in values[:number]]
+    if twice:
+        raise UserError(
+            f"{name}={list(values)} lists {twice[0]!r} twice", "give each once, or what was meant"
         )
 
 

@@ -229,11 +229,14 @@ def _strata_columns(
     found: dict[str, str] = {}
     for name in strata:
         same = [column for column in written if _plain(column) == _plain(name)]
-        if len(same) == 1:
+        if len(same) != 1:
+            cause = f"strata names {name!r}, and {file} has {len(same)} columns of that name"
+            report(UserError(cause, f"choose of its columns: {', '.join(written)}"))
+        elif same[0] in found.values():
+            cause = f"strata={list(strata)} names {same[0]!r} of {file} twice"
+            report(UserError(cause, f"leave {name!r} out, or give what was meant"))
+        else:
             found[name] = same[0]
-            continue
-        cause = f"strata names {name!r}, and {file} has {len(same)} columns of that name"
-        report(UserError(cause, f"choose of its columns: {', '.join(written)}"))
     return found
 
 

@@ -24,7 +24,7 @@ from datamodules.volumes.scans import read_scan
 from datamodules.volumes.sources import LOOKED_FOR, Case, Source, find_source
 from datamodules.volumes.summary import write_summary
 from datamodules.volumes.windows import HEADER, parse_window, window_for
-from textseg.errors import UserError, check_at_least, reason_of
+from textseg.errors import UserError, check_at_least, check_distinct, reason_of
 from textseg.tables import files_below, nifti_stem
 
 VERSION = 1  # raise it when a change here gives another set
@@ -103,6 +103,7 @@ def slice_volumes(
         UserError: a setting is wrong, output holds other files, or no case can be used.
     """
     settings = Settings(window, labels, regions, caption, captions, min_pixels, distance)
+    check_distinct("regions", regions or ())
     check_at_least("min_pixels", min_pixels, 1)
     check_at_least("distance", distance, 0)
     parse_window(window)
@@ -145,15 +146,23 @@ def _named_regions(found: Source, settings: Settings) -> Regions:
             f"{maps[0].labels} holds numbers that nothing names",
             "set labels, as in {1: liver, 2: tumor}",
         )
-    if maps and settings.regions is not None:
-        unknown = [name for name in settings.regions if name not in known]
-        if unknown:
-            raise UserError(
-                f"regions={settings.regions}: there is no {preview(unknown)}",
-                f"known are {', '.join(known)}",
-            )
-        known = {name: known[name] for name in settings.regions}
-    return known
+    if settings.regions is None:
+        return known
+    of_files = {nifti_stem(path) for case in found.cases for path in _region_files(case)}
+    unknown = [name for name in settings.regions if name not in {*known, *of_files}]
+    if unknown:
+        raise UserError(
+            f"regions={settings.regions}: there is no {preview(unknown)}",
+            f"known are {', '.join(sorted({*known, *of_files}))}",
+        )
+    return {name: known[name] for name in settings.regions if name in known}
+
+
+def _region_files(case: Case) -> list[Path]:
+    """The label files of a case that has one for each region."""
+    if not case.labels.is_dir():
+        return []
+    return [path for path in sorted(case.labels.iterdir()) if not path.name.startswith(".")]
 
 
 class _Slicer:
@@ -270,9 +279,9 @@ class _Slicer:
                 yield region, np.isin(values, numbers)
             return
         wanted = self.settings.regions
-        for path in sorted(case.labels.iterdir()):
+        for path in _region_files(case):
             name = nifti_stem(path)
-            if path.name.startswith(".") or (wanted is not None and name not in wanted):
+            if wanted is not None and name not in wanted:
                 continue
             try:
                 yield name, self._on_grid(case, image, path) > 0

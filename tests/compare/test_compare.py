@@ -123,6 +123,7 @@ def test_all_endpoints_that_are_asked_for_are_corrected_together(
     smallest = min(tested, key=lambda d: d.p)
     assert smallest.p_holm == pytest.approx(4 * smallest.p)
     assert "'nsd_2'" in refusal(pair, endpoints=["nsd_2"])
+    assert "'dice' twice" in refusal(pair, endpoints=["dice", "miou", "dice"])
 
 
 def test_p_of_seeds_is_below_a_twentieth_where_the_interval_leaves_out_zero(

@@ -263,6 +263,15 @@ def test_a_stratum_that_no_column_gives_is_refused_with_the_columns_there_are(
             make(tmp_path, strata=[name])
 
 
+def test_what_a_setting_lists_twice_is_refused(tmp_path: Path) -> None:
+    for name, values in (("strata", ["scanner", "scanner"]), ("mask_values", [1, 2, 1])):
+        with refused(name, f"{values[0]!r} twice"):
+            make(tmp_path, **{name: values})
+    rows = with_columns(entries(tmp_path), scanner=["A"])
+    with refused("'scanner'", "manifest.csv twice", "'Scanner'"):
+        make(tmp_path, rows, strata=["scanner", "Scanner"]).setup("test")
+
+
 def test_a_column_with_a_class_for_each_row_is_refused(tmp_path: Path) -> None:
     rows = with_columns(entries(tmp_path) * 2, age=range(31))
     with refused("'age'", "31 classes"):

@@ -133,8 +133,10 @@ def test_a_file_for_each_region_names_it(source: Path) -> None:
         pixels(built / texts["spleen"]["mask"]), 255 * (hung(block(), z) == 1)
     )
     assert left_out(built).keys() == {"broken.nii.gz", "notes.txt"}
-    built = build(source, regions=["left block", "spleen"], labels=REGIONS | {3: "spleen"})
+    built = build(source, regions=["left block", "spleen"])
     assert {row["lesion_id"] for row in rows_of(built)} == {"left block", "spleen"}
+    with refused("regions=['spleen', 'livr']: there is no livr", "left block, liver"):
+        build(source, regions=["spleen", "livr"])
 
 
 def test_nnunets_form_brings_names_and_channels(tmp_path: Path) -> None:
@@ -248,6 +250,7 @@ def test_numbers_without_names_and_names_without_numbers_are_refused(source: Pat
         ({"distance": -1}, "distance=-1"),
         ({"caption": " "}, "caption=' '"),
         ({"channel": 1}, "channel=1"),
+        ({"regions": ["left block", "left block"]}, "'left block' twice"),
         ({"captions": "nowhere.csv"}, "nowhere.csv"),
     ],
 )

@@ -32,7 +32,7 @@ from textseg.compare.strata import by_stratum
 from textseg.compare.tables import plain_table
 from textseg.compare.terms import differing_terms, unequal_terms_warning
 from textseg.compare.words import word_use
-from textseg.errors import UserError, check_at_least, check_seed
+from textseg.errors import UserError, check_at_least, check_distinct, check_seed
 from textseg.metrics.bootstrap import RESAMPLES, Floats, bootstrap_warnings, patient_ids
 from textseg.metrics.emptiness import emptiness_warnings
 from textseg.metrics.scores import PRIMARY, SCORES
@@ -118,8 +118,9 @@ def score(run: str, *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
 
 
 def _checked_endpoints(endpoints: Sequence[str] | None) -> tuple[str, ...]:
-    """The scores that get a p-value, each once."""
-    asked = tuple(dict.fromkeys(endpoints or (PRIMARY,)))
+    """The scores that get a p-value."""
+    asked = tuple(endpoints or (PRIMARY,))
+    check_distinct("endpoints", asked)
     unknown = [name for name in asked if name not in SCORES]
     if unknown:
         raise UserError(f"endpoints={list(asked)} has {unknown[0]!r}", f"choose of {list(SCORES)}")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from textseg.errors import UserError
+from textseg.errors import UserError, check_distinct
 from textseg.preprocess.pixel_files import (
     DEEP,
     FULL_SCALE,
@@ -49,8 +49,9 @@ def check_mask_values(mask_values: Sequence[int] | None) -> None:
     """Check the setting of this name.
 
     Raises:
-        UserError: it lists nothing, or a number that no pixel has.
+        UserError: it lists nothing, a number that no pixel has, or one twice.
     """
+    check_distinct("mask_values", mask_values or ())
     if mask_values is not None and (
         not mask_values or not all(0 <= value <= FULL_SCALE for value in mask_values)
     ):
