@@ -370,7 +370,7 @@ def test_two_fits_in_one_process_leave_two_folders(tmp_path: Path) -> None:
 
 
 def test_a_network_that_reads_no_captions_is_tested_once(trained: Trained, tmp_path: Path) -> None:
-    settings = SMALL["init_args"] | {"text_encoder": None}
+    settings = SMALL["init_args"] | {"alignment": "none", "enhancement_levels": []}
     config = write_experiment(
         tmp_path, model=SMALL | {"init_args": settings}, results_writer=NO_PICTURES
     )

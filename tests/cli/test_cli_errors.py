@@ -256,7 +256,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str, str, str]] = {
             nothing,
             *(
                 f"{FIT} {option} {value}",
-                f"{option.rpartition('.')[2]} {value}",
+                f"{option.lstrip('-').rpartition('.')[2]} {value}",
                 "textseg fit --help",
             ),
         )
@@ -267,6 +267,8 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str, str, str]] = {
             ("--data.batch_size", "two"),
             ("--model.lr", "fast"),
             ("--data.on_missing", "ignore"),
+            *((f"--{name}", "null") for name in ("model.lr", "data.batch_size", "data.on_missing")),
+            *((f"--{name}", "null") for name in ("data.seed", "trainer.devices", "model", "data")),
         )
     },
 }

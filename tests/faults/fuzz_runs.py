@@ -14,7 +14,6 @@ import yaml
 from hypothesis import note
 from hypothesis import strategies as st
 
-from datamodules import ManifestDataModule
 from datamodules.base import TextSegDataModule
 from tests.faults.case_rows import case_row
 from tests.faults.fuzz import kind, valid
@@ -25,6 +24,7 @@ from textseg.cli.commands import COMMANDS
 from textseg.cli.messages import broken_yaml, explain, user_error
 from textseg.cli.parser import CommandParser, ParseError
 from textseg.errors import UserError
+from textseg.models.base import SegmentationModule
 from textseg.runs import Run
 from textseg.runs.cases import read_cases, write_cases
 from textseg.runs.results import read_scores
@@ -120,13 +120,34 @@ def yaml_of_any_bytes(data: st.DataObject, folder: Path) -> bool:
 
 
 @cache
-def _parser() -> CommandParser:
+def _parser(base: type) -> CommandParser:
     parser = CommandParser()
-    parser.add_subclass_arguments(TextSegDataModule, "data", required=True)
+    parser.add_subclass_arguments(base, "made", required=True)
     return parser
 
 
-VALUES: dict[str, Any] = {
+def _made(base: type, class_path: str, init_args: dict[str, Any]) -> Any:
+    """An object as the command line makes it of an experiment's settings."""
+    text = yaml.safe_dump({"made": {"class_path": class_path, "init_args": init_args}})
+    try:
+        parsed = _parser(base).parse_string(text)
+        return _parser(base).instantiate_classes(parsed)["made"]
+    except ParseError as error:
+        raise explain(str(error), [], ["made"], COMMANDS[0]) from error
+    except Exception as error:  # as the command line finds what a library wrapped
+        raise user_error(error) or error from error
+
+
+def _drawn(data: st.DataObject, values: dict[str, Any]) -> dict[str, Any]:
+    """One to three settings, each with a value that it takes, none, or any."""
+    names = data.draw(st.lists(st.sampled_from(list(values)), min_size=1, max_size=3, unique=True))
+    return {
+        name: data.draw(st.one_of(st.sampled_from(values[name]), st.none(), PLAIN), label=name)
+        for name in names
+    }
+
+
+DATA_VALUES: dict[str, Any] = {
     "image_size": (32, [64, 96]),
     "batch_size": (1, 8),
     "num_workers": (0,),
@@ -135,38 +156,56 @@ VALUES: dict[str, Any] = {
     "augmentation": ("none", "light"),
     "caption_mode": ("true", "empty"),
     "paraphrase": (0.0, 1.0),
+    "caption_dropout": (0.0, 0.5),
     "language": ("auto", "zh"),
     "word_classes": (None, {"severity": ["mild"]}),
     "strata": (None, ["scanner"]),
     "seed": (0, 3),
     "split": ("manifest", "random"),
     "resize": ("stretch", "pad"),
+    "on_missing": ("error", "skip"),
+    "cache": (False, "somewhere"),
 }
 
 
 @kind
 def yaml_values(data: st.DataObject, folder: Path) -> bool:
     """Settings of a DataModule with any YAML values: set as written, or refused."""
-    names = data.draw(st.lists(st.sampled_from(list(VALUES)), min_size=1, max_size=3, unique=True))
-    given = {
-        name: data.draw(st.one_of(st.sampled_from(VALUES[name]), PLAIN), label=name)
-        for name in names
-    }
-    settings = {"class_path": "ManifestDataModule", "init_args": {"root": str(folder), **given}}
-    text = yaml.safe_dump({"data": settings})
-    try:
-        parsed = _parser().parse_string(text)
-        module = _parser().instantiate_classes(parsed)["data"]
-    except ParseError as error:
-        raise explain(str(error), [], ["data"], COMMANDS[0]) from error
-    except Exception as error:  # as the command line finds what a library wrapped
-        raise user_error(error) or error from error
-    assert isinstance(module, ManifestDataModule)
+    given = _drawn(data, DATA_VALUES)
+    made = _made(TextSegDataModule, "ManifestDataModule", {"root": str(folder), **given})
     with suppress(UserError):
-        module.prepare_data()  # of an empty folder
+        made.prepare_data()  # of an empty folder
     expected = given | ({"strata": given["strata"] or []} if "strata" in given else {})
     note(f"given {given}")
-    return all(getattr(module, name) == value for name, value in expected.items())
+    return all(getattr(made, name) == value for name, value in expected.items())
+
+
+NETWORK_VALUES: dict[str, Any] = {
+    "lr": (1e-3,),
+    "weight_decay": (0, 0.1),
+    "pretrained_lr_scale": (0.5,),
+    "text_lr_scale": (None, 1.0),
+    "unfreeze_text_layers": (0,),
+    "stage_norm": (True, False),
+    "schedule": ("poly", "cosine"),
+    "warmup": (0.0, 0.1),
+    "min_lr_scale": (0.0, 0.1),
+    "segmentation_loss": ({"dice": 1.0}, {"tversky": 1.0, "bce": 0.5}),
+    "auxiliary_weight": (0.0,),
+    "protocol": ("standard",),
+    "nsd_tolerance": (2.0,),
+    "decoder_options": (None, {"encoder_depth": 3, "decoder_channels": [16, 8, 8]}),
+}
+
+
+@kind
+def network_values(data: st.DataObject, folder: Path) -> bool:
+    """Settings of a network with any YAML values: kept as written, or refused."""
+    given = _drawn(data, NETWORK_VALUES)
+    encoder = {"image_encoder": "tu-test_resnet", "pretrained": False}
+    made = _made(SegmentationModule, "ImageBaseline", encoder | given)
+    note(f"given {given}")
+    return all(made.hparams[name] == value for name, value in given.items())
 
 
 # --- checkpoints -------------------------------------------------------------------------------

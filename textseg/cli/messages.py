@@ -160,6 +160,7 @@ def _innermost(message: str) -> tuple[str, str]:
     if not cause:
         return " ".join(message.split())[:300], key
     cause += "" if "Got value" in cause else value
+    cause = cause.replace("Got value: None", "Got value: null")  # as YAML writes it
     return (f"{key}: {cause}" if key else cause), key
 
 

@@ -7,12 +7,15 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, NoReturn, Union, get_args, get_origin
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Unset, set_parsing_settings
 
 from textseg.cli.arguments import data_part_of_configs
 from textseg.cli.commands import Command, Datasets, load
 from textseg.cli.messages import explain
 from textseg.runs.folder import Run, nested
+
+# Otherwise jsonargparse takes a null for a setting that is not given, and checks no type.
+set_parsing_settings(unset_sentinel=True)
 
 
 class ParseError(BaseException):
@@ -25,6 +28,20 @@ class CommandParser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise ParseError instead of printing usage and exiting."""
         raise ParseError(message) from ex
+
+    def add_subclass_arguments(self, *args: Any, **kwargs: Any) -> None:
+        """As jsonargparse's; a class that is required may not be null either."""
+        given = {"default": Unset, **kwargs} if kwargs.get("required") else kwargs
+        super().add_subclass_arguments(*args, **given)
+
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        """Write settings as YAML, a path that is null as null and not as the word None."""
+        set_parsing_settings(unset_sentinel=False)
+        try:
+            text: str = super().dump(*args, **kwargs)
+        finally:
+            set_parsing_settings(unset_sentinel=True)
+        return text
 
 
 def read_whole_numbers_as_int(parser: ArgumentParser) -> None:
