@@ -26,7 +26,7 @@ from textseg.metrics.bootstrap import (
     SeedVariance,
     Shape,
     effective_degrees_of_freedom,
-    interval_p_value,
+    interval_p_values,
     patient_draws,
     shape_of,
     t_adjusted_interval,
@@ -244,12 +244,7 @@ def interval_test(one: Estimated) -> Floats:
     wherever the interval does. NaN where all draws are alike and yet 0 lies in the interval: one
     method has everything, the other nothing, in too few patients to say more.
     """
-    found = []
-    for number, (draws, value) in enumerate(zip(one.draws.T, one.value, strict=True)):
-        shape = Shape(*(part[number : number + 1] for part in one.shape))
-        variance = float(one.seed_variance[number])
-        found.append(interval_p_value(draws, float(value), shape, seed_variance=variance))
-    p = np.array(found)
+    p = interval_p_values(one.draws, one.value, one.shape, seed_variance=one.seed_variance)
     unsure = (p < ALPHA) & (one.low <= 0) & (one.high >= 0)
     return np.where(unsure, np.nan, p)
 
