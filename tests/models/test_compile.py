@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 FEW = {
     "image_encoder": "tu-test_convnext",
     "pretrained": False,
-    "decoder_options": {"decoder_channels": [16, 8, 8, 8, 8]},
+    "decoder_options": {"encoder_depth": 2, "decoder_channels": [16, 8]},
 }
 
 

@@ -41,13 +41,13 @@ from textseg.training.resume import SIGNAL_CHECK_EVERY
 EPOCHS, BATCHES = 3, 4  # of two rows
 # What makes a network draw random numbers in every step.
 DROPPED: dict[str, dict[str, Any]] = {
-    "LSMS": {"image_encoder": "mscan_tiny", "drop_path": 0.3},
+    "LViT": {"dropout": 0.3},
     "TMCA": {"image_encoder_options": {"drop_path_rate": 0.3}},
 }
 
 
-def write_home(home: Path, *, workers: int, network: str = "LSMS", **trainer: Any) -> Path:
-    """An experiment with augmentation and drop path, `tiny.yaml`, and its data."""
+def write_home(home: Path, *, workers: int, network: str = "LViT", **trainer: Any) -> Path:
+    """An experiment with augmentation and dropout, `tiny.yaml`, and its data."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(tiny_run.ROWS, "train", 2 * BATCHES)
         root = write_refhl(home / "refhl")
@@ -360,7 +360,8 @@ def test_kills_at_random_steps_leave_the_weights_of_the_uninterrupted_run(
     """Runs that are each killed four times, at other places."""
     home = write_home(tmp_path, workers=2)
     draw = random.Random(0)
-    assert command(*fit("tiny"), cwd=home).returncode == 0
+    plain = command(*fit("tiny"), cwd=home)
+    assert plain.returncode == 0, plain.stderr
     for number in range(CHAINS):
         name = copy_config(home, f"chain{number}")
         resume: list[str] = []
@@ -380,7 +381,7 @@ def test_two_processes_that_are_killed_go_on_to_the_weights_of_two_that_were_not
     tmp_path: Path,
 ) -> None:
     two = {"devices": 2, "strategy": "ddp", "max_epochs": 2}
-    home = write_home(tmp_path, workers=1, **two)
+    home = write_home(tmp_path, workers=1, network="TMCA", **two)
     program = ["-m", "lightning_cli"]
     assert shell(*program, *fit("tiny"), cwd=home).returncode == 0
     name = copy_config(home, "killed")
