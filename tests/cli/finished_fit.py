@@ -16,6 +16,7 @@ from PIL import Image
 from tests.tiny_run import SMALL, Outcome, write_experiment
 
 MODES = ["true", "empty", "shuffled"]
+QUICK = ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
 
 
 @dataclass(frozen=True)

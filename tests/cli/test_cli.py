@@ -18,6 +18,7 @@ from PIL import Image
 
 from tests.cli.finished_fit import (
     MODES,
+    QUICK,
     Trained,
     cases,
     counts,
@@ -93,13 +94,6 @@ def test_a_run_that_was_not_asked_to_explain_has_no_explanations(
     trained: Trained, again: Again
 ) -> None:
     assert not [path for path in trained.run.rglob("*") if "explain" in path.name]
-
-
-@pytest.mark.parametrize("command", ["fit", "test", "benchmark"])
-def test_every_command_knows_the_settings_of_explanations(command: str, tmp_path: Path) -> None:
-    shown = call(command, "--help", cwd=tmp_path).out
-    assert "--explain.pictures" in shown
-    assert "--explain.word" in shown
 
 
 def test_a_run_lies_under_its_configs_name_and_a_time_stamp(trained: Trained) -> None:
@@ -350,24 +344,6 @@ def test_test_prints_one_row_and_where_it_wrote(trained: Trained, again: Again) 
 
 # --- further runs ----------------------------------------------------------------------------
 
-QUICK = ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
-
-
-def test_two_fits_in_one_process_leave_two_folders(tmp_path: Path) -> None:
-    """On phantoms, which the first fit writes and the second one finds."""
-    fit = ["fit", "--config", experiment(tmp_path), "--data.synthesize", "2", *QUICK]
-    assert call(*fit, cwd=tmp_path).status == 0
-    first = only(tmp_path / "runs/tiny")
-    before = fingerprints(tmp_path)
-    second = call(*fit, cwd=tmp_path)
-    assert second.status == 0, second.err
-    assert len(list((tmp_path / "runs/tiny").iterdir())) == 2
-    after = fingerprints(tmp_path)
-    assert {name: after.get(name) for name in before} == before
-    inside = first.relative_to(tmp_path)
-    assert not any(Path(name).is_relative_to(inside) for name in set(after) - set(before))
-    assert only(tmp_path / "data/phantoms").name.startswith("RefHLSegDataModule-2-")
-
 
 def test_a_network_that_reads_no_captions_is_tested_once(trained: Trained, tmp_path: Path) -> None:
     settings = SMALL["init_args"] | {"alignment": "none", "enhancement_levels": []}
@@ -449,11 +425,3 @@ def test_probe_takes_a_runs_folder_and_leaves_its_results_there(
     assert str(moved / "probe") in outcome.out
     assert len(list((moved / "probe/pictures").iterdir())) == 1
     assert not (moved / "test").exists()
-
-
-def test_probe_of_a_folder_that_is_no_run_names_the_file_it_looked_for(tmp_path: Path) -> None:
-    outcome = call("probe", tmp_path / "nothing", cwd=tmp_path)
-    assert outcome.status == 2
-    cause, remedy = outcome.message()
-    assert "nothing/checkpoints/best.ckpt" in cause
-    assert "runs/<config>/<time>" in remedy

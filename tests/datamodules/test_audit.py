@@ -1,15 +1,13 @@
+"""What an audit finds in clean copies of datasets, in spoilt ones and in scant tables."""
+
 from __future__ import annotations
 
-import csv
-import json
-import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from datamodules import (
@@ -17,72 +15,13 @@ from datamodules import (
     ManifestDataModule,
     MosMedDataModule,
     QaTaCov19DataModule,
-    RefHLSegDataModule,
-    TextSegDataModule,
 )
-from datamodules.audit import KINDS, Audit, audit, format_audit, write_audit
-from datamodules.duke_breast_mri.phantoms import write_duke_mamamia
-from datamodules.mosmed.phantoms import write_mosmed
-from datamodules.qata_cov19.phantoms import write_qata
-from datamodules.refhl_seg.phantoms import write_refhl
+from datamodules.audit import KINDS, audit
 from tests.datamodules import spoil, trees
-from tests.datamodules.contract import refused
+from tests.datamodules.audited import DATASETS, QUIET, found, look, make
 from tests.datamodules.spoil import Planted
 from textseg.errors import UserError
 from textseg.preprocess import probe_size
-
-QUIET = pytest.mark.filterwarnings("ignore:split=official", "ignore:left out")
-
-
-def words(text: str) -> int:
-    return len(text.split()) + 2
-
-
-def found(result: Audit) -> Counter[tuple[str, str]]:
-    return Counter((finding.kind, finding.where) for finding in result.findings)
-
-
-def look(datamodule: TextSegDataModule) -> Audit:
-    return audit(datamodule, count_tokens=words, max_tokens=32)
-
-
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("phantoms")
-    write_qata(folder / "qata", train=60, test=8, image_size=64)
-    write_mosmed(folder / "mosmed", train=30, val=8, test=8, image_size=96)
-    write_refhl(folder / "refhl", train=20, val=4, test=4, image_size=64)
-    write_duke_mamamia(folder / "mamamia", cases=14, image_size=64, slices=8)
-    cache = folder / "cache"
-    DukeBreastMRIDataModule(str(folder / "mamamia"), cache=str(cache)).read_records(
-        folder / "mamamia"
-    )
-    [slices] = cache.glob("duke_mamamia_*/")
-    shutil.copytree(slices, folder / "duke")
-    return folder
-
-
-@pytest.fixture
-def copy(phantoms: Path, tmp_path: Path) -> Callable[[str], Path]:
-    def copied(name: str) -> Path:
-        shutil.copytree(phantoms / name, tmp_path / name)
-        return tmp_path / name
-
-    return copied
-
-
-DATASETS: dict[str, tuple[type[Any], dict[str, Any]]] = {
-    "qata": (QaTaCov19DataModule, {"split": "subject"}),
-    "mosmed": (MosMedDataModule, {}),
-    "refhl": (RefHLSegDataModule, {}),
-    "duke": (DukeBreastMRIDataModule, {"split": "patient"}),
-}
-
-
-def make(name: str, root: Path, **settings: Any) -> TextSegDataModule:
-    kind, defaults = DATASETS[name]
-    return kind(str(root), **{"image_size": 32, "cache": None, **defaults, **settings})
-
 
 # --- clean copies
 
@@ -294,94 +233,7 @@ def test_an_incomplete_patient_does_not_hide_the_others(
     assert sum(cases.values()) == 13  # of 14
 
 
-# --- severity
-
-
-def test_what_is_missing_is_a_warning_where_it_is_to_be_skipped(
-    copy: Callable[[str], Path],
-) -> None:
-    root = copy("qata")
-    (root / spoil.QATA / "Test Set/Images").joinpath(
-        spoil.read_table(root / "test.csv")[1][0].removeprefix("mask_")
-    ).unlink()
-    missing = {"caption without image", "mask without image"}
-    for on_missing, severity in (("error", "error"), ("skip", "warning")):
-        result = look(make("qata", root, on_missing=on_missing))
-        assert {(f.kind, f.severity) for f in result.findings} == {(k, severity) for k in missing}
-
-
-@pytest.mark.parametrize(
-    ("split", "severity"), [("official", "warning"), ("study", None), ("lists", "warning")]
-)
-@QUIET
-@pytest.mark.filterwarnings("ignore:split=lists")
-def test_a_leak_of_a_published_split_is_a_warning_and_of_study_none(
-    copy: Callable[[str], Path], split: str, severity: str | None
-) -> None:
-    root = copy("mosmed")
-    spoil.spoil_mosmed(root)
-    for name in ("train", "val", "test"):
-        [file] = root.glob(f"{name.title()}_text*.csv")
-        rows = [[row[0], row[0]] for row in spoil.read_table(file, ";")[1:]]
-        header = ["original_image_filename", "mask_filename"]
-        spoil.write_table(root / f"mosmed_{name}_split.csv", [header, *rows])
-    result = look(make("mosmed", root, split=split))
-    leaks = [f.severity for f in result.findings if f.kind == "case in two splits"]
-    assert leaks == ([severity] if severity else [])
-
-
-def test_a_leak_into_test_is_an_error_under_first80_and_one_into_val_is_not(
-    copy: Callable[[str], Path],
-) -> None:
-    root = copy("qata")
-    spoil.spoil_qata_captions(root)
-    result = look(make("qata", root, split="first80"))
-    leaks = {f.split: f.severity for f in result.findings if f.kind == "case in two splits"}
-    assert all(
-        severity == ("error" if "test" in split else "warning") for split, severity in leaks.items()
-    )
-    assert "error" in leaks.values()
-
-
-def test_a_root_that_is_no_folder_is_refused_at_once(tmp_path: Path) -> None:
-    with refused("root=", "nowhere"):
-        look(make("qata", tmp_path / "nowhere"))
-
-
-# --- one pass
-
-
-def test_each_file_is_opened_once(phantoms: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: Counter[Path] = Counter()
-    read = Path.read_bytes
-
-    def counting(self: Path) -> bytes:
-        opened[self] += self.suffix == ".png"
-        return read(self)
-
-    monkeypatch.setattr(Path, "read_bytes", counting)
-    result = look(make("refhl", phantoms / "refhl"))
-    files = [*(phantoms / "refhl").glob("*/*.png")]
-    assert +opened == Counter(files)
-    assert result.facts["images read"] == 28
-
-
-def test_a_caption_is_counted_in_tokens_once(phantoms: Path) -> None:
-    asked: Counter[str] = Counter()
-
-    def counting(text: str) -> int:
-        asked[text] += 1
-        return 33 if text == rows[3]["text"] else 5
-
-    rows = spoil.read_lines(phantoms / "refhl")
-    result = audit(make("refhl", phantoms / "refhl", image_size=64), count_tokens=counting)
-    assert set(asked.values()) == {1}
-    long = [
-        spoil.manifest_case(rows, k) for k, r in enumerate(rows) if r["text"] == rows[3]["text"]
-    ]
-    assert [f.where for f in result.findings] == long
-    assert "33 tokens, max_tokens=32" in result.findings[0].detail
-    assert result.facts["tokens of the longest caption"] == 33
+# --- single captions and pictures
 
 
 def test_captions_that_are_never_mirrored_are_counted_and_an_unknown_language_is_named(
@@ -434,62 +286,3 @@ def test_two_blank_pictures_are_not_each_others_copies(copy: Callable[[str], Pat
         spoil.save(0 * spoil.pixels(root / image), root / image)
     result = look(make("refhl", root, image_size=64))
     assert found(result) == Counter(("constant image", image) for image in images)
-
-
-# --- what is shown
-
-
-def test_the_screen_has_a_line_a_kind_and_the_files_hold_everything(
-    copy: Callable[[str], Path], tmp_path: Path
-) -> None:
-    root = copy("qata")
-    spoil.spoil_qata_files(root)
-    result = look(make("qata", root))
-    shown = format_audit(result).splitlines()
-    counts = Counter((f.severity, f.kind) for f in result.findings)
-    for (severity, kind), count in counts.items():
-        [line] = [t for t in shown if re.fullmatch(rf"{severity} +{count}  {kind}  .*", t)]
-        places = [f.where for f in result.findings if (f.severity, f.kind) == (severity, kind)]
-        assert all(place in line for place in places[:3])
-        suggestions = [f.suggestion for f in result.findings if f.kind == kind and f.suggestion]
-        assert not suggestions or shown[shown.index(line) + 1].strip().startswith(suggestions[0])
-    order = ["error", "warning", "note"]
-    kinds = [line for line in shown if re.match(rf"({'|'.join(order)}) +\d", line)]
-    assert len(kinds) == len(counts)
-    severities = [order.index(line.split()[0]) for line in kinds]
-    assert severities == sorted(severities)
-    totals = Counter(f.severity for f in result.findings)
-    assert f"{totals['error']} errors, {totals['warning']} warnings, 1 notes" in shown
-    write_audit(result, tmp_path / "out")
-    with (tmp_path / "out/findings.csv").open(newline="") as table:
-        rows = list(csv.DictReader(table))
-    assert [(r["kind"], r["where"], r["detail"]) for r in rows] == [
-        (f.kind, f.where, f.detail) for f in result.findings
-    ]
-    summary = json.loads((tmp_path / "out/audit.json").read_text())
-    assert summary["exit_status"] == 1
-    assert sum(entry["count"] for entry in summary["kinds"]) == len(rows)
-    assert summary["facts"]["rows"] == {
-        split: len(part) for split, part in make("qata", root).read_records(root).items()
-    }
-
-
-def test_facts_count_what_is_on_disk(phantoms: Path) -> None:
-    facts = look(make("mosmed", phantoms / "mosmed", image_size=64)).facts
-    tables = {
-        file.name.split("_")[0].lower(): [r[1].lower() for r in spoil.read_table(file, ";")[1:]]
-        for file in (phantoms / "mosmed").glob("*.csv")
-    }
-    assert facts["rows"] == {split: len(texts) for split, texts in tables.items()}
-    assert facts["distinct captions"] == {split: len(set(t)) for split, t in tables.items()}
-    known = [text in tables["train"] for text in tables["test"]]
-    assert facts["share of test captions that occur in train"] == pytest.approx(np.mean(known))
-    empty = [text.startswith("no ") for texts in tables.values() for text in texts]
-    assert facts["share of masks that are empty"] == pytest.approx(np.mean(empty))
-    sides = {
-        side: sum("unilateral" in t and f"{side} lung." in t for ts in tables.values() for t in ts)
-        for side in ("left", "right")
-    }
-    for side, number in sides.items():
-        assert facts[f"captions of one side, {side}: mask there"] == f"{number} of {number}"
-        assert number > 0

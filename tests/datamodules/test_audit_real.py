@@ -14,7 +14,7 @@ from PIL import Image
 from datamodules import MosMedDataModule, QaTaCov19DataModule
 from datamodules.audit import KINDS
 from tests.datamodules import spoil
-from tests.datamodules.test_audit import QUIET, look
+from tests.datamodules.audited import QUIET, look
 
 pytestmark = pytest.mark.slow
 

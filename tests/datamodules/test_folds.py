@@ -20,7 +20,7 @@ from datamodules.base.folds import STRATA, divide, in_fold, rows_to_divide, writ
 from datamodules.commands import divide_dataset
 from datamodules.records import Record
 from tests.datamodules.contract import refused
-from tests.datamodules.test_manifest import save
+from tests.datamodules.manifest_tables import save
 
 PARTS = ("train", "val", "test")
 

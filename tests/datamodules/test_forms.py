@@ -18,7 +18,7 @@ from datamodules.records import Record
 from tests.datamodules import form_trees
 from tests.datamodules.contract import batches, refused
 from tests.datamodules.form_trees import LEVELS, ROWS, biomedparse, medvlsm, referring, save
-from tests.datamodules.test_manifest import save as save_table
+from tests.datamodules.manifest_tables import save as save_table
 
 QUIET = pytest.mark.filterwarnings("ignore:.*columns that are not read")
 TREES: dict[str, tuple[Callable[[Path], Path], str, tuple[int, ...]]] = {

@@ -11,7 +11,7 @@ import pytest
 
 from datamodules import ManifestDataModule, RefHLSegDataModule
 from tests.datamodules.contract import DataModuleContract, refused
-from tests.datamodules.test_manifest import save, without
+from tests.datamodules.manifest_tables import save, without
 from tests.datamodules.trees import write_pair
 
 Entry = dict[str, Any]

@@ -32,6 +32,20 @@ def pairs_with_empty_ones(number: int) -> list[Pair]:
     return [*pairs, (nothing, nothing), (something, nothing), (nothing, something)]
 
 
+def random_masks(seed: int, number: int = 60) -> list[Pair]:
+    """Masks of any density, none and all included, of any size from one pixel up."""
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for _ in range(number):
+        size = tuple(rng.integers(1, 16, 2))
+        shares = rng.choice([0.0, 0.02, 0.3, 0.8, 1.0], 2)
+        pred, truth = (torch.from_numpy(rng.random(size) < share) for share in shares)
+        pairs.append((pred, truth))
+    one, other = torch.zeros(5, 7, dtype=torch.bool), torch.zeros(5, 7, dtype=torch.bool)
+    one[2, 3], other[4, 6] = True, True
+    return [*pairs, (one, one), (one, other), (one, one ^ one), (one ^ one, one), (one, ~one)]
+
+
 def tabulate(
     pairs: Sequence[Pair],
     index: Sequence[int] | None = None,

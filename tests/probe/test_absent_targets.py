@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.models.stand_ins import quiet_trainer
-from tests.probe.test_probe import CASE_IDS, TEXTS, VARIANTS, Blind, Reader, RowsInMemory, run
+from tests.probe.drawing_networks import CASE_IDS, TEXTS, VARIANTS, Blind, Reader, RowsInMemory, run
 from textseg.batch import ABSENT, ABSENT_LESION
 from textseg.metrics.shares import wilson_interval
 from textseg.probe import ProbeResult, plain_table

@@ -2,163 +2,38 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from datamodules import RefHLSegDataModule
 from datamodules.captions.perturbations import caption_variants
 from tests.models.stand_ins import quiet_trainer
+from tests.probe.drawing_networks import (
+    TEXTS,
+    VARIANTS,
+    Blind,
+    Reader,
+    RowsInMemory,
+    half,
+    run,
+    truth_of_row,
+)
 from tests.tiny_run import write_refhl
-from textseg.batch import Batch, SegmentationOutput, TextFeatures, stable_id
 from textseg.callbacks.results_writer import ResultsWriter
-from textseg.encoders import NoText
 from textseg.errors import UserError
-from textseg.metrics.shares import wilson_interval
 from textseg.models import LSMS
 from textseg.models.base import SegmentationModule
 from textseg.preprocess.pixel_files import read_image
-from textseg.probe import ProbeResult, plain_table, probe
+from textseg.probe import ProbeResult, probe
 from textseg.probe.masks import Probe, ProbedCase
-from textseg.probe.pictures import Panel, probe_picture
+from textseg.probe.pictures import probe_picture
 from textseg.probe.results import pairs, variant_result
-from textseg.visualize.overlay import PREDICTION, TRUTH
-
-SIDE = 16  # of the network's input
-SIZES = [(16, 16), (32, 48), (16, 48)]  # of the files
-# Rows 0 and 1 are of one image, 2 and 3 of another, and so on; the truth of row 6 is empty.
-TEXTS = ["on the left", "on the right", "left", "right", "the left", "the right", "none", "left"]
-CASE_IDS = ["p1", "p1", "p1", "p1", "p2", "p2", "p3", ""]
-MARKUP = "<b>left</b> | **of** $it$"
-VARIANTS: dict[str, list[str | None]] = {
-    "true": list(TEXTS),
-    "empty": [""] * 8,
-    "side_swapped": [
-        *("on the right", "on the left", "right", "left", "the right", "the left", None, "right")
-    ],
-    "typos": [None, None, "lefft", None, None, None, None, MARKUP],
-    "count_changed": [None] * 8,
-}
-
-
-class Reader(SegmentationModule):
-    """Draws the half of the picture that its words name: left, right, both or nothing."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            lr=1e-3,
-            weight_decay=0.0,
-            pretrained_lr_scale=1.0,
-            schedule="constant",
-            warmup=0.0,
-            protocol="standard",
-        )
-        self.strength = nn.Parameter(torch.ones(1))
-        self.sizes: list[int] = []
-        self.shown: list[tuple[list[str], bool]] = []
-
-    def prepare_captions(self, captions: Sequence[str], *, training: bool) -> None:
-        self.shown.append((list(captions), training))
-
-    def encode_text(self, text: Sequence[str]) -> TextFeatures:
-        self.sizes.append(len(text))
-        named = torch.tensor([[float(side in t) for side in ("left", "right")] for t in text])
-        return TextFeatures(named[:, None], torch.ones(len(text), 1, dtype=torch.bool), named)
-
-    def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
-        halves = text.pooled.repeat_interleave(SIDE // 2, dim=1) * 2 - 1  # [B, W]
-        logits = halves[:, None, None].expand(-1, 1, SIDE, -1)  # [B, 1, H, W]
-        return SegmentationOutput(logits * self.strength, {})
-
-    def token_mask(self, text: Sequence[str], word: str | None) -> Tensor:
-        return torch.ones(len(text), 1, dtype=torch.bool)
-
-    def parameter_groups(self, **_: Any) -> list[dict[str, Any]]:
-        return [{"params": [self.strength]}]
-
-
-class Blind(Reader):
-    """Draws the left half whatever the words."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.text_encoder = NoText()
-
-    def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
-        left = torch.tensor([[1.0, 0.0]]).expand(len(image), -1)
-        return super().forward_features(image, TextFeatures(text.tokens, text.mask, left))
-
-
-def half(text: str, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The mask that `Reader` draws, at the file's size, whose width is even."""
-    mask = np.zeros(size, dtype=bool)
-    mask[:, : size[1] // 2] |= "left" in text
-    mask[:, size[1] // 2 :] |= "right" in text
-    return mask
-
-
-def truth_of_row(row: int) -> NDArray[np.bool_]:
-    """Four fifths of the rows of the half that the true words name; nothing for row 6."""
-    height, width = SIZES[row // 2 % 3]
-    mask = half(TEXTS[row], (height, width))
-    mask[height * 4 // 5 :] = False
-    return mask
-
-
-def make_batch(rows: Sequence[int]) -> Batch:
-    generator = torch.Generator().manual_seed(1)
-    texts = [TEXTS[row] for row in rows]
-    truths = [torch.from_numpy(truth_of_row(row).astype(np.uint8)) for row in rows]
-    return {
-        "image": torch.rand(len(rows), 3, SIDE, SIDE, generator=generator),
-        "mask": torch.zeros(len(rows), 1, SIDE, SIDE),
-        "truth": truths,
-        "text": texts,
-        "caption_id": torch.tensor([stable_id(text) for text in texts]),
-        "image_id": torch.tensor([row // 2 for row in rows]),
-        "index": torch.tensor(rows),
-        "case": [f"image{row // 2}__{row}" for row in rows],
-        "case_id": [CASE_IDS[row] for row in rows],
-        "original_size": torch.tensor([truth.shape for truth in truths]),
-        "spacing": torch.full((len(rows), 2), torch.nan),
-    }
-
-
-class RowsInMemory(L.LightningDataModule):
-    """The rows above, two or another number at a time."""
-
-    def __init__(self, rows: Sequence[int] = range(8), batch_size: int = 3) -> None:
-        super().__init__()
-        self.rows, self.batch_size = list(rows), batch_size
-
-    def captions(self, split: str) -> list[str]:
-        assert split == "test"
-        return TEXTS
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self.rows, self.batch_size, collate_fn=make_batch)  # type: ignore[arg-type]
-
-
-def run(model: SegmentationModule, folder: Path, **settings: Any) -> ProbeResult:
-    trainer = quiet_trainer(default_root_dir=folder)
-    given: dict[str, Any] = {"variants": VARIANTS, "pictures": 0} | settings
-    return probe(model, RowsInMemory(), trainer=trainer, **given)
-
-
-@pytest.fixture(scope="module")
-def obeying(tmp_path_factory: pytest.TempPathFactory) -> ProbeResult:
-    return run(Reader(), tmp_path_factory.mktemp("obeying"), pictures=2)
 
 
 @pytest.fixture(scope="module")
@@ -353,102 +228,6 @@ def test_captions_that_are_changed_already_are_refused(tmp_path: Path) -> None:
     data.caption_mode = "empty"  # type: ignore[attr-defined]
     with pytest.raises(UserError, match="caption_mode=empty"):
         probe(Reader(), data, trainer=quiet_trainer(), variants=VARIANTS)
-
-
-# --- what it writes
-
-
-def test_the_numbers_are_written_without_nan(obeying: ProbeResult) -> None:
-    assert obeying.output is not None
-    written = json.loads(
-        (obeying.output / "probe.json").read_text(), parse_constant=lambda name: pytest.fail(name)
-    )
-    assert (written["network"], written["cases"], written["patients"]) == ("Reader", 8, 4)
-    assert list(written["variants"]) == list(VARIANTS)
-    assert written["variants"]["empty"]["mask_change"] == pytest.approx(7 / 8)
-    assert written["variants"]["count_changed"] == {
-        **dict.fromkeys(written["variants"]["empty"]),
-        **{"cases": 0, "patients": 0, "same": 0},
-    }
-    assert written["pairs"]["followed"] == 1
-    assert written["side_swap"] is None
-
-
-def test_every_case_and_variant_has_a_row(obeying: ProbeResult) -> None:
-    assert obeying.output is not None
-    with (obeying.output / "probe.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    columns = ["case", "case_id", "variant", "text", "dice", "mask_change", "predicted", "pixels"]
-    assert list(rows[0]) == columns
-    sizes = {f"image{i // 2}__{i}": truth_of_row(i).size for i in range(8)}
-    assert all(int(row["pixels"]) == sizes[row["case"]] for row in rows)
-    halves = [row for row in rows if row["variant"] == "true" and row["text"] != "none"]
-    assert all(2 * int(row["predicted"]) == int(row["pixels"]) for row in halves)
-    found = [(row["case"], row["variant"], row["text"]) for row in rows]
-    assert found == [
-        (f"image{i // 2}__{i}", name, column[i])
-        for i in range(8)
-        for name, column in VARIANTS.items()
-        if column[i] is not None
-    ]
-    swapped = [float(row["mask_change"]) for row in rows if row["variant"] == "side_swapped"]
-    assert swapped == [1.0] * 7
-
-
-def test_a_caption_with_markup_shows_as_text(tmp_path: Path) -> None:
-    variants = VARIANTS | {"typos": [MARKUP, *[None] * 7]}
-    result = run(Reader(), tmp_path, variants=variants)
-    assert result.output is not None
-    (line,) = (
-        line
-        for line in (result.output / "probe.md").read_text().splitlines()
-        if line.startswith("| typos") and "left" in line
-    )
-    assert "&lt;b&gt;left&lt;/b&gt;" in line
-    assert "<b>" not in line
-    assert "\\*\\*of\\*\\*" in line
-    assert line.replace("\\|", "").count("|") == 4, "three cells"
-
-
-def test_a_second_probe_writes_beside_the_first(tmp_path: Path) -> None:
-    for name in ("probe", "probe_2"):
-        assert run(Reader(), tmp_path).output == tmp_path / name
-
-
-def test_the_plain_table_has_a_line_for_each_variant(obeying: ProbeResult) -> None:
-    lines = plain_table(obeying).splitlines()
-    starts = [line.split()[0] for line in lines if line.split()]
-    first = starts.index("captions")
-    assert starts[first + 1 : first + 6] == list(VARIANTS)
-    swapped = lines[[line.startswith("side_swapped") for line in lines].index(True)]
-    assert " 1.000 " in swapped
-    assert " 7 of 8 " in swapped
-    # Three patients of 4, 2 and 1 cases are as good as 49 / 21 cases that are independent.
-    low, high = wilson_interval(1.0, 49 / 21)
-    assert swapped.endswith(f"100% [{low:.0%}, {high:.0%}]")
-    assert "swapping them swaps the masks in 1.000" in plain_table(obeying)
-
-
-def test_pictures_are_drawn_of_cases_over_the_whole_set(obeying: ProbeResult) -> None:
-    assert obeying.output is not None
-    drawn = sorted((obeying.output / "pictures").iterdir())
-    assert [path.name for path in drawn] == ["image0__0.png", "image3__7.png"]
-    for path in drawn:
-        page = np.asarray(Image.open(path))
-        for color in (TRUTH, PREDICTION):
-            assert (page == color).all(axis=-1).sum() > 1000, "more than a legend's square"
-
-
-def test_a_long_caption_makes_a_picture_taller_and_none_wider() -> None:
-    image = np.zeros((64, 24, 3), dtype=np.uint8)
-    mask = np.zeros((64, 24), dtype=np.uint8)
-    short, long = (
-        probe_picture(image, mask, [Panel("true", mask, text, "dice 1.00")] * 3, title="case")
-        for text in ("left", "left lung " * 40)
-    )
-    assert short.shape[1] == long.shape[1]
-    assert long.shape[0] > short.shape[0] + 100
-    assert (long[-10:] == 255).all(), "the last line is not cut"
 
 
 def test_a_real_network_is_probed_and_learns_no_word(
