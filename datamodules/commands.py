@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from inspect import isabstract
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from datamodules.captions.languages import LanguageSetting
 from datamodules.files.checks import report_missing, split_missing, without_caption
 from datamodules.files.manifest import SLICE
 from textseg.errors import UserError
+from textseg.output import output_folder
 from textseg.preprocess import Resize
 from textseg.tables import first_volume
 
@@ -59,7 +61,7 @@ def audit_dataset(
         vocab_size: rows of the vocabulary of scratch, as of the network.
         unknown_shares: the share of unknown tokens of each caption, of the training captions, the
             captions and vocab_size; None leaves this check out.
-        output: folder for audit.json and findings.csv.
+        output: folder for audit.json and findings.csv; where it exists, <output>_2 and so on.
         cache: where the slices of volumes (Duke's NIfTI and DICOM) are kept, which are cut once,
             for the audit and for training; other datasets write nothing there.
 
@@ -78,23 +80,24 @@ def audit_dataset(
     given = {name: value for name, value in settings.items() if value is not None}
     for name in given.keys() - setting_names(kind):
         raise UserError(f"{kind.__name__} has no setting {name}", f"leave --{name} out")
-    written = None if output is None else _new_folder(Path(output).expanduser())
     given |= {"image_size": image_size, "resize": resize, "cache": cache}
     if language != "auto":
         given["language"] = language
     datamodule = kind(str(folder), **given)
-    result = audit(
-        datamodule,
-        count_tokens=count_tokens,
-        max_tokens=max_tokens,
-        unknown_shares=unknown_shares,
-        vocab_size=vocab_size,
-    )
-    print(f"{kind.__name__}, {folder}")
-    print(format_audit(result))
-    if written is not None:
-        write_audit(result, written)
-        print(f"written to {written}")
+    # Claimed before the long work rather than after it.
+    with nullcontext() if output is None else output_folder(Path(output), "data audit") as claimed:
+        result = audit(
+            datamodule,
+            count_tokens=count_tokens,
+            max_tokens=max_tokens,
+            unknown_shares=unknown_shares,
+            vocab_size=vocab_size,
+        )
+        print(f"{kind.__name__}, {folder}")
+        print(format_audit(result))
+        if claimed is not None:
+            write_audit(result, claimed.path, of={"dataset": kind.__name__, "root": str(folder)})
+            print(f"written to {claimed.path}")
     return result.exit_status
 
 
@@ -146,17 +149,6 @@ def _dataset_named(dataset: str, root: Path) -> type[TextSegDataModule]:
         f"dataset={dataset!r} is neither a known dataset nor the path of a DataModule's class",
         f"choose auto, {', '.join(known)}, or a class such as own.OwnData",
     )
-
-
-def _new_folder(folder: Path) -> Path:
-    """The folder, made before the long work rather than after it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"output={folder} cannot be made ({error.strerror})", "name a folder"
-        ) from error
-    return folder
 
 
 def prepare_dataset(datamodule: TextSegDataModule) -> None:

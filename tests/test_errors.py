@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pytest
 
-from textseg.errors import UserError, check_choice, check_distinct, refusing
+from textseg.errors import UserError, check_at_least, check_choice, check_distinct, refusing
 
 
 @pytest.mark.parametrize("choices", [Literal["a", "b"], ("a", "b"), ["a", "b"], {"a": 1, "b": 2}])
@@ -17,6 +17,13 @@ def test_a_value_outside_a_literal_or_a_sequence_is_refused_with_its_choices(cho
     cause, remedy = str(caught.value).splitlines()
     assert "mode='c'" in cause
     assert "['a', 'b']" in remedy
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_is_too_small_or_not_finite_is_refused(value: float) -> None:
+    check_at_least("lr", 0.5, 0)
+    with pytest.raises(UserError, match=f"lr={value}"):
+        check_at_least("lr", value, 0)
 
 
 def test_a_list_that_gives_one_value_twice_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 Kind = TypeVar("Kind", bound=BaseException)
+LARGEST_SEED = 2**63 - 1  # of torch.Generator
 # Control characters, those that turn the direction of writing, and halves of characters.
 _UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -193,7 +195,7 @@ def check_distinct(name: str, values: Sequence[Hashable]) -> None:
 
 
 def check_at_least(name: str, value: float, least: float, remedy: str = "") -> None:
-    """Check that a number is not too small; NaN is.
+    """Check that a number is not too small, and finite.
 
     Args:
         name: of the setting.
@@ -202,9 +204,11 @@ def check_at_least(name: str, value: float, least: float, remedy: str = "") -> N
         remedy: by default to give `least` or more.
 
     Raises:
-        UserError: it is below `least`.
+        UserError: it is below `least`, infinite or not a number.
     """
-    if not value >= least:
+    if not math.isfinite(value):
+        raise UserError(f"{name}={value} is not finite", remedy or f"give {least} or more")
+    if value < least:
         raise UserError(f"{name}={value} is below {least}", remedy or f"give {least} or more")
 
 
@@ -219,9 +223,11 @@ def check_probability(name: str, value: float) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Check that numpy accepts a seed.
+    """Check that numpy and torch accept a seed.
 
     Raises:
-        UserError: it is negative.
+        UserError: it is negative, or larger than they take.
     """
     check_at_least("seed", seed, 0)
+    if seed > LARGEST_SEED:
+        raise UserError(f"seed={seed} is above {LARGEST_SEED}", "give a smaller number")

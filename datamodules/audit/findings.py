@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from textseg.output import marked, whole_text, write_text, writing
+from textseg.output import whole_text, write_text
 from textseg.tables import spreadsheet_cell
 
 Severity = Literal["error", "warning", "note"]
@@ -194,12 +194,11 @@ def _shown(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def write_audit(audit: Audit, folder: Path) -> None:
-    """Write audit.json (exit status, counts, facts) and findings.csv (each finding a row)."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+def write_audit(audit: Audit, folder: Path, *, of: Mapping[str, str]) -> None:
+    """Write audit.json (what was audited, exit status, counts, facts) and findings.csv."""
     counts = Counter((found.severity, found.kind) for found in audit.findings)
     summary = {
+        **of,
         "exit_status": audit.exit_status,
         "kinds": [
             {"kind": kind, "severity": severity, "count": count}
@@ -208,10 +207,9 @@ def write_audit(audit: Audit, folder: Path) -> None:
         "facts": audit.facts,
     }
     text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
-    with marked(folder):
-        write_text(folder / "audit.json", text + "\n")
-        with whole_text(folder / "findings.csv", newline="") as lines:
-            table = csv.DictWriter(lines, [field.name for field in fields(Finding)])
-            table.writeheader()
-            for found in audit.findings:
-                table.writerow({k: spreadsheet_cell(v) for k, v in asdict(found).items()})
+    write_text(folder / "audit.json", text + "\n")
+    with whole_text(folder / "findings.csv", newline="") as lines:
+        table = csv.DictWriter(lines, [field.name for field in fields(Finding)])
+        table.writeheader()
+        for found in audit.findings:
+            table.writerow({k: spreadsheet_cell(v) for k, v in asdict(found).items()})

@@ -32,7 +32,7 @@ from datamodules.transforms import (
     report_unmirrored,
 )
 from textseg.batch import Batch, LoadedBatch
-from textseg.errors import check_choice, check_probability
+from textseg.errors import check_at_least, check_choice, check_probability, check_seed
 from textseg.preprocess import Resize, checked_size
 
 # torchdata 0.11 calls it for every loader; torch 2.15 no longer wants it called.
@@ -153,6 +153,9 @@ class TextSegDataModule(CheckedRows):
         check_probability("paraphrase", paraphrase)
         check_probability("caption_dropout", caption_dropout)
         WordClasses(word_classes)
+        check_at_least("batch_size", batch_size, 1)
+        check_at_least("num_workers", num_workers, 0, "give 0 to read in the training's process")
+        check_seed(seed)
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.caption_mode: CaptionMode = caption_mode

@@ -6,6 +6,7 @@ are true of them but plainer than a radiologist's.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +24,9 @@ from datamodules.refhl_seg.slices import Row, Settings, SliceWriter
 from datamodules.refhl_seg.summary import write_summary
 from datamodules.volumes.built_set import FEWEST_CASES, check_output, divide_cases
 from datamodules.volumes.sources import Case, Source, check_complete, find_source
+from datamodules.volumes.windows import Window, window_for
 from textseg.errors import UserError, check_at_least, check_choice
+from textseg.limits import PIXELS
 
 VERSION = 1  # raise it when a change here or in the wording gives another set
 DARKEST = -50.0  # HU; every abdomen has fat, which is darker
@@ -134,8 +137,12 @@ def _check_settings(settings: Settings) -> None:
         value = getattr(settings, name)
         if value is not None:
             check_at_least(name, value, smallest)
-    if settings.window_width <= 0:
+    if not (math.isfinite(settings.window_width) and settings.window_width > 0):
         raise UserError(f"window_width={settings.window_width}", "choose a positive number of HU")
+    if not math.isfinite(settings.window_center):
+        raise UserError(f"window_center={settings.window_center}", "choose a number of HU")
+    if settings.image_size is not None:
+        PIXELS.check(settings.image_size**2, f"image_size={settings.image_size}")
     if settings.lesion_label == settings.liver_label:
         raise UserError(
             f"lesion_label and liver_label are both {settings.liver_label}",
@@ -186,6 +193,8 @@ def _read(case: Case, source: Source, settings: Settings) -> tuple[Volume, Volum
             f"{image.values.min():g}",
             "take the original volume, not one that was scaled or windowed",
         )
+    window = Window(settings.window_center, settings.window_width)
+    window_for(window, image.values, None, case.image)  # refuses one that shows nothing
     slices = np.moveaxis(labels.values, -1, 0)  # one by one: sorting a whole volume takes long
     present = sorted({value for drawn in slices for value in np.unique(drawn).tolist()})
     lesion, liver = settings.lesion_label, settings.liver_label

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,12 @@ class Captions:
     def __init__(self, template: str, table: Path | None) -> None:
         if not template.strip():
             raise UserError(f"caption={template!r} is empty", f"write a text, such as {REGION}")
+        unknown = [name for name in re.findall(r"{[^{}]*}", template) if name != REGION]
+        if unknown:
+            raise UserError(
+                f"caption={template!r} has {unknown[0]}, which stands for nothing",
+                f"write {REGION} for the region's name",
+            )
         self._template = template
         self._rows = None if table is None else _read(table)
         self._used: set[int] = set()

@@ -138,6 +138,8 @@ def _named_regions(found: Source, settings: Settings) -> Regions:
     known: dict[str, tuple[int, ...]] = {}
     if settings.labels is not None:
         for label, name in settings.labels.items():
+            if not name.strip():
+                raise UserError(f"labels: {label} has no name", "name it, or leave it out")
             known[name] = (*known.get(name, ()), label)
     elif found.description is not None:
         known = found.description.regions

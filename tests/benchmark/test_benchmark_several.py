@@ -204,6 +204,8 @@ def test_settings_that_cannot_be_measured_are_refused_before_anything_runs(
         with pytest.raises(UserError, match=cause) as caught:
             benchmark(tiny(), Sized(32), **settings)  # type: ignore[arg-type]
         assert len(str(caught.value).splitlines()) == 2
+    with pytest.raises(UserError, match=r"\[64, 96\] is no square"):
+        benchmark(tiny(), Sized([64, 96]))
 
 
 # Text and files

@@ -45,9 +45,13 @@ def test_an_audit_of_a_sound_dataset_ends_with_status_0_and_leaves_its_files(
     found = call("data", "audit", str(qata), "--output", str(tmp_path / "audit"), cwd=tmp_path)
     assert found.status == 0, found.err
     assert "QaTaCov19DataModule" in found.out
-    assert json.loads((tmp_path / "audit/audit.json").read_text())["facts"]
+    written = json.loads((tmp_path / "audit/audit.json").read_text())
+    assert written["facts"]
+    assert written["root"] == str(qata)
     with (tmp_path / "audit/findings.csv").open(newline="") as lines:
         assert "kind" in (csv.DictReader(lines).fieldnames or [])
+    found = call("data", "audit", str(qata), "--output", str(tmp_path / "audit"), cwd=tmp_path)
+    assert f"written to {tmp_path / 'audit_2'}" in found.out, "the first stays"
 
 
 def test_an_audit_that_finds_an_error_ends_with_status_1_and_names_the_file(
@@ -64,7 +68,7 @@ def test_an_output_that_cannot_be_is_told_before_the_audit(qata: Path, tmp_path:
     (tmp_path / "file").write_text("")
     refused = call("data", "audit", str(qata), "--output", str(tmp_path / "file/x"), cwd=tmp_path)
     assert refused.status == 2
-    assert "output=" in refused.err
+    assert str(tmp_path / "file/x") in refused.err
     assert "QaTa" not in refused.out
 
 

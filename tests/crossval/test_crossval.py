@@ -119,6 +119,16 @@ def test_one_training_alone_and_more_seeds_later(
     assert "seeds=2" in refusal(experiment, folds=2, seeds=2, output=output)
 
 
+def test_numbers_that_cannot_be_are_refused_before_anything_is_made(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    output = str(tmp_path / "cv")
+    assert "seeds=99999999" in refusal(experiment, folds=2, seeds=99_999_999, output=output)
+    only = "\u00b2,0"  # a digit that is no decimal one
+    assert f"only='{only}'" in refusal(experiment, folds=2, seeds=1, only=only, output=output)
+    assert not Path(output).exists()
+
+
 def test_the_folder_is_named_by_the_config_below_the_folder_of_runs(
     experiment: Experiment,
     commands: list[list[str]],

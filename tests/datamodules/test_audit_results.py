@@ -131,13 +131,15 @@ def test_the_screen_has_a_line_a_kind_and_the_files_hold_everything(
     assert severities == sorted(severities)
     totals = Counter(f.severity for f in result.findings)
     assert f"{totals['error']} errors, {totals['warning']} warnings, 1 notes" in shown
-    write_audit(result, tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    write_audit(result, tmp_path / "out", of={"root": "a"})
     with (tmp_path / "out/findings.csv").open(newline="") as table:
         rows = list(csv.DictReader(table))
     assert [(r["kind"], r["where"], r["detail"]) for r in rows] == [
         (f.kind, f.where, f.detail) for f in result.findings
     ]
     summary = json.loads((tmp_path / "out/audit.json").read_text())
+    assert summary["root"] == "a"
     assert summary["exit_status"] == 1
     assert sum(entry["count"] for entry in summary["kinds"]) == len(rows)
     assert summary["facts"]["rows"] == {

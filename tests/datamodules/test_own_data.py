@@ -263,6 +263,17 @@ def test_a_stratum_that_no_column_gives_is_refused_with_the_columns_there_are(
             make(tmp_path, strata=[name])
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("batch_size", 0), ("num_workers", -1), ("seed", -1), ("seed", 2**63)],
+)
+def test_numbers_that_torch_would_refuse_later_are_refused(
+    tmp_path: Path, name: str, value: int
+) -> None:
+    with refused(f"{name}={value}"):
+        make(tmp_path, **{name: value})
+
+
 def test_what_a_setting_lists_twice_is_refused(tmp_path: Path) -> None:
     for name, values in (("strata", ["scanner", "scanner"]), ("mask_values", [1, 2, 1])):
         with refused(name, f"{values[0]!r} twice"):

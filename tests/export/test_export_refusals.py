@@ -20,6 +20,7 @@ from textseg.encoders import NoText, TextEncoderBase
 from textseg.errors import UserError
 from textseg.export import export
 from textseg.models.base import SegmentationModule
+from textseg.output import INCOMPLETE
 
 PICTURE = np.random.default_rng(1).integers(0, 256, (50, 90, 3), dtype=np.uint8)
 
@@ -88,6 +89,9 @@ def test_an_own_network_is_exported_and_nothing_is_written_over(tmp_path: Path) 
     found, wanted = (textseg.load(tmp_path / p).segment(PICTURE) for p in ("exported", "own.ckpt"))
     np.testing.assert_allclose(found.probs, wanted.probs, rtol=0, atol=1e-5)
     textseg.load(tmp_path / "exported", image_size=128).segment(PICTURE)
+    (tmp_path / "exported_2" / INCOMPLETE).write_text("")
+    with pytest.raises(UserError, match="not complete"):
+        textseg.load(tmp_path / "exported_2")
     with pytest.raises(UserError, match=r"\[32, 32\].* 64"):
         textseg.load(tmp_path / "exported", image_size=32).segment(PICTURE)
 

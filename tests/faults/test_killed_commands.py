@@ -90,6 +90,11 @@ def of_report(home: Path) -> list[str]:
     return ["report", "run"]
 
 
+def of_card(home: Path) -> list[str]:
+    checkpoint(home)
+    return ["card", "run"]
+
+
 def of_checkpoint(command: str) -> Callable[[Path], list[str]]:
     def prepare(home: Path) -> list[str]:
         return [command, "--ckpt_path", checkpoint(home)]
@@ -104,6 +109,7 @@ JOBS = {
     "probe": Job(of_checkpoint("probe"), "run/probe"),
     "compare": Job(of_compare, "out"),
     "report": Job(of_report, "run/report.html"),
+    "card": Job(of_card, "card"),
     "crossval": Job(of_crossval, "plan/report", new=False),
     "data prepare": Job(of_prepare, "cache/*", new=False),
     "data slice": Job(of_slice, "out", new=False),

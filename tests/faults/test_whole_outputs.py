@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 
 from tests.faults.kill_at import in_child
+from textseg.errors import UserError
 from textseg.output import (
     INCOMPLETE,
     OutputFolder,
     claim_folder,
     clear_leftovers,
     is_incomplete,
-    marked,
     output_folder,
     whole_file,
     write_bytes,
@@ -226,16 +226,12 @@ def test_another_process_of_a_run_neither_finishes_nor_releases_anything(tmp_pat
     claimed.finish()
 
 
-def test_a_folder_of_ones_own_is_marked_while_its_files_are_written(tmp_path: Path) -> None:
-
-    def fail() -> None:
-        with marked(tmp_path):
-            assert is_incomplete(tmp_path)
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail()
-    assert is_incomplete(tmp_path)
-    with marked(tmp_path):
-        pass
-    assert not is_incomplete(tmp_path)
+def test_the_working_folder_itself_is_no_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("", ".", str(tmp_path), "new/.."):
+        with pytest.raises(UserError, match="working folder"):
+            claim_folder(Path(name), "work")
+    assert [*tmp_path.parent.glob(f"{tmp_path.name}_2")] == []
+    assert [*tmp_path.iterdir()] == []

@@ -355,6 +355,12 @@ def test_slices_are_numbers_and_ranges(written: str, slices: list[int]) -> None:
     assert chosen_slices(written, 4) == slices
 
 
+def test_a_range_without_end_is_refused_before_it_is_counted() -> None:
+    chosen_slices("2-9999999999", None)
+    with pytest.raises(UserError, match="no '2-9999999999'"):
+        chosen_slices("2-9999999999", 4)
+
+
 def test_numbers_are_written_as_ranges() -> None:
     assert ranges([0, 2, 3, 4, 7, 8]) == "0,2-4,7-8"
 

@@ -122,7 +122,7 @@ def benchmark(
         )
     if image_size is None:
         of_data: Any = getattr(datamodule, "image_size", 224)
-        image_size = of_data if isinstance(of_data, int) else int(of_data[0])
+        image_size = _square(of_data)
     side, _ = checked_size(image_size)
     modes = ["fp32"] if modes is None else modes
     check_choices("modes", modes, get_args(ModeName), least=1)
@@ -149,6 +149,22 @@ def benchmark(
     if output is not None:
         write_text(Path(output), json.dumps(result, indent=2) + "\n")
     return result
+
+
+def _square(of_data: int | Sequence[int]) -> int:
+    """The side of the data settings' input.
+
+    Raises:
+        UserError: it is no square, and a benchmark's input is one.
+    """
+    if isinstance(of_data, int):
+        return of_data
+    if len({*of_data}) != 1:
+        raise UserError(
+            f"data.image_size={[*of_data]} is no square",
+            "give the side of the square that is measured: --image_size 224",
+        )
+    return of_data[0]
 
 
 @dataclass(frozen=True)

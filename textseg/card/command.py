@@ -42,8 +42,8 @@ def card(
     """
     from textseg.card.readme import Stated, readme
     from textseg.checkpoint import read_checkpoint, weights_digest
+    from textseg.output import output_folder
     from textseg.runs import Run
-    from textseg.runs.folder import unique_dir
     from textseg.segment.network import network_from
 
     home = Run(Path(run).expanduser().resolve())
@@ -57,8 +57,11 @@ def card(
     stated = Stated(license, data_license, data)
     text = readme(home, home.tests(), class_path, weights, stated)
     cause = f"output={output!r} cannot be written to"
-    with refusing(OSError, cause, "free space there, or give another folder"):
-        folder = unique_dir(Path(output).expanduser().resolve())
+    with (
+        refusing(OSError, cause, "free space there, or give another folder"),
+        output_folder(Path(output).expanduser().resolve(), "card") as claimed,
+    ):
+        folder = claimed.path
         try:
             (folder / "README.md").write_text(text, encoding="utf-8")
             _write_network(folder, checkpoint, class_path)

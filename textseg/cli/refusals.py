@@ -157,8 +157,11 @@ def _no_memory(text: str, settings: Mapping[str, Any]) -> UserError:
         if settings.get(name) is not None
     ]
     where = f" with {', '.join(now)}" if now else ""
+    cause = f"out of memory{where}" + (f" ({why})" if why else "")
+    if "data.batch_size" not in settings:  # no network is trained or tested
+        return UserError(cause, "give the command less at once, or a machine with more memory")
     return UserError(
-        f"out of memory{where}" + (f" ({why})" if why else ""),
+        cause,
         "lower data.batch_size, with trainer.accumulate_grad_batches for the same steps (two halves"
         " took 0.78 of the memory of a whole, where it was measured), or data.image_size; "
         "or set trainer.callbacks+=textseg.training.GradientCheckpointing (0.66) "

@@ -53,7 +53,7 @@ from textseg.cli.quiet import silence_noise
 from textseg.cli.refusals import lost_process, refusal, settings_by_name
 from textseg.cli.signals import Stopped, keep_sigterm
 from textseg.encoders import reads_text, restoring
-from textseg.errors import UserError
+from textseg.errors import UserError, check_seed
 from textseg.models.base import SegmentationModule, check_state_dict, settings_of
 from textseg.runs.calibration import (
     operating_point,
@@ -361,6 +361,7 @@ class SuiteCLI(EvaluationCLI):
 
     def _caption_variants(self, seed: int) -> Any:
         """The test set's captions, true and changed."""
+        check_seed(seed)
         self.datamodule.prepare_data()
         rows = self.datamodule.records("test")
         offered = self.datamodule.altered_captions("test")

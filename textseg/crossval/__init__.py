@@ -18,6 +18,7 @@ from textseg.runs.folder import remove_if_empty, runs_dir
 __all__ = ["Experiment", "crossval"]
 
 REPORT = "report"
+MOST_TRAININGS = 10_000
 
 
 def crossval(
@@ -52,6 +53,11 @@ def crossval(
     """
     check_at_least("folds", folds, 2, "give 2 or more")
     check_at_least("seeds", seeds, 1, "give 1 or more; 3 show the luck of a training")
+    if folds * seeds > MOST_TRAININGS:
+        raise UserError(
+            f"folds={folds} with seeds={seeds} are {folds * seeds} trainings",
+            f"give fewer: {MOST_TRAININGS} at most",
+        )
     check_seed(fold_seed)
     _check_single_process()
     experiment.check()
@@ -99,7 +105,7 @@ def _check_single_process() -> None:
 def _training(only: str, plan: Crossval) -> tuple[int, int]:
     """Fold and seed of ``2,0``."""
     parts = only.split(",")
-    numbers = [int(part) for part in parts if part.strip().isdigit()]
+    numbers = [int(part) for part in parts if part.strip().isdecimal()]
     if len(parts) != 2 or tuple(numbers) not in plan.trainings:
         raise UserError(
             f"only={only!r} is no training: folds are 1 to {plan.folds}, seeds "

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from textseg.errors import check_at_least
+
 SCRATCH = "scratch"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -25,7 +27,11 @@ def build_tokenizer(captions: Sequence[str], vocab_size: int) -> Tokenizer:
 
     The same captions give the same vocabulary in any process, which tokenizers' own trainer does
     not: it breaks ties by hash order. A word that is not in it is split into letters.
+
+    Raises:
+        UserError: `vocab_size` holds no letter beside the special tokens.
     """
+    check_at_least("vocab_size", vocab_size, len(SPECIAL) + 1)
     letters, words = _pieces(captions)
     pieces = dict.fromkeys([*SPECIAL, *_by_frequency(letters), *_by_frequency(words)])
     vocabulary = {piece: row for row, piece in enumerate(list(pieces)[:vocab_size])}

@@ -50,7 +50,7 @@ def export(
 
     from textseg.export.parts import trace
     from textseg.export.write import check_logits, write_export
-    from textseg.runs.folder import unique_dir
+    from textseg.output import output_folder
     from textseg.segment.network import network_from
     from textseg.segment.stored import EXPORT, digest_of, read_stored, shown_images
 
@@ -61,8 +61,11 @@ def export(
     network = network_from(stored, ckpt_path).float().eval()
     traced = trace(network, shown.size)
     cause = f"output={output!r} cannot be written to"
-    with refusing(OSError, cause, "free space there, or give another folder"):
-        folder = unique_dir(Path(output).expanduser().resolve())
+    with (
+        refusing(OSError, cause, "free space there, or give another folder"),
+        output_folder(Path(output).expanduser().resolve(), "export") as claimed,
+    ):
+        folder = claimed.path
         try:
             write_export(folder, network, traced, shown, digest_of(stored), format)
             check_logits(folder, network)

@@ -21,6 +21,7 @@ from textseg.errors import UserError, refusing
 from textseg.export.parts import LEAST, MULTIPLE, Traced, text_encoder_of
 from textseg.metrics.text import to_json
 from textseg.models.base import SegmentationModule
+from textseg.output import INCOMPLETE
 from textseg.segment.exported import (
     MANIFEST,
     NETWORK,
@@ -51,7 +52,7 @@ def write_export(
     """Write all files of an export.
 
     Args:
-        folder: empty.
+        folder: empty, but for the marker of one that is not complete.
         network: what was traced.
         traced: its graphs.
         shown: how images are prepared.
@@ -77,6 +78,7 @@ def write_export(
     files = {
         file.name: {"bytes": file.stat().st_size, "sha256": digest(file)}
         for file in sorted(folder.iterdir())
+        if file.name != INCOMPLETE
     }
     manifest = {
         "format": form,

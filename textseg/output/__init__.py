@@ -23,7 +23,6 @@ from textseg.output.folders import (
     check_complete,
     claim_folder,
     is_incomplete,
-    marked,
     output_folder,
 )
 
@@ -38,7 +37,6 @@ __all__ = [
     "flush_tree",
     "is_incomplete",
     "is_whole_png",
-    "marked",
     "output_folder",
     "whole_file",
     "whole_text",

@@ -92,8 +92,13 @@ def claim_folder(folder: Path, work: str, *, goes_on: bool = False) -> OutputFol
         goes_on: keep what is in a folder that is taken up; else it is emptied.
 
     Raises:
-        UserError: the folder cannot be made.
+        UserError: the folder cannot be made, or is the working folder.
     """
+    folder = folder.expanduser()
+    if folder.resolve() == Path.cwd():
+        raise UserError(
+            "the output would be the working folder itself", "name a new folder, such as results"
+        )
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         _clear_nameless(folder)
@@ -110,22 +115,6 @@ def claim_folder(folder: Path, work: str, *, goes_on: bool = False) -> OutputFol
                     _empty(candidate)
                 return OutputFolder(candidate, goes_on=goes_on)
     raise UserError(f"{folder} exists ten thousand times", "clear out old results")
-
-
-@contextmanager
-def marked(folder: Path) -> Iterator[None]:
-    """Mark a folder that exists as incomplete for as long as the block takes, or for good.
-
-    Raises:
-        UserError: the folder cannot be written to.
-    """
-    file = folder / INCOMPLETE
-    with writing(file):
-        file.write_text(_content(""), encoding="utf-8")
-    yield
-    flush_tree(folder)
-    with writing(file):
-        file.unlink(missing_ok=True)
 
 
 def is_incomplete(folder: Path) -> bool:

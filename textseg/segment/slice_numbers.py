@@ -18,7 +18,7 @@ def chosen_slices(written: str, count: int | None, file: Path | None = None) -> 
         file: the volume, for messages.
 
     Returns:
-        the numbers, rising, each once.
+        the numbers, rising, each once; none without a count.
 
     Raises:
         UserError: the form is another, or the volume has no such slice.
@@ -35,5 +35,5 @@ def chosen_slices(written: str, count: int | None, file: Path | None = None) -> 
         if high < low or (count is not None and high >= count):
             has = "" if count is None else f", and {file} has the slices 0-{count - 1}"
             raise UserError(f"slices={written!r}: there is no {part!r}{has}", how)
-        numbers.update(range(low, high + 1))
+        numbers.update(range(low, high + 1) if count is not None else ())
     return sorted(numbers)

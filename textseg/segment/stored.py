@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from textseg.checkpoint import ABOUT, read_checkpoint, weights_digest
 from textseg.errors import UserError, check_choice
+from textseg.output import check_complete
 from textseg.preprocess import Resize, Size, checked_size
 from textseg.runs import Run
 from textseg.runs.folder import nested
@@ -21,10 +22,11 @@ def read_stored(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint, or an export as if it were one: its weights are not among it.
 
     Raises:
-        UserError: it cannot be read, or is a folder of another kind.
+        UserError: it cannot be read, or is a folder of another kind or incomplete.
     """
     if not Path(path).is_dir():
         return read_checkpoint(path)
+    check_complete(Path(path))
     if is_published(path):
         return read_published(Path(path))
     if not is_export(path):
