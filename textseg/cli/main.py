@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from textseg.cli.arguments import add_working_folder
+from textseg.cli.arguments import add_working_folder, check_given_once
 from textseg.cli.commands import Command, Datasets, find, groups, overview
 from textseg.cli.messages import (
     broken_yaml,
@@ -74,6 +74,7 @@ def _run(
         print(overview(commands, description, "".join(f"{word} " for word in words[:-1])))
         return 0
     command, rest = find(commands, words)
+    check_given_once(rest)
     if repeated := repeated_key(config_files(rest)):
         raise repeated
     if command.trains:
