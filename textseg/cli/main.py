@@ -14,13 +14,13 @@ from textseg.cli.messages import (
     broken_yaml,
     config_files,
     exit_with,
-    repeated_key,
     user_error,
 )
 from textseg.cli.parser import run_command
 from textseg.cli.quiet import show_warnings_plainly
 from textseg.cli.refusals import machine_fault
 from textseg.cli.signals import listening, stopped_lines
+from textseg.cli.yaml_keys import check_files
 from textseg.errors import PartialError, printable
 from textseg.output import disk_error
 
@@ -75,8 +75,7 @@ def _run(
         return 0
     command, rest = find(commands, words)
     check_given_once(rest)
-    if repeated := repeated_key(config_files(rest)):
-        raise repeated
+    check_files(config_files(rest))
     if command.trains:
         from textseg.cli.suite import SuiteCLI
 
