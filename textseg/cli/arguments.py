@@ -28,6 +28,13 @@ _GIVEN_AGAIN = (
     *("--optimizer", "--lr_scheduler", "--seed_everything", "--test_after_fit"),
 )
 
+# Options whose values are files: ~ stands for the home folder at the beginning of each, also of one
+# in a list.
+_OF_FILES = (
+    *("--config", "-c", "--ckpt_path", "--ckpt_path+", "--output", "--trainer.default_root_dir"),
+)
+_HOME = re.compile(r"(^|[\[,]\s*[\"']?)~(?=/|$)")
+
 # Packages whose classes a run's config may name; the last has the transforms of training images.
 _SUITE = ("textseg", "datamodules", "albumentations")
 
@@ -36,6 +43,27 @@ def add_working_folder() -> None:
     """Make modules of the working folder importable, as `python -m` does, after all others."""
     if not {"", str(Path.cwd())} & set(sys.path):
         sys.path.append("")
+
+
+def with_home(arguments: Sequence[str]) -> list[str]:
+    """The arguments with ~ written out where a file is named.
+
+    A shell does so for a word of its own, and not in ``--option=~/file``, in quotes or in a list.
+    """
+
+    def written_out(text: str) -> str:
+        return _HOME.sub(lambda found: f"{found[1]}{Path('~').expanduser()}", text)
+
+    written = list(arguments)
+    for position, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name not in _OF_FILES:
+            continue
+        if equals:
+            written[position] = f"{name}={written_out(value)}"
+        elif position + 1 < len(written):
+            written[position + 1] = written_out(written[position + 1])
+    return written
 
 
 def option(arguments: Sequence[str], *names: str) -> str | None:

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from textseg.cli.arguments import add_working_folder, check_given_once
+from textseg.cli.arguments import add_working_folder, check_given_once, with_home
 from textseg.cli.commands import Command, Datasets, find, groups, overview
 from textseg.cli.messages import (
     broken_yaml,
@@ -73,7 +73,7 @@ def _run(
     if words[-1:] in (["-h"], ["--help"]) and words[:-1] in ([], *groups(commands)):
         print(overview(commands, description, "".join(f"{word} " for word in words[:-1])))
         return 0
-    command, rest = find(commands, words)
+    command, rest = find(commands, with_home(words))
     check_given_once(rest)
     check_files(config_files(rest))
     if command.trains:

@@ -228,6 +228,8 @@ class SuiteCLI(EvaluationCLI):
                     "give --ckpt_path runs/<config>/<time>/checkpoints/best.ckpt",
                 )
             return
+        # A file may name it too, so that no shell has written out its ~.
+        self.checkpoint_path = settings.ckpt_path = str(Path(self.checkpoint_path).expanduser())
         if self.command.name == "fit":
             if self.checkpoint_path == "last":
                 self.checkpoint_path = str(last_checkpoint(self._runs(settings)))
