@@ -63,6 +63,9 @@ def report(
     if not run.folder.is_dir():
         raise UserError(f"{runs[0]} is no folder", "give the folder of a run, runs/<config>/<time>")
     if test is not None:  # its folder names captions and data
+        from textseg.compare.load import check_test_chosen
+
+        check_test_chosen(test, captions, data)
         captions, data = test.name, test.parent.name if test.parent.name != "test" else None
     from textseg.report.run_page import run_page
 
