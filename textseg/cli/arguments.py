@@ -25,7 +25,7 @@ KEPT_FOR_OTHER_DATA = (
 # as the last two that a cross-validation puts behind what was typed.
 _GIVEN_AGAIN = (
     *("--config", "--trainer", "--model", "--data", "--results_writer", "--explain", "--restart"),
-    *("--optimizer", "--lr_scheduler", "--seed_everything", "--test_after_fit"),
+    *("--seed_everything", "--test_after_fit"),
 )
 
 # Options whose values are files: ~ stands for the home folder at the beginning of each, also of one
