@@ -33,14 +33,15 @@ def load_plain(path: str | Path, *, field: str, wanted: str) -> Any:
         UserError: the file is missing, cut short, unpacks to too much, or holds code, which is
             never run.
     """
-    if not Path(path).is_file():
+    file = Path(path).expanduser()
+    if not file.is_file():
         raise UserError(f"{field}={str(path)!r} does not exist", f"give {wanted}")
     cause = f"{field}={str(path)!r} cannot be read as weights"
     remedy = f"it is cut short, or holds code, which is never run: give {wanted}"
     with refusing(Exception, cause, remedy):  # a file fails in as many ways as it can be broken
-        _check_unpacked(Path(path))
+        _check_unpacked(file)
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
         except UnpicklingError as error:  # torch says how to run the code, which none should
             raise UserError(cause, remedy) from error
 
@@ -80,7 +81,7 @@ def refuse_folder(path: str | Path) -> None:
     Raises:
         UserError: it is a folder.
     """
-    folder = Path(path)
+    folder = Path(path).expanduser()
     if not folder.is_dir():
         return
     cause, remedy = f"ckpt_path={str(path)!r} is a folder", f"give a file such as {_CHECKPOINT}"

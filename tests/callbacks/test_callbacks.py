@@ -181,7 +181,7 @@ def test_a_word_for_a_network_that_reads_none_is_refused_before_the_training(
 ) -> None:
     blind = {**SMALL, "init_args": {**SMALL["init_args"], **NO_TEXT["TMCA"]}}
     experiment = write_experiment(tmp_path, model=blind)
-    word = ["--explain.pictures", "1", "--explain.word", "left"]
+    word = ["--explain.pictures", "1", "--explain.word", "left", "--test_after_fit", "true"]
     arguments = train_arguments(experiment, write_refhl(tmp_path / "refhl"), *word)
     outcome = call(*arguments, cwd=tmp_path)
     assert outcome.status == 2

@@ -200,7 +200,9 @@ def test_what_cannot_be_used_is_refused(
 def test_a_fit_refuses_before_it_trains(done: Calibrated, tmp_path: Path) -> None:
     config = write_experiment(tmp_path, model=SMALL)
     for asked, named in (("best", "threshold=best"), ("1.5", "threshold=1.5")):
-        arguments = train_arguments(config, done.root, "--threshold", asked)
+        arguments = train_arguments(
+            config, done.root, "--test_after_fit", "true", "--threshold", asked
+        )
         outcome = call(*arguments, cwd=tmp_path)
         assert outcome.status == 2
         assert named in outcome.message()[0]

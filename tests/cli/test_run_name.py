@@ -8,7 +8,6 @@ import pytest
 
 from tests.tiny_run import SMALL, call, only, train_arguments, write_experiment, write_refhl
 from textseg.cli.arguments import experiment_name
-from textseg.cli.options import check_fit_alone
 from textseg.errors import UserError
 
 FILES = {
@@ -57,11 +56,3 @@ def test_a_named_run_lies_in_a_folder_of_its_name(tmp_path: Path) -> None:
     fit = call(*arguments, "--name", "first_trial", cwd=tmp_path)
     assert fit.status == 0, fit.err
     assert only(tmp_path, "runs/first_trial/*/config.yaml")
-
-
-@pytest.mark.parametrize("given", [("--name", "a"), ("--name=a",), ("--on_nan", "skip")])
-def test_what_a_fit_alone_does_is_refused_elsewhere(given: tuple[str, ...]) -> None:
-    with pytest.raises(UserError, match=given[0][:6]):
-        check_fit_alone("test", given)
-    check_fit_alone("fit", given)
-    check_fit_alone("test", ["--tta", "flip"])

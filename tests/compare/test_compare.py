@@ -12,10 +12,12 @@ import pytest
 
 from tests.run_folder import case_row, time_stamp, write_config, write_run, write_test
 from textseg.compare import Comparison, compare, plain_table
+from textseg.compare.load import check_test_chosen
 from textseg.compare.results import THESE_TWO, TRAININGS
 from textseg.errors import UserError
 from textseg.metrics.scores import SCORES
 from textseg.metrics.summary import score_intervals
+from textseg.report import report
 from textseg.runs import read_cases, table_rows
 from textseg.runs.folder import training_rows_line
 
@@ -111,6 +113,11 @@ def test_p_values_are_corrected_for_the_number_of_methods(tmp_path: Path, pair: 
     assert [d.p_holm for d in rows] == pytest.approx(adjusted.tolist())
 
 
+def test_no_endpoint_is_refused_and_not_taken_for_the_default(pair: list[str]) -> None:
+    with pytest.raises(UserError, match="endpoints"):
+        quick(pair, endpoints=[])
+
+
 def test_all_endpoints_that_are_asked_for_are_corrected_together(
     tmp_path: Path, pair: list[str]
 ) -> None:
@@ -168,6 +175,45 @@ def test_runs_that_differ_in_their_seed_are_one_method(tmp_path: Path, pair: lis
     assert "±" in plain_table(result)
     alone = quick([pair[0], pair[1]]).methods[1].scores["dice"]
     assert score.high - score.low > alone.high - alone.low, "the seeds are uncertain too"
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"captions": "shuffled"}, "captions='shuffled'"),
+        ({"data": "zz"}, "data='zz'"),
+        ({"captions": "empty", "data": "test"}, "captions='empty'"),
+    ],
+)
+def test_captions_and_data_beside_folders_of_tests_are_refused(
+    tmp_path: Path, given: dict[str, str], named: str
+) -> None:
+    run = write_run(tmp_path / "lsms" / time_stamp(1), quality(0.8))
+    write_test(run / "test/empty", quality(0.7))
+    tests = [str(run / "test/true"), str(run / "test/empty")]
+    with pytest.raises(UserError, match=named):
+        quick(tests, **given)
+    with pytest.raises(UserError, match=named):
+        report(tests[:1], **given)  # type: ignore[arg-type]
+
+
+def test_captions_and_data_that_name_the_test_itself_are_taken(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "lsms" / time_stamp(1), quality(0.8), test="test_on_x/empty")
+    test = run / "test_on_x/empty"
+    for data in ("x", "test_on_x"):
+        check_test_chosen(test, "empty", data)
+    check_test_chosen(test, "true", None)
+
+
+def test_captions_are_of_the_run_beside_the_folder_of_a_test(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "lsms" / time_stamp(1), quality(0.8))
+    write_test(run / "test/empty", quality(0.7))
+    other = write_run(tmp_path / "unet" / time_stamp(1), quality(0.6), test="test/shuffled")
+    found = quick([str(run / "test/empty"), str(other)], captions="shuffled")
+    assert [Path(one).parts[-2:] for m in found.methods for one in m.runs] == [
+        ("test", "empty"),
+        ("test", "shuffled"),
+    ]
 
 
 def test_caption_modes_of_one_run_are_compared_by_their_folders(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from datamodules.volumes.dataset_json import read_description
 from tests.faults.case_rows import case_row
 from tests.faults.test_hostile_pictures import refused
 from textseg.cli.arguments import with_run_config
-from textseg.cli.messages import exit_with, repeated_key
+from textseg.cli.messages import exit_with
 from textseg.cli.quiet import show_warnings_plainly
 from textseg.errors import UserError, printable
 from textseg.limits import CELLS, TABLE_BYTES
@@ -84,15 +84,6 @@ def test_a_key_twice_is_refused_in_every_json(tmp_path: Path) -> None:
     refused(lambda: read_description(tmp_path), "'1'")
     (tmp_path / "a.json").write_text('{"train": [], "train": []}')
     refused(lambda: read_rows(tmp_path / "a.json"), "'train'")
-
-
-def test_a_key_twice_in_an_experiment_is_found_with_both_lines(tmp_path: Path) -> None:
-    file = tmp_path / "a.yaml"
-    file.write_text("model: LSMS\ndata:\n  class_path: A\n  init_args: {root: a}\ndata: B\n")
-    assert "line 5" in str(repeated_key([file]))
-    assert "line 2" in str(repeated_key([file]))
-    file.write_text("a: &x {b: 1}\nc: {<<: *x, b: 2}\nd: [{b: 1}, {b: 2}]\n")
-    assert repeated_key([file]) is None
 
 
 def test_two_manifests_side_by_side_are_refused_unless_one_is_named(tmp_path: Path) -> None:

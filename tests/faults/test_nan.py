@@ -279,7 +279,7 @@ def test_no_command_takes_weights_that_are_not_finite(command: list[str], home: 
     found = ["--ckpt_path", str(spoiled)]
     if command == ["several"]:
         sound = only(home / "runs/tiny") / "checkpoints/best.ckpt"
-        command, found = ["test"], ["--ckpt_path", str(sound), "--ckpt_path", str(spoiled)]
+        command, found = ["test"], ["--ckpt_path", f"[{sound},{spoiled}]"]
     if command == ["fit"]:
         command = ["fit", "--config", str(home / "tiny.yaml"), "--data.root", str(home / "refhl")]
     if command == ["segment"]:

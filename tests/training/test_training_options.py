@@ -36,6 +36,7 @@ from textseg.errors import UserError
 from textseg.models.base import SegmentationModule, settings_of
 from textseg.optim import adamw
 from textseg.training.options import GradientCheckpointing, blocks_of
+from textseg.training.resume_checks import check_trainer_settings
 
 HEAD = "decoder.head.weight"
 EMA = {"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.5}}
@@ -405,3 +406,15 @@ def test_a_line_of_the_page_is_accepted_beside_an_experiment(line: str, tmp_path
             kind = settings[name].class_path if isinstance(value, dict) else settings[name]
             wanted_kind = value["class_path"] if isinstance(value, dict) else value
             assert str(kind).rpartition(".")[2] == str(wanted_kind).rpartition(".")[2]
+
+
+# --- how long a fit is ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["max_epochs", "max_steps", "limit_train_batches"])
+def test_a_fit_of_no_step_is_refused(name: str) -> None:
+    sound = {"max_epochs": -1, "max_steps": -1, "limit_train_batches": None}
+    check_trainer_settings(sound)
+    for nothing in (0, 0.0):
+        with pytest.raises(UserError, match=f"trainer.{name}=0"):
+            check_trainer_settings({**sound, name: nothing})

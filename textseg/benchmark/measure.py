@@ -113,8 +113,9 @@ def benchmark(
     """
     for name, count in (("batch_size", batch_size), ("rounds", rounds), ("threads", threads)):
         check_at_least(name, count, 1)
-    if output is not None:
-        _check_output(Path(output))
+    file = None if output is None else Path(output).expanduser()
+    if file is not None:
+        _check_output(file)
     if text_encoder is not None and not compare_with:
         raise UserError(
             f"text_encoder={text_encoder!r} is for the networks of compare_with, which names none",
@@ -146,8 +147,8 @@ def benchmark(
             **measured(networks, random_batch(batch_size, side), plan),
         }
     result["networks"] = with_ratios(result["networks"], reference)
-    if output is not None:
-        write_text(Path(output), json.dumps(result, indent=2) + "\n")
+    if file is not None:
+        write_text(file, json.dumps(result, indent=2) + "\n")
     return result
 
 

@@ -21,6 +21,20 @@ KEPT_FOR_OTHER_DATA = (
 )
 
 
+# Options that may be given again: the later one adds to the earlier, or is meant to take its place,
+# as the last two that a cross-validation puts behind what was typed.
+_GIVEN_AGAIN = (
+    *("--config", "--trainer", "--model", "--data", "--results_writer", "--explain", "--restart"),
+    *("--seed_everything", "--test_after_fit"),
+)
+
+# Options whose values are files: ~ stands for the home folder at the beginning of each, also of one
+# in a list.
+_OF_FILES = (
+    *("--config", "-c", "--ckpt_path", "--ckpt_path+", "--output", "--trainer.default_root_dir"),
+)
+_HOME = re.compile(r"(^|[\[,]\s*[\"']?)~(?=/|$)")
+
 # Packages whose classes a run's config may name; the last has the transforms of training images.
 _SUITE = ("textseg", "datamodules", "albumentations")
 
@@ -31,9 +45,46 @@ def add_working_folder() -> None:
         sys.path.append("")
 
 
+def with_home(arguments: Sequence[str]) -> list[str]:
+    """The arguments with ~ written out where a file is named.
+
+    A shell does so for a word of its own, and not in ``--option=~/file``, in quotes or in a list.
+    """
+
+    def written_out(text: str) -> str:
+        return _HOME.sub(lambda found: f"{found[1]}{Path('~').expanduser()}", text)
+
+    written = list(arguments)
+    for position, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name not in _OF_FILES:
+            continue
+        if equals:
+            written[position] = f"{name}={written_out(value)}"
+        elif position + 1 < len(written):
+            written[position + 1] = written_out(written[position + 1])
+    return written
+
+
 def option(arguments: Sequence[str], *names: str) -> str | None:
-    """The first value of an option, written as `--name value` or `--name=value`."""
-    return next((value for name, value in options(arguments) if name in names), None)
+    """The value of an option, written as `--name value` or `--name=value`; the last one counts."""
+    return next((value for name, value in [*options(arguments)][::-1] if name in names), None)
+
+
+def check_given_once(arguments: Sequence[str]) -> None:
+    """Check that no option of the suite's has two values, of which one would be dropped unsaid.
+
+    Settings of a group, such as ``--data.root``, may be given again: the last counts, as for files.
+
+    Raises:
+        UserError: one has.
+    """
+    values: dict[str, str] = {}
+    for name, value in options(arguments):
+        if not re.fullmatch(r"--[a-z_]+", name) or name in _GIVEN_AGAIN:
+            continue
+        if values.setdefault(name, value) != value:
+            raise UserError(f"{name} is given twice: {values[name]} and {value}", "leave one out")
 
 
 def experiment_name(arguments: Sequence[str]) -> str:
@@ -71,10 +122,16 @@ def with_checkpoint_of_run(arguments: Sequence[str]) -> list[str]:
     """``RUN ...`` as ``--ckpt_path RUN/checkpoints/best.ckpt ...``.
 
     Raises:
-        UserError: RUN has no such checkpoint.
+        UserError: RUN has no such checkpoint, or another one is given beside it.
     """
     if not arguments or arguments[0].startswith("-"):
         return list(arguments)
+    other = option(arguments, "--ckpt_path", "--ckpt_path+")
+    if other is not None:
+        raise UserError(
+            f"the run {arguments[0]} and --ckpt_path {other} are both given",
+            "give one of the two: a run stands for its checkpoints/best.ckpt",
+        )
     checkpoint = Path(arguments[0]).expanduser() / "checkpoints/best.ckpt"
     if not checkpoint.is_file():
         from textseg.checkpoint import refuse_folder

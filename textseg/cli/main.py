@@ -8,19 +8,19 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from textseg.cli.arguments import add_working_folder
+from textseg.cli.arguments import add_working_folder, check_given_once, with_home
 from textseg.cli.commands import Command, Datasets, find, groups, overview
 from textseg.cli.messages import (
     broken_yaml,
     config_files,
     exit_with,
-    repeated_key,
     user_error,
 )
 from textseg.cli.parser import run_command
 from textseg.cli.quiet import show_warnings_plainly
 from textseg.cli.refusals import machine_fault
 from textseg.cli.signals import listening, stopped_lines
+from textseg.cli.yaml_keys import check_files
 from textseg.errors import PartialError, printable
 from textseg.output import disk_error
 
@@ -73,9 +73,9 @@ def _run(
     if words[-1:] in (["-h"], ["--help"]) and words[:-1] in ([], *groups(commands)):
         print(overview(commands, description, "".join(f"{word} " for word in words[:-1])))
         return 0
-    command, rest = find(commands, words)
-    if repeated := repeated_key(config_files(rest)):
-        raise repeated
+    command, rest = find(commands, with_home(words))
+    check_given_once(rest)
+    check_files(config_files(rest))
     if command.trains:
         from textseg.cli.suite import SuiteCLI
 

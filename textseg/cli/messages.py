@@ -7,6 +7,7 @@ unknown setting or class, and the innermost cause.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -104,38 +105,6 @@ def broken_yaml(files: Iterable[Path]) -> UserError | None:
     return None
 
 
-def repeated_key(files: Iterable[Path]) -> UserError | None:
-    """An error for the first key that a file gives twice in one place; None if there is none.
-
-    YAML takes the last of the two, so that the first is not followed without a word. Files that are
-    no YAML are left to `broken_yaml`.
-    """
-    for path in files:
-        try:
-            nodes = [yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)]
-        except (yaml.YAMLError, ValueError, RecursionError):
-            continue
-        seen: set[int] = set()  # an anchor's node may stand in many places
-        while nodes:
-            node = nodes.pop()
-            if node is None or id(node) in seen:
-                continue
-            seen.add(id(node))
-            if isinstance(node, yaml.SequenceNode):
-                nodes += node.value
-            if not isinstance(node, yaml.MappingNode):
-                continue
-            lines: dict[str, int] = {}
-            for key, value in node.value:
-                name, line = str(key.value), key.start_mark.line + 1
-                if isinstance(key, yaml.ScalarNode) and name in lines and name != "<<":
-                    cause = f"{path}, line {line}: {name} is there already, in line {lines[name]}"
-                    return UserError(cause, "join the two, or leave one out")
-                lines[name] = line
-                nodes.append(value)
-    return None
-
-
 def _line_of(name: str, files: Sequence[Path]) -> str:
     """The file and line in which `name` stands; the last file given is the one in force."""
     for path in reversed(files):
@@ -173,9 +142,13 @@ def options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def config_files(arguments: Sequence[str]) -> list[Path]:
-    """The config files on the command line; YAML files of other options are none."""
-    paths = [Path(value) for name, value in options(arguments) if name in _CONFIG_OPTIONS]
-    return [path for path in paths if path.suffix in (".yaml", ".yml") and path.is_file()]
+    """The config files on the command line, whatever their suffix; files of other options are none.
+
+    What is typed as YAML in place of a file may be too long for a file's name.
+    """
+    given = [value for name, value in options(arguments) if name in _CONFIG_OPTIONS]
+    # Path.is_file raises where a name is too long.
+    return [Path(value) for value in given if os.path.isfile(value)]  # noqa: PTH113
 
 
 def user_error(error: BaseException | None) -> UserError | None:

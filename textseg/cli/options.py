@@ -2,32 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from textseg.cli.arguments import option
+from textseg.cli.messages import options
 from textseg.errors import UserError
 from textseg.runs.calibration import Temperature, Threshold
 from textseg.training.finite import OnNan
 
-_FIT_ALONE = ("--name", "--on_nan")
+_TESTS = ("fit", "test", "predict")
+_SCORES = ("fit", "validate", "test", "predict", "probe")
+# Option, or its group -> the commands in which it acts.
+_ACTS_IN = {
+    "--name": ("fit",),
+    "--on_nan": ("fit",),
+    "--test_after_fit": ("fit",),
+    # A benchmark does nothing with it, and takes the arguments of the training that it measures.
+    "--restart": ("fit", "benchmark"),
+    "--results_writer": ("fit", "test"),
+    "--explain": _TESTS,
+    "--tile_size": _TESTS,
+    "--tile_overlap": _TESTS,
+    "--threshold": _SCORES,
+    "--temperature": _SCORES,
+    "--tta": (*_SCORES, "calibrate"),
+}
+_FIT_ITSELF = ("--name", "--on_nan", "--test_after_fit", "--restart")  # the others act in its tests
 
 
-def check_fit_alone(command: str, arguments: Sequence[str]) -> None:
-    """Check that a command line asks no other command for what a fit alone does.
+def check_options_act(command: str, arguments: Sequence[str]) -> None:
+    """Check that what is typed does something in the command.
 
-    An experiment may set it: every command takes the same files.
+    An experiment may set it all the same: every command takes the same files.
 
     Raises:
-        UserError: it does.
+        UserError: an option does nothing there.
     """
-    given = [name for name in _FIT_ALONE if option(arguments, name) is not None]
-    if given and command != "fit":
-        raise UserError(
-            f"{given[0]} does nothing in textseg {command}", "it is of fit: leave it out"
-        )
+    for option, given in _own(arguments):
+        acts_in = _ACTS_IN[option]
+        if command not in acts_in:
+            remedy = f"leave it out: it is of {', '.join(acts_in)}"
+            raise UserError(f"{given} does nothing in textseg {command}", remedy)
+
+
+def check_no_option_of_a_test(arguments: Sequence[str]) -> None:
+    """Check that nothing is typed that acts in the tests after a fit alone, where none follows.
+
+    Raises:
+        UserError: something is.
+    """
+    for option, given in _own(arguments):
+        if option not in _FIT_ITSELF:
+            raise UserError(
+                f"{given} does nothing in a fit that no test follows",
+                "add --test_after_fit true, or leave it out",
+            )
+
+
+def _own(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The options of the table, or their groups, each with what was typed of it."""
+    for name, value in options(arguments):
+        option = name.partition(".")[0]
+        if option in _ACTS_IN:
+            yield option, f"{name}={value}"
 
 
 def add_options(parser: LightningArgumentParser) -> None:

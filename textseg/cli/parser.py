@@ -12,10 +12,12 @@ from jsonargparse import ArgumentParser, Unset, set_parsing_settings
 from textseg.cli.arguments import data_part_of_configs
 from textseg.cli.commands import Command, Datasets, load
 from textseg.cli.messages import explain
+from textseg.cli.yaml_keys import refuse_repeated_keys
 from textseg.runs.folder import Run, nested
 
 # Otherwise jsonargparse takes a null for a setting that is not given, and checks no type.
 set_parsing_settings(unset_sentinel=True)
+refuse_repeated_keys()
 
 
 class ParseError(BaseException):

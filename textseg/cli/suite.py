@@ -47,7 +47,7 @@ from textseg.cli.check_help import check_help
 from textseg.cli.commands import Command, Datasets, load
 from textseg.cli.evaluation import EvaluationCLI
 from textseg.cli.messages import explain, user_error
-from textseg.cli.options import add_options, check_fit_alone
+from textseg.cli.options import add_options, check_no_option_of_a_test, check_options_act
 from textseg.cli.parser import CommandParser, ParseError, read_whole_numbers_as_int
 from textseg.cli.quiet import silence_noise
 from textseg.cli.refusals import lost_process, refusal, settings_by_name
@@ -55,9 +55,8 @@ from textseg.cli.signals import Stopped, keep_sigterm
 from textseg.encoders import reads_text, restoring
 from textseg.errors import UserError, check_seed
 from textseg.models.base import SegmentationModule, check_state_dict, settings_of
-from textseg.runs.calibration import (
-    operating_point,
-)
+from textseg.models.tiles import tiles_of
+from textseg.runs.calibration import operating_point
 from textseg.runs.folder import (
     CAPTION_MODES,
     LAST,
@@ -146,7 +145,7 @@ class SuiteCLI(EvaluationCLI):
 
     def _run_cli(self) -> None:
         silence_noise()
-        check_fit_alone(self.command.name, self.arguments)
+        check_options_act(self.command.name, self.arguments)
         check_help(self.command.name, self.arguments, self.datasets.datamodule)
         arguments = self.arguments
         if self.command.needs_checkpoint:
@@ -229,6 +228,8 @@ class SuiteCLI(EvaluationCLI):
                     "give --ckpt_path runs/<config>/<time>/checkpoints/best.ckpt",
                 )
             return
+        # A file may name it too, so that no shell has written out its ~.
+        self.checkpoint_path = settings.ckpt_path = str(Path(self.checkpoint_path).expanduser())
         if self.command.name == "fit":
             if self.checkpoint_path == "last":
                 self.checkpoint_path = str(last_checkpoint(self._runs(settings)))
@@ -284,6 +285,9 @@ class SuiteCLI(EvaluationCLI):
     def before_instantiate_classes(self) -> None:
         """Choose the run's folder, and tell the configured loggers of it."""
         settings = self.config[self.subcommand]
+        if self.subcommand == "fit" and not settings.test_after_fit:
+            check_no_option_of_a_test(self.arguments)
+        tiles_of(settings.tile_size, settings.tile_overlap)  # refuses before a fit, not after it
         self.run_folder = self._run_folder(settings)
         self.keys = comparable_keys(
             settings,

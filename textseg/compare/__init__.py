@@ -119,7 +119,9 @@ def score(run: str, *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
 
 def _checked_endpoints(endpoints: Sequence[str] | None) -> tuple[str, ...]:
     """The scores that get a p-value."""
-    asked = tuple(endpoints or (PRIMARY,))
+    asked = (PRIMARY,) if endpoints is None else tuple(endpoints)
+    if not asked:
+        raise UserError("endpoints=[] names no score", f"leave it out for {PRIMARY}, or name some")
     check_distinct("endpoints", asked)
     unknown = [name for name in asked if name not in SCORES]
     if unknown:

@@ -78,6 +78,10 @@ def load_results(
         )
     if names is not None and not all(name.strip() for name in names):
         raise UserError(f"names={list(names)} has an empty one", "give each run a name")
+    tests = [test for given in runs if (test := Run.of_folder(given)[1])]
+    if len(tests) == len(runs):  # else captions and data are of the others
+        for test in tests:
+            check_test_chosen(test, captions, data)
     results = [
         replace(_result(folder, captions, data, name or own), given=given)
         for given, name in zip(runs, labels, strict=True)
@@ -90,6 +94,30 @@ def load_results(
         if earlier.method == result.method:
             _check_seeds(earlier, result)
     return results
+
+
+def check_test_chosen(test: Path, captions: str, data: str | None) -> None:
+    """Check that captions and data, which the folder of a test settles, are not given otherwise.
+
+    Args:
+        test: folder of a single test.
+        captions: as given; true, the default, passes.
+        data: as given.
+
+    Raises:
+        UserError: they are.
+    """
+    own = test.parent.name
+    given = {
+        "captions": (captions, ("true", test.name)),
+        "data": (data, (None, own, own.removeprefix("test_on_"))),
+    }
+    for name, (value, passing) in given.items():
+        if value not in passing:
+            raise UserError(
+                f"{name}={value!r} is given beside {test}, which is a single test",
+                f"leave {name} out, or give the folder of the run",
+            )
 
 
 def _result(given: str, captions: str, data: str | None, name: str | None) -> Result:

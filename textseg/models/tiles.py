@@ -36,14 +36,13 @@ def tiles_of(size: int | None, overlap: float) -> Tiles | None:
     Raises:
         UserError: a setting is out of range.
     """
-    if size is None:
-        return None
-    check_at_least("tile_size", size, LEAST, "give the pixels of the picture seen at a time")
+    if size is not None:
+        check_at_least("tile_size", size, LEAST, "give the pixels of the picture seen at a time")
     if not 0 <= overlap < 1:
         raise UserError(
             f"tile_overlap={overlap} is no share of a tile", "give 0 or more and less than 1"
         )
-    return Tiles(size, overlap)
+    return None if size is None else Tiles(size, overlap)
 
 
 def tiled_logits(

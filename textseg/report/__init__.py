@@ -48,13 +48,14 @@ def report(
     check_at_least("cases", cases, 0)
     if output is not None and Path(output).suffix.lower() not in (".html", ".htm"):
         raise UserError(f"output={output!r} does not end in .html", "give a file such as page.html")
+    file = None if output is None else Path(output).expanduser()
     if len(runs) > 1:
         from textseg.compare import compare
         from textseg.report.comparison_page import comparison_page
 
         result = compare(list(runs), captions=captions, data=data, baseline=baseline, names=names)
         page = comparison_page(result, cases=cases)
-        return _write_new(page, Path(output or "comparison.html"))
+        return _write_new(page, file or Path("comparison.html"))
     for name, value in (("baseline", baseline), ("names", names)):
         if value is not None:
             raise UserError(f"{name}={value!r} is for several runs", "leave it out, or add runs")
@@ -62,11 +63,14 @@ def report(
     if not run.folder.is_dir():
         raise UserError(f"{runs[0]} is no folder", "give the folder of a run, runs/<config>/<time>")
     if test is not None:  # its folder names captions and data
+        from textseg.compare.load import check_test_chosen
+
+        check_test_chosen(test, captions, data)
         captions, data = test.name, test.parent.name if test.parent.name != "test" else None
     from textseg.report.run_page import run_page
 
     page = run_page(run, captions=captions, data=data, cases=cases)
-    return _write_new(page, Path(output) if output else run.folder / "report.html")
+    return _write_new(page, file or run.folder / "report.html")
 
 
 def _write_new(page: str, file: Path) -> Path:

@@ -62,7 +62,7 @@ def write_comparison(comparison: Comparison, folder: str | Path) -> Path:
         "terms": comparison.terms,
         "strata": [asdict(stratum) for stratum in comparison.strata],
     }
-    with output_folder(Path(folder), COMPARISON) as claimed:
+    with output_folder(Path(folder).expanduser(), COMPARISON) as claimed:
         write_text(claimed.path / "comparison.json", to_json(numbers))
         write_text(claimed.path / "comparison.md", markdown_table(comparison))
         write_text(claimed.path / "comparison.tex", latex_table(comparison))

@@ -44,9 +44,10 @@ class Run:
 
         A folder in place of a checkpoint, such as an export, is its own.
         """
-        if Path(path).is_dir():
-            return cls(Path(path).resolve())
-        folder = Path(path).resolve().parent
+        file = Path(path).expanduser().resolve()
+        if file.is_dir():
+            return cls(file)
+        folder = file.parent
         return cls(folder.parent if folder.name == "checkpoints" else folder)
 
     @classmethod
@@ -209,7 +210,7 @@ def nested(settings: Any, *names: str) -> Any:
 
 def runs_dir(root: str | None, experiment: str) -> Path:
     """The folder of all runs of an experiment: ``<root>/<experiment>``, by default below runs/."""
-    return Path(root or "runs") / experiment
+    return Path(root or "runs").expanduser() / experiment
 
 
 def new_run_dir(runs: Path) -> Path:

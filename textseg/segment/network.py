@@ -356,7 +356,7 @@ def network_from(checkpoint: Mapping[str, Any], path: str | Path) -> Segmentatio
         UserError: it names no known network, or its settings or weights are another version's.
     """
     if EXPORT in checkpoint:
-        return ExportedNetwork(Path(path), checkpoint[EXPORT])
+        return ExportedNetwork(Path(path).expanduser(), checkpoint[EXPORT])
     stored = checkpoint.get("hyper_parameters")
     settings = dict(stored) if isinstance(stored, dict) else {}
     class_path = class_path_of(checkpoint)

@@ -24,18 +24,21 @@ def read_stored(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: it cannot be read, or is a folder of another kind or incomplete.
     """
-    if not Path(path).is_dir():
+    if not Path(path).expanduser().is_dir():
         return read_checkpoint(path)
-    check_complete(Path(path))
+    if not Path(path).expanduser().is_dir():
+        return read_checkpoint(path)
+    path = Path(path).expanduser()
+    check_complete(path)
     if is_published(path):
-        return read_published(Path(path))
+        return read_published(path)
     if not is_export(path):
         raise UserError(
             f"ckpt_path={str(path)!r} is a folder without {MANIFEST} or {DESCRIPTION}",
             "give a checkpoint such as runs/<config>/<time>/checkpoints/best.ckpt, or the folder "
             "of textseg export or textseg card",
         )
-    manifest = read_manifest(Path(path))
+    manifest = read_manifest(path)
     image = manifest["image"]
     about = {"image_size": image["size"], "resize": image["resize"]}
     return {"state_dict": {}, ABOUT: about, EXPORT: manifest}

@@ -24,14 +24,22 @@ MAY_CHANGE = {
     "data": ("root", "captions", "cache", "batch_size", "num_workers", "strata"),
     "model": ("image_weights", "protocol", "nsd_tolerance"),
 }
+_LENGTH = (
+    "give a number above 0, or leave it out; trainer.max_epochs=-1 trains until trainer.max_steps "
+    "or trainer.max_time"
+)
 
 
 def check_trainer_settings(trainer: Mapping[str, Any]) -> None:
-    """Check that the trainer's settings let a fit write its checkpoints, count and clip.
+    """Check that the trainer's settings let a fit train, write its checkpoints, count and clip.
 
     Raises:
-        UserError: they switch checkpoints off, count by less than 1, or clip at less than 0.
+        UserError: they end it before its first step, switch checkpoints off, count by less than 1,
+            or clip at less than 0.
     """
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if trainer.get(name) == 0:
+            raise UserError(f"trainer.{name}=0 trains nothing", _LENGTH)
     for name in ("check_val_every_n_epoch", "accumulate_grad_batches"):  # Lightning divides by it
         value = trainer.get(name)
         check_at_least(f"trainer.{name}", 1 if value is None else value, 1)
