@@ -321,9 +321,7 @@ def _record(
 
 
 def _class(value: object) -> str:
-    """A cell as the name of a class; Excel writes whole numbers as 3.0."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
+    """A cell as the name of a class."""
     return " ".join(str("" if value is None else value).split()) or NOT_GIVEN
 
 

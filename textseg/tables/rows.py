@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import math
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -252,10 +253,29 @@ def _csv(file: Path) -> Iterator[_Cells]:
 def parse_json(text: str | bytes) -> Any:
     """Parse JSON in which no object has a key twice: of two values, none is the right one.
 
+    A number is read as a spreadsheet shows it: 3.0 is 3, so that it is the same patient, and NaN,
+    which pandas writes for an empty cell, is None.
+
     Raises:
-        ValueError: it is no JSON, or has a key twice.
+        ValueError: it is no JSON, has a key twice, or holds an infinite number.
     """
-    return json.loads(text, object_pairs_hook=_unique)
+    return json.loads(
+        text, object_pairs_hook=_unique, parse_float=_number, parse_constant=_constant
+    )
+
+
+def _number(written: str) -> int | float:
+    """Read a number that is written with a point or an exponent."""
+    number = float(written)
+    if math.isinf(number):
+        raise ValueError(f"{written} is too large for a number")
+    return int(number) if number.is_integer() else number
+
+
+def _constant(written: str) -> None:
+    """Read NaN, Infinity or -Infinity, which JSON does not have, but Python writes."""
+    if written != "NaN":
+        raise ValueError(f"{written} is no finite number")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
