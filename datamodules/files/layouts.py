@@ -233,18 +233,46 @@ def named_table(folders: Iterable[Path], stems: Names) -> Path | None:
 
 
 def _one_of_copies(tables: list[Path]) -> Path:
-    """Of tables of one name, the one of the first's suffix with nothing added to its name."""
+    """Of tables of one name, the one of the first's suffix with nothing added to its name.
+
+    Raises:
+        UserError: one of them differs from it.
+    """
     suffix = tables[0].suffix.lower()
     copies = [file for file in tables if file.suffix.lower() == suffix]
     plainest = min(copies, key=lambda file: len(file.stem))
-    for copy in copies:
-        if copy != plainest and not filecmp.cmp(plainest, copy, shallow=False):
+    for copy in tables:
+        if copy != plainest and not _alike(plainest, copy):
             raise UserError(
                 f"{plainest.parent} holds {plainest.name!r} and {copy.name!r}, which differ: "
                 "which of them is meant?",
                 "remove one, or set captions to a folder that holds only the right tables",
             )
     return plainest
+
+
+def _alike(one: Path, other: Path) -> bool:
+    """Whether two tables hold the same cells in every row; false where one cannot be read."""
+    if filecmp.cmp(one, other, shallow=False):
+        return True
+    try:
+        cells = _filled_cells(one)
+        return bool(cells) and cells == _filled_cells(other)
+    except UserError:
+        return False
+
+
+def _filled_cells(file: Path) -> list[dict[str, str]]:
+    """A table's cells by the columns' names in lower case; a program may save spaces otherwise."""
+    texts = (
+        {
+            name.strip().casefold(): " ".join(str(row[name]).split())
+            for name in row
+            if row.filled(name)
+        }
+        for row in read_rows(file)
+    )
+    return list(texts)
 
 
 def read_tables(
@@ -278,7 +306,9 @@ def read_tables(
         if table is None and captions is None:
             table = _table_beside_images(layout, split, stems)
         if table is not None:
-            tables[split] = read_captions(table, report, root=root, spare=ADDED_TO_NAMES)
+            tables[split] = read_captions(
+                table, report, root=root, spare=ADDED_TO_NAMES, split=split
+            )
     missing = [split for split in names.needed if split not in tables]
     if not missing:
         return tables
@@ -301,7 +331,7 @@ def read_keys(file: Path) -> set[str]:
     rows = read_rows(file)
     if not rows:
         raise UserError(f"{file} has no rows", "is it the downloaded list, complete?")
-    column = find_column(file, rows[0], IMAGE_COLUMNS)
+    column = find_column(file, rows, IMAGE_COLUMNS)
     assert column is not None, "its absence is raised"
     return {match_key(str(row[column])) for row in rows}
 
@@ -348,8 +378,7 @@ def read_split_list(
     if file is None:
         return {}
     rows = read_rows(file)
-    columns = rows[0] if rows else {}
-    image, split = find_column(file, columns, IMAGE_COLUMNS), find_column(file, columns, ("split",))
+    image, split = find_column(file, rows, IMAGE_COLUMNS), find_column(file, rows, ("split",))
     assert image is not None, "its absence is raised"
     assert split is not None, "its absence is raised"
     lists: dict[str, set[str]] = {}

@@ -82,8 +82,8 @@ def _table_rows(file: Path, text: str | None, root: str | None) -> Iterator[Row]
     table = tables.read_rows(file)
     if not table:
         raise UserError(f"{file} has no rows", "list one image and its text a row")
-    columns = list(dict.fromkeys(column for row in table for column in row))
-    tables.find_column(file, columns, ("image",))
+    columns = tables.columns_of(table)
+    tables.find_column(file, table, ("image",))
     image_column = _one_column(file, columns, ("image",))
     text_column = _one_column(file, columns, tables.TEXT_COLUMNS)
     if text_column and text is not None:
