@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from textseg.errors import Report, TableError, UserError, first_line, raise_error
 from textseg.limits import CELLS, TABLE_BYTES
+from textseg.tables.merged import refuse_merged
 from textseg.tables.quotes import read_separated
 
 SPLITS = ("train", "val", "test")
@@ -327,7 +328,9 @@ def _xlsx(file: Path) -> Iterator[_Cells]:
     return _under_header(file, [row + [""] * (width - len(row)) for row in cells])
 
 
-def workbook_rows(file: Path, sheet: str | None = None) -> Iterator[list[str]]:
+def workbook_rows(
+    file: Path, sheet: str | None = None, *, header_rows: int = 0
+) -> Iterator[list[str]]:
     """Yield the rows of one sheet as strings, each as wide as the widest up to it.
 
     A workbook may hold hundreds of thousands of rows; they are not held in memory.
@@ -336,9 +339,10 @@ def workbook_rows(file: Path, sheet: str | None = None) -> Iterator[list[str]]:
         file: an .xlsx workbook.
         sheet: its name, compared without case; None for the only one that has cells, beside charts
             and the empty sheets that Excel adds.
+        header_rows: rows at the top in which cells may be merged; all but the first are "".
 
     Raises:
-        UserError: the file is no workbook, or does not have that sheet.
+        UserError: the file is no workbook, does not have that sheet, or cells of it are merged.
     """
     import openpyxl  # type: ignore[import-untyped]
 
@@ -353,6 +357,8 @@ def workbook_rows(file: Path, sheet: str | None = None) -> Iterator[list[str]]:
             TABLE_BYTES.check(sum(part.file_size for part in archive.infolist()), file)
         book = openpyxl.load_workbook(file, read_only=True, data_only=True)
         cells = _sheet(file, book, sheet)
+        if cells is not None:
+            refuse_merged(file, cells, header_rows=header_rows)
         width = 0
         for row in () if cells is None else _values(cells):
             width = max(width, len(row))  # rows end at their last filled cell
