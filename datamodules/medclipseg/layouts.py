@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.files.checks import preview
-from datamodules.files.layouts import ADDED_TO_NAMES, index_images, named_table, plain_stem
+from datamodules.files.layouts import ADDED_TO_NAMES, index_images
+from datamodules.files.named_tables import named_table, plain_stem
 from textseg.errors import Report, UserError, raise_error
 from textseg.tables import (
     IMAGE_COLUMNS,

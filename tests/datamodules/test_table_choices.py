@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from datamodules.files.layouts import named_table, read_keys, read_split_list, read_tables
+from datamodules.files.layouts import read_keys, read_split_list, read_tables
+from datamodules.files.named_tables import named_table
 from datamodules.medclipseg.layouts import read_entries
 from datamodules.volumes.captions import Captions
 from tests.datamodules.contract import refused
