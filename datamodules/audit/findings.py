@@ -35,6 +35,7 @@ KINDS: dict[str, Kind] = {
     "refused by the reader": Kind("error", ""),
     "unreadable table": Kind("error", ""),
     "missing column": Kind("error", "add the column, or give it its name"),
+    "several columns": Kind("error", "keep one of them, and rename or remove the others"),
     "invalid row": Kind("error", "fill it in, or delete the row"),
     "invalid split name": Kind("error", "write train, val or test"),
     "outside root": Kind("error", "name files by their path below root"),

@@ -119,7 +119,7 @@ def read_clinical(file: Path) -> dict[int, Findings]:
     Raises:
         UserError: the sheet, a column or a code is not as in TCIA's release.
     """
-    rows = [_stripped(row) for row in workbook_rows(file, "Data")]
+    rows = [_stripped(row) for row in workbook_rows(file, "Data", header_rows=3)]
     top = next((i for i, row in enumerate(rows[:4]) if _plain(row[0]) == "patient id"), None)
     if top is None or top + 1 >= len(rows):
         raise UserError(

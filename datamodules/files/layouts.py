@@ -6,20 +6,25 @@ knows one of them by name.
 
 from __future__ import annotations
 
-import filecmp
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
 from datamodules.files.checks import preview
+from datamodules.files.named_tables import (
+    TEXT_FOLDERS,
+    Names,
+    named_table,
+    plain_stem,
+    table_folders,
+    tables_in,
+)
 from datamodules.records import Record
 from textseg.errors import Report, UserError, check_choice, raise_error
 from textseg.tables import (
     IMAGE_COLUMNS,
     SPLITS,
-    TABLE_SUFFIXES,
     Caption,
     case_name,
     find_column,
@@ -30,7 +35,6 @@ from textseg.tables import (
     split_name,
 )
 
-Names = tuple[str, ...]
 Parts = dict[str, list[Caption]]  # rows by split
 
 
@@ -195,56 +199,10 @@ class TableNames:
     remedy: str
 
 
-# Where tables lie below the dataset's folder.
-TEXT_FOLDERS = ("", "Text", "text", "prompt", "prompts", "text_annotations")
 # What a mask's name may have that its image's, as a table gives it, has not.
 ADDED_TO_NAMES = len("mask_.png")
 # A table inside a split's own folder need not name the split.
 _OWN_NAMES = ("text_alpha",)
-
-
-def plain_stem(stem: str) -> str:
-    """Reduce a file name to lower case, without what downloads and copies add at its end.
-
-    "Train_text_MosMedData+ 1(in)" is the workbook "Train_text_MosMedData+ 1", saved as text.
-    """
-    without_copies = re.sub(r"(\s+\d+|\s*\(\w+\))*\s*$", "", stem.casefold())
-    return without_copies.rstrip("+ _")
-
-
-def table_folders(bases: Iterable[Path]) -> list[Path]:
-    """List the folders at and below `bases` in which tables may lie, each once."""
-    return [base / name for base in dict.fromkeys(bases) for name in TEXT_FOLDERS]
-
-
-def named_table(folders: Iterable[Path], stems: Names) -> Path | None:
-    """Find the first table of one of these names, folder by folder.
-
-    Raises:
-        UserError: it lies there twice, under names that mean the same, and the two differ.
-    """
-    for folder in folders:
-        tables = _tables_in(folder)
-        for stem in stems:
-            same = [file for file in tables if plain_stem(file.stem) == stem]
-            if same:
-                return _one_of_copies(same)
-    return None
-
-
-def _one_of_copies(tables: list[Path]) -> Path:
-    """Of tables of one name, the one of the first's suffix with nothing added to its name."""
-    suffix = tables[0].suffix.lower()
-    copies = [file for file in tables if file.suffix.lower() == suffix]
-    plainest = min(copies, key=lambda file: len(file.stem))
-    for copy in copies:
-        if copy != plainest and not filecmp.cmp(plainest, copy, shallow=False):
-            raise UserError(
-                f"{plainest.parent} holds {plainest.name!r} and {copy.name!r}, which differ: "
-                "which of them is meant?",
-                "remove one, or set captions to a folder that holds only the right tables",
-            )
-    return plainest
 
 
 def read_tables(
@@ -278,7 +236,9 @@ def read_tables(
         if table is None and captions is None:
             table = _table_beside_images(layout, split, stems)
         if table is not None:
-            tables[split] = read_captions(table, report, root=root, spare=ADDED_TO_NAMES)
+            tables[split] = read_captions(
+                table, report, root=root, spare=ADDED_TO_NAMES, split=split
+            )
     missing = [split for split in names.needed if split not in tables]
     if not missing:
         return tables
@@ -301,7 +261,7 @@ def read_keys(file: Path) -> set[str]:
     rows = read_rows(file)
     if not rows:
         raise UserError(f"{file} has no rows", "is it the downloaded list, complete?")
-    column = find_column(file, rows[0], IMAGE_COLUMNS)
+    column = find_column(file, rows, IMAGE_COLUMNS)
     assert column is not None, "its absence is raised"
     return {match_key(str(row[column])) for row in rows}
 
@@ -348,8 +308,7 @@ def read_split_list(
     if file is None:
         return {}
     rows = read_rows(file)
-    columns = rows[0] if rows else {}
-    image, split = find_column(file, columns, IMAGE_COLUMNS), find_column(file, columns, ("split",))
+    image, split = find_column(file, rows, IMAGE_COLUMNS), find_column(file, rows, ("split",))
     assert image is not None, "its absence is raised"
     assert split is not None, "its absence is raised"
     lists: dict[str, set[str]] = {}
@@ -416,16 +375,6 @@ def _table_beside_images(layout: Layout, split: str, stems: Names) -> Path | Non
 
 
 def _only_table(folder: Path) -> Path | None:
-    tables = [f for f in _tables_in(folder) if f.suffix.lower() in (".xlsx", ".csv")]
+    tables = [f for f in tables_in(folder) if f.suffix.lower() in (".xlsx", ".csv")]
     tables = [f for f in tables if not plain_stem(f.stem).endswith("_id")]
     return tables[0] if len(tables) == 1 else None
-
-
-def _tables_in(folder: Path) -> list[Path]:
-    """The tables in a folder; a text copy of a workbook comes before it."""
-    if not folder.is_dir():
-        return []
-    # "~$name.xlsx" is what Excel leaves beside a workbook that is open.
-    files = (f for f in folder.iterdir() if not f.name.startswith(("~$", ".")))
-    tables = (f for f in files if f.suffix.lower() in TABLE_SUFFIXES)
-    return sorted(tables, key=lambda f: (TABLE_SUFFIXES.index(f.suffix.lower()), f.name))

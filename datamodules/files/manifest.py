@@ -18,7 +18,6 @@ separate, a spacing of "0,8" is 0.8.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import os
@@ -38,8 +37,11 @@ from textseg.tables import (
     TEXT_COLUMNS,
     Row,
     case_name,
+    columns_of,
     first_volume,
+    plain_column,
     read_rows,
+    refuse_misspelled,
     resolve_inside,
     split_name,
 )
@@ -64,7 +66,6 @@ _MEANT = {
 }
 _MEANT_BY = {name: column for column, names in _MEANT.items() for name in names.split()}
 _MASK_REMEDY = "name the mask, or write split=predict for a row without truth"
-_CLOSE = 0.8  # "spilt" and "split" share 0.8 of their letters in order
 
 
 def has_manifest(root: Path) -> bool:
@@ -187,14 +188,14 @@ def _renamed(
     """The rows under our names of the columns, without columns that are nobody's."""
     if not rows:
         raise UserError(f"{file} has no rows", "list one image, mask and text a row")
-    written = list(dict.fromkeys(column for row in rows for column in row))
+    written = columns_of(rows)
     names = _own_names(file, written, report, lenient=lenient)
     of_strata = _strata_columns(file, written, strata, report)
     unknown = [c for c in written if c not in names and c not in of_strata.values()]
     missing = [column for column in needed if column not in names.values()]
     if lenient:
         absent = set(REQUIRED + OPTIONAL) - set(names.values())
-        _refuse_misspelled(file, unknown, absent, report)
+        refuse_misspelled(file, unknown, absent, report, meant_by=_MEANT_BY)
     if missing or (unknown and not lenient):
         faults = [f"unknown: {', '.join(unknown)}"] * bool(unknown)
         faults += [f"missing: {', '.join(missing)}"] * bool(missing)
@@ -228,7 +229,7 @@ def _strata_columns(
     """The table's column for each of the strata that are asked for."""
     found: dict[str, str] = {}
     for name in strata:
-        same = [column for column in written if _plain(column) == _plain(name)]
+        same = [column for column in written if plain_column(column) == plain_column(name)]
         if len(same) != 1:
             cause = f"strata names {name!r}, and {file} has {len(same)} columns of that name"
             report(UserError(cause, f"choose of its columns: {', '.join(written)}"))
@@ -247,10 +248,10 @@ def _of_stratum(name: str) -> str:
 
 def _own_names(file: Path, written: list[str], report: Report, *, lenient: bool) -> dict[str, str]:
     """Ours for each column that is one of ours."""
-    names = {column: _plain(column) for column in written}
+    names = {column: plain_column(column) for column in written}
     names = {column: own for column, own in names.items() if _is_ours(own)}
     if lenient and "text" not in names.values():
-        names |= {column: "text" for column in written if _plain(column) in TEXT_COLUMNS}
+        names |= {column: "text" for column in written if plain_column(column) in TEXT_COLUMNS}
     for own in dict.fromkeys(names.values()):
         same = [column for column in written if names.get(column) == own]
         if len(same) > 1:
@@ -262,21 +263,6 @@ def _own_names(file: Path, written: list[str], report: Report, *, lenient: bool)
 def _is_ours(column: str) -> bool:
     altered = column.startswith(ALTERED) and column != ALTERED
     return altered or column in REQUIRED + OPTIONAL
-
-
-def _plain(column: str) -> str:
-    return "_".join(column.casefold().replace("-", " ").replace("_", " ").split())
-
-
-def _refuse_misspelled(file: Path, unknown: list[str], absent: set[str], report: Report) -> None:
-    """A column that seems to be meant for one of ours must not be ignored."""
-    for column in unknown:
-        near = difflib.get_close_matches(_plain(column), sorted(absent), n=1, cutoff=_CLOSE)
-        meant = near[0] if near else _MEANT_BY.get(_plain(column))
-        if meant in absent:
-            cause = f"{file} has a column {column!r}, which is not read, and none named {meant}"
-            remedy = f"did you mean {meant}? Rename it, or delete it if it is something else"
-            report(UserError(cause, remedy))
 
 
 # --- rows --------------------------------------------------------------------------------------
@@ -321,9 +307,7 @@ def _record(
 
 
 def _class(value: object) -> str:
-    """A cell as the name of a class; Excel writes whole numbers as 3.0."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
+    """A cell as the name of a class."""
     return " ".join(str("" if value is None else value).split()) or NOT_GIVEN
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.files.checks import preview
-from datamodules.files.layouts import ADDED_TO_NAMES, index_images, named_table, plain_stem
+from datamodules.files.layouts import ADDED_TO_NAMES, index_images
+from datamodules.files.named_tables import named_table, plain_stem
 from textseg.errors import Report, UserError, raise_error
 from textseg.tables import (
     IMAGE_COLUMNS,
@@ -19,10 +20,11 @@ from textseg.tables import (
     TABLE_SUFFIXES,
     TEXT_COLUMNS,
     Row,
+    check_split,
     find_column,
     images_in,
     match_key,
-    matching_columns,
+    optional_column,
     read_rows,
     resolve_inside,
 )
@@ -163,13 +165,15 @@ def read_entries(
     rows = read_rows(table, report)
     if not rows:
         return []
-    image = find_column(table, rows[0], IMAGE_COLUMNS, report)
-    text = find_column(table, rows[0], TEXT_COLUMNS, report)
-    mask = next(iter(matching_columns(rows[0], MASK_COLUMNS)), image)
+    image = find_column(table, rows, IMAGE_COLUMNS, report)
+    text = find_column(table, rows, TEXT_COLUMNS, report)
+    mask = optional_column(table, rows, MASK_COLUMNS, report) or image
+    splits = optional_column(table, rows, ("split",), report)
     images = _Files(folder / FOLDERS[split] / IMAGES)
     masks = _Files(folder / FOLDERS[split] / MASKS)
     entries = []
     for row in rows:
+        check_split(row, splits, split, report)
         found = images.find(row, image, report), masks.find(row, mask, report)
         words = ""
         if text is not None and (needs_text or row.filled(text)):

@@ -28,7 +28,7 @@ from datamodules.volumes.windows import Window, window_for
 from textseg.errors import UserError, check_at_least, check_choice
 from textseg.limits import PIXELS
 
-VERSION = 1  # raise it when a change here or in the wording gives another set
+VERSION = 2  # raise it when a change here or in the wording gives another set
 DARKEST = -50.0  # HU; every abdomen has fat, which is darker
 
 Layout = Literal["auto", "lits", "msd"]
@@ -117,6 +117,7 @@ def build_refhl(
         VERSION,
         sorted(asdict(settings).items()),
         *([] if inside is None else [inside]),
+        *[(file.absolute(), why) for file, why in volumes.left_out],  # summary.json names them
     )
     return build_once(
         output,
@@ -166,7 +167,7 @@ def _write(folder: Path, source: Source, settings: Settings) -> None:
     for row in rows:
         row["split"] = splits[row["case_id"]]
     write_manifest(folder, rows)
-    write_summary(folder, rows, writer.counts, mirrored)
+    write_summary(folder, rows, writer.counts, mirrored, source.left_out)
 
 
 def _add_case(writer: SliceWriter, case: Case, source: Source, mirrored: list[str]) -> list[Row]:

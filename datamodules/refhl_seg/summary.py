@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from datamodules.volumes.summary import left_out_lines
 from textseg.output import write_text
 from textseg.tables import SPLITS
 
@@ -22,12 +23,17 @@ LEFT_OUT = (
 
 
 def write_summary(
-    folder: Path, rows: Sequence[dict[str, Any]], counts: Counter[str], mirrored: Sequence[str]
+    folder: Path,
+    rows: Sequence[dict[str, Any]],
+    counts: Counter[str],
+    mirrored: Sequence[str],
+    left_out: Sequence[tuple[Path, str]],
 ) -> None:
     """Write summary.json of the manifest's rows.
 
     `counts` has the slices, slices_with_several, and what was left out of the chosen slices;
-    `mirrored` the cases whose liver is on the patient's left.
+    `mirrored` the cases whose liver is on the patient's left; `left_out` the files that are none of
+    the volumes, each with its reason.
     """
     by_split = Counter(row["split"] for row in rows)
     summary = {
@@ -38,8 +44,9 @@ def write_summary(
         "expressions_by_split": {split: by_split[split] for split in SPLITS},
         **{name: counts[name] for name in LEFT_OUT},
         "liver_on_the_left": list(mirrored),
+        "left_out": [{"what": str(file), "reason": reason} for file, reason in left_out],
     }
-    text = json.dumps(summary, indent=1) + "\n"
+    text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
     write_text(folder / SUMMARY_FILE, text)
 
 
@@ -67,4 +74,4 @@ def format_summary(summary: dict[str, Any]) -> str:
             f"check {', '.join(mirrored)}: the liver is on the patient's left there, so the file's "
             "orientation may be wrong"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *left_out_lines(summary["left_out"], SUMMARY_FILE)])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from textseg.errors import UserError
-from textseg.tables import TEXT_COLUMNS, Row, find_column, read_rows
+from textseg.tables import TEXT_COLUMNS, Row, columns_of, find_column, read_rows
 
 REGION = "{region}"
 _KEYS = ("case_id", "slice", "region")
@@ -67,10 +67,11 @@ def _read(table: Path) -> list[_CaptionRow]:
     rows = read_rows(table)
     if not rows:
         raise UserError(f"{table} has no rows", "write one caption a row")
-    text = find_column(table, rows[0], TEXT_COLUMNS)
-    columns = {name.strip().casefold(): name for name in rows[0]}
+    text = find_column(table, rows, TEXT_COLUMNS)
+    written = columns_of(rows)
+    columns = {name.strip().casefold(): name for name in written}
     keys = [columns.get(key) for key in _KEYS]
-    unknown = [name for name in rows[0] if name not in (text, *keys)]
+    unknown = [name for name in written if name not in (text, *keys)]
     if unknown:
         raise UserError(
             f"{table} has columns that are not read: {', '.join(unknown)}",

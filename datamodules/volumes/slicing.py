@@ -115,7 +115,12 @@ def slice_volumes(
     named = _named_regions(found, settings)
     inputs = [*_files(found), *([] if table is None else [table])]
     digest = sources_identity(
-        [path.absolute() for path in inputs], VERSION, settings, sorted(named.items()), channel
+        [path.absolute() for path in inputs],
+        VERSION,
+        settings,
+        sorted(named.items()),
+        channel,
+        *[(file.absolute(), why) for file, why in found.left_out],  # slices.json names them
     )
     return build_once(
         output,

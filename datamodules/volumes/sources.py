@@ -18,8 +18,8 @@ from typing import NamedTuple, TypeVar
 
 from datamodules.files.checks import preview
 from datamodules.volumes.dataset_json import Description, read_description
-from textseg.errors import UserError
-from textseg.tables import is_nifti, nifti_stem
+from textseg.errors import UserError, refusing
+from textseg.tables import files_below, first_volume, is_nifti, nifti_stem
 
 LOOKED_FOR = {
     "msd": "imagesTr and labelsTr",
@@ -59,7 +59,8 @@ class Source(NamedTuple):
     Args:
         cases: by name.
         description: what dataset.json says; None in layouts that have none.
-        left_out: volumes without labels, labels without a volume, and files of other kinds.
+        left_out: volumes without labels, labels without a volume, files of other kinds, and NIfTI
+            files below the folder that lie elsewhere or are called otherwise than the layout says.
     """
 
     cases: list[Case]
@@ -95,7 +96,10 @@ def find_source(
         "cases": lambda: _cases(source),
     }
     for layout in layouts:
-        found = finders[layout]()
+        with refusing(
+            OSError, f"source={source} cannot be read", "name a folder that you may read"
+        ):
+            found = finders[layout]()
         if found is not None:
             if channel is not None and layout != "msd":
                 raise UserError(
@@ -151,6 +155,8 @@ def _msd(source: Path, channel: int | str | None) -> Source | None:
     for part in ("imagesTs", "labelsTs"):
         files = sorted((base / part).iterdir()) if (base / part).is_dir() else []
         left_out += [(file, f"{part} is not read") for file in files if not _hidden(file)]
+    read = [base / part for part in ("imagesTr", "labelsTr", "imagesTs", "labelsTs")]
+    left_out += _others(source, read, "neither in imagesTr nor in labelsTr")
     in_files = {number for numbers in channels.values() for number in numbers}
     known = in_files if len(in_files) > 1 else in_files | set(description.channels)
     chosen = _chosen_channel(
@@ -187,23 +193,25 @@ def _chosen_channel(base: Path, channel: int | str | None, known: Mapping[int, s
 
 def _lits(source: Path) -> Source | None:
     kinds: dict[str, dict[str, Path]] = {"volume": {}, "segmentation": {}}
-    for path in sorted(source.rglob("*.nii*")):
-        match = _LITS.fullmatch(nifti_stem(path)) if is_nifti(path) else None
-        if match is not None:
+    left_out: list[LeftOut] = []
+    for path in filter(is_nifti, files_below(source)):
+        match = _LITS.fullmatch(nifti_stem(path))
+        if match is None:
+            left_out.append((path, "not called volume-<n> or segmentation-<n>"))
+        else:
             _add(kinds[match[1].casefold()], f"volume-{int(match[2])}", path)
     if not any(kinds.values()):
         return None
-    left_out: list[LeftOut] = []
     return Source(_paired(kinds["volume"], kinds["segmentation"], left_out), None, left_out)
 
 
 def _folders(source: Path) -> Source | None:
-    if not ((source / "images").is_dir() and (source / "labels").is_dir()):
+    read = [source / part for part in ("images", "labels")]
+    if not all(folder.is_dir() for folder in read):
         return None
     left_out: list[LeftOut] = []
-    images, labels = (
-        _nifti_files(source / part, left_out, with_folders=True) for part in ("images", "labels")
-    )
+    images, labels = (_nifti_files(folder, left_out, with_folders=True) for folder in read)
+    left_out += _others(source, read, "neither in images nor in labels")
     return Source(_paired(images, labels, left_out), read_description(source), left_out)
 
 
@@ -211,9 +219,11 @@ def _cases(source: Path) -> Source | None:
     folders = [source, *sorted(f for f in source.iterdir() if f.is_dir())]
     images: dict[str, Path] = {}
     labels: dict[str, Path] = {}
-    left_out: list[LeftOut] = []
+    without: list[Path] = []
     for folder in folders:
         if not (folder / "segmentations").is_dir():
+            if folder not in (source, *labels.values()) and first_volume(folder) is not None:
+                without.append(folder)
             continue
         labels[folder.name] = folder / "segmentations"
         scans = {stem: path for stem, path in _nifti_files(folder, []).items() if stem in _SCANS}
@@ -224,7 +234,12 @@ def _cases(source: Path) -> Source | None:
             )
         for path in scans.values():
             images[folder.name] = path
-    return Source(_paired(images, labels, left_out), None, left_out) if labels else None
+    if not labels:
+        return None
+    left_out: list[LeftOut] = [(folder, "volumes without segmentations") for folder in without]
+    others = _others(source, [*labels.values(), *without], f"not called {' or '.join(_SCANS)}")
+    left_out += [(path, reason) for path, reason in others if path not in images.values()]
+    return Source(_paired(images, labels, left_out), None, left_out)
 
 
 # --- files
@@ -253,6 +268,12 @@ def _nifti_files(
         else:
             left_out.append((path, "not a .nii or .nii.gz file"))
     return files
+
+
+def _others(source: Path, read: Iterable[Path], reason: str) -> list[LeftOut]:
+    """NIfTI files below a folder that lie in none of the folders which are read."""
+    inside = frozenset(folder.resolve() for folder in read)
+    return [(path, reason) for path in files_below(source, inside) if is_nifti(path)]
 
 
 def _add(files: dict[Key, Path], name: Key, path: Path) -> None:

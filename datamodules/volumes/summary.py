@@ -66,11 +66,18 @@ def format_summary(summary: Mapping[str, Any]) -> str:
         f"regions: {regions}",
         f"window ({summary['window']}): {preview(list(different))}",
     ]
-    reasons: dict[str, list[str]] = {}
-    for entry in summary["left_out"]:
-        reasons.setdefault(entry["reason"], []).append(entry["what"])
-    for reason, what in reasons.items():
-        lines.append(f"left out, {reason}: {len(what)}: {preview(what)}")
-    if any(len(what) > 1 for what in reasons.values()):
-        lines.append(f"({SUMMARY_FILE} names all that was left out)")
+    lines += left_out_lines(summary["left_out"], SUMMARY_FILE)
     return "\n".join([*lines, *summary["notes"]])
+
+
+def left_out_lines(left_out: Sequence[Mapping[str, str]], file: str) -> list[str]:
+    """Format what was left out by its reason; `file` is said to name all of it."""
+    reasons: dict[str, list[str]] = {}
+    for entry in left_out:
+        reasons.setdefault(entry["reason"], []).append(entry["what"])
+    lines = [
+        f"left out, {reason}: {len(what)}: {preview(what)}" for reason, what in reasons.items()
+    ]
+    if any(len(what) > 1 for what in reasons.values()):
+        lines.append(f"({file} names all that was left out)")
+    return lines

@@ -91,8 +91,8 @@ def test_every_kind_is_planted_by_one_of_these_tests(phantoms: Path, tmp_path: P
     tested_below |= {"class map", "inverted mask", "narrow range", "no foreground"}
     tested_below |= {"turned picture", "unequal spacing"}  # in test_pixel_checks.py
     tested_below |= {"faint mask values"}  # of every clean copy of MosMedData+
-    tested_below |= {"captions tell empty masks"}  # in test_audit_facts.py
     tested_below |= {"unknown language", "unknown words"}
+    tested_below |= {"several columns"}
     tested_below |= {"captions tell empty masks"}  # in test_audit_facts.py
     assert planted | tested_below == set(KINDS)
 
@@ -113,6 +113,16 @@ def test_a_missing_column_and_a_broken_table_are_named(copy: Callable[[str], Pat
     # The pictures of train are audited all the same, each with an empty caption.
     assert kinds["empty caption"] == 60
     assert result.facts["images read"] == 60
+
+
+def test_columns_of_which_none_is_the_right_one_are_named(copy: Callable[[str], Path]) -> None:
+    root = copy("qata")
+    rows = spoil.read_table(root / "train.csv")
+    others = [["caption"], *([f"another {n}"] for n in range(1, len(rows)))]
+    both = [[*row, *other] for row, other in zip(rows, others, strict=True)]
+    spoil.write_table(root / "train.csv", both)
+    named = found(look(make("qata", root)))
+    assert named[("several columns", "train.csv")] == 1
 
 
 def test_a_manifest_without_a_column_is_audited_by_what_it_has(copy: Callable[[str], Path]) -> None:

@@ -15,12 +15,11 @@ from datamodules.files.layouts import (
     images_of,
     index_images,
     make_records,
-    named_table,
-    plain_stem,
     read_keys,
     read_tables,
     split_by_lists,
 )
+from datamodules.files.named_tables import named_table, plain_stem
 from tests.datamodules.trees import write_table
 from textseg.errors import UserError
 from textseg.tables import Caption

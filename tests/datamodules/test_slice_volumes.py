@@ -221,13 +221,15 @@ def test_what_does_not_fit_is_left_out_and_named_and_the_rest_goes_on(source: Pa
     write_nifti(source / "labels/p8.nii.gz", labels())
     (source / "labels/readme.txt").write_text("")
     (source / "images/p4/LICENSE").write_text("")
+    (source / "p9.nii.gz").write_text("")
     extra = labels()
     extra[0, 0, 0] = 9
     write_nifti(source / "labels/p2.nii.gz", extra, ORIENTATIONS[2])
     built = build(source)
     assert {row["case_id"] for row in rows_of(built)} == {"p2", "p3", "p4"}
     reasons = left_out(built)
-    assert reasons.keys() == {"p0", "p1", "p7.nii.gz", "p8", "readme.txt", "p2.nii.gz", "LICENSE"}
+    names = {"p0", "p1", "p7.nii.gz", "p8", "readme.txt", "p2.nii.gz", "LICENSE", "p9.nii.gz"}
+    assert reasons.keys() == names
     assert "p0.nii.gz" in reasons["p0"]
     assert "39x32x6" in reasons["p1"]
     text = format_summary(read_summary(built))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from datamodules.refhl_seg.builder import build_refhl
+from datamodules.refhl_seg.summary import format_summary, read_summary
 from datamodules.volumes.dataset_json import read_description
 from datamodules.volumes.sources import check_complete, find_source
 from tests.datamodules.contract import refused
@@ -188,7 +189,73 @@ def test_images_and_labels_of_ones_own_and_totalsegmentators_cases(tmp_path: Pat
         find_source(tmp_path, ("msd", "cases"))
 
 
+# --- files that no layout takes
+
+
+def touched(base: Path, names: str) -> Path:
+    """Empty files of these names below a folder."""
+    for name in names.split():
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / name).touch()
+    return base
+
+
+@pytest.mark.parametrize(
+    ("files", "taken", "left_out"),
+    [
+        (
+            "volume-1.nii segmentation-1.nii b/VOLUME-2.NII b/segmentation-2.nii.gz volume_4.nii "
+            "b/volume-5a.nii other.nii.gz ._volume-6.nii notes.txt",
+            ["volume-1", "volume-2"],
+            ["b/volume-5a.nii", "other.nii.gz", "volume_4.nii"],
+        ),
+        (
+            "s1/ct.nii.gz s1/segmentations/liver.nii.gz s1/pet.nii.gz s2/ct.nii.gz s3/scan/1.dcm "
+            "s4/meta.csv stray.nii.gz",
+            ["s1"],
+            ["s1/pet.nii.gz", "s2", "s3", "stray.nii.gz"],
+        ),
+        ("ct.nii segmentations/a.nii segmentations/b.nii mr2.nii", ["{}"], ["mr2.nii"]),
+        (
+            "images/a.nii labels/a.nii imagesVal/b.nii c.nii.gz",
+            ["a"],
+            ["c.nii.gz", "imagesVal/b.nii"],
+        ),
+        (
+            "Task03/imagesTr/a.nii Task03/labelsTr/a.nii Task03/b.nii Task05/imagesTr/c.nii",
+            ["a"],
+            ["Task03/b.nii", "Task05/imagesTr/c.nii"],
+        ),
+    ],
+)
+def test_every_volume_that_is_not_taken_is_named(
+    tmp_path: Path, files: str, taken: list[str], left_out: list[str]
+) -> None:
+    found = find_source(touched(tmp_path, files), ("msd", "lits", "folders", "cases"))
+    assert [case.name for case in found.cases] == [name.format(tmp_path.name) for name in taken]
+    assert sorted(str(path.relative_to(tmp_path)) for path, _ in found.left_out) == left_out
+    assert all(reason for _, reason in found.left_out)
+
+
+def test_linked_folders_of_volumes_are_read(tmp_path: Path) -> None:
+    touched(tmp_path / "disk", "volume-1.nii segmentation-1.nii")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/batch").symlink_to(tmp_path / "disk")
+    assert [case.name for case in find_source(tmp_path / "source", ("lits",)).cases] == ["volume-1"]
+
+
 # --- the builder of a referring set
+
+
+def test_a_referring_set_names_the_volumes_that_it_does_not_take(tmp_path: Path) -> None:
+    source = tmp_path / "lits"
+    write_liver_volumes(source, cases=3, layout="lits", image_size=64, slices=6)
+    built = build_refhl(source, tmp_path / "built")
+    assert read_summary(built)["left_out"] == []
+    touched(source, "volume_4.nii other.nii.gz")
+    summary = read_summary(build_refhl(source, tmp_path / "built"))  # built anew
+    assert [Path(e["what"]).name for e in summary["left_out"]] == ["other.nii.gz", "volume_4.nii"]
+    assert "volume_4.nii" in format_summary(summary)
 
 
 def test_a_referring_set_is_the_same_from_nnunets_form(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from textseg.preprocess import probe_size
 from textseg.segment.pictures import require_file
 
 _TABULAR = (".csv", ".xlsx", ".jsonl")
+_IMAGE = ("image",)  # the column of images, as a manifest calls it
 
 
 @dataclass(frozen=True)
@@ -82,18 +83,19 @@ def _table_rows(file: Path, text: str | None, root: str | None) -> Iterator[Row]
     table = tables.read_rows(file)
     if not table:
         raise UserError(f"{file} has no rows", "list one image and its text a row")
-    columns = list(dict.fromkeys(column for row in table for column in row))
-    tables.find_column(file, columns, ("image",))
-    image_column = _one_column(file, columns, ("image",))
-    text_column = _one_column(file, columns, tables.TEXT_COLUMNS)
+    columns = tables.columns_of(table)
+    image_column = tables.find_column(file, table, _IMAGE)
+    assert image_column is not None, "its absence is raised"
+    text_column = tables.optional_column(file, table, tables.TEXT_COLUMNS)
     if text_column and text is not None:
         raise UserError(
             f"text={text!r} is given, and {file} has a column {text_column}",
             "leave the text out, or delete the column",
         )
+    _say_unread(file, columns, text_column)
     folder = file.parent if root is None else Path(root).expanduser()
     for row in table:
-        row.check_strings((image_column, text_column))
+        row.check_strings(filter(None, (image_column, text_column)))
         path = tables.resolve_inside(folder, row.required(image_column), row)
         assert path is not None, "a mistake is raised"
         where = f"{file}, {row.location}"
@@ -102,15 +104,18 @@ def _table_rows(file: Path, text: str | None, root: str | None) -> Iterator[Row]
         yield Row(path, words, tables.case_name(path, row.number), where)
 
 
-def _one_column(file: Path, columns: list[str], accepted: tuple[str, ...]) -> str:
-    """The one column of these names; "" without any."""
-    matching = tables.matching_columns(columns, accepted)
-    if len(matching) > 1:
-        raise UserError(
-            f"{file} has {len(matching)} columns for {accepted[0]}: {', '.join(matching)}",
-            "keep one of them",
-        )
-    return matching[0] if matching else ""
+def _say_unread(file: Path, columns: list[str], text_column: str | None) -> None:
+    """Warn of columns that are not read, of which none may be a text's, misspelled.
+
+    Raises:
+        UserError: there is no text, and a column that seems to be meant for it.
+    """
+    read = tables.matching_columns(columns, (*_IMAGE, *tables.TEXT_COLUMNS))
+    unread = [column for column in columns if column not in read]
+    absent = () if text_column else tables.TEXT_COLUMNS
+    tables.refuse_misspelled(file, unread, absent)
+    if unread:
+        warnings.warn(f"{file}: columns that are not read: {', '.join(unread)}", stacklevel=2)
 
 
 def check_texts(rows: Sequence[Row]) -> None:

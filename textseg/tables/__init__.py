@@ -5,12 +5,21 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from textseg.errors import Report, TableError, UserError, raise_error
+from textseg.errors import Report, UserError, raise_error
+from textseg.tables.columns import (
+    check_split,
+    columns_of,
+    find_column,
+    matching_columns,
+    optional_column,
+    plain_column,
+    refuse_misspelled,
+)
 from textseg.tables.rows import (
     FILL_IN,
     SPLITS,
@@ -29,6 +38,8 @@ __all__ = [
     "Row",
     "case_name",
     "cell_text",
+    "check_split",
+    "columns_of",
     "files_below",
     "find_column",
     "first_volume",
@@ -41,9 +52,12 @@ __all__ = [
     "matching_columns",
     "nifti_stem",
     "not_images_in",
+    "optional_column",
     "parse_json",
+    "plain_column",
     "read_captions",
     "read_rows",
+    "refuse_misspelled",
     "resolve_inside",
     "split_name",
     "spreadsheet_cell",
@@ -183,17 +197,23 @@ def case_name(image: Path, row: int) -> str:
 
 
 def read_captions(
-    file: Path, report: Report = raise_error, *, root: Path | None = None, spare: int = 0
+    file: Path,
+    report: Report = raise_error,
+    *,
+    root: Path | None = None,
+    spare: int = 0,
+    split: str | None = None,
 ) -> list[Caption]:
     """Read the captions of one table, in its order.
 
     Args:
         file: the table.
-        report: is called for every mistake: a file that cannot be read, no image or no text column,
-            an empty cell. Where it returns, rows without an image's name are left out, and texts
-            that are not there are "".
+        report: is called for every mistake: a file that cannot be read, no image or no text column
+            or several that differ, an empty cell, another split than the file's. Where it returns,
+            rows without an image's name are left out, and texts that are not there are "".
         root: also leave out, and report, names that `resolve_inside` refuses for this folder.
         spare: of `resolve_inside`.
+        split: whose table it is; None for one that may hold all.
 
     Raises:
         UserError: as `report` does.
@@ -202,49 +222,23 @@ def read_captions(
     if not rows:
         report(UserError(f"{file} has no rows", "is it the downloaded table, complete?"))
         return []
-    image = find_column(file, rows[0], IMAGE_COLUMNS, report)
-    text = find_column(file, rows[0], TEXT_COLUMNS, report)
+    image = find_column(file, rows, IMAGE_COLUMNS, report)
+    text = find_column(file, rows, TEXT_COLUMNS, report)
+    splits = optional_column(file, rows, ("split",), report)
     captions = []
     for row in rows:
         name = "" if image is None else row.required(image, report)
         words = "" if text is None else row.required(text, report, kind="")
         if not name or (root and not resolve_inside(root, name, row, report, spare=spare)):
             continue
-        split = split_name(str(row.get("split", "")))
-        captions.append(Caption(name, words, row.number, split if split in SPLITS else ""))
+        if split is not None:
+            check_split(row, splits, split, report)
+        named = "" if splits is None else split_name(str(row.get(splits, "")))
+        captions.append(Caption(name, words, row.number, named if named in SPLITS else ""))
     return captions
 
 
-# --- columns and cells ---------------------------------------------------------------------------
-
-
-def matching_columns(columns: Iterable[str], accepted: Sequence[str]) -> list[str]:
-    """Select the columns that have one of the accepted names, in the table's order."""
-    return [column for column in columns if column.strip().casefold() in accepted]
-
-
-def find_column(
-    file: Path, columns: Iterable[str], accepted: Sequence[str], report: Report = raise_error
-) -> str | None:
-    """Find the first column that has one of the accepted names.
-
-    Args:
-        file: the table.
-        columns: all of its columns.
-        accepted: names in lower case, of which the first is what messages call the column.
-        report: is called where there is none; where it returns, the result is None.
-
-    Raises:
-        UserError: as `report` does.
-    """
-    matching = matching_columns(columns, accepted)
-    if matching:
-        return matching[0]
-    detail = f"has no {accepted[0]} column; its columns are {', '.join(columns) or '(none)'}"
-    remedy = f"name it one of {', '.join(accepted)} (upper or lower case)"
-    kind, where = "missing column", file.name
-    report(TableError(f"{file} {detail}", remedy, kind=kind, where=where, detail=detail))
-    return None
+# --- cells -------------------------------------------------------------------------------------
 
 
 def resolve_inside(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import math
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 from textseg.errors import Report, TableError, UserError, first_line, raise_error
 from textseg.limits import CELLS, TABLE_BYTES
+from textseg.tables.merged import refuse_merged
 from textseg.tables.quotes import read_separated
 
 SPLITS = ("train", "val", "test")
@@ -252,10 +254,29 @@ def _csv(file: Path) -> Iterator[_Cells]:
 def parse_json(text: str | bytes) -> Any:
     """Parse JSON in which no object has a key twice: of two values, none is the right one.
 
+    A number is read as a spreadsheet shows it: 3.0 is 3, so that it is the same patient, and NaN,
+    which pandas writes for an empty cell, is None.
+
     Raises:
-        ValueError: it is no JSON, or has a key twice.
+        ValueError: it is no JSON, has a key twice, or holds an infinite number.
     """
-    return json.loads(text, object_pairs_hook=_unique)
+    return json.loads(
+        text, object_pairs_hook=_unique, parse_float=_number, parse_constant=_constant
+    )
+
+
+def _number(written: str) -> int | float:
+    """Read a number that is written with a point or an exponent."""
+    number = float(written)
+    if math.isinf(number):
+        raise ValueError(f"{written} is too large for a number")
+    return int(number) if number.is_integer() else number
+
+
+def _constant(written: str) -> None:
+    """Read NaN, Infinity or -Infinity, which JSON does not have, but Python writes."""
+    if written != "NaN":
+        raise ValueError(f"{written} is no finite number")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -307,7 +328,9 @@ def _xlsx(file: Path) -> Iterator[_Cells]:
     return _under_header(file, [row + [""] * (width - len(row)) for row in cells])
 
 
-def workbook_rows(file: Path, sheet: str | None = None) -> Iterator[list[str]]:
+def workbook_rows(
+    file: Path, sheet: str | None = None, *, header_rows: int = 0
+) -> Iterator[list[str]]:
     """Yield the rows of one sheet as strings, each as wide as the widest up to it.
 
     A workbook may hold hundreds of thousands of rows; they are not held in memory.
@@ -316,9 +339,10 @@ def workbook_rows(file: Path, sheet: str | None = None) -> Iterator[list[str]]:
         file: an .xlsx workbook.
         sheet: its name, compared without case; None for the only one that has cells, beside charts
             and the empty sheets that Excel adds.
+        header_rows: rows at the top in which cells may be merged; all but the first are "".
 
     Raises:
-        UserError: the file is no workbook, or does not have that sheet.
+        UserError: the file is no workbook, does not have that sheet, or cells of it are merged.
     """
     import openpyxl  # type: ignore[import-untyped]
 
@@ -333,6 +357,8 @@ def workbook_rows(file: Path, sheet: str | None = None) -> Iterator[list[str]]:
             TABLE_BYTES.check(sum(part.file_size for part in archive.infolist()), file)
         book = openpyxl.load_workbook(file, read_only=True, data_only=True)
         cells = _sheet(file, book, sheet)
+        if cells is not None:
+            refuse_merged(file, cells, header_rows=header_rows)
         width = 0
         for row in () if cells is None else _values(cells):
             width = max(width, len(row))  # rows end at their last filled cell
