@@ -26,8 +26,6 @@ def read_stored(path: str | Path) -> dict[str, Any]:
     """
     if not Path(path).expanduser().is_dir():
         return read_checkpoint(path)
-    if not Path(path).expanduser().is_dir():
-        return read_checkpoint(path)
     path = Path(path).expanduser()
     check_complete(path)
     if is_published(path):
