@@ -268,7 +268,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str, str, str]] = {
             ("--model.lr", "fast"),
             ("--data.on_missing", "ignore"),
             *((f"--{name}", "null") for name in ("model.lr", "data.batch_size", "data.on_missing")),
-            *((f"--{name}", "null") for name in ("data.seed", "trainer.devices", "model", "data")),
+            *((f"--{name}", "null") for name in ("data.seed", "trainer.devices")),
         )
     },
 }

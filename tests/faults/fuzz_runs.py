@@ -22,7 +22,7 @@ from textseg.checkpoint import read_checkpoint
 from textseg.cli.arguments import with_run_config
 from textseg.cli.commands import COMMANDS
 from textseg.cli.messages import broken_yaml, explain, user_error
-from textseg.cli.parser import CommandParser, ParseError
+from textseg.cli.parser import CommandParser, ParseError, check_nulls
 from textseg.errors import UserError
 from textseg.models.base import SegmentationModule
 from textseg.runs import Run
@@ -131,6 +131,7 @@ def _made(base: type, class_path: str, init_args: dict[str, Any]) -> Any:
     text = yaml.safe_dump({"made": {"class_path": class_path, "init_args": init_args}})
     try:
         parsed = _parser(base).parse_string(text)
+        check_nulls(parsed, {"made": base})
         return _parser(base).instantiate_classes(parsed)["made"]
     except ParseError as error:
         raise explain(str(error), [], ["made"], COMMANDS[0]) from error

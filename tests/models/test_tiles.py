@@ -85,7 +85,12 @@ def test_a_picture_narrower_than_a_tile_gets_black_borders_that_are_cut_off_agai
 def test_tiles_out_of_range_are_refused(size: int, overlap: float, named: str) -> None:
     with pytest.raises(UserError, match=named):
         tiles_of(size, overlap)
-    assert tiles_of(None, overlap) is None
+
+
+def test_an_overlap_out_of_range_is_refused_without_a_size_as_well() -> None:
+    assert tiles_of(None, 0.25) is None
+    with pytest.raises(UserError, match="tile_overlap=7"):
+        tiles_of(None, 7)
 
 
 # --- in a test and a prediction ------------------------------------------------------------------

@@ -97,9 +97,10 @@ class NoWaiting(TorchDispatchMode):
 
 
 def _our_line() -> str:
-    """The innermost line of this repository, leaving this file out."""
+    """The innermost line of this repository, leaving out this file and an environment within."""
     frames = [f for f in traceback.extract_stack() if Path(f.filename).is_relative_to(OURS)]
-    frame = next(f for f in reversed(frames) if f.filename != __file__)
+    others = (f for f in reversed(frames) if "site-packages" not in Path(f.filename).parts)
+    frame = next(f for f in others if f.filename != __file__)
     return f"{Path(frame.filename).relative_to(OURS)}:{frame.lineno}: {frame.line}"
 
 

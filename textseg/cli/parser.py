@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, NoReturn, Union, get_args, get_origin
 
-from jsonargparse import ArgumentParser, Unset, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from textseg.cli.arguments import data_part_of_configs
 from textseg.cli.commands import Command, Datasets, load
@@ -15,8 +15,6 @@ from textseg.cli.messages import explain
 from textseg.cli.yaml_keys import refuse_repeated_keys
 from textseg.runs.folder import Run, nested
 
-# Otherwise jsonargparse takes a null for a setting that is not given, and checks no type.
-set_parsing_settings(unset_sentinel=True)
 refuse_repeated_keys()
 
 
@@ -31,19 +29,30 @@ class CommandParser(ArgumentParser):
         """Raise ParseError instead of printing usage and exiting."""
         raise ParseError(message) from ex
 
-    def add_subclass_arguments(self, *args: Any, **kwargs: Any) -> None:
-        """As jsonargparse's; a class that is required may not be null either."""
-        given = {"default": Unset, **kwargs} if kwargs.get("required") else kwargs
-        super().add_subclass_arguments(*args, **given)
 
-    def dump(self, *args: Any, **kwargs: Any) -> str:
-        """Write settings as YAML, a path that is null as null and not as the word None."""
+def check_nulls(settings: Namespace, kinds: Mapping[str, type]) -> None:
+    """Check that no setting of a class is null that takes none.
+
+    jsonargparse takes a null for a setting that is not given, and checks no type of it, unless it
+    is told to keep the two apart; it then refuses a logger without a folder, which we give it.
+
+    Args:
+        settings: as parsed.
+        kinds: base class by the name of the settings that hold ``class_path`` and ``init_args``.
+
+    Raises:
+        ParseError: one is.
+    """
+    set_parsing_settings(unset_sentinel=True)
+    try:
+        for name, kind in kinds.items():
+            parser = CommandParser()
+            parser.add_subclass_arguments(kind, name)
+            parser.validate(Namespace(**{name: settings[name].clone()}))
+    except TypeError as error:
+        raise ParseError(str(error)) from error
+    finally:
         set_parsing_settings(unset_sentinel=False)
-        try:
-            text: str = super().dump(*args, **kwargs)
-        finally:
-            set_parsing_settings(unset_sentinel=True)
-        return text
 
 
 def read_whole_numbers_as_int(parser: ArgumentParser) -> None:
@@ -88,6 +97,8 @@ def run_command(
         arguments, passed_on = own_options(parser, arguments)
     try:
         settings = parser.parse_args(list(arguments))
+        if "datamodule" in command.takes:
+            check_nulls(settings, {"data": datasets().datamodule})
     except ParseError as error:
         known = {name for action in parser._actions for name in action.dest.split(".")}
         raise explain(str(error), arguments, known, command) from error

@@ -48,7 +48,12 @@ from textseg.cli.commands import Command, Datasets, load
 from textseg.cli.evaluation import EvaluationCLI
 from textseg.cli.messages import explain, user_error
 from textseg.cli.options import add_options, check_no_option_of_a_test, check_options_act
-from textseg.cli.parser import CommandParser, ParseError, read_whole_numbers_as_int
+from textseg.cli.parser import (
+    CommandParser,
+    ParseError,
+    check_nulls,
+    read_whole_numbers_as_int,
+)
 from textseg.cli.quiet import silence_noise
 from textseg.cli.refusals import lost_process, refusal, settings_by_name
 from textseg.cli.signals import Stopped, keep_sigterm
@@ -203,6 +208,8 @@ class SuiteCLI(EvaluationCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; Lightning's own would warn of a sys.argv beside `args`."""
         self.config = parser.parse_args(args)
+        kinds = {"data": self.datasets.datamodule, "model": SegmentationModule}
+        check_nulls(self.config[self.command.name], kinds)
 
     def _known_names(self) -> set[str]:
         """Names of settings and classes, for proposals."""
