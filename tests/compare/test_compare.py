@@ -10,22 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.compare.quick import CASES, quality, quick
 from tests.run_folder import case_row, time_stamp, write_config, write_run, write_test
 from textseg.compare import Comparison, compare, plain_table
-from textseg.compare.load import check_test_chosen
 from textseg.compare.results import THESE_TWO, TRAININGS
 from textseg.errors import UserError
 from textseg.metrics.scores import SCORES
 from textseg.metrics.summary import score_intervals
-from textseg.report import report
 from textseg.runs import read_cases, table_rows
 from textseg.runs.folder import training_rows_line
-
-CASES = 24
-
-
-def quality(mean: float, seed: int = 0, cases: int = CASES) -> list[float]:
-    return np.clip(np.random.default_rng(seed).normal(mean, 0.1, cases), 0, 1).tolist()
 
 
 @pytest.fixture
@@ -35,10 +28,6 @@ def pair(tmp_path: Path) -> list[str]:
         str(write_run(tmp_path / name / time_stamp(1), quality(mean, seed)))
         for seed, (name, mean) in enumerate([("unet", 0.6), ("lsms", 0.8)])
     ]
-
-
-def quick(runs: Sequence[str], **settings: Any) -> Comparison:
-    return compare(list(runs), **{"resamples": 400, **settings})
 
 
 def refusal(runs: Sequence[str], **settings: Any) -> str:
@@ -175,45 +164,6 @@ def test_runs_that_differ_in_their_seed_are_one_method(tmp_path: Path, pair: lis
     assert "±" in plain_table(result)
     alone = quick([pair[0], pair[1]]).methods[1].scores["dice"]
     assert score.high - score.low > alone.high - alone.low, "the seeds are uncertain too"
-
-
-@pytest.mark.parametrize(
-    ("given", "named"),
-    [
-        ({"captions": "shuffled"}, "captions='shuffled'"),
-        ({"data": "zz"}, "data='zz'"),
-        ({"captions": "empty", "data": "test"}, "captions='empty'"),
-    ],
-)
-def test_captions_and_data_beside_folders_of_tests_are_refused(
-    tmp_path: Path, given: dict[str, str], named: str
-) -> None:
-    run = write_run(tmp_path / "lsms" / time_stamp(1), quality(0.8))
-    write_test(run / "test/empty", quality(0.7))
-    tests = [str(run / "test/true"), str(run / "test/empty")]
-    with pytest.raises(UserError, match=named):
-        quick(tests, **given)
-    with pytest.raises(UserError, match=named):
-        report(tests[:1], **given)  # type: ignore[arg-type]
-
-
-def test_captions_and_data_that_name_the_test_itself_are_taken(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "lsms" / time_stamp(1), quality(0.8), test="test_on_x/empty")
-    test = run / "test_on_x/empty"
-    for data in ("x", "test_on_x"):
-        check_test_chosen(test, "empty", data)
-    check_test_chosen(test, "true", None)
-
-
-def test_captions_are_of_the_run_beside_the_folder_of_a_test(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "lsms" / time_stamp(1), quality(0.8))
-    write_test(run / "test/empty", quality(0.7))
-    other = write_run(tmp_path / "unet" / time_stamp(1), quality(0.6), test="test/shuffled")
-    found = quick([str(run / "test/empty"), str(other)], captions="shuffled")
-    assert [Path(one).parts[-2:] for m in found.methods for one in m.runs] == [
-        ("test", "empty"),
-        ("test", "shuffled"),
-    ]
 
 
 def test_caption_modes_of_one_run_are_compared_by_their_folders(tmp_path: Path) -> None:
