@@ -50,6 +50,7 @@ def table(folder: Path, *lines: str) -> Path:
         ("image,text,case", ['p0.png,"a,c0', 'p1.png,b",c1', "p2.png,disc,c2"], 2),
         ("text,image", ['"disc,p0.png', 'disc",p1.png', "disc,p2.png"], 2),
         ("case,text", ['c0,"disc', 'c1,disc"', "c2,disc"], 2),  # no file's name in it
+        ("image,text", ['"p0.png,disc', 'p1.png",disc on the left'], 2),  # no row beside them
         ("image,text", ['p0.png,"left" lung', "p1.png,disc"], 2),  # the quotes would be lost
     ],
 )

@@ -82,7 +82,8 @@ def _is_row(
     if first.count(separator) != width - 1 - column or len(before) != column + 1:
         return False
     alike = [_form(cell) in forms[n] for n, cell in enumerate(before[:-1])]
-    after = first.split(separator)[1:]
+    begun, *after = first.split(separator)
+    alike.append(_form(begun) == _form(before[-1]))  # both of this column
     alike += [_form(cell) in forms[column + 1 + n] for n, cell in enumerate(after)]
     return any(alike)
 
