@@ -164,15 +164,18 @@ def find_pictures(files: Iterable[Path]) -> tuple[list[list[Path]], list[tuple[P
             header = read_header(file)
             with _reading(file):
                 frames = int(header.get("NumberOfFrames") or 1)
+                # Elements are decoded when they are asked for, and one of them may be spoiled.
+                rows, modality = header.get("Rows"), header.get("Modality")
+                series, placed = str(header.get("SeriesInstanceUID")), has_position(header)
         except UserError as error:
             left_out.append((file, reason_of(error)))
             continue
-        if not header.get("Rows"):
-            left_out.append((file, f"holds no picture (Modality {header.get('Modality')})"))
+        if not rows:
+            left_out.append((file, f"holds no picture (Modality {modality})"))
         elif frames > 1:
-            left_out.append((file, f"has {frames} frames (Modality {header.get('Modality')})"))
+            left_out.append((file, f"has {frames} frames (Modality {modality})"))
         else:
-            key = str(header.get("SeriesInstanceUID")) if has_position(header) else str(file)
+            key = series if placed else str(file)
             groups.setdefault(key, []).append(file)
     return list(groups.values()), left_out
 
@@ -193,8 +196,10 @@ def read_dicom_picture(file: Path) -> DicomPicture:
         color = kind.startswith(("RGB", "YBR")) and dataset.get("BitsAllocated") == 8
     gray = kind in ("MONOCHROME1", "MONOCHROME2")
     if "PixelData" not in dataset or frames > 1 or not (gray or color):
+        with _reading(file):
+            modality = dataset.get("Modality")
         raise UserError(
-            f"{file} is not one picture (Modality {dataset.get('Modality')}, "
+            f"{file} is not one picture (Modality {modality}, "
             f"PhotometricInterpretation {kind}, NumberOfFrames {frames})",
             "export single frames, gray or RGB",
         )
@@ -210,7 +215,7 @@ def _window(dataset: pydicom.Dataset) -> tuple[float, float] | None:
     """The first window that a header gives."""
     try:
         center, width = (_floats(dataset, f"Window{name}") for name in ("Center", "Width"))
-    except (TypeError, ValueError):
+    except Exception:  # what pydicom raises for a spoiled element has no common base
         return None
     return (center[0], width[0]) if center and width and width[0] > 0 else None
 
@@ -346,7 +351,9 @@ def _step(ordered: list[_Slice]) -> float | None:
     if len(ordered) > 1:
         depths = _depths(ordered)
         return abs(float(depths[-1] - depths[0])) / (len(ordered) - 1)
-    lengths = (_floats(ordered[0].dataset, name) for name in ("SpacingBetweenSlices", _THICKNESS))
+    names = ("SpacingBetweenSlices", _THICKNESS)
+    with _reading(ordered[0].file):
+        lengths = [_floats(ordered[0].dataset, name) for name in names]
     return next((length[0] for length in lengths if length and length[0] > 0), None)
 
 
