@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from textseg.encoders.restore import is_restoring
 from textseg.encoders.timm_source import timm_source
 from textseg.encoders.weights import load_pyramid
+from textseg.encoders.windows import close_other_windows
 from textseg.errors import UserError, first_line
 
 STRIDES = (4, 8, 16, 32)  # of four stages, fine to coarse
@@ -225,6 +226,7 @@ class ImageEncoder(nn.Module):
                 "connect to the hub once so that the weights are cached, give a local file as "
                 "image_weights, or set pretrained: false",
             ) from error
+        close_other_windows(self.body)
         if weights is not None and not is_restoring():
             load_timm_weights(self.body, timm_name, settings, weights, asked=name)
         self.name, self.pretrained = name, pretrained or weights is not None

@@ -32,6 +32,7 @@ from textseg.encoders import (
     timm_source,
 )
 from textseg.encoders.weights import load_encoder
+from textseg.encoders.windows import close_other_windows
 from textseg.errors import UserError, first_line
 from textseg.models.base import SegmentationModule
 from textseg.optim import parameter_groups
@@ -112,6 +113,7 @@ class ImageBaseline(TextImageBackboneMixin, SegmentationModule):
             options={**encoder_options, **(decoder_options or {})},
         )
         encoder = self.network.encoder
+        close_other_windows(encoder)
         if image_weights is None and self.source is None:
             self.normalize = _normalize(image_encoder, pretrained=pretrained)
         else:
