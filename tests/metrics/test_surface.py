@@ -164,3 +164,19 @@ def test_surface_scores_are_absent_unless_asked_for() -> None:
     rows = tabulate([blobs(0), blobs(1)], spacing=(1.0, 1.0))
     assert np.isnan(rows.hd95).all()
     assert not {"hd95", "nsd", "surface_unit", "lesion_f1"} & set(test_set.summary(rows))
+
+
+@pytest.mark.parametrize("spacing", [None, (0.7, 2.5)])
+def test_surface_scores_equal_monais_own(spacing: tuple[float, float] | None) -> None:
+    from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+
+    pairs = [(p, t) for p, t in random_masks(11, 30) if p.any() and t.any()]
+    rows = tabulate(pairs, spacing=spacing or UNKNOWN, surface=True)
+    assert len(pairs) > 10
+    for row, (pred, truth) in enumerate(pairs):
+        pair = pred[None, None], truth[None, None]
+        given = {"include_background": True, "spacing": spacing}
+        hd95 = compute_hausdorff_distance(*pair, percentile=95, **given)
+        nsd = compute_surface_dice(*pair, class_thresholds=[2.0], **given)
+        assert rows.hd95[row] == pytest.approx(hd95.item(), rel=1e-6)
+        assert rows.nsd[row] == pytest.approx(nsd.item(), rel=1e-6)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,16 +95,36 @@ def surface_scores(
     )
     if not (pred.any() and truth.any()):
         return np.nan, float(not (pred.any() or truth.any())), diagonal, unit
-    # Imported here because it takes seconds, and only a test needs it.
-    from monai.metrics import compute_hausdorff_distance, compute_surface_dice
-
-    pair = pred.cpu()[None, None], truth.cpu()[None, None]  # [1, 1, H, W]
-    options: Any = {"include_background": True, "spacing": list(spacing) if known else None}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning)  # MONAI's, about its own calls
-        hd95 = compute_hausdorff_distance(*pair, percentile=95, **options)
-        nsd = compute_surface_dice(*pair, class_thresholds=[tolerance], **options)
+    there, back = _boundary_distances(
+        pred.cpu().numpy(), truth.cpu().numpy(), spacing if known else (1.0, 1.0)
+    )
+    hd95 = max(np.percentile(there, 95), np.percentile(back, 95))
+    nsd = np.mean(np.concatenate([there, back]) <= tolerance)
     return float(hd95), float(nsd), diagonal, unit
+
+
+def _boundary_distances(
+    pred: np.ndarray, truth: np.ndarray, spacing: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """d(p, T) of every p in P and d(t, P) of every t in T; neither mask is empty.
+
+    MONAI's own functions of both scores crop by its transforms, once each, which takes ten times
+    as long as the distances.
+    """
+    # Imported here because it takes seconds, and only a test needs it.
+    from monai.metrics.utils import get_mask_edges, get_surface_distance
+
+    either = pred | truth
+    box = tuple(
+        slice(found[0], found[-1] + 1)
+        for found in (np.flatnonzero(either.any(axis)) for axis in (1, 0))
+    )
+    edges = get_mask_edges(pred[box], truth[box], crop=False)
+    there, back = (
+        get_surface_distance(one, other, "euclidean", spacing)
+        for one, other in (edges, edges[::-1])
+    )
+    return np.asarray(there), np.asarray(back)
 
 
 def _gather_rows(result: Tensor, group: Any = None) -> list[Tensor]:
