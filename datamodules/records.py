@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -47,3 +47,8 @@ class Record:
 
 Splits = dict[str, list[Record]]
 """Rows by "train", "val", "test" and "predict"."""
+
+
+def unlikely_spacing(millimeters: Sequence[float]) -> bool:
+    """Whether a pixel or voxel has a side as none of a patient has: under 0.01 or over 50 mm."""
+    return min(millimeters) < 0.01 or max(millimeters) > 50

@@ -11,7 +11,7 @@ from datamodules.audit.findings import Finding, Severity, finding
 from datamodules.files.checks import preview
 from datamodules.files.links import link_fault
 from datamodules.files.pixel_checks import judge_images, judge_masks, unequal_spacing
-from datamodules.records import Record, Splits
+from datamodules.records import Record, Splits, unlikely_spacing
 from textseg.errors import UserError
 from textseg.preprocess import Resize, Size
 from textseg.tables import images_in, match_key
@@ -72,9 +72,14 @@ class FileChecks:
             if _is_turned(image, mask):
                 detail += "; the image's EXIF orientation turns it"
             self.findings.append(finding("size mismatch", split, record.case, detail))
+        if scored and record.mask == record.image:
+            self._add("picture as mask", split, record.image, "is named as its own mask")
         if unequal_spacing(record):
             detail = f"{record.spacing} mm (rows, columns) differ by more than a factor of 3"
             self.findings.append(finding("unequal spacing", split, record.case, detail))
+        if record.spacing and unlikely_spacing(record.spacing):
+            detail = f"{record.spacing} mm: under 0.01 or over 50"
+            self.findings.append(finding("unlikely spacing", split, record.case, detail))
         return mask
 
     def _image(self, record: Record, split: str) -> ImageFacts | None:
@@ -137,6 +142,9 @@ class FileChecks:
             largest = max(facts.other_values)
             detail = f"the largest value is {largest}, and only values above 127 count"
             self._add("mask erased by the threshold", split, path, detail)
+        elif "picture" in odd or "shaded" in odd:
+            kind = "picture as mask" if "picture" in odd else "shaded mask"
+            self._add(kind, split, path, odd.get("picture") or odd["shaded"])
         elif "classes" in odd or "faint" in odd:
             kind = "class map" if "classes" in odd else "faint areas"
             self._add(kind, split, path, f"filled are {odd.get('classes', odd.get('faint'))}")

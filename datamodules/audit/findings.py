@@ -51,6 +51,8 @@ KINDS: dict[str, Kind] = {
     "mask erased by the threshold": Kind(
         "error", "save masks as 0 and 255, or give the values of the foreground: mask_values=[1]"
     ),
+    "picture as mask": Kind("error", "name the masks, saved as 0 and 255, in place of pictures"),
+    "shaded mask": Kind("warning", "save masks as 0 and 255: values up to 127 are lost"),
     "class map": Kind("error", "give the classes that are foreground: mask_values=[...]"),
     "inverted mask": Kind(
         "error", "invert the masks, or mask_values=[0]; if they are right, mask_values=[255]"
@@ -73,6 +75,7 @@ KINDS: dict[str, Kind] = {
     "no foreground": Kind("warning", "check the masks"),
     "turned picture": Kind("warning", "check that its mask fits what viewers show"),
     "unequal spacing": Kind("warning", "write 1.5 or 1.5 1.5 where pixels are square"),
+    "unlikely spacing": Kind("warning", "give millimeters a pixel, rows then columns"),
     "constant image": Kind("warning", "replace the file, or delete its row"),
     "odd picture": Kind("note", "check that it belongs to the dataset"),
     "empty mask, caption names lesions": Kind("warning", "check caption and mask"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 from nibabel.orientations import aff2axcodes
 
 from datamodules.files.volumes import (
@@ -20,9 +21,11 @@ from datamodules.files.volumes import (
     check_orientation,
     shape_text,
 )
+from datamodules.records import unlikely_spacing
 from textseg.errors import UserError, refusing
 from textseg.limits import VOXELS
 
+_MILLIMETERS = {"meter": 1000.0, "micron": 0.001}  # of units of length; others are or mean mm
 # The fields of a header that say where the voxels lie.
 _GEOMETRY = (
     *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
@@ -162,4 +165,19 @@ def _affine(image: nibabel.Nifti1Image, path: Path) -> Affine:
             f"{path}: the header's sform says {named['sform']} but its qform says {named['qform']}",
             "find out which of them is true and set the other's code to 0",
         )
-    return next(iter(forms.values()))
+    return _in_millimeters(next(iter(forms.values())), image, path)
+
+
+def _in_millimeters(affine: Affine, image: nibabel.Nifti1Image, path: Path) -> Affine:
+    """An affine in the header's unit, as one in millimeters, which no unit means."""
+    with _reading(path):
+        unit = image.header.get_xyzt_units()[0]
+    scaled = np.diag([*[_MILLIMETERS.get(unit, 1.0)] * 3, 1.0]) @ affine
+    sides = np.linalg.norm(scaled[:3, :3], axis=0).tolist()
+    if unlikely_spacing(sides):
+        shown = " x ".join(f"{side:.3g}" for side in sides)
+        rank_zero_warn(
+            f"{path} has voxels of {shown} mm (its header's unit: {unit}); if that is another one, "
+            "correct the header, or areas and volumes are wrong by powers of ten"
+        )
+    return scaled

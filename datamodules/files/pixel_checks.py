@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.records import Record
+from datamodules.records import Record, unlikely_spacing
 from textseg.errors import UserError
 from textseg.preprocess import (
     Kind,
@@ -125,6 +125,17 @@ def judge_masks(
         text = f"hold none of mask_values={list(mask_values)} ({held})"
         return [Verdict("no foreground", empty, text, "give values that they hold", True)]
     verdicts = []
+    remedy = "name masks in the column or folder of masks, and save them as 0 and 255"
+    if pictures := having("picture"):
+        text = f"are shaded like pictures, not like masks ({_first(pictures, oddities, 'picture')})"
+        verdicts.append(
+            Verdict("picture as mask", pictures, text, remedy, 2 * len(pictures) > drawn)
+        )
+    shaded = having("shaded")
+    if 2 * len(shaded) > drawn:
+        text = f"hold more gray than white ({_first(shaded, oddities, 'shaded')}), and only values "
+        text += "above 127 are foreground"
+        verdicts.append(Verdict("shaded mask", shaded, text, remedy))
     if erased:
         text = f"hold values but none above 127 ({_first(erased, oddities, 'erased')})"
         remedy = "write 0 and 255, or give the values that are foreground, such as "
@@ -204,6 +215,11 @@ def check_pixels(
         masks = _looked({row.mask for row in records if row.mask}, "mask", look)
         found = judge_masks(masks, mask_values)
         verdicts += [(verdict, "masks", len(masks)) for verdict in found]
+        own = sorted({row.image for row in records if row.mask == row.image})
+        if own:
+            text = f"are named as their own masks ({own[0].name})"
+            verdict = Verdict("picture as mask", own, text, "name the files of the masks", True)
+            verdicts.append((verdict, "images", len({row.image for row in records})))
         turned = {row.image for row in records if row.mask and is_turned(row.image, row.mask, look)}
         if turned:
             text = "are turned as their EXIF orientation says and viewers show them; their masks "
@@ -223,6 +239,14 @@ def check_pixels(
         text += f"{unequal[0].spacing}); write 1.5 or 1.5 1.5 where pixels are square"
         count = f"{len(unequal)} of {len(records)} rows of {what}"
         oddities.append(Oddity("unequal spacing", count, text))
+    unlikely = [row for row in records if row.spacing and unlikely_spacing(row.spacing)]
+    if unlikely:
+        text = (
+            f"have spacings under 0.01 or over 50 mm ({unlikely[0].case}: {unlikely[0].spacing}); "
+        )
+        text += "they are millimeters a pixel"
+        count = f"{len(unlikely)} of {len(records)} rows of {what}"
+        oddities.append(Oddity("unlikely spacing", count, text))
     return oddities
 
 

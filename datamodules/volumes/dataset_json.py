@@ -32,11 +32,15 @@ class Description(NamedTuple):
         regions: the labels of each region by its name, background and "ignore" left out; empty
             where there is no file.
         channels: names of the channels by number.
+        listed: label files of the training cases, where it names them.
+        cases: number of the training cases, where it says; else 0.
     """
 
     file: Path
     regions: dict[str, tuple[int, ...]]
     channels: dict[int, str]
+    listed: tuple[str, ...] = ()
+    cases: int = 0
 
     @property
     def names(self) -> dict[int, str]:
@@ -61,13 +65,17 @@ def read_description(folder: Path) -> Description:
         regions = _regions(content["labels"])
         channels = content.get("channel_names") or content.get("modality") or {}
         names = {int(number): str(name) for number, name in channels.items()}
+        listed, count = content.get("training"), content.get("numTraining")
+        entries = listed if isinstance(listed, list) else []
+        labels = [e["label"] for e in entries if isinstance(e, dict) and "label" in e]
     ending = content.get("file_ending", _ENDINGS[-1])
     if ending not in _ENDINGS:
         raise UserError(
             f"{file}: file_ending is {ending!r}, and {' and '.join(_ENDINGS)} are read here",
             "convert the volumes to NIfTI, for example with SimpleITK",
         )
-    return Description(file, regions, names)
+    told = count if isinstance(count, int) else 0
+    return Description(file, regions, names, tuple(map(str, labels)), told)
 
 
 def _regions(written: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -170,8 +170,20 @@ def _msd(source: Path, channel: int | str | None) -> Source | None:
         else:
             left_out.append((next(iter(numbers.values())), f"no channel {wanted}"))
     cases = _paired(images, labels, left_out)
+    left_out += _absent(base, description, labels)
     inside = chosen if len(in_files) == 1 and len(known) > 1 else None
     return Source([case._replace(channel=inside) for case in cases], description, left_out)
+
+
+def _absent(base: Path, description: Description, labels: Mapping[str, Path]) -> list[LeftOut]:
+    """Cases that dataset.json tells of and that are not there."""
+    names = [Path(listed).name for listed in description.listed]
+    missing = [name for name in names if nifti_stem(Path(name)) not in labels]
+    if not missing and len(labels) < description.cases:
+        said = f"says numTraining: {description.cases}, and {len(labels)} labels are there"
+        return [(description.file, said)]
+    file = description.file.name
+    return [(base / "labelsTr" / name, f"listed in {file} and not there") for name in missing]
 
 
 def _chosen_channel(base: Path, channel: int | str | None, known: Mapping[int, str]) -> int:
@@ -222,7 +234,9 @@ def _cases(source: Path) -> Source | None:
     without: list[Path] = []
     for folder in folders:
         if not (folder / "segmentations").is_dir():
-            if folder not in (source, *labels.values()) and first_volume(folder) is not None:
+            empty = not any(folder.iterdir()) and not _hidden(folder)
+            told = empty or first_volume(folder) is not None
+            if told and folder not in (source, *labels.values()):
                 without.append(folder)
             continue
         labels[folder.name] = folder / "segmentations"

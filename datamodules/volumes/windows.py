@@ -6,6 +6,7 @@ import re
 from typing import Any, NamedTuple
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.files.volumes import Array
 from textseg.errors import UserError
@@ -98,5 +99,11 @@ def window_for(
             f"{where} holds values from {least:g} to {most:g}, of which the window from {black:g} "
             f"to {white:g} shows next to nothing",
             f"{_HOW}; if the values were scaled, take the original volume",
+        )
+    if window in NAMED.values() and least >= 0:
+        rank_zero_warn(
+            f"{where} holds values from {least:g} to {most:g}, none below 0, and is shown in a "
+            f"window of Hounsfield units ({window}): if it is no CT, give {PERCENTILES}; if it is "
+            "one that was shifted, take the original volume"
         )
     return window

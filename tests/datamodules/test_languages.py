@@ -153,6 +153,13 @@ def test_a_caption_that_names_no_side_is_mirrored_as_it_is(text: str) -> None:
             "masa zurda",
             "sinistral mass",
         ),
+        *("pulmão dto", "pulmão dt.", "mama dta.", "riñón dch.", "riñón i.", "rein g", "rein g."),
+        *("Mamma sin.", "Mamma dext.", "lk. Niere", "ren sin.", "arteria sin.", "kidney l."),
+        *("OS papilledema", "OS: glaucoma", "fundus OS", "quiste OI"),
+        # languages that are not read, in words that others share
+        *("pulmón dereito", "lesión no lado dereito", "massa dereita", "högersidig förtätning"),
+        *("vanstersidig fortatning", "hoyre lunge", "hojre lunge", "leva ledvica", "bal oldali"),
+        *("hidari hai no kekkan", "pulmon drech"),
         # organs whose sides differ, and clock positions
         *(
             "左肺上叶结节",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -341,3 +342,14 @@ def test_the_phantom_is_even_so_that_its_dicom_files_hold_it_exactly() -> None:
     stored = (scan_values() - INTERCEPT) / SLOPE
     np.testing.assert_array_equal(stored, stored.astype(np.int16))
     assert (scan_values()[BLOCK] == 200).all()
+
+
+def test_a_window_of_hounsfield_units_over_other_values_is_warned_of() -> None:
+    shifted = np.linspace(0, 2400, 50)
+    with pytest.warns(UserWarning, match=r"mr.nii holds values from 0 to 2400, none below 0"):
+        window_for(parse_window("abdomen"), shifted, None, "mr.nii")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        window_for(parse_window("abdomen"), shifted - 1024, None, "ct.nii")
+        window_for(parse_window("1200,2400"), shifted, None, "mr.nii")
+        window_for("percentiles", shifted, None, "mr.nii")

@@ -237,6 +237,36 @@ def test_every_volume_that_is_not_taken_is_named(
     assert all(reason for _, reason in found.left_out)
 
 
+def test_cases_of_dataset_json_that_are_not_there_are_named(tmp_path: Path) -> None:
+    touched(tmp_path, "imagesTr/s_1.nii.gz labelsTr/s_1.nii.gz imagesTr/s_2.nii labelsTr/s_2.nii")
+    entries = [
+        {"image": f"./imagesTr/s_{n}.nii.gz", "label": f"./labelsTr/s_{n}.nii.gz"}
+        for n in (1, 2, 3)
+    ]
+    listed: dict[str, Any] = {"labels": {"0": "background", "1": "liver"}, "training": entries}
+    description = tmp_path / "dataset.json"
+    description.write_text(json.dumps({**listed, "numTraining": 3}))
+    found = find_source(tmp_path, ("msd",))
+    assert [case.name for case in found.cases] == ["s_1", "s_2"]
+    assert [(path.name, reason) for path, reason in found.left_out] == [
+        ("s_3.nii.gz", "listed in dataset.json and not there")
+    ]
+    description.write_text(json.dumps({"labels": {"background": 0, "liver": 1}, "numTraining": 5}))
+    [(path, reason)] = find_source(tmp_path, ("msd",)).left_out
+    assert path == description
+    assert "numTraining: 5" in reason
+    assert "2 labels" in reason
+    for odd in ({"training": 4}, {"training": [3, {}]}, {"numTraining": "many"}):
+        description.write_text(json.dumps({"labels": {"background": 0, "liver": 1}, **odd}))
+        assert find_source(tmp_path, ("msd",)).left_out == []
+
+
+def test_an_empty_folder_of_a_case_is_named(tmp_path: Path) -> None:
+    touched(tmp_path, "s1/ct.nii.gz s1/segmentations/liver.nii.gz")
+    (tmp_path / "s2").mkdir()
+    assert [path.name for path, _ in find_source(tmp_path, ("cases",)).left_out] == ["s2"]
+
+
 def test_linked_folders_of_volumes_are_read(tmp_path: Path) -> None:
     touched(tmp_path / "disk", "volume-1.nii segmentation-1.nii")
     (tmp_path / "source").mkdir()

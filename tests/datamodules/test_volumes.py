@@ -6,6 +6,7 @@ import gzip
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -347,3 +348,24 @@ def test_a_real_organ_keeps_its_place_when_stored_otherwise(
     expected = world_center(image, np.asarray(image.dataobj) > 0)
     indices = np.argwhere(volume.values > 0).mean(axis=0)
     np.testing.assert_allclose((volume.affine @ [*indices, 1])[:3], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(("unit", "to_mm"), [("meter", 1000), ("micron", 0.001), ("mm", 1), (0, 1)])
+def test_lengths_are_in_the_unit_of_the_header(tmp_path: Path, unit: Any, to_mm: float) -> None:
+    image = stored_as("LPS")
+    plain = read_nifti(save(tmp_path / "plain.nii", image))
+    affine = np.diag([1 / to_mm] * 3 + [1.0]) @ image.affine
+    other = nibabel.Nifti1Image(np.asarray(image.dataobj), affine)
+    other.header.set_xyzt_units(unit)
+    volume = read_nifti(save(tmp_path / "other.nii", other))
+    np.testing.assert_allclose(volume.spacing, plain.spacing, rtol=1e-5)
+    np.testing.assert_allclose(volume.affine, plain.affine, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("factor", [0.001, 1000.0])
+def test_voxels_of_a_size_that_none_has_are_warned_of(tmp_path: Path, factor: float) -> None:
+    image = stored_as("RAS")
+    affine = np.diag([factor] * 3 + [1.0]) @ image.affine
+    path = save(tmp_path / "odd.nii", nibabel.Nifti1Image(np.asarray(image.dataobj), affine))
+    with pytest.warns(UserWarning, match=r"odd.nii has voxels of .* mm .*powers of ten"):
+        read_nifti(path)

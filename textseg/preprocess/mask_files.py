@@ -27,6 +27,7 @@ _FAINT = 32  # values below it are background beyond doubt, where others are for
 _NOISE = 16  # distinct values; with more, faint areas are a JPEG's noise
 _PACKED = np.array([65536, 256, 1])  # three colors as one number
 _SEVERAL = 6  # values that a message lists
+_MUCH = 0.2  # of a picture's area between black and white: no smoothed edge has as much
 
 
 class Mask(NamedTuple):
@@ -184,6 +185,8 @@ def _note_values(file: PixelFile, mask: Mask) -> None:
     gray = mask.values.ndim == 2
     if gray and set(present) <= {0, 255}:
         return
+    if levels.dtype == np.uint8 and _note_grays(levels, odd):
+        return
     filled = _filled(mask.values)  # [N, 1 or 3]
     # Two values are two classes where about 64 levels lie between them: edges that were smoothed
     # fill nothing, and a JPEG's noise stays near 0 and 255.
@@ -195,6 +198,23 @@ def _note_values(file: PixelFile, mask: Mask) -> None:
     faint = [value for value in filled[:, 0].tolist() if 0 < value < _FAINT]
     if gray and faint and pixels.any() and len(present) <= _NOISE:
         odd["faint"] = _listed(faint)
+
+
+def _note_grays(levels: NDArray[np.integer], odd: Oddities) -> bool:
+    """Note what is shaded like a picture; returns whether a mask can hardly be."""
+    counts = np.bincount(levels.ravel(), minlength=256)
+    between = counts[_FAINT : 256 - _FAINT]
+    total, several = int(between.sum()), np.sort(between)[-4:].sum()
+    if np.count_nonzero(between) <= _NOISE or 2 * several >= total:
+        return False  # nothing, edges, or the few values of classes
+    told = f"from {_FAINT} to {255 - _FAINT}: "
+    if total > _MUCH * levels.size:
+        odd["picture"] = f"{told}{total / levels.size:.0%} of the picture"
+        return True
+    drawn = int(counts[1:].sum())
+    if 2 * total > drawn:
+        odd["shaded"] = f"{told}{total / drawn:.0%} of the area above 0"
+    return False
 
 
 def _distinct(values: NDArray[np.integer]) -> list[int]:

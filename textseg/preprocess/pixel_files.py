@@ -50,11 +50,12 @@ BROKEN = (
 )
 
 # Raise it when a change below gives other pixels: caches built before are then built anew.
-PIXELS_VERSION = 3
+PIXELS_VERSION = 4
 FULL_SCALE = 65535  # of 16-bit gray
 _DEEPEST = 8  # bytes of a pixel: color and opacity of 16 bits
 NARROW = 16  # of 255: 12-bit values that are read as 16 bits fill no more
 NARROW_DEEP = 64  # and 14-bit values, as of radiographs
+MIXED = 0.25  # of a set's images of 16 bits
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "JPEG2000", "PPM")
 
 GRAY, DEEP, PALETTE, COLOR = "gray", "deep", "palette", "color"
@@ -91,7 +92,7 @@ Images: "turned" (by EXIF), "constant", "narrow" (at most 16 of 255 levels apart
 "deep" (16 bits).
 Masks: "empty", "erased" (values, but none above 127), "classes" (several values fill areas),
 "faint" (values below 32 do, beside foreground), "inverted" (all corners and most of the picture),
-"turned".
+"picture" (a fifth of it is shaded), "shaded" (most of what is not black is), "turned".
 """
 
 
@@ -349,7 +350,7 @@ def image_oddities(pixels: Bytes, file: PixelFile | None = None) -> Oddities:
 
 
 class NarrowRange(NamedTuple):
-    """Images of a set that all stay within a few of 255 levels, as those of another range do.
+    """Images of a set that stay within a few of 255 levels, as those of another range do.
 
     Args:
         images: their positions.
@@ -363,8 +364,9 @@ class NarrowRange(NamedTuple):
 
 
 def narrow_ranges(names: Sequence[str], oddities: Sequence[Oddities]) -> list[NarrowRange]:
-    """Judge a set's images of 16 bits, and those of 8, by whether all of a kind are narrow.
+    """Judge a set's images: of 8 bits by whether all are narrow, of 16 by whether a quarter is.
 
+    12 and 16 bits come mixed, from scanners of two kinds; a few dark slices are no sign of it.
     Images of one value tell nothing; where there is no other, none is listed.
 
     Args:
@@ -375,14 +377,16 @@ def narrow_ranges(names: Sequence[str], oddities: Sequence[Oddities]) -> list[Na
     for deep, bound in ((True, NARROW_DEEP), (False, NARROW)):
         own = [n for n, odd in enumerate(oddities) if ("deep" in odd) == deep]
         telling = [n for n in own if "constant" not in oddities[n]]
-        if not telling or not all("narrow" in oddities[n] for n in telling):
+        narrow = [n for n in telling if "narrow" in oddities[n]]
+        if not narrow or len(narrow) < len(telling) * (MIXED if deep else 1):
             continue
-        shown = f"{names[telling[0]]}: {oddities[telling[0]]['narrow']}"
+        shown = f"{names[narrow[0]]}: {oddities[narrow[0]]['narrow']}"
         text = f"never fill more than {bound} of 255 levels ({shown})"
         text += ", as values of 12 or 14 bits that are read as 16" if deep else ""
+        text += ", beside others that do" if len(narrow) < len(telling) else ""
         remedy = f"scale the whole set alike to 0..{FULL_SCALE if deep else 255}"
         remedy += " (12-bit values by 16, 14-bit ones by 4)" if deep else ""
-        found.append(NarrowRange(telling, text, remedy))
+        found.append(NarrowRange(narrow, text, remedy))
     return found
 
 

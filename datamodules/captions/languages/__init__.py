@@ -42,10 +42,17 @@ _OTHER_SIDES = word_set(
     "jobb baloldali jobboldali vasen vasemman vasemmalla oikea oikean oikealla kiri kanan trái",
     "phải kushoto kulia kaliwa kairė kairys dešinė kreisais labais vasak majtë djathtë ezker",
     "eskuin dexter dextra dextrum dextri dextro sinister sinistrum",
+    "dereito dereita dereitos dereitas drech drecha leva levi levega levem bal oldali hidari migi",
+    "zuo zuoce youce",
 )
+# The same without their accents, and what begins with them.
+_OTHER_STEMS = re.compile("(hoger|hogra|vanster|vanstra|hoyre|hojre|venstre)\\w*")
 # Sides as a letter of an abbreviation: lobes (French LSG, Spanish LII, German ROL), halves of the
 # chest (Portuguese HTE).
 _LETTERED = re.compile("L[SMI][DEGIS]|[LR][MOU]L|HT[DE]")
+# Eyes (Latin OD and OS, Spanish OI), and Latin's abbreviations, which only Italian shares.
+_EYES = ("OD", "OS", "OI")
+_LATIN_SHORT = re.compile(r"\b(sin|dext?)\.", re.IGNORECASE)
 _UNITS = word_set("mm cm ml mg kg hu px cc m g l ms kv ev")
 _SYMBOLS = "\u03b1\u03b2\u03b3\u03b4\u03bc\u00b5"  # alpha to delta and mu, as in micrometres
 _SHORT = 4  # letters of an abbreviation in capitals
@@ -61,12 +68,13 @@ def swapped(text: str, language: LanguageSetting = "auto") -> str | None:
     """
     even = _plain_letters(text)
     scripts = _scripts(even)
-    if scripts is None or any(map(_LETTERED.fullmatch, WORD.findall(even))):
+    words = WORD.findall(even)
+    if scripts is None or any(_LETTERED.fullmatch(word) or word in _EYES for word in words):
         return None
     result = even
     for script in sorted(scripts):
         languages = _languages(even, script, language)
-        if languages is None:
+        if languages is None or (ITALIAN not in languages and _LATIN_SHORT.search(even)):
             return None
         results = {one.swapped(result) for one in languages} or {result}
         if len(results) > 1 or None in results:
@@ -170,7 +178,12 @@ def _may_name_side(word: str) -> bool:
 
 def _names_any_side(word: str) -> bool:
     """Whether a folded word names a side in any language."""
-    return word in _OTHER_SIDES or any(one.names_side(word) for one in LANGUAGES.values())
+    return _is_other_side(word) or any(one.names_side(word) for one in LANGUAGES.values())
+
+
+def _is_other_side(word: str) -> bool:
+    """Whether a folded word names a side in a language that is not read here."""
+    return word in _OTHER_SIDES or _OTHER_STEMS.fullmatch(word) is not None
 
 
 def _best(words: Sequence[str], languages: Sequence[Language]) -> Sequence[Language] | None:
@@ -178,7 +191,7 @@ def _best(words: Sequence[str], languages: Sequence[Language]) -> Sequence[Langu
 
     A language fits that knows half of the words, or the word of a side. Those count threefold.
     """
-    if any(folded(word) in _OTHER_SIDES for word in words):
+    if any(_is_other_side(folded(word)) for word in words):
         return None
     facts = [_facts(word) for word in words]
     scores = {}

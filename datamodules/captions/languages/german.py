@@ -25,7 +25,9 @@ GERMAN = Language(
         "recht|rechteck\\w*|(auf|senk|waage?|ge|un|regel|fach|zu|lot)recht\\w*|rechtwink\\w*|"
         "rechtzeitig\\w*|rechnen|linsen?|linsenformig\\w*|lini(e|en)|(s|w|bl|z|h)inken|flinke\\w*|klinker|rechen|echt\\w*"
     ),
-    doubtful=re.compile("(links|rechts|linker|rechter)\\w+|\\w+(links|rechts)|link|lin|rech|[lr]t"),
+    doubtful=re.compile(
+        "(links|rechts|linker|rechter)\\w+|\\w+(links|rechts)|link|lin|lk|rech|[lr]t|sin|dext?"
+    ),
     letter_sides="LRlr",
     unclear=re.compile(
         r"\brecht(er|en) winkel|\brechte und pflichten|lappens?\b|"

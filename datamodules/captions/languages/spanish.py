@@ -13,7 +13,7 @@ SPANISH = Language(
     letters=frozenset("áéíóúüñ"),
     plain=re.compile("(des|estr|p|l|t|h)echo|derechura|derrames?"),
     doubtful=re.compile(
-        "izq\\w*|izd[ao]s?|dch[ao]s?|derech\\w*|(siniestr|diestr|dextr|zurd)\\w*|levo\\w+"
+        "izq\\w*|izd[ao]s?|dch[ao]?s?|dt[ao]s?|derech\\w*|(siniestr|diestr|dextr|zurd)\\w*|levo\\w+"
     ),
     letter_sides="DILR",
     unclear=re.compile(

@@ -144,6 +144,8 @@ class Language:
             stem = compound[1]
             own, rest = written[: len(stem)], written[len(stem) :]
             return in_case_of(own, self.stems[stem]) + rest if _is_cased(written) else None
+        if len(word) == 1 and beside[1] in (".", "") and written.upper() in self.letter_sides:
+            return None  # "rein g."
         other = self._partner(word, before)
         if word in self.short and beside[1] == ".":
             other = self.short[word]
