@@ -89,7 +89,8 @@ def test_every_kind_is_planted_by_one_of_these_tests(phantoms: Path, tmp_path: P
         planted |= {kind for kind, _ in plant(tmp_path / name)}
     tested_below = {"missing column", "unreadable table", "another wording", "empty split"}
     tested_below |= {"class map", "inverted mask", "narrow range", "no foreground"}
-    tested_below |= {"turned picture", "unequal spacing"}  # in test_pixel_checks.py
+    tested_below |= {"turned picture", "unequal spacing", "unlikely spacing"}
+    tested_below |= {"picture as mask", "shaded mask"}  # in test_pixel_checks.py, as those above
     tested_below |= {"faint mask values"}  # of every clean copy of MosMedData+
     tested_below |= {"unknown language", "unknown words"}
     tested_below |= {"several columns"}
