@@ -120,7 +120,8 @@ def panel(axes: Any, given: Sequence[Point], cost: str) -> None:
     if len(line) > 1:
         costs = [getattr(point, cost) for point in line]
         axes.step(costs, [point.dice for point in line], where="post", color="#bbbbbb", zorder=0)
-    if cost == "gflops":  # ours and theirs are decades apart
+    known = [at for point in given if (at := getattr(point, cost))]
+    if cost == "gflops" and known and max(known) > 10 * min(known):  # as theirs are from ours
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
