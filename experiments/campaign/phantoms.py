@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import yaml
+from PIL import Image
 
 from campaign.settings import EXPERIMENTS, Campaign
 
@@ -42,3 +43,5 @@ def draw_phantoms(campaign: Campaign, file: Path) -> None:
         sheet.text(f'{number}: "{row.text}"')
     file.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(file)
+    with Image.open(file) as drawn:  # few colors are needed
+        drawn.quantize().save(file, optimize=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -13,18 +12,13 @@ import torch
 from torch import Tensor
 
 from datamodules import QaTaCov19DataModule
-from tests.experiments.test_experiments import EXPERIMENTS
+from tests.experiments.scripts import load_script
 from textseg.batch import SegmentationOutput
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("alignment", EXPERIMENTS / "alignment.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("alignment")
 
 
 class SeesSides(torch.nn.Module):

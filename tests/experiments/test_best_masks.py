@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.experiments.test_experiments import EXPERIMENTS
+from tests.experiments.scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("best_masks", EXPERIMENTS / "best_masks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("best_masks")
 
 
 def spots(period: int) -> Tensor:
