@@ -249,7 +249,7 @@ def speed_table(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
         out.append(
             [
                 campaign.title_of(row),
-                *(f"{one['step_s']:.4f} ({one['step_spread_s']:.4f})" for one in (first, last)),
+                *(f"{one['step_s']:.4f} ({one['step_median_s']:.4f})" for one in (first, last)),
                 f"{last['speedup']:.2f}",
                 f"{last['share_of_peak']:.1%}",
                 "-" if memory is None else f"{memory / 1024:.2f}",

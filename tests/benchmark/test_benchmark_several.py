@@ -218,8 +218,8 @@ def test_several_networks_are_a_table_with_aligned_columns() -> None:
     figures = {"network": "LSMS", "trainable_m": 4.0, "gflops": 12.5, "memory_format": "any"}
     figures |= {"mode": "bf16", "speedup": 2.5, "step_gflops": 37.5, "share_of_peak": 0.25}
     figures |= {"peak_memory_mib": 321.5, "text_share": 0.0123, "text_bit_equal": True}
-    figures |= {"gflops_without_text_encoder": 11.25, "forward_spread_s": 0.01}
-    figures |= {"step_s": 2.0, "step_spread_s": 0.125}
+    figures |= {"gflops_without_text_encoder": 11.25, "forward_median_s": 0.75}
+    figures |= {"step_s": 2.0, "step_median_s": 2.125}
     rows = [
         {"name": "a", "parameters_m": 5.0, "forward_s": 0.5, **figures},
         {"name": "much_longer", "parameters_m": 123.456, "forward_s": 0.25, **figures},
@@ -231,13 +231,13 @@ def test_several_networks_are_a_table_with_aligned_columns() -> None:
     costs, further = format_benchmark(result).split("\n\n")
     head, first, second, *notes = costs.splitlines()
     assert len(head) == len(first) == len(second)
-    cells = "a 5.00 4.00 12.50 11.25 any 0.500 (0.010) 1.00 2.000 (0.125) 1.00"
+    cells = "a 5.00 4.00 12.50 11.25 any 0.500 (0.750) 1.00 2.000 (2.125) 1.00"
     assert " ".join(first.split()) == cells
     assert second.split()[1] == "123.46"
     assert second.split()[-4] == "0.50"
     assert head.index("params M") + len("params M") == first.index("5.00") + len("5.00")
     assert "image_size 224, batch_size 4, threads 1" in notes[0]
-    assert "median of 10 interleaved rounds" in notes[1]
+    assert "least of 10 interleaved rounds" in notes[1]
     assert notes[1].endswith("ratios to a")
     _, first, second, *notes = further.splitlines()
     assert " ".join(first.split()) == "a bf16 2.50 37.50 25.0% 322 1.23% yes"

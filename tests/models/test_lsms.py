@@ -144,14 +144,14 @@ def test_the_total_is_dice_plus_bce_plus_weighted_contrast(weight: float) -> Non
     assert losses["loss"].item() == pytest.approx(dice + bce + weight * contrast, rel=1e-4)
 
 
-def test_variant_small_costs_under_9_gflops_at_224_without_its_text_encoder() -> None:
+def test_variant_small_costs_under_8_gflops_at_224_without_its_text_encoder() -> None:
     with torch.device("meta"):  # no memory, and no arithmetic
-        model = make(image_encoder="mscan_small", decoder_dim=256, max_tokens=32).eval()
+        model = make(image_encoder="mscan_small", decoder_dim=128, max_tokens=32).eval()
         dim, mask = model.text_encoder.dim, torch.ones(1, 32, dtype=torch.bool)
         text = TextFeatures(torch.empty(1, 32, dim), mask, torch.empty(1, dim))
         image = torch.empty(1, 3, 224, 224)
         cost = count_gflops(lambda: model.forward_features(image, text))
-    assert 7.0 < cost < 9.0, "8.26 were counted"
+    assert 6.0 < cost < 8.0, "6.90 were counted"
 
 
 # --- pretrained parts

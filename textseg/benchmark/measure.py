@@ -68,7 +68,7 @@ def benchmark(
 
     Every network runs in every round, channels-first and channels-last unless memory_formats names
     one, and each round starts one further on, so that a busy machine slows all alike. A network is
-    reported in one memory format: the one with the smaller sum of its median forward and step. The
+    reported in one memory format: the one with the smaller sum of its least forward and step. The
     images and captions of a batch are all different. A frozen text encoder's captions are cached;
     the times hold a text encoder only where it is trained.
 
@@ -78,7 +78,8 @@ def benchmark(
         image_size: side of the square input, a multiple of 32; by default that of the data
             settings.
         batch_size: images in a timed batch; GFLOPs are for one image.
-        rounds: timed repetitions; medians are reported.
+        rounds: timed repetitions. The least is reported, since what else the machine does only adds
+            time, and the median beside it.
         threads: CPU threads.
         device: cpu or cuda.
         modes: precisions, compiled or not, to measure each network in: [fp32,bf16+compile]; a row
@@ -94,7 +95,7 @@ def benchmark(
             own: a folder, a hub name or "scratch".
         freeze_text: freeze the text encoder of --config's network as well, whatever its weights:
             its captions are cached and training leaves it out. A fit does not freeze random words.
-        reference: name of the row by whose median times all are divided; by default the first. It
+        reference: name of the row by whose least times all are divided; by default the first. It
             is the class of --config's network or a file of compare_with without its suffix; with
             several modes, the mode follows after a space.
         output: a JSON file for the figures; one that exists is not overwritten.
@@ -102,7 +103,7 @@ def benchmark(
     Returns:
         the settings; the environment; matrix_product_gflops_per_s by mode; and under networks a row
         for each, in which text_s (strings to features), forward_s and step_s (forward, loss,
-        backward and AdamW) are median seconds of a batch with their interquartile ranges; speedup
+        backward and AdamW) are the least seconds of a batch, with the medians beside them; speedup
         is the step of the network's first mode by this one; text_bit_equal tells whether cached
         features are those of the encoder, null if none are cached; share_of_peak is the step's
         GFLOPs a second by those of the matrix product; peak_memory_mib is of a step on a GPU, with
@@ -291,7 +292,7 @@ def _timed(
 
 
 def with_ratios(rows: Sequence[dict[str, Any]], reference: str) -> list[dict[str, Any]]:
-    """`rows` with forward_ratio and step_ratio: medians over those of the row `reference`."""
+    """`rows` with forward_ratio and step_ratio: least times over those of the row `reference`."""
     (base,) = (row for row in rows if row["name"] == reference)
     return [
         {**row, **{f"{m}_ratio": row[f"{m}_s"] / base[f"{m}_s"] for m in ("forward", "step")}}

@@ -41,7 +41,7 @@ def _tables(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str
     notes = [
         f"image_size {result['image_size']}, batch_size {result['batch_size']}, "
         f"threads {result['threads']}; GFLOPs of one image, without text: less the text encoder",
-        f"median of {result['rounds']} interleaved rounds, in brackets the interquartile range; "
+        f"least of {result['rounds']} interleaved rounds, in brackets the median; "
         f"ratios to {result['reference']}",
     ]
     peaks = result["matrix_product_gflops_per_s"].items()
@@ -66,9 +66,9 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
         "GFLOPs": f"{row['gflops']:.2f}",
         "without text": f"{row['gflops_without_text_encoder']:.2f}",
         "memory format": row["memory_format"],
-        "forward s": f"{row['forward_s']:.3f} ({row['forward_spread_s']:.3f})",
+        "forward s": f"{row['forward_s']:.3f} ({row['forward_median_s']:.3f})",
         "forward ratio": f"{row['forward_ratio']:.2f}",
-        "step s": f"{row['step_s']:.3f} ({row['step_spread_s']:.3f})",
+        "step s": f"{row['step_s']:.3f} ({row['step_median_s']:.3f})",
         "step ratio": f"{row['step_ratio']:.2f}",
     }
 

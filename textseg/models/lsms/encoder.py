@@ -155,9 +155,13 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, text: TextKeyValues | None, position: Tensor | None) -> Tensor:
         """X [B, C, H, W] -> X'' [B, C, H, W]."""
-        attended = self.attn(self.norm1(x), text, position)
-        x = x + self.drop_path(self.layer_scale_1[:, None, None] * attended)
-        return x + self.drop_path(self.layer_scale_2[:, None, None] * self.mlp(self.norm2(x)))
+        x = self._add(x, self.layer_scale_1, self.attn(self.norm1(x), text, position))
+        return self._add(x, self.layer_scale_2, self.mlp(self.norm2(x)))
+
+    def _add(self, x: Tensor, scale: Tensor, branch: Tensor) -> Tensor:
+        # Layer scale and drop path are one factor by image and channel: one pass over the maps.
+        kept = self.drop_path(x.new_ones(len(x), 1, 1, 1))
+        return torch.addcmul(x, scale[:, None, None] * kept, branch)
 
 
 class PatchEmbedding(nn.Module):
