@@ -100,14 +100,12 @@ def pool_regions(pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         mask: [B, 1, H, W], 0 or 1.
     """
     grid = (pixels.shape[2], pixels.shape[3])
-
-    def mean_over(region: Tensor) -> Tensor:
-        weight = F.adaptive_avg_pool2d(region.float(), grid).flatten(1)  # [B, h w]
-        total = weight.sum(1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
-        return torch.einsum("bdn,bn->bd", pixels.flatten(2), weight / total)
-
     # Pooled apart, because 1 minus a pooled full mask need not be exactly 0.
-    return mean_over(mask), mean_over(1 - mask)
+    regions = torch.cat([mask, 1 - mask], dim=1).float()
+    weights = F.adaptive_avg_pool2d(regions, grid).flatten(2)  # [B, 2, h w]
+    totals = weights.sum(2, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+    inside, outside = ((weights / totals) @ to_tokens(pixels)).unbind(1)
+    return inside, outside
 
 
 class SelfAttentionLayer(nn.Module):

@@ -73,7 +73,7 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
         decoder_stages: encoder stages the decoder reads; 1 adds boundaries.
         decoder_stride: pixels per cell of the decoder's grid, on which the logits lie, 4 or 8; 8
             draws small lesions worse.
-        decoder_dim: width of the decoder's map; 256 costs a fifth of a step more (experiments/README.md).
+        decoder_dim: width of the decoder's map; 256 makes a step a tenth longer.
         decoder_reduction: side of the cells whose mean the decoder's self-attention reads as one
             key: 1 or 2.
         contrastive_weight: weight of the text-to-pixel contrastive loss; 0 builds no such part.

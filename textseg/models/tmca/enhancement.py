@@ -20,7 +20,8 @@ class TargetGate(nn.Module):
 
     def forward(self, pixels: Tensor, text: Tensor) -> Tensor:
         """p_l [B, D, H_l, W_l] and t_l [B, D] -> [B, 1, H_l, W_l] in (0, 1)."""
-        similarity = (pixels * text[:, :, None, None]).sum(1, keepdim=True)
+        with torch.autocast(pixels.device.type, enabled=False):  # a product of matrices, in fp32
+            similarity = to_map(to_tokens(pixels) @ text[:, :, None], *pixels.shape[-2:])
         return torch.sigmoid(self.gamma * similarity + self.beta)
 
 
@@ -57,9 +58,10 @@ class LanguageGuidedTargetEnhancement(nn.Module):
         height, width = feature.shape[-2:]
         scale, shift = self.film(text.pooled)[..., None, None].chunk(2, 1)  # [B, C_l, 1, 1]
         gate = self.gate(shared.pixels, shared.text).to(feature.dtype)  # similarity in fp32
-        x = feature + self.alpha * gate * (scale * self.project(feature) + shift)
+        modulated = torch.addcmul(shift, scale, self.project(feature))
+        x = torch.addcmul(feature, self.alpha * gate, modulated)
         # Captions name positions ("upper left"), which a convolution does not know.
         position = sincos_position_embedding_2d(height, width, POSITION_DIM, x)
         query = self.norm(to_tokens(x)) + self.position_embedding(position)  # [B, H_l W_l, C_l]
         attended = self.attention(query, text.tokens, text.tokens, text.mask)
-        return x + self.rho * gate * to_map(attended, height, width)
+        return torch.addcmul(x, self.rho * gate, to_map(attended, height, width))
