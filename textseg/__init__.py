@@ -22,7 +22,7 @@ def load(
     device: str = "auto",
     tta: Literal["none", "flip"] = "none",
     tile_size: int | None = None,
-    tile_overlap: float = 0.25,
+    tile_overlap: float | None = None,
     mirror_text: Callable[[str], str | None] | None = None,
     threshold: float | Literal["best"] = 0.5,
     temperature: float | Literal["fitted"] = 1.0,

@@ -9,7 +9,8 @@ import pytest
 from lightning_cli import main
 from textseg.cli.messages import config_files, user_error
 from textseg.cli.parser import CommandParser
-from textseg.cli.yaml_keys import RepeatedKey, check_keys
+from textseg.cli.yaml_keys import RepeatedKey
+from textseg.runs.repeated_keys import check_keys
 
 
 class Net:

@@ -87,10 +87,15 @@ def test_tiles_out_of_range_are_refused(size: int, overlap: float, named: str) -
         tiles_of(size, overlap)
 
 
-def test_an_overlap_out_of_range_is_refused_without_a_size_as_well() -> None:
-    assert tiles_of(None, 0.25) is None
-    with pytest.raises(UserError, match="tile_overlap=7"):
-        tiles_of(None, 7)
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 7.0])
+def test_an_overlap_without_a_size_is_refused(overlap: float) -> None:
+    assert tiles_of(None, None) is None
+    with pytest.raises(UserError, match=f"tile_overlap={overlap}"):
+        tiles_of(None, overlap)
+
+
+def test_tiles_overlap_by_a_quarter_unless_told() -> None:
+    assert tiles_of(64, None) == Tiles(64, 0.25)
 
 
 # --- in a test and a prediction ------------------------------------------------------------------

@@ -71,6 +71,13 @@ def run(tmp_path: Path) -> Run:
     return Run(folder)
 
 
+def test_a_key_that_was_written_into_a_stored_config_twice_is_refused(run: Run) -> None:
+    with run.config.open("a", encoding="utf-8") as file:
+        file.write("\ndata: {class_path: Other}\ndata: {class_path: Another}\n")
+    with pytest.raises(UserError, match=r"config\.yaml, line \d+: data is there already"):
+        run.settings()
+
+
 def test_folds_are_other_data_wherever_their_table_lies(tmp_path: Path) -> None:
     first, moved, second = (
         identity(tmp_path, folds=folds, fold=fold)

@@ -12,6 +12,7 @@ import textseg.models
 from textseg.encoders import TextEncoderBase
 from textseg.errors import UserError, refusing, wrapped_error
 from textseg.models.base import SegmentationModule
+from textseg.runs.repeated_keys import check_keys
 
 JOINED_BY = "+"
 # Settings of every such network, where it has them: times do not depend on weights.
@@ -109,7 +110,9 @@ def _model_section(path: str) -> tuple[str | None, dict[str, Any]]:
     remedy = "give experiment files, for example [experiments/lsms_qata.yaml]"
     broken = (OSError, UnicodeDecodeError, yaml.YAMLError)
     with refusing(broken, f"compare_with: {path} cannot be read as YAML", remedy):
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+    check_keys(text, path)
     model = content.get("model", {}) if isinstance(content, dict) else None
     if not isinstance(model, dict):
         raise _no_network(path)

@@ -102,9 +102,9 @@ def add_options(parser: LightningArgumentParser) -> None:
     )
     parser.add_argument(
         "--tile_overlap",
-        type=float,
-        default=0.25,
-        help="share of a tile that the next one covers too.",
+        type=float | None,
+        default=None,
+        help="share of a tile that the next one covers too, 0.25 unless given.",
     )
     parser.add_argument(
         "--name",

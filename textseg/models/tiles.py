@@ -14,13 +14,14 @@ from textseg.metrics.case_table import resize_logits, without_border
 from textseg.preprocess import Bytes, Resize, Size, fit_image, frame_of
 
 LEAST = 32  # pixels of a tile's side
+OVERLAP = 0.25
 
 
 class Tiles(NamedTuple):
     """Square tiles of `size` pixels of a picture, each sharing `overlap` of it with the next."""
 
     size: int
-    overlap: float = 0.25
+    overlap: float = OVERLAP
 
     def needed(self, size: Sequence[int]) -> bool:
         """Whether a picture of this height and width is larger than a tile."""
@@ -30,19 +31,24 @@ class Tiles(NamedTuple):
         return f"tiles of {self.size} pixels, overlap {self.overlap:g}"
 
 
-def tiles_of(size: int | None, overlap: float) -> Tiles | None:
-    """The tiles of a command's settings; None without a size.
+def tiles_of(size: int | None, overlap: float | None) -> Tiles | None:
+    """The tiles of a command's settings, overlapping by a quarter unless told; None without a size.
 
     Raises:
-        UserError: a setting is out of range.
+        UserError: a setting is out of range, or an overlap without a size.
     """
     if size is not None:
         check_at_least("tile_size", size, LEAST, "give the pixels of the picture seen at a time")
-    if not 0 <= overlap < 1:
+    if overlap is not None and not 0 <= overlap < 1:
         raise UserError(
             f"tile_overlap={overlap} is no share of a tile", "give 0 or more and less than 1"
         )
-    return None if size is None else Tiles(size, overlap)
+    if size is None and overlap is not None:
+        raise UserError(
+            f"tile_overlap={overlap} is of tiles, and no tile_size is given",
+            "give tile_size too, or leave tile_overlap out",
+        )
+    return None if size is None else Tiles(size, OVERLAP if overlap is None else overlap)
 
 
 def tiled_logits(

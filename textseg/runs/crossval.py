@@ -21,6 +21,7 @@ import yaml
 from textseg.errors import UserError, refusing
 from textseg.output import write_text
 from textseg.runs.folder import Run, last_written
+from textseg.runs.repeated_keys import check_keys
 from textseg.runs.results import StoredTest, read_test
 
 PLAN = "crossval.yaml"
@@ -65,7 +66,9 @@ class Crossval:
         broken = (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError)
         remedy = "restore the file, or start the cross-validation anew in another folder"
         with refusing(broken, f"{file} is no plan of a cross-validation", remedy):
-            stored = yaml.safe_load(file.read_text(encoding="utf-8"))
+            text = file.read_text(encoding="utf-8")
+            check_keys(text, file)
+            stored = yaml.safe_load(text)
             plan = cls(folder=folder, **stored)
             for field in fields(cls)[1:]:
                 kind = {"int": int, "str": str}.get(str(field.type), dict)

@@ -19,6 +19,7 @@ import yaml
 
 from textseg.errors import UserError, refusing
 from textseg.output import PART, check_complete, is_incomplete, write_text, writing
+from textseg.runs.repeated_keys import check_keys
 from textseg.runs.results import StoredTest, read_test
 
 RUN_CONFIG = "config.yaml"
@@ -88,13 +89,16 @@ class Run:
         """Read the resolved settings from config.yaml; empty where there is no such file.
 
         Raises:
-            UserError: the file cannot be read or holds no settings; `remedy` says what to do.
+            UserError: the file cannot be read, holds no settings or one of them twice; `remedy`
+                says what to do.
         """
         if not self.config.is_file():
             return {}
         broken = (OSError, ValueError, RecursionError, yaml.YAMLError)
         with refusing(broken, f"{self.config} is no YAML", remedy):
-            settings = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+            text = self.config.read_text(encoding="utf-8")
+            settings = yaml.safe_load(text)
+        check_keys(text, self.config)
         if not isinstance(settings, dict):
             raise UserError(f"{self.config} holds no settings", remedy)
         return settings

@@ -29,7 +29,7 @@ def segment(
     threshold: Threshold = 0.5,
     temperature: Temperature = 1.0,
     tile_size: int | None = None,
-    tile_overlap: float = 0.25,
+    tile_overlap: float | None = None,
     mirror_text: Callable[[str], str | None] | None = None,
     slices: str = "all",
     window: str | None = None,
@@ -85,7 +85,7 @@ def segment(
             overlapping tiles of so many, at their own resolution, each resized as a whole training
             image is. For networks trained on such pieces, and texts that name no place in the
             image, which every tile would take for a place of its own.
-        tile_overlap: share of a tile that the next one covers too.
+        tile_overlap: share of a tile that the next one covers too, 0.25 unless given.
         mirror_text: rewrites a text for the mirrored image, or gives None where it cannot; needed
             for tta by a network that reads words.
         slices: of volumes, all, or numbers and ranges such as 12,40-60; they count from 0 at the

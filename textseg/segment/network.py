@@ -270,7 +270,7 @@ def load(
     device: str = "auto",
     tta: Tta = "none",
     tile_size: int | None = None,
-    tile_overlap: float = 0.25,
+    tile_overlap: float | None = None,
     mirror_text: MirrorText | None = None,
     threshold: Threshold = 0.5,
     temperature: Temperature = 1.0,
@@ -293,7 +293,7 @@ def load(
             `textseg.models.ensemble.Ensemble`.
         tile_size: pictures with more pixels on a side are seen through tiles of so many; see
             `textseg.models.tiles`.
-        tile_overlap: share of a tile that the next one covers too.
+        tile_overlap: share of a tile that the next one covers too, 0.25 unless given.
         mirror_text: for "flip", unless no network reads words: rewrites a text for the mirrored
             image or gives None, such as `datamodules.captions.modes.swap_sides`.
         threshold: probability above which a pixel is outlined; "best" takes the one that
