@@ -195,7 +195,16 @@ class Worker:
             given = {f"trainer.limit_{of}_batches": float(share) for of in ("train", "val")}
             given |= NOT_IN_A_TRIAL | {"trainer.default_root_dir": folder}
             arguments = ["fit", *self.campaign.settings(row), *as_arguments(given)]
-            costs.append(self.run(row, f"measure {share}", arguments).cpu_seconds)
+            try:
+                costs.append(self.run(row, f"measure {share}", arguments).cpu_seconds)
+            except FailedError as error:
+                cause, remedy = error.args
+                if "limit_" in cause:  # Lightning's words for a share that holds no batch
+                    remedy = (
+                        f"{share} of an epoch is less than a batch: give larger shares as measure "
+                        f"in the settings file, for example [0.5, 1.0]; {remedy}"
+                    )
+                raise FailedError(cause, remedy) from error
             shutil.rmtree(folder, ignore_errors=True)
         (less, more), (least, most) = costs, self.campaign.measure
         return max(more - less, 0.01) / (most - least)

@@ -341,6 +341,23 @@ def test_cpu_hours_become_epochs_by_what_shares_of_an_epoch_cost(
     assert worker.epochs(campaign.rows[0]) == 1
 
 
+def test_a_share_of_an_epoch_that_holds_no_batch_is_answered_with_larger_shares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: FakeSuite
+) -> None:
+    networks = [{"network": "lsms", "cpu_hours": 0.25}]
+    campaign = campaign_of(tmp_path, stages={"networks": networks}, measure=[0.02, 0.08])
+
+    def run(*_: Any, **__: Any) -> Any:
+        raise FailedError("Try at least `limit_train_batches=0.1`", "see the log")
+
+    monkeypatch.setattr(Worker, "run", run)
+    with pytest.raises(FailedError) as refused:
+        worker_of(campaign).epochs(campaign.rows[0])
+    assert "0.02 of an epoch is less than a batch" in refused.value.args[1]
+    assert "measure" in refused.value.args[1]
+    assert refused.value.args[1].endswith("see the log")
+
+
 def test_the_list_says_what_is_left_and_what_it_cost(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
