@@ -12,6 +12,7 @@ from textseg.batch import TextFeatures
 from textseg.encoders import Normalize, is_restoring
 from textseg.encoders.weights import load_mscan
 from textseg.layers import DropPath, LayerNorm2d
+from textseg.models.lsms.convolutions import PointwiseConv, StripConv
 from textseg.models.lsms.language import (
     Heads,
     LanguageAttention,
@@ -19,7 +20,6 @@ from textseg.models.lsms.language import (
     StageTextProjection,
     TextKeyValues,
 )
-from textseg.models.lsms.strips import StripConv
 
 STRIPS = (7, 11, 21)
 MLP_RATIOS = (8, 8, 4, 4)  # of the four stages, in every variant
@@ -68,7 +68,7 @@ class ScaleAwareVisionLanguageAttention(nn.Module):
         for (row, column), k in zip(self.strip_names, sorted(strips), strict=True):
             self.add_module(row, StripConv(channels, k, row=True))
             self.add_module(column, StripConv(channels, k, row=False))
-        self.conv3 = nn.Conv2d(channels, channels, 1)
+        self.conv3 = PointwiseConv(channels, channels)
         self.language_attention = (
             None if heads is None else LanguageAttention(channels, heads, closed=closed)
         )
@@ -94,12 +94,12 @@ class SpatialAttention(nn.Module):
         self, channels: int, strips: Sequence[int], heads: Heads | None, *, closed: bool = False
     ) -> None:
         super().__init__()
-        self.proj_1 = nn.Conv2d(channels, channels, 1)
+        self.proj_1 = PointwiseConv(channels, channels)
         self.activation = nn.GELU()
         self.spatial_gating_unit = ScaleAwareVisionLanguageAttention(
             channels, strips, heads, closed=closed
         )
-        self.proj_2 = nn.Conv2d(channels, channels, 1)
+        self.proj_2 = PointwiseConv(channels, channels)
 
     def forward(self, x: Tensor, text: TextKeyValues | None, position: Tensor | None) -> Tensor:
         """Xh [B, C, H, W] -> Y [B, C, H, W]."""
@@ -124,10 +124,10 @@ class ConvMLP(nn.Sequential):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Conv2d(channels, hidden, 1)
+        self.fc1 = PointwiseConv(channels, hidden)
         self.dwconv = DepthwiseConv(hidden)
         self.act = nn.GELU()
-        self.fc2 = nn.Conv2d(hidden, channels, 1)
+        self.fc2 = PointwiseConv(hidden, channels)
 
 
 class Block(nn.Module):

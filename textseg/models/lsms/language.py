@@ -19,6 +19,7 @@ from textseg.layers import (
     to_map,
     to_tokens,
 )
+from textseg.models.lsms.convolutions import PointwiseConv
 
 LanguageBranch = Literal["shared", "per_scale", "none"]
 POSITION_DIM = 64
@@ -114,7 +115,7 @@ class LanguageAttention(nn.Module):
         self.heads = heads.total
         width = heads.width
         self.to_query = nn.ModuleList(
-            nn.Conv2d(channels, width // heads.scales, 1) for _ in range(heads.scales)
+            PointwiseConv(channels, width // heads.scales) for _ in range(heads.scales)
         )
         self.norm = nn.LayerNorm(width)
         squeeze, widen = nn.Linear(width, width // 4), nn.Linear(width // 4, width)

@@ -1,4 +1,4 @@
-"""Strip convolutions: the same sums in training, whatever way round they are computed."""
+"""Strip and 1x1 convolutions: the same sums, whatever way round they are computed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from textseg.models.lsms.strips import StripConv
+from textseg.models.lsms.convolutions import PointwiseConv, StripConv
 
 LAYOUTS = {"first": torch.contiguous_format, "last": torch.channels_last}
 
@@ -67,3 +67,24 @@ def test_training_and_evaluation_differ_by_rounding_only() -> None:
     layer = strip(21, row=True).float()
     x = torch.randn(2, 3, 28, 28)
     torch.testing.assert_close(layer.train()(x), layer.eval()(x))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("size", [(1, 1), (5, 7)])
+def test_one_position_is_a_sum_over_channels_with_the_same_gradients(
+    size: tuple[int, int], layout: str
+) -> None:
+    torch.manual_seed(0)
+    layer = PointwiseConv(6, 4).double()
+    x = torch.randn(3, 6, *size, dtype=torch.float64).contiguous(memory_format=LAYOUTS[layout])
+    x.requires_grad_()
+    assert layer.bias is not None
+    inputs = [x, layer.weight, layer.bias]
+    weighing = torch.randn(3, 4, *size, dtype=torch.float64)
+    by_hand = torch.einsum("bchw,oc->bohw", x, layer.weight[:, :, 0, 0]) + layer.bias[:, None, None]
+    results = []
+    for out in (layer(x), by_hand):
+        results.append([out, *torch.autograd.grad((out * weighing).sum(), inputs)])
+    for own, expected in zip(*results, strict=True):
+        torch.testing.assert_close(own, expected)
+    assert results[0][0].is_contiguous(memory_format=LAYOUTS[layout])

@@ -1,10 +1,30 @@
-"""Depthwise convolutions with a strip kernel, as fast to train on a CPU as to run."""
+"""Convolutions of one position and of a strip, in the form that a CPU computes and trains fast."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class PointwiseConv(nn.Conv2d):
+    """Convolution with a kernel of 1x1; on a CPU, over a map with channels last, a matrix product.
+
+    The same sums in less time, of narrow and of small maps above all (experiments/README.md).
+
+    Args:
+        inputs, outputs: channels.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, H, W] -> [B, outputs, H, W]."""
+        if x.device.type != "cpu" or not x.is_contiguous(memory_format=torch.channels_last):
+            return super().forward(x)
+        out = F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
+        return out.permute(0, 3, 1, 2)
 
 
 class StripConv(nn.Conv2d):
