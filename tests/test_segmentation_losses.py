@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from itertools import pairwise
 
 import monai.losses
 import numpy as np
@@ -18,7 +17,7 @@ from tests.models.tiny import tiny
 from textseg.errors import UserError
 from textseg.losses import SEGMENTATION_LOSSES, check_segmentation_loss, segmentation_loss
 
-NAMES = ("dice", "bce", "focal", "tversky", "boundary", "lovasz")
+NAMES = ("dice", "bce", "focal", "tversky", "boundary")
 needs_boundary = pytest.mark.skipif(
     not hasattr(monai.losses, "BoundaryLoss"), reason="MONAI is older than 1.6"
 )
@@ -76,20 +75,7 @@ def boundary(z: np.ndarray, t: np.ndarray) -> float:
     return (sigmoid(z) * signed).mean()
 
 
-def lovasz(z: np.ndarray, t: np.ndarray) -> float:
-    """The extension's integral: of 1 - IoU of what is wrong beyond each threshold of the error."""
-    errors = np.maximum(0, 1 - z.astype(np.float64) * (2 * t - 1)).ravel()
-    truth = t.ravel() > 0
-    levels = np.concatenate([[0.0], np.sort(errors)])
-    total = 0.0
-    for low, high in pairwise(levels):
-        wrong = errors > low
-        union = truth.sum() + (wrong & ~truth).sum()
-        total += (high - low) * (wrong.sum() / union if wrong.any() else 0.0)
-    return total
-
-
-BY_NUMPY = {f.__name__: f for f in (dice, bce, focal, tversky, boundary, lovasz)}
+BY_NUMPY = {f.__name__: f for f in (dice, bce, focal, tversky, boundary)}
 
 
 @pytest.mark.parametrize("name", EACH_LOSS)
@@ -115,7 +101,6 @@ def test_a_loss_is_the_mean_over_images_of_its_formula(name: str) -> None:
         ("focal", 0.0, 30.0),
         ("tversky", 0.0, 1 - 1 / (0.3 * 120 + 1)),
         pytest.param("boundary", 0.0, 0.0, marks=needs_boundary),
-        ("lovasz", 0.0, 31.0),
     ],
 )
 def test_an_empty_mask_rewards_an_empty_prediction_or_contributes_nothing(
@@ -125,16 +110,6 @@ def test_an_empty_mask_rewards_an_empty_prediction_or_contributes_nothing(
     loss = SEGMENTATION_LOSSES[name]
     assert loss(-sure, empty).item() == pytest.approx(silent, abs=1e-6)
     assert loss(sure, empty).item() == pytest.approx(shouting, rel=1e-5)
-
-
-def test_the_lovasz_loss_of_an_empty_mask_is_that_of_the_worst_pixel() -> None:
-    logits = -5 * torch.ones(1, 1, 4, 4)
-    logits[0, 0, 1, 2] = 2.5
-    logits.requires_grad_()
-    loss = SEGMENTATION_LOSSES["lovasz"](logits, torch.zeros(1, 1, 4, 4))
-    loss.backward()
-    assert loss.item() == 3.5
-    assert logits.grad.nonzero().tolist() == [[0, 0, 1, 2]]
 
 
 @pytest.mark.parametrize("size", [1e3, 1e4, 0.0])
@@ -173,9 +148,9 @@ def test_a_loss_of_half_precision_logits_is_computed_in_fp32_under_autocast(name
 
 @needs_boundary
 def test_the_total_is_the_weighted_sum_and_the_terms_are_not_weighted() -> None:
-    weights = {"bce": 0.5, "lovasz": 2.0, "boundary": 0.01}
+    weights = {"bce": 0.5, "tversky": 2.0, "boundary": 0.01}
     losses = segmentation_loss(some_logits(), masks(), weights)
-    assert set(losses) == {"loss", "loss_bce", "loss_lovasz", "loss_boundary"}
+    assert set(losses) == {"loss", "loss_bce", "loss_tversky", "loss_boundary"}
     for name in weights:
         alone = SEGMENTATION_LOSSES[name](some_logits(), masks())
         assert losses[f"loss_{name}"].item() == alone.item()

@@ -116,29 +116,12 @@ def boundary_loss(logits: Tensor, target: Tensor) -> Tensor:
         return BoundaryLoss()(logits.float().sigmoid(), target.float())
 
 
-def lovasz_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Lovasz hinge (Berman et al. 2018, arXiv 1705.08790), by segmentation-models-pytorch.
-
-    The convex extension of 1 - IoU of each image in its pixels' hinge errors, mean over the batch.
-    An empty mask contributes max(0, 1 + its largest logit): the worst pixel alone.
-
-    Args:
-        logits: [B, 1, H, W].
-        target: [B, 1, H, W], 0 or 1.
-    """
-    from segmentation_models_pytorch.losses import BINARY_MODE, LovaszLoss
-
-    with _full_precision(logits):
-        return LovaszLoss(BINARY_MODE, per_image=True)(logits.float(), target.float())
-
-
 SEGMENTATION_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "dice": dice_loss,
     "bce": bce_loss,
     "focal": focal_loss,
     "tversky": tversky_loss,
     "boundary": boundary_loss,
-    "lovasz": lovasz_loss,
 }
 
 

@@ -330,6 +330,5 @@ class ImageEncoder(nn.Module):
             ) from error
 
     def _nchw(self, feature: Tensor) -> Tensor:
-        # Copied, not viewed: as a view it would choose channels-last kernels for the layers after
-        # it, which round differently and are no faster.
-        return feature.permute(0, 3, 1, 2).contiguous() if self._nhwc else feature
+        # A view, channels last: the layers after it read it so without a copy.
+        return feature.permute(0, 3, 1, 2) if self._nhwc else feature

@@ -46,8 +46,8 @@ class SegmentationModule(ScoringSteps):
         schedule: course of the learning rate after the warm-up.
         warmup: share of all steps over which the learning rate rises.
         min_lr_scale: learning rate in which poly and cosine end, over the peak.
-        segmentation_loss: weights of the mask's losses, out of dice, bce, focal, tversky, boundary
-            and lovasz; what a loss gives for an empty mask is in textseg/losses.py.
+        segmentation_loss: weights of the mask's losses, out of dice, bce, focal, tversky and
+            boundary; what a loss gives for an empty mask is in textseg/losses.py.
         auxiliary_weight: of the same loss of 1x1 heads on maps at 1/8 and 1/16 of the image, mean
             over the heads; in training alone. 0 builds none.
         protocol: how test masks are scored; "lvit" reproduces LViT's test and nothing else.

@@ -221,6 +221,7 @@ class TMC(PyramidNetwork):
         self.mcm_feeds_encoder = mcm_feeds_encoder
         self.decoder = UNetDecoder(channels, narrow=True)
         self.head = nn.Conv2d(channels[0], 1, 1)
+        self.to(memory_format=torch.channels_last)
 
     def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
         """The tensor part: what compile, export, benchmark and explanations act on."""
