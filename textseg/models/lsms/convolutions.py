@@ -21,7 +21,10 @@ class PointwiseConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H, W]."""
-        if x.device.type != "cpu" or not x.is_contiguous(memory_format=torch.channels_last):
+        # A compiler and an export choose by themselves, and layouts are not known for every batch.
+        if torch.compiler.is_compiling() or x.device.type != "cpu":
+            return super().forward(x)
+        if not x.is_contiguous(memory_format=torch.channels_last):
             return super().forward(x)
         out = F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
         return out.permute(0, 3, 1, 2)

@@ -160,7 +160,7 @@ class Block(nn.Module):
 
     def _add(self, x: Tensor, scale: Tensor, branch: Tensor) -> Tensor:
         # Layer scale and drop path are one factor by image and channel: one pass over the maps.
-        kept = self.drop_path(x.new_ones(len(x), 1, 1, 1))
+        kept = self.drop_path(x.new_ones(x.shape[0], 1, 1, 1))
         return torch.addcmul(x, scale[:, None, None] * kept, branch)
 
 
