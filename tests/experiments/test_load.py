@@ -58,7 +58,7 @@ def test_what_a_function_costs_is_measured_in_a_process_of_its_own(
     def grows(home: Path) -> None:
         (home / "held").write_bytes(bytes(b"x" * (40 * 2**20)))
 
-    # In one whole run the growth was not seen (0.06 MiB), for a reason not found: the most of three.
+    # One whole run did not see the growth (0.06 MiB), for a reason not found: the most of three.
     memory = max(script.measured(grows, tmp_path)[2] for _ in range(3))
     assert 35 < memory < 200
     assert (tmp_path / "held").is_file()
