@@ -9,11 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from campaign.machine import commit, cpu_name, driver
 from campaign.processes import Command, FailedError, cores, read, say, start, write
-from campaign.settings import BEST, EXPERIMENTS, Row, as_arguments
+from campaign.settings import BEST, Row, as_arguments
 from campaign.work import NOT_IN_A_TRIAL, Worker, environment
 
 TRIAL: Mapping[str, Any] = NOT_IN_A_TRIAL | {
@@ -113,32 +113,3 @@ def start_trial(worker: Worker, row: Row, threads: int) -> Command:
     own = {"TORCHINDUCTOR_COMPILE_THREADS": str(threads)}
     log = campaign.log(f"trial {row.name}")
     return start(f"trial {row.name}", arguments, log=log, environment=environment(campaign) | own)
-
-
-def driver() -> str:
-    """The GPU's driver version; empty where nvidia-smi is missing, as in some containers."""
-    tool = shutil.which("nvidia-smi")
-    return output_of(tool, "--query-gpu=driver_version", "--format=csv,noheader") if tool else ""
-
-
-def commit() -> str:
-    """The repository's commit, "-dirty" behind it where files were changed; empty without one."""
-    git = shutil.which("git")
-    given = ["describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
-    return output_of(git, "-C", str(EXPERIMENTS), *given) if git else ""
-
-
-def cpu_name() -> str:
-    """What Linux calls the processor; elsewhere Python's word for it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor()
-
-
-def output_of(*command: str) -> str:
-    """What a command prints; empty where it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from campaign.machine import keep_maker
 from campaign.processes import Command, read, write
 from campaign.work import keep_cost
 
@@ -25,6 +26,8 @@ def main() -> None:
     tasks = int(os.environ.get("SLURM_NTASKS", "1"))
     note = read(file)
     number = len(note["cost"].get("train", []))
+    if first:
+        keep_maker(file, note, "train", "gpu" if "gpu" in arguments else "cpu")
     process = subprocess.Popen([sys.executable, "-m", "lightning_cli", *arguments])
     for one in (signal.SIGUSR1, signal.SIGTERM):
         signal.signal(one, lambda number, frame: os.kill(process.pid, number))

@@ -41,17 +41,35 @@ def tables(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
 
 
 def machine(campaign: Campaign) -> str:
-    """A line that names machine, versions and commit."""
+    """A line with the command, and machine, versions and commit that the results were made by."""
     found = read(campaign.out / "machine.json") or {}
-    named = [str(found[one]) for one in ("gpu", "cpu") if found.get(one)]
-    named += [f"{found['cores']} cores, {campaign.threads or 'all'} used"] if found else []
-    for name in ("driver", "torch", "lightning", "timm", "commit"):
-        named += [f"{name} {found[name]}"] if found.get(name) else []
+    cores = [f"{found['cores']} cores, {campaign.threads or 'all'} used"] if found else []
+    makers = {of: [campaign.title_of(row) for row in of_rows] for of, of_rows in made(campaign)}
     file = Path("campaign") / f"{campaign.name}.yaml"
     given = f"experiments/{file}" if (EXPERIMENTS / file).is_file() else file.name
-    named.insert(0, f"`python experiments/campaign.py {given}`")
+    named = [f"`python experiments/campaign.py {given}`", *cores]
     data = f"{campaign.synthesize} phantoms, NO REAL DATA. " if campaign.synthesize else ""
-    return data + ", ".join(named) + (": not run yet." if len(named) == 1 else ".")
+    if not makers:
+        return data + named[0] + ": not run yet."
+    if len(makers) == 1:
+        return data + ", ".join([*named, *makers]) + "."
+    apart = "; ".join(f"by {maker}: {', '.join(titles)}" for maker, titles in makers.items())
+    return data + ", ".join(named) + f". Not all was made alike, {apart}."
+
+
+def made(campaign: Campaign) -> list[tuple[str, list[Row]]]:
+    """What anything of the results was made by, and the rows of which a part was."""
+    found: dict[str, list[Row]] = {}
+    for row in campaign.rows:
+        note = campaign.note(row)
+        for task in note["done"]:
+            for maker in note.get("made", {}).get(task) or [{}]:
+                named = [maker[one] for one in ("gpu", "cpu") if one in maker]
+                rest = ("driver", "torch", "lightning", "timm", "commit")
+                named += [f"{one} {maker[one]}" for one in rest if one in maker]
+                rows = found.setdefault(", ".join(named) or "a machine not noted", [])
+                rows += [] if row in rows else [row]
+    return list(found.items())
 
 
 def main_test(campaign: Campaign, row: Row) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from campaign import locks
+from campaign.machine import keep_maker
 from campaign.processes import Command, FailedError, read, say, start, write
 from campaign.settings import BEST, EXPERIMENTS, TESTS, TTA, Campaign, Row, as_arguments
 from textseg.runs.folder import Run
@@ -235,6 +236,7 @@ class Worker:
         """Run a command; what it costs is noted while it runs, for the case that all is killed."""
         campaign, name = self.campaign, f"{task} {row.name}"
         number = len(campaign.note(row)["cost"].get(task, []))
+        keep_maker(campaign.note_file(row), campaign.note(row), task, campaign.device)
 
         def beat(command: Command) -> None:
             locks.beat(self.lock(row))

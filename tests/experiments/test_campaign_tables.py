@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from tests.experiments.fake_suite import (
@@ -17,7 +18,7 @@ from tests.experiments.fake_suite import (
     worker_of,
 )
 
-from campaign import settings, tables  # isort: skip
+from campaign import machine, settings, tables  # isort: skip
 
 
 @pytest.fixture
@@ -50,6 +51,49 @@ def test_the_tables_hold_the_runs_own_numbers(tmp_path: Path, fake: FakeSuite) -
     assert cost[7] == "1"
     assert tables.warnings(campaign, rows) == ["* few (U-Net, LSMS)"]
     assert tables.left(campaign, rows) == []
+
+
+def test_results_that_other_commits_or_machines_made_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: FakeSuite
+) -> None:
+    """A campaign goes on for days: its rows need not be of one commit, nor of one processor."""
+    campaign = campaign_of(tmp_path)
+    unet, lsms = campaign.rows
+    assert tables.machine(campaign).endswith(": not run yet.")
+    first = {"cpu": "Xeon", "torch": "2.1", "commit": "aaaaaaa"}
+    monkeypatch.setattr(machine, "here", lambda device: dict(first))
+    worker_of(campaign).work([unet])
+    assert tables.machine(campaign).endswith(", Xeon, torch 2.1, commit aaaaaaa.")
+    worker_of(campaign, "train").work([lsms])
+    assert tables.made(campaign) == [("Xeon, torch 2.1, commit aaaaaaa", [unet, lsms])]
+    monkeypatch.setattr(machine, "here", lambda device: first | {"commit": "bbbbbbb"})
+    worker_of(campaign).work([unet, lsms])
+    assert tables.machine(campaign).endswith(
+        "Not all was made alike, by Xeon, torch 2.1, commit aaaaaaa: U-Net, LSMS; "
+        "by Xeon, torch 2.1, commit bbbbbbb: LSMS."
+    )
+
+
+def test_a_training_that_goes_on_elsewhere_is_of_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: FakeSuite
+) -> None:
+    campaign = campaign_of(tmp_path)
+    unet = campaign.rows[0]
+    for commit, hook in {
+        "aaaaaaa": "if command == 'fit': sys.exit('broken')",
+        "bbbbbbb": "",
+    }.items():
+        monkeypatch.setattr(machine, "here", lambda device, commit=commit: {"commit": commit})
+        fake.write(hook)
+        worker_of(campaign, "train").work([unet])
+        worker_of(campaign, "train").work([unet])  # named once, however often it is started there
+    assert [name for name, _ in tables.made(campaign)] == ["commit aaaaaaa", "commit bbbbbbb"]
+
+
+def test_a_machine_is_known_by_itself() -> None:
+    found = machine.here("cpu")
+    assert set(found) <= {"cpu", "torch", "lightning", "timm", "commit"}
+    assert found["torch"] == torch.__version__.partition("+")[0]
 
 
 def test_cells_of_what_was_not_run_are_empty(tmp_path: Path) -> None:
