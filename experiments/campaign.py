@@ -28,6 +28,7 @@ failed is told at the end, with exit status 1. The parts, in their order; --part
                    have ended, the plain command does the rest
     --smoke        the settings' own small form, on phantoms and the CPU: does it work?
 
+--stage and --row choose what is trained and tested; comparison, summary and page are of all rows.
 On a machine lent for a short time: --stage, --row and --part, --limit for the minutes of a command;
 SIGTERM has a training write last.ckpt before it ends. To keep the figures copy all of OUT but
 checkpoints, cache, compiled and trial.
@@ -74,10 +75,10 @@ def prepare(worker: Worker, rows: Sequence[Row], lock: Path) -> None:
     write(note, True)
 
 
-def compare(worker: Worker, rows: Sequence[Row], lock: Path) -> None:
-    """Compare the tested rows; again where there are more of them than last time."""
+def compare(worker: Worker, lock: Path) -> None:
+    """Compare all tested rows; again where there are more of them than last time."""
     campaign = worker.campaign
-    tested = [row for row in rows if main_test(campaign, row)]
+    tested = [row for row in campaign.rows if main_test(campaign, row)]
     tested.sort(key=lambda row: row.network not in IMAGE_ONLY or row.image_size is not None)
     names = [campaign.title_of(row).partition(", seed ")[0].replace(",", ";") for row in tested]
     note = campaign.out / "compared.json"
@@ -120,11 +121,11 @@ def run_parts(worker: Worker, rows: list[Row], parts: Sequence[str]) -> None:
     with locks.claim_waiting(after):
         if "compare" in parts:
             try:
-                compare(worker, rows, after)
+                compare(worker, after)
             except FailedError as error:
                 worker.failed["compare"] = error
         if "summary" in parts:
-            print(write_summary(campaign, rows))
+            print(write_summary(campaign, campaign.rows))
 
 
 def list_rows(worker: Worker, rows: Sequence[Row]) -> None:
@@ -209,7 +210,7 @@ def main() -> None:
     rows = chosen_rows(campaign, given)
     worker = Worker(campaign, tuple(part for part in ROW_PARTS if part in (given.part or PARTS)))
     if given.write_docs:
-        write_docs(campaign, rows)
+        write_docs(campaign, campaign.rows)
         return
     if given.list:
         list_rows(worker, rows)

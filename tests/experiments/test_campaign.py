@@ -118,6 +118,21 @@ def test_everything_is_done_once_and_nothing_again(
     assert [call[0] for call in fake.calls()] == ["check"]
 
 
+def test_rows_done_in_several_starts_are_compared_with_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: FakeSuite
+) -> None:
+    campaign = campaign_of(tmp_path)
+    given = [tmp_path / "tiny.yaml", "--out", tmp_path / "out"]
+    assert run_main(monkeypatch, *given, "--row", "unet") == 0
+    assert not fake.calls("compare")
+    assert run_main(monkeypatch, *given, "--row", "lsms") == 0
+    (call,) = fake.calls("compare")
+    assert "[U-Net,LSMS]" in call
+    summary = (campaign.out / "summary.md").read_text()
+    assert "| U-Net |" in summary
+    assert "| LSMS |" in summary
+
+
 def test_a_test_that_broke_off_is_done_again_in_its_own_folder(
     tmp_path: Path, fake: FakeSuite
 ) -> None:
