@@ -169,7 +169,7 @@ def test_with_closed_gates_the_decoder_sees_the_plain_pyramid() -> None:
     assert all(torch.equal(a, b) for a, b in zip(calls["decoder"][0], plain, strict=True))
 
 
-def test_gates_start_closed_over_a_pretrained_image_encoder_only(
+def test_gates_start_closed_only_where_they_stand_in_a_pretrained_image_encoder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     create: Callable[..., Any] = timm.create_model
@@ -187,9 +187,11 @@ def test_gates_start_closed_over_a_pretrained_image_encoder_only(
         assert len(values) == 17, "four at each stage, and the decoder's entry"
         return {round(x, 6) for value in values for x in value.tolist()}
 
-    assert gates(pretrained=True, text_encoder=str(tmp_path)) == {0.0}
-    assert gates(pretrained=True, text_encoder=str(tmp_path), gate=0.2) == {0.2}
-    assert gates(pretrained=False) == {0.1}
+    pretrained = {"pretrained": True, "text_encoder": str(tmp_path)}
+    assert gates(**pretrained) == {1.0}
+    assert gates(**pretrained, mcm_feeds_encoder=True) == {0.0}
+    assert gates(**pretrained, mcm_feeds_encoder=True, gate=0.2) == {0.2}
+    assert gates(pretrained=False) == gates(pretrained=False, mcm_feeds_encoder=True) == {1.0}
 
 
 def test_permuting_the_batch_permutes_the_masks() -> None:

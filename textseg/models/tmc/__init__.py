@@ -18,7 +18,8 @@ Our choice:
     tokens to the next selected stage. The last F_L, averaged over the tokens, conditions the
     coarsest feature by FiLM (Perez et al. 2018), so that every branch reaches the mask;
   * both directions of MCM read the same V_i and L_i, pre-norm; every sub-layer, and FiLM too, has a
-    gate by channel that starts at 0 over a pretrained image encoder and at 0.1 from scratch. Heads
+    gate by channel that starts open, at 1: from 0 the words came too late to be read. It starts at
+    0 where `mcm_feeds_encoder` puts it into a pretrained encoder, which so begins as it was. Heads
     are 32 wide, FFNs twice as wide as the stage, and a 2-D position embedding is added to the
     image's queries and keys, because captions name positions ("upper left");
   * MA Loss (alignment.py) knows place: the image's positions have a position embedding, and

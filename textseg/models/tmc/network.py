@@ -168,8 +168,8 @@ class TMC(PyramidNetwork):
         mcm_stages: stages, out of 1..4, with cross-attention to the text; [] for none.
         mcm_feeds_encoder: let the image encoder's next stage read F_V^i, not only the decoder. V_2
             to V_4 have then seen the words that MA Loss compares them with.
-        gate: initial value of MCM's gates; by default 0 over a pretrained image encoder and 0.1
-            from scratch.
+        gate: initial value of MCM's gates; by default 1, and 0 where `mcm_feeds_encoder` puts them
+            into a pretrained image encoder.
         alignment: form of MA Loss: lesions and captions of the batch ("infonce"), text to pixel
             where several expressions share an image ("pixel"), or none of it ("none").
         alignment_stages: stages of MA Loss; by default those of MCM.
@@ -213,7 +213,8 @@ class TMC(PyramidNetwork):
         for i in with_text:
             projection = nn.Linear(text_dim, channels[i - 1]), nn.LayerNorm(channels[i - 1])
             self.text_projection[str(i)] = nn.Sequential(*projection)
-        gate = (0.0 if self.image_encoder.pretrained else 0.1) if gate is None else gate
+        if gate is None:
+            gate = 0.0 if mcm_feeds_encoder and self.image_encoder.pretrained else 1.0
         self.mcm: Any = MultiStageCrossAttention(channels, fused, text_dim=text_dim, gate=gate)
         form = InfoNCEAlignment if alignment == "infonce" else PixelAlignment
         self.alignment = form(channels, aligned, position=alignment_position) if aligned else None
