@@ -76,24 +76,28 @@ def prepare(worker: Worker, rows: Sequence[Row], lock: Path) -> None:
 
 
 def compare(worker: Worker, lock: Path) -> None:
-    """Compare all tested rows; again where there are more of them than last time."""
+    """Compare all tested rows; again where there are more of them, or other runs, than last time."""
     campaign = worker.campaign
     tested = [row for row in campaign.rows if main_test(campaign, row)]
     tested.sort(key=lambda row: row.network not in IMAGE_ONLY or row.image_size is not None)
     names = [campaign.title_of(row).partition(", seed ")[0].replace(",", ";") for row in tested]
+    folders = [tested_in(campaign, row) for row in tested]
     note = campaign.out / "compared.json"
-    if len(tested) < 2 or read(note) == [row.name for row in tested]:
+    compared = [str(folder.relative_to(campaign.out)) for folder in folders]
+    if len(tested) < 2 or read(note) == compared:
         say(f"compare: {'done' if len(tested) > 1 else 'left out, under two rows are tested'}")
         return
     shutil.rmtree(campaign.out / "compare", ignore_errors=True)
-    folders = []
-    for row in tested:
-        run = campaign.run_folder(row)
-        assert run is not None
-        folders.append(str(run / "test" / TESTS[campaign.tests_of(row)[0]]))
     options = ["--names", f"[{','.join(names)}]", "--output", str(campaign.out / "compare")]
-    command(campaign, "compare", ["compare", *folders, *options], lock)
-    write(note, [row.name for row in tested])
+    command(campaign, "compare", ["compare", *map(str, folders), *options], lock)
+    write(note, compared)
+
+
+def tested_in(campaign: Campaign, row: Row) -> Path:
+    """The folder of the test that a row is judged by."""
+    run = campaign.run_folder(row)
+    assert run is not None
+    return run / "test" / TESTS[campaign.tests_of(row)[0]]
 
 
 def command(campaign: Campaign, name: str, arguments: Sequence[str], lock: Path) -> None:

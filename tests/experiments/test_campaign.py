@@ -128,6 +128,13 @@ def test_rows_done_in_several_starts_are_compared_with_each_other(
     assert run_main(monkeypatch, *given, "--row", "lsms") == 0
     (call,) = fake.calls("compare")
     assert "[U-Net,LSMS]" in call
+    fake.forget()
+    assert run_main(monkeypatch, *given) == 0
+    assert not fake.calls("compare")
+    (run,) = campaign.runs(campaign.rows[1]).glob("*/*")
+    run.rename(run.with_name("2026-01-02_00-00-00"))  # trained anew
+    assert run_main(monkeypatch, *given) == 0
+    assert fake.calls("compare")
     summary = (campaign.out / "summary.md").read_text()
     assert "| U-Net |" in summary
     assert "| LSMS |" in summary
