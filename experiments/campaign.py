@@ -76,7 +76,7 @@ def prepare(worker: Worker, rows: Sequence[Row], lock: Path) -> None:
 
 
 def compare(worker: Worker, lock: Path) -> None:
-    """Compare all tested rows; again where there are more of them, or other runs, than last time."""
+    """Compare all tested rows; again where they are more or other runs than last time."""
     campaign = worker.campaign
     tested = [row for row in campaign.rows if main_test(campaign, row)]
     tested.sort(key=lambda row: row.network not in IMAGE_ONLY or row.image_size is not None)
