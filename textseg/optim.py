@@ -30,7 +30,7 @@ def parameter_groups(
 
     Parameters under two dimensions (biases, norms, layer scales, temperatures) get no weight decay,
     nor do those that a part names in a method ``no_weight_decay()``, as timm's networks do.
-    Parameters of pretrained parts learn more slowly.
+    Parameters of pretrained parts have their own rate.
 
     Args:
         module: the network.

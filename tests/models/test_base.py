@@ -32,8 +32,8 @@ from textseg.models.base import SegmentationModule, settings_of
 TRAINING = {
     "lr": 3e-4,
     "weight_decay": 0.05,
-    "pretrained_lr_scale": 0.1,
-    "text_lr_scale": None,
+    "pretrained_lr_scale": 1.0,
+    "text_lr_scale": 0.1,
     "unfreeze_text_layers": 0,
     "vocab_size": 512,
     "stage_norm": False,
@@ -148,16 +148,20 @@ def test_a_floor_of_the_learning_rate_that_is_no_share_is_refused(value: float) 
         OwnNetwork(min_lr_scale=value)
 
 
-def test_the_text_encoders_own_rate_reaches_the_optimizer_of_a_fit(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("given", "scale"), [({}, 0.1), ({"text_lr_scale": 0.3}, 0.3)])
+def test_the_text_encoders_own_rate_reaches_the_optimizer_of_a_fit(
+    given: dict[str, float], scale: float, tmp_path: Path
+) -> None:
+    """By default it is a tenth, while a pretrained image encoder has the rate of the new parts."""
     write_bert(tmp_path / "bert")
     text = TextEncoder(str(tmp_path / "bert"), max_tokens=12)
-    network = OwnNetwork(text_encoder=lambda: text, text_lr_scale=0.3, schedule="constant")
+    network = OwnNetwork(text_encoder=lambda: text, schedule="constant", **given)
     text.requires_grad_(True)
     trainer = quiet_trainer(max_steps=20, limit_train_batches=1, limit_val_batches=0, max_epochs=1)
     trainer.fit(network, BatchesInMemory([make_batch()]))
     (optimizer,) = trainer.optimizers
     rates = {group["name"].partition("/")[0]: group["lr"] for group in optimizer.param_groups}
-    assert rates == {"new": pytest.approx(1e-2), "text": pytest.approx(0.3e-2)}
+    assert rates == {"new": pytest.approx(1e-2), "text": pytest.approx(scale * 1e-2)}
     held = {id(p) for g in optimizer.param_groups if "text" in g["name"] for p in g["params"]}
     assert held == {id(p) for p in text.parameters()}
 

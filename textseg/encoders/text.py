@@ -39,7 +39,7 @@ class TextEncoderBase(nn.Module):
     Attributes:
         dim: width D of the token features.
         pretrained: whether it started from published weights; then it is frozen by default, and
-            trained at the slower rate otherwise.
+            trained at `text_lr_scale` of the rate otherwise.
     """
 
     dim: int

@@ -35,7 +35,7 @@ class SegmentationModule(ScoringSteps):
         weight_decay: of weights with two or more dimensions, but for those that timm exempts, such
             as a Swin's position tables.
         pretrained_lr_scale: learning rate of pretrained encoders over lr.
-        text_lr_scale: the same of a pretrained text encoder that is trained; by default
+        text_lr_scale: the same of a pretrained text encoder that is trained; null is
             pretrained_lr_scale.
         unfreeze_text_layers: how many of the last layers of a frozen text encoder are trained; its
             captions are then encoded in every step.
@@ -60,8 +60,8 @@ class SegmentationModule(ScoringSteps):
         *,
         lr: float = 3e-4,
         weight_decay: float = 0.05,
-        pretrained_lr_scale: float = 0.1,
-        text_lr_scale: float | None = None,
+        pretrained_lr_scale: float = 1.0,
+        text_lr_scale: float | None = 0.1,
         unfreeze_text_layers: int = 0,
         vocab_size: int = 512,
         stage_norm: bool = False,
@@ -82,7 +82,7 @@ class SegmentationModule(ScoringSteps):
             raise UserError(f"warmup={warmup} is no share of the steps", "give a value in [0, 1)")
         check_at_least("lr", lr, 0, "3e-4 is the default")
         check_at_least("weight_decay", weight_decay, 0, "0.05 is the default")
-        check_at_least("pretrained_lr_scale", pretrained_lr_scale, 0, "0.1 is the default")
+        check_at_least("pretrained_lr_scale", pretrained_lr_scale, 0, "1 is the default")
         check_at_least("text_lr_scale", text_lr_scale or 0, 0)
         check_at_least("unfreeze_text_layers", unfreeze_text_layers, 0)
         if not 0 <= min_lr_scale <= 1:

@@ -155,7 +155,7 @@ class ImageBaseline(TextImageBackboneMixin, SegmentationModule):
         pretrained_lr_scale: float,
         text_lr_scale: float | None = None,
     ) -> list[dict[str, Any]]:
-        """Trainable parameters, each once; those of a pretrained encoder at the slower rate."""
+        """Trainable parameters, each once; those of a pretrained encoder at their own rate."""
         return parameter_groups(
             self,
             lr=lr,

@@ -18,7 +18,7 @@ From the digest:
     softmax(z_background, z_lesion) is sigmoid(z);
   * its setting: swin_base_patch4_window12_384 at 480 x 480 (`image_encoder_options:
     {img_size: 480}`, or the last stage's windows are not shifted), 20 tokens, BERT fine-tuned, lr
-    5e-5 for all parts (`pretrained_lr_scale: 1`), weight decay 1e-2, polynomial decay of power 0.9,
+    5e-5 for all parts (`text_lr_scale: 1`), weight decay 1e-2, polynomial decay of power 0.9,
     40 epochs.
 
 Our choice:
