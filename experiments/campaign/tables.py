@@ -44,22 +44,26 @@ def machine(campaign: Campaign) -> str:
     """A line with the command, and machine, versions and commit that the results were made by."""
     found = read(campaign.out / "machine.json") or {}
     cores = [f"{found['cores']} cores, {campaign.threads or 'all'} used"] if found else []
-    makers = {of: [campaign.title_of(row) for row in of_rows] for of, of_rows in made(campaign)}
+    makers = made(campaign)
     file = Path("campaign") / f"{campaign.name}.yaml"
     given = f"experiments/{file}" if (EXPERIMENTS / file).is_file() else file.name
-    named = [f"`python experiments/campaign.py {given}`", *cores]
+    command = f"`python experiments/campaign.py {given}`"
     data = f"{campaign.synthesize} phantoms, NO REAL DATA. " if campaign.synthesize else ""
     if not makers:
-        return data + named[0] + ": not run yet."
-    if len(makers) == 1:
-        return data + ", ".join([*named, *makers]) + "."
-    apart = "; ".join(f"by {maker}: {', '.join(titles)}" for maker, titles in makers.items())
-    return data + ", ".join(named) + f". Not all was made alike, {apart}."
+        return data + command + ": not run yet."
+    shared = [one for one in makers[0][0] if all(one in of for of, _ in makers)]
+    text = data + ", ".join([command, *cores, *shared])
+    if len(makers) > 1:
+        own = [", ".join(one for one in of if one not in shared) for of, _ in makers]
+        titles = [", ".join(campaign.title_of(row) for row in rows) for _, rows in makers]
+        apart = [f"{a or 'no other'}: {b}" for a, b in zip(own, titles, strict=True)]
+        text += f". Not all was made alike; {'; '.join(apart)}"
+    return text + "."
 
 
-def made(campaign: Campaign) -> list[tuple[str, list[Row]]]:
+def made(campaign: Campaign) -> list[tuple[tuple[str, ...], list[Row]]]:
     """What anything of the results was made by, and the rows of which a part was."""
-    found: dict[str, list[Row]] = {}
+    found: dict[tuple[str, ...], list[Row]] = {}
     for row in campaign.rows:
         note = campaign.note(row)
         for task in note["done"]:
@@ -67,7 +71,7 @@ def made(campaign: Campaign) -> list[tuple[str, list[Row]]]:
                 named = [maker[one] for one in ("gpu", "cpu") if one in maker]
                 rest = ("driver", "torch", "lightning", "timm", "commit")
                 named += [f"{one} {maker[one]}" for one in rest if one in maker]
-                rows = found.setdefault(", ".join(named) or "a machine not noted", [])
+                rows = found.setdefault(tuple(named) or ("a machine not noted",), [])
                 rows += [] if row in rows else [row]
     return list(found.items())
 

@@ -65,12 +65,12 @@ def test_results_that_other_commits_or_machines_made_say_so(
     worker_of(campaign).work([unet])
     assert tables.machine(campaign).endswith(", Xeon, torch 2.1, commit aaaaaaa.")
     worker_of(campaign, "train").work([lsms])
-    assert tables.made(campaign) == [("Xeon, torch 2.1, commit aaaaaaa", [unet, lsms])]
+    assert tables.made(campaign) == [(("Xeon", "torch 2.1", "commit aaaaaaa"), [unet, lsms])]
     monkeypatch.setattr(machine, "here", lambda device: first | {"commit": "bbbbbbb"})
     worker_of(campaign).work([unet, lsms])
     assert tables.machine(campaign).endswith(
-        "Not all was made alike, by Xeon, torch 2.1, commit aaaaaaa: U-Net, LSMS; "
-        "by Xeon, torch 2.1, commit bbbbbbb: LSMS."
+        ", Xeon, torch 2.1. Not all was made alike; commit aaaaaaa: U-Net, LSMS; "
+        "commit bbbbbbb: LSMS."
     )
 
 
@@ -87,7 +87,7 @@ def test_a_training_that_goes_on_elsewhere_is_of_both(
         fake.write(hook)
         worker_of(campaign, "train").work([unet])
         worker_of(campaign, "train").work([unet])  # named once, however often it is started there
-    assert [name for name, _ in tables.made(campaign)] == ["commit aaaaaaa", "commit bbbbbbb"]
+    assert [of for of, _ in tables.made(campaign)] == [("commit aaaaaaa",), ("commit bbbbbbb",)]
 
 
 def test_a_machine_is_known_by_itself() -> None:
