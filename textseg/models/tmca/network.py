@@ -92,8 +92,8 @@ class TMCA(PyramidNetwork):
         alignment_weight: weight of the alignment loss; 0 builds no such part.
         alignment_position: add a position embedding to the pixels that are aligned.
         enhancement_levels: encoder levels that are enhanced by the text; an empty list is none.
-        enhancement_scale: initial weight of both residual branches of an enhancement; a larger one
-            helps short runs from scratch.
+        enhancement_scale: initial weight of both residual branches of an enhancement. From 0.01 the
+            words come late: 0.01 of dice less after 8 epochs of 640 images.
         enhancement_feeds_encoder: let the encoder's next stage read the enhanced level, not only
             the decoder. Levels 2 to 4 have then seen the words that they are aligned with.
     """
@@ -110,7 +110,7 @@ class TMCA(PyramidNetwork):
         alignment_weight: float = 0.1,
         alignment_position: bool = True,
         enhancement_levels: tuple[int, ...] = LEVELS,
-        enhancement_scale: float = 0.01,
+        enhancement_scale: float = 0.5,
         enhancement_feeds_encoder: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -124,7 +124,7 @@ class TMCA(PyramidNetwork):
         if not enhancement_scale > 0:
             raise UserError(
                 f"enhancement_scale={enhancement_scale} is not above 0",
-                "0.01 is usual; for no enhancement give enhancement_levels: []",
+                "0.5 is the default; for no enhancement give enhancement_levels: []",
             )
         builds_alignment = alignment != "none" and alignment_weight > 0
         aligned = tuple(sorted(alignment_levels)) if builds_alignment else ()
