@@ -143,6 +143,7 @@ def test_metrics_json_has_both_conventions_with_intervals(trained: Trained, mode
     result = metrics_of(trained.run / "test" / mode)
     assert result["caption_mode"] == mode
     assert result["protocol"] == "standard"
+    assert result["reads_text"] is True
     assert result["cases"] == ROWS["test"]
     assert result["bootstrap_units"] == len({row["case_id"] for row in manifest(trained.root)})
     for name in SCORES:

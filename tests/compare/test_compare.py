@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -308,6 +309,18 @@ def test_training_rows_are_terms_and_weights_are_warned_of_only_where_one_has_no
     warned = [next(t for t in found.warnings if "equal terms" in t) for found in (both, one)]
     assert all("training rows: 90 (unet), 80 (lsms)" in text for text in warned)
     assert ["image_weights" in text for text in warned] == [False, True]
+
+
+def test_terms_of_words_are_unequal_among_networks_that_read_words_alone(pair: list[str]) -> None:
+    for run, share in zip(pair, (0.0, 0.1), strict=True):
+        data = {"class_path": "Discs", "init_args": {"caption_dropout": share}}
+        write_config(Path(run), data=data)
+    assert any("caption_dropout: 0.0 (unet), 0.1 (lsms)" in text for text in quick(pair).warnings)
+    file = Path(pair[0]) / "test" / "true" / "metrics.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"reads_text": False}))
+    found = quick(pair)
+    assert found.terms["data.caption_dropout"] == ("reads no words", "0.1")
+    assert not any("equal terms" in text for text in found.warnings)
 
 
 def test_strata_of_the_users_own_are_scored_where_every_test_has_them(

@@ -11,6 +11,7 @@ import lightning as L
 import numpy as np
 
 from textseg.batch import Batch
+from textseg.encoders import reads_text
 from textseg.errors import check_at_least
 from textseg.metrics.bootstrap import Floats, Ints, bootstrap_warnings
 from textseg.metrics.calibration import calibration_errors
@@ -148,6 +149,7 @@ class ResultsWriter(L.Callback):
         }
         result |= averaging_of(pl_module, [case.caption for case in cases])
         result |= scores
+        result["reads_text"] = reads_text(pl_module)
         result["parameters"] = sum(one.numel() for one in pl_module.parameters())
         result["versions"] = ", ".join(f"{x} {version(x)}" for x in ("torch", "lightning", "timm"))
         if pl_module.test_cases.surface:

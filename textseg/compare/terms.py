@@ -12,6 +12,10 @@ from textseg.errors import UserError
 _SHARED = ("epochs trained", "training rows", "data.", "trainer.", "captions", "at test time")
 WEIGHTS = "model.image_weights"  # likewise, whether there are any; which, an encoder decides
 NONE = "-"  # where a run does not tell
+# Settings that a network without words does not feel, and what is told of them.
+_OF_WORDS = {"captions", "data.caption_mode", "data.caption_dropout", "data.paraphrase"}
+_OF_WORDS |= {"data.normalize_captions"}
+READS_NONE = "reads no words"
 
 
 def differing_terms(methods: Mapping[str, Sequence[Result]]) -> dict[str, tuple[str, ...]]:
@@ -32,6 +36,9 @@ def unequal_terms_warning(terms: Mapping[str, Sequence[str]], methods: Sequence[
         name: values
         for name, values in terms.items()
         if name.startswith(_SHARED) or (name == WEIGHTS and set(values) & {NONE, "None"})
+    }
+    unequal = {
+        name: all_of for name, all_of in unequal.items() if len({*all_of} - {READS_NONE}) > 1
     }
     if not unequal:
         return []
@@ -62,7 +69,10 @@ def _terms_of_run(result: Result) -> dict[str, str]:
         settings = training_settings(result.run)
     except UserError:  # the run's config.yaml is missing or broken, which hinders no comparison
         return terms
-    return terms | {name: _shown(value) for name, value in settings.items()}
+    terms |= {name: _shown(value) for name, value in settings.items()}
+    if test.metrics.get("reads_text") is False:
+        terms |= dict.fromkeys(_OF_WORDS & {*terms}, READS_NONE)
+    return terms
 
 
 def _epochs(result: Result) -> int:

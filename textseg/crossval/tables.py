@@ -25,8 +25,8 @@ from textseg.runs.folder import CAPTION_MODES, RUN_CONFIG
 
 # What metrics.json says of a network and a test; all else in it is of the cases.
 _OF_THE_TEST = (
-    *("caption_mode", "protocol", "truth", "tta", "ensemble", "parameters", "versions"),
-    "nsd_tolerance",
+    *("caption_mode", "protocol", "truth", "tta", "ensemble", "reads_text"),
+    *("parameters", "versions", "nsd_tolerance"),
 )
 
 

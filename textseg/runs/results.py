@@ -18,7 +18,7 @@ from textseg.runs.cases import TEST_AGAIN, CaseRow, read_cases
 # Of values in metrics.json and probe.json; all else is a number or null, or a mapping by its depth.
 _KINDS: dict[str, Any] = {
     **dict.fromkeys(("caption_mode", "protocol", "truth", "surface_unit", "network", "data"), str),
-    **{"tta": str, "ensemble": list, "versions": str},
+    **{"tta": str, "ensemble": list, "versions": str, "reads_text": bool},
     **dict.fromkeys(("warnings", "size_cuts"), list),
 }
 _DEPTH = {"strata": 3, "variants": 2, "absent_kinds": 2, "pairs": 1, "side_swap": 1, "absent": 1}
@@ -118,7 +118,7 @@ def read_scores(file: Path, needed: Sequence[str]) -> dict[str, Any]:
 def _check_kind(file: Path, name: str, value: Any, depth: int) -> None:
     """Check the kind of a value: where `depth` is not 0, a mapping of mappings and so on."""
     kind = dict if depth else _KINDS.get(name, int | float | None)
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise UserError(f"{file}: {name} is {value!r}", _remedy(file))
     if name == "size_cuts" and [type(cut) for cut in value] not in ([], [float, float]):
         raise UserError(f"{file}: size_cuts is {value!r}, not two numbers", _remedy(file))
