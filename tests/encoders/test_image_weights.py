@@ -195,7 +195,7 @@ def test_colors_that_the_options_tell_win_over_the_names(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ON_TIMM)
 @pytest.mark.parametrize("pretrained", [True, False])
-def test_text_guided_networks_take_the_file_and_train_it_at_the_slower_rate(
+def test_text_guided_networks_take_the_file_and_train_it_at_its_own_rate(
     name: str, pretrained: bool, tmp_path: Path
 ) -> None:
     """Also with pretrained: true, no hub is asked: conftest's guard would fail."""
@@ -215,10 +215,6 @@ def test_text_guided_networks_take_the_file_and_train_it_at_the_slower_rate(
     slow = {id(p) for g in groups if g["lr"] == pytest.approx(0.1) for p in g["params"]}
     assert slow == {id(p) for p in model.image_encoder.parameters()}
     assert model.text_encoder.frozen is pretrained
-    if name == "TMC":
-        gates = [p for n, p in model.named_parameters() if re.search(r"\.(g\d|gate)$", n)]
-        assert gates
-        assert not any(gate.any() for gate in gates)
 
 
 def test_a_baseline_takes_timms_file_for_a_timm_encoder(tmp_path: Path) -> None:
