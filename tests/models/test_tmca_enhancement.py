@@ -130,14 +130,27 @@ def test_the_decoder_sees_every_level() -> None:
     assert all(f.grad is not None and f.grad.abs().sum() > 0 for f in features)
 
 
-def test_a_lesion_can_outvote_the_heads_bias_whatever_the_sign_of_its_features() -> None:
-    """With a ReLU before the head, features that are all negative leave the bias alone."""
+def test_the_logits_of_a_place_are_linear_in_the_decoded_features() -> None:
+    """An activation before the last layer has a side that bounds them: no lesion above 0.5."""
+    torch.manual_seed(0)
     decoder = SubPixelDecoder((8, 12, 16, 20)).eval()
-    torch.nn.init.constant_(decoder.to_subpixels.bias, -5.0)
+    head = decoder.head
+    alike = head.weight.detach().clone()
+    assert torch.equal(alike, alike[:1].expand_as(alike))  # no checkerboard at first
+    torch.nn.init.normal_(head.weight)
+    torch.nn.init.normal_(head.bias)
+    decoded: list[torch.Tensor] = []
+    head.register_forward_pre_hook(lambda _, inputs: decoded.append(inputs[0][0]))
     features = [torch.randn(1, c, 16 // 2**i, 16 // 2**i) for i, c in enumerate((8, 12, 16, 20))]
-    logits = decoder(features)
-    assert logits.std() > 1e-3
-    assert (logits - decoder.head.bias).abs().min() > 0
+    with torch.no_grad():
+        logits = decoder(features)[0, 0].numpy()
+    padded = np.pad(decoded[0].detach().double().numpy(), ((0, 0), (1, 1), (1, 1)))
+    weight, bias = head.weight.detach().double().numpy(), head.bias.detach().double().numpy()
+    for y, x in ((0, 0), (21, 34), (63, 63), (40, 7)):
+        place = padded[:, y // 4 : y // 4 + 3, x // 4 : x // 4 + 3]
+        pixel = 4 * (y % 4) + x % 4
+        wanted = (weight[pixel] * place).sum() + bias[pixel]
+        np.testing.assert_allclose(logits[y, x], wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_words_reach_the_mask_through_every_enhanced_level() -> None:

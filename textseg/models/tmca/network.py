@@ -22,7 +22,6 @@ from textseg.models.tmca.enhancement import LanguageGuidedTargetEnhancement
 
 Alignment = Literal["target", "global", "none"]
 LEVELS = (1, 2, 3, 4)
-SUBPIXEL_WIDTH = 16  # channels at input size
 
 
 # --- decoder
@@ -44,7 +43,11 @@ class ResidualBlock(nn.Module):
 
 
 class SubPixelDecoder(nn.Module):
-    """Three up-steps to H/4, sub-pixel upsampling by 4, and a 1x1 head.
+    """Three up-steps to H/4, and a convolution to the 4 x 4 logits of each of its places.
+
+    The last convolution is linear (Shi et al. 2016, sub-pixel convolution): with a ReLU or a leaky
+    one between it and a 1x1 head, the channels that vote for a lesion die, in some trainings for
+    good, while the network first learns the background. No probability then rises above 0.5.
 
     Args:
         channels: C_1..C_4.
@@ -55,8 +58,10 @@ class SubPixelDecoder(nn.Module):
         self.steps = nn.ModuleList(
             UpBlock(coarse, fine, ResidualBlock) for fine, coarse in pairwise(channels)
         )
-        self.to_subpixels = nn.Conv2d(channels[0], STRIDES[0] ** 2 * SUBPIXEL_WIDTH, 1)
-        self.head = nn.Conv2d(SUBPIXEL_WIDTH, 1, 1)
+        self.head = nn.Conv2d(channels[0], STRIDES[0] ** 2, 3, padding=1)
+        with torch.no_grad():  # alike at first, so that a place is no checkerboard
+            self.head.weight.copy_(self.head.weight[:1].expand_as(self.head.weight))
+            self.head.bias.zero_()  # type: ignore[union-attr]
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -68,10 +73,7 @@ class SubPixelDecoder(nn.Module):
         x = features[-1]
         for step, skip in zip(reversed(self.steps), features[-2::-1], strict=True):
             x = step(x, skip)  # [B, C_l, H_l, W_l]
-        fine = F.pixel_shuffle(self.to_subpixels(x), STRIDES[0])  # [B, SUBPIXEL_WIDTH, H, W]
-        # Leaky: with a ReLU the channels that respond to lesions die while the network first learns
-        # the background, and no probability exceeds that of the head's bias.
-        return self.head(F.leaky_relu(fine, 0.1))
+        return F.pixel_shuffle(self.head(x), STRIDES[0])
 
 
 # --- the network
