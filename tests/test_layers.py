@@ -17,6 +17,7 @@ from textseg.layers import (
     DropPath,
     LayerNorm2d,
     SelfAttentionLayer,
+    SubPixelHead,
     UNetDecoder,
     merge_heads,
     sincos_position_embedding_2d,
@@ -248,3 +249,26 @@ def test_maps_and_tokens_and_heads_survive_the_way_there_and_back() -> None:
     tokens = to_tokens(x)
     assert torch.equal(merge_heads(split_heads(tokens, 4)), tokens)
     assert split_heads(tokens, 4)[0, 1, 7].tolist() == tokens[0, 7, 3:6].tolist()
+
+
+def test_a_sub_pixel_head_is_a_linear_map_of_a_place_and_its_neighbors() -> None:
+    """An activation between has a side that bounds the logits: no lesion above 0.5."""
+    torch.manual_seed(0)
+    head = SubPixelHead(8, 4)
+    values = head.state_dict()
+    first = values["conv.weight"][:1]
+    assert torch.equal(values["conv.weight"], first.expand(16, -1, -1, -1))  # no checkerboard
+    assert not values["conv.bias"].any()
+    values = {name: torch.randn_like(value) for name, value in values.items()}
+    head.load_state_dict(values)
+    x = torch.randn(1, 8, 16, 12)
+    with torch.no_grad():
+        logits = head(x)[0, 0].numpy()
+    assert logits.shape == (64, 48)
+    weight, bias = values["conv.weight"].double().numpy(), values["conv.bias"].double().numpy()
+    padded = np.pad(x[0].double().numpy(), ((0, 0), (1, 1), (1, 1)))
+    for row, column in ((0, 0), (21, 34), (63, 47), (40, 7)):
+        place = padded[:, row // 4 : row // 4 + 3, column // 4 : column // 4 + 3]
+        pixel = 4 * (row % 4) + column % 4
+        wanted = (weight[pixel] * place).sum() + bias[pixel]
+        np.testing.assert_allclose(logits[row, column], wanted, rtol=1e-4, atol=1e-4)

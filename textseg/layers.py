@@ -212,6 +212,31 @@ def double_conv(
     )
 
 
+class SubPixelHead(nn.Module):
+    """Features -> logits at `factor` times their size: a 3x3 convolution and a pixel shuffle.
+
+    Sub-pixel convolution (Shi et al. 2016). It is linear: with a ReLU or a leaky one and a 1x1
+    convolution behind the shuffle, the channels that vote for a lesion die, in some trainings for
+    good, while the network first learns the background, and no probability rises above 0.5.
+
+    Args:
+        channels: of the features.
+        factor: 4 for features at H/4.
+    """
+
+    def __init__(self, channels: int, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.conv = nn.Conv2d(channels, factor**2, 3, padding=1)
+        with torch.no_grad():  # the pixels of a place alike at first, so that it is no checkerboard
+            self.conv.weight.copy_(self.conv.weight[:1].expand_as(self.conv.weight))
+            nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] -> logits [B, 1, factor * h, factor * w]."""
+        return F.pixel_shuffle(self.conv(x), self.factor)
+
+
 class UpBlock(nn.Module):
     """Transposed convolution x2, concatenate the skip, and a block.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import numpy as np
@@ -17,7 +18,7 @@ from textseg.errors import UserError
 from textseg.layers import sincos_position_embedding_2d
 from textseg.models.tmca.alignment import Shared, SharedEmbedding
 from textseg.models.tmca.enhancement import LanguageGuidedTargetEnhancement, TargetGate
-from textseg.models.tmca.network import LEVELS, TMCA, SubPixelDecoder
+from textseg.models.tmca.network import LEVELS, TMCA, ResidualDecoder
 
 make = partial(tiny, "TMCA")
 
@@ -34,15 +35,13 @@ def test_the_gate_is_a_sigmoid_of_ten_times_the_similarity_at_the_start() -> Non
     )
 
 
+MASK = torch.tensor([[True, True, True, False, False]])
+
+
 def some_shared(count: int = 2, *, size: int = 7) -> Shared:
-    """p_l and t_l."""
-    return Shared(random_pixels(count, 8, size), F.normalize(torch.randn(count, 8), dim=-1))
-
-
-def some_text(count: int = 2) -> TextFeatures:
-    """Five tokens of width 12, of which three are real."""
-    mask = torch.tensor([[True, True, True, False, False]]).repeat(count, 1)
-    return TextFeatures(torch.randn(count, 5, 12), mask, torch.randn(count, 12))
+    """p_l, t_l and five words, of which three are real."""
+    vectors = F.normalize(torch.randn(count, 6, 8), dim=-1)
+    return Shared(random_pixels(count, 8, size), vectors[:, 0], vectors[:, 1:])
 
 
 def numpy_gate(shared: Shared) -> np.ndarray:
@@ -52,12 +51,12 @@ def numpy_gate(shared: Shared) -> np.ndarray:
 
 def test_the_modulation_is_the_one_computed_by_hand() -> None:
     torch.manual_seed(0)
-    block = LanguageGuidedTargetEnhancement(8, 12, 0.5)
+    block = LanguageGuidedTargetEnhancement(8, 8, 0.5)
     block.rho.data.zero_()  # the attention apart
-    feature, shared, text = torch.randn(2, 8, 7, 7), some_shared(), some_text()
+    feature, shared = torch.randn(2, 8, 7, 7), some_shared()
     with torch.no_grad():
-        result = block(feature, shared, text).numpy()
-        scale, shift = np.split(block.film(text.pooled).numpy(), 2, axis=1)
+        result = block(feature, shared, MASK.repeat(2, 1)).numpy()
+        scale, shift = np.split(block.film(math.sqrt(8) * shared.text).numpy(), 2, axis=1)
     w, gate = block.project.weight.detach().numpy()[:, :, 0, 0], numpy_gate(shared)
     for b in range(2):
         for y, x in ((0, 0), (3, 5), (6, 6)):
@@ -66,18 +65,18 @@ def test_the_modulation_is_the_one_computed_by_hand() -> None:
             np.testing.assert_allclose(result[b, :, y, x], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_attention_is_to_the_words_behind_the_gate_of_the_aligned_similarity() -> None:
+def test_the_attention_is_to_the_aligned_words_behind_the_gate() -> None:
     torch.manual_seed(0)
-    block = LanguageGuidedTargetEnhancement(8, 12, 0.5)
+    block = LanguageGuidedTargetEnhancement(8, 8, 0.5)
     block.alpha.data.zero_()  # the modulation apart
-    feature, shared, text = torch.randn(2, 8, 4, 4), some_shared(size=4), some_text()
+    feature, shared = torch.randn(2, 8, 4, 4), some_shared(size=4)
     with torch.no_grad():
-        change = (block(feature, shared, text) - feature).numpy()
+        change = (block(feature, shared, MASK.repeat(2, 1)) - feature).numpy()
         position = block.position_embedding(sincos_position_embedding_2d(4, 4, 64, feature))
         query = block.norm(feature.flatten(2).transpose(1, 2)) + position
     p = {name: value.detach().numpy() for name, value in block.attention.named_parameters()}
     for b in range(2):
-        words = text.tokens[b, :3].numpy()
+        words = math.sqrt(8) * shared.words[b, :3].numpy()
         q = query[b].numpy() @ p["to_query.weight"].T + p["to_query.bias"]
         scores = np.exp(q @ (words @ p["to_key.weight"].T).T / np.sqrt(8))
         values = words @ p["to_value.weight"].T + p["to_value.bias"]
@@ -88,23 +87,24 @@ def test_the_attention_is_to_the_words_behind_the_gate_of_the_aligned_similarity
 
 def test_the_attention_tells_positions_of_equal_features_apart() -> None:
     torch.manual_seed(0)
-    block = LanguageGuidedTargetEnhancement(8, 12, 0.5)
+    block = LanguageGuidedTargetEnhancement(8, 8, 0.5)
     block.alpha.data.zero_()  # the modulation apart
     block.gate.gamma.data.zero_()  # it is a half everywhere
     feature = torch.ones(1, 8, 4, 6)
     shared = some_shared(1)._replace(pixels=torch.ones(1, 8, 4, 6))
     with torch.no_grad():
-        change = (block(feature, shared, some_text(1)) - feature).flatten(2)[0].T
+        change = (block(feature, shared, MASK) - feature).flatten(2)[0].T
     gaps = torch.cdist(change, change) + 9 * torch.eye(24)
     assert gaps.min() > 1e-4
 
 
-def test_the_shared_embedding_of_pixels_knows_place() -> None:
+def test_the_shared_embedding_of_pixels_knows_place_and_words_take_the_way_of_the_text() -> None:
     torch.manual_seed(0)
     embed = SharedEmbedding(6, 12, 8, position=True)
-    feature, pooled = torch.randn(1, 6, 3, 5), torch.randn(1, 12)
+    feature, tokens = torch.randn(1, 6, 3, 5), torch.randn(1, 4, 12)
+    text = TextFeatures(tokens, torch.ones(1, 4, dtype=torch.bool), tokens.mean(1))
     with torch.no_grad():
-        shared = embed(feature, pooled)
+        shared = embed(feature, text)
         code = sincos_position_embedding_2d(3, 5, 64, feature)[0].numpy()
     p = {name: value.detach().numpy() for name, value in embed.named_parameters()}
     for n in range(15):
@@ -113,13 +113,14 @@ def test_the_shared_embedding_of_pixels_knows_place() -> None:
         z = p["phi.weight"] @ f + p["phi.bias"] + p["position_embedding.weight"] @ code[n]
         found = shared.pixels[0].flatten(1)[:, n].numpy()
         np.testing.assert_allclose(found, z / np.linalg.norm(z), rtol=1e-4, atol=1e-5)
-    t = p["psi.weight"] @ pooled[0].numpy() + p["psi.bias"]
-    np.testing.assert_allclose(shared.text[0].numpy(), t / np.linalg.norm(t), rtol=1e-4, atol=1e-5)
+    for found, read in ((shared.text[0], text.pooled[0]), (shared.words[0, 2], tokens[0, 2])):
+        t = p["psi.weight"] @ read.numpy() + p["psi.bias"]
+        np.testing.assert_allclose(found.numpy(), t / np.linalg.norm(t), rtol=1e-4, atol=1e-5)
     assert len(list(SharedEmbedding(6, 12, 8, position=False).parameters())) == len(p) - 1
 
 
 def test_the_decoder_sees_every_level() -> None:
-    decoder = SubPixelDecoder((8, 12, 16, 20)).eval()
+    decoder = ResidualDecoder((8, 12, 16, 20)).eval()
     features = [
         torch.randn(1, c, 16 // 2**i, 24 // 2**i, requires_grad=True)
         for i, c in enumerate((8, 12, 16, 20))
@@ -128,29 +129,6 @@ def test_the_decoder_sees_every_level() -> None:
     assert logits.shape == (1, 1, 64, 96)
     logits.square().sum().backward()
     assert all(f.grad is not None and f.grad.abs().sum() > 0 for f in features)
-
-
-def test_the_logits_of_a_place_are_linear_in_the_decoded_features() -> None:
-    """An activation before the last layer has a side that bounds them: no lesion above 0.5."""
-    torch.manual_seed(0)
-    decoder = SubPixelDecoder((8, 12, 16, 20)).eval()
-    head = decoder.head
-    alike = head.weight.detach().clone()
-    assert torch.equal(alike, alike[:1].expand_as(alike))  # no checkerboard at first
-    torch.nn.init.normal_(head.weight)
-    torch.nn.init.normal_(head.bias)
-    decoded: list[torch.Tensor] = []
-    head.register_forward_pre_hook(lambda _, inputs: decoded.append(inputs[0][0]))
-    features = [torch.randn(1, c, 16 // 2**i, 16 // 2**i) for i, c in enumerate((8, 12, 16, 20))]
-    with torch.no_grad():
-        logits = decoder(features)[0, 0].numpy()
-    padded = np.pad(decoded[0].detach().double().numpy(), ((0, 0), (1, 1), (1, 1)))
-    weight, bias = head.weight.detach().double().numpy(), head.bias.detach().double().numpy()
-    for y, x in ((0, 0), (21, 34), (63, 63), (40, 7)):
-        place = padded[:, y // 4 : y // 4 + 3, x // 4 : x // 4 + 3]
-        pixel = 4 * (y % 4) + x % 4
-        wanted = (weight[pixel] * place).sum() + bias[pixel]
-        np.testing.assert_allclose(logits[y, x], wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_words_reach_the_mask_through_every_enhanced_level() -> None:

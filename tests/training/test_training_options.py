@@ -38,7 +38,7 @@ from textseg.optim import adamw
 from textseg.training.options import GradientCheckpointing, blocks_of
 from textseg.training.resume_checks import check_trainer_settings
 
-HEAD = "decoder.head.weight"
+HEAD = "decoder.head.conv.weight"
 EMA = {"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.5}}
 
 

@@ -20,12 +20,11 @@ Our choice:
   with a position embedding, because captions say where;
 - equal captions are positives of each other, rows of one image with another caption are left out;
 - each row's own background is a further negative of its text: it makes the loss target-sensitive;
-- the enhancement is cross-attention to the text encoder's words and FiLM (Perez et al. 2018), both
-  behind a spatial gate of the similarity that the alignment trains. Reading words and text in the
-  aligned embedding trained worse: experiments/README.md, "One change at a time";
+- the enhancement reads the text in the aligned embedding only: cross-attention to its words, and
+  FiLM (Perez et al. 2018), both behind a spatial gate of the similarity that the alignment trains;
 - enhanced levels go to the decoder; `enhancement_feeds_encoder` lets the encoder read them as well;
 - "feature-guided text prompting" for boundaries, which the digest mentions, is not built;
-- the decoder: transposed convolutions, residual blocks, sub-pixel upsampling by 4.
+- the decoder: transposed convolutions, residual blocks, and a sub-pixel convolution to the logits.
 
 Shapes: B rows of a process, N rows of all processes, L tokens, T width of the text encoder,
 D width of the shared embedding;

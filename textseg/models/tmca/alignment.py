@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textseg.batch import TextFeatures
 from textseg.layers import sincos_position_embedding_2d, to_map, to_tokens
 from textseg.losses import ContrastiveTargets, soft_cross_entropy
 
@@ -20,17 +21,18 @@ POSITION_DIM = 64
 class Shared(NamedTuple):
     """A level in the embedding that pixels and text share, each vector of length 1, in fp32.
 
-    pixels p_l [B, D, H_l, W_l]; text t_l [B, D].
+    pixels p_l [B, D, H_l, W_l]; text t_l [B, D]; words w_l [B, L, D].
     """
 
     pixels: Tensor
     text: Tensor
+    words: Tensor
 
 
 class SharedEmbedding(nn.Module):
     """phi_l and psi_l: project the pixels of level l and the text to one unit sphere.
 
-        p_l = norm(phi_l LN(F_l) + E_l P),   t_l = norm(psi_l pooled text)
+        p_l = norm(phi_l LN(F_l) + E_l P),   t_l = norm(psi_l pooled),   w_l = norm(psi_l tokens)
 
     P is the sine-cosine position embedding: captions say where, and an early level sees but a part
     of the image, so that without E_l P a lesion on the left and one on the right are alike. LN is
@@ -50,8 +52,8 @@ class SharedEmbedding(nn.Module):
         self.psi = nn.Linear(text_dim, dim)
         self.position_embedding = nn.Linear(POSITION_DIM, dim, bias=False) if position else None
 
-    def forward(self, feature: Tensor, pooled: Tensor) -> Shared:
-        """F_l [B, C_l, H_l, W_l] and the pooled text [B, T] -> p_l and t_l."""
+    def forward(self, feature: Tensor, text: TextFeatures) -> Shared:
+        """F_l [B, C_l, H_l, W_l] and the encoded caption -> p_l, t_l and w_l."""
         height, width = feature.shape[-2:]
         pixels = self.phi(self.norm(to_tokens(feature)))  # [B, H_l W_l, D]
         if self.position_embedding is not None:
@@ -59,7 +61,8 @@ class SharedEmbedding(nn.Module):
             pixels = pixels + self.position_embedding(code)
         return Shared(
             to_map(F.normalize(pixels.float(), dim=-1), height, width),
-            F.normalize(self.psi(pooled).float(), dim=-1),
+            F.normalize(self.psi(text.pooled).float(), dim=-1),
+            F.normalize(self.psi(text.tokens).float(), dim=-1),
         )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from textseg.batch import TextFeatures
 from textseg.layers import CrossAttention, sincos_position_embedding_2d, to_map, to_tokens
 from textseg.models.tmca.alignment import POSITION_DIM, Shared
 
@@ -28,40 +29,43 @@ class TargetGate(nn.Module):
 class LanguageGuidedTargetEnhancement(nn.Module):
     """Gated FiLM (Perez et al. 2018), then gated cross-attention from the pixels to the words.
 
-        F~ = F + alpha_l g_l * (scale * W F + shift),   (scale, shift) = MLP(pooled text)
-        F^ = F~ + rho_l g_l * attention(queries: LayerNorm(F~) + position; keys and values: words)
+        F~ = F + alpha_l g_l * (scale * W F + shift),   (scale, shift) = MLP(t_l)
+        F^ = F~ + rho_l g_l * attention(queries: LayerNorm(F~) + position; keys and values: w_l)
 
-    The words are the text encoder's tokens; what was aligned, p_l and t_l, decides by the gate g_l
-    where either may change the image.
+    It reads the text in the aligned embedding, t_l and w_l, never as the text encoder gives it;
+    both times sqrt(D), so that their entries are as large as what linear layers are made for. The
+    gate g_l of p_l and t_l decides where either may change the image.
 
     Args:
         channels: C_l.
-        text_dim: T.
+        dim: D.
         residual: initial value of alpha_l and rho_l.
     """
 
-    def __init__(self, channels: int, text_dim: int, residual: float) -> None:
+    def __init__(self, channels: int, dim: int, residual: float) -> None:
         super().__init__()
         self.gate = TargetGate()
         self.film = nn.Sequential(
-            nn.Linear(text_dim, channels), nn.GELU(), nn.Linear(channels, 2 * channels)
+            nn.Linear(dim, channels), nn.GELU(), nn.Linear(channels, 2 * channels)
         )
         self.project = nn.Conv2d(channels, channels, 1, bias=False)  # W
         self.alpha = nn.Parameter(torch.tensor(float(residual)))
         self.norm = nn.LayerNorm(channels)
         self.position_embedding = nn.Linear(POSITION_DIM, channels, bias=False)
-        self.attention = CrossAttention(channels, text_dim)
+        self.attention = CrossAttention(channels, dim)
         self.rho = nn.Parameter(torch.tensor(float(residual)))
 
-    def forward(self, feature: Tensor, shared: Shared, text: TextFeatures) -> Tensor:
-        """F_l [B, C_l, H_l, W_l], p_l and t_l, and the encoded caption -> the enhanced F_l."""
+    def forward(self, feature: Tensor, shared: Shared, mask: Tensor) -> Tensor:
+        """F_l [B, C_l, H_l, W_l], p_l, t_l and w_l, mask of words [B, L] -> the enhanced F_l."""
         height, width = feature.shape[-2:]
-        scale, shift = self.film(text.pooled)[..., None, None].chunk(2, 1)  # [B, C_l, 1, 1]
+        root = math.sqrt(shared.text.shape[-1])
+        text, words = (root * x.to(feature.dtype) for x in (shared.text, shared.words))
+        scale, shift = self.film(text)[..., None, None].chunk(2, 1)  # [B, C_l, 1, 1]
         gate = self.gate(shared.pixels, shared.text).to(feature.dtype)  # similarity in fp32
         modulated = torch.addcmul(shift, scale, self.project(feature))
         x = torch.addcmul(feature, self.alpha * gate, modulated)
         # Captions name positions ("upper left"), which a convolution does not know.
         position = sincos_position_embedding_2d(height, width, POSITION_DIM, x)
         query = self.norm(to_tokens(x)) + self.position_embedding(position)  # [B, H_l W_l, C_l]
-        attended = self.attention(query, text.tokens, text.tokens, text.mask)
+        attended = self.attention(query, words, words, mask)
         return torch.addcmul(x, self.rho * gate, to_map(attended, height, width))

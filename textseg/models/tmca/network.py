@@ -14,7 +14,7 @@ from textseg.batch import Batch, SegmentationOutput, TextFeatures
 from textseg.encoders import STRIDES, check_strides
 from textseg.errors import UserError, check_at_least, check_choice, check_choices
 from textseg.explain import record_inputs
-from textseg.layers import UpBlock, conv_bn, pool_regions
+from textseg.layers import SubPixelHead, UpBlock, conv_bn, pool_regions
 from textseg.losses import all_gather_with_grad, contrastive_targets
 from textseg.models.pyramid import PyramidNetwork
 from textseg.models.tmca.alignment import Shared, SharedEmbedding, level_alignment_loss
@@ -42,12 +42,8 @@ class ResidualBlock(nn.Module):
         return F.relu(self.body(x) + self.shortcut(x))
 
 
-class SubPixelDecoder(nn.Module):
-    """Three up-steps to H/4, and a convolution to the 4 x 4 logits of each of its places.
-
-    The last convolution is linear (Shi et al. 2016, sub-pixel convolution): with a ReLU or a leaky
-    one between it and a 1x1 head, the channels that vote for a lesion die, in some trainings for
-    good, while the network first learns the background. No probability then rises above 0.5.
+class ResidualDecoder(nn.Module):
+    """Three up-steps to H/4 and a sub-pixel head.
 
     Args:
         channels: C_1..C_4.
@@ -58,10 +54,7 @@ class SubPixelDecoder(nn.Module):
         self.steps = nn.ModuleList(
             UpBlock(coarse, fine, ResidualBlock) for fine, coarse in pairwise(channels)
         )
-        self.head = nn.Conv2d(channels[0], STRIDES[0] ** 2, 3, padding=1)
-        with torch.no_grad():  # alike at first, so that a place is no checkerboard
-            self.head.weight.copy_(self.head.weight[:1].expand_as(self.head.weight))
-            self.head.bias.zero_()  # type: ignore[union-attr]
+        self.head = SubPixelHead(channels[0], STRIDES[0])
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -73,7 +66,7 @@ class SubPixelDecoder(nn.Module):
         x = features[-1]
         for step, skip in zip(reversed(self.steps), features[-2::-1], strict=True):
             x = step(x, skip)  # [B, C_l, H_l, W_l]
-        return F.pixel_shuffle(self.head(x), STRIDES[0])
+        return self.head(x)
 
 
 # --- the network
@@ -147,9 +140,9 @@ class TMCA(PyramidNetwork):
             )
         for n in sorted(enhancement_levels):
             self.enhancement[_key(n)] = LanguageGuidedTargetEnhancement(
-                channels[n - 1], text_dim, enhancement_scale
+                channels[n - 1], alignment_dim, enhancement_scale
             )
-        self.decoder = SubPixelDecoder(channels)
+        self.decoder = ResidualDecoder(channels)
         self.aligned = aligned
         self.alignment, self.temperature = alignment, temperature
         self.alignment_weight = alignment_weight
@@ -164,9 +157,9 @@ class TMCA(PyramidNetwork):
             """F_l -> the enhanced F_l, l = i + 1."""
             n = _key(i + 1)
             if n in self.embeddings:
-                shared[n] = self.embeddings[n](feature, text.pooled)
+                shared[n] = self.embeddings[n](feature, text)
             if n in self.enhancement:
-                feature = self.enhancement[n](feature, shared[n], text)
+                feature = self.enhancement[n](feature, shared[n], text.mask)
             return feature
 
         if self.enhancement_feeds_encoder:
