@@ -175,6 +175,21 @@ def test_the_floor_reaches_the_rates_of_a_fit() -> None:
     assert {group["lr"] for group in optimizer.param_groups} == {0.5e-2}
 
 
+@pytest.mark.parametrize(("bias", "epochs", "said"), [(-9, 5, 1), (-9, 2, 0), (9, 4, 0)])
+def test_a_training_whose_masks_stay_empty_is_said_once(
+    bias: float, epochs: int, said: int, recwarn: pytest.WarningsRecorder
+) -> None:
+    network = OwnNetwork(lr=1e-9)
+    nn.init.constant_(network.head.bias, bias)  # type: ignore[arg-type]
+    trainer = quiet_trainer(max_epochs=epochs)
+    trainer.fit(network, BatchesInMemory([make_batch()]))
+    found = [str(w.message) for w in recwarn if "nothing is outlined" in str(w.message)]
+    assert len(found) == said
+    if said:
+        assert "validation of epoch 2: for the 3rd time" in found[0]
+        assert "any of 2 images, 2 of which have a lesion" in found[0]
+
+
 # --- a text encoder of a user's own
 
 

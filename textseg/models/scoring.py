@@ -7,6 +7,7 @@ from abc import abstractmethod
 from itertools import repeat
 
 import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from textseg.batch import Batch, SegmentationOutput
@@ -21,6 +22,7 @@ from textseg.metrics.case_table import (
 from textseg.metrics.pixel_table import PixelTable
 from textseg.metrics.scores import TOLERANCE, Protocol
 from textseg.metrics.summary import mean_scores
+from textseg.models.empty_masks import EmptyMasks
 from textseg.models.odd_logits import OddCases, check_logits
 from textseg.models.tiles import Tiles
 
@@ -59,7 +61,7 @@ class ScoringSteps(L.LightningModule):
             )
         self.protocol, self.nsd_tolerance = protocol, nsd_tolerance
         self.val_cases = CaseTable()
-        self._odd_cases = OddCases()
+        self._odd_cases, self._empty_masks = OddCases(), EmptyMasks()
         self.test_cases = CaseTable(surface=protocol == "standard", tolerance=nsd_tolerance)
         self.test_pixels = PixelTable()
 
@@ -129,9 +131,12 @@ class ScoringSteps(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the epoch's mean scores; nan where logits were not finite, so never the best."""
-        scores = mean_scores(self.val_cases.compute())
+        rows = self.val_cases.compute()
+        scores = mean_scores(rows)
         if self._odd_cases.report(self.trainer):
             scores = dict.fromkeys(scores, math.nan)
+        elif self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            self._empty_masks.update(rows, self.current_epoch)
         self.log_dict({f"val/{name}": value for name, value in scores.items()})
         self.log("val_dice", scores["dice"], prog_bar=True, logger=False)
 
