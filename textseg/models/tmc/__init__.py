@@ -34,7 +34,7 @@ Our choice:
     image, so that the loss can in part be met by recognizing what was copied. No gradient of it
     teaches MCM to copy;
   * the decoder's widths are the encoder's, a coarser map is reduced to them by a 1x1 convolution
-    before it is upsampled; the head is a sub-pixel convolution from the finest stage to the image;
+    before it is upsampled, and the head works at the finest stage;
   * all settings of training.
 
 Shapes: image [B, 3, H, W], H and W multiples of 32; text tokens T [B, L, D], mask [B, L]; stage

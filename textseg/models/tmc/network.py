@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from textseg.batch import Batch, SegmentationOutput, TextFeatures
-from textseg.encoders import STRIDES, check_strides, check_widths, masked_mean
+from textseg.encoders import check_widths, masked_mean
 from textseg.errors import UserError, check_at_least, check_choice, check_choices
 from textseg.explain import record_inputs
 from textseg.layers import (
     CrossAttention,
-    SubPixelHead,
     UNetDecoder,
+    resize_map,
     sincos_position_embedding_2d,
     to_map,
     to_tokens,
@@ -205,9 +205,7 @@ class TMC(PyramidNetwork):
             text_encoder=text_encoder if with_text else None,
             **kwargs,
         )
-        channels = self.image_encoder.channels
-        check_strides(image_encoder, self.image_encoder.strides)
-        check_widths(image_encoder, channels)
+        channels = _checked_channels(image_encoder, self.image_encoder.channels)
         if mcm_feeds_encoder:
             self.image_encoder.check_steppable()
         text_dim = self.text_encoder.dim
@@ -223,7 +221,7 @@ class TMC(PyramidNetwork):
         self.alignment_text, self.alignment_weight = alignment_text, alignment_weight
         self.mcm_feeds_encoder = mcm_feeds_encoder
         self.decoder = UNetDecoder(channels, narrow=True)
-        self.head = SubPixelHead(channels[0], STRIDES[0])
+        self.head = nn.Conv2d(channels[0], 1, 1)
         self.to(memory_format=torch.channels_last)
 
     def forward_features(self, image: Tensor, text: TextFeatures) -> SegmentationOutput:
@@ -250,7 +248,8 @@ class TMC(PyramidNetwork):
         if self.mcm.stages:
             fused[-1] = self.mcm.film(fused[-1], updated, text.mask)
         decoded = self.decoder(fused)  # [B, C_1, H/4, W/4]
-        return SegmentationOutput(self.head(decoded), {**aux, **self.auxiliary_logits(fused)})
+        logits = resize_map(self.head(decoded), image.shape[-2:])
+        return SegmentationOutput(logits, {**aux, **self.auxiliary_logits(fused)})
 
     def _aligned_tokens(self, first: Tensor, tokens: Tensor) -> Tensor:
         """T_1, or the values of T_i with the gradient of T_1."""
@@ -306,3 +305,13 @@ def _aligned_stages(
             "set alignment_stages: [1, 2, 3, 4] for MA Loss alone, or alignment: none for no text",
         )
     return fused if stages is None else tuple(sorted(stages))
+
+
+def _checked_channels(image_encoder: str, channels: Sequence[int]) -> tuple[int, ...]:
+    if len(channels) != len(STAGES):
+        raise UserError(
+            f"image_encoder={image_encoder!r} has {len(channels)} stages, and TMC reads four",
+            "leave out the finest: image_encoder_options: {out_indices: [1, 2, 3, 4]}",
+        )
+    check_widths(image_encoder, channels)
+    return tuple(channels)
