@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from tests.run_folder import write_run
 from tests.tiny_run import call
 from textseg.compare import Comparison, compare
 from textseg.errors import UserError
-from textseg.report.plots import binned_means, label
+from textseg.report.plots import (
+    binned_means,
+    dice_distribution,
+    difference_by_size,
+    failures,
+    label,
+)
 from textseg.report.write_comparison import write_comparison
 
 
@@ -49,6 +58,21 @@ def test_an_output_holds_tables_plots_and_numbers_and_is_never_written_over(
     strata = {(one["name"], one["method"]): one for one in stored["strata"]}
     assert strata["small", "unet"]["difference"] is None
     assert strata["small", "lsms"]["low"] < strata["small", "lsms"]["difference"]
+
+
+@pytest.mark.parametrize("draw", [dice_distribution, difference_by_size, failures])
+def test_no_word_of_a_plot_is_cut_off_beside_long_names(
+    result: Comparison, draw: Callable[[Comparison], Figure]
+) -> None:
+    names = [f"{method.name}, its image encoder from scratch: " * 3 for method in result.methods]
+    methods = [replace(one, name=name) for one, name in zip(result.methods, names, strict=True)]
+    figure = draw(replace(result, methods=tuple(methods)))
+    figure.draw_without_rendering()
+    drawn = figure.get_tightbbox()  # in inches, of all that is to be seen
+    width, height = figure.get_size_inches()
+    assert min(drawn.x0, drawn.y0) > -0.02
+    assert drawn.x1 < width + 0.02
+    assert drawn.y1 < height + 0.02
 
 
 def test_an_output_below_a_file_is_refused(tmp_path: Path, result: Comparison) -> None:

@@ -6,6 +6,8 @@ Drawn on `Figure` itself: no window, no state of matplotlib's that other code co
 from __future__ import annotations
 
 import io
+import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -32,6 +34,8 @@ MARKERS = "osD^vPX*"
 # Whatever a user's own matplotlibrc says: names are text, never TeX.
 _STYLE = {"text.usetex": False, "font.family": "sans-serif", "font.size": 9, "pdf.fonttype": 42}
 _LONGEST_NAME = 48
+# Letters that fit: beside an axis, above one, in a line of a legend.
+_NAME_LINE, _TITLE_LINE, _LEGEND_LINE = 28, 72, 96
 _SIZE_BINS = 5
 _MARKED = 40  # points of a curve, above which they are a line only
 _DPI = 160
@@ -124,9 +128,11 @@ def distribution(
         showmeans=True,
         meanprops=_MEAN,
     )
-    axes.set_yticks(rows, [label(name) for name in names])
+    axes.set_yticks(rows, [textwrap.fill(label(name), _NAME_LINE) for name in names])
     axes.invert_yaxis()
-    axes.set(xlabel=f"{xlabel}; line: median, diamond: mean", xlim=(-0.02, 1.02))
+    axes.set_xlim(-0.02, 1.02)
+    # Below the whole figure: beside long names the axes are too narrow for it.
+    figure.supxlabel(f"{xlabel}\nline: median, diamond: mean", fontsize="medium")
     return figure
 
 
@@ -210,7 +216,8 @@ def difference_by_size(comparison: Comparison) -> Figure:
         axes.plot(share[shown], gap[shown], ".", color=_color(number), alpha=0.4, markersize=4)
         centers, means = binned_means(share[shown], gap[shown], _SIZE_BINS)
         axes.plot(centers, means, "-o", color="black", markersize=4, linewidth=1.2)
-        axes.set_title(f"{label(method.name)} - {label(comparison.baseline)}", fontsize=9)
+        names = f"{label(method.name)} - {label(comparison.baseline)}"
+        axes.set_title(textwrap.fill(names, _TITLE_LINE), fontsize=9)
         axes.set_ylabel("difference of Dice")
     if shown.any():
         panels[-1].set_xscale("log")
@@ -222,7 +229,10 @@ def difference_by_size(comparison: Comparison) -> Figure:
 def failures(comparison: Comparison) -> Figure:
     """Draw the cases with the least Dice averaged over methods, the worst on top."""
     worst = worst_cases(comparison)
-    figure = Figure(figsize=(7.2, 1.4 + 0.22 * len(worst)), layout="constrained")
+    names = [label(method.name) for method in comparison.methods]
+    columns = min(3, len(names), max(1, _LEGEND_LINE // (max(map(len, names)) + 6)))
+    lines = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(7.2, 1.2 + 0.2 * lines + 0.22 * len(worst)), layout="constrained")
     axes = figure.add_subplot()
     rows = np.arange(len(worst))
     marks = []
@@ -233,8 +243,7 @@ def failures(comparison: Comparison) -> Figure:
     axes.invert_yaxis()
     axes.grid(axis="y", linewidth=0.4)
     axes.set(xlabel="Dice of the case (mean over seeds)", xlim=(-0.02, 1.02))
-    names = [label(method.name) for method in comparison.methods]
-    figure.legend(marks, names, loc="outside upper center", ncols=min(3, len(names)))
+    figure.legend(marks, names, loc="outside upper center", ncols=columns)
     return figure
 
 
