@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from textseg.encoders.hub import hub_or_cache, hub_reason
 from textseg.encoders.restore import is_restoring
-from textseg.encoders.timm_source import timm_source
+from textseg.encoders.timm_source import FOLDER, timm_source
 from textseg.encoders.weights import load_pyramid
 from textseg.encoders.windows import close_other_windows
 from textseg.errors import UserError, first_line
@@ -197,6 +199,7 @@ class ImageEncoder(nn.Module):
     ) -> None:
         super().__init__()
         fetch = pretrained and weights is None and not is_restoring()
+        from_hub = fetch and not name.startswith(FOLDER)
         self.source = timm_source(name, with_weights=weights is not None)
         timm_name = self.source.architecture if self.source else name
         settings = {**(self.source.options if self.source else {}), **(options or {})}
@@ -211,9 +214,10 @@ class ImageEncoder(nn.Module):
         import timm
 
         try:
-            self.body: Any = timm.create_model(
-                timm_name, pretrained=fetch, features_only=True, **settings
-            )
+            with hub_or_cache(name) if from_hub else nullcontext():
+                self.body: Any = timm.create_model(
+                    timm_name, pretrained=fetch, features_only=True, **settings
+                )
         except TypeError as error:
             raise UserError(
                 f"image_encoder={name!r} does not take options {dict(options or {})} "
@@ -222,7 +226,8 @@ class ImageEncoder(nn.Module):
             ) from error
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"image_encoder={name!r} could not be built ({first_line(error)})",
+                f"image_encoder={name!r} could not be built "
+                f"({hub_reason(error) if from_hub else first_line(error)})",
                 "connect to the hub once so that the weights are cached, give a local file as "
                 "image_weights, or set pretrained: false",
             ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,11 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from textseg.encoders.hub import hub_or_cache, hub_reason
 from textseg.errors import UserError, first_line
 
+# Whose files lie in weights/ and are written by hand before the first training.
+_OVERLAYS = " (experiments/offline/weights.py writes those of its overlays, see docs/offline.md)"
 FINAL_NORMS = ("final_norm", "final_layer_norm", "norm", "ln_f")  # transformers' names of it
 
 
@@ -128,20 +131,23 @@ def load_tokenizer(name: str) -> Tokenizer:
 @contextmanager
 def _explained(field: str, name: str, otherwise: str = "") -> Iterator[None]:
     """Turn an error of transformers or of the hub into a UserError."""
+    local = Path(name).is_dir()
+    here = "" if Path(name).is_absolute() else f" below {Path.cwd()}"
     try:
-        yield
+        with nullcontext() if local else hub_or_cache(name):
+            yield
     except UserError:
         raise
     except Exception as error:  # missing files, broken ones and an absent hub share no class
         what = (
-            "is a local folder without usable config, tokenizer and weights"
-            if Path(name).is_dir()
-            else "is no local folder and not in the hub's reach"
+            f"is a local folder without usable config, tokenizer and weights ({first_line(error)})"
+            if local
+            else f"is no folder{here} and not in the hub's reach ({hub_reason(error)})"
         )
         raise UserError(
-            f"{field}={name!r} {what} ({first_line(error)})",
-            "give a folder saved by transformers, connect to the hub once so that it is cached"
-            + otherwise,
+            f"{field}={name!r} {what}",
+            f"give a folder saved by transformers{_OVERLAYS if name.startswith('weights/') else ''}"
+            f", connect to the hub once so that it is cached{otherwise}",
         ) from error
 
 

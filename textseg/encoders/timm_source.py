@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from typing import Any
 
 from torch import nn
 
+from textseg.encoders.hub import hub_or_cache, hub_reason
 from textseg.encoders.restore import is_restoring, restored_image_source
 from textseg.errors import UserError, first_line
 
@@ -64,11 +66,14 @@ def timm_source(name: str, *, with_weights: bool = False) -> TimmSource | None:
     from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
 
     read = load_model_config_from_hf if name.startswith(HUB) else load_model_config_from_path
+    asked = name.startswith(HUB)
     try:
-        config, architecture, options = read(name.partition(":")[2])
+        with hub_or_cache(name) if asked else nullcontext():
+            config, architecture, options = read(name.partition(":")[2])
     except Exception as error:  # a missing file, a broken one and an absent hub share no class
+        reason = hub_reason(error) if asked else first_line(error)
         raise UserError(
-            f"image_encoder={name!r} has no readable description ({first_line(error)})",
+            f"image_encoder={name!r} has no readable description ({reason})",
             "connect to the hub once so that it is cached, or give a folder with timm's "
             f"config.json as {FOLDER}FOLDER",
         ) from error

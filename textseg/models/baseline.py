@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from textseg.encoders import (
     timm_no_weight_decay,
     timm_source,
 )
+from textseg.encoders.hub import hub_or_cache, hub_reason
 from textseg.encoders.weights import load_encoder
 from textseg.encoders.windows import close_other_windows
 from textseg.errors import UserError, first_line
@@ -197,14 +199,15 @@ def _build(
 
     published: str | bool = True if image_encoder.startswith(TIMM) else "imagenet"
     try:
-        return smp.create_model(
-            architecture,
-            image_encoder,
-            encoder_weights=published if pretrained else None,
-            in_channels=3,
-            classes=1,
-            **options,
-        )
+        with hub_or_cache(image_encoder) if pretrained else nullcontext():
+            return smp.create_model(
+                architecture,
+                image_encoder,
+                encoder_weights=published if pretrained else None,
+                in_channels=3,
+                classes=1,
+                **options,
+            )
     except (OSError, KeyError, TypeError, ValueError, AssertionError, RuntimeError) as error:
         if isinstance(error, OSError) or (pretrained and isinstance(error, RuntimeError)):
             raise _out_of_reach(image_encoder, error) from error
@@ -320,7 +323,7 @@ def _check_options(
 def _out_of_reach(image_encoder: str, error: Exception) -> UserError:
     return UserError(
         f"the weights of image_encoder={image_encoder!r} could not be fetched "
-        f"({first_line(error)})",
+        f"({hub_reason(error)})",
         "connect to the hub once so that the weights are cached, give a local file as "
         "image_weights, or set pretrained: false",
     )
