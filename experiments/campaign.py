@@ -76,7 +76,7 @@ def prepare(worker: Worker, rows: Sequence[Row], lock: Path) -> None:
 
 
 def compare(worker: Worker, lock: Path) -> None:
-    """Compare all tested rows; again where they are more or other runs than last time."""
+    """Compare all tested rows; again where runs or tests are others than last time."""
     campaign = worker.campaign
     tested = [row for row in campaign.rows if main_test(campaign, row)]
     tested.sort(key=lambda row: row.network not in IMAGE_ONLY or row.image_size is not None)
@@ -84,7 +84,10 @@ def compare(worker: Worker, lock: Path) -> None:
     folders = [tested_in(campaign, row) for row in tested]
     note = campaign.out / "compared.json"
     compared = [str(folder.relative_to(campaign.out)) for folder in folders]
-    if len(tested) < 2 or read(note) == compared:
+    result = campaign.out / "compare" / "comparison.json"
+    newest = max(((folder / "metrics.json").stat().st_mtime for folder in folders), default=0)
+    done = read(note) == compared and result.is_file() and result.stat().st_mtime >= newest
+    if len(tested) < 2 or done:
         say(f"compare: {'done' if len(tested) > 1 else 'left out, under two rows are tested'}")
         return
     shutil.rmtree(campaign.out / "compare", ignore_errors=True)

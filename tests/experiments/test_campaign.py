@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -132,6 +133,16 @@ def test_rows_done_in_several_starts_are_compared_with_each_other(
     assert run_main(monkeypatch, *given) == 0
     assert not fake.calls("compare")
     (run,) = campaign.runs(campaign.rows[1]).glob("*/*")
+    result = campaign.out / "compare" / "comparison.json"
+    later = result.stat().st_mtime + 1
+    os.utime(run / "test" / "true" / "metrics.json", (later, later))  # tested anew
+    assert run_main(monkeypatch, *given) == 0
+    assert len(fake.calls("compare")) == 1
+    os.utime(run / "test" / "true" / "metrics.json", (later - 9, later - 9))
+    shutil.rmtree(result.parent)
+    assert run_main(monkeypatch, *given) == 0
+    assert len(fake.calls("compare")) == 2
+    fake.forget()
     run.rename(run.with_name("2026-01-02_00-00-00"))  # trained anew
     assert run_main(monkeypatch, *given) == 0
     assert fake.calls("compare")
