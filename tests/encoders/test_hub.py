@@ -76,6 +76,15 @@ def test_a_model_that_is_nowhere_is_said_at_once_with_the_reason(no_network: Pat
         assert not constants.HF_HUB_OFFLINE
 
 
+def test_a_cached_file_that_is_broken_is_not_taken_for_a_missing_one(no_network: Path) -> None:
+    write_cached_bert(no_network)
+    (weights,) = no_network.rglob("model.safetensors")
+    weights.write_bytes(b"half of a download")
+    with pytest.raises(UserError, match="acme/bert") as caught:
+        load("acme/bert", pretrained=True)
+    assert "is not to be found" not in str(caught.value)
+
+
 def test_the_overlays_folder_that_is_not_there_names_its_script(no_network: Path) -> None:
     with pytest.raises(UserError, match=r"experiments/offline/weights\.py"):
         load("weights/minilm", pretrained=True)

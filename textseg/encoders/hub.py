@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from textseg.errors import first_line
 
@@ -44,9 +45,18 @@ def hub_or_cache(name: str) -> Iterator[None]:
 def hub_reason(error: BaseException) -> str:
     """Why the hub could not give a model: its host has no address here, or what `error` says."""
     absent = absent_host()
-    if absent is None or constants.is_offline_mode():
+    if absent is None or constants.is_offline_mode() or not _is_missing(error):
         return first_line(error)
     return f"{absent} is not to be found from here, and the hub's cache has no such model"
+
+
+def _is_missing(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, is that of a file that the cache does not have."""
+    while error is not None:
+        if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def absent_host() -> str | None:
