@@ -15,7 +15,6 @@ import yaml
 
 from tests.experiments.fake_suite import (
     EXPERIMENTS,
-    FILES,
     PYTHON,
     SCRIPT,
     SETTINGS,
@@ -30,8 +29,8 @@ from tests.experiments.fake_suite import (
 )
 from tests.tiny_run import shell
 
-from campaign import settings, tables  # isort: skip
-from campaign.processes import BadSettingsError, FailedError, start  # isort: skip
+from campaign import tables  # isort: skip
+from campaign.processes import FailedError, start  # isort: skip
 from campaign.work import Worker  # isort: skip
 
 
@@ -54,34 +53,6 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> Any:
 
 
 # --- settings files ------------------------------------------------------------------------------
-
-
-def test_the_gpu_form_has_every_network_of_the_overlays() -> None:
-    campaign = settings.read_campaign(FILES[1], out=Path(), root=None, captions=None)
-    assert FILES[1].stem == "gpu"
-    found = {path.stem for path in (EXPERIMENTS / "gpu").glob("*.yaml")}
-    assert {row.network for row in campaign.rows} == found
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"stage": {}}, "stage"),
-        ({"stages": {"a": [{"netwrok": "lsms"}]}}, "netwrok"),
-        ({"stages": {"a": ["lsms", "lsms"]}}, "lsms"),
-        ({"stages": {"a": ["no_such"]}}, "no_such_qata.yaml"),
-        ({"stages": {"a": [{"network": "best"}]}}, "best"),
-        ({"stages": {"a": [{"network": "lsms", "cpu_hours": "tmca"}]}}, "tmca"),
-        ({"stages": {"a": [{"network": "lsms", "name": "a b"}]}}, "a b"),
-        ({"tests": ["tru"]}, "tru"),
-    ],
-)
-def test_settings_that_cannot_be_are_refused(
-    changes: dict[str, Any], named: str, tmp_path: Path
-) -> None:
-    with pytest.raises(BadSettingsError) as error:
-        campaign_of(tmp_path, **changes)
-    assert named in error.value.args[0]
 
 
 def test_results_of_other_data_are_refused(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tests.experiments.fake_suite import FILES, settings
+from tests.experiments.fake_suite import FILES, campaign_of, settings
 from tests.experiments.test_experiments import (
     EXPERIMENTS,
     class_named,
@@ -16,6 +17,8 @@ from tests.experiments.test_experiments import (
     parse,
     parse_command,
 )
+
+from campaign.processes import BadSettingsError  # isort: skip
 
 OVERLAYS = sorted((EXPERIMENTS / "gpu").glob("*.yaml"))
 
@@ -86,3 +89,31 @@ def test_the_plan_of_qata_holds_every_claim_in_the_order_of_its_worth() -> None:
     for part, ablation in without.items():
         assert (titles[ablation] or "").endswith(f"without {part}")
     assert {row.words for row in campaign.rows if row.name == "best_no_words"} == {False}
+
+
+def test_the_gpu_form_has_every_network_of_the_overlays() -> None:
+    campaign = settings.read_campaign(FILES[1], out=Path(), root=None, captions=None)
+    assert FILES[1].stem == "gpu"
+    found = {path.stem for path in (EXPERIMENTS / "gpu").glob("*.yaml")}
+    assert {row.network for row in campaign.rows} == found
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"stage": {}}, "stage"),
+        ({"stages": {"a": [{"netwrok": "lsms"}]}}, "netwrok"),
+        ({"stages": {"a": ["lsms", "lsms"]}}, "lsms"),
+        ({"stages": {"a": ["no_such"]}}, "no_such_qata.yaml"),
+        ({"stages": {"a": [{"network": "best"}]}}, "best"),
+        ({"stages": {"a": [{"network": "lsms", "cpu_hours": "tmca"}]}}, "tmca"),
+        ({"stages": {"a": [{"network": "lsms", "name": "a b"}]}}, "a b"),
+        ({"tests": ["tru"]}, "tru"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(
+    changes: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BadSettingsError) as error:
+        campaign_of(tmp_path, **changes)
+    assert named in error.value.args[0]
