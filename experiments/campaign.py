@@ -41,9 +41,11 @@ import shutil
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from campaign import locks
+from campaign.cells import main_test
 from campaign.check import check
 from campaign.cluster import make_jobs
 from campaign.page import write_docs, write_summary
@@ -56,8 +58,7 @@ from campaign.processes import (
     start,
     write,
 )
-from campaign.settings import BEST, IMAGE_ONLY, TESTS, Campaign, Row, read_campaign
-from campaign.tables import main_test
+from campaign.settings import IMAGE_ONLY, TESTS, Campaign, Row, read_campaign
 from campaign.work import Worker, environment
 
 ROW_PARTS = ("train", "test", "probe", "calibrate", "benchmark")
@@ -65,14 +66,18 @@ PARTS = ("check", "prepare", *ROW_PARTS, "compare", "summary")
 
 
 def prepare(worker: Worker, rows: Sequence[Row], lock: Path) -> None:
-    """Fill the picture cache, so that no training's hours include it."""
+    """Fill the picture cache for every kind of data, so that no training's hours include it."""
     campaign = worker.campaign
     note = campaign.out / "prepared.json"
-    known = [row for row in rows if row.network != BEST]
-    if note.is_file() or not known or "data.cache" in campaign.arguments:
-        return
-    command(campaign, "prepare", ["data", "prepare", *campaign.data(known[0])], lock)
-    write(note, True)
+    prepared = read(note) or []
+    for row in () if "data.cache" in campaign.arguments else rows:
+        found = campaign.resolved(row) or replace(row, network=campaign.candidates()[0].network)
+        own = [one for one in campaign.terms(found) if one.startswith("--data.")]
+        kind = sorted(one for one in own if not one.startswith("--data.caption_mode"))
+        if kind not in prepared:
+            command(campaign, "prepare", ["data", "prepare", *campaign.data(found)], lock)
+            prepared.append(kind)
+            write(note, prepared)
 
 
 def compare(worker: Worker, lock: Path) -> None:

@@ -123,6 +123,13 @@ def in_another_organ(text: str, noun: str, adjective: str) -> str | None:
 # --- the other side ----------------------------------------------------------------------------
 
 
+def sides_said(text: str) -> set[str]:
+    """The sides that an English caption names, of "left" and "right"; words for both name two."""
+    plain = words_apart(text)
+    named = {side.lower() for side in _SIDE.findall(plain)}
+    return {"left", "right"} if _BOTH.search(plain) else named
+
+
 def _other_sides(
     texts: Sequence[str],
     images: Sequence[str],
@@ -132,9 +139,7 @@ def _other_sides(
     """Captions of the other side, where all that is said of an image is of one side."""
     said: dict[str, set[str]] = {}
     for text, image in zip(texts, images, strict=True):
-        plain = words_apart(text)
-        sides = {side.lower() for side in _SIDE.findall(plain)}
-        said.setdefault(image, set()).update({"left", "right"} if _BOTH.search(plain) else sides)
+        said.setdefault(image, set()).update(sides_said(text))
     return [
         if_changed(text, swap_sides(text, language)) if asked and len(said[image]) == 1 else None
         for text, image, asked in zip(texts, images, asking, strict=True)

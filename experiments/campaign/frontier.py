@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from campaign.cells import main_test
+from campaign.processes import read
 from campaign.settings import Campaign, Row
-from campaign.tables import main_test, published, size_of
+from campaign.tables import published, size_of
 
-AXES = {"gflops": "GFLOPs of one image (theirs at 224x224)", "cpu_hours": "CPU hours of a training"}
+AXES = {"gflops": "GFLOPs of one image", "cpu_hours": "CPU hours of a training"}
 DPI = 150
 MORE_MARKERS = "<>hp8d"  # theirs are all of one color
 
@@ -64,9 +66,20 @@ def best_so_far(given: Sequence[Point], cost: str) -> list[Point]:
 
 
 def best_published(campaign: Campaign) -> list[dict[str, Any]]:
-    """The published figure with the highest dice whose code is public; none where none is known."""
+    """Of those with public code the best by its authors, and the best by somebody else's test."""
     known = [one for one in published(campaign) if one.get("dice") and one["code"]]
-    return sorted(known, key=lambda one: one["dice"])[-1:]
+    found = []
+    for by in ("paper", "re-scored"):
+        found += sorted((one for one in known if one["by"] == by), key=lambda one: one["dice"])[-1:]
+    return found
+
+
+def numbered(campaign: Campaign, ours: Sequence[Point]) -> dict[str, int]:
+    """The number of a color and marker for each network: the comparison's own, then others'."""
+    compared = read(campaign.out / "compare" / "comparison.json") or {"methods": []}
+    names = [method["name"] for method in compared["methods"]]
+    names += [point.name for point in ours]
+    return {name: number for number, name in enumerate(dict.fromkeys(names))}
 
 
 def draw(campaign: Campaign, rows: Sequence[Row], file: Path) -> bool:
@@ -77,13 +90,14 @@ def draw(campaign: Campaign, rows: Sequence[Row], file: Path) -> bool:
     import matplotlib
     from matplotlib.figure import Figure
 
+    ours = numbered(campaign, [point for point in given if not point.theirs])
     with matplotlib.rc_context({"text.usetex": False, "font.size": 9}):
         figure = Figure(figsize=(10.5, 4.4), layout="constrained")
         for axes, cost in zip(figure.subplots(1, 2, sharey=True), AXES, strict=True):
-            panel(axes, given, cost)
-            for one in best_published(campaign):
-                label = f"{one['name']}, best with public code (theirs)"
-                axes.axhline(one["dice"], color="#777777", linestyle="--", lw=0.8, label=label)
+            panel(axes, given, cost, ours)
+            for one, style in zip(best_published(campaign), ("--", ":"), strict=False):
+                label = f"{one['name']}, {one['by']}, best with public code (theirs)"
+                axes.axhline(one["dice"], color="#777777", linestyle=style, lw=0.8, label=label)
         figure.axes[0].set_ylabel("dice, mean over test images")
         handles, names = figure.axes[0].get_legend_handles_labels()
         known = dict(zip(names, handles, strict=True))
@@ -95,22 +109,24 @@ def draw(campaign: Campaign, rows: Sequence[Row], file: Path) -> bool:
     return True
 
 
-def panel(axes: Any, given: Sequence[Point], cost: str) -> None:
+def panel(axes: Any, given: Sequence[Point], cost: str, numbers: Mapping[str, int]) -> None:
     """Points with their intervals, and the line of the best of ours so far."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     from textseg.report.plots import COLORS, MARKERS
 
     ours = [point for point in given if not point.theirs]
+    theirs = [point.name for point in given if point.theirs]
     markers = MARKERS + MORE_MARKERS
-    for number, point in enumerate([*ours, *(point for point in given if point.theirs)]):
+    for point in given:
         at = getattr(point, cost)
         if not at:
             continue
-        place = number - len(ours) if point.theirs else number
-        look: dict[str, Any] = {"marker": markers[place % len(markers)], "linestyle": "none"}
+        number = theirs.index(point.name) if point.theirs else numbers[point.name]
+        look: dict[str, Any] = {"marker": markers[number % len(markers)], "linestyle": "none"}
         look["color"] = "#777777" if point.theirs else COLORS[number % len(COLORS)]
         look["markerfacecolor"] = "none" if point.theirs else look["color"]
+        look["alpha"] = 0.8  # of networks that cost alike both are seen
         bars = None
         if point.interval is not None:
             low, high = point.interval
@@ -126,6 +142,7 @@ def panel(axes: Any, given: Sequence[Point], cost: str) -> None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
-        axes.set_xlim(left=0)
-    axes.set_xlabel(AXES[cost])
+        axes.set_xlim(0, 1.08 * max(known, default=1.0))
+    sizes = " (theirs at 224x224)" if cost == "gflops" and theirs else ""
+    axes.set_xlabel(AXES[cost] + sizes)
     axes.grid(alpha=0.25)

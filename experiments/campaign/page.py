@@ -11,16 +11,18 @@ from campaign.frontier import draw
 from campaign.phantoms import draw_phantoms
 from campaign.settings import EXPERIMENTS, Campaign, Row
 from campaign.tables import tables
+from textseg.report.plots import BOXES
 
 PAGE = EXPERIMENTS.parent / "docs" / "results.md"
 FRONTIER, PHANTOMS = "frontier.png", "phantoms.png"
 PLOTS = ("dice_distribution.png", "difference_by_size.png")  # of `textseg compare`
 WORDS = {
-    FRONTIER: "Dice against GFLOPs and against CPU hours; the line joins the best of ours so far.",
-    PLOTS[0]: "Dice of every test image; line: median, diamond: mean.",
+    FRONTIER: "Dice against GFLOPs and against CPU hours. A grey line joins those of ours that no "
+    "cheaper one equals, where they are several.",
+    PLOTS[0]: f"Dice of every test image; {BOXES}.",
     PLOTS[1]: "Difference of Dice from the first network, by size of the lesion.",
-    PHANTOMS: "What the data are like: phantoms of the suite, their true masks and their words. "
-    "Pictures of patients are not shown.",
+    PHANTOMS: "Phantoms of the suite in the form of these data, their true masks and their words; "
+    "left is the left of the picture. Pictures of patients are not shown.",
 }
 HEAD = """# Results
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -42,7 +43,7 @@ class Row:
         words: false takes the words away, see `Campaign.without_words`; or says that an ablation
             reads none.
         arguments: further arguments of its fit.
-        cost: whether `textseg benchmark` is run; of several seeds for the first.
+        cost: whether `textseg benchmark` is run; of rows that differ in their seed for the first.
     """
 
     name: str
@@ -122,9 +123,24 @@ class Campaign:
         return None if chosen is None else replace(row, network=chosen["network"])
 
     def candidates(self) -> list[Row]:
-        """Rows of the first stage that the best is chosen among."""
-        first = self.rows[0].stage
-        return [row for row in self.rows if row.stage == first and reads_words(row)]
+        """Rows of the first stage that the best is chosen among: networks as they are."""
+        size = self.arguments.get("data.image_size")
+        return [
+            row
+            for row in self.rows
+            if row.stage == self.rows[0].stage
+            and reads_words(row)
+            and row.ablation is None
+            and row.image_size in (None, size)
+        ]
+
+    def val_dice(self, rows: Sequence[Row]) -> dict[str, float]:
+        """The best val/dice of each network of these rows, mean over its seeds; 0 without any."""
+        found: dict[str, list[float]] = {}
+        for row in rows:
+            validated = self.validated(row)
+            found.setdefault(row.network, []).append(validated[1] if validated else 0.0)
+        return {network: fmean(values) for network, values in found.items()}
 
     def title_of(self, row: Row) -> str:
         """What tables call it: network, change, words, size and seed."""
@@ -266,6 +282,12 @@ class Campaign:
         return self.out / "logs" / f"{name.replace(' ', '_')}.log"
 
 
+def size_key(row: Row) -> str:
+    """What a row's parameters and GFLOPs depend on; its seed is none of it."""
+    of = [row.network, row.ablation, row.image_size, row.words, row.overlay, dict(row.arguments)]
+    return json.dumps(of, sort_keys=True, default=str)
+
+
 def reads_words(row: Row) -> bool:
     """Whether a row's network reads words."""
     return row.words and row.network not in IMAGE_ONLY
@@ -312,13 +334,16 @@ def read_campaign(file: Path, *, smoke: bool = False, **given: Any) -> Campaign:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise BadSettingsError(f"{file} has two rows {twice[0]}", "give one of them a name")
+    campaign = replace(campaign, rows=rows)
     for row in rows:
         _check_row(campaign, row, names, str(file))
-    return replace(campaign, rows=rows)
+    return campaign
 
 
 def _rows(campaign: Campaign, file: str) -> Iterator[Row]:
-    """The rows of all stages; one entry with seeds is several."""
+    """The rows of all stages; one entry with seeds is several, and one of them is benchmarked."""
+    benchmarked: set[str] = set()
+    first = None  # of the networks that the best will be one of
     allowed = {one.name for one in fields(Row)} - {"stage", "cost"} | {"seeds"}
     for stage, entries in campaign.stages.items():
         for entry in entries or []:
@@ -334,9 +359,13 @@ def _rows(campaign: Campaign, file: str) -> Iterator[Row]:
             if "image_size" in given and "name" not in (entry if isinstance(entry, dict) else {}):
                 name += f"_{given['image_size']}"
             seeds = given.pop("seeds", [given.pop("seed", 1)])
-            for number, seed in enumerate(seeds):
+            for seed in seeds:
                 own = name if seed == 1 else f"{name}_seed{seed}"
-                yield Row(own, stage, **given, seed=seed, cost=number == 0 and seed == 1)
+                row = Row(own, stage, **given, seed=seed)
+                first = first or row.network
+                key = size_key(replace(row, network=first) if row.network == BEST else row)
+                yield replace(row, cost=key not in benchmarked)
+                benchmarked.add(key)
 
 
 def _check_row(campaign: Campaign, row: Row, names: list[str], file: str) -> None:
@@ -353,6 +382,12 @@ def _check_row(campaign: Campaign, row: Row, names: list[str], file: str) -> Non
         raise BadSettingsError(
             f"{file}: {row.name} is the best network, which the first stage decides",
             "put it into a later stage",
+        )
+    if row.network == BEST and not campaign.candidates():
+        raise BadSettingsError(
+            f"{file}: {row.name} is the best network, but the first stage has none to choose: "
+            "ablations, other sizes and networks without words are not",
+            "put a network into the first stage",
         )
     if row.network == BEST:
         return

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from campaign.cells import estimate, main_test, number, score, table
 from campaign.processes import read
-from campaign.settings import EXPERIMENTS, TESTS, Campaign, Row
+from campaign.settings import EXPERIMENTS, Campaign, Row, size_key
+from campaign.word_tables import probe_table, word_table
 from textseg.metrics.scores import SCORES
 
 MAIN = ("dice", "miou", "dice_global", "dice_patient", "hd95", "nsd")
@@ -23,7 +25,7 @@ def tables(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
     begun = begun or [row for row in rows if row.stage == rows[0].stage]
     parts = {
         "Scores": score_table(campaign, rows),
-        "Against the first": difference_table(campaign),
+        "Difference from the first": difference_table(campaign),
         "What the words are worth": word_table(campaign, begun),
         "The words by probe": probe_table(campaign, begun),
         "Images with and without a lesion": lesion_table(campaign, begun),
@@ -51,19 +53,32 @@ def machine(campaign: Campaign) -> str:
     data = f"{campaign.synthesize} phantoms, NO REAL DATA. " if campaign.synthesize else ""
     if not makers:
         return data + command + ": not run yet."
-    shared = [one for one in makers[0][0] if all(one in of for of, _ in makers)]
+    shared = [one for one in next(iter(makers)) if all(one in of for of in makers)]
     text = data + ", ".join([command, *cores, *shared])
     if len(makers) > 1:
-        own = [", ".join(one for one in of if one not in shared) for of, _ in makers]
-        titles = [", ".join(campaign.title_of(row) for row in rows) for _, rows in makers]
-        apart = [f"{a or 'no other'}: {b}" for a, b in zip(own, titles, strict=True)]
+        own = [", ".join(one for one in of if one not in shared) for of in makers]
+        parts = [
+            ", ".join(
+                campaign.title_of(row) + tasks_of(campaign, row, did) for row, did in of.items()
+            )
+            for of in makers.values()
+        ]
+        apart = [f"{a or 'no other'}: {b}" for a, b in zip(own, parts, strict=True)]
         text += f". Not all was made alike; {'; '.join(apart)}"
     return text + "."
 
 
-def made(campaign: Campaign) -> list[tuple[tuple[str, ...], list[Row]]]:
-    """What anything of the results was made by, and the rows of which a part was."""
-    found: dict[tuple[str, ...], list[Row]] = {}
+def tasks_of(campaign: Campaign, row: Row, some: Sequence[str]) -> str:
+    """Which of a row's tasks these are, in brackets; nothing where they are all that are done."""
+    if set(some) == set(campaign.note(row)["done"]):
+        return ""
+    kinds = [task.partition(" ")[0] for task in some]
+    return f" ({', '.join(dict.fromkeys(kinds))})"
+
+
+def made(campaign: Campaign) -> dict[tuple[str, ...], dict[Row, list[str]]]:
+    """The makers of the results, each with the rows and their tasks that it made or a part of."""
+    found: dict[tuple[str, ...], dict[Row, list[str]]] = {}
     for row in campaign.rows:
         note = campaign.note(row)
         for task in note["done"]:
@@ -71,21 +86,10 @@ def made(campaign: Campaign) -> list[tuple[tuple[str, ...], list[Row]]]:
                 named = [maker[one] for one in ("gpu", "cpu") if one in maker]
                 rest = ("driver", "torch", "lightning", "timm", "commit")
                 named += [f"{one} {maker[one]}" for one in rest if one in maker]
-                rows = found.setdefault(tuple(named) or ("a machine not noted",), [])
-                rows += [] if row in rows else [row]
-    return list(found.items())
-
-
-def main_test(campaign: Campaign, row: Row) -> dict[str, Any] | None:
-    """metrics.json of the test that a row is judged by: true captions, if it was trained so."""
-    return test_of(campaign, row, campaign.tests_of(row)[0])
-
-
-def test_of(campaign: Campaign, row: Row, name: str) -> dict[str, Any] | None:
-    """metrics.json of a finished test."""
-    if f"test {name}" not in campaign.note(row)["done"]:
-        return None
-    return campaign.results(row, f"test/{TESTS[name]}/metrics.json")
+                rows = found.setdefault(tuple(named) or ("a machine not noted",), {})
+                tasks = rows.setdefault(row, [])
+                tasks += [] if task in tasks else [task]
+    return found
 
 
 def score_table(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
@@ -112,68 +116,37 @@ def score_table(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
 
 
 def difference_table(campaign: Campaign) -> list[str]:
-    """What `textseg compare` found: means over seeds, and differences from the first."""
+    """What `textseg compare` found: means over seeds, and differences from the first.
+
+    A score for which nothing was tested has no column of p.
+    """
     found = read(campaign.out / "compare" / "comparison.json")
     if found is None:
         return []
+    tested = {one["score"] for one in found["differences"] if one["p_holm"] is not None}
     head = ["method", "seeds"]
     for name in COMPARED:
-        head += [name, f"less {found['baseline']}", "p (Holm)"]
+        head += [name, f"minus {found['baseline']}", *["p (Holm)"] * (name in tested)]
     rows = []
     for method in found["methods"]:
         cells = [method["name"], str(len(method["runs"]))]
         for name in COMPARED:
             own = method["scores"][name]
             spread = "" if own["std"] is None else f" +- {own['std']:.4f}"
-            cells.append(number(own["value"]) + spread)
             gap = [
                 one
                 for one in found["differences"]
                 if one["method"] == method["name"] and one["score"] == name
             ]
-            for one in gap:
-                cells += [estimate(one["value"], one["low"], one["high"], sign="+")]
-                cells += ["" if one["p_holm"] is None else f"{one['p_holm']:.4f}"]
-            cells += [] if gap else ["", ""]
+            cells += [number(own["value"]) + spread, *map(difference, gap or [None])]
+            cells += ["" if not gap else number(gap[0]["p_holm"])] * (name in tested)
         rows.append(cells)
     return table(head, rows)
 
 
-def word_table(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
-    """Dice with every kind of captions, of networks that read words."""
-    head = ["network", *(f"dice, {name}" for name in campaign.tests)]
-    out = []
-    for row in rows:
-        if len(campaign.tests_of(row)) > 1:
-            found = [test_of(campaign, row, name) for name in campaign.tests]
-            out.append([campaign.title_of(row), *(score(one, "dice") for one in found)])
-    return table(head, out) if out else []
-
-
-def probe_table(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
-    """What each change of the words costs: dice less that with true words, by network."""
-    found = {}
-    for row in rows:
-        result = campaign.results(row, "probe/probe.json")
-        if result is not None and "probe" in campaign.note(row)["done"]:
-            found[campaign.title_of(row)] = result
-    if not found:
-        return []
-    out = []
-    for name in (one for one in next(iter(found.values()))["variants"] if one != "true"):
-        variants = [one["variants"].get(name) or {"cases": 0} for one in found.values()]
-        cases = max(one["cases"] for one in variants)
-        cells = [of_interval(one, "difference", "+") if one["cases"] else "" for one in variants]
-        out += [[f"dice, {name} ({cases} images)", *cells]] if cases else []
-    shares = {
-        "side swapped: mask follows": ("side_swap", "share"),
-        "pairs of one image: both followed": ("pairs", "followed"),
-        "asked for what is absent: outlined": ("absent", "outlined"),
-    }
-    for title, (part, share) in shares.items():
-        if any(one.get(part) for one in found.values()):
-            out.append([title, *(of_interval(one.get(part), share) for one in found.values())])
-    return table(["change of the words", *found], out)
+def difference(found: Mapping[str, Any] | None) -> str:
+    """A difference of `textseg compare` with its interval; empty for the baseline itself."""
+    return "" if found is None else estimate(found["value"], found["low"], found["high"], sign="+")
 
 
 def lesion_table(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
@@ -194,8 +167,8 @@ def lesion_table(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
 
 def calibration_table(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
     """Calibration errors of the test, and what `textseg calibrate` fitted on validation rows."""
-    head = ["network", "ece", "ece_margin", "val ece", "with temperature", "temperature"]
-    head += ["best threshold", "val dice at it (at 0.5)"]
+    head = ["network", "test ece", "test ece_margin", "temperature", "val ece"]
+    head += ["val ece with temperature", "best threshold", "val dice at it (at 0.5)"]
     out = []
     for row in rows:
         metrics, cells = main_test(campaign, row) or {}, [campaign.title_of(row)]
@@ -204,16 +177,22 @@ def calibration_table(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
         if fitted is None or "calibrate" not in campaign.note(row)["done"]:
             out.append(cells + [""] * 5)
             continue
+        cells += [f"{fitted['temperature']:.3f}"]
         cells += [number(fitted[of]["ece"]) for of in ("measured", "scaled")]
-        cells += [f"{fitted['temperature']:.3f}", f"{fitted['threshold']:.2f}"]
+        cells += [f"{fitted['threshold']:.2f}"]
         out.append([*cells, f"{fitted['dice_best']:.4f} ({fitted['dice']:.4f})"])
-    return table(head, out)
+    legend = (
+        "Of the test at temperature 1. Temperature and threshold are fitted on validation rows: "
+    )
+    legend += "the temperature to the likelihood of the pixels, which need not lower ece, the "
+    legend += "threshold to dice."
+    return [*table(head, out), "", legend]
 
 
 def cost_table(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
     """What each training has cost, over all its starts, and what its network costs."""
-    head = ["network", "parameters M", "trainable M", "GFLOPs", "without text encoder", "epochs"]
-    head += ["CPU hours", "hours on the clock", "starts"]
+    head = ["network", "parameters M", "trainable M", "GFLOPs", "GFLOPs without text encoder"]
+    head += ["epochs", "CPU hours", "hours on the clock", "starts"]
     out = []
     for row in rows:
         size, note = size_of(campaign, row), campaign.note(row)
@@ -226,7 +205,12 @@ def cost_table(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
         cells += [f"{hour:.2f}" if trained else "" for hour in hours]
         out.append([*cells, str(len(note["cost"].get("train", []))) if trained else ""])
     legend = "Hours are of all starts of the training, from the start of the command to its end, "
-    legend += "steps that a break lost included; tests are not. GFLOPs: of one image, 2 for each "
+    legend += (
+        "steps that a break lost included; tests are not. Work beside a training slows it, so "
+    )
+    legend += (
+        "CPU hours rank no networks that are near each other. GFLOPs: of one image, 2 for each "
+    )
     legend += "multiply-add."
     given = [row for row in rows if row.cpu_hours is not None]
     for row in given:
@@ -242,12 +226,9 @@ def cost_table(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
 
 def size_of(campaign: Campaign, row: Row) -> dict[str, Any] | None:
     """A row's last line of its benchmark; None without one. Seeds have that of the first."""
-
-    def network(one: Row) -> tuple[Any, ...]:
-        found = campaign.resolved(one)
-        return found and found.network, one.ablation, one.image_size, one.words, one.overlay
-
-    for one in [row, *(one for one in campaign.rows if network(one) == network(row))]:
+    key = size_key(campaign.resolved(row) or row)
+    alike = [one for one in campaign.rows if size_key(campaign.resolved(one) or one) == key]
+    for one in [row, *alike]:
         result = read(campaign.out / "benchmark" / f"{one.name}.json")
         if result is not None:
             return dict(result["networks"][-1])
@@ -298,7 +279,12 @@ def published_table(campaign: Campaign) -> list[str]:
         cells = [f"{one['name']} (theirs)", *(number(one.get(name)) for name in names)]
         cells += [str(one.get(name, "")) for name in ("gflops", "parameters_m")]
         out.append([*cells, one["by"], one["source"], words[one["code"]]])
-    return table(head, out) if out else []
+    legend = "Figures are by the authors (paper), from another paper's comparison (table), or of a "
+    legend += (
+        "training or test of their code by somebody else (re-scored). GFLOPs and parameters were "
+    )
+    legend += "counted here, on their networks with random weights at 224x224."
+    return [*table(head, out), "", legend] if out else []
 
 
 def warnings(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
@@ -319,40 +305,3 @@ def left(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
     lines = [f"* {title}: {', '.join(tasks)}" for title, tasks in todo if tasks]
     names = [campaign.title_of(row) for row in rows if not begun[row]]
     return lines + [f"* not trained: {'; '.join(names)}"] * bool(names)
-
-
-# --- cells ----------------------------------------------------------------------------------
-
-
-def score(metrics: Mapping[str, Any] | None, name: str) -> str:
-    """A score with its 95% interval, if it has one; "-" where there is no such score."""
-    if metrics is None:
-        return ""
-    form = ".2f" if SCORES[name].form == ".1f" else ".4f"
-    ends = [metrics.get(f"{name}_ci_{end}") for end in ("low", "high")]
-    return estimate(metrics.get(name), *ends, form=form)
-
-
-def of_interval(values: Mapping[str, Any] | None, name: str, sign: str = "") -> str:
-    """A value of a probe with its interval."""
-    if not values:
-        return ""
-    return estimate(values[name], values[f"{name}_ci_low"], values[f"{name}_ci_high"], sign=sign)
-
-
-def estimate(value: Any, low: Any, high: Any, *, form: str = ".4f", sign: str = "") -> str:
-    """A number with its 95% interval, if it has one."""
-    interval = "" if low is None or high is None else f" [{low:{sign}{form}}, {high:{sign}{form}}]"
-    return "-" if value is None else f"{value:{sign}{form}}{interval}"
-
-
-def number(value: Any) -> str:
-    """A number; empty for none."""
-    return "" if value is None else f"{value:.4f}"
-
-
-def table(head: Iterable[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table."""
-    names = list(head)
-    rule = f"|{'---|' * len(names)}"
-    return [f"| {' | '.join(names)} |", rule, *(f"| {' | '.join(row)} |" for row in rows)]

@@ -81,13 +81,13 @@ class Worker:
 
     def choose(self) -> bool:
         """Choose the best network by val/dice, once all candidates are trained or have failed."""
-        campaign, found = self.campaign, {}
+        campaign, trained = self.campaign, []
         for row in campaign.candidates():
             if "train" in campaign.note(row)["done"]:
-                validated = campaign.validated(row)
-                found[row.network] = validated[1] if validated else 0.0
+                trained.append(row)
             elif not self.failed_lately(row):
                 return False
+        found = campaign.val_dice(trained)
         if not found:
             return False
         best = max(found, key=lambda network: found[network])
@@ -208,7 +208,14 @@ class Worker:
                 raise FailedError(cause, remedy) from error
             shutil.rmtree(folder, ignore_errors=True)
         (less, more), (least, most) = costs, self.campaign.measure
-        return max(more - less, 0.01) / (most - least)
+        if more <= less:
+            raise FailedError(
+                f"{most} of an epoch of {row.name} took {more:.1f} CPU seconds, and {least} of it "
+                f"{less:.1f}: what an epoch costs cannot be told",
+                "start again, with nothing beside it; if it fails again give shares that are "
+                "further apart as measure in the settings file, for example [0.1, 0.5]",
+            )
+        return (more - less) / (most - least)
 
     def evaluate(self, row: Row, task: str, run: Path, name: str) -> None:
         """Test, probe or calibrate the best epoch, once; of one that broke off nothing is left."""

@@ -70,7 +70,7 @@ elif command in ("test", "probe", "calibrate"):
         (folder / "metrics.json").write_text(json.dumps(scores(dice)))
     if command == "probe":
         gap = dict(cases=6, difference=-0.125, difference_ci_low=-0.25, difference_ci_high=-0.0625)
-        swap = dict(share=0.25, share_ci_low=0.125, share_ci_high=0.5)
+        swap = dict(cases=8, share=0.25, share_ci_low=0.125, share_ci_high=0.5)
         found = dict(variants=dict(true=gap, side_swapped=gap), side_swap=swap)
         (folder / "probe.json").write_text(json.dumps(found))
     if command == "calibrate":

@@ -29,7 +29,7 @@ from tests.experiments.fake_suite import (
 )
 from tests.tiny_run import shell
 
-from campaign import tables  # isort: skip
+from campaign.cells import main_test  # isort: skip
 from campaign.processes import FailedError, start  # isort: skip
 from campaign.work import Worker  # isort: skip
 
@@ -419,7 +419,7 @@ def test_every_part_runs_for_real_and_a_killed_start_goes_on(tmp_path: Path) -> 
     lines = (campaign.out / "summary.md").read_text().splitlines()
     for row, name in ((unet, "U-Net"), (lsms, "LSMS")):
         assert not campaign.left(row)
-        metrics = tables.main_test(campaign, row)
+        metrics = main_test(campaign, row)
         assert metrics is not None
         own_row = cells(lines, name)[0]
         assert own_row[2].startswith(f"{metrics['dice']:.4f}")

@@ -19,7 +19,7 @@ from campaign import failures, page  # isort: skip
 
 TESTS = ["true", "empty", "shuffled"]
 PIXELS = 10_000
-IMAGES = 60
+IMAGES = 200
 
 
 @pytest.fixture
@@ -46,11 +46,11 @@ def case(number: int, true: int, predicted: int, both: int) -> CaseRow:
 
 
 def some_cases(quality: float) -> list[CaseRow]:
-    """Images of which every third has a small lesion, found badly, and every tenth has none."""
+    """Images of which every tenth has a small lesion, found badly, and another tenth none."""
     draw = random.Random(int(100 * quality))
     found = []
     for number in range(IMAGES):
-        true = 0 if number % 10 == 9 else 40 + number if number % 3 == 0 else 2000 + number
+        true = {9: 0, 3: 40 + number // 10}.get(number % 10, 2000 + number)
         share = draw.uniform(0.1, 0.3) if true < 100 else draw.uniform(0.8, 0.95)
         both = int(true * share * quality)
         found.append(case(number, true, both + 10 * bool(true), both))
@@ -93,9 +93,10 @@ def test_the_worst_cases_are_those_of_the_best_network_beside_all_others(done: A
         assert row[0] == one.case.removeprefix("name of a patient__")
         assert row[1] == f"{one.dice:.3f}"
         assert row[2:4] == [f"{100 * n / PIXELS:.2f}%" for n in (one.true, one.predicted)]
-        assert row[4:7] == [str(one.lesion_number), one.lesion_side, str(len(one.caption.split()))]
+        assert row[4:6] == [str(one.lesion_number), one.lesion_side]
+        assert row[6:8] == ["left", str(len(one.caption.split()))]
         dices = [others["empty"], others["shuffled"], image_only, image_only]
-        assert row[7:] == [f"{of[one.case].dice:.3f}" for of in dices]
+        assert row[8:] == [f"{of[one.case].dice:.3f}" for of in dices]
 
 
 def test_what_they_have_in_common_is_told_beside_the_others(done: Any) -> None:
@@ -116,6 +117,9 @@ def test_what_they_have_in_common_is_told_beside_the_others(done: Any) -> None:
     assert both_of("lesion in the smallest third") == [f"{share:.0f}%" for share in small]
     assert both_of("lesions on both sides") == [f"{share:.0f}%" for share in small]
     assert both_of("without a lesion")[0] == "0%"
+    # Small lesions lie on both sides under the word left, large ones on the right as is said.
+    contradicted = both_of("caption names another side than the mask shows")
+    assert contradicted == ["20 of 20", "0 of 180"]
     assert both_of("dice less that with empty captions, mean") == [
         f"{fmean(c.dice - empty[c.case].dice for c in part):+.3f}" for part in parts
     ]
@@ -147,8 +151,10 @@ def test_a_network_that_is_not_tested_has_no_worst_cases(tmp_path: Path, fake: F
     assert failures.failures(campaign, campaign.rows) == []
 
 
-def test_few_images_are_halved(done: Any) -> None:
+@pytest.mark.parametrize(("images", "worst"), [(7, 1), (78, 7), (200, 20)])
+def test_the_worst_are_a_tenth_of_the_images_at_most(done: Any, images: int, worst: int) -> None:
     for row in done.rows:
         for name in done.tests_of(row):
-            write_cases(done.run_folder(row) / "test" / name / "cases.csv", some_cases(1.0)[:7])
-    assert "3 worst" in failures.failures(done, done.rows)[0]
+            file = done.run_folder(row) / "test" / name / "cases.csv"
+            write_cases(file, some_cases(1.0)[:images])
+    assert f"The {worst} worst" in failures.failures(done, done.rows)[0]

@@ -40,11 +40,12 @@ def test_the_tables_hold_the_runs_own_numbers(tmp_path: Path, fake: FakeSuite) -
     ((change,),) = cells(probed, "dice, side_swapped (6 images)")
     assert change == "-0.1250 [-0.2500, -0.0625]"
     ((swap,),) = cells(probed, "side swapped: mask follows")
-    assert swap == "0.2500 [0.1250, 0.5000]"
+    assert swap == "0.2500 [0.1250, 0.5000] of 8"
+    assert "the changed words less that with the true ones" in probed[-1]
     (lesions,) = cells(tables.lesion_table(campaign, rows), "U-Net")
     assert lesions[0] == "2"
     (fitted,) = cells(tables.calibration_table(campaign, rows), "LSMS")
-    assert fitted == ["0.0110", "", "0.0300", "0.0200", "1.500", "0.40", "0.7100 (0.7000)"]
+    assert fitted == ["0.0110", "", "1.500", "0.0300", "0.0200", "0.40", "0.7100 (0.7000)"]
     (cost,) = cells(tables.cost_table(campaign, rows), "LSMS")
     assert cost[:5] == ["31.50", "9.25", "0.75", "0.50", "1"]
     assert float(cost[5]) == pytest.approx((campaign.cost(rows[1]) or 0) / 3600, abs=0.005)
@@ -65,12 +66,13 @@ def test_results_that_other_commits_or_machines_made_say_so(
     worker_of(campaign).work([unet])
     assert tables.machine(campaign).endswith(", Xeon, torch 2.1, commit aaaaaaa.")
     worker_of(campaign, "train").work([lsms])
-    assert tables.made(campaign) == [(("Xeon", "torch 2.1", "commit aaaaaaa"), [unet, lsms])]
+    (of,) = tables.made(campaign).values()
+    assert of == {unet: campaign.note(unet)["done"], lsms: ["train"]}
     monkeypatch.setattr(machine, "here", lambda device: first | {"commit": "bbbbbbb"})
     worker_of(campaign).work([unet, lsms])
     assert tables.machine(campaign).endswith(
-        ", Xeon, torch 2.1. Not all was made alike; commit aaaaaaa: U-Net, LSMS; "
-        "commit bbbbbbb: LSMS."
+        ", Xeon, torch 2.1. Not all was made alike; commit aaaaaaa: U-Net, LSMS (train); "
+        "commit bbbbbbb: LSMS (test, probe, calibrate, benchmark)."
     )
 
 
@@ -87,7 +89,7 @@ def test_a_training_that_goes_on_elsewhere_is_of_both(
         fake.write(hook)
         worker_of(campaign, "train").work([unet])
         worker_of(campaign, "train").work([unet])  # named once, however often it is started there
-    assert [of for of, _ in tables.made(campaign)] == [("commit aaaaaaa",), ("commit bbbbbbb",)]
+    assert list(tables.made(campaign)) == [("commit aaaaaaa",), ("commit bbbbbbb",)]
 
 
 def test_a_machine_is_known_by_itself() -> None:
@@ -117,8 +119,10 @@ def test_published_rows_have_a_source_and_are_marked() -> None:
             assert all(0.5 < value < 1 for value in found)
     campaign = settings.read_campaign(FILES[2], out=Path(), root=None, captions=None)
     lines = tables.published_table(campaign)
-    assert all("(theirs)" in line for line in lines[2:])
-    assert len({line.count("|") for line in lines}) == 1
+    *table, empty, legend = lines
+    assert all("(theirs)" in line for line in table[2:])
+    assert len({line.count("|") for line in table}) == 1
+    assert (empty, "224x224" in legend) == ("", True)
 
 
 def test_the_frontier_holds_whom_nobody_beats_at_its_cost() -> None:

@@ -28,8 +28,11 @@ from textseg.output import write_bytes
 from textseg.report.blocks import Picture
 from textseg.report.embedded_images import data_uri
 
-# Okabe and Ito's colors, which stay apart for readers who do not tell red from green.
-COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Okabe and Ito's colors, which stay apart for readers who do not tell red from green, and two more.
+COLORS = (
+    *("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    *("#882255", "#999933"),
+)
 MARKERS = "osD^vPX*"
 # Whatever a user's own matplotlibrc says: names are text, never TeX.
 _STYLE = {"text.usetex": False, "font.family": "sans-serif", "font.size": 9, "pdf.fonttype": 42}
@@ -39,7 +42,10 @@ _NAME_LINE, _TITLE_LINE, _LEGEND_LINE = 28, 72, 96
 _SIZE_BINS = 5
 _MARKED = 40  # points of a curve, above which they are a line only
 _DPI = 160
-BOXES = "points are cases, the box holds the middle half, line: median, diamond: mean"
+BOXES = (
+    "points are cases, the box holds the middle half, whiskers reach 1.5 of its length at most, "
+    "line: median, diamond: mean"
+)
 _MEAN: dict[str, Any] = {
     "marker": "D",
     "markerfacecolor": "white",
@@ -89,7 +95,13 @@ def plot(draw: Callable[[], Figure], alt: str, caption: str) -> Picture:
 def dice_distribution(comparison: Comparison) -> Figure:
     """Draw each case's Dice as a point, with box, median and mean, a row for each method."""
     names = [method.name for method in comparison.methods]
-    return distribution(names, comparison.case_dice, "Dice of a case (mean over seeds)")
+    return distribution(names, comparison.case_dice, dice_of_a_case(comparison))
+
+
+def dice_of_a_case(comparison: Comparison) -> str:
+    """What `case_dice` is, for an axis."""
+    several = any(len(method.runs) > 1 for method in comparison.methods)
+    return "Dice of a case" + " (mean over seeds)" * several
 
 
 def dice_by_class(comparison: Comparison, name: str) -> Figure:
@@ -100,7 +112,7 @@ def dice_by_class(comparison: Comparison, name: str) -> Figure:
         for one in np.unique(classes)
         for number, method in enumerate(comparison.methods)
     }
-    what = f"Dice of a case (mean over seeds) by {label(name)}"
+    what = f"{dice_of_a_case(comparison)} by {label(name)}"
     return distribution(list(rows), list(rows.values()), what, len(comparison.methods))
 
 
@@ -124,7 +136,7 @@ def distribution(
         orientation="horizontal",
         widths=0.7,
         showfliers=False,
-        medianprops={"color": "#D55E00", "linewidth": 2},
+        medianprops={"color": "black", "linewidth": 2.5},
         showmeans=True,
         meanprops=_MEAN,
     )
@@ -222,7 +234,8 @@ def difference_by_size(comparison: Comparison) -> Figure:
     if shown.any():
         panels[-1].set_xscale("log")
     left_out = f"; {int((~shown).sum())} cases without a lesion left out" if not shown.all() else ""
-    panels[-1].set_xlabel(f"true lesion, share of the image{left_out}")
+    lines = f"black: means of {_SIZE_BINS} groups of equally many cases"
+    figure.supxlabel(f"true lesion, share of the image{left_out}\n{lines}", fontsize="medium")
     return figure
 
 
@@ -242,7 +255,7 @@ def failures(comparison: Comparison) -> Figure:
     axes.set_yticks(rows, [label(comparison.cases[one].case) for one in worst], fontsize=7)
     axes.invert_yaxis()
     axes.grid(axis="y", linewidth=0.4)
-    axes.set(xlabel="Dice of the case (mean over seeds)", xlim=(-0.02, 1.02))
+    axes.set(xlabel=dice_of_a_case(comparison), xlim=(-0.02, 1.02))
     figure.legend(marks, names, loc="outside upper center", ncols=columns)
     return figure
 
