@@ -242,7 +242,7 @@ def test_unknown_patients_single_seeds_and_boxes_are_warned_of(tmp_path: Path) -
     runs = [str(write_run(tmp_path / n, quality(0.5), changes=plain)) for n in "ab"]
     text = " | ".join(quick(runs).warnings)
     assert "patient" in text
-    assert "one seed of a, b" in text
+    assert "one training of a, b" in text
     assert "boxes" in text
     assert quick(runs).patients == CASES, "images where no patient is known"
 

@@ -124,7 +124,7 @@ def test_what_is_left_is_named_until_all_is_finished(plan: Crossval) -> None:
 def test_one_seed_alone_is_a_table_too(tmp_path: Path) -> None:
     plan = plan_in(tmp_path / "net", seeds=1)
     write_all(plan)
-    assert "one seed of net" in _result(plan)
+    assert "one training of net" in _result(plan)
 
 
 # --- two cross-validations ---------------------------------------------------------------------

@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 _FEW_SEEDS = {
-    1: "one seed of {}: its part of intervals and p-values does not hold the luck of a training; "
+    1: "one training of {}: intervals and p-values leave out how trainings of it differ; "
     "train three seeds or more",
     2: "two seeds of {}: the spread between trainings is hardly known, and intervals are wide; "
     "train three seeds or more",
