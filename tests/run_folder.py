@@ -87,7 +87,8 @@ def write_run(
     """A run with one test; `settings` are those of `write_test`."""
     write_test(run / test, overlaps, **settings)
     model = {"class_path": "textseg.models.LSMS", "init_args": {"lr": lr}}
-    data = {"class_path": "QaTaCov19DataModule", "init_args": {"seed": seed, "cache": None}}
-    trainer = {"max_epochs": 3, "devices": seed}
+    own = {"seed": seed, "cache": None, "batch_size": 8}
+    data = {"class_path": "QaTaCov19DataModule", "init_args": own}
+    trainer = {"max_epochs": 3, "devices": 1}
     write_config(run, seed_everything=seed, model=model, data=data, trainer=trainer)
     return run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,23 +11,13 @@ import numpy as np
 import pytest
 
 from tests.compare.quick import CASES, quality, quick
-from tests.run_folder import case_row, time_stamp, write_config, write_run, write_test
+from tests.run_folder import case_row, time_stamp, write_run, write_test
 from textseg.compare import Comparison, compare, plain_table
 from textseg.compare.results import THESE_TWO, TRAININGS
 from textseg.errors import UserError
 from textseg.metrics.scores import SCORES
 from textseg.metrics.summary import score_intervals
 from textseg.runs import read_cases, table_rows
-from textseg.runs.folder import training_rows_line
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> list[str]:
-    """Two experiments, a run of each."""
-    return [
-        str(write_run(tmp_path / name / time_stamp(1), quality(mean, seed)))
-        for seed, (name, mean) in enumerate([("unet", 0.6), ("lsms", 0.8)])
-    ]
 
 
 def refusal(runs: Sequence[str], **settings: Any) -> str:
@@ -269,58 +258,6 @@ def test_one_patient_has_scores_but_no_interval(tmp_path: Path) -> None:
 def test_a_second_test_of_a_checkpoint_is_pointed_out(pair: list[str]) -> None:
     (Path(pair[0]) / "test" / "true_2").mkdir()
     assert any("true_2" in text for text in quick(pair).warnings)
-
-
-def test_what_differs_is_listed_and_unequal_budgets_are_warned_of(
-    tmp_path: Path, pair: list[str]
-) -> None:
-    alike = quick(pair)
-    assert not any("equal terms" in text for text in alike.warnings)
-    assert set(alike.terms) == set()
-    for run, epochs in zip(pair, (6, 2), strict=True):
-        lines = [f"{epoch},{9 * epoch},0.5" for epoch in range(epochs)]
-        (Path(run) / "metrics.csv").write_text("\n".join(["epoch,step,train/loss", *lines]))
-    edited = Path(pair[1]) / "config.yaml"
-    edited.write_text(edited.read_text().replace("lr: 0.1", "lr: 0.2"))
-    found = quick(pair)
-    assert found.terms == {"epochs trained": ("6", "2"), "model.lr": ("0.1", "0.2")}
-    (warning,) = (text for text in found.warnings if "equal terms" in text)
-    assert "6 (unet), 2 (lsms)" in warning
-    assert "model.lr" not in warning, "that is the method"
-    assert "epochs trained" in plain_table(found)
-    edited.unlink()
-    assert quick(pair).terms["model.lr"] == ("0.1", "-")
-
-
-def test_training_rows_are_terms_and_weights_are_warned_of_only_where_one_has_none(
-    pair: list[str],
-) -> None:
-    def weights(*files: str | None) -> Comparison:
-        for run, file, rows in zip(pair, files, (90, 80), strict=True):
-            model = {"class_path": "textseg.models.TMC", "init_args": {"image_weights": file}}
-            write_config(Path(run), model=model)
-            config = Path(run) / "config.yaml"
-            config.write_text(training_rows_line(rows) + config.read_text())
-        return quick(pair)
-
-    both, one = weights("a/swin.pth", "b/convnext.pth"), weights("a/swin.pth", None)
-    assert both.terms["training rows"] == ("90", "80")
-    assert both.terms["model.image_weights"] == ("swin.pth", "convnext.pth")
-    warned = [next(t for t in found.warnings if "equal terms" in t) for found in (both, one)]
-    assert all("training rows: 90 (unet), 80 (lsms)" in text for text in warned)
-    assert ["image_weights" in text for text in warned] == [False, True]
-
-
-def test_terms_of_words_are_unequal_among_networks_that_read_words_alone(pair: list[str]) -> None:
-    for run, share in zip(pair, (0.0, 0.1), strict=True):
-        data = {"class_path": "Discs", "init_args": {"caption_dropout": share}}
-        write_config(Path(run), data=data)
-    assert any("caption_dropout: 0.0 (unet), 0.1 (lsms)" in text for text in quick(pair).warnings)
-    file = Path(pair[0]) / "test" / "true" / "metrics.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"reads_text": False}))
-    found = quick(pair)
-    assert found.terms["data.caption_dropout"] == ("reads no words", "0.1")
-    assert not any("equal terms" in text for text in found.warnings)
 
 
 def test_strata_of_the_users_own_are_scored_where_every_test_has_them(

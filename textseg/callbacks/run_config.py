@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,19 @@ from lightning.pytorch.loggers import WandbLogger
 
 from textseg.callbacks.loggers import without_wandb_defaults
 from textseg.encoders.weights import sha256_of
+from textseg.models.baseline import ImageBaseline
 from textseg.output import whole_file, writing
-from textseg.runs.folder import RUN_CONFIG, training_rows_line
-
-WEIGHTS = "image_weights"  # the setting whose file is told by its digest
-_WEIGHTS_LINE = re.compile(rf"^( *){WEIGHTS}: ", re.MULTILINE)
-_DIGEST = re.compile(r"^ *# sha256 ([0-9a-f]{64})$", re.MULTILINE)
+from textseg.runs import Run
+from textseg.runs.folder import RUN_CONFIG
+from textseg.runs.record import TrainingRecord
 
 
 class RunConfig(SaveConfigCallback):
     """Puts the resolved config into a W&B run, and that of a fit into the run's folder.
 
-    Beside the path of a file of image weights stands the SHA-256 of what was read from it, in a
-    comment above: a path alone does not tell which file it was. Another comment tells the number of
-    training rows.
+    Comments hold what the settings do not tell, see `textseg.runs.record`. Beside the path of a
+    file of image weights stands the SHA-256 of what was read from it: a path alone does not tell
+    which file it was.
 
     Lightning's own way writes ./config.yaml for every W&B run, so that runs overwrite each other.
     """
@@ -47,34 +47,50 @@ class RunConfig(SaveConfigCallback):
                 folder.mkdir(parents=True, exist_ok=True)
             config = without_wandb_defaults(self.config, folder.parent.name)
             file = folder / RUN_CONFIG
-            digest = self._digest(file, resumed=trainer.ckpt_path is not None)
+            record = self._record(trainer, pl_module)
             # A run that is resumed brings its own folder, and perhaps a new length.
             with whole_file(file) as part:
                 self.parser.save(config, part, skip_none=False, overwrite=True)
-                text = _with_comments(part.read_text(encoding="utf-8"), digest, trainer)
-                part.write_text(text, encoding="utf-8")
+                text = part.read_text(encoding="utf-8")
+                part.write_text(record.written_into(text), encoding="utf-8")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_hyperparams(self.config.as_dict())
 
-    def _digest(self, file: Path, *, resumed: bool) -> str | None:
-        """SHA-256 of the image weights that the run began with; None where it read none.
+    def _record(self, trainer: L.Trainer, network: L.LightningModule) -> TrainingRecord:
+        """What the settings do not tell of this training.
 
-        A run that goes on reads no file of weights, and keeps what its config says.
+        A run that goes on reads no file of weights, and keeps the digest that its folder has.
         """
-        if resumed:
-            written = file.read_text(encoding="utf-8") if file.is_file() else ""
-            found = _DIGEST.search(written)
-            return found[1] if found else None
         settings: Any = self.config.model.get("init_args") or {}
-        weights = settings.get(WEIGHTS)
-        return sha256_of(weights) if weights else None
+        weights = settings.get("image_weights")
+        if trainer.ckpt_path is not None:
+            digest = Run(Path(trainer.default_root_dir)).training_record().weights
+        else:
+            digest = sha256_of(weights) if weights else None
+        data: Any = getattr(trainer, "datamodule", None)
+        rows = data.records("train") if hasattr(data, "records") else None
+        batch = getattr(data, "batch_size", None)
+        batches = trainer.world_size * trainer.accumulate_grad_batches
+        return TrainingRecord(
+            rows=None if rows is None else len(rows),
+            captions=None if rows is None else captions_digest(rows),
+            images_a_step=batch * batches if isinstance(batch, int) else None,
+            pretrained=started_pretrained(network),
+            weights=digest,
+        )
 
 
-def _with_comments(text: str, digest: str | None, trainer: L.Trainer) -> str:
-    """A config with the number of training rows and the digest of the image weights, if known."""
-    if digest:
-        line = rf"\g<1># sha256 {digest}\n\g<0>"
-        text = _WEIGHTS_LINE.sub(line, text, count=1)
-    records = getattr(getattr(trainer, "datamodule", None), "records", None)
-    return text if records is None else training_rows_line(len(records("train"))) + text
+def started_pretrained(network: L.LightningModule) -> bool | None:
+    """Whether a network's image encoder starts from pretrained weights; None where unknown."""
+    if isinstance(network, ImageBaseline):
+        return network.pretrained
+    encoder: Any = getattr(network, "image_encoder", None)
+    pretrained = getattr(encoder, "pretrained_parameters", None)
+    return None if pretrained is None else bool(list(pretrained()))
+
+
+def captions_digest(rows: Iterable[Any]) -> str:
+    """SHA-256 of the cases and captions of rows, whatever their order and their folder."""
+    lines = sorted(f"{row.case}\t{row.text}" for row in rows)
+    return hashlib.sha256("\n".join(lines).encode(errors="backslashreplace")).hexdigest()

@@ -30,7 +30,7 @@ from textseg.compare.statistics import (
 )
 from textseg.compare.strata import by_stratum
 from textseg.compare.tables import plain_table
-from textseg.compare.terms import differing_terms, unequal_terms_warning
+from textseg.compare.terms import differing_terms, shown_terms, unequal_terms_warning
 from textseg.compare.words import word_use
 from textseg.errors import UserError, check_at_least, check_distinct, check_seed
 from textseg.metrics.bootstrap import RESAMPLES, Floats, bootstrap_warnings, patient_ids
@@ -174,7 +174,7 @@ def _compared(
         case_dice=np.stack([one[..., 0].mean(axis=0) for one in dice.values()]),
         captions=tuple(dict.fromkeys(test.caption_mode for test in tests)),
         words=word_use(methods, list(first.cases), patient, **draws),
-        terms=terms,
+        terms=shown_terms(terms),
         warnings=(*_warnings(methods, cases), *unequal_terms_warning(terms, list(methods))),
         own_strata=tuple(own_strata),
     )

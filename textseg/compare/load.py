@@ -7,24 +7,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from textseg.errors import UserError, refusing
+from textseg.compare.settings import NOT_ALWAYS_KNOWN, training_settings
+from textseg.errors import UserError
 from textseg.metrics.summary import case_columns
 from textseg.output import is_incomplete
 from textseg.runs import CaseRow, Run, StoredTest, read_test, table_rows
 from textseg.runs.crossval import runs_of
 
 _SHOWN = 3  # of what differs, in a message
-# What may differ between two seeds of one method: where it ran and what is told of its tests.
-_NOT_TRAINED = frozenset(("seed", "root", "cache", "num_workers", "strata"))
-_OF_THE_TRAINING = (
-    *("max_epochs", "max_steps", "precision", "gradient_clip_val", "accumulate_grad_batches"),
-    "limit_train_batches",
-)
 
 # What every run's table must agree in, case by case.
 _EQUAL: dict[str, Callable[[CaseRow], object]] = {
@@ -227,25 +221,8 @@ def _check_seeds(first: Result, other: Result) -> None:
     one, two = training_settings(first.run), training_settings(other.run)
     if one["seed_everything"] == two["seed_everything"]:
         raise UserError(f"{both} with seed_everything {one['seed_everything']}", remedy)
-    differ = [k for k in sorted(one | two) if k != "seed_everything" and one.get(k) != two.get(k)]
+    free = {"seed_everything", *(k for k in NOT_ALWAYS_KNOWN if k not in one or k not in two)}
+    differ = [k for k in sorted(one.keys() | two) if k not in free and one.get(k) != two.get(k)]
     if differ:
         values = _some([f"{k}: {one.get(k)} and {two.get(k)}" for k in differ])
         raise UserError(f"{both}, but differ in more than the seed: {values}", remedy)
-
-
-def training_settings(run: Run) -> dict[str, Any]:
-    """seed_everything, and all that decides what was trained, by dotted name."""
-    remedy = "give names, one for each run, so that no two runs are seeds of one method"
-    stored = run.settings(remedy)
-    cause = f"{run.config} does not tell the seed and the settings of the run"
-    with refusing((KeyError, TypeError, AttributeError), cause, remedy):
-        seed, model, data = stored["seed_everything"], stored["model"], stored["data"]
-        trainer = stored.get("trainer") or {}
-        own = {k: v for k, v in data["init_args"].items() if k not in _NOT_TRAINED}
-        return {
-            "seed_everything": seed,
-            **{"model": model["class_path"], "data": data["class_path"]},
-            **{f"model.{k}": v for k, v in model["init_args"].items()},
-            **{f"data.{k}": v for k, v in own.items()},
-            **{f"trainer.{k}": trainer[k] for k in _OF_THE_TRAINING if k in trainer},
-        }

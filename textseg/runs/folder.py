@@ -19,6 +19,7 @@ import yaml
 
 from textseg.errors import UserError, refusing
 from textseg.output import PART, check_complete, is_incomplete, write_text, writing
+from textseg.runs.record import TrainingRecord
 from textseg.runs.repeated_keys import check_keys
 from textseg.runs.results import StoredTest, read_test
 
@@ -28,7 +29,6 @@ AVERAGING = "averaging.json"  # beside masks: how they were made of logits
 TIME_STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?")  # a run's folder
 # Settings that make another dataset of the same files.
 VARIANTS = ("captions_from", "slices", "phases", "layout", "mask_values", "folds", "fold")
-_TRAINING_ROWS = re.compile(r"^# trained on (\d+) rows\b", re.MULTILINE)
 CAPTION_MODES = ("true", "empty", "shuffled")
 LAST = Path("checkpoints") / "last.ckpt"  # in a run's folder
 
@@ -103,13 +103,16 @@ class Run:
             raise UserError(f"{self.config} holds no settings", remedy)
         return settings
 
-    def training_rows(self) -> int | None:
-        """Rows that the run was trained on, from a comment in config.yaml; None if it has none."""
+    def training_record(self) -> TrainingRecord:
+        """What the training recorded of itself in comments of config.yaml."""
         try:
-            found = _TRAINING_ROWS.search(self.config.read_text(encoding="utf-8"))
+            return TrainingRecord.read(self.config.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError):
-            return None
-        return int(found[1]) if found else None
+            return TrainingRecord()
+
+    def training_rows(self) -> int | None:
+        """Rows that the run was trained on; None where config.yaml does not tell."""
+        return self.training_record().rows
 
     def data_identity(self) -> dict[str, Any] | None:
         """`data_identity` of what the run was trained on; None where config.yaml does not tell."""
@@ -198,11 +201,6 @@ class Run:
                     if value and key and row.get("epoch") and key not in ("epoch", "step"):
                         curves.setdefault(key, {})[int(row["epoch"])] = float(value)
         return {key: sorted(values.items()) for key, values in curves.items()}
-
-
-def training_rows_line(rows: int) -> str:
-    """The comment for config.yaml that `Run.training_rows` reads."""
-    return f"# trained on {rows} rows\n"
 
 
 def nested(settings: Any, *names: str) -> Any:
