@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from datamodules.captions.expressions import WORDS
+from datamodules.captions.duke_template import read_breast
+from datamodules.captions.expressions import WORDS, is_expression
 from datamodules.captions.lvit_template import (
     COUNTS,
     SIDES,
@@ -25,17 +26,20 @@ def paraphrased(text: str, *, seed: int) -> str | None:
     | Duke's, composed | "Unifocal, grade 2 tumour in the left breast, 9 o'clock." |
     | a referring expression | synonyms of `datamodules.captions.expressions`, in another order |
 
+    A caption is of a kind only as a whole. Free text, even with a kind's words in it, has no other
+    wording: they may mean something else there.
+
     Returns:
         None for any other caption, and for one of LViT's whose extent and lungs disagree.
     """
     if is_template_kind(text):
         reading = read_template(text)
         return None if reading is None else if_changed(text, _template_paraphrase(reading))
-    breast = _BREAST.fullmatch(text)
+    breast = read_breast(text)
     if breast is not None:
-        tumor = breast["tumor"][0].upper() + breast["tumor"][1:]
-        return f"{tumor} in the {breast['side'].lower()} breast{breast['places']}."
-    if re.search(r"\blesions?\b", text) is None:
+        tumor = breast.tumor[0].upper() + breast.tumor[1:]
+        return f"{tumor} in the {breast.side.lower()} breast{breast.places}."
+    if not is_expression(text):
         return None
     period = "." if text.endswith(".") else ""
     plain = text.removesuffix(".")
@@ -48,9 +52,6 @@ def paraphrased(text: str, *, seed: int) -> str | None:
     return if_changed(text, again[:1].upper() + again[1:] if text[0].isupper() else again)
 
 
-_BREAST = re.compile(
-    r"(?P<side>Left|Right) breast(?P<places>(?:, [^;]*)?); (?P<tumor>[^;]*tumour)\."
-)
 _EXTENT_LUNGS = {"bilateral": 2, "unilateral": 1}
 
 
@@ -83,7 +84,7 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
     if " " not in value
     for word in group
 }
-_TRAIT = re.compile(rf"(?<!more )(?<!less )(?<!very )\b(?:{'|'.join(_SYNONYMS)})\b")
+_TRAIT = re.compile(rf"\b(?:{'|'.join(_SYNONYMS)})\b")
 _HEIGHT = re.compile(
     r"\b(?:upper|lower|top|bottom)(?= (?:left|right) (?:part of the |of the )?liver\b)"
 )

@@ -24,7 +24,7 @@ from datamodules.captions.modes import (
     swap_sides,
 )
 from datamodules.captions.paraphrases import paraphrased
-from datamodules.captions.word_classes import BUILT_IN, NUMBER_WORDS, WordClasses
+from datamodules.captions.word_classes import BUILT_IN, HYPHEN, NUMBER_WORDS, WordClasses
 from textseg.errors import UserError
 from textseg.preprocess import words_apart
 
@@ -44,7 +44,7 @@ _NOUNS = "|".join([*_PLURALS.values(), *_PLURALS])
 _COUNTED = re.compile(
     rf"(?<![\w.:-])(?<!grade )(?P<count>{'|'.join(NUMBER_WORDS)}|\d{{1,2}})"
     r"(?P<between>(?:\s+(?!(?:of|the|and|to|o|in|cm|mm|percent)\b)[a-z-]+){0,2})"
-    rf"\s+(?P<noun>{_NOUNS})\b",
+    rf"\s+(?P<noun>{_NOUNS})(?!{HYPHEN}?\w)",  # not "one mass-like opacity"
     re.IGNORECASE,
 )
 _OF_TWO = {"larger": "largest", "smaller": "smallest", "bigger": "biggest"}

@@ -11,6 +11,8 @@ from functools import lru_cache
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from datamodules.captions.duke_template import read_breast
+from datamodules.captions.expressions import is_expression
 from datamodules.captions.lvit_template import (
     COUNTS,
     SIDES,
@@ -31,20 +33,23 @@ def rephrasings(text: str) -> tuple[str, ...]:
     | Duke's, composed | "In the left breast, 9 o'clock: unifocal, grade 2 tumour." |
     | a referring expression | "the small-sized low-density focus in the upper left liver" |
 
+    A caption is of a kind only as a whole. Free text, even with a kind's words in it, has no other
+    wording: they may mean something else there.
+
     Returns:
         none for any other caption, and for one of LViT's whose extent and lungs disagree.
     """
     if is_template_kind(text):
         reading = read_template(text)
         return () if reading is None else _of_template(reading)
-    breast = _BREAST.fullmatch(text)
+    breast = read_breast(text)
     if breast is not None:
-        side, places, tumor = breast["side"], breast["places"], breast["tumor"]
+        side, places, tumor = breast
         return (
             f"In the {side.lower()} breast{places}: {tumor}.",
             f"{side} breast with {tumor}{places}.",
         )
-    if re.search(r"\blesions?\b", text) is None:
+    if not is_expression(text):
         return ()
     return (_REFERRING.sub(_in_other_words, text),)
 
@@ -95,9 +100,6 @@ def _zones(zones: tuple[str, ...]) -> str:
     return "entire" if len(zones) == 3 else " and ".join(zones)
 
 
-_BREAST = re.compile(
-    r"(?P<side>Left|Right) breast(?P<places>(?:, [^;]*)?); (?P<tumor>[^;]*tumour)\."
-)
 _WORDS = {
     **{"lesion": "focus", "lesions": "foci"},
     **dict.fromkeys(("small", "little"), "small-sized"),
@@ -106,7 +108,7 @@ _WORDS = {
     **dict.fromkeys(("hyperdense", "dense", "hyperattenuating"), "high-density"),
     **dict.fromkeys(("isodense", "isoattenuating"), "equal-density"),
 }
-_REFERRING = re.compile(rf"(?<!more )(?<!less )(?<!very )\b(?:{'|'.join(_WORDS)})\b", re.IGNORECASE)
+_REFERRING = re.compile(rf"\b(?:{'|'.join(_WORDS)})\b", re.IGNORECASE)
 
 
 def _in_other_words(match: re.Match[str]) -> str:

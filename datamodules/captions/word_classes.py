@@ -10,9 +10,9 @@ from datamodules.captions.lvit_template import COUNTS
 from textseg.errors import UserError
 from textseg.preprocess import words_apart
 
-_HYPHEN = "[-\u2010\u2011]"
+HYPHEN = "[-\u2010\u2011]"
 _HOURS = r"\d{1,2}(?::\d\d)?"
-_CLOCK = rf"{_HOURS}(?:(?: to | ?- ?){_HOURS})? o['\u2019]clock"
+_CLOCK = rf"{_HOURS}(?:(?: to | ?- ?){_HOURS})?[ -]o['\u2019]clock"
 _FROM_NIPPLE = r"\d+(?:\.\d+)? ?cm from the nipple"
 _NUMBER = r"\d+(?:\.\d+)?"
 _MEASURE = rf"(?:{_NUMBER}(?: to | ?[-x\u00d7] ?))*{_NUMBER}[ -]?(?:cm|mm|percent|%)"
@@ -27,10 +27,10 @@ _CLASSES = {
     "vertical": "upper|uppermost|middle|mid|lower|lowermost|top|bottom|higher|superior|inferior",
     "place": f"{_CLOCK}|{_FROM_NIPPLE}|inner|outer|medial|lateral|central|midline|anterior|"
     "posterior|deep|superficial|subareolar|retroareolar|axillary|axilla|tail|quadrant|depth|third|"
-    f"half|close|nipple|centre|center|peripheral|mid{_HYPHEN}depth",
+    f"half|close|nipple|centre|center|peripheral|mid{HYPHEN}depth",
     "extent": "bilateral|unilateral|multifocal|unifocal|both|whole|entire|diffuse",
     "size": f"{_MEASURE}|small(?:er|est)?|medium|large(?:r|st)?|big(?:ger|gest)?|little|tiny|huge|"
-    rf"sized|\w+{_HYPHEN}sized",
+    rf"sized|\w+{HYPHEN}sized",
     "density": "(?:hypo|hyper|iso)(?:dense|attenuating|intense|echoic)|dense|density|dark|bright",
     "count": rf"{_NUMBER}|{'|'.join(NUMBER_WORDS)}|no|none|only|single|several|multiple|many",
     "pathology": _SUBTYPE,
@@ -47,9 +47,13 @@ _FUNCTION_WORD = re.compile(
     "is|are|was|were|be|been|it|its|there|their|our|part",
     re.IGNORECASE,
 )
-_WORD = rf"[^\W\d_]\w*(?:{_HYPHEN}\w+)*"
+_WORD = rf"[^\W\d_]\w*(?:{HYPHEN}\w+)*"
+_NUMBERED_WORD = rf"{_NUMBER}{HYPHEN}{_WORD}"  # 5-year-old
 # Phrases that count as one word, then single words, hyphenated ones whole.
-_UNIT = rf"{_CLOCK}|{_FROM_NIPPLE}|{_MEASURE}|\b(?:{_SUBTYPE})|{_NUMBER}|{_WORD}"
+_UNIT = (
+    rf"{_CLOCK}|{_FROM_NIPPLE}|{_MEASURE}|\b(?:{_SUBTYPE})(?!{HYPHEN}[^\W\d_])|"
+    rf"{_NUMBERED_WORD}|{_NUMBER}|{_WORD}"
+)
 _ALL_OF_A_LUNG = re.compile(r"all(?=\s+(?:left|right)\b)", re.IGNORECASE)
 # Classes whose words are joined without becoming one thing: "upper-left" says two.
 _DIRECTIONS = {"side", "vertical"}
@@ -135,10 +139,13 @@ class WordClasses:
             return
         name = self.class_of(unit.group())
         parts = [m.span() for m in re.finditer(r"\w+", unit.group())]
-        if name != "other" or not re.search(_HYPHEN, unit.group()):
+        if name != "other" or not re.search(HYPHEN, unit.group()):
             yield start, end, frozenset(filter(None, [name]))
             return
-        classes = [self.class_of(unit.group()[a:b]) for a, b in parts]
+        words = [unit.group()[a:b] for a, b in parts]
+        # A number behind a hyphen counts nothing: COVID-19.
+        numbers = [at > 0 and word.isdigit() for at, word in enumerate(words)]
+        classes = ["other" if n else self.class_of(w) for w, n in zip(words, numbers, strict=True)]
         if set(classes) == _DIRECTIONS:
             for (a, b), one in zip(parts, classes, strict=True):
                 yield start + a, start + b, frozenset(filter(None, [one]))

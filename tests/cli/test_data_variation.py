@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import textseg
+from tests.expressions import with_expressions
 from tests.tiny_run import call, only, write_experiment, write_refhl
 from textseg.cli.arguments import with_run_config
 
@@ -25,7 +26,7 @@ VARIED: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
-    root = {"root": str(write_refhl(home / "refhl"))}
+    root = {"root": str(with_expressions(write_refhl(home / "refhl")))}
     write_experiment(home, data={"init_args": {**root, **VARIED}})
     return home
 

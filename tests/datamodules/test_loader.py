@@ -15,6 +15,7 @@ from torch import Tensor
 from datamodules import RefHLSegDataModule
 from datamodules.dataset import Sample, collate, to_batch
 from tests import tiny_run
+from tests.expressions import with_expressions
 from tests.tiny_run import write_refhl
 from textseg.batch import Batch
 
@@ -25,7 +26,7 @@ EPOCH = 2
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(tiny_run.ROWS, "train", 11)
-        return write_refhl(tmp_path_factory.mktemp("refhl"))
+        return with_expressions(write_refhl(tmp_path_factory.mktemp("refhl")))
 
 
 VARIED: dict[str, Any] = {

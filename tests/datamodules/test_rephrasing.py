@@ -12,11 +12,16 @@ import pytest
 
 from datamodules import QaTaCov19DataModule, RefHLSegDataModule
 from datamodules.captions import rephrasing
-from datamodules.captions.modes import key
+from datamodules.captions.expressions import WORDS
+from datamodules.captions.modes import key, normalize, swap_sides
 from datamodules.captions.paraphrases import paraphrased
 from datamodules.captions.rephrasing import rephrasings
 from datamodules.dataset import drawn
+from datamodules.duke_breast_mri.captions import compose
+from datamodules.duke_breast_mri.sheets import Findings
+from datamodules.refhl_seg.phantoms import draw_phantom
 from tests.datamodules.contract import batches, refused
+from tests.expressions import all_expressions, with_expressions
 from tests.tiny_run import write_refhl
 from textseg.batch import EMPTY_CAPTION_ID, stable_id
 from textseg.encoders.vocabulary import build_tokenizer, words_of
@@ -86,7 +91,11 @@ def test_every_wording_of_the_template_names_its_zones_and_its_number() -> None:
             ("Large-sized low-density focus in the lower left of the liver",),
         ),
         ("the larger of two lesions", ("the larger of two foci",)),
-        ("a very dark lesion", ("a very dark focus",)),
+        (
+            "Lesion at the top right of the liver, small",
+            ("Focus at the top right of the liver, small-sized",),
+        ),
+        ("the lesion, top left liver.", ("the focus, top left liver.",)),
         # What cannot be reworded: other kinds, unlike extent and lungs, a zone that is lacking.
         ("a mass at the hilum", ()),
         ("", ()),
@@ -96,6 +105,107 @@ def test_every_wording_of_the_template_names_its_zones_and_its_number() -> None:
 )
 def test_wordings_of_each_kind(text: str, wordings: tuple[str, ...]) -> None:
     assert rephrasings(text) == wordings
+
+
+# The same words in free text, where they may mean something else.
+FREE = (
+    *("Dark lesion with an irregular border on the back.", "Big toe lesion", "a very dark lesion"),
+    *("A little above the lesion", "dense breast tissue with a lesion", "no lesion", "lesion"),
+    *("Lesion adjacent to the small bowel.", "lesion of the liver near the large intestine"),
+    *("Hyper-dense lesion", "hyper\u2011dense lesion", "A small-sized lesion", "non-dense lesion"),
+    *("low-density lesion in the upper left liver, not dense", "small bowel lesion"),
+    *("the small lesion on the left, number 3", "small vessel disease with white matter lesions"),
+    *("brain scan free of lesions or masses", "No evidence of abnormal growth or lesions."),
+    *("the largest of the lesions", "the largest of the one lesions", "the larger of two-lesions"),
+    *("dark lesion\n", "small  lesion", "Small lesion..", "SMALL LESION", "small lesion, dark"),
+    *("small lesion in the upper left lobe", "small lesion in the left liver", "small liver"),
+    "Breast appears normal with no tumor, although one lesion seems visible.",
+    "Left breast, unlike the right; scar of a removed tumour.",
+    "Left breast; no tumour.",
+    "Left breast, 9 o'clock; grade 2-like tumour.",
+    "There is a left breast, 9 o'clock; unifocal tumour.",
+)
+
+
+@pytest.mark.parametrize("text", FREE)
+def test_free_text_keeps_its_words(text: str) -> None:
+    assert rephrasings(text) == ()
+    assert {paraphrased(text, seed=seed) for seed in range(4)} == {None}
+
+
+def as_written(text: str) -> tuple[str, ...]:
+    """An expression, capitalized, with its period, and mirrored."""
+    capital = text[0].upper() + text[1:]
+    return text, capital, normalize(capital), swap_sides(text) or text
+
+
+def test_every_expression_that_is_composed_is_reworded() -> None:
+    for text in all_expressions():
+        for written in as_written(text):
+            (wording,) = rephrasings(written)
+            again = paraphrased(written, seed=0)
+            assert again is not None, written
+            assert len({written, wording, again}) == 3
+            assert wording[0].isupper() == again[0].isupper() == written[0].isupper()
+            assert wording.endswith(".") == again.endswith(".") == written.endswith(".")
+
+
+# What an expression says, by its words.
+SAID = {"focus": "lesion", "foci": "lesions", "bigger": "larger", "biggest": "largest"}
+SAID |= {"low-density": "hypodense", "high-density": "hyperdense", "equal-density": "isodense"}
+SAID |= {"small-sized": "small", "large-sized": "large", "top": "upper", "bottom": "lower"}
+SAID |= {word: value for value, words in WORDS.items() for word in words if " " not in word}
+SAID |= {"single": "only"}
+GRAMMAR = {"the", "in", "at", "of", "part", "and", "that", "is"}
+
+
+def said(text: str) -> list[str]:
+    words = re.findall(r"[\w-]+", text.lower())
+    return sorted(SAID.get(word, word) for word in words if word not in GRAMMAR)
+
+
+def test_an_expression_in_other_words_says_the_same() -> None:
+    for text in all_expressions():
+        assert [said(wording) for wording in rephrasings(text)] == [said(text)]
+        for seed in range(2):
+            assert said(paraphrased(text, seed=seed) or "") == said(text)
+
+
+def test_the_phantoms_captions_are_all_reworded() -> None:
+    texts = [text for number in range(12) for text in draw_phantom(number).expressions]
+    assert len(texts) > 24
+    assert all(rephrasings(text) and paraphrased(text, seed=0) for text in texts)
+
+
+POSITIONS = ("9", "10-11", "2:30", "axillary tail", "9 medial 5cm from nipple", "12, R 3 mid depth")
+POSITIONS += (
+    "upper outer quadrant",
+    "central, R 6 posterior, R near nipple, R 9",
+    "",
+    "lower quad",
+)
+SUBTYPES = ("", "luminal-like", "luminal A", "luminal B", "HER2-positive", "triple-negative")
+SUBTYPES += ("hormone-receptor-positive, HER2-positive",)
+
+
+def breast_words(text: str) -> tuple[str, ...]:
+    words = re.findall(r"[\w'-]+", text.lower())
+    return tuple(sorted(word for word in words if word not in ("in", "the", "with")))
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_every_composed_caption_of_a_breast_is_reworded(position: str) -> None:
+    for subtype, grade, several in itertools.product(SUBTYPES, (None, 1, 3), (None, False, True)):
+        findings = Findings(
+            position=f"R {position}", subtype=subtype, grade=grade, multifocal=several
+        )
+        caption = compose(findings, by_box=False)
+        assert caption.startswith("Right breast")
+        for text in (caption, swap_sides(caption)):
+            assert text is not None
+            wordings = [*rephrasings(text), paraphrased(text, seed=0) or ""]
+            assert len({text, *wordings}) == 4
+            assert {breast_words(wording) for wording in wordings} == {breast_words(text)}
 
 
 def test_the_probe_rewords_as_training_never_does() -> None:
@@ -115,7 +225,7 @@ def test_the_probe_rewords_as_training_never_does() -> None:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_refhl(tmp_path_factory.mktemp("refhl"))
+    return with_expressions(write_refhl(tmp_path_factory.mktemp("refhl")))
 
 
 def data(root: Path, **settings: Any) -> RefHLSegDataModule:

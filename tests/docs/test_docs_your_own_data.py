@@ -20,6 +20,7 @@ from datamodules.base import setting_names
 from datamodules.captions.modes import swap_sides
 from datamodules.medclipseg.phantoms import write_medclipseg
 from tests.docs.page import read_page
+from tests.expressions import with_expressions
 from tests.tiny_run import ROWS, Outcome, call, fingerprints, masks_in, only, write_refhl
 from textseg.models.base import SegmentationModule, settings_of
 
@@ -104,7 +105,7 @@ def test_the_mask_values_of_the_page_pick_classes(tmp_path: Path) -> None:
 
 def test_every_setting_of_the_page_makes_training_pictures(tmp_path: Path) -> None:
     """Each alone, and all of those that do not exclude each other together."""
-    root, together = str(write_refhl(tmp_path)), {}
+    root, together = str(with_expressions(write_refhl(tmp_path))), {}
     for name in ("language", *VARIATIONS):
         settings = yaml.safe_load(PAGE.tested[name])
         together |= settings

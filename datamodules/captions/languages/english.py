@@ -36,7 +36,8 @@ _IDIOM = re.compile(
     r"\b(what|that)(['\u2019]s| is| was| are) left\b|"
     r"\b(is|are|was|were|be|been|being) left(?=\s*([.;,]|$|in\b|at\b|for\b|to\b|with\b|by\b))|"
     r"\bleft the (?!lung|breast|kidney|side)|"
-    r"\ball right(?=\s*([.,;!?]|$))|\bright angles?\b|\bright-angled\b|\bright (away|now|here)\b|"
+    r"\ball right(?=\s*([.,;!?]|$))|\bright angle[ds]?\b|\bright (away|now|here)\b|"
+    r"\b(left|right) ?handed(ness)?\b|"  # of a person, whose hands no picture shows
     r"(?<!the )\bright (next|above|below|beneath|under|underneath|behind|beside|before|after|"
     r"through|across|along|adjacent|around|beyond|into|onto|inside|outside|up|down)\b",
     re.IGNORECASE,
@@ -45,10 +46,11 @@ _IDIOM = re.compile(
 _ASYMMETRIC = re.compile(
     r"\b(lobes?|lobar|lobectomy|hepatic|hemilivers?|portal|ventricles?|ventricular|atrium|atria|"
     r"atrial|auricles?|hemicolon|colic|flexures?|hypochondri\w+|iliac fossa|bundle branch|"
-    r"coronary|gastric|(left|right) (heart|colon))\b",
+    r"coronary|gastric|(left|right) (heart|colon|dominant (circulation|system)|to \w+ shunts?))\b",
     re.IGNORECASE,
 )
 _HOUR = r"(?:1[0-2]|[1-9])(?::[0-5]\d)?"
+_JOINTS = re.compile("[-_\u2010\u2011]")  # heart_atrium_left, right-heart
 _CLOCK = re.compile(rf"\b({_HOUR})(?:( to | ?- ?)({_HOUR}))?(?= o['\u2019]clock\b)")
 _WRITTEN_CLOCK = re.compile(rf"{_CLOCK.pattern} o['\u2019]clock\b")
 # What is left of a clock position when those that are plainly written are taken out.
@@ -70,7 +72,7 @@ class English(Language):
         text = _CLOCK.sub(_mirrored_clock, text)
         if not any(word.lower() in _MIRROR for word in words):
             return text
-        apart = text.replace("_", " ")  # heart_atrium_left
+        apart = _JOINTS.sub(" ", text)
         if _ASYMMETRIC.search(apart) or _IDIOM.search(apart):
             return None
         return _LETTERS.sub(lambda m: in_case_of(m[0], _MIRROR.get(m[0].lower(), m[0])), text)
