@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.captions.absent import absent_captions, asks, random_letters
+from datamodules.captions.absent import absent_captions, asks, random_letters, sides_said
 from textseg.tables import read_captions
 
 TEMPLATE = "Unilateral pulmonary infection, one infected area, upper left lung."
@@ -75,9 +75,22 @@ def test_random_letters_are_as_many_and_spell_no_word() -> None:
     assert random_letters(" ", seed=0) is None
 
 
-@pytest.mark.parametrize("text", [DENIED, "normal liver", "without tumour", "", "negative"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(DENIED, "normal liver", "without tumour", "", "negative"),
+        *("brain scan free of lesions", "lesion-free lung"),
+    ],
+)
 def test_a_denial_asks_for_nothing(text: str) -> None:
     assert not asks(text)
+
+
+def test_the_sides_that_a_caption_names() -> None:
+    assert sides_said("large lesion, upper LEFT lung") == {"left"}
+    assert sides_said("left lung and lower right lung") == {"left", "right"}
+    assert sides_said("Bilateral infection") == {"left", "right"}
+    assert sides_said("leftover, brightness, the upper lung") == set()
 
 
 @pytest.mark.parametrize(
