@@ -27,8 +27,8 @@ from textseg.batch import ABSENT, ABSENT_LESION
 from textseg.preprocess import words_apart
 
 _DENIAL = re.compile(
-    r"(?<![\w-])(no|none|without|zero|normal|healthy|nothing|negative|absence|absent|free of)(?![\w-])|"
-    r"(?<=\w-)free(?![\w-])",  # lesion-free
+    r"(?<![\w-])(no|none|without|zero|normal|healthy|nothing|negative|absence|absent|free of)"
+    r"(?![\w-])|(?<=\w-)free(?![\w-])",  # lesion-free
     re.IGNORECASE,
 )
 _SIDE = re.compile(r"\b(left|right)(?!\w)", re.IGNORECASE)
