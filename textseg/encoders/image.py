@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from textseg.encoders.hub import hub_or_cache, hub_reason
 from textseg.encoders.restore import is_restoring
-from textseg.encoders.timm_source import FOLDER, timm_source
+from textseg.encoders.timm_source import TimmSource, timm_source, watched_loading, weights_file
 from textseg.encoders.weights import load_pyramid
 from textseg.encoders.windows import close_other_windows
 from textseg.errors import UserError, first_line
@@ -142,6 +142,33 @@ def load_timm_weights(
     load_pyramid(body, _whole_network(name, options), path, asked=asked)
 
 
+def load_described_weights(
+    body: nn.Module, source: TimmSource, options: Mapping[str, Any], name: str, *, asked: str
+) -> None:
+    """Fill timm's feature pyramid from the weights beside its description.
+
+    Args:
+        body: the pyramid.
+        source: the description.
+        options: that the pyramid was made with.
+        name: ``hf-hub:ORG/NAME`` or ``local-dir:FOLDER``.
+        asked: what messages call the network.
+
+    Raises:
+        UserError: the weights are missing, cannot be fetched or read, or do not fit.
+    """
+    path = weights_file(name, source.options["pretrained_cfg"], asked=asked)
+    load_pyramid(
+        body,
+        _whole_network(source.architecture, options),
+        str(path),
+        asked=asked,
+        field="weights",
+        remedy="config.json, image_encoder_options and the weights are of different networks: give "
+        "a model where they are of one, or set pretrained: false",
+    )
+
+
 def check_strides(image_encoder: str, strides: Sequence[int]) -> None:
     """Check that an encoder's feature maps lie at STRIDES.
 
@@ -168,6 +195,50 @@ def check_widths(image_encoder: str, widths: Sequence[int]) -> None:
             f"image_encoder={image_encoder!r} has widths {list(widths)}, not all multiples of 4",
             "the position embedding splits a width into four: choose another encoder",
         )
+
+
+def _pyramid(
+    name: str,
+    timm_name: str,
+    settings: Mapping[str, Any],
+    *,
+    fetch: bool,
+    given: Mapping[str, Any],
+) -> Any:
+    """timm's feature pyramid, filled in full with the weights that timm publishes if `fetch`.
+
+    Args:
+        name: as the user gave it.
+        timm_name: of the architecture.
+        settings: arguments of ``timm.create_model``.
+        fetch: load timm's weights.
+        given: those of `settings` that the user gave.
+    """
+    if not is_timm_model(timm_name):
+        near = near_timm_names(name)
+        raise UserError(
+            f"image_encoder={name!r} is not a timm model",
+            f"did you mean one of {near}?" if near else "timm.list_models() tells their names",
+        )
+    import timm
+
+    try:
+        with hub_or_cache(name) if fetch else nullcontext(), watched_loading(name) as loading:
+            body = timm.create_model(timm_name, pretrained=fetch, features_only=True, **settings)
+    except TypeError as error:
+        raise UserError(
+            f"image_encoder={name!r} does not take options {dict(given)} ({first_line(error)})",
+            "leave out what this timm model does not know",
+        ) from error
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"image_encoder={name!r} could not be built "
+            f"({hub_reason(error) if fetch else first_line(error)})",
+            "connect to the hub once so that the weights are cached, give a local file as "
+            "image_weights, or set pretrained: false",
+        ) from error
+    loading.check(body)
+    return body
 
 
 class ImageEncoder(nn.Module):
@@ -199,38 +270,16 @@ class ImageEncoder(nn.Module):
     ) -> None:
         super().__init__()
         fetch = pretrained and weights is None and not is_restoring()
-        from_hub = fetch and not name.startswith(FOLDER)
         self.source = timm_source(name, with_weights=weights is not None)
         timm_name = self.source.architecture if self.source else name
         settings = {**(self.source.options if self.source else {}), **(options or {})}
         if "swin" in timm_name:
             settings.setdefault("strict_img_size", False)
-        if not is_timm_model(timm_name):
-            near = near_timm_names(name)
-            raise UserError(
-                f"image_encoder={name!r} is not a timm model",
-                f"did you mean one of {near}?" if near else "timm.list_models() tells their names",
-            )
-        import timm
-
-        try:
-            with hub_or_cache(name) if from_hub else nullcontext():
-                self.body: Any = timm.create_model(
-                    timm_name, pretrained=fetch, features_only=True, **settings
-                )
-        except TypeError as error:
-            raise UserError(
-                f"image_encoder={name!r} does not take options {dict(options or {})} "
-                f"({first_line(error)})",
-                "leave out what this timm model does not know",
-            ) from error
-        except (OSError, RuntimeError) as error:
-            raise UserError(
-                f"image_encoder={name!r} could not be built "
-                f"({hub_reason(error) if from_hub else first_line(error)})",
-                "connect to the hub once so that the weights are cached, give a local file as "
-                "image_weights, or set pretrained: false",
-            ) from error
+        self.body: Any = _pyramid(
+            name, timm_name, settings, fetch=fetch and self.source is None, given=options or {}
+        )
+        if fetch and self.source is not None:
+            load_described_weights(self.body, self.source, settings, name, asked=name)
         close_other_windows(self.body)
         if weights is not None and not is_restoring():
             load_timm_weights(self.body, timm_name, settings, weights, asked=name)

@@ -18,8 +18,14 @@ from transformers import (
     BertModel,
     BertTokenizerFast,
     PretrainedConfig,
+    PreTrainedTokenizerBase,
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.tokenization_auto import (
+    get_tokenizer_config,
+    tokenizer_class_from_name,
+)
+from transformers.utils import cached_file
 
 from textseg.encoders.hub import hub_or_cache, hub_reason
 from textseg.errors import UserError, first_line
@@ -119,7 +125,7 @@ def load(name: str, pretrained: bool) -> tuple[Any, Tokenizer]:
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """Tokenizer of a local folder or hub name, without the model.
+    """Tokenizer of a local folder or hub name, without the model; it neither cuts nor pads.
 
     Raises:
         UserError: it is missing or broken.
@@ -156,17 +162,50 @@ def _config_and_tokenizer(name: str) -> tuple[PretrainedConfig, Tokenizer]:
     if not values:
         raise FileNotFoundError("no config.json")
     config = config_from(values)
-    if isinstance(config, BertConfig):
-        tokenizer = BertTokenizerFast.from_pretrained(name)
+    return config, _tokenizer(name, config)
+
+
+def _tokenizer(name: str, config: PretrainedConfig) -> Tokenizer:
+    """The tokenizer of transformers' own class, or tokenizer.json where that is of another kind.
+
+    Some classes build a tokenizer anew from the vocabulary alone: a BERT with the SentencePiece
+    vocabulary of XLM-R would get word pieces, to which every word is unknown.
+    """
+    if isinstance(config, BertConfig) and not _has_known_class(name, config):
+        tokenizer = BertTokenizerFast.from_pretrained(name)  # of CXR-BERT, whose code is not run
     else:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        own = {"config": config} if isinstance(config, BertConfig) else {}
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **own)
     backend = getattr(tokenizer, "backend_tokenizer", None)
+    stored = _stored_tokenizer(name)
+    if stored is not None and type(stored.model) is not type(getattr(backend, "model", None)):
+        backend = stored
     if backend is None or backend.get_vocab_size() <= len(tokenizer.all_special_tokens):
         raise UserError(
             f"text_encoder={name!r} has no fast tokenizer with a vocabulary",
             "put its tokenizer.json or vocab.txt beside its config, or choose another encoder",
         )
-    return config, backend
+    backend.no_truncation()  # which a file may prescribe
+    backend.no_padding()
+    return backend
+
+
+def _has_known_class(name: str, config: PretrainedConfig) -> bool:
+    """Whether the tokenizer's class is named, and is a tokenizer of transformers."""
+    named = get_tokenizer_config(name).get("tokenizer_class")
+    named = named or getattr(config, "tokenizer_class", None) or ""
+    plain = named.removesuffix("Fast")
+    found = [tokenizer_class_from_name(known) for known in (named, plain, f"{plain}Fast")]
+    return any(isinstance(c, type) and issubclass(c, PreTrainedTokenizerBase) for c in found)
+
+
+def _stored_tokenizer(name: str) -> Tokenizer | None:
+    """What tokenizer.json holds; None where there is none."""
+    try:
+        path = cached_file(name, "tokenizer.json")
+    except OSError:  # a folder or a repository with a vocabulary alone
+        return None
+    return None if path is None else Tokenizer.from_file(path)
 
 
 def _weights(name: str, config: PretrainedConfig) -> Any:

@@ -421,6 +421,4 @@ def token_counter(name: str) -> Callable[[str], int]:
     if name == SCRATCH:
         return lambda caption: len(words_of(caption)) + 2
     tokenizer = load_tokenizer(name)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     return lambda caption: len(tokenizer.encode(caption).ids)

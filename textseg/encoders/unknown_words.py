@@ -86,5 +86,4 @@ def share_counter(name: str) -> Callable[[Sequence[str], Sequence[str], int], li
             build_tokenizer(training, vocab_size), captions
         )
     tokenizer = load_tokenizer(name)
-    tokenizer.no_padding()
     return lambda training, captions, vocab_size: unknown_shares(tokenizer, captions)

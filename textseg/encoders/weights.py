@@ -23,7 +23,7 @@ from textseg.errors import UserError, first_line
 FIELD = "image_weights"
 WRAPPERS = ("state_dict", "model")
 # What stands before every name of a file, and what before the encoder's names in a whole network.
-PREFIXES = ("module.", "model.")
+PREFIXES = ("module.", "_orig_mod.", "model.")
 PARTS = ("backbone.", "encoder.")
 COUNTER = ".num_batches_tracked"  # of batch norms: older files lack it, and nothing reads it
 WANTED = "a file of weights: .pth, .pt, .bin or .safetensors"
@@ -109,7 +109,15 @@ def sha256_of(path: str | Path) -> str:
 # --- loading
 
 
-def load_pyramid(body: nn.Module, whole: nn.Module, path: str, *, asked: str) -> None:
+def load_pyramid(
+    body: nn.Module,
+    whole: nn.Module,
+    path: str,
+    *,
+    asked: str,
+    field: str = FIELD,
+    remedy: str | None = None,
+) -> None:
     """Fill a feature pyramid of timm from a file of the whole network.
 
     The file may have timm's names, those of the pyramid, or those that timm translates when it
@@ -120,29 +128,36 @@ def load_pyramid(body: nn.Module, whole: nn.Module, path: str, *, asked: str) ->
         whole: the same network with a classifier; only its names and shapes are read.
         path: the file.
         asked: the network's name, for messages.
+        field: what messages call the file.
+        remedy: what to do where the file does not fit, for messages.
 
     Raises:
         UserError: the file cannot be read, or does not fit.
     """
-    stored = read_tensors(path)
+    stored = read_tensors(path, field=field)
     shapes = {name: tuple(value.shape) for name, value in whole.state_dict().items()}
     whole_names = _names_in_whole(body, whole)
     plain = {
         whole_names.get(name, name): value for name, value in _unprefixed(stored, shapes).items()
     }
-    readings = [plain, *_translated(stored, whole), *_translated(plain, whole)]
-    needed = [whole_names[name] for name in body.state_dict()]
     config = getattr(whole, "default_cfg", {})
-    head = config.get("classifier") or ()
-    heads = (head,) if isinstance(head, str) else tuple(head)
-    found = {id(r): _mismatch(r, shapes, needed, heads=heads) for r in readings}
+    readings = [
+        _colored(reading, shapes, config)
+        for reading in (plain, *_translated(stored, whole), *_translated(plain, whole))
+    ]
+    heads = names_in(config, "classifier")
+    in_head = tuple(f"{head}." for head in heads)
+    named = [whole_names[name] for name in body.state_dict()]
+    needed = [name for name in named if not name.startswith(in_head)]
+    found = {id(r): mismatch(r, shapes, needed, heads=heads) for r in readings}
     best = min(readings, key=lambda reading: found[id(reading)].total)
     if found[id(best)].total:
-        raise _misfit(path, asked, stored, best, shapes, found[id(best)])
+        called = f"{field}={path!r}"
+        raise misfit(called, asked, stored, best, shapes, found[id(best)], remedy)
     own = body.state_dict()
-    body.load_state_dict(
-        {n: best.get(whole_names[n], value) for n, value in own.items()}, strict=True
-    )
+    offered = {name: best.get(whole_names[name], value) for name, value in own.items()}
+    fitting = {n: v if v.shape == own[n].shape else own[n] for n, v in offered.items()}
+    body.load_state_dict(fitting, strict=True)  # what does not fit is of a classifier
 
 
 def load_encoder(encoder: nn.Module, path: str, *, asked: str) -> None:
@@ -166,10 +181,10 @@ def load_encoder(encoder: nn.Module, path: str, *, asked: str) -> None:
         encoder.load_state_dict({**counters, **named})
     except (RuntimeError, KeyError) as error:
         reading = dict(arrived[0]) if arrived else named
-        found = _mismatch(reading, shapes, list(shapes))
+        found = mismatch(reading, shapes, list(shapes))
         if not found.total:
             raise
-        raise _misfit(path, asked, stored, reading, shapes, found) from error
+        raise misfit(f"{FIELD}={path!r}", asked, stored, reading, shapes, found) from error
     finally:
         hook.remove()
 
@@ -207,9 +222,9 @@ def load_mscan(
         for name, value in named.items()
         if not (strip := _STRIP.search(name)) or strip[1] in strips
     }
-    found = _mismatch(reading, shapes, list(shapes), heads=("head",))
+    found = mismatch(reading, shapes, list(shapes), heads=("head",))
     if found.total:
-        raise _misfit(path, asked, stored, reading, shapes, found)
+        raise misfit(f"{FIELD}={path!r}", asked, stored, reading, shapes, found)
     encoder.load_state_dict({n: reading.get(n, v) for n, v in own.items()}, strict=True)
 
 
@@ -250,6 +265,29 @@ def _names_in_whole(body: nn.Module, whole: nn.Module) -> dict[str, str]:
     return names
 
 
+def names_in(config: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """Modules that timm's description names under `key`: none, one or several."""
+    named = config.get(key) or ()
+    return (named,) if isinstance(named, str) else tuple(named)
+
+
+def _colored(stored: Tensors, shapes: Mapping[str, Any], config: Mapping[str, Any]) -> Tensors:
+    """Weights of a network that was described as one for gray pictures, for three colors.
+
+    Its first convolution is repeated and divided by three, as timm does it: a gray picture gives
+    what it gave. A network that keeps its one channel, or is for colors already, stays as it is.
+    """
+    if (config.get("input_size") or (3,))[0] != 1:
+        return stored
+    for name in (f"{module}.weight" for module in names_in(config, "first_conv")):
+        weight, wanted = stored.get(name), shapes.get(name, ())
+        if weight is None or not weight.ndim == len(wanted) == 4:
+            continue
+        if (weight.shape[1], wanted[1]) == (1, 3):
+            stored = {**stored, name: weight.repeat(1, 3, 1, 1) * (1 / 3)}
+    return stored
+
+
 def _translated(stored: Tensors, whole: nn.Module) -> Iterator[Tensors]:
     """What timm makes of an author's own names; nothing where it does not know the network."""
     translate = getattr(sys.modules[type(whole).__module__], "checkpoint_filter_fn", None)
@@ -265,7 +303,7 @@ def _translated(stored: Tensors, whole: nn.Module) -> Iterator[Tensors]:
 # --- what does not fit
 
 
-def _mismatch(
+def mismatch(
     stored: Mapping[str, Tensor],
     shapes: Mapping[str, tuple[int, ...]],
     needed: Sequence[str],
@@ -289,21 +327,23 @@ def _mismatch(
     )
 
 
-def _misfit(
-    path: str,
+def misfit(
+    called: str,
     asked: str,
     stored: Mapping[str, Tensor],
     reading: Mapping[str, Tensor],
     shapes: Mapping[str, tuple[int, ...]],
     found: Mismatch,
+    remedy: str | None = None,
 ) -> UserError:
     """The error of a file that does not fit; it names the network of both.
 
     Args:
-        path, asked: of the file and of the network.
+        called, asked: what messages call the file and the network.
         stored, reading: the file, and what of it was compared, by the network's names.
         shapes: of the network's weights.
         found: what does not fit.
+        remedy: by default another file, or the network of this one.
     """
     of_file = f"of its {len(stored)} tensors"
 
@@ -327,15 +367,16 @@ def _misfit(
     detail = "; ".join(parts)
     if _in_another_order(reading, shapes, found):
         return UserError(
-            f"{FIELD}={path!r} has the names of image_encoder={asked!r}, but its kernels have "
+            f"{called} has the names of image_encoder={asked!r}, but its kernels have "
             f"their axes in another order, such as TensorFlow's: {detail}",
             "convert it to torch's order, (out, in, height, width), with its maker's own tool",
         )
     likely = recognize(reading) or recognize(stored) or "an unknown network"
     return UserError(
-        f"{FIELD}={path!r} does not fit image_encoder={asked!r}, it looks like {likely}: {detail}",
-        f"give a file of {asked} with the same image_encoder_options, or set image_encoder to the "
-        "network of the file",
+        f"{called} does not fit image_encoder={asked!r}, it looks like {likely}: {detail}",
+        remedy
+        or f"give a file of {asked} with the same image_encoder_options, or set image_encoder to "
+        "the network of the file",
     )
 
 

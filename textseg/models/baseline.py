@@ -27,12 +27,14 @@ from textseg.encoders import (
     check_image_size,
     is_restoring,
     is_timm_model,
+    load_described_weights,
     load_timm_weights,
     near_timm_names,
     timm_no_weight_decay,
     timm_source,
 )
 from textseg.encoders.hub import hub_or_cache, hub_reason
+from textseg.encoders.timm_source import watched_loading
 from textseg.encoders.weights import load_encoder
 from textseg.encoders.windows import close_other_windows
 from textseg.errors import UserError, first_line
@@ -91,8 +93,8 @@ class ImageBaseline(TextImageBackboneMixin, SegmentationModule):
         super().__init__(lr=lr, **kwargs)
         self.source = None  # of a hub or folder
         encoder_options = dict(image_encoder_options or {})
+        name = image_encoder.removeprefix(TIMM)  # a hub or folder is named by it
         if image_encoder.startswith(TIMM):
-            name = image_encoder.removeprefix(TIMM)
             self.source = timm_source(name, with_weights=image_weights is not None)
         if self.source is not None:
             image_encoder = f"{TIMM}{self.source.architecture}"
@@ -108,10 +110,11 @@ class ImageBaseline(TextImageBackboneMixin, SegmentationModule):
             )
         self.pretrained = pretrained or image_weights is not None
         self.min_positions = MIN_POSITIONS.get(architecture, 1)
+        fetch = pretrained and image_weights is None and not is_restoring()
         self.network = _build(
             architecture,
             image_encoder,
-            pretrained=pretrained and image_weights is None and not is_restoring(),
+            pretrained=fetch and self.source is None,
             options={**encoder_options, **(decoder_options or {})},
         )
         encoder = self.network.encoder
@@ -122,6 +125,9 @@ class ImageBaseline(TextImageBackboneMixin, SegmentationModule):
             self.normalize = _normalize_offline(image_encoder, encoder)
         if image_weights is not None and not is_restoring():
             _load(encoder, image_encoder, encoder_options, image_weights)
+        elif fetch and self.source is not None:
+            asked = f"{TIMM}{name}"
+            load_described_weights(encoder.model, self.source, encoder_options, name, asked=asked)
         self.text_encoder = NoText()
         self.unfreeze_text(frozen=False)
         self.refuse_stage_norm("segmentation-models-pytorch builds this one into its network")
@@ -199,8 +205,9 @@ def _build(
 
     published: str | bool = True if image_encoder.startswith(TIMM) else "imagenet"
     try:
-        with hub_or_cache(image_encoder) if pretrained else nullcontext():
-            return smp.create_model(
+        hub = hub_or_cache(image_encoder) if pretrained else nullcontext()
+        with hub, watched_loading(image_encoder) as loading:
+            network = smp.create_model(
                 architecture,
                 image_encoder,
                 encoder_weights=published if pretrained else None,
@@ -208,6 +215,10 @@ def _build(
                 classes=1,
                 **options,
             )
+        loading.check(network)
+        return network
+    except UserError:
+        raise
     except (OSError, KeyError, TypeError, ValueError, AssertionError, RuntimeError) as error:
         if isinstance(error, OSError) or (pretrained and isinstance(error, RuntimeError)):
             raise _out_of_reach(image_encoder, error) from error
