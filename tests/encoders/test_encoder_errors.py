@@ -186,3 +186,10 @@ def test_near_names_stand_behind_the_prefix_and_among_the_others() -> None:
     assert near_timm_names("tu-convnext_tinny", prefix="tu-")[0] == "tu-convnext_tiny"
     assert near_timm_names("rsnet34_own", others=["resnet34_own"])[0] == "resnet34_own"
     assert near_timm_names("????") == []
+
+
+def test_stages_that_a_network_does_not_have_are_named() -> None:
+    """Such as the overlays of EfficientNet, laid over an experiment with a ConvNeXt."""
+    with pytest.raises(UserError, match=r"'convnext_atto' has fewer stages than .*4\]") as error:
+        ImageEncoder("convnext_atto", pretrained=False, options={"out_indices": [1, 2, 3, 4]})
+    assert "out_indices" in str(error.value).partition("\n")[2]

@@ -230,6 +230,11 @@ def _pyramid(
             f"image_encoder={name!r} does not take options {dict(given)} ({first_line(error)})",
             "leave out what this timm model does not know",
         ) from error
+    except IndexError as error:  # of a stage that is not there
+        raise UserError(
+            f"image_encoder={name!r} has fewer stages than options {dict(given)} ask for",
+            "give indices of its stages, counted from 0, as out_indices, or leave out_indices out",
+        ) from error
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"image_encoder={name!r} could not be built "
