@@ -21,7 +21,6 @@ from tests.experiments.fake_suite import (
     FakeSuite,
     campaign_of,
     cells,
-    fake_suite,
     row_of,
     script,
     wait_until,
@@ -32,11 +31,6 @@ from tests.tiny_run import shell
 from campaign.cells import main_test  # isort: skip
 from campaign.processes import FailedError, start  # isort: skip
 from campaign.work import Worker  # isort: skip
-
-
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSuite:
-    return fake_suite(tmp_path, monkeypatch)
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> Any:

@@ -10,7 +10,6 @@ import pytest
 from tests.experiments.fake_suite import (
     FakeSuite,
     campaign_of,
-    fake_suite,
     row_of,
     script,
     worker_of,
@@ -19,11 +18,6 @@ from tests.experiments.fake_suite import (
 from campaign import frontier, locks, settings, tables  # isort: skip
 from campaign.processes import BadSettingsError, FailedError, write  # isort: skip
 from campaign.work import Worker  # isort: skip
-
-
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSuite:
-    return fake_suite(tmp_path, monkeypatch)
 
 
 def test_the_best_is_chosen_by_the_mean_over_seeds_of_networks_as_they_are(

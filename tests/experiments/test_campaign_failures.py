@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.experiments.fake_suite import FakeSuite, campaign_of, cells, fake_suite, worker_of
+from tests.experiments.fake_suite import FakeSuite, campaign_of, cells, worker_of
 from textseg.runs.cases import CaseRow, write_cases
 
 from campaign import failures, page  # isort: skip
@@ -20,11 +20,6 @@ from campaign import failures, page  # isort: skip
 TESTS = ["true", "empty", "shuffled"]
 PIXELS = 10_000
 IMAGES = 200
-
-
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSuite:
-    return fake_suite(tmp_path, monkeypatch)
 
 
 def case(number: int, true: int, predicted: int, both: int) -> CaseRow:

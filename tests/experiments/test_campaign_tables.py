@@ -14,16 +14,10 @@ from tests.experiments.fake_suite import (
     FakeSuite,
     campaign_of,
     cells,
-    fake_suite,
     worker_of,
 )
 
 from campaign import machine, settings, tables  # isort: skip
-
-
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSuite:
-    return fake_suite(tmp_path, monkeypatch)
 
 
 def test_the_tables_hold_the_runs_own_numbers(tmp_path: Path, fake: FakeSuite) -> None:

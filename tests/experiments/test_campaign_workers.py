@@ -18,18 +18,12 @@ from tests.experiments.fake_suite import (
     PYTHON,
     FakeSuite,
     campaign_of,
-    fake_suite,
     wait_until,
     worker_of,
 )
 
 from campaign import check, cluster, locks, settings  # isort: skip
 from campaign.processes import FailedError  # isort: skip
-
-
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSuite:
-    return fake_suite(tmp_path, monkeypatch)
 
 
 # --- several workers -----------------------------------------------------------------------------
