@@ -193,8 +193,8 @@ def test_over_loaded_weights_the_features_are_the_plain_mscans_until_the_text_is
         assert not torch.equal(guided(image, words(2))[-1], guided(image, words(2, seed=1))[-1])
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, 0.1), (0.3, 0.3)])
-def test_layer_scales_start_at_a_tenth_from_scratch_or_at_what_is_given(
+@pytest.mark.parametrize(("given", "expected"), [(None, 0.01), (0.3, 0.3)])
+def test_layer_scales_start_at_a_hundredth_from_scratch_or_at_what_is_given(
     given: float | None, expected: float
 ) -> None:
     scales = [p for n, p in build(layer_scale=given).named_parameters() if "layer_scale" in n]

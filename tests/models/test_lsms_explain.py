@@ -83,17 +83,24 @@ def numpy_attention(
     def positions_last(x: Tensor) -> np.ndarray:
         return x.double().numpy().reshape(*x.shape[:2], -1).transpose(0, 2, 1)
 
+    def normed(values: np.ndarray, eps: float) -> np.ndarray:
+        return (values - values.mean(-1, keepdims=True)) / np.sqrt(
+            values.var(-1, keepdims=True) + eps
+        )
+
     B, _, H, W = maps[0].shape
-    queries = [linear(q, positions_last(x)) for q, x in zip(attention.to_query, maps, strict=True)]
-    query = np.concatenate(queries, axis=-1) + positions_last(position)
+    queries = [
+        linear(q, normed(positions_last(x), 1e-5))
+        for q, x in zip(attention.to_query, maps, strict=True)
+    ]
+    query = np.concatenate(queries, axis=-1) + position.double().numpy()
     query = query.reshape(B, H * W, attention.heads, -1)
     keys, values = text.keys.double().numpy(), text.values.double().numpy()
     scores = np.einsum("bnhd,bhld->bhnl", query, keys) / np.sqrt(query.shape[-1])
     powers = np.exp(scores) * text.mask.numpy()
     weights = powers / powers.sum(-1, keepdims=True)
     seen = np.einsum("bhnl,bhld->bnhd", weights, values).reshape(B, H * W, -1)
-    out = seen - seen.mean(-1, keepdims=True)
-    out = out / np.sqrt(out.var(-1, keepdims=True) + attention.norm.eps)
+    out = normed(seen, attention.norm.eps)
     gate = np.tanh(linear(attention.gate[2], np.maximum(linear(attention.gate[0], out), 0)))
     written = linear(attention.proj, out * gate)
     return weights.mean(1), np.abs(written).mean(-1).reshape(B, H, W)

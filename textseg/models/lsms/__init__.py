@@ -22,10 +22,10 @@ Our choice:
   * the language branch: one multi-head cross-attention from the positions of the maps, with a 2-D
     position embedding, to the text tokens. Its heads are dealt to the 5x5 map and the three strips'
     ("per_scale"), each with a quarter of the width, so that four maps cost what one does, or all
-    are of the 5x5 map ("shared", as in the same authors' SLViT). The result is normalized by
-    channel and gated by a tanh MLP, which starts open from scratch and closed over published image
-    weights: F_1..F_4 are then the plain MSCAN's at the first step. The blocks of a stage share the
-    tokens' keys and values;
+    are of the 5x5 map ("shared", as in the same authors' SLViT). Maps are normalized by channel
+    before they ask, so that none drowns its position, and so is the result, which a tanh MLP gates:
+    open from scratch, closed over published image weights, where F_1..F_4 are then the plain
+    MSCAN's at the first step. The blocks of a stage share the tokens' keys and values;
   * the FSD's grid is at 1/4 of the input, where F_1 lies: at 1/8 no logits draw small lesions well
     (experiments/README.md). Its global operator is two pre-norm self-attention layers over the
     squeezed joint map. P_2..P_4 hold nothing finer than 1/8, so it works there, and its keys are

@@ -23,7 +23,7 @@ from textseg.models.lsms.language import (
 
 STRIPS = (7, 11, 21)
 MLP_RATIOS = (8, 8, 4, 4)  # of the four stages, in every variant
-LAYER_SCALE = 0.1  # initial, from scratch; short runs learn more with it than with MSCAN's 0.01
+LAYER_SCALE = 0.01  # initial, from scratch: MSCAN's
 
 
 class Variant(NamedTuple):
@@ -197,7 +197,7 @@ class LanguageGuidedVisionEncoder(nn.Module):
         language_branch: ``per_scale``, ``shared``, or ``none`` for the plain MSCAN.
         strips: lengths of the strip kernels, out of 7, 11 and 21.
         drop_path: stochastic depth of the last block, rising linearly from 0.
-        layer_scale: initial gamma of every residual branch; None is 0.1, or, with `weights`, what
+        layer_scale: initial gamma of every residual branch; None is 0.01, or, with `weights`, what
             the file has.
         weights: local file of SegNeXt's published MSCAN weights, with their or OpenMMLab's names;
             over it the language attentions start closed, so that F_1..F_4 are the plain MSCAN's.

@@ -17,9 +17,7 @@ from textseg.layers import (
     sincos_position_embedding_2d,
     split_heads,
     to_map,
-    to_tokens,
 )
-from textseg.models.lsms.convolutions import PointwiseConv
 
 LanguageBranch = Literal["shared", "per_scale", "none"]
 POSITION_DIM = 64
@@ -83,7 +81,7 @@ class StageTextProjection(nn.Module):
         self.position_embedding = nn.Linear(POSITION_DIM, heads.width)
 
     def forward(self, text: TextFeatures, x: Tensor) -> tuple[TextKeyValues, Tensor]:
-        """Keys and values, and the position embedding [1, width, H, W] of x [B, C, H, W]."""
+        """Keys and values, and the position embedding [1, H*W, width] of x [B, C, H, W]."""
         height, width = x.shape[-2:]
         tokens = self.norm(text.tokens)
         key_values = TextKeyValues(
@@ -92,7 +90,28 @@ class StageTextProjection(nn.Module):
             text.mask[:, None, None, :],
         )
         position = sincos_position_embedding_2d(height, width, POSITION_DIM, x)
-        return key_values, to_map(self.position_embedding(position), height, width)
+        return key_values, self.position_embedding(position)
+
+
+class MapQueries(nn.Linear):
+    """Queries of a map's positions: a linear layer over LayerNorm by channel.
+
+    The maps of four receptive fields differ in size, by network and by step; normed, none of them
+    drowns the position embedding that is added, nor gives one word all attention from the start.
+    The norm has no weights of its own: they would be this layer's.
+
+    Args:
+        channels: of the map.
+        width: of the queries.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__(channels, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, channels, H, W] -> [B, H*W, width]."""
+        normed = F.layer_norm(x.permute(0, 2, 3, 1), (self.in_features,))
+        return super().forward(normed).flatten(1, 2)
 
 
 class LanguageAttention(nn.Module):
@@ -100,7 +119,8 @@ class LanguageAttention(nn.Module):
 
     One multi-head attention whose heads are dealt to the maps: each map has queries, keys and
     values of its own, and a gate for each of its channels, which depends on what all maps found.
-    A_L = W_o(O * tanh(G2 ReLU(G1 O))) with O = LN(heads side by side).
+    With Q_k = W_k LN(A_k) + position and O = LN(heads side by side),
+    A_L = W_o(O * tanh(G2 ReLU(G1 O))).
     LayerNorm by channel keeps no running statistics, so an image does not depend on its batch.
 
     Args:
@@ -115,7 +135,7 @@ class LanguageAttention(nn.Module):
         self.heads = heads.total
         width = heads.width
         self.to_query = nn.ModuleList(
-            PointwiseConv(channels, width // heads.scales) for _ in range(heads.scales)
+            MapQueries(channels, width // heads.scales) for _ in range(heads.scales)
         )
         self.norm = nn.LayerNorm(width)
         squeeze, widen = nn.Linear(width, width // 4), nn.Linear(width // 4, width)
@@ -126,7 +146,7 @@ class LanguageAttention(nn.Module):
         self.proj = nn.Linear(width, channels, bias=False)  # a bias would be that of conv3
 
     def forward(self, scales: Sequence[Tensor], text: TextKeyValues, position: Tensor) -> Tensor:
-        """Maps [B, C, H, W], one a scale, and position [1, width, H, W] -> A_L [B, C, H, W]."""
+        """Maps [B, C, H, W], one a scale, and position [1, H*W, width] -> A_L [B, C, H, W]."""
         height, width = scales[0].shape[-2:]
         query = self._query(scales, position)
         attended = F.scaled_dot_product_attention(query, text.keys, text.values, text.mask)
@@ -139,4 +159,4 @@ class LanguageAttention(nn.Module):
 
     def _query(self, scales: Sequence[Tensor], position: Tensor) -> Tensor:
         queries = [layer(x) for layer, x in zip(self.to_query, scales, strict=True)]
-        return split_heads(to_tokens(torch.cat(queries, dim=1) + position), self.heads)
+        return split_heads(torch.cat(queries, dim=-1) + position, self.heads)

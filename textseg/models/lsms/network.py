@@ -64,8 +64,8 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
             fields ("per_scale"), the first alone ("shared"), or none, in image-only mode ("none").
         strips: lengths of the strip kernels, out of 7, 11 and 21.
         drop_path: stochastic depth of the deepest block.
-        layer_scale: initial weight of every residual branch, from scratch; null is 0.1. Not to be
-            given beside `image_weights`, whose file has its own.
+        layer_scale: initial weight of every residual branch, from scratch; null is 0.01. Not to
+            be given beside `image_weights`, whose file has its own.
         image_weights: local file of SegNeXt's published MSCAN weights, or of OpenMMLab's copy of
             them; null is an image encoder from scratch. Over them the text has no effect at the
             first step, and learns to have one.
