@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -113,10 +112,14 @@ def test_a_bert_whose_vocabulary_is_no_word_pieces_reads_its_own(
     assert tokens_of(load_tokenizer(str(folder))) == TOKENS
 
 
-def test_a_class_that_cannot_read_the_file_is_a_user_error(tmp_path: Path) -> None:
+def test_a_file_that_its_named_class_may_not_read_is_read_right_or_refused(tmp_path: Path) -> None:
+    """The class of XLM-R reads merges in transformers 5.3, and no longer in 5.24."""
     folder = write_folder(tmp_path / "bert", pairs(), **CLASSES["of another family"])
-    with pytest.raises(UserError, match=re.escape(f"tokenizer={str(folder)!r}")):
-        load_tokenizer(str(folder))
+    try:
+        found: Any = tokens_of(load_tokenizer(str(folder)))
+    except UserError as error:
+        found = str(error)
+    assert found == TOKENS or f"tokenizer={str(folder)!r}" in found
 
 
 def test_another_familys_encoder_with_such_a_vocabulary_reads_its_own(tmp_path: Path) -> None:
