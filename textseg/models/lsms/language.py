@@ -101,12 +101,9 @@ class MapQueries(nn.Linear):
     The norm has no weights of its own: they would be this layer's.
 
     Args:
-        channels: of the map.
-        width: of the queries.
+        in_features: channels of the map.
+        out_features: width of the queries.
     """
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__(channels, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, channels, H, W] -> [B, H*W, width]."""
