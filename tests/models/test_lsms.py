@@ -69,6 +69,8 @@ class TestLSMS(NetworkContract, TextGuidedContract):
             {"image_weights": "nowhere/mscan_t.pth", "layer_scale": 0.1},
             *("layer_scale=0.1", "nowhere/mscan_t.pth"),
         ),
+        "negative layer scale": ({"layer_scale": -0.1}, "layer_scale=-0.1"),
+        "layer scale that is no number": ({"layer_scale": float("nan")}, "layer_scale=nan"),
         "drop path of 1": ({"drop_path": 1.0}, "drop_path"),
     }
 

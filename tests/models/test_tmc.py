@@ -63,6 +63,8 @@ class TestTMC(NetworkContract, TextGuidedContract):
         },
     }
     bad_settings: ClassVar = {
+        "gate that is no number": ({"gate": float("nan")}, "gate=nan"),
+        "negative gate": ({"gate": -1.0}, "gate=-1.0"),
         "stage 5": ({"mcm_stages": (2, 5)}, "mcm_stages=[2, 5]"),
         "stage 0": ({"mcm_stages": (0,)}, "mcm_stages=[0]"),
         "stage twice": ({"mcm_stages": (2, 2)}, "mcm_stages=[2, 2]"),

@@ -55,6 +55,8 @@ class TestTMCA(NetworkContract, TextGuidedContract):
         "enhancement level 0": ({"enhancement_levels": (0, 1)}, "enhancement_levels=[0, 1]"),
         "enhancement level twice": ({"enhancement_levels": (2, 2)}, "enhancement_levels"),
         "no width": ({"alignment_dim": 0}, "alignment_dim=0"),
+        "endless temperature": ({"temperature": float("inf")}, "temperature=inf"),
+        "endless scale": ({"enhancement_scale": float("inf")}, "enhancement_scale=inf"),
         "temperature 0": ({"temperature": 0.0}, "temperature=0.0"),
         "negative weight": ({"alignment_weight": -0.1}, "alignment_weight=-0.1"),
         "weight not a number": ({"alignment_weight": math.nan}, "alignment_weight=nan"),

@@ -110,6 +110,7 @@ class LSMS(TextImageBackboneMixin, SegmentationModule):
         check_choices("strips", strips, STRIPS)
         check_choices("decoder_stages", decoder_stages, (1, 2, 3, 4))
         check_at_least("contrastive_weight", contrastive_weight, 0, "0.1 is usual; 0 is none")
+        check_at_least("layer_scale", layer_scale or 0.0, 0, "0.01 is MSCAN's; null is that")
         if 4 not in decoder_stages:
             raise UserError(
                 f"decoder_stages={list(decoder_stages)} lacks 4",

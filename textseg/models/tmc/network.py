@@ -197,6 +197,9 @@ class TMC(PyramidNetwork):
         check_choice("alignment", alignment, Alignment)
         check_choice("alignment_text", alignment_text, AlignmentText)
         check_choices("mcm_stages", mcm_stages, STAGES)
+        check_at_least(
+            "gate", gate or 0.0, 0, "1 lets the words in from the start, 0 keeps them out"
+        )
         fused = tuple(sorted(mcm_stages))
         aligned = _aligned_stages(alignment, alignment_weight, fused, alignment_stages)
         with_text = sorted({*fused, *aligned})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
@@ -114,11 +115,13 @@ class TMCA(PyramidNetwork):
         check_choices("enhancement_levels", enhancement_levels, LEVELS)
         check_at_least("alignment_dim", alignment_dim, 1, "128 is usual")
         check_at_least("alignment_weight", alignment_weight, 0, "0.1 is usual; 0 is none")
-        if not temperature > 0:
-            raise UserError(f"temperature={temperature} is not above 0", "0.1 is usual")
-        if not enhancement_scale > 0:
+        if not 0 < temperature < math.inf:
             raise UserError(
-                f"enhancement_scale={enhancement_scale} is not above 0",
+                f"temperature={temperature} is no finite number above 0", "0.1 is usual"
+            )
+        if not 0 < enhancement_scale < math.inf:
+            raise UserError(
+                f"enhancement_scale={enhancement_scale} is no finite number above 0",
                 "0.5 is the default; for no enhancement give enhancement_levels: []",
             )
         builds_alignment = alignment != "none" and alignment_weight > 0
