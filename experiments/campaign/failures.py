@@ -11,6 +11,7 @@ from statistics import fmean, median
 from typing import NamedTuple
 
 from campaign.cells import table, test_of
+from campaign.headings import Parts
 from campaign.settings import IMAGE_ONLY, TESTS, Campaign, Row
 from datamodules.captions.absent import sides_said
 from textseg.preprocess import telling_word
@@ -57,12 +58,12 @@ Fact = Callable[[Sequence[Compared]], str]
 """A number of some images, as the cell of a table."""
 
 
-def failures(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
-    """The section on the worst cases of the best network; nothing before it is tested."""
+def failures(campaign: Campaign, rows: Sequence[Row]) -> Parts:
+    """The part on the worst cases of the best network; nothing before it is tested."""
     best = best_row(campaign, rows)
     cases = cases_of(campaign, best, TRUE) if best else {}
     if best is None or not cases:
-        return []
+        return {}
     changed = [name for name in campaign.tests if name != TRUE]
     others = {f"dice, {name}": cases_of(campaign, best, name) for name in changed}
     others |= {f"dice, {title}": own for title, own in without_words(campaign, rows).items()}
@@ -74,7 +75,7 @@ def failures(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
     count = min(WORST, len(compared) // 10) or 1
     worst, rest = compared[:count], compared[count:]
     title = campaign.title_of(best)
-    head = f"### The {count} worst test images of {title}"
+    head = f"The {count} worst test images of {title}"
     lead = f"By val/dice {title} is the best network that reads words. row: of the caption table, "
     lead += (
         "from 0; lesion and outlined: share of the image; side: of the mask, and as the caption "
@@ -83,11 +84,11 @@ def failures(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
         "has it. They were picked by this test's dice: that they do better in other tests is in "
     )
     lead += "part that choice."
-    return [
-        *(head, "", lead, "", *case_table(worst, list(others)), ""),
-        *("What they have in common, beside all others:", "", *common_table(worst, rest), ""),
-        *common_word(worst, rest),
+    lines = [
+        *(lead, "", *case_table(worst, list(others)), ""),
+        *("What they have in common, beside all others:", "", *common_table(worst, rest)),
     ]
+    return {head: lines + common_word(worst, rest)}
 
 
 def best_row(campaign: Campaign, rows: Sequence[Row]) -> Row | None:
@@ -173,7 +174,7 @@ def common_word(worst: Sequence[Compared], rest: Sequence[Compared]) -> list[str
         return []
     word = f"The word {found.word!r}" if found.word else "No word at all"
     shares = f"{found.without:.0%} of the captions of the worst and in {found.with_lesion:.0%}"
-    return [f"{word} is in {shares} of the others: of all words the largest difference.", ""]
+    return ["", f"{word} is in {shares} of the others: of all words the largest difference."]
 
 
 def _mean_of(name: str) -> Fact:

@@ -82,9 +82,18 @@ def numbered(campaign: Campaign, ours: Sequence[Point]) -> dict[str, int]:
     return {name: number for number, name in enumerate(dict.fromkeys(names))}
 
 
-def draw(campaign: Campaign, rows: Sequence[Row], file: Path) -> bool:
-    """Write the picture as PNG; False where there is nothing of ours to draw."""
-    given = points(campaign, rows)
+def draw(campaign: Campaign, rows: Sequence[Row], file: Path, kept: Sequence[Point] = ()) -> bool:
+    """Write the picture as PNG; False where there is nothing of ours to draw.
+
+    Args:
+        campaign, rows: what is drawn.
+        file: of the picture.
+        kept: further points of ours, which this folder has not tested.
+    """
+    order = {campaign.title_of(row): number for number, row in enumerate(rows)}
+    given = sorted(
+        [*points(campaign, rows), *kept], key=lambda one: order.get(one.name, len(order))
+    )
     if all(point.theirs for point in given):
         return False
     import matplotlib

@@ -9,37 +9,50 @@ from typing import Any
 import yaml
 
 from campaign.cells import estimate, main_test, number, score, table
+from campaign.failures import failures
+from campaign.headings import (
+    CALIBRATION,
+    COST,
+    DIFFERENCES,
+    LEFT,
+    LESIONS,
+    PROBE,
+    SAID,
+    SCORES,
+    SPEED,
+    WORDS,
+    Parts,
+)
 from campaign.processes import read
 from campaign.settings import EXPERIMENTS, Campaign, Row, size_key
 from campaign.word_tables import probe_table, word_table
-from textseg.metrics.scores import SCORES
+from textseg.metrics.scores import SCORES as KNOWN
 
 MAIN = ("dice", "miou", "dice_global", "dice_patient", "hd95", "nsd")
 OF_LESIONS = ("dice_with_lesion", "missed_rate", "false_alarm_rate", "false_area")
 COMPARED = ("dice", "dice_global")
+NO_REAL_DATA = "NO REAL DATA"
 
 
-def tables(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
-    """All tables, each below its heading; the first has every row, others those that were begun."""
+def tables(campaign: Campaign, rows: Sequence[Row]) -> Parts:
+    """All tables by their headings; the first has every row, others those that were begun."""
     begun = [row for row in rows if campaign.note(row)["done"]]
     begun = begun or [row for row in rows if row.stage == rows[0].stage]
     parts = {
-        "Scores": score_table(campaign, rows),
-        "Difference from the first": difference_table(campaign),
-        "What the words are worth": word_table(campaign, begun),
-        "The words by probe": probe_table(campaign, begun),
-        "Images with and without a lesion": lesion_table(campaign, begun),
-        "Calibration": calibration_table(campaign, begun),
-        "Cost": cost_table(campaign, begun),
-        "Speed": speed_table(campaign, begun),
+        "": [machine(campaign)],
+        SCORES: score_table(campaign, rows),
+        DIFFERENCES: difference_table(campaign),
+        WORDS: word_table(campaign, begun),
+        PROBE: probe_table(campaign, begun),
+        LESIONS: lesion_table(campaign, begun),
+        CALIBRATION: calibration_table(campaign, begun),
+        COST: cost_table(campaign, begun),
+        SPEED: speed_table(campaign, begun),
         "Theirs": published_table(campaign),
-        "Said by the commands": warnings(campaign, begun),
-        "Left": left(campaign, rows),
+        SAID: warnings(campaign, begun),
+        LEFT: left(campaign, rows),
     }
-    lines = [machine(campaign), ""]
-    for heading, part in parts.items():
-        lines += [f"### {heading}", "", *part, ""] if part else []
-    return lines
+    return parts | failures(campaign, rows)
 
 
 def machine(campaign: Campaign) -> str:
@@ -50,7 +63,7 @@ def machine(campaign: Campaign) -> str:
     file = Path("campaign") / f"{campaign.name}.yaml"
     given = f"experiments/{file}" if (EXPERIMENTS / file).is_file() else file.name
     command = f"`python experiments/campaign.py {given}`"
-    data = f"{campaign.synthesize} phantoms, NO REAL DATA. " if campaign.synthesize else ""
+    data = f"{campaign.synthesize} phantoms, {NO_REAL_DATA}. " if campaign.synthesize else ""
     if not makers:
         return data + command + ": not run yet."
     shared = [one for one in next(iter(makers)) if all(one in of for of in makers)]
@@ -161,7 +174,7 @@ def lesion_table(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
         count = str(metrics["cases_without_lesion"]) if metrics else ""
         cells = [score(metrics, name) for name in OF_LESIONS]
         out.append([campaign.title_of(row), count, *cells])
-    legend = [f"{name}: {SCORES[name].title.lower()}" for name in OF_LESIONS]
+    legend = [f"{name}: {KNOWN[name].title.lower()}" for name in OF_LESIONS]
     return [*table(head, out), "", "; ".join(legend) + "."]
 
 

@@ -74,8 +74,8 @@ def done(tmp_path: Path, fake: FakeSuite) -> Any:
 
 
 def test_the_worst_cases_are_those_of_the_best_network_beside_all_others(done: Any) -> None:
-    lines = failures.failures(done, done.rows)
-    assert "20 worst test images of TMCA" in lines[0]
+    ((heading, lines),) = failures.failures(done, done.rows).items()
+    assert heading == "The 20 worst test images of TMCA"
     start = next(number for number, line in enumerate(lines) if line.startswith("| row |"))
     head = [cell.strip() for cell in lines[start].split("|")[1:-1]]
     twin = "TMCA, no words (empty captions)"
@@ -95,7 +95,7 @@ def test_the_worst_cases_are_those_of_the_best_network_beside_all_others(done: A
 
 
 def test_what_they_have_in_common_is_told_beside_the_others(done: Any) -> None:
-    lines = failures.failures(done, done.rows)
+    (lines,) = failures.failures(done, done.rows).values()
     every = sorted(some_cases(1.0), key=lambda one: (one.dice, one.case))
     empty = {one.case: one for one in some_cases(0.7)}
 
@@ -141,9 +141,9 @@ def test_no_name_and_no_caption_of_a_patient_is_written(done: Any, tmp_path: Pat
 
 def test_a_network_that_is_not_tested_has_no_worst_cases(tmp_path: Path, fake: FakeSuite) -> None:
     campaign = campaign_of(tmp_path, tests=TESTS)
-    assert failures.failures(campaign, campaign.rows) == []
+    assert failures.failures(campaign, campaign.rows) == {}
     worker_of(campaign, "train").work(list(campaign.rows))
-    assert failures.failures(campaign, campaign.rows) == []
+    assert failures.failures(campaign, campaign.rows) == {}
 
 
 @pytest.mark.parametrize(("images", "worst"), [(7, 1), (78, 7), (200, 20)])
@@ -152,4 +152,4 @@ def test_the_worst_are_a_tenth_of_the_images_at_most(done: Any, images: int, wor
         for name in done.tests_of(row):
             file = done.run_folder(row) / "test" / name / "cases.csv"
             write_cases(file, some_cases(1.0)[:images])
-    assert f"The {worst} worst" in failures.failures(done, done.rows)[0]
+    assert f"The {worst} worst" in next(iter(failures.failures(done, done.rows)))
