@@ -14,6 +14,7 @@ import torch
 
 import textseg
 from datamodules import RefHLSegDataModule
+from tests.thresholds import between_pixels
 from tests.tiny_run import (
     NO_PICTURES,
     ROWS,
@@ -142,11 +143,10 @@ def test_predict_and_segment_cut_at_the_threshold(done: Calibrated) -> None:
     row = next(row for row in rows if row["split"] == "test")
     image = str(done.root / row["image"])
     plain = textseg.load(done.checkpoint, device="cpu").segment(image, row["text"])
-    middle = float(np.median(plain.probs))
-    cut = round(1 / (1 + ((1 - middle) / middle) ** 0.5), 4)  # half of the pixels, scaled
+    odds = np.log(plain.probs / (1 - plain.probs)) / 2
+    cut = between_pixels(1 / (1 + np.exp(-odds)))
     network = textseg.load(done.checkpoint, device="cpu", threshold=cut, temperature=2.0)
     found = network.segment(image, row["text"])
-    odds = np.log(plain.probs / (1 - plain.probs)) / 2
     assert found.probs == pytest.approx(1 / (1 + np.exp(-odds)), abs=1e-5)
     assert (found.mask != (found.probs > cut)).mean() < 1e-3
     assert 0.1 < found.mask.mean() < 0.9

@@ -38,6 +38,7 @@ from tests.datamodules.scan_files import (
 )
 from tests.datamodules.test_scans import hung
 from tests.segment.refusals import message
+from tests.thresholds import between_pixels
 from tests.tiny_run import call
 from textseg.errors import PartialError, UserError
 from textseg.segment import segment
@@ -54,10 +55,11 @@ def checkpoint(image_only: str, tmp_path_factory: pytest.TempPathFactory) -> str
     """An image-only network whose masks of the phantom have both values."""
     folder = tmp_path_factory.mktemp("varied")
     shutil.copytree(Path(image_only).parent, folder, dirs_exist_ok=True)
-    probs = textseg.load(image_only).segment(gray(2)).probs.astype(np.float64)
+    net = textseg.load(image_only)
+    probs = np.stack([net.segment(gray(z)).probs for z in range(SHAPE[2])]).astype(np.float64)
     stored = torch.load(image_only, weights_only=True)
     bias = stored["state_dict"]["network.segmentation_head.0.bias"]
-    bias -= float(np.median(np.log(probs / (1 - probs))))
+    bias -= between_pixels(np.log(probs / (1 - probs)))
     torch.save(stored, folder / "best.ckpt")
     return str(folder / "best.ckpt")
 
