@@ -49,7 +49,7 @@ def kill_before_change(number: int, below: Path) -> Callable[[], int]:
 def _is_below(name: object, place: str) -> bool:
     if not isinstance(name, (str, bytes, os.PathLike)):
         return False
-    return os.path.realpath(os.fsdecode(name)).startswith(place)  # noqa: PTH - of any kind of name
+    return os.path.realpath(os.fsdecode(name)).startswith(place)
 
 
 def in_child(function: Callable[[], object], number: int, below: Path) -> tuple[bool, int]:
