@@ -13,5 +13,8 @@ SPEED = "Speed"
 SAID = "Said by the commands"
 LEFT = "Left"
 
+COMPARISON = "the comparison"
+"""Which warns as rows do."""
+
 Parts = dict[str, list[str]]
 """Lines of Markdown by their heading; those above the first heading at ""."""

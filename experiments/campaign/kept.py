@@ -15,6 +15,7 @@ from typing import Any
 from campaign.cells import main_test, table
 from campaign.headings import (
     CALIBRATION,
+    COMPARISON,
     COST,
     DIFFERENCES,
     LEFT,
@@ -98,10 +99,7 @@ def keep(
         found[name] = merge(now, before, titles, order).lines()
     found[DIFFERENCES] = [*_comparisons(old.get(DIFFERENCES, []), titles)]
     found[DIFFERENCES] = _stripped([*found[DIFFERENCES], *new.get(DIFFERENCES, [])])
-    said = new.get(SAID, [])
-    found[SAID] = said + [
-        line for line in old.get(SAID, []) if line not in said and _names(line, titles)
-    ]
+    found[SAID] = _said(new.get(SAID, []), old.get(SAID, []), titles, [*order, COMPARISON])
     found[LEFT] = _left(new.get(LEFT, []), old.get(LEFT, []), titles)
     found |= _worst(new, old, titles)
     return {name: found.get(name, new.get(name, [])) for name in dict.fromkeys([*new, *found])}
@@ -177,6 +175,22 @@ def _makers(old: Sequence[str], titles: Sequence[str]) -> list[str]:
         own = [title for title in titles if title in rest]
         found.append(f"{ELSEWHERE}{'; '.join(own)} (made by: {how})")
     return found
+
+
+def _said(
+    new: Sequence[str], old: Sequence[str], titles: Sequence[str], order: Sequence[str]
+) -> list[str]:
+    """What commands warn of, each once; of the page's own what is of kept rows."""
+    one = "|".join(map(re.escape, sorted(order, key=len, reverse=True)))
+    form = re.compile(rf"(.*) \(((?:{one})(?:, (?:{one}))*)\)")
+    found: dict[str, set[str]] = {}
+    for lines, known in ((new, {*order}), (old, {*titles, COMPARISON})):
+        for line in lines if lines is new else [line for line in old if _names(line, titles)]:
+            match = form.fullmatch(line)
+            text, names = match.groups() if match else (line, "")
+            found.setdefault(text, set()).update({*re.findall(one, names)} & known)
+    named = {text: ", ".join(n for n in order if n in names) for text, names in found.items()}
+    return [f"{text} ({names})" if names else text for text, names in named.items()]
 
 
 def _left(new: Sequence[str], old: Sequence[str], titles: Sequence[str]) -> list[str]:

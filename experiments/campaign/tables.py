@@ -12,6 +12,7 @@ from campaign.cells import estimate, main_test, number, score, table
 from campaign.failures import failures
 from campaign.headings import (
     CALIBRATION,
+    COMPARISON,
     COST,
     DIFFERENCES,
     LEFT,
@@ -307,7 +308,7 @@ def warnings(campaign: Campaign, rows: Sequence[Row]) -> list[str]:
         for text in (main_test(campaign, row) or {}).get("warnings", []):
             said.setdefault(text, []).append(campaign.title_of(row))
     for text in (read(campaign.out / "compare" / "comparison.json") or {}).get("warnings", []):
-        said.setdefault(text, []).append("the comparison")
+        said.setdefault(text, []).append(COMPARISON)
     return [f"* {text} ({', '.join(dict.fromkeys(names))})" for text, names in said.items()]
 
 

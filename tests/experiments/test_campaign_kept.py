@@ -150,9 +150,19 @@ def test_the_worst_images_are_those_of_the_best_of_both(kept_value: str, stays: 
     assert kept._worst(new, parts("A", kept_value), []) == {"The 2 worst test images of B": ["B"]}
 
 
-def test_warnings_and_what_is_left_of_kept_rows_stay() -> None:
-    old = ["* one training of TMC, LAVT: say so (the comparison)", "* few (TMCA)"]
-    assert [line for line in old if kept._names(line, ["TMC"])] == old[:1]
+def test_warnings_of_kept_rows_stay_each_once() -> None:
+    order = ["U-Net", "LSMS (from scratch)", "TMC", "TMCA", "the comparison"]
+    old = ["* one training of TMC, LAVT: say so (the comparison)", "* few (see b) (TMCA)"]
+    old += ["* few (see a) (U-Net, TMCA, TMC, the comparison)"]  # TMCA was tested here since
+    new = ["* few (see a) (LSMS (from scratch))", "* no names"]
+    assert kept._said(new, old, ["TMC", "U-Net"], order) == [
+        "* few (see a) (U-Net, LSMS (from scratch), TMC, the comparison)",
+        "* no names",
+        "* one training of TMC, LAVT: say so (the comparison)",
+    ]
+
+
+def test_what_is_left_of_kept_rows_stays() -> None:
     left = kept._left(
         ["* LSMS: probe", "* not trained: TMC; LAVT"], ["* TMC: probe", "* not trained: X"], ["TMC"]
     )
