@@ -184,8 +184,9 @@ def _said(
     one = "|".join(map(re.escape, sorted(order, key=len, reverse=True)))
     form = re.compile(rf"(.*) \(((?:{one})(?:, (?:{one}))*)\)")
     found: dict[str, set[str]] = {}
-    for lines, known in ((new, {*order}), (old, {*titles, COMPARISON})):
-        for line in lines if lines is new else [line for line in old if _names(line, titles)]:
+    of_kept = [line for line in old if _names(line, titles)]
+    for lines, known in ((new, {*order}), (of_kept, {*titles, COMPARISON})):
+        for line in lines:
             match = form.fullmatch(line)
             text, names = match.groups() if match else (line, "")
             found.setdefault(text, set()).update({*re.findall(one, names)} & known)
