@@ -6,7 +6,7 @@ One whose mask follows the words inherits `TextGuidedContract` too, and says how
 class TestTMC(NetworkContract, TextGuidedContract):
     network_name = "TMC"
     gradient_free = (*NetworkContract.gradient_free, r"stem\\.conv\\.bias")
-    learning_rate, learning_steps = 3e-3, 80
+    learning_rate = 3e-3
     variations = {"no alignment": {"alignment": "none"}}
     bad_settings = {"unknown alignment": ({"alignment": "clip"}, "alignment='clip'")}
     golden = ("tmc_swin_tiny.txt", {"image_encoder_options": None})
@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -113,15 +113,34 @@ def two_squares() -> Batch:
     return {**make_batch(), "image": image, "mask": mask, "image_id": torch.zeros(2).long()}
 
 
-def learn(model: SegmentationModule, batch: Batch, *, lr: float, steps: int) -> None:
-    """Learn one batch by heart; leaves the network in training mode."""
+def learn(
+    model: SegmentationModule,
+    batch: Batch,
+    *,
+    lr: float,
+    steps: int,
+    learnt: Callable[[], bool] = lambda: False,
+) -> None:
+    """Learn one batch by heart in at most `steps`; `learnt`, asked at every tenth, ends it."""
     groups = model.parameter_groups(lr=lr, weight_decay=0.0, pretrained_lr_scale=1.0)
     optimizer = torch.optim.AdamW(groups)
-    for _ in range(steps):
+    for step in range(1, steps + 1):
         output = model.train()(batch["image"], batch["text"])
         model.compute_loss(output, batch)["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()
+        if step % 10 == 0 and learnt():
+            return
+
+
+def ious(model: SegmentationModule, batch: Batch) -> list[float]:
+    """Of the masks with the squares that the captions name, as they stand and swapped."""
+    mask, found = batch["mask"].bool(), []
+    for captions, truth in ((CAPTIONS, mask), (CAPTIONS[::-1], mask.flip(0))):
+        with torch.no_grad():
+            pred = model.eval()(batch["image"], captions).logits > 0
+        found += ((pred & truth).sum((1, 2, 3)) / (pred | truth).sum((1, 2, 3))).tolist()
+    return found
 
 
 class ModeRecorder(L.Callback):
@@ -171,23 +190,22 @@ class TextGuidedContract(Made):
     learning_settings: ClassVar[dict[str, Any]] = {}
     learning_encoder: ClassVar[dict[str, Any]] = {}  # where the smallest one does not learn it
     learning_rate: float
-    learning_steps: int
-    learnt_iou: float = 0.9  # every mask and the square that its caption names meet with more
 
     @pytest.mark.slow
     def test_two_expressions_of_one_image_are_learnt_and_swapping_them_swaps_the_masks(
         self,
     ) -> None:
+        """The way there differs by processor, in what a sum rounds: no step is the right one."""
         model = self.taught(**self.learning_settings, **self.learning_encoder)
         batch = two_squares()
-        learn(model, batch, lr=self.learning_rate, steps=self.learning_steps)
-        with torch.no_grad():
-            straight = model.eval()(batch["image"], CAPTIONS).logits > 0
-            swapped = model(batch["image"], CAPTIONS[::-1]).logits > 0
-        mask = batch["mask"].bool()
-        for pred, truth in ((straight, mask), (swapped, mask.flip(0))):
-            iou = (pred & truth).sum((1, 2, 3)) / (pred | truth).sum((1, 2, 3))
-            assert (iou > self.learnt_iou).all(), f"an IoU of {iou.tolist()}"
+        learn(
+            model,
+            batch,
+            lr=self.learning_rate,
+            steps=300,  # learnt after 30 to 100
+            learnt=lambda: min(ious(model, batch)) > 0.9,
+        )
+        assert min(ious(model, batch)) > 0.9, f"IoUs of {ious(model, batch)}"
 
     def test_a_batch_of_one_trains(self) -> None:
         model, batch = self.taught(**self.learning_settings), make_batch(1)

@@ -37,7 +37,7 @@ make = partial(tiny, "LanGuideMedSeg")
 
 class TestLanGuideMedSeg(NetworkContract, TextGuidedContract):
     network_name = "LanGuideMedSeg"
-    learning_rate, learning_steps = 3e-3, 80
+    learning_rate = 3e-3
     golden = (
         "languidemedseg_convnext_tiny.txt",
         {"image_encoder": "convnext_tiny", "max_tokens": 24},

@@ -32,7 +32,7 @@ class TestLSMS(NetworkContract, TextGuidedContract):
     )
     learning_settings: ClassVar[dict[str, Any]] = {"decoder_dim": 64}
     learning_encoder: ClassVar[dict[str, Any]] = {"image_encoder": "mscan_tiny"}
-    learning_rate, learning_steps = 2e-3, 30
+    learning_rate = 2e-3
     golden = ("lsms_mscan_tiny.txt", {"image_encoder": "mscan_tiny"})
     variations: ClassVar = {
         "shared": {"language_branch": "shared"},

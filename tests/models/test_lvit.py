@@ -35,7 +35,7 @@ make = partial(tiny, "LViT")
 
 class TestLViT(NetworkContract, TextGuidedContract):
     network_name = "LViT"
-    learning_rate, learning_steps = 4e-3, 100
+    learning_rate = 1e-3
     learning_encoder: ClassVar = {"width": 16}
     golden = ("lvit.txt", {"width": 64})
     variations: ClassVar = {"dropout": {"dropout": 0.1}}

@@ -26,7 +26,7 @@ make = partial(tiny, "TMCA")
 class TestTMCA(NetworkContract, TextGuidedContract):
     network_name = "TMCA"
     learning_settings: ClassVar[dict[str, Any]] = {"enhancement_scale": 1.0}
-    learning_rate, learning_steps = 2e-3, 60
+    learning_rate = 2e-3
     golden = ("tmca_convnext_tiny.txt", {"image_encoder": "convnext_tiny"})
     variations: ClassVar = {
         "none": NO_TEXT["TMCA"],
