@@ -72,8 +72,8 @@ def test_the_plan_of_qata_holds_every_claim_in_the_order_of_its_worth() -> None:
     campaign = settings.read_campaign(FILES[2], out=Path(), root=None, captions=None)
     planned = [row.ablation or row.name for row in campaign.rows]
     networks = ["tmca", "unet", "tmc", "lavt", "languidemedseg", "lsms", "lvit"]
-    further = ["best_no_words", "tmc_224", "tmca_224"]
-    further += ["best_seed2", "best_seed3", "unet_seed2", "unet_seed3"]
+    further = ["tmca_no_words", "tmc_224", "tmca_224"]
+    further += ["tmca_seed2", "tmca_seed3", "unet_seed2", "unet_seed3"]
     strips = [f"lsms_qata_strips_{sides}" for sides in ("none", "7", "7_11")]
     variants = ["lsms_qata_no_text", *strips, "lsms_qata_shared"]
     without = {
@@ -88,7 +88,7 @@ def test_the_plan_of_qata_holds_every_claim_in_the_order_of_its_worth() -> None:
     titles = {row.ablation: row.title for row in campaign.rows}
     for part, ablation in without.items():
         assert (titles[ablation] or "").endswith(f"without {part}")
-    assert {row.words for row in campaign.rows if row.name == "best_no_words"} == {False}
+    assert {row.words for row in campaign.rows if row.name == "tmca_no_words"} == {False}
 
 
 def test_the_gpu_form_has_every_network_of_the_overlays() -> None:
